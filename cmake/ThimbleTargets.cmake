@@ -1,0 +1,54 @@
+# One place for the flags of our own targets.
+add_library(thimble_flags INTERFACE)
+target_compile_features(thimble_flags INTERFACE cxx_std_20)
+target_compile_options(thimble_flags INTERFACE -Wall -Wextra -Wconversion -Werror -fno-math-errno)
+target_include_directories(thimble_flags INTERFACE "${PROJECT_SOURCE_DIR}")
+target_link_libraries(thimble_flags INTERFACE fmt::fmt Threads::Threads)
+# AVX2 is the floor; kernels are compiled a second time for AVX-512 and chosen at run time.
+target_compile_options(thimble_flags INTERFACE -march=x86-64-v3)
+if(THIMBLE_OPENMP)
+  target_link_libraries(thimble_flags INTERFACE OpenMP::OpenMP_CXX)
+else()
+  target_compile_options(thimble_flags INTERFACE -Wno-unknown-pragmas)
+endif()
+if(THIMBLE_SANITIZE)
+  target_compile_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE} -fno-omit-frame-pointer
+                                                 -fno-sanitize-recover=all)
+  target_link_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE})
+endif()
+
+# thimble_library(name SOURCES... [LINK libs...]): a static library thimble_<name> under our flags.
+function(thimble_library name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK;PRIVATE_LINK" ${ARGN})
+  add_library(thimble_${name} STATIC ${arg_SOURCES})
+  target_link_libraries(thimble_${name} PUBLIC thimble_flags ${arg_LINK} PRIVATE ${arg_PRIVATE_LINK})
+endfunction()
+
+# thimble_isa_sources(target files...): compiles each file twice, as namespace thimble::avx2 and
+# thimble::avx512 (macro THIMBLE_ISA), so that one binary runs on both and the choice is made at run time.
+function(thimble_isa_sources target)
+  foreach(isa avx2 avx512)
+    set(object thimble_${target}_${isa})
+    add_library(${object} OBJECT ${ARGN})
+    target_link_libraries(${object} PRIVATE thimble_flags)
+    target_compile_definitions(${object} PRIVATE THIMBLE_ISA=${isa})
+    target_compile_options(${object} PRIVATE -O3 -fno-trapping-math)
+    if(isa STREQUAL "avx512")
+      target_compile_options(${object} PRIVATE -march=x86-64-v4 -mprefer-vector-width=512)
+    endif()
+    target_sources(thimble_${target} PRIVATE $<TARGET_OBJECTS:${object}>)
+  endforeach()
+endfunction()
+
+# thimble_test(name SOURCES... LINK... [LABELS...]): one GoogleTest binary, every case its own ctest entry.
+function(thimble_test name)
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
+  add_executable(${name} ${arg_SOURCES})
+  target_link_libraries(${name} PRIVATE thimble_flags ${arg_LINK} GTest::gtest GTest::gtest_main)
+  if(NOT arg_LABELS)
+    set(arg_LABELS fast)
+  endif()
+  include(GoogleTest)
+  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                       WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600)
+endfunction()
