@@ -1,0 +1,251 @@
+#include "core/device/arena.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <utility>
+
+#include "core/base/numeric.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kSmallAlign = 64;
+constexpr std::int64_t kPageAlign = 4096;
+constexpr std::int64_t kPlanCapacity = std::int64_t{1} << 46;
+// Never dereferenced; only keeps pointer arithmetic away from null.
+constexpr std::uintptr_t kPlanBase = std::uintptr_t{1} << 46;
+
+std::size_t index_of(MemoryTag tag) { return static_cast<std::size_t>(tag); }
+
+std::int64_t sum(const TagBytes& bytes) {
+  std::int64_t total = 0;
+  for (const std::int64_t b : bytes) total += b;
+  return total;
+}
+
+}  // namespace
+
+std::string_view memory_tag_name(MemoryTag tag) {
+  static constexpr std::array<std::string_view, kNumMemoryTags> kNames{
+      "weights",   "master", "gradients", "optimizer", "activations",
+      "workspace", "comm",   "snapshot",  "kv",        "io"};
+  return kNames[index_of(tag)];
+}
+
+struct Arena::Impl {
+  mutable std::mutex mutex;
+  std::map<std::int64_t, std::int64_t> free;  // offset -> bytes, never adjacent
+  TagBytes live{};
+  std::int64_t extent = 0;
+  std::vector<MemoryPeak> peaks;
+  std::size_t phase = 0;
+
+  std::int64_t take(std::int64_t bytes, std::int64_t align, std::int64_t capacity);
+  void put(std::int64_t offset, std::int64_t bytes);
+  void note_peak();
+};
+
+// Best fit over the free ranges below `extent`, else grows the extent.
+std::int64_t Arena::Impl::take(std::int64_t bytes, std::int64_t align, std::int64_t capacity) {
+  auto best = free.end();
+  std::int64_t best_waste = 0;
+  for (auto it = free.begin(); it != free.end(); ++it) {
+    const std::int64_t start = round_up(it->first, align);
+    const std::int64_t waste = it->first + it->second - start - bytes;
+    if (waste < 0) continue;
+    if (best == free.end() || waste < best_waste) {
+      best = it;
+      best_waste = waste;
+    }
+  }
+  std::int64_t range_begin = extent;
+  std::int64_t range_end = capacity;
+  if (best != free.end()) {
+    range_begin = best->first;
+    range_end = best->first + best->second;
+    free.erase(best);
+  } else if (!free.empty() && free.rbegin()->first + free.rbegin()->second == extent) {
+    range_begin = free.rbegin()->first;  // grow the free range at the very end
+    free.erase(std::prev(free.end()));
+  }
+  const std::int64_t start = round_up(range_begin, align);
+  if (start + bytes > range_end) {
+    if (range_begin < extent) put(range_begin, extent - range_begin);
+    return -1;
+  }
+  if (start > range_begin) free.emplace(range_begin, start - range_begin);
+  const bool at_end = range_end == capacity;
+  if (!at_end && start + bytes < range_end) free.emplace(start + bytes, range_end - start - bytes);
+  extent = std::max(extent, start + bytes);
+  return start;
+}
+
+void Arena::Impl::put(std::int64_t offset, std::int64_t bytes) {
+  auto next = free.lower_bound(offset);
+  if (next != free.end() && offset + bytes == next->first) {
+    bytes += next->second;
+    next = free.erase(next);
+  }
+  if (next != free.begin()) {
+    const auto previous = std::prev(next);
+    if (previous->first + previous->second == offset) {
+      previous->second += bytes;
+      return;
+    }
+  }
+  free.emplace(offset, bytes);
+}
+
+void Arena::Impl::note_peak() {
+  MemoryPeak& peak = peaks[phase];
+  const std::int64_t total = sum(live);
+  if (total > peak.total_bytes) {
+    peak.total_bytes = total;
+    peak.at_peak = live;
+  }
+  for (std::size_t i = 0; i < live.size(); ++i) peak.by_tag[i] = std::max(peak.by_tag[i], live[i]);
+}
+
+Reservation::Reservation(Reservation&& other) noexcept { *this = std::move(other); }
+
+Reservation& Reservation::operator=(Reservation&& other) noexcept {
+  if (this == &other) return *this;
+  if (arena_ != nullptr) arena_->give_back(*this);
+  arena_ = std::exchange(other.arena_, nullptr);
+  data_ = std::exchange(other.data_, nullptr);
+  bytes_ = std::exchange(other.bytes_, 0);
+  offset_ = other.offset_;
+  tag_ = other.tag_;
+  return *this;
+}
+
+Reservation::~Reservation() {
+  if (arena_ != nullptr) arena_->give_back(*this);
+}
+
+Arena::Arena(Device device, std::int64_t capacity_bytes)
+    : device_(device), capacity_(capacity_bytes), impl_(std::make_unique<Impl>()) {
+  impl_->peaks.push_back({.phase = "setup"});
+}
+
+std::unique_ptr<Arena> Arena::make_cpu(std::int64_t capacity_bytes) {
+  std::unique_ptr<Arena> arena(new Arena(Device{}, round_up(capacity_bytes, 2 * kMiB)));
+  void* base = mmap(nullptr, static_cast<std::size_t>(arena->capacity_), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) {
+    throw_errno(fmt::format("reserving {} of address space", format_bytes(capacity_bytes)), "mmap");
+  }
+  madvise(base, static_cast<std::size_t>(arena->capacity_), MADV_HUGEPAGE);
+  arena->base_ = static_cast<char*>(base);
+  return arena;
+}
+
+std::unique_ptr<Arena> Arena::make_planning() {
+  std::unique_ptr<Arena> arena(new Arena(Device{.planning = true}, kPlanCapacity));
+  arena->base_ = reinterpret_cast<char*>(kPlanBase);
+  return arena;
+}
+
+Arena::~Arena() {
+  if (!device_.planning && base_ != nullptr) munmap(base_, static_cast<std::size_t>(capacity_));
+}
+
+Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view label) {
+  TH_CHECK(bytes >= 0, "{} bytes for {}", bytes, label);
+  const std::int64_t align = bytes >= 64 * kKiB ? kPageAlign : kSmallAlign;
+  const std::int64_t held = round_up(std::max<std::int64_t>(bytes, 1), kSmallAlign);
+  Reservation reservation;
+  {
+    const std::lock_guard lock(impl_->mutex);
+    const std::int64_t offset = impl_->take(held, align, capacity_);
+    if (offset < 0) {
+      std::string table;
+      for (int t = 0; t < kNumMemoryTags; ++t) {
+        const std::int64_t live = impl_->live[static_cast<std::size_t>(t)];
+        if (live > 0) {
+          table += fmt::format(" {} {},", memory_tag_name(static_cast<MemoryTag>(t)), format_bytes(live));
+        }
+      }
+      throw_system("out of memory: {} ({}) asked for {}; live:{} of {}", label, memory_tag_name(tag),
+                   format_bytes(bytes), table, format_bytes(capacity_));
+    }
+    impl_->live[index_of(tag)] += held;
+    impl_->note_peak();
+    reservation.offset_ = offset;
+  }
+  reservation.arena_ = this;
+  reservation.data_ = base_ + reservation.offset_;
+  reservation.bytes_ = held;
+  reservation.tag_ = tag;
+  if (poison_ && !device_.planning) std::memset(reservation.data_, 0xFF, static_cast<std::size_t>(held));
+  return reservation;
+}
+
+void Arena::give_back(const Reservation& reservation) noexcept {
+  if (poison_ && !device_.planning) {
+    std::memset(reservation.data_, 0xFF, static_cast<std::size_t>(reservation.bytes_));
+  }
+  const std::lock_guard lock(impl_->mutex);
+  impl_->live[index_of(reservation.tag_)] -= reservation.bytes_;
+  impl_->put(reservation.offset_, reservation.bytes_);
+}
+
+std::int64_t Arena::live_bytes(MemoryTag tag) const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->live[index_of(tag)];
+}
+
+std::int64_t Arena::live_bytes() const {
+  const std::lock_guard lock(impl_->mutex);
+  return sum(impl_->live);
+}
+
+std::int64_t Arena::extent_bytes() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->extent;
+}
+
+void Arena::begin_phase(std::string_view name) {
+  const std::lock_guard lock(impl_->mutex);
+  auto& peaks = impl_->peaks;
+  const auto found = std::find_if(peaks.begin(), peaks.end(), [&](const MemoryPeak& p) { return p.phase == name; });
+  impl_->phase = static_cast<std::size_t>(found - peaks.begin());
+  if (found == peaks.end()) peaks.push_back({.phase = std::string(name)});
+  impl_->note_peak();
+}
+
+std::vector<MemoryPeak> Arena::peaks() const {
+  const std::lock_guard lock(impl_->mutex);
+  return impl_->peaks;
+}
+
+MemoryPeak Arena::peak() const {
+  MemoryPeak top;
+  for (const MemoryPeak& phase : peaks()) {
+    if (phase.total_bytes > top.total_bytes) {
+      top.total_bytes = phase.total_bytes;
+      top.at_peak = phase.at_peak;
+      top.phase = phase.phase;
+    }
+    for (std::size_t i = 0; i < top.by_tag.size(); ++i) {
+      top.by_tag[i] = std::max(top.by_tag[i], phase.by_tag[i]);
+    }
+  }
+  return top;
+}
+
+PhaseScope::PhaseScope(Arena& arena, std::string_view phase) : arena_(arena) {
+  {
+    const std::lock_guard lock(arena.impl_->mutex);
+    previous_ = arena.impl_->peaks[arena.impl_->phase].phase;
+  }
+  arena.begin_phase(phase);
+}
+
+PhaseScope::~PhaseScope() { arena_.begin_phase(previous_); }
+
+}  // namespace thimble
