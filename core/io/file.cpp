@@ -1,0 +1,200 @@
+#include "core/io/file.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/base/numeric.h"
+
+namespace thimble {
+namespace {
+
+constexpr mode_t kFileMode = 0644;
+
+[[noreturn]] void throw_open_error(const std::filesystem::path& path) {
+  const int code = errno;
+  switch (code) {
+    case ENOENT:
+    case EACCES:
+    case EPERM:
+    case EISDIR:
+    case ENOTDIR:
+    case ENAMETOOLONG:
+    case ELOOP:
+    case EROFS:
+      throw_user("cannot open {}: {}", path.string(), std::strerror(code));
+    default:
+      errno = code;
+      throw_errno("open", path.string());
+  }
+}
+
+FileDescriptor open_descriptor(const std::filesystem::path& path, int flags) {
+  // A FIFO would block in open and a directory only fail later, so the kind is asked first.
+  struct stat status{};
+  if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
+    throw_user("cannot open {}: it is {}, a regular file is needed", path.string(),
+               S_ISDIR(status.st_mode) ? "a directory" : "not a regular file");
+  }
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, kFileMode);
+  } while (descriptor < 0 && errno == EINTR);
+  if (descriptor < 0) throw_open_error(path);
+  return FileDescriptor(descriptor);
+}
+
+}  // namespace
+
+void internal::CloseDescriptor::operator()(int descriptor) const noexcept { ::close(descriptor); }
+
+File::File(const std::filesystem::path& path, int flags)
+    : path_(path), descriptor_(open_descriptor(path, flags)) {}
+
+File File::open_read(const std::filesystem::path& path) { return File(path, O_RDONLY); }
+File File::open_read_write(const std::filesystem::path& path) { return File(path, O_RDWR); }
+File File::create(const std::filesystem::path& path) {
+  return File(path, O_RDWR | O_CREAT | O_TRUNC);
+}
+
+std::int64_t File::size() const {
+  struct stat status{};
+  if (::fstat(descriptor_.get(), &status) != 0) throw_errno("fstat", path_.string());
+  return status.st_size;
+}
+
+void File::read_at(std::int64_t offset, std::span<std::byte> destination) const {
+  while (!destination.empty()) {
+    const ssize_t got =
+        ::pread(descriptor_.get(), destination.data(), destination.size(), offset);
+    if (got < 0) {
+      if (errno == EINTR) continue;
+      throw_errno("pread", path_.string());
+    }
+    if (got == 0) {
+      throw_system("{}: the file ends at byte {}, {} more bytes were expected", path_.string(),
+                   offset, destination.size());
+    }
+    destination = destination.subspan(static_cast<std::size_t>(got));
+    offset += got;
+  }
+}
+
+void File::write_at(std::int64_t offset, std::span<const std::byte> source) const {
+  while (!source.empty()) {
+    const ssize_t put = ::pwrite(descriptor_.get(), source.data(), source.size(), offset);
+    if (put < 0) {
+      if (errno == EINTR) continue;
+      throw_errno("pwrite", path_.string());
+    }
+    source = source.subspan(static_cast<std::size_t>(put));
+    offset += put;
+  }
+}
+
+void File::reserve(std::int64_t bytes) const {
+  if (bytes == 0) return;
+  int result = 0;
+  do {
+    result = ::fallocate(descriptor_.get(), 0, 0, bytes);
+  } while (result != 0 && errno == EINTR);
+  if (result != 0 && errno != EOPNOTSUPP && errno != ENOSYS) {
+    throw_errno("fallocate", path_.string());
+  }
+}
+
+void File::data_sync() const {
+  if (::fdatasync(descriptor_.get()) != 0) throw_errno("fdatasync", path_.string());
+}
+
+void File::will_read_sequentially() const noexcept {
+  ::posix_fadvise(descriptor_.get(), 0, 0, POSIX_FADV_SEQUENTIAL);
+}
+
+void File::prefetch(std::int64_t offset, std::int64_t bytes) const noexcept {
+  ::posix_fadvise(descriptor_.get(), offset, bytes, POSIX_FADV_WILLNEED);
+}
+
+void File::drop_cache(std::int64_t offset, std::int64_t bytes) const noexcept {
+  ::posix_fadvise(descriptor_.get(), offset, bytes, POSIX_FADV_DONTNEED);
+}
+
+MappedFile::MappedFile(const std::filesystem::path& path) {
+  const File file = File::open_read(path);
+  const auto size = static_cast<std::size_t>(file.size());
+  if (size == 0) return;
+  void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.descriptor(), 0);
+  if (address == MAP_FAILED) throw_errno("mmap", path.string());
+  bytes_ = {static_cast<const std::byte*>(address), size};
+}
+
+MappedFile::~MappedFile() {
+  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
+}
+
+MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
+
+MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
+  std::swap(bytes_, other.bytes_);
+  return *this;
+}
+
+std::string_view MappedFile::text() const {
+  return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
+}
+
+std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes) {
+  const File file = File::open_read(path);
+  const std::int64_t size = file.size();
+  if (size > max_bytes) {
+    throw_user("{}: the file has {} bytes, at most {} are allowed", path.string(), size, max_bytes);
+  }
+  std::string text(static_cast<std::size_t>(size), '\0');
+  file.read_at(0, std::as_writable_bytes(std::span(text)));
+  return text;
+}
+
+void write_file_atomic(const std::filesystem::path& path, std::string_view text) {
+  const std::filesystem::path temporary = path.string() + ".tmp";
+  try {
+    const File file = File::create(temporary);
+    file.write_at(0, std::as_bytes(std::span(text)));
+    file.data_sync();
+    rename_path(temporary, path);
+  } catch (...) {
+    ::unlink(temporary.c_str());
+    throw;
+  }
+  sync_directory(path.has_parent_path() ? path.parent_path() : std::filesystem::path("."));
+}
+
+void sync_directory(const std::filesystem::path& directory) {
+  const FileDescriptor descriptor(::open(directory.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (!descriptor) throw_open_error(directory);
+  if (::fsync(descriptor.get()) != 0) throw_errno("fsync", directory.string());
+}
+
+void rename_path(const std::filesystem::path& from, const std::filesystem::path& to) {
+  if (::rename(from.c_str(), to.c_str()) != 0) {
+    throw_errno("rename", from.string() + " -> " + to.string());
+  }
+}
+
+bool remove_tree(const std::filesystem::path& path) noexcept {
+  std::error_code error;
+  std::filesystem::remove_all(path, error);
+  return !error;
+}
+
+bool is_plain_file_name(std::string_view name) {
+  return !name.empty() && name != "." && name != ".." && name.find('/') == name.npos &&
+         name.find('\0') == name.npos;
+}
+
+}  // namespace thimble

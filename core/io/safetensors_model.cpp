@@ -1,0 +1,143 @@
+#include "core/io/safetensors_model.h"
+
+#include <nlohmann/json.hpp>
+#include <set>
+
+#include "core/base/error.h"
+#include "core/base/numeric.h"
+#include "core/base/text.h"
+#include "core/io/strict_json.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kMaxIndexBytes = 16 * kMiB;
+
+}  // namespace
+
+SafetensorsIndex SafetensorsIndex::load(const std::filesystem::path& path) {
+  const std::string name = path.string();
+  const nlohmann::json root = parse_strict_json(read_text_file(path, kMaxIndexBytes), name);
+  if (!root.is_object() || !root.contains("weight_map") || !root["weight_map"].is_object() ||
+      root["weight_map"].empty()) {
+    throw_user("{}: 'weight_map' is missing; an object from tensor names to file names is expected",
+               name);
+  }
+  SafetensorsIndex index;
+  for (const auto& [tensor, file] : root["weight_map"].items()) {
+    if (!file.is_string() || !is_plain_file_name(file.get_ref<const std::string&>())) {
+      throw_user("{}: tensor '{}': shard {} is not the name of a file in the same directory", name,
+                 printable(tensor),
+                 printable(file.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace)));
+    }
+    index.weight_map.emplace(tensor, file.get<std::string>());
+  }
+  if (root.contains("metadata") && root["metadata"].is_object() &&
+      root["metadata"].contains("total_size") &&
+      root["metadata"]["total_size"].is_number_unsigned()) {
+    index.total_size = json_size(root["metadata"], "total_size", name, "metadata");
+  }
+  return index;
+}
+
+void SafetensorsIndex::save(const std::filesystem::path& path) const {
+  nlohmann::ordered_json root;
+  root["metadata"]["total_size"] = total_size;
+  root["weight_map"] = weight_map;
+  write_file_atomic(path, root.dump(2) + "\n");
+}
+
+std::vector<std::string> SafetensorsIndex::shard_names() const {
+  std::set<std::string> names;
+  for (const auto& [tensor, file] : weight_map) names.insert(file);
+  return {names.begin(), names.end()};
+}
+
+SafetensorsModel SafetensorsModel::open(const std::filesystem::path& directory) {
+  if (!std::filesystem::is_directory(directory)) {
+    throw_user("cannot open {}: a model directory is expected", directory.string());
+  }
+  SafetensorsModel model;
+  const std::filesystem::path index_path = directory / kSafetensorsIndexName;
+  if (!std::filesystem::exists(index_path)) {
+    if (!std::filesystem::exists(directory / kSafetensorsFileName)) {
+      throw_user("{}: no weights: neither {} nor {} is there", directory.string(),
+                 kSafetensorsFileName, kSafetensorsIndexName);
+    }
+    model.add_file(directory / kSafetensorsFileName, nullptr);
+    return model;
+  }
+  const SafetensorsIndex index = SafetensorsIndex::load(index_path);
+  for (const std::string& shard : index.shard_names()) {
+    if (!std::filesystem::exists(directory / shard)) {
+      throw_user("{}: shard {} is missing from {}", index_path.string(), printable(shard),
+                 directory.string());
+    }
+    model.add_file(directory / shard, &index);
+  }
+  for (const auto& [tensor, file] : index.weight_map) {
+    if (!model.tensors_.contains(tensor)) {
+      throw_user("{}: tensor '{}' is not in {}, where the index says it is", index_path.string(),
+                 printable(tensor), printable(file));
+    }
+  }
+  return model;
+}
+
+void SafetensorsModel::add_file(const std::filesystem::path& path, const SafetensorsIndex* index) {
+  files_.push_back(std::make_unique<SafetensorsFile>(SafetensorsFile::open(path)));
+  const SafetensorsFile& file = *files_.back();
+  const std::string file_name = path.filename().string();
+  for (const SafetensorsEntry& entry : file.entries()) {
+    if (index != nullptr) {
+      const auto listed = index->weight_map.find(entry.name);
+      if (listed == index->weight_map.end() || listed->second != file_name) {
+        throw_user("{}: tensor '{}' is in this shard but the index places it {}", path.string(),
+                   printable(entry.name),
+                   listed == index->weight_map.end() ? "nowhere" : "in " + printable(listed->second));
+      }
+    }
+    tensors_.emplace(entry.name, Location{&file, &entry});
+  }
+}
+
+SafetensorsModel::Location SafetensorsModel::find(std::string_view name) const {
+  const auto found = tensors_.find(name);
+  return found == tensors_.end() ? Location{} : found->second;
+}
+
+std::vector<SafetensorsShard> plan_safetensors_shards(const std::vector<SafetensorsSpec>& specs,
+                                                      std::int64_t max_shard_bytes) {
+  TH_CHECK(max_shard_bytes > 0);
+  std::vector<SafetensorsShard> shards(1);
+  std::int64_t bytes = 0;
+  for (const SafetensorsSpec& spec : specs) {
+    if (!shards.back().specs.empty() && bytes + spec.bytes() > max_shard_bytes) {
+      shards.emplace_back();
+      bytes = 0;
+    }
+    bytes += spec.bytes();
+    shards.back().specs.push_back(spec);
+  }
+  if (shards.size() == 1) {
+    shards.front().file_name = kSafetensorsFileName;
+    return shards;
+  }
+  for (std::size_t i = 0; i < shards.size(); ++i) {
+    shards[i].file_name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
+  }
+  return shards;
+}
+
+SafetensorsIndex make_safetensors_index(const std::vector<SafetensorsShard>& shards) {
+  SafetensorsIndex index;
+  for (const SafetensorsShard& shard : shards) {
+    for (const SafetensorsSpec& spec : shard.specs) {
+      index.weight_map.emplace(spec.name, shard.file_name);
+      index.total_size += spec.bytes();
+    }
+  }
+  return index;
+}
+
+}  // namespace thimble

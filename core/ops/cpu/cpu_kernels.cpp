@@ -1,0 +1,179 @@
+// The CPU's kernel table and its plan-mode twin; chooses the instruction set once.
+#include <cpuid.h>
+#include <omp.h>
+
+#include <cstdlib>
+#include <cstring>
+#include <string_view>
+
+#include "core/base/error.h"
+#include "core/ops/cpu/attention.h"
+#include "core/ops/cpu/isa_kernels.h"
+#include "core/ops/cpu/matmul.h"
+
+namespace thimble {
+namespace {
+
+using onednn::Team;
+
+enum class Isa { kAvx2, kAvx512, kAvx512Bf16, kAmxBf16 };
+
+bool cpu_has_amx_bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx >> 22 & 1u) != 0;
+}
+
+Isa detect() {
+  __builtin_cpu_init();
+  if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma")) {
+    throw SystemError("this CPU has no AVX2 and FMA; Thimble needs them");
+  }
+  const char* variable = std::getenv("THIMBLE_ISA");
+  const std::string_view wanted = variable == nullptr ? "" : variable;
+  if (!wanted.empty() && wanted != "avx2" && wanted != "avx512") {
+    throw_user("THIMBLE_ISA='{}': allowed avx2, avx512", wanted);
+  }
+  const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (!avx512 || wanted == "avx2") {
+    onednn::limit_to_avx2();
+    return Isa::kAvx2;
+  }
+  if (wanted == "avx512" || !__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
+  return cpu_has_amx_bf16() ? Isa::kAmxBf16 : Isa::kAvx512Bf16;
+}
+
+Isa isa() {
+  static const Isa kIsa = detect();
+  return kIsa;
+}
+
+void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens, std::int64_t cols,
+               DType dtype) {
+  const std::int64_t row = cols * dtype_size(dtype);
+#pragma omp parallel for schedule(static)
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    std::memcpy(static_cast<char*>(out) + t * row, static_cast<const char*>(table) + ids[t] * row,
+                static_cast<std::size_t>(row));
+  }
+}
+
+constexpr std::int64_t kCopyChunk = std::int64_t{1} << 20;
+
+void zero(void* dst, std::int64_t bytes) {
+#pragma omp parallel for schedule(static) if (bytes > kCopyChunk)
+  for (std::int64_t i = 0; i < bytes; i += kCopyChunk) {
+    std::memset(static_cast<char*>(dst) + i, 0, static_cast<std::size_t>(std::min(kCopyChunk, bytes - i)));
+  }
+}
+
+void copy(void* dst, const void* src, std::int64_t bytes) {
+#pragma omp parallel for schedule(static) if (bytes > kCopyChunk)
+  for (std::int64_t i = 0; i < bytes; i += kCopyChunk) {
+    std::memcpy(static_cast<char*>(dst) + i, static_cast<const char*>(src) + i,
+                static_cast<std::size_t>(std::min(kCopyChunk, bytes - i)));
+  }
+}
+
+std::int64_t matmul_workspace(const MatmulSpec& s) { return cpu::matmul_workspace_bytes(s, Team::kWhole); }
+
+std::int64_t packed_bytes(const MatmulSpec& s) {
+  if (s.b == DType::kBF16 && !has_native_bf16()) return 0;
+  return onednn::packed_bytes(s);
+}
+
+KernelTable make_cpu_table() {
+  const IsaKernels& isa_table = isa_kernels();
+  return {
+      .name = "cpu",
+      .matmul_workspace_bytes = matmul_workspace,
+      .matmul = [](const MatmulSpec& s, const MatmulArgs& a) { cpu::matmul(s, a, Team::kWhole); },
+      .packed_bytes = packed_bytes,
+      .pack = onednn::pack,
+      .zero = zero,
+      .copy = copy,
+      .cast = isa_table.cast,
+      .accumulate = isa_table.accumulate,
+      .add = isa_table.add,
+      .transpose = isa_table.transpose,
+      .sum_squares = isa_table.sum_squares,
+      .embedding = embedding,
+      .embedding_grad = isa_table.embedding_grad,
+      .rms_norm = isa_table.rms_norm,
+      .rms_norm_grad = isa_table.rms_norm_grad,
+      .fold_rows = isa_table.fold_rows,
+      .column_sums = isa_table.column_sums,
+      .rope = isa_table.rope,
+      .swiglu = isa_table.swiglu,
+      .swiglu_grad = isa_table.swiglu_grad,
+      .attention_workspace_bytes = cpu::attention_workspace_bytes,
+      .attention = cpu::attention,
+      .attention_grad = cpu::attention_grad,
+      .cross_entropy = isa_table.cross_entropy,
+  };
+}
+
+// Keeps the functions that answer sizes; every other one does nothing.
+KernelTable make_planning_table() {
+  return {
+      .name = "plan of cpu",
+      .matmul_workspace_bytes = matmul_workspace,
+      .matmul = [](const MatmulSpec&, const MatmulArgs&) {},
+      .packed_bytes = packed_bytes,
+      .pack = [](const MatmulSpec&, const void*, void*) {},
+      .zero = [](void*, std::int64_t) {},
+      .copy = [](void*, const void*, std::int64_t) {},
+      .cast = [](void*, DType, const void*, DType, std::int64_t) {},
+      .accumulate = [](void*, DType, const void*, DType, std::int64_t) {},
+      .add = [](void*, const void*, const void*, DType, std::int64_t) {},
+      .transpose = [](void*, const void*, std::int64_t, std::int64_t, std::int64_t) {},
+      .sum_squares = [](const void*, DType, std::int64_t) { return 0.0; },
+      .embedding = [](void*, const void*, const std::int32_t*, std::int64_t, std::int64_t, DType) {},
+      .embedding_grad = [](void*, DType, const void*, DType, const std::int32_t*, const std::int32_t*,
+                           std::int64_t, std::int64_t) {},
+      .rms_norm = [](const RmsNormArgs&) {},
+      .rms_norm_grad = [](const RmsNormGradArgs&) {},
+      .fold_rows = [](void*, DType, const float*, std::int64_t, std::int64_t, bool) {},
+      .column_sums = [](float*, const void*, DType, std::int64_t, std::int64_t) {},
+      .rope = [](const RopeArgs&) {},
+      .swiglu = [](void*, const void*, const void*, DType, std::int64_t) {},
+      .swiglu_grad = [](void*, void*, const void*, const void*, const void*, DType, std::int64_t) {},
+      .attention_workspace_bytes = cpu::attention_workspace_bytes,
+      .attention = [](const AttentionSpec&, const AttentionArgs&) {},
+      .attention_grad = [](const AttentionSpec&, const AttentionGradArgs&) {},
+      .cross_entropy = [](const CrossEntropyArgs&) {},
+  };
+}
+
+}  // namespace
+
+const IsaKernels& isa_kernels() {
+  static const IsaKernels& kChosen = isa() == Isa::kAvx2 ? avx2::isa_kernels() : avx512::isa_kernels();
+  return kChosen;
+}
+
+bool has_native_bf16() { return isa() == Isa::kAvx512Bf16 || isa() == Isa::kAmxBf16; }
+
+const char* cpu_isa() {
+  switch (isa()) {
+    case Isa::kAvx2:
+      return "avx2";
+    case Isa::kAvx512:
+      return "avx512";
+    case Isa::kAvx512Bf16:
+      return "avx512_bf16";
+    case Isa::kAmxBf16:
+      return "amx_bf16";
+  }
+  return "?";
+}
+
+int cpu_threads() { return omp_get_max_threads(); }
+
+const KernelTable& kernels(Device device) {
+  static const KernelTable kCpu = make_cpu_table();
+  static const KernelTable kPlan = make_planning_table();
+  return device.planning ? kPlan : kCpu;
+}
+
+}  // namespace thimble

@@ -1,0 +1,213 @@
+// Elementwise kernels and reductions: one pass over memory each, split over threads in fixed chunks.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "core/ops/cpu/isa_declare.h"
+#include "core/ops/cpu/isa_math.h"
+
+namespace thimble::THIMBLE_ISA {
+namespace {
+
+constexpr std::int64_t kChunk = 16384;
+
+// Runs body(begin, end) over chunks of [0, n).
+template <typename Body>
+void for_chunks(std::int64_t n, Body&& body) {
+  if (n <= kChunk) {
+    body(std::int64_t{0}, n);
+    return;
+  }
+  const std::int64_t chunks = (n + kChunk - 1) / kChunk;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t c = 0; c < chunks; ++c) {
+    body(c * kChunk, std::min(n, (c + 1) * kChunk));
+  }
+}
+
+template <typename D, typename S>
+void cast_typed(D* dst, const S* src, std::int64_t n) {
+  for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+    for (std::int64_t i = begin; i < end; ++i) store(dst + i, load(src + i));
+  });
+}
+
+void cast_half(void* dst, DType dst_dtype, const std::uint16_t* src, std::int64_t n) {
+  with_float_type(dst_dtype, [&](auto* type) {
+    auto* out = static_cast<decltype(type)>(dst);
+    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) store(out + i, half_to_float(src[i]));
+    });
+  });
+}
+
+}  // namespace
+
+void cast(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n) {
+  if (src_dtype == DType::kF16) {
+    cast_half(dst, dst_dtype, static_cast<const std::uint16_t*>(src), n);
+    return;
+  }
+  with_float_type(dst_dtype, [&](auto* d) {
+    with_float_type(src_dtype, [&](auto* s) {
+      cast_typed(static_cast<decltype(d)>(dst), static_cast<const std::remove_pointer_t<decltype(s)>*>(src), n);
+    });
+  });
+}
+
+void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n) {
+  with_float_type(dst_dtype, [&](auto* d) {
+    with_float_type(src_dtype, [&](auto* s) {
+      auto* out = static_cast<decltype(d)>(dst);
+      const auto* in = static_cast<const std::remove_pointer_t<decltype(s)>*>(src);
+      for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+        for (std::int64_t i = begin; i < end; ++i) store(out + i, load(out + i) + load(in + i));
+      });
+    });
+  });
+}
+
+void add(void* out, const void* a, const void* b, DType dtype, std::int64_t n) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    auto* o = static_cast<T*>(out);
+    const auto* x = static_cast<const T*>(a);
+    const auto* y = static_cast<const T*>(b);
+    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) store(o + i, load(x + i) + load(y + i));
+    });
+  });
+}
+
+namespace {
+
+template <typename T>
+void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols) {
+  constexpr std::int64_t kTile = 32;
+  const std::int64_t row_tiles = (rows + kTile - 1) / kTile;
+#pragma omp parallel for schedule(static)
+  for (std::int64_t tile = 0; tile < row_tiles; ++tile) {
+    const std::int64_t r0 = tile * kTile, r1 = std::min(rows, r0 + kTile);
+    for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
+      const std::int64_t c1 = std::min(cols, c0 + kTile);
+      for (std::int64_t c = c0; c < c1; ++c) {
+        for (std::int64_t r = r0; r < r1; ++r) dst[c * rows + r] = src[r * cols + c];
+      }
+    }
+  }
+}
+
+template <typename T>
+double sum_squares_typed(const T* x, std::int64_t n) {
+  std::vector<double> sums(static_cast<std::size_t>((n + kChunk - 1) / kChunk));
+  for_chunks(n, [&sums, x](std::int64_t begin, std::int64_t end) {
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (std::int64_t i = begin; i < end; ++i) {
+      const double value = load(x + i);
+      sum += value * value;
+    }
+    sums[static_cast<std::size_t>(begin / kChunk)] = sum;
+  });
+  double total = 0;
+  for (const double s : sums) total += s;
+  return total;
+}
+
+}  // namespace
+
+void transpose(void* dst, const void* src, std::int64_t rows, std::int64_t cols,
+               std::int64_t element_bytes) {
+  if (element_bytes == 2) {
+    transpose_typed(static_cast<std::uint16_t*>(dst), static_cast<const std::uint16_t*>(src), rows, cols);
+  } else {
+    transpose_typed(static_cast<std::uint32_t*>(dst), static_cast<const std::uint32_t*>(src), rows, cols);
+  }
+}
+
+double sum_squares(const void* x, DType dtype, std::int64_t n) {
+  return dtype == DType::kBF16 ? sum_squares_typed(static_cast<const BF16*>(x), n)
+                               : sum_squares_typed(static_cast<const float*>(x), n);
+}
+
+void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64_t n) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    auto* o = static_cast<T*>(out);
+    const auto* g = static_cast<const T*>(gate);
+    const auto* u = static_cast<const T*>(up);
+    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) {
+        const float x = load(g + i);
+        store(o + i, x * fast_sigmoid(x) * load(u + i));
+      }
+    });
+  });
+}
+
+void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, const void* up, DType dtype,
+                 std::int64_t n) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    auto* dg = static_cast<T*>(dgate);
+    auto* du = static_cast<T*>(dup);
+    const auto* d = static_cast<const T*>(dout);
+    const auto* g = static_cast<const T*>(gate);
+    const auto* u = static_cast<const T*>(up);
+    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) {
+        const float x = load(g + i), y = load(u + i), dy = load(d + i);
+        const float s = fast_sigmoid(x);
+        store(dg + i, dy * y * s * (1.0f + x * (1.0f - s)));
+        store(du + i, dy * x * s);
+      }
+    });
+  });
+}
+
+namespace {
+
+template <typename D, typename S>
+void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids, const std::int32_t* order,
+                          std::int64_t tokens, std::int64_t cols) {
+  // Each thread owns whole groups of equal ids: a group starts where the id differs from its predecessor's.
+#pragma omp parallel
+  {
+    std::vector<float> sum(static_cast<std::size_t>(cols));
+#pragma omp for schedule(static)
+    for (std::int64_t i = 0; i < tokens; ++i) {
+      const std::int32_t id = ids[order[i]];
+      if (i > 0 && ids[order[i - 1]] == id) continue;
+      D* row = dtable + static_cast<std::int64_t>(id) * cols;
+      for (std::int64_t c = 0; c < cols; ++c) sum[static_cast<std::size_t>(c)] = load(row + c);
+      for (std::int64_t j = i; j < tokens && ids[order[j]] == id; ++j) {
+        const S* in = dy + static_cast<std::int64_t>(order[j]) * cols;
+        float* s = sum.data();
+#pragma omp simd
+        for (std::int64_t c = 0; c < cols; ++c) s[c] += load(in + c);
+      }
+      for (std::int64_t c = 0; c < cols; ++c) store(row + c, sum[static_cast<std::size_t>(c)]);
+    }
+  }
+}
+
+}  // namespace
+
+void embedding_grad(void* dtable, DType table_dtype, const void* dy, DType dy_dtype,
+                    const std::int32_t* ids, const std::int32_t* order, std::int64_t tokens,
+                    std::int64_t cols) {
+  with_float_type(table_dtype, [&](auto* t) {
+    with_float_type(dy_dtype, [&](auto* s) {
+      embedding_grad_typed(static_cast<decltype(t)>(dtable),
+                           static_cast<const std::remove_pointer_t<decltype(s)>*>(dy), ids, order, tokens,
+                           cols);
+    });
+  });
+}
+
+}  // namespace thimble::THIMBLE_ISA

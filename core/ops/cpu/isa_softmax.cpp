@@ -1,0 +1,144 @@
+// Softmax in its three uses: cross-entropy over a chunk of logits, attention tiles forward and backward.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+
+#include "core/ops/cpu/isa_declare.h"
+#include "core/ops/cpu/isa_math.h"
+
+namespace thimble::THIMBLE_ISA {
+namespace {
+
+float row_max(const float* x, std::int64_t n) {
+  float top = -3.0e38f;
+#pragma omp simd reduction(max : top)
+  for (std::int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
+  return top;
+}
+
+// x becomes exp(x - top); returns the sum.
+float exp_row(float* x, std::int64_t n, float top) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) {
+    x[i] = fast_exp(x[i] - top);
+    sum += x[i];
+  }
+  return sum;
+}
+
+// Writes n scaled floats densely from `row` on, as bf16; a block is read before it is overwritten.
+void store_bf16_in_place(float* row, std::int64_t n, float factor) {
+  constexpr std::int64_t kBlock = 64;
+  std::array<BF16, kBlock> block;
+  auto* out = reinterpret_cast<char*>(row);
+  for (std::int64_t i = 0; i < n; i += kBlock) {
+    const std::int64_t m = std::min(kBlock, n - i);
+#pragma omp simd
+    for (std::int64_t j = 0; j < m; ++j) store(&block[static_cast<std::size_t>(j)], row[i + j] * factor);
+    std::memcpy(out + 2 * i, block.data(), static_cast<std::size_t>(2 * m));
+  }
+}
+
+void cross_entropy_row(const CrossEntropyArgs& a, std::int64_t r) {
+  float* row = a.logits + r * a.vocab;
+  const float weight = a.weights[r];
+  if (weight == 0.0f) {
+    a.losses[r] = 0.0f;
+    if (a.want_grad) std::memset(row, 0, static_cast<std::size_t>(a.vocab * dtype_size(a.grad_dtype)));
+    return;
+  }
+  const float top = row_max(row, a.vocab);
+  const float target_logit = row[a.targets[r]];
+  const float sum = exp_row(row, a.vocab, top);
+  a.losses[r] = std::log(sum) + top - target_logit;
+  if (!a.want_grad) return;
+  const float factor = weight * a.grad_scale / sum;
+  // The target's own gradient is (p - 1) w s = (e - sum) * factor.
+  row[a.targets[r]] -= sum;
+  if (a.grad_dtype == DType::kBF16) {
+    store_bf16_in_place(row, a.vocab, factor);
+  } else {
+#pragma omp simd
+    for (std::int64_t i = 0; i < a.vocab; ++i) row[i] *= factor;
+  }
+}
+
+}  // namespace
+
+void cross_entropy(const CrossEntropyArgs& a) {
+#pragma omp parallel for schedule(static)
+  for (std::int64_t r = 0; r < a.rows; ++r) cross_entropy_row(a, r);
+}
+
+void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, void* p, DType p_dtype) {
+  with_float_type(p_dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    for (std::int64_t i = 0; i < t.rows; ++i) {
+      float* s = t.scores + i * t.stride;
+      T* out = static_cast<T*>(p) + i * t.stride;
+      const std::int64_t lo = std::clamp<std::int64_t>(t.first_key[i], 0, t.cols);
+      const std::int64_t hi = std::clamp<std::int64_t>(t.end_key[i], lo, t.cols);
+      shrink[i] = 1.0f;
+      if (lo < hi) {
+        const float top = std::max(max[i], row_max(s + lo, hi - lo) * t.scale);
+        shrink[i] = fast_exp(max[i] - top);
+        max[i] = top;
+        float total = 0;
+#pragma omp simd reduction(+ : total)
+        for (std::int64_t j = lo; j < hi; ++j) {
+          const float e = fast_exp(s[j] * t.scale - top);
+          total += e;
+          store(out + j, e);
+        }
+        sum[i] = sum[i] * shrink[i] + total;
+      }
+      std::memset(static_cast<void*>(out), 0, static_cast<std::size_t>(lo) * sizeof(T));
+      std::memset(static_cast<void*>(out + hi), 0, static_cast<std::size_t>(t.cols - hi) * sizeof(T));
+    }
+  });
+}
+
+void softmax_grad_tile(const SoftmaxTile& t, const float* lse, const float* delta, const float* dp, void* p,
+                       void* ds, DType dtype) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    for (std::int64_t i = 0; i < t.rows; ++i) {
+      const float* s = t.scores + i * t.stride;
+      const float* dpr = dp + i * t.stride;
+      T* pr = static_cast<T*>(p) + i * t.stride;
+      T* dsr = static_cast<T*>(ds) + i * t.stride;
+      const std::int64_t lo = std::clamp<std::int64_t>(t.first_key[i], 0, t.cols);
+      const std::int64_t hi = std::clamp<std::int64_t>(t.end_key[i], lo, t.cols);
+      const float l = lse[i], d = delta[i];
+#pragma omp simd
+      for (std::int64_t j = lo; j < hi; ++j) {
+        const float e = fast_exp(s[j] * t.scale - l);
+        store(pr + j, e);
+        store(dsr + j, e * (dpr[j] - d) * t.scale);
+      }
+      for (T* row : {pr, dsr}) {
+        std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(lo) * sizeof(T));
+        std::memset(static_cast<void*>(row + hi), 0, static_cast<std::size_t>(t.cols - hi) * sizeof(T));
+      }
+    }
+  });
+}
+
+void row_dots(float* out, const void* a, const void* b, DType dtype, std::int64_t rows, std::int64_t cols,
+              std::int64_t stride) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const T* x = static_cast<const T*>(a) + i * stride;
+      const T* y = static_cast<const T*>(b) + i * stride;
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (std::int64_t j = 0; j < cols; ++j) sum += load(x + j) * load(y + j);
+      out[i] = sum;
+    }
+  });
+}
+
+}  // namespace thimble::THIMBLE_ISA

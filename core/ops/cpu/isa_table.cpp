@@ -1,0 +1,28 @@
+#include "core/ops/cpu/isa_declare.h"
+
+namespace thimble::THIMBLE_ISA {
+
+const IsaKernels& isa_kernels() {
+  static constexpr IsaKernels kTable{
+      .cast = cast,
+      .accumulate = accumulate,
+      .add = add,
+      .transpose = transpose,
+      .sum_squares = sum_squares,
+      .embedding_grad = embedding_grad,
+      .rms_norm = rms_norm,
+      .rms_norm_grad = rms_norm_grad,
+      .fold_rows = fold_rows,
+      .column_sums = column_sums,
+      .rope = rope,
+      .swiglu = swiglu,
+      .swiglu_grad = swiglu_grad,
+      .cross_entropy = cross_entropy,
+      .softmax_tile = softmax_tile,
+      .softmax_grad_tile = softmax_grad_tile,
+      .row_dots = row_dots,
+  };
+  return kTable;
+}
+
+}  // namespace thimble::THIMBLE_ISA

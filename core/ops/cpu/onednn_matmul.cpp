@@ -1,0 +1,192 @@
+#include "core/ops/cpu/onednn_matmul.h"
+
+#include <omp.h>
+
+#include <array>
+#include <memory>
+#include <mutex>
+#include <oneapi/dnnl/dnnl.hpp>
+#include <string_view>
+#include <unordered_map>
+
+#include "core/base/error.h"
+#include "core/base/random.h"
+
+namespace thimble::onednn {
+namespace {
+
+using dnnl::memory;
+
+// Packed layouts are chosen once for this many rows, so that every product of a weight shares one packed copy.
+constexpr std::int64_t kPackRows = 1024;
+
+const dnnl::engine& engine() {
+  static const dnnl::engine kEngine(dnnl::engine::kind::cpu, 0);
+  return kEngine;
+}
+
+dnnl::stream& stream() {
+  thread_local dnnl::stream current(engine());
+  return current;
+}
+
+memory::data_type type_of(DType dtype) {
+  TH_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "{} in a product", dtype_name(dtype));
+  return dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
+}
+
+// A stored matrix of leading dimension ld seen as [rows, cols], transposed on the fly if asked.
+memory::desc matrix(std::int64_t rows, std::int64_t cols, DType dtype, bool transposed, std::int64_t ld) {
+  const memory::dims strides = transposed ? memory::dims{1, ld} : memory::dims{ld, 1};
+  return {memory::dims{rows, cols}, type_of(dtype), strides};
+}
+
+struct SpecHash {
+  std::size_t operator()(const MatmulSpec& s) const {
+    std::uint64_t h = mix64(static_cast<std::uint64_t>(s.m), static_cast<std::uint64_t>(s.n));
+    h = mix64(h, static_cast<std::uint64_t>(s.k));
+    h = mix64(h, static_cast<std::uint64_t>(s.lda * 31 + s.ldb * 17 + s.ldc));
+    const int flags = (s.trans_a ? 1 : 0) | (s.trans_b ? 2 : 0) | (s.accumulate ? 4 : 0) | (s.bias ? 8 : 0) |
+                      (s.b_packed ? 16 : 0) | static_cast<int>(s.a) << 5 | static_cast<int>(s.b) << 8 |
+                      static_cast<int>(s.c) << 11;
+    return mix64(h, static_cast<std::uint64_t>(flags));
+  }
+};
+
+dnnl::primitive_attr attributes(bool accumulate) {
+  dnnl::primitive_attr attr;
+  attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
+  if (accumulate) {
+    dnnl::post_ops ops;
+    ops.append_sum(1.0f);
+    attr.set_post_ops(ops);
+  }
+  return attr;
+}
+
+// The packed layout of B depends on (n, k, dtype, trans_b) only.
+MatmulSpec packing_key(const MatmulSpec& spec) {
+  return {.m = kPackRows, .n = spec.n, .k = spec.k, .a = spec.b, .b = spec.b, .c = spec.b,
+          .trans_b = spec.trans_b, .lda = spec.k, .ldb = spec.ldb, .ldc = spec.n};
+}
+
+memory::desc packed_desc(const MatmulSpec& spec) {
+  static std::mutex mutex;
+  static std::unordered_map<MatmulSpec, memory::desc, SpecHash> cache;
+  const MatmulSpec key = packing_key(spec);
+  const std::lock_guard lock(mutex);
+  const auto found = cache.find(key);
+  if (found != cache.end()) return found->second;
+  const memory::desc any({key.k, key.n}, type_of(key.b), memory::format_tag::any);
+  const dnnl::matmul::primitive_desc pd(
+      dnnl::matmul::desc(matrix(key.m, key.k, key.a, false, key.lda), any,
+                         matrix(key.m, key.n, key.c, false, key.ldc)),
+      attributes(false), engine());
+  return cache.emplace(key, pd.weights_desc()).first->second;
+}
+
+// One product with its memory objects; belongs to one thread.
+class Product {
+ public:
+  explicit Product(const MatmulSpec& s) {
+    const memory::desc a = matrix(s.m, s.k, s.a, s.trans_a, s.lda);
+    const memory::desc b = s.b_packed ? packed_desc(s) : matrix(s.k, s.n, s.b, s.trans_b, s.ldb);
+    const memory::desc c = matrix(s.m, s.n, s.c, false, s.ldc);
+    const dnnl::matmul::desc desc =
+        s.bias ? dnnl::matmul::desc(a, b, matrix(1, s.n, s.b, false, s.n), c) : dnnl::matmul::desc(a, b, c);
+    const dnnl::matmul::primitive_desc pd(desc, attributes(s.accumulate), engine());
+    primitive_ = dnnl::matmul(pd);
+    workspace_bytes_ = static_cast<std::int64_t>(pd.scratchpad_desc().get_size());
+    const auto holder = [](const memory::desc& d) { return memory(d, engine(), nullptr); };
+    a_ = holder(a);
+    b_ = holder(b);
+    c_ = holder(c);
+    workspace_ = holder(pd.scratchpad_desc());
+    if (s.bias) bias_ = holder(matrix(1, s.n, s.b, false, s.n));
+  }
+
+  std::int64_t workspace_bytes() const { return workspace_bytes_; }
+
+  void run(const MatmulArgs& args) {
+    a_.set_data_handle(const_cast<void*>(args.a), stream());
+    b_.set_data_handle(const_cast<void*>(args.b), stream());
+    c_.set_data_handle(args.c, stream());
+    workspace_.set_data_handle(args.workspace, stream());
+    std::array<dnnl_exec_arg_t, 5> list{{{DNNL_ARG_SRC, a_.get()},
+                                         {DNNL_ARG_WEIGHTS, b_.get()},
+                                         {DNNL_ARG_DST, c_.get()},
+                                         {DNNL_ARG_SCRATCHPAD, workspace_.get()},
+                                         {}}};
+    int count = 4;
+    if (bias_.get(true) != nullptr) {
+      bias_.set_data_handle(const_cast<void*>(args.bias), stream());
+      list[4] = {DNNL_ARG_BIAS, bias_.get()};
+      count = 5;
+    }
+    const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), count, list.data());
+    TH_CHECK(status == dnnl_success, "oneDNN product failed with status {}", static_cast<int>(status));
+  }
+
+ private:
+  dnnl::matmul primitive_;
+  memory a_, b_, c_, workspace_, bias_;
+  std::int64_t workspace_bytes_ = 0;
+};
+
+// oneDNN splits work by the number of OpenMP threads at creation.
+class OneThread {
+ public:
+  explicit OneThread(Team team) : active_(team == Team::kSingleThread), threads_(omp_get_max_threads()) {
+    if (active_) omp_set_num_threads(1);
+  }
+  ~OneThread() {
+    if (active_) omp_set_num_threads(threads_);
+  }
+  OneThread(const OneThread&) = delete;
+  OneThread& operator=(const OneThread&) = delete;
+
+ private:
+  bool active_;
+  int threads_;
+};
+
+Product& product(const MatmulSpec& spec, Team team) {
+  using Cache = std::unordered_map<MatmulSpec, std::unique_ptr<Product>, SpecHash>;
+  thread_local std::array<std::unordered_map<int, Cache>, 2> caches;  // by team, by thread count
+  const int threads = team == Team::kSingleThread ? 1 : omp_get_max_threads();
+  std::unique_ptr<Product>& slot = caches[team == Team::kSingleThread ? 1 : 0][threads][spec];
+  if (!slot) {
+    const OneThread scope(team);
+    try {
+      slot = std::make_unique<Product>(spec);
+    } catch (const dnnl::error& e) {
+      throw SystemError(fmt::format("oneDNN cannot multiply [{}, {}] by [{}, {}] ({} by {} to {}): {}", spec.m,
+                                    spec.k, spec.k, spec.n, dtype_name(spec.a), dtype_name(spec.b),
+                                    dtype_name(spec.c), e.what()));
+    }
+  }
+  return *slot;
+}
+
+}  // namespace
+
+std::int64_t workspace_bytes(const MatmulSpec& spec, Team team) { return product(spec, team).workspace_bytes(); }
+
+void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team) { product(spec, team).run(args); }
+
+std::int64_t packed_bytes(const MatmulSpec& spec) {
+  const memory::desc packed = packed_desc(spec);
+  if (packed == matrix(spec.k, spec.n, spec.b, spec.trans_b, spec.ldb)) return 0;
+  return static_cast<std::int64_t>(packed.get_size());
+}
+
+void pack(const MatmulSpec& spec, const void* b, void* packed) {
+  const memory::desc from = matrix(spec.k, spec.n, spec.b, spec.trans_b, spec.ldb);
+  memory source(from, engine(), const_cast<void*>(b));
+  memory target(packed_desc(spec), engine(), packed);
+  dnnl::reorder(source, target).execute(stream(), source, target);
+}
+
+void limit_to_avx2() { dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2); }
+
+}  // namespace thimble::onednn

@@ -1,0 +1,26 @@
+// Matrix products through oneDNN, with caller-supplied workspace and an optional packed layout of B.
+#pragma once
+
+#include <cstdint>
+
+#include "core/ops/kernel_table.h"
+
+namespace thimble::onednn {
+
+/// Whether the product uses this thread's whole OpenMP team or runs inside one of its threads.
+enum class Team : std::uint8_t { kWhole, kSingleThread };
+
+/// Workspace that matmul() needs for this spec, in bytes.
+std::int64_t workspace_bytes(const MatmulSpec& spec, Team team);
+
+/// Runs the product on the calling thread (kSingleThread) or its team. bf16 must be native (has_native_bf16()).
+void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team);
+
+/// Bytes of B in the layout oneDNN prefers for products of this (n, k, dtype, trans_b); 0 if it prefers none.
+std::int64_t packed_bytes(const MatmulSpec& spec);
+void pack(const MatmulSpec& spec, const void* b, void* packed);
+
+/// Forbids instruction sets above AVX2 (for THIMBLE_ISA); must be called before anything else here.
+void limit_to_avx2();
+
+}  // namespace thimble::onednn
