@@ -50,8 +50,9 @@ ExtentTable ExtentTable::load(const std::filesystem::path& path) {
     Extent extent{json_text(value, "file", file, where), json_size(value, "offset", file, where),
                   json_size(value, "bytes", file, where)};
     if (!is_valid(extent)) {
-      throw_user("{}: {}: file '{}', offset {}, bytes {} is not a range of a file in the same directory",
-                 file, where, printable(extent.file), extent.offset, extent.bytes);
+      throw_user(
+          "{}: {}: file '{}', offset {}, bytes {} is not a range of a file in the same directory",
+          file, where, printable(extent.file), extent.offset, extent.bytes);
     }
     table.add(name, std::move(extent));
   }

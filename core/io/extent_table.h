@@ -1,5 +1,6 @@
-// Where named bytes lie on disk: name -> (file, offset, bytes). Made by whoever lays the files out and given to
-// whoever moves the bytes, so that the two need not know each other. Holds no bytes and opens no files.
+// Where named bytes lie on disk: name -> (file, offset, bytes). Made by whoever lays the files out
+// and given to whoever moves the bytes, so that the two need not know each other. Holds no bytes
+// and opens no files.
 #pragma once
 
 #include <cstdint>

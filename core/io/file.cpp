@@ -37,7 +37,7 @@ constexpr mode_t kFileMode = 0644;
 
 FileDescriptor open_descriptor(const std::filesystem::path& path, int flags) {
   // A FIFO would block in open and a directory only fail later, so the kind is asked first.
-  struct stat status{};
+  struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     throw_user("cannot open {}: it is {}, a regular file is needed", path.string(),
                S_ISDIR(status.st_mode) ? "a directory" : "not a regular file");
@@ -52,27 +52,32 @@ FileDescriptor open_descriptor(const std::filesystem::path& path, int flags) {
 
 }  // namespace
 
-void internal::CloseDescriptor::operator()(int descriptor) const noexcept { ::close(descriptor); }
+void internal::CloseDescriptor::operator()(int descriptor) const noexcept {
+  ::close(descriptor);
+}
 
 File::File(const std::filesystem::path& path, int flags)
     : path_(path), descriptor_(open_descriptor(path, flags)) {}
 
-File File::open_read(const std::filesystem::path& path) { return File(path, O_RDONLY); }
-File File::open_read_write(const std::filesystem::path& path) { return File(path, O_RDWR); }
+File File::open_read(const std::filesystem::path& path) {
+  return File(path, O_RDONLY);
+}
+File File::open_read_write(const std::filesystem::path& path) {
+  return File(path, O_RDWR);
+}
 File File::create(const std::filesystem::path& path) {
   return File(path, O_RDWR | O_CREAT | O_TRUNC);
 }
 
 std::int64_t File::size() const {
-  struct stat status{};
+  struct stat status {};
   if (::fstat(descriptor_.get(), &status) != 0) throw_errno("fstat", path_.string());
   return status.st_size;
 }
 
 void File::read_at(std::int64_t offset, std::span<std::byte> destination) const {
   while (!destination.empty()) {
-    const ssize_t got =
-        ::pread(descriptor_.get(), destination.data(), destination.size(), offset);
+    const ssize_t got = ::pread(descriptor_.get(), destination.data(), destination.size(), offset);
     if (got < 0) {
       if (errno == EINTR) continue;
       throw_errno("pread", path_.string());

@@ -1,8 +1,10 @@
-// Files and directories: an owned descriptor with full reads and writes at offsets, atomic replacement of small
-// files, and a lock between processes. Blocking calls only; asynchronous transfers are in file_engine.h.
+// Files and directories: an owned descriptor with full reads and writes at offsets, atomic
+// replacement of small files, and a lock between processes. Blocking calls only; asynchronous
+// transfers are in file_engine.h.
 //
-// Errors: what the user can mend (no such file, no permission, not a regular file) is a UserError; everything else
-// the kernel reports, a short file included, is a SystemError that names the path and the offset.
+// Errors: what the user can mend (no such file, no permission, not a regular file) is a UserError;
+// everything else the kernel reports, a short file included, is a SystemError that names the path
+// and the offset.
 #pragma once
 
 #include <cstddef>
@@ -42,8 +44,8 @@ class File {
   void read_at(std::int64_t offset, std::span<std::byte> destination) const;
   /// Writes all of `source` at `offset`, growing the file if needed.
   void write_at(std::int64_t offset, std::span<const std::byte> source) const;
-  /// Reserves disk space for the first `bytes` bytes, so that a full disk is reported now and not in a later write.
-  /// File systems that cannot reserve are left alone.
+  /// Reserves disk space for the first `bytes` bytes, so that a full disk is reported now and not
+  /// in a later write. File systems that cannot reserve are left alone.
   void reserve(std::int64_t bytes) const;
   /// Returns when contents and size have reached the disk.
   void data_sync() const;
@@ -78,8 +80,9 @@ class MappedFile {
 /// The whole file as text; refuses files above `max_bytes` with a UserError before it allocates.
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes);
 
-/// Replaces `path` by `text` so that a crash leaves either the old or the new contents: writes `path`.tmp, syncs it,
-/// renames it and syncs the directory. The temporary file is removed on failure.
+/// Replaces `path` by `text` so that a crash leaves either the old or the new contents: writes
+/// `path`.tmp, syncs it, renames it and syncs the directory. The temporary file is removed on
+/// failure.
 void write_file_atomic(const std::filesystem::path& path, std::string_view text);
 
 /// Makes the directory's entries (creations, renames, removals) durable.
@@ -91,13 +94,16 @@ void rename_path(const std::filesystem::path& from, const std::filesystem::path&
 /// Removes `path` and everything below it; never throws, and reports failure by false.
 bool remove_tree(const std::filesystem::path& path) noexcept;
 
-/// Whether `name`, read from an untrusted file, may name a file beside it: one plain component, no '/', no "..".
+/// Whether `name`, read from an untrusted file, may name a file beside it: one plain component, no
+/// '/', no "..".
 bool is_plain_file_name(std::string_view name);
 
-/// Exclusive lock on a file for the life of the object; the kernel releases it when the process dies.
+/// Exclusive lock on a file for the life of the object; the kernel releases it when the process
+/// dies.
 class LockFile {
  public:
-  /// Creates `path` if needed. Throws UserError naming the holder's process id if another holder exists.
+  /// Creates `path` if needed. Throws UserError naming the holder's process id if another holder
+  /// exists.
   explicit LockFile(const std::filesystem::path& path);
 
  private:

@@ -23,7 +23,9 @@ IoTicket& IoTicket::operator=(IoTicket&& other) noexcept {
   return *this;
 }
 
-IoTicket::~IoTicket() { finish(); }
+IoTicket::~IoTicket() {
+  finish();
+}
 
 void IoTicket::finish() noexcept {
   if (request_ == nullptr) return;
@@ -37,7 +39,9 @@ void IoTicket::finish() noexcept {
   }
 }
 
-bool IoTicket::done() const { return request_ == nullptr || request_->done(); }
+bool IoTicket::done() const {
+  return request_ == nullptr || request_->done();
+}
 
 void IoTicket::wait() {
   if (request_ == nullptr) return;
@@ -108,9 +112,9 @@ IoTicket IoQueue::add(IoDirection direction, const File& file, std::int64_t offs
     TH_CHECK(!closed_);
     for (std::int64_t begin = 0; begin < size; begin += FileEngine::kPieceBytes) {
       const std::int64_t bytes = std::min(size - begin, FileEngine::kPieceBytes);
-      pieces_.push_back({request, direction, &file, offset + begin,
-                         data.subspan(static_cast<std::size_t>(begin),
-                                      static_cast<std::size_t>(bytes))});
+      pieces_.push_back(
+          {request, direction, &file, offset + begin,
+           data.subspan(static_cast<std::size_t>(begin), static_cast<std::size_t>(bytes))});
     }
   }
   changed_.notify_all();

@@ -1,6 +1,6 @@
-// Asynchronous reads and writes of files with a bounded number in flight, on io_uring or on a few threads that
-// call pread and pwrite; the two behave alike. Knows nothing of tensors, formats or durability: a finished write
-// is in the page cache, File::data_sync makes it durable.
+// Asynchronous reads and writes of files with a bounded number in flight, on io_uring or on a few
+// threads that call pread and pwrite; the two behave alike. Knows nothing of tensors, formats or
+// durability: a finished write is in the page cache, File::data_sync makes it durable.
 #pragma once
 
 #include <cstddef>
@@ -17,8 +17,8 @@ namespace internal {
 class IoRequest;
 }
 
-/// A transfer under way. wait() reports its error once; a ticket destroyed before that waits for the transfer, for
-/// its buffer may die next, and logs an error nobody read.
+/// A transfer under way. wait() reports its error once; a ticket destroyed before that waits for
+/// the transfer, for its buffer may die next, and logs an error nobody read.
 class [[nodiscard]] IoTicket {
  public:
   IoTicket() = default;
@@ -28,7 +28,8 @@ class [[nodiscard]] IoTicket {
   ~IoTicket();
 
   bool done() const;
-  /// Returns when the whole transfer has ended; throws its error. A ticket without transfer returns at once.
+  /// Returns when the whole transfer has ended; throws its error. A ticket without transfer returns
+  /// at once.
   void wait();
 
  private:
@@ -47,8 +48,8 @@ struct FileEngineOptions {
   int queue_depth = 8;
 };
 
-/// Starts transfers from any thread. The file and the buffer must outlive the ticket; the engine's destructor
-/// finishes what was started.
+/// Starts transfers from any thread. The file and the buffer must outlive the ticket; the engine's
+/// destructor finishes what was started.
 class FileEngine {
  public:
   /// Larger transfers are split into pieces of this size, which may run in any order.
@@ -70,7 +71,8 @@ class FileEngine {
   }
 };
 
-/// kAuto takes io_uring where the kernel permits it and threads elsewhere; kUring throws SystemError there.
+/// kAuto takes io_uring where the kernel permits it and threads elsewhere; kUring throws
+/// SystemError there.
 std::unique_ptr<FileEngine> make_file_engine(const FileEngineOptions& options = {});
 
 }  // namespace thimble

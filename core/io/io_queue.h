@@ -1,5 +1,5 @@
-// What both file engines share: the request behind a ticket, and the queue of pieces that workers take from.
-// Private to core/io.
+// What both file engines share: the request behind a ticket, and the queue of pieces that workers
+// take from. Private to core/io.
 #pragma once
 
 #include <condition_variable>

@@ -1,8 +1,10 @@
-// The safetensors format: a checked header and byte ranges of tensors, read and written a slice at a time in bounded
-// memory. Knows files of one shard; safetensors_model.h joins the shards of a model. Converts no values.
+// The safetensors format: a checked header and byte ranges of tensors, read and written a slice at
+// a time in bounded memory. Knows files of one shard; safetensors_model.h joins the shards of a
+// model. Converts no values.
 //
-// The reader trusts nothing: every size is checked against the file before anything is allocated, and every error is
-// a UserError that names the file, the tensor, what was found and what is allowed.
+// The reader trusts nothing: every size is checked against the file before anything is allocated,
+// and every error is a UserError that names the file, the tensor, what was found and what is
+// allowed.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +26,8 @@ struct SafetensorsEntry {
   std::string name;
   /// As in the file, e.g. "BF16".
   std::string dtype_text;
-  /// Empty for the format's types that Thimble cannot hold, e.g. F64: such a tensor can be skipped, not loaded.
+  /// Empty for the format's types that Thimble cannot hold, e.g. F64: such a tensor can be skipped,
+  /// not loaded.
   std::optional<DType> dtype;
   /// Row-major; empty for a scalar.
   std::vector<std::int64_t> shape;
@@ -39,8 +42,8 @@ struct SafetensorsHeader {
   std::map<std::string, std::string> metadata;
 };
 
-/// Parses the JSON header `text` (what follows the 8-byte length) of a file of `file_bytes` bytes; `file` is named in
-/// messages. Memory: a small multiple of the header.
+/// Parses the JSON header `text` (what follows the 8-byte length) of a file of `file_bytes` bytes;
+/// `file` is named in messages. Memory: a small multiple of the header.
 SafetensorsHeader parse_safetensors_header(std::string_view text, std::int64_t file_bytes,
                                            std::string_view file);
 
@@ -54,7 +57,8 @@ class SafetensorsFile {
   const File& file() const { return file_; }
   /// Null if there is no such tensor.
   const SafetensorsEntry* find(std::string_view name) const;
-  /// Copies the tensor's bytes [byte_begin, byte_begin + destination.size()); the range must lie in the tensor.
+  /// Copies the tensor's bytes [byte_begin, byte_begin + destination.size()); the range must lie in
+  /// the tensor.
   void read(const SafetensorsEntry& entry, std::int64_t byte_begin,
             std::span<std::byte> destination) const;
 
@@ -75,8 +79,8 @@ struct SafetensorsSpec {
   std::int64_t bytes() const;
 };
 
-/// Writes one file. The bytes come in the order of the specs, in slices of any size; nothing appears under the final
-/// name before finish(), and an unfinished file is removed.
+/// Writes one file. The bytes come in the order of the specs, in slices of any size; nothing
+/// appears under the final name before finish(), and an unfinished file is removed.
 class SafetensorsWriter {
  public:
   SafetensorsWriter(const std::filesystem::path& path, std::vector<SafetensorsSpec> specs,

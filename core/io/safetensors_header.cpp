@@ -20,13 +20,27 @@ struct KnownDType {
 };
 
 constexpr std::array<KnownDType, 22> kKnownDTypes = {{
-    {"F32", 32, DType::kF32},       {"BF16", 16, DType::kBF16},    {"F16", 16, DType::kF16},
-    {"I32", 32, DType::kI32},       {"U8", 8, DType::kU8},         {"BOOL", 8, std::nullopt},
-    {"I8", 8, std::nullopt},        {"I16", 16, std::nullopt},     {"U16", 16, std::nullopt},
-    {"U32", 32, std::nullopt},      {"I64", 64, std::nullopt},     {"U64", 64, std::nullopt},
-    {"F64", 64, std::nullopt},      {"C64", 64, std::nullopt},     {"F8_E4M3", 8, std::nullopt},
-    {"F8_E5M2", 8, std::nullopt},   {"F8_E8M0", 8, std::nullopt},  {"F6_E2M3", 6, std::nullopt},
-    {"F6_E3M2", 6, std::nullopt},   {"F4", 4, std::nullopt},       {"F8_E4M3FNUZ", 8, std::nullopt},
+    {"F32", 32, DType::kF32},
+    {"BF16", 16, DType::kBF16},
+    {"F16", 16, DType::kF16},
+    {"I32", 32, DType::kI32},
+    {"U8", 8, DType::kU8},
+    {"BOOL", 8, std::nullopt},
+    {"I8", 8, std::nullopt},
+    {"I16", 16, std::nullopt},
+    {"U16", 16, std::nullopt},
+    {"U32", 32, std::nullopt},
+    {"I64", 64, std::nullopt},
+    {"U64", 64, std::nullopt},
+    {"F64", 64, std::nullopt},
+    {"C64", 64, std::nullopt},
+    {"F8_E4M3", 8, std::nullopt},
+    {"F8_E5M2", 8, std::nullopt},
+    {"F8_E8M0", 8, std::nullopt},
+    {"F6_E2M3", 6, std::nullopt},
+    {"F6_E3M2", 6, std::nullopt},
+    {"F4", 4, std::nullopt},
+    {"F8_E4M3FNUZ", 8, std::nullopt},
     {"F8_E5M2FNUZ", 8, std::nullopt},
 }};
 constexpr std::size_t kMaxRank = 32;
@@ -38,8 +52,10 @@ const KnownDType* find_dtype(std::string_view text) {
   return found == kKnownDTypes.end() ? nullptr : &*found;
 }
 
-/// Accepts exactly {"name": {"dtype": text, "shape": [sizes], "data_offsets": [begin, end]}, ...} and an optional
-/// "__metadata__" of text to text, without building a document: hostile headers cost no more than honest ones.
+/// Accepts exactly {"name": {"dtype": text, "shape": [sizes], "data_offsets": [begin, end]}, ...}
+/// and an optional
+/// "__metadata__" of text to text, without building a document: hostile headers cost no more than
+/// honest ones.
 class HeaderHandler final : public json::json_sax_t {
  public:
   explicit HeaderHandler(std::string_view file) : file_(file) {}
@@ -71,9 +87,11 @@ class HeaderHandler final : public json::json_sax_t {
       }
       return true;
     }
-    if (depth_ != 2 || field_ != "dtype") return unexpected(fmt::format("text '{}'", printable(text)));
+    if (depth_ != 2 || field_ != "dtype")
+      return unexpected(fmt::format("text '{}'", printable(text)));
     const KnownDType* known = find_dtype(text);
-    if (known == nullptr) fail("dtype '{}' is unknown; known are {}", printable(text), known_names());
+    if (known == nullptr)
+      fail("dtype '{}' is unknown; known are {}", printable(text), known_names());
     entry_.dtype_text = text;
     entry_.dtype = known->dtype;
     bits_ = known->bits;
@@ -99,7 +117,10 @@ class HeaderHandler final : public json::json_sax_t {
     }
     field_ = text;
     if (in_metadata_) return true;
-    const unsigned bit = text == "dtype" ? 1u : text == "shape" ? 2u : text == "data_offsets" ? 4u : 0u;
+    const unsigned bit = text == "dtype"          ? 1u
+                         : text == "shape"        ? 2u
+                         : text == "data_offsets" ? 4u
+                                                  : 0u;
     if (bit == 0) {
       fail("unknown field '{}'; allowed are dtype, shape, data_offsets", printable(text));
     }
@@ -217,16 +238,21 @@ void check_coverage(const std::vector<SafetensorsEntry>& entries, std::int64_t d
   std::int64_t end = 0;
   for (const SafetensorsEntry& entry : entries) {
     if (entry.bytes > data_bytes || entry.offset > data_bytes - entry.bytes) {
-      throw_user("{}: tensor '{}' ends at data byte {}, but the file holds only {}: it is truncated",
-                 file, printable(entry.name), entry.offset + entry.bytes, data_bytes);
+      throw_user(
+          "{}: tensor '{}' ends at data byte {}, but the file holds only {}: it is truncated", file,
+          printable(entry.name), entry.offset + entry.bytes, data_bytes);
     }
     if (entry.offset < end) {
-      throw_user("{}: tensor '{}' overlaps the one before it: it begins at data byte {}, that one ends at {}",
-                 file, printable(entry.name), entry.offset, end);
+      throw_user(
+          "{}: tensor '{}' overlaps the one before it: it begins at data byte {}, that one ends at "
+          "{}",
+          file, printable(entry.name), entry.offset, end);
     }
     if (entry.offset > end) {
-      throw_user("{}: a hole of {} bytes before tensor '{}', which begins at data byte {}; none is allowed",
-                 file, entry.offset - end, printable(entry.name), entry.offset);
+      throw_user(
+          "{}: a hole of {} bytes before tensor '{}', which begins at data byte {}; none is "
+          "allowed",
+          file, entry.offset - end, printable(entry.name), entry.offset);
     }
     end += entry.bytes;
   }
@@ -243,6 +269,9 @@ SafetensorsHeader parse_safetensors_header(std::string_view text, std::int64_t f
   if (text.empty() || text.front() != '{') {
     throw_user("{}: the header must begin with '{{'; this is not a safetensors file", file);
   }
+  // The parser would take a NUL for the end of its input.
+  const std::size_t nul = text.find('\0');
+  if (nul != text.npos) throw_user("{}: the header is not valid JSON at byte {} (NUL)", file, nul);
   HeaderHandler handler(file);
   json::sax_parse(text.begin(), text.end(), &handler);
   SafetensorsHeader header = handler.take();

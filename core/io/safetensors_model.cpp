@@ -92,9 +92,10 @@ void SafetensorsModel::add_file(const std::filesystem::path& path, const Safeten
     if (index != nullptr) {
       const auto listed = index->weight_map.find(entry.name);
       if (listed == index->weight_map.end() || listed->second != file_name) {
-        throw_user("{}: tensor '{}' is in this shard but the index places it {}", path.string(),
-                   printable(entry.name),
-                   listed == index->weight_map.end() ? "nowhere" : "in " + printable(listed->second));
+        throw_user(
+            "{}: tensor '{}' is in this shard but the index places it {}", path.string(),
+            printable(entry.name),
+            listed == index->weight_map.end() ? "nowhere" : "in " + printable(listed->second));
       }
     }
     tensors_.emplace(entry.name, Location{&file, &entry});

@@ -1,5 +1,6 @@
 // The safetensors files of one model directory: "model.safetensors" alone, or shards joined by
-// "model.safetensors.index.json". Finds tensors across shards and plans shards for writing; copies no whole tensor.
+// "model.safetensors.index.json". Finds tensors across shards and plans shards for writing; copies
+// no whole tensor.
 #pragma once
 
 #include <cstdint>
@@ -34,8 +35,9 @@ struct SafetensorsIndex {
 /// All tensors of a model directory, every shard open and checked against the index.
 class SafetensorsModel {
  public:
-  /// Opens the index if there is one, else model.safetensors. UserError on a missing shard, a tensor that is in the
-  /// index but not in its shard, or one that is in a shard but not in the index.
+  /// Opens the index if there is one, else model.safetensors. UserError on a missing shard, a
+  /// tensor that is in the index but not in its shard, or one that is in a shard but not in the
+  /// index.
   static SafetensorsModel open(const std::filesystem::path& directory);
 
   struct Location {
@@ -61,8 +63,9 @@ struct SafetensorsShard {
   std::vector<SafetensorsSpec> specs;
 };
 
-/// Splits `specs`, order kept, into files of at most `max_shard_bytes` of data (a larger tensor gets a file of its
-/// own): "model.safetensors" if one is enough, else "model-00001-of-0000N.safetensors".
+/// Splits `specs`, order kept, into files of at most `max_shard_bytes` of data (a larger tensor
+/// gets a file of its own): "model.safetensors" if one is enough, else
+/// "model-00001-of-0000N.safetensors".
 std::vector<SafetensorsShard> plan_safetensors_shards(const std::vector<SafetensorsSpec>& specs,
                                                       std::int64_t max_shard_bytes);
 

@@ -56,13 +56,17 @@ const json& member(const json& object, std::string_view key, std::string_view fi
 
 /// The start of a value's text, for messages.
 std::string shown(const json& value) {
-  return value.is_structured() ? std::string(value.type_name())
-                               : printable(value.dump(-1, ' ', true, json::error_handler_t::replace));
+  return value.is_structured()
+             ? std::string(value.type_name())
+             : printable(value.dump(-1, ' ', true, json::error_handler_t::replace));
 }
 
 }  // namespace
 
 json parse_strict_json(std::string_view text, std::string_view file) {
+  // The parser would take a NUL for the end of its input.
+  const std::size_t nul = text.find('\0');
+  if (nul != text.npos) throw_user("{}: malformed JSON near byte {} (NUL)", file, nul);
   try {
     StrictWatcher watcher(file);
     return json::parse(text.begin(), text.end(),

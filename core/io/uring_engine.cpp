@@ -35,8 +35,9 @@ bool supports_read_and_write(io_uring& ring) {
   return both;
 }
 
-/// One thread owns the ring: it moves pieces from the queue into the ring and completions out of it. A read of an
-/// eventfd is always in flight, so that a new piece wakes the thread while it waits for the kernel.
+/// One thread owns the ring: it moves pieces from the queue into the ring and completions out of
+/// it. A read of an eventfd is always in flight, so that a new piece wakes the thread while it
+/// waits for the kernel.
 class UringEngine final : public FileEngine {
  public:
   UringEngine(std::unique_ptr<Ring> ring, FileDescriptor wake, int queue_depth)
@@ -60,9 +61,8 @@ class UringEngine final : public FileEngine {
   }
   IoTicket start_write(const File& file, std::int64_t offset,
                        std::span<const std::byte> source) override {
-    IoTicket ticket =
-        queue_.add(IoDirection::kWrite, file, offset,
-                   {const_cast<std::byte*>(source.data()), source.size()});
+    IoTicket ticket = queue_.add(IoDirection::kWrite, file, offset,
+                                 {const_cast<std::byte*>(source.data()), source.size()});
     wake();
     return ticket;
   }
@@ -191,7 +191,8 @@ class UringEngine final : public FileEngine {
     piece.request->piece_ended(std::move(error));
   }
 
-  /// The kernel took the ring away: nothing in flight, and nothing started later, will ever complete.
+  /// The kernel took the ring away: nothing in flight, and nothing started later, will ever
+  /// complete.
   void fail_everything(int code) noexcept {
     for (std::size_t i = 0; i < slots_.size(); ++i) {
       if (slots_[i].busy) end_with_code(i, code);
