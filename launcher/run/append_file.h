@@ -1,0 +1,28 @@
+// A record file that only grows: whole records or nothing. Failure to record is a warning, never the end of a run.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string_view>
+
+#include "core/io/file.h"
+
+namespace thimble {
+
+class AppendFile {
+ public:
+  /// Opens or creates the file. Throws UserError if that fails.
+  explicit AppendFile(const std::filesystem::path& path);
+
+  /// Appends one record. If the disk refuses it, the part that got through is cut off again, so that the file stays a
+  /// sequence of whole records; the first refusal in a row is logged.
+  void append(std::string_view record);
+
+ private:
+  std::filesystem::path path_;
+  FileDescriptor descriptor_;
+  std::int64_t size_bytes_ = 0;
+  bool failing_ = false;
+};
+
+}  // namespace thimble
