@@ -1,0 +1,254 @@
+#include "core/ops/ops.h"
+
+#include <algorithm>
+
+namespace thimble::ops {
+namespace {
+
+const KernelTable& table_of(const Tensor& x) { return kernels(x.device()); }
+
+void check_same_device(std::initializer_list<const Tensor*> tensors) {
+  const Device device = (*tensors.begin())->device();
+  for (const Tensor* t : tensors) {
+    TH_CHECK(t->device() == device, "tensors on {} and {}", device_name(device), device_name(t->device()));
+  }
+}
+
+void check_shape(const Tensor& t, const Shape& shape) {
+  TH_CHECK(t.shape() == shape, "{} where {} is needed", t.shape().str(), shape.str());
+}
+
+void check_dtype(const Tensor& t, DType dtype) {
+  TH_CHECK(t.dtype() == dtype, "{} where {} is needed", dtype_name(t.dtype()), dtype_name(dtype));
+}
+
+// Same dtype and shape, dense.
+void check_alike(std::initializer_list<const Tensor*> tensors) {
+  check_same_device(tensors);
+  const Tensor& first = **tensors.begin();
+  for (const Tensor* t : tensors) {
+    check_shape(*t, first.shape());
+    check_dtype(*t, first.dtype());
+    TH_CHECK(t->is_contiguous());
+  }
+}
+
+Tensor workspace(Arena& arena, std::int64_t bytes, std::string_view label) {
+  return Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{bytes}, label);
+}
+
+AttentionSpec attention_spec(const AttentionShape& s, const Tensor& q, const Tensor& k) {
+  TH_CHECK(s.heads % s.kv_heads == 0, "{} heads over {} key heads", s.heads, s.kv_heads);
+  check_shape(q, Shape{q.dim(0), s.heads * s.head_dim});
+  check_shape(k, Shape{k.dim(0), s.kv_heads * s.head_dim});
+  TH_CHECK(q.dim(0) % s.batch == 0 && k.dim(0) % s.batch == 0 && k.dim(0) >= q.dim(0));
+  return {.batch = s.batch, .q_len = q.dim(0) / s.batch, .kv_len = k.dim(0) / s.batch, .heads = s.heads,
+          .kv_heads = s.kv_heads, .head_dim = s.head_dim, .kv_stride = k.row_stride(), .window = s.window,
+          .scale = s.scale, .dtype = q.dtype()};
+}
+
+}  // namespace
+
+MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOptions& options) {
+  const Tensor& at = a.tensor;
+  const Tensor& bt = b.tensor;
+  TH_CHECK(at.rank() == 2 && bt.rank() == 2 && c.rank() == 2);
+  MatmulSpec s;
+  s.m = at.dim(a.transposed ? 1 : 0);
+  s.k = at.dim(a.transposed ? 0 : 1);
+  s.n = bt.dim(b.transposed ? 0 : 1);
+  TH_CHECK(bt.dim(b.transposed ? 1 : 0) == s.k, "inner sizes of {} and {}", at.shape().str(), bt.shape().str());
+  check_shape(c, Shape{s.m, s.n});
+  s.a = at.dtype();
+  s.b = bt.dtype();
+  s.c = c.dtype();
+  s.trans_a = a.transposed;
+  s.trans_b = b.transposed;
+  s.lda = at.row_stride();
+  s.ldb = bt.row_stride();
+  s.ldc = c.row_stride();
+  s.accumulate = options.accumulate;
+  s.bias = options.bias != nullptr;
+  s.b_packed = options.packed != nullptr;
+  if (s.bias) check_shape(*options.bias, Shape{s.n});
+  return s;
+}
+
+void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOptions& options) {
+  const MatmulSpec spec = matmul_spec(a, b, c, options);
+  check_same_device({&a.tensor, &b.tensor, &c});
+  const KernelTable& table = table_of(c);
+  const Tensor scratch = workspace(arena, table.matmul_workspace_bytes(spec), "matrix product");
+  table.matmul(spec, {.a = a.tensor.raw(),
+                      .b = options.packed != nullptr ? options.packed->raw() : b.tensor.raw(),
+                      .c = c.raw(),
+                      .bias = options.bias != nullptr ? options.bias->raw() : nullptr,
+                      .workspace = scratch.raw()});
+}
+
+void zero(const Tensor& x) {
+  TH_CHECK(x.is_contiguous());
+  table_of(x).zero(x.raw(), x.nbytes());
+}
+
+void copy(const Tensor& dst, const Tensor& src) {
+  check_alike({&dst, &src});
+  table_of(dst).copy(dst.raw(), src.raw(), dst.nbytes());
+}
+
+void cast(const Tensor& dst, const Tensor& src) {
+  check_same_device({&dst, &src});
+  check_shape(dst, src.shape());
+  table_of(dst).cast(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
+}
+
+void accumulate(const Tensor& dst, const Tensor& src) {
+  check_same_device({&dst, &src});
+  check_shape(dst, src.shape());
+  table_of(dst).accumulate(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
+}
+
+void add(const Tensor& out, const Tensor& a, const Tensor& b) {
+  check_alike({&out, &a, &b});
+  table_of(out).add(out.raw(), a.raw(), b.raw(), out.dtype(), out.numel());
+}
+
+void transpose(const Tensor& dst, const Tensor& src) {
+  check_same_device({&dst, &src});
+  check_shape(dst, Shape{src.dim(1), src.dim(0)});
+  check_dtype(dst, src.dtype());
+  table_of(dst).transpose(dst.raw(), src.raw(), src.dim(0), src.dim(1), dtype_size(src.dtype()));
+}
+
+double sum_squares(const Tensor& x) {
+  TH_CHECK(x.is_contiguous());
+  return table_of(x).sum_squares(x.raw(), x.dtype(), x.numel());
+}
+
+void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
+  check_same_device({&out, &table, &ids});
+  check_shape(out, Shape{ids.numel(), table.dim(1)});
+  check_dtype(out, table.dtype());
+  check_dtype(ids, DType::kI32);
+  table_of(out).embedding(out.raw(), table.raw(), ids.data<std::int32_t>(), ids.numel(), table.dim(1),
+                          out.dtype());
+}
+
+void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids, const Tensor& order) {
+  check_same_device({&dtable, &dy, &ids, &order});
+  check_shape(dy, Shape{ids.numel(), dtable.dim(1)});
+  check_shape(order, ids.shape());
+  table_of(dy).embedding_grad(dtable.raw(), dtable.dtype(), dy.raw(), dy.dtype(), ids.data<std::int32_t>(),
+                              order.data<std::int32_t>(), ids.numel(), dtable.dim(1));
+}
+
+void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps) {
+  check_alike({&y, &x});
+  check_same_device({&y, &w, &rstd});
+  check_dtype(w, x.dtype());
+  const std::int64_t cols = w.numel();
+  TH_CHECK(x.dim(x.rank() - 1) % cols == 0, "rows of {} normalised in groups of {}", x.shape().str(), cols);
+  const std::int64_t rows = x.numel() / cols;
+  check_shape(rstd, Shape{rows});
+  table_of(y).rms_norm({.rows = rows, .cols = cols, .dtype = x.dtype(), .eps = eps, .x = x.raw(), .w = w.raw(),
+                        .y = y.raw(), .rstd = rstd.data<float>()});
+}
+
+void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
+  check_alike({&g.x, &g.dy, &g.dx});
+  check_dtype(g.w, g.x.dtype());
+  const std::int64_t cols = g.w.numel();
+  const std::int64_t rows = g.x.numel() / cols;
+  check_shape(g.rstd, Shape{rows});
+  const KernelTable& table = table_of(g.x);
+  Tensor partial;
+  if (g.dw != nullptr) {
+    check_shape(*g.dw, g.w.shape());
+    partial = workspace(arena, norm_chunks(rows) * cols * 4, "norm gradient");
+  }
+  table.rms_norm_grad({.rows = rows, .cols = cols, .dtype = g.x.dtype(), .x = g.x.raw(), .w = g.w.raw(),
+                       .rstd = g.rstd.data<float>(), .dy = g.dy.raw(), .dx = g.dx.raw(),
+                       .accumulate_dx = g.accumulate_dx, .partial_dw = static_cast<float*>(partial.raw())});
+  if (g.dw == nullptr) return;
+  table.fold_rows(g.dw->raw(), g.dw->dtype(), static_cast<float*>(partial.raw()), norm_chunks(rows), cols,
+                  g.accumulate_dw);
+}
+
+void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate) {
+  check_same_device({&out, &dy});
+  check_shape(out, Shape{dy.dim(1)});
+  const std::int64_t chunks = norm_chunks(dy.dim(0));
+  const Tensor partial = workspace(arena, chunks * dy.dim(1) * 4, "bias gradient");
+  auto* sums = static_cast<float*>(partial.raw());
+  table_of(dy).column_sums(sums, dy.raw(), dy.dtype(), dy.dim(0), dy.dim(1));
+  table_of(dy).fold_rows(out.raw(), out.dtype(), sums, chunks, dy.dim(1), accumulate);
+}
+
+void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse) {
+  check_same_device({&x, &table, &positions});
+  const std::int64_t d = table.dim(1);
+  TH_CHECK(d % 2 == 0 && x.dim(1) % d == 0, "heads of {} in {}", d, x.shape().str());
+  check_shape(positions, Shape{x.dim(0)});
+  table_of(x).rope({.tokens = x.dim(0), .heads = x.dim(1) / d, .head_dim = d, .dtype = x.dtype(),
+                    .table = table.data<float>(), .positions = positions.data<std::int32_t>(),
+                    .inverse = inverse, .x = x.raw()});
+}
+
+void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up) {
+  check_alike({&out, &gate, &up});
+  table_of(out).swiglu(out.raw(), gate.raw(), up.raw(), out.dtype(), out.numel());
+}
+
+void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, const Tensor& gate,
+                 const Tensor& up) {
+  check_alike({&dgate, &dup, &dout, &gate, &up});
+  table_of(dout).swiglu_grad(dgate.raw(), dup.raw(), dout.raw(), gate.raw(), up.raw(), dout.dtype(),
+                             dout.numel());
+}
+
+void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse, const Tensor& q,
+               const Tensor& k, const Tensor& v, const Tensor& doc_start) {
+  check_alike({&out, &q});
+  check_alike({&k, &v});
+  const AttentionSpec spec = attention_spec(shape, q, k);
+  check_shape(doc_start, Shape{q.dim(0)});
+  if (lse.defined()) check_shape(lse, Shape{spec.batch, spec.heads, spec.q_len});
+  const KernelTable& table = table_of(q);
+  const Tensor scratch = workspace(arena, table.attention_workspace_bytes(spec, false), "attention");
+  table.attention(spec, {.q = q.raw(), .k = k.raw(), .v = v.raw(), .doc_start = doc_start.data<std::int32_t>(),
+                         .out = out.raw(), .lse = static_cast<float*>(lse.raw()), .workspace = scratch.raw()});
+}
+
+void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGrad& g) {
+  check_alike({&g.q, &g.out, &g.dout, &g.dq});
+  check_alike({&g.k, &g.v, &g.dk, &g.dv});
+  const AttentionSpec spec = attention_spec(shape, g.q, g.k);
+  check_shape(g.lse, Shape{spec.batch, spec.heads, spec.q_len});
+  const KernelTable& table = table_of(g.q);
+  const Tensor scratch = workspace(arena, table.attention_workspace_bytes(spec, true), "attention backward");
+  table.attention_grad(
+      spec, {.forward = {.q = g.q.raw(), .k = g.k.raw(), .v = g.v.raw(),
+                         .doc_start = g.doc_start.data<std::int32_t>(), .out = g.out.raw(),
+                         .lse = g.lse.data<float>(), .workspace = scratch.raw()},
+             .dout = g.dout.raw(), .dq = g.dq.raw(), .dk = g.dk.raw(), .dv = g.dv.raw()});
+}
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights, const Tensor& losses,
+                     std::optional<DType> grad_dtype, float grad_scale) {
+  check_same_device({&logits, &targets, &weights, &losses});
+  const Shape rows{logits.dim(0)};
+  check_dtype(logits, DType::kF32);
+  TH_CHECK(logits.is_contiguous());
+  for (const Tensor* t : {&targets, &weights, &losses}) check_shape(*t, rows);
+  const std::int64_t vocab = logits.dim(1);
+  table_of(logits).cross_entropy({.rows = logits.dim(0), .vocab = vocab, .logits = logits.data<float>(),
+                                  .targets = targets.data<std::int32_t>(), .weights = weights.data<float>(),
+                                  .losses = losses.data<float>(), .grad_scale = grad_scale,
+                                  .grad_dtype = grad_dtype.value_or(DType::kF32),
+                                  .want_grad = grad_dtype.has_value()});
+  if (grad_dtype != DType::kBF16) return logits;
+  return Tensor::wrap(logits.raw(), DType::kBF16, Shape{logits.dim(0), 2 * vocab}, logits.device())
+      .columns(0, vocab);
+}
+
+}  // namespace thimble::ops

@@ -1,0 +1,105 @@
+// The front ends of the kernels: each checks shapes, dtypes and devices once, reserves workspace and calls the
+// kernel table of its tensors' device. Everything is written to tensors the caller allocated.
+// Letters: N tokens (rows of all sequences), C model width, V vocabulary, H heads, D head dimension.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+
+#include "core/ops/kernel_table.h"
+#include "core/tensor/tensor.h"
+
+namespace thimble::ops {
+
+/// A matrix as stored, or its transpose.
+struct Operand {
+  const Tensor& tensor;
+  bool transposed = false;
+};
+
+struct MatmulOptions {
+  bool accumulate = false;
+  const Tensor* bias = nullptr;    // [n], dtype of b
+  const Tensor* packed = nullptr;  // b in the packed layout of matmul_spec(); b itself is then not read
+};
+
+/// The spec of c = op(a) op(b), with every size checked. Throws LogicError on a mismatch.
+MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOptions& options = {});
+
+/// c [m, n] (+)= op(a) [m, k] op(b) [k, n] (+ bias). f32 or bf16 in and out, f32 accumulation inside.
+/// Workspace from `arena`, tag workspace, given back on return.
+void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOptions& options = {});
+
+void zero(const Tensor& x);
+void copy(const Tensor& dst, const Tensor& src);  // same dtype, shape and device
+void cast(const Tensor& dst, const Tensor& src);  // same shape; f32, bf16 (and f16 as source)
+void accumulate(const Tensor& dst, const Tensor& src);
+void add(const Tensor& out, const Tensor& a, const Tensor& b);  // out may be a or b
+void transpose(const Tensor& dst, const Tensor& src);           // [m, n] -> [n, m], contiguous
+/// Sum of squares of all elements, in f64; not finite exactly if an element is not.
+double sum_squares(const Tensor& x);
+
+/// out [N, C] = table[ids], ids i32 [N] within [0, V).
+void embedding(const Tensor& out, const Tensor& table, const Tensor& ids);
+/// dtable [V, C] += rows of dy [N, C]; order i32 [N] = token indices sorted by (id, index). Deterministic.
+void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids, const Tensor& order);
+
+/// y = x / sqrt(mean(x^2) + eps) * w over the last dimension; rstd f32, one per row. Ref: Zhang & Sennrich 2019.
+void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps);
+
+struct RmsNormGrad {
+  const Tensor& x;
+  const Tensor& w;
+  const Tensor& rstd;
+  const Tensor& dy;
+  const Tensor& dx;
+  bool accumulate_dx = false;
+  const Tensor* dw = nullptr;  // f32 or bf16; null when the weight is frozen
+  bool accumulate_dw = false;
+};
+void rms_norm_grad(Arena& arena, const RmsNormGrad& g);
+
+/// out [C] (+)= sum of the rows of dy [N, C].
+void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate);
+
+/// Rotates x [N, H*D] in place by the angles of its positions, or back. table f32 [positions, D].
+/// Ref: Su et al. 2021, eq. 34, in the half-split pairing (i, i + D/2).
+void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse);
+
+/// out = silu(gate) * up. Ref: Shazeer 2020, eq. 6.
+void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up);
+void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, const Tensor& gate,
+                 const Tensor& up);
+
+struct AttentionShape {
+  std::int64_t batch = 1, heads = 1, kv_heads = 1, head_dim = 1;
+  std::int64_t window = 0;  // keys a query sees at most, itself included; 0 = all
+  float scale = 1;
+};
+/// Causal grouped-query attention: out, q [batch*Tq, H*D]; k, v [batch*Tk, Hkv*D], Tk >= Tq, the queries being the
+/// last Tq positions; doc_start i32 [batch*Tq]: the first key each query may see. lse f32 [batch, H, Tq], may be
+/// undefined when no backward pass follows. Workspace is O(Tk * D) per thread.
+void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse, const Tensor& q,
+               const Tensor& k, const Tensor& v, const Tensor& doc_start);
+
+struct AttentionGrad {
+  const Tensor& q;
+  const Tensor& k;
+  const Tensor& v;
+  const Tensor& out;
+  const Tensor& lse;
+  const Tensor& doc_start;
+  const Tensor& dout;
+  const Tensor& dq;
+  const Tensor& dk;
+  const Tensor& dv;
+};
+void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGrad& g);
+
+/// Cross-entropy of logits f32 [R, V] against targets i32 [R] with weights f32 [R]; losses f32 [R] are unweighted,
+/// 0 where the weight is 0. With grad_dtype the logits become (softmax - onehot) * weight * grad_scale in place;
+/// the bf16 form is returned as a dense [R, V] view with row stride 2V.
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights, const Tensor& losses,
+                     std::optional<DType> grad_dtype, float grad_scale);
+
+}  // namespace thimble::ops
