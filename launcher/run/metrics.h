@@ -36,17 +36,17 @@ struct StepMetrics {
 /// One evaluation of one data set.
 struct EvalMetrics {
   std::int64_t step = 0;
-  std::string name;                       ///< of the data set
+  std::string name{};                       ///< of the data set
   double eval_loss = 0;                   ///< nats per token
   double perplexity = 0;
-  std::optional<double> bits_per_byte;    ///< none where the text's bytes are unknown
+  std::optional<double> bits_per_byte{};    ///< none where the text's bytes are unknown
 };
 
 class RunLog {
  public:
   struct Options {
     /// The step training continues from: records of later steps are dropped. None: all earlier records are.
-    std::optional<std::int64_t> resumed_step;
+    std::optional<std::int64_t> resumed_step{};
     bool tensorboard = true;
   };
 

@@ -17,10 +17,10 @@ struct Machine;
 
 /// One start of a run, as recorded in run.json.
 struct RunStart {
-  std::vector<std::string> command_line;
-  std::string version;
-  std::optional<std::int64_t> resumed_step;                          ///< none for a run from scratch
-  std::vector<std::pair<std::string, std::string>> data_hashes;      ///< file, hash
+  std::vector<std::string> command_line{};
+  std::string version{};
+  std::optional<std::int64_t> resumed_step{};                          ///< none for a run from scratch
+  std::vector<std::pair<std::string, std::string>> data_hashes{};      ///< file, hash
 };
 
 class RunDir {
