@@ -1,0 +1,79 @@
+// Records what the forward pass did and runs it backwards. It knows tensors, not models: a node is a function that
+// takes its output's gradient and adds to its inputs' gradients and to the sink's parameter gradients.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "core/autograd/grad_sink.h"
+#include "core/autograd/saved_tensor.h"
+
+namespace thimble {
+
+/// An activation in the forward pass. id -1: no gradient flows into it.
+struct Var {
+  Tensor value;
+  std::int32_t id = -1;
+  std::shared_ptr<SavedTensor> rebuild;                        // how to compute it again, if that is cheap
+  std::shared_ptr<std::shared_ptr<SavedTensor>> saved = {};    // shared by copies: saved once, however many users
+
+  bool needs_grad() const { return id >= 0; }
+};
+
+class Tape {
+ public:
+  Tape(Arena& arena, GradSink& sink, SavePolicy& policy, Recompute recompute)
+      : arena_(arena), sink_(sink), policy_(policy), recompute_(recompute) {}
+  Tape(const Tape&) = delete;
+  Tape& operator=(const Tape&) = delete;
+
+  /// False while a block runs forward only to be recomputed later.
+  bool recording() const { return mode_ != Mode::kCount; }
+  Recompute recompute() const { return recompute_; }
+  GradSink& sink() { return sink_; }
+
+  /// A variable for a value computed under this tape.
+  Var make(Tensor value, bool needs_grad = true);
+  /// Puts a variable or a tensor aside for the backward pass, by policy.
+  std::shared_ptr<SavedTensor> save(const Var& var);
+  std::shared_ptr<SavedTensor> save(const Tensor& tensor) { return policy_.save(tensor); }
+
+  /// Adds a node; nodes run in reverse order of recording.
+  void record(std::function<void(Tape&)> backward);
+
+  /// Announces a use of a trainable parameter in the forward pass; its gradient is complete after as many
+  /// finish_use() calls. Uses inside a recomputed block are counted once.
+  void begin_use(ParamId id);
+  void finish_use(ParamId id);
+
+  /// Runs `body` on x as one unit that may be recomputed as a whole: with Recompute::kFull only x is kept.
+  Var segment(const Var& x, const std::function<Var(const Var&)>& body);
+
+  /// Moves the gradient of a variable out; undefined if nothing flowed into it.
+  Tensor take_grad(std::int32_t id);
+  /// Adds a gradient that the caller no longer writes to; the first one is taken over without a copy.
+  void add_grad(std::int32_t id, const Tensor& grad);
+  /// A buffer of the given form for a kernel that writes (or, if told so, accumulates) the gradient in place.
+  GradTarget grad_slot(std::int32_t id, DType dtype, const Shape& shape);
+
+  /// Runs all nodes in reverse and forgets them. Every announced parameter has been completed afterwards.
+  void backward();
+
+ private:
+  enum class Mode { kRecord, kCount, kReplay };
+
+  Arena& arena_;
+  GradSink& sink_;
+  SavePolicy& policy_;
+  Recompute recompute_;
+  Mode mode_ = Mode::kRecord;
+  std::vector<std::function<void(Tape&)>> nodes_;
+  std::unordered_map<std::int32_t, Tensor> grads_;
+  std::unordered_map<std::int32_t, int> open_uses_;
+  std::int32_t next_id_ = 0;
+};
+
+}  // namespace thimble

@@ -1,0 +1,248 @@
+#include "core/nn/functional.h"
+
+#include <algorithm>
+
+namespace thimble {
+namespace {
+
+Tensor activation(Context& ctx, const Shape& shape, std::string_view label) {
+  return Tensor::empty(ctx.arena, MemoryTag::kActivations, ctx.dtype, shape, label);
+}
+
+Var make_var(Context& ctx, Tensor value, bool needs_grad) {
+  if (ctx.tape == nullptr) return {.value = std::move(value), .id = -1, .rebuild = nullptr};
+  return ctx.tape->make(std::move(value), needs_grad);
+}
+
+// Announces the use of a trainable parameter; false if it needs no gradient.
+bool use(Context& ctx, Weight weight) {
+  if (!weight.exists() || ctx.tape == nullptr || !ctx.tape->sink().wants(weight.id)) return false;
+  ctx.tape->begin_use(weight.id);
+  return true;
+}
+
+// What a node needs of its context: the context itself may be gone when the node runs.
+struct NodeContext {
+  ParamStore& store;
+  Arena& arena;
+};
+
+// y = x W^T (or x W) with the packed weight if the store keeps one.
+void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_logical, const Tensor& y,
+              ops::MatmulOptions options) {
+  const Pin pin(ctx.store, weight.block);
+  const Tensor w = pin.view(weight.id);
+  const bool transposed = transpose_logical != ctx.store.params().info(weight.id).transposed();
+  const Tensor packed = pin.packed(weight.id, ops::matmul_spec({x}, {w, transposed}, y, options));
+  if (packed.defined()) options.packed = &packed;
+  ops::matmul(ctx.arena, {x}, {w, transposed}, y, options);
+}
+
+// dW (+)= dy^T x in the storage layout of W.
+void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& dy, const Tensor& x) {
+  const GradTarget target = tape.sink().accumulate_into(weight.id);
+  const bool transposed = ctx.store.params().info(weight.id).transposed();
+  const Tensor& first = transposed ? x : dy;
+  const Tensor& second = transposed ? dy : x;
+  ops::matmul(ctx.arena, {first, true}, {second}, target.tensor, {.accumulate = target.accumulate});
+}
+
+}  // namespace
+
+BlockScope::BlockScope(Context& ctx, BlockId block)
+    : ctx_(ctx), block_(block), pin_(ctx.store, block), backward_pin_(std::make_shared<std::optional<Pin>>()) {
+  if (ctx.recording()) {
+    ctx.tape->record([pin = backward_pin_](Tape&) { pin->reset(); });
+  }
+}
+
+BlockScope::~BlockScope() {
+  if (!ctx_.recording()) return;
+  ctx_.tape->record([pin = backward_pin_, store = &ctx_.store, block = block_](Tape&) {
+    pin->emplace(*store, block);
+    if (block > 0) store->prefetch(block - 1);
+  });
+}
+
+Var embedding(Context& ctx, const Tensor& ids, const Tensor& order, Weight table) {
+  const Pin pin(ctx.store, table.block);
+  const Tensor weight = pin.view(table.id);
+  Tensor out = activation(ctx, Shape{ids.numel(), weight.dim(1)}, "embedding");
+  ops::embedding(out, weight, ids);
+  const bool trainable = use(ctx, table);
+  Var y = make_var(ctx, std::move(out), trainable);
+  if (trainable && ctx.recording()) {
+    ctx.tape->record([ids, order, table, id = y.id](Tape& tape) {
+      const Tensor dy = tape.take_grad(id);
+      const GradTarget target = tape.sink().accumulate_into(table.id);
+      if (!target.accumulate) ops::zero(target.tensor);
+      ops::embedding_grad(target.tensor, dy, ids, order);
+      tape.finish_use(table.id);
+    });
+  }
+  return y;
+}
+
+Var linear(Context& ctx, const Var& x, Weight weight, Weight bias) {
+  const NodeContext node{ctx.store, ctx.arena};
+  const std::int64_t out_features = ctx.store.params().info(weight.id).shape[0];
+  Tensor out = activation(ctx, Shape{x.value.dim(0), out_features}, "linear");
+  {
+    const Pin pin(ctx.store, weight.block);
+    const Tensor b = bias.exists() ? pin.view(bias.id) : Tensor();
+    multiply(node, x.value, weight, true, out, {.bias = bias.exists() ? &b : nullptr});
+  }
+  const bool train_weight = use(ctx, weight);
+  const bool train_bias = use(ctx, bias);
+  Var y = make_var(ctx, std::move(out), train_weight || train_bias || x.needs_grad());
+  if (!ctx.recording() || !y.needs_grad()) return y;
+  const auto saved = train_weight ? ctx.tape->save(x) : nullptr;
+  ctx.tape->record([=, x_id = x.id, y_id = y.id, x_shape = x.value.shape()](Tape& tape) {
+    const Tensor dy = tape.take_grad(y_id);
+    if (train_weight) {
+      weight_gradient(tape, node, weight, dy, saved->get());
+      tape.finish_use(weight.id);
+    }
+    if (train_bias) {
+      const GradTarget target = tape.sink().accumulate_into(bias.id);
+      ops::column_sums(node.arena, target.tensor, dy, target.accumulate);
+      tape.finish_use(bias.id);
+    }
+    if (x_id < 0) return;
+    const GradTarget dx = tape.grad_slot(x_id, dy.dtype(), x_shape);
+    multiply(node, dy, weight, false, dx.tensor, {.accumulate = dx.accumulate});
+  });
+  return y;
+}
+
+Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps) {
+  const NodeContext node{ctx.store, ctx.arena};
+  const std::int64_t cols = ctx.store.params().info(weight.id).shape[0];
+  Tensor out = activation(ctx, x.value.shape(), "norm");
+  const Tensor rstd = Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32,
+                                    Shape{x.value.numel() / cols}, "norm scale");
+  {
+    const Pin pin(ctx.store, weight.block);
+    ops::rms_norm(out, rstd, x.value, pin.view(weight.id), eps);
+  }
+  const bool trainable = use(ctx, weight);
+  Var y = make_var(ctx, std::move(out), trainable || x.needs_grad());
+  if (!ctx.recording() || !y.needs_grad()) return y;
+  const auto saved_x = ctx.tape->save(x);
+  if (ctx.tape->recompute() == Recompute::kSelective) {
+    y.rebuild = std::make_shared<RebuiltTensor>([=] {
+      const Tensor source = saved_x->get();
+      Tensor again = Tensor::empty(node.arena, MemoryTag::kActivations, source.dtype(), source.shape(), "norm");
+      const Tensor scale = Tensor::empty(node.arena, MemoryTag::kActivations, DType::kF32, rstd.shape(), "norm");
+      const Pin pin(node.store, weight.block);
+      ops::rms_norm(again, scale, source, pin.view(weight.id), eps);
+      return again;
+    });
+  }
+  ctx.tape->record([=, x_id = x.id, y_id = y.id](Tape& tape) {
+    const Tensor dy = tape.take_grad(y_id);
+    const Tensor source = saved_x->get();
+    const GradTarget dw = trainable ? tape.sink().accumulate_into(weight.id) : GradTarget{};
+    // Without a gradient for x the kernel still needs somewhere to write it.
+    const GradTarget dx =
+        x_id >= 0 ? tape.grad_slot(x_id, dy.dtype(), source.shape())
+                  : GradTarget{Tensor::empty(node.arena, MemoryTag::kWorkspace, dy.dtype(), source.shape()), false};
+    const Pin pin(node.store, weight.block);
+    ops::rms_norm_grad(node.arena, {.x = source, .w = pin.view(weight.id), .rstd = rstd, .dy = dy, .dx = dx.tensor,
+                                    .accumulate_dx = dx.accumulate, .dw = trainable ? &dw.tensor : nullptr,
+                                    .accumulate_dw = dw.accumulate});
+    if (trainable) tape.finish_use(weight.id);
+  });
+  return y;
+}
+
+Var add(Context& ctx, const Var& x, Var delta) {
+  const bool in_place = delta.value.is_sole_owner();
+  Tensor out = in_place ? delta.value : activation(ctx, x.value.shape(), "residual");
+  ops::add(out, x.value, delta.value);
+  Var y = make_var(ctx, std::move(out), x.needs_grad() || delta.needs_grad());
+  if (!ctx.recording() || !y.needs_grad()) return y;
+  ctx.tape->record([x_id = x.id, delta_id = delta.id, y_id = y.id](Tape& tape) {
+    const Tensor dy = tape.take_grad(y_id);
+    tape.add_grad(x_id, dy);
+    tape.add_grad(delta_id, dy);
+  });
+  return y;
+}
+
+Var rope(Context& ctx, Var x, const AttentionContext& attention) {
+  ops::rope(x.value, attention.rope_table, attention.positions, false);
+  Var y = make_var(ctx, x.value, x.needs_grad());
+  if (!ctx.recording() || !y.needs_grad()) return y;
+  ctx.tape->record([table = attention.rope_table, positions = attention.positions, x_id = x.id,
+                    y_id = y.id](Tape& tape) {
+    const Tensor dy = tape.take_grad(y_id);
+    ops::rope(dy, table, positions, true);  // the rotation is orthogonal
+    tape.add_grad(x_id, dy);
+  });
+  return y;
+}
+
+Var attention(Context& ctx, const Var& q, const Var& k, const Var& v, const ops::AttentionShape& shape,
+              const AttentionContext& attention) {
+  Tensor out = activation(ctx, q.value.shape(), "attention");
+  const Tensor doc_start = attention.doc_start;
+  const bool needs_grad = q.needs_grad() || k.needs_grad() || v.needs_grad();
+  Tensor lse;
+  if (ctx.recording() && needs_grad) {
+    lse = Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32,
+                        Shape{shape.batch, shape.heads, q.value.dim(0) / shape.batch}, "attention sums");
+  }
+  ops::attention(ctx.arena, shape, out, lse, q.value, k.value, v.value, doc_start);
+  Var y = make_var(ctx, std::move(out), needs_grad);
+  if (!ctx.recording() || !needs_grad) return y;
+  struct Saved {
+    std::shared_ptr<SavedTensor> q, k, v, out;
+  };
+  const Saved saved{ctx.tape->save(q), ctx.tape->save(k), ctx.tape->save(v), ctx.tape->save(y)};
+  ctx.tape->record([saved, lse, doc_start, shape, arena = &ctx.arena, q_id = q.id, k_id = k.id, v_id = v.id,
+                    y_id = y.id](Tape& tape) {
+    const Tensor dout = tape.take_grad(y_id);
+    const Tensor query = saved.q->get(), key = saved.k->get(), value = saved.v->get();
+    const auto gradient = [&](const Tensor& of) {
+      return Tensor::empty(*arena, MemoryTag::kActivations, of.dtype(), of.shape(), "gradient");
+    };
+    const Tensor dq = gradient(query), dk = gradient(key), dv = gradient(value);
+    ops::attention_grad(*arena, shape,
+                        {.q = query, .k = key, .v = value, .out = saved.out->get(), .lse = lse,
+                         .doc_start = doc_start, .dout = dout, .dq = dq, .dk = dk, .dv = dv});
+    tape.add_grad(q_id, dq);
+    tape.add_grad(k_id, dk);
+    tape.add_grad(v_id, dv);
+  });
+  return y;
+}
+
+Var swiglu(Context& ctx, const Var& gate, const Var& up) {
+  Tensor out = activation(ctx, gate.value.shape(), "swiglu");
+  ops::swiglu(out, gate.value, up.value);
+  Var y = make_var(ctx, std::move(out), gate.needs_grad() || up.needs_grad());
+  if (!ctx.recording() || !y.needs_grad()) return y;
+  const auto saved_gate = ctx.tape->save(gate);
+  const auto saved_up = ctx.tape->save(up);
+  if (ctx.tape->recompute() == Recompute::kSelective) {
+    y.rebuild = std::make_shared<RebuiltTensor>([saved_gate, saved_up, arena = &ctx.arena] {
+      const Tensor g = saved_gate->get();
+      Tensor again = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "swiglu");
+      ops::swiglu(again, g, saved_up->get());
+      return again;
+    });
+  }
+  ctx.tape->record([=, arena = &ctx.arena, gate_id = gate.id, up_id = up.id, y_id = y.id](Tape& tape) {
+    const Tensor dy = tape.take_grad(y_id);
+    const Tensor g = saved_gate->get(), u = saved_up->get();
+    const Tensor dgate = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
+    const Tensor dup = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
+    ops::swiglu_grad(dgate, dup, dy, g, u);
+    tape.add_grad(gate_id, dgate);
+    tape.add_grad(up_id, dup);
+  });
+  return y;
+}
+
+}  // namespace thimble

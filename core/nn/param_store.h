@@ -1,0 +1,95 @@
+// Weights that come and go. Nobody holds a weight: one pins the block it belongs to, looks at it, and lets go; a
+// store may gather it from other ranks before the pin and drop it after. Implementations beyond the resident one
+// live in other folders.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/nn/param.h"
+#include "core/ops/kernel_table.h"
+
+namespace thimble {
+
+/// A group of parameters that is needed at the same time: embedding, one transformer layer, or head.
+using BlockId = std::int32_t;
+
+class ParamStore {
+ public:
+  virtual ~ParamStore() = default;
+
+  virtual const ParamTable& params() const = 0;
+  /// A hint that `block` will be pinned soon.
+  virtual void prefetch(BlockId) {}
+
+  /// Counted; views of the block's parameters are valid between pin and the matching unpin. Use Pin.
+  virtual void pin_block(BlockId block) = 0;
+  virtual void unpin_block(BlockId block) = 0;
+
+  /// The compute weight in storage layout. Only while a block that holds it is pinned.
+  virtual Tensor view(ParamId id) = 0;
+  /// The weight packed for products of `spec` (its B operand), or an undefined tensor if plain is as good. Made once
+  /// per version and layout.
+  virtual Tensor packed(ParamId id, const MatmulSpec& spec) = 0;
+
+  /// Counts the changes of a parameter; caches of anything derived from it are keyed by this.
+  virtual std::int64_t version(ParamId id) const = 0;
+};
+
+/// RAII pin of a block. Counted: pins of the same block may overlap.
+class [[nodiscard]] Pin {
+ public:
+  Pin(ParamStore& store, BlockId block) : store_(&store), block_(block) { store.pin_block(block); }
+  ~Pin() {
+    if (store_ != nullptr) store_->unpin_block(block_);
+  }
+  Pin(Pin&& other) noexcept : store_(std::exchange(other.store_, nullptr)), block_(other.block_) {}
+  Pin(const Pin&) = delete;
+  Pin& operator=(const Pin&) = delete;
+  Pin& operator=(Pin&&) = delete;
+
+  Tensor view(ParamId id) const { return store_->view(id); }
+  Tensor packed(ParamId id, const MatmulSpec& spec) const { return store_->packed(id, spec); }
+
+ private:
+  ParamStore* store_;
+  BlockId block_;
+};
+
+/// All weights in memory, always. With `cache_packed` each matrix also keeps its packed forms until it changes.
+class ResidentParamStore final : public ParamStore {
+ public:
+  ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed);
+
+  const ParamTable& params() const override { return params_; }
+  void pin_block(BlockId) override {}
+  void unpin_block(BlockId) override {}
+  Tensor view(ParamId id) override { return entry(id).weight; }
+  Tensor packed(ParamId id, const MatmulSpec& spec) override;
+  std::int64_t version(ParamId id) const override { return entries_[static_cast<std::size_t>(id)].version; }
+
+  /// The weight for writing; the caller calls changed() when done.
+  Tensor writable(ParamId id) { return entry(id).weight; }
+  /// Drops what was derived from the old value.
+  void changed(ParamId id) { ++entry(id).version; }
+
+ private:
+  struct PackedForm {
+    std::int64_t version = -1;
+    MatmulSpec key;
+    Tensor bytes;
+  };
+  struct Entry {
+    Tensor weight;
+    std::int64_t version = 0;
+    std::vector<PackedForm> packed;
+  };
+  Entry& entry(ParamId id) { return entries_.at(static_cast<std::size_t>(id)); }
+
+  Arena& arena_;
+  const ParamTable& params_;
+  bool cache_packed_;
+  std::vector<Entry> entries_;
+};
+
+}  // namespace thimble
