@@ -1,0 +1,31 @@
+// The little of a SentencePiece model file that must be known before the library may see it: is it
+// sound, and how does it treat spaces. The library trusts its input; this reader does not.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+namespace thimble {
+
+struct SentencePieceFacts {
+  std::int64_t num_pieces = 0;
+  bool is_bpe = false;
+  bool add_dummy_prefix = true;
+  bool remove_extra_spaces = true;
+  bool escape_spaces = true;
+  bool space_as_suffix = false;
+  bool has_character_map = false;
+  /// A piece has a space after another character, so text may not be cut in front of spaces.
+  bool space_inside_piece = false;
+};
+
+/// Walks the whole message. Throws: UserError if it is cut off or malformed, has no or too many
+/// pieces, is neither a BPE nor a unigram model, or has a character map that would send the library
+/// outside its tables.
+SentencePieceFacts inspect_sentencepiece(std::string_view bytes, const std::string& name);
+
+/// A copy of the model that puts no dummy space in front of a text.
+std::string without_dummy_prefix(std::string_view bytes);
+
+}  // namespace thimble
