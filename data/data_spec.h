@@ -1,0 +1,70 @@
+// What to read and how to cut it into rows: plain values that the launcher fills from the job file. Paths are final
+// (relative to the working directory or absolute, `~` and variables already expanded); globs are expanded by the reader.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace thimble {
+
+enum class SampleFormat : std::uint8_t {
+  kAuto,              // from the file name and the keys of the first lines
+  kText,              // documents, every token trained
+  kPromptCompletion,  // samples, the completion trained
+  kTokens,            // a file written by tokenize_files
+};
+
+/// "auto", "text", "prompt_completion" or "tokens".
+std::string_view format_name(SampleFormat format);
+/// The inverse of format_name; "chat" and unknown names throw a UserError that begins with `where`.
+SampleFormat parse_format(std::string_view name, std::string_view where);
+
+/// What happens to a sample longer than a row. Text defaults to kSplit, prompt and completion to kError.
+enum class ExcessLength : std::uint8_t { kError, kDrop, kTruncate, kSplit };
+
+/// Keys of a JSON line that hold each part of a sample.
+struct FieldNames {
+  std::string text = "text";
+  std::string prompt = "prompt";
+  std::string completion = "completion";
+};
+
+/// One entry of [[data.train]] or [[data.eval]].
+struct SourceSpec {
+  std::string name;                // in messages and metrics; the first path if empty
+  std::vector<std::string> paths;  // files or globs
+  SampleFormat format = SampleFormat::kAuto;
+  FieldNames fields;
+  std::string document_separator;  // .txt only; empty: one file is one document
+  bool train_on_inputs = false;    // the prompt carries loss too
+  double weight = 1.0;             // share of the rows drawn, relative to the other sources
+};
+
+struct DataSpec {
+  std::vector<SourceSpec> train;
+  std::vector<SourceSpec> eval;  // whole files held out by name; may stand beside val_set_size
+  std::int64_t seq_len = 0;
+  bool packing = true;  // several samples a row; false: one sample a row, padded
+  std::optional<ExcessLength> excess_length;
+  double val_set_size = 0;  // below 1: share of each training source; from 1 on: number of samples or rows
+  std::string cache_dir;    // where token files are kept between runs
+  std::uint64_t seed = 0;   // of the split and of the order
+  int threads = 1;          // for tokenising
+};
+
+/// Receives one line for the user that is not an error.
+using WarnFn = std::function<void(const std::string&)>;
+
+struct TokenizeProgress {
+  std::int64_t bytes_done = 0;   // of the input files, as stored
+  std::int64_t bytes_total = 0;
+  std::int64_t documents = 0;
+  std::int64_t tokens = 0;
+};
+using ProgressFn = std::function<void(const TokenizeProgress&)>;
+
+}  // namespace thimble

@@ -1,0 +1,68 @@
+// Streams the documents of a list of .txt, .jsonl and .jsonl.gz files in a fixed order. It knows nothing of tokens.
+// Called by tokenize_files; memory is one document or, for large plain text, one piece of it.
+//
+// A .txt document above kPieceBytes arrives in several pieces, cut before the space between two letters, where
+// byte-level pre-tokenizers cut too, so that one huge file can be tokenised by several threads. Where the cuts fall
+// depends on the contents alone.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "data/data_spec.h"
+
+namespace thimble {
+
+inline constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
+
+/// A document, or a piece of one.
+struct DocumentPiece {
+  std::string prompt;  // prompt_completion only
+  std::string text;    // the document or the completion
+  bool begins = true;  // first piece of its document
+  bool ends = true;    // last piece of its document
+};
+
+/// Files of a source in reading order: each entry as given, globs replaced by their sorted matches.
+/// Throws UserError for a pattern without a match, a directory, and a kind of file that cannot be read (with the way
+/// to convert it).
+std::vector<std::string> expand_paths(const std::vector<std::string>& paths);
+
+/// True for a file written by tokenize_files (by its name).
+bool is_token_path(const std::string& path);
+
+/// The format of `source` whose expanded files are `files`: as set, or detected from the names and, for JSON lines,
+/// the keys of the first lines. Never kAuto. Throws UserError if the keys fit none.
+SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::string>& files);
+
+class DocumentReader {
+ public:
+  /// `source.format` must be kText or kPromptCompletion. `warn` is called at most once, for invalid UTF-8 in .txt.
+  DocumentReader(const SourceSpec& source, std::vector<std::string> files, WarnFn warn);
+  ~DocumentReader();
+
+  /// The next piece; nullopt after the last. Throws UserError "file:line: ..." for lines that do not fit.
+  std::optional<DocumentPiece> next();
+
+  /// Bytes of the files as stored, all together and consumed so far.
+  std::int64_t bytes_total() const { return bytes_total_; }
+  std::int64_t bytes_done() const;
+
+  struct FileReader;
+
+ private:
+  SourceSpec source_;
+  std::vector<std::string> files_;
+  WarnFn warn_;
+  bool warned_ = false;
+  std::size_t next_file_ = 0;
+  std::int64_t bytes_total_ = 0;
+  std::int64_t bytes_before_ = 0;  // of the files before the current one
+  std::int64_t current_bytes_ = 0;
+  std::unique_ptr<FileReader> current_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,137 @@
+#include <glob.h>
+
+#include <algorithm>
+#include <filesystem>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "data/document_reader.h"
+#include "data/json_sample.h"
+#include "data/line_reader.h"
+
+namespace thimble {
+namespace {
+
+constexpr int kDetectLines = 8;
+
+void check_kind(const std::string& path) {
+  const std::string_view name = path;
+  if (name.ends_with(".txt") || name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") ||
+      name.ends_with(".tokens")) {
+    return;
+  }
+  if (name.ends_with(".parquet")) {
+    throw_user(
+        "{}: Parquet is not read; convert it: python3 -c \"import pandas; "
+        "pandas.read_parquet('{}').to_json('{}.jsonl', orient='records', lines=True)\"",
+        path, path, name.substr(0, name.size() - std::string_view(".parquet").size()));
+  }
+  if (name.ends_with(".json")) {
+    throw_user("{}: a file of one JSON value is not read; convert it: jq -c '.[]' {} > {}l", path,
+               path, path);
+  }
+  throw_user("{}: unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens", path);
+}
+
+std::vector<std::string> glob_matches(const std::string& pattern) {
+  glob_t found{};
+  const int result = ::glob(pattern.c_str(), GLOB_ERR, nullptr, &found);
+  std::vector<std::string> matches(found.gl_pathv, found.gl_pathv + found.gl_pathc);
+  ::globfree(&found);
+  if (result != 0 && result != GLOB_NOMATCH) throw_errno("glob", pattern);
+  // glob sorts by locale; the order of the documents must not depend on it.
+  std::sort(matches.begin(), matches.end());
+  return matches;
+}
+
+bool is_text_path(const std::string& path) { return path.ends_with(".txt"); }
+
+SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields) {
+  LineReader reader(path);
+  std::string line;
+  std::optional<SampleFormat> found;
+  for (int seen = 0; seen < kDetectLines && reader.next(line);) {
+    if (is_blank(line)) continue;
+    ++seen;
+    const SampleFormat format = detect_json_format(line, fields, reader.where());
+    if (found.has_value() && *found != format) {
+      throw_user("{}: this line looks like format '{}', the lines before like '{}'; set format",
+                 reader.where(), format_name(format), format_name(*found));
+    }
+    found = format;
+  }
+  if (!found.has_value()) throw_user("{}: the file is empty", path);
+  return *found;
+}
+
+}  // namespace
+
+std::string_view format_name(SampleFormat format) {
+  switch (format) {
+    case SampleFormat::kAuto: return "auto";
+    case SampleFormat::kText: return "text";
+    case SampleFormat::kPromptCompletion: return "prompt_completion";
+    case SampleFormat::kTokens: return "tokens";
+  }
+  TH_CHECK(false, "unknown format");
+}
+
+SampleFormat parse_format(std::string_view name, std::string_view where) {
+  for (const SampleFormat format : {SampleFormat::kAuto, SampleFormat::kText,
+                                    SampleFormat::kPromptCompletion, SampleFormat::kTokens}) {
+    if (name == format_name(format)) return format;
+  }
+  if (name == "chat") throw_user("{}: format 'chat' is not in this release", where);
+  throw_user("{}: format '{}'; allowed: auto, text, prompt_completion, tokens", where, name);
+}
+
+bool is_token_path(const std::string& path) { return path.ends_with(".tokens"); }
+
+std::vector<std::string> expand_paths(const std::vector<std::string>& paths) {
+  std::vector<std::string> files;
+  for (const std::string& path : paths) {
+    std::error_code ignored;
+    const std::filesystem::file_status status = std::filesystem::status(path, ignored);
+    if (std::filesystem::is_directory(status)) {
+      throw_user("{}: is a directory; name its files, for example {}/*.jsonl", path, path);
+    }
+    // A file whose name holds glob characters is still that file.
+    std::vector<std::string> matches;
+    if (std::filesystem::exists(status)) {
+      matches.push_back(path);
+    } else {
+      matches = glob_matches(path);
+    }
+    if (matches.empty()) throw_user("{}: no such file", path);
+    files.insert(files.end(), matches.begin(), matches.end());
+  }
+  if (files.empty()) throw_user("data: no path is given");
+  std::for_each(files.begin(), files.end(), check_kind);
+  return files;
+}
+
+SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::string>& files) {
+  const auto tokens = std::count_if(files.begin(), files.end(), is_token_path);
+  if (tokens > 0 || source.format == SampleFormat::kTokens) {
+    if (files.size() != 1 || tokens != 1) {
+      throw_user("{}: a source of format 'tokens' is one .tokens file; {} files are given",
+                 files.front(), files.size());
+    }
+    return SampleFormat::kTokens;
+  }
+  const auto text = std::find_if(files.begin(), files.end(), is_text_path);
+  if (source.format == SampleFormat::kPromptCompletion && text != files.end()) {
+    throw_user("{}: a .txt file has no prompts; format 'prompt_completion' needs JSON lines", *text);
+  }
+  if (source.format != SampleFormat::kAuto) return source.format;
+  const auto json = std::find_if_not(files.begin(), files.end(), is_text_path);
+  if (json == files.end()) return SampleFormat::kText;
+  const SampleFormat format = detect_from_lines(*json, source.fields);
+  if (text != files.end() && format != SampleFormat::kText) {
+    throw_user("{}: a .txt file cannot stand in one source with {} of format '{}'", *text, *json,
+               format_name(format));
+  }
+  return format;
+}
+
+}  // namespace thimble

@@ -1,0 +1,62 @@
+#include "data/summary.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/base/numeric.h"
+
+namespace thimble {
+namespace {
+
+/// The smallest length that at least `percent` of the sorted lengths do not exceed.
+std::int64_t percentile(const std::vector<std::uint32_t>& sorted, std::int64_t percent) {
+  const std::int64_t rank = ceil_div(narrow<std::int64_t>(sorted.size()) * percent, 100);
+  return sorted[narrow<std::size_t>(std::max<std::int64_t>(rank, 1) - 1)];
+}
+
+}  // namespace
+
+double text_bytes_per_token(const std::vector<const TokenFile*>& files) {
+  double bytes = 0;
+  double tokens = 0;
+  for (const TokenFile* file : files) {
+    bytes += static_cast<double>(file->header().text_bytes);
+    tokens += static_cast<double>(file->num_tokens());
+  }
+  return tokens > 0 ? bytes / tokens : 0;
+}
+
+void SummaryBuilder::add(const TokenFile& file, ExcessLength excess, bool train_on_inputs) {
+  constexpr std::int64_t kLongest = std::numeric_limits<std::uint32_t>::max();
+  std::int64_t over = 0;
+  for (std::int64_t i = 0; i < file.num_documents(); ++i) {
+    const std::int64_t tokens = file.document_tokens(i);
+    lengths_.push_back(static_cast<std::uint32_t>(std::min(tokens, kLongest)));
+    summary_.longest = std::max(summary_.longest, tokens);
+    over += tokens > seq_len_ ? 1 : 0;
+    const std::int64_t untrained = train_on_inputs ? 1 : std::max<std::int64_t>(1, file.prompt_tokens(i));
+    const bool cut = tokens > seq_len_ && excess == ExcessLength::kTruncate;
+    summary_.without_trained_tokens += (cut ? seq_len_ : tokens) <= untrained ? 1 : 0;
+  }
+  files_.push_back(&file);
+  summary_.samples += file.num_documents();
+  summary_.tokens += file.num_tokens();
+  summary_.empty += file.header().num_empty;
+  summary_.duplicates += file.header().num_duplicates;
+  if (excess == ExcessLength::kDrop) summary_.dropped += over;
+  if (excess == ExcessLength::kTruncate) summary_.truncated += over;
+  if (excess == ExcessLength::kSplit) summary_.split += over;
+}
+
+DataSummary SummaryBuilder::finish() {
+  std::sort(lengths_.begin(), lengths_.end());
+  if (!lengths_.empty()) {
+    summary_.p50 = percentile(lengths_, 50);
+    summary_.p90 = percentile(lengths_, 90);
+    summary_.p99 = percentile(lengths_, 99);
+  }
+  summary_.bytes_per_token = text_bytes_per_token(files_);
+  return summary_;
+}
+
+}  // namespace thimble

@@ -1,0 +1,196 @@
+#include "data/tokenize.h"
+
+#include <algorithm>
+#include <deque>
+#include <future>
+
+#include "core/base/error.h"
+#include "core/base/numeric.h"
+#include "data/content_hash.h"
+#include "data/document_reader.h"
+#include "data/token_writer.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
+constexpr std::size_t kChunkPieces = std::size_t{1} << 14;
+
+struct InputChunk {
+  std::vector<DocumentPiece> pieces;
+  std::uint64_t hash = 0;
+};
+
+/// The next chunk; its limits depend on the input alone. Empty at the end.
+InputChunk read_chunk(DocumentReader& reader) {
+  InputChunk chunk;
+  ContentHash hash;
+  std::size_t bytes = 0;
+  while (bytes < kChunkBytes && chunk.pieces.size() < kChunkPieces) {
+    std::optional<DocumentPiece> piece = reader.next();
+    if (!piece.has_value()) break;
+    hash.add(piece->prompt);
+    hash.add(piece->text);
+    hash.add(std::uint64_t{piece->begins} << 1 | std::uint64_t{piece->ends});
+    bytes += piece->prompt.size() + piece->text.size();
+    chunk.pieces.push_back(std::move(*piece));
+  }
+  chunk.hash = hash.value64();
+  return chunk;
+}
+
+DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
+                              std::vector<std::int32_t>& tokens) {
+  DocumentRecord record;
+  record.begins = piece.begins;
+  if (piece.begins && piece.ends && piece.prompt.empty() && piece.text.empty()) return record;
+  const std::size_t begin = tokens.size();
+  if (piece.begins && tokenizer.add_bos() && tokenizer.bos_id()) tokens.push_back(*tokenizer.bos_id());
+  if (!piece.prompt.empty()) {
+    tokenizer.encode_to(piece.prompt, {}, tokens);
+    record.prompt_tokens = narrow<std::int64_t>(tokens.size() - begin);
+  }
+  if (!piece.text.empty()) tokenizer.encode_to(piece.text, {}, tokens);
+  if (piece.ends && tokenizer.eos_id()) tokens.push_back(*tokenizer.eos_id());
+  record.tokens = narrow<std::int64_t>(tokens.size() - begin);
+  ContentHash hash;
+  hash.add(piece.prompt);
+  hash.add(piece.text);
+  record.hash = hash.value64();
+  return record;
+}
+
+TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer) {
+  TokenChunk chunk;
+  chunk.input_hash = input.hash;
+  for (const DocumentPiece& piece : input.pieces) {
+    chunk.records.push_back(tokenize_piece(piece, tokenizer, chunk.tokens));
+    chunk.text_bytes += narrow<std::int64_t>(piece.prompt.size() + piece.text.size());
+  }
+  return chunk;
+}
+
+/// Of all that the tokens depend on beside the contents of the files.
+ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer) {
+  ContentHash hash;
+  hash.add(std::uint64_t{kTokenFileVersion});
+  hash.add(format_name(source.format));
+  hash.add(source.fields.text);
+  hash.add(source.fields.prompt);
+  hash.add(source.fields.completion);
+  hash.add(source.document_separator);
+  hash.add(tokenizer.digest());
+  hash.add(static_cast<std::uint64_t>(tokenizer.vocab_size()));
+  hash.add(std::uint64_t{tokenizer.add_bos()});
+  hash.add(static_cast<std::uint64_t>(tokenizer.bos_id().value_or(-1)));
+  hash.add(static_cast<std::uint64_t>(tokenizer.eos_id().value_or(-1)));
+  return hash;
+}
+
+SourceSpec with_format(const SourceSpec& source, const std::vector<std::string>& files) {
+  SourceSpec resolved = source;
+  resolved.format = resolve_format(source, files);
+  return resolved;
+}
+
+void make_directories(const std::filesystem::path& directory) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  if (error) throw_user("cannot create {}: {}", directory.string(), error.message());
+}
+
+class Run {
+ public:
+  Run(const SourceSpec& source, std::vector<std::string> files, const Tokenizer& tokenizer,
+      const TokenizeOptions& options)
+      : tokenizer_(tokenizer), options_(options), reader_(source, std::move(files), options.warn) {}
+
+  void write(TokenWriter& writer) {
+    const auto window = static_cast<std::size_t>(std::max(1, options_.threads));
+    // Futures that are still running when an exception leaves here are joined by their destructors.
+    std::deque<std::future<TokenChunk>> running;
+    for (;;) {
+      InputChunk chunk = read_chunk(reader_);
+      if (chunk.pieces.empty()) break;
+      if (writer.skip_if_done(chunk.hash)) {
+        report(writer);
+        continue;
+      }
+      if (running.size() == window) take_first(running, writer);
+      running.push_back(std::async(std::launch::async, [this, input = std::move(chunk)] {
+        return tokenize_chunk(input, tokenizer_);
+      }));
+    }
+    while (!running.empty()) take_first(running, writer);
+    writer.finish();
+  }
+
+ private:
+  void take_first(std::deque<std::future<TokenChunk>>& running, TokenWriter& writer) {
+    const TokenChunk chunk = running.front().get();
+    running.pop_front();
+    writer.append(chunk);
+    report(writer);
+  }
+
+  void report(const TokenWriter& writer) const {
+    if (!options_.progress) return;
+    options_.progress({reader_.bytes_done(), reader_.bytes_total(), writer.num_records(),
+                       writer.num_tokens()});
+  }
+
+  const Tokenizer& tokenizer_;
+  const TokenizeOptions& options_;
+  DocumentReader reader_;
+};
+
+void tokenize_resolved(const SourceSpec& source, const std::vector<std::string>& files,
+                       const Tokenizer& tokenizer, const std::filesystem::path& out,
+                       const TokenizeOptions& options) {
+  TokenWriterOptions writer_options;
+  writer_options.tokenizer_digest = tokenizer.digest();
+  writer_options.vocab_size = tokenizer.vocab_size();
+  writer_options.has_prompts = source.format == SampleFormat::kPromptCompletion;
+  writer_options.fingerprint = fingerprint(source, tokenizer).value64();
+  // The reader opens the files first: a missing one leaves no lock or partial file behind.
+  Run run(source, files, tokenizer, options);
+  if (out.has_parent_path()) make_directories(out.parent_path());
+  TokenWriter writer(out, writer_options);
+  run.write(writer);
+}
+
+}  // namespace
+
+void tokenize_files(const SourceSpec& source, const Tokenizer& tokenizer,
+                    const std::filesystem::path& out, const TokenizeOptions& options) {
+  const std::vector<std::string> files = expand_paths(source.paths);
+  const SourceSpec resolved = with_format(source, files);
+  if (resolved.format == SampleFormat::kTokens) {
+    throw_user("{}: already a token file; name text to tokenise", files.front());
+  }
+  if (!is_token_path(out.string())) {
+    throw_user("output '{}': the name of a token file ends in .tokens", out.string());
+  }
+  tokenize_resolved(resolved, files, tokenizer, out, options);
+}
+
+std::filesystem::path cached_token_file(const SourceSpec& source, const Tokenizer& tokenizer,
+                                        const std::filesystem::path& cache_dir,
+                                        const TokenizeOptions& options) {
+  const std::vector<std::string> files = expand_paths(source.paths);
+  const SourceSpec resolved = with_format(source, files);
+  if (resolved.format == SampleFormat::kTokens) return files.front();
+  ContentHash hash = fingerprint(resolved, tokenizer);
+  for (const std::string& file : files) {
+    hash.add(std::filesystem::path(file).extension().string());
+    hash.add(MappedFile(file).bytes());
+  }
+  const std::filesystem::path out = cache_dir / (hash.hex() + ".tokens");
+  std::error_code ignored;
+  if (!std::filesystem::exists(out, ignored)) {
+    tokenize_resolved(resolved, files, tokenizer, out, options);
+  }
+  return out;
+}
+
+}  // namespace thimble
