@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/failpoint.h"
 #include "core/base/numeric.h"
 
 namespace thimble {
@@ -171,7 +172,9 @@ void write_file_atomic(const std::filesystem::path& path, std::string_view text)
     const File file = File::create(temporary);
     file.write_at(0, std::as_bytes(std::span(text)));
     file.data_sync();
+    failpoint("atomic_write.rename");
     rename_path(temporary, path);
+    failpoint("atomic_write.rename");
   } catch (...) {
     ::unlink(temporary.c_str());
     throw;

@@ -1,0 +1,83 @@
+// Writes one checkpoint directory so that a crash at any moment leaves either no trace that counts
+// or a whole checkpoint. Knows no model, optimizer or rank; checkpoint_directory.h keeps the
+// directory of all checkpoints.
+//
+// Order: ckpt-<step>.tmp/data-0.h5 with its layout; the tensors' bytes through the file engine; one
+// pass that checksums the file; fdatasync; MANIFEST; rename to ckpt-<step>. Everything is
+// synchronous. Cost beyond the tensors' own bytes: the checksum pass reads the file once, normally
+// from the page cache.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "checkpoint/checkpoint_tensor.h"
+
+namespace thimble {
+
+/// The failure-injection points of a save, in order; each is passed once before and once after its
+/// phase ("write" once before and after each call).
+inline constexpr std::array<std::string_view, 6> kCheckpointFailpoints = {
+    "checkpoint.create", "checkpoint.write",    "checkpoint.checksum",
+    "checkpoint.sync",   "checkpoint.manifest", "checkpoint.publish"};
+
+struct CheckpointContents {
+  std::int64_t step = 0;
+  /// JSON text kept verbatim: model configuration, optimizer, seed, tokens seen, data position.
+  std::string metadata;
+  std::vector<CheckpointTensor> tensors;
+};
+
+/// One save. Destroyed before commit() has returned, it removes what it wrote.
+class CheckpointWriter {
+ public:
+  /// Creates `directory` if needed and in it ckpt-<step>.tmp with the disk space of all tensors
+  /// reserved.
+  CheckpointWriter(CheckpointIo io, const std::filesystem::path& directory,
+                   CheckpointContents contents);
+  ~CheckpointWriter();
+  CheckpointWriter(const CheckpointWriter&) = delete;
+  CheckpointWriter& operator=(const CheckpointWriter&) = delete;
+
+  /// Writes bytes [byte_offset, byte_offset + bytes.size()) of a tensor, in stored order. Ranges
+  /// may come in any order but must not overlap. SystemError if the disk is full; LogicError for a
+  /// range outside the tensor.
+  void write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+             std::span<const std::byte> bytes);
+
+  /// Makes the checkpoint durable and gives it its name, replacing one of the same step; every byte
+  /// of every tensor must have been written. Returns the checkpoint's directory.
+  std::filesystem::path commit();
+
+ private:
+  /// What has been written of one tensor: begin -> end of disjoint ranges.
+  struct Progress {
+    PlacedTensor placed;
+    std::map<std::int64_t, std::int64_t> ranges;
+  };
+
+  void create();
+  void check_complete() const;
+  void write_manifest(std::vector<std::uint32_t> checksums);
+  void publish();
+
+  CheckpointIo io_;
+  std::filesystem::path directory_;
+  std::filesystem::path final_path_;
+  std::filesystem::path temporary_;
+  CheckpointContents contents_;
+  std::string uuid_;
+  std::map<std::string, Progress, std::less<>> tensors_;
+  std::optional<File> file_;
+  std::int64_t file_bytes_ = 0;
+  bool committed_ = false;
+};
+
+}  // namespace thimble
