@@ -11,8 +11,9 @@
 namespace thimble {
 namespace {
 
-constexpr double kLiveInterval_s = 0.1;
-constexpr double kPlainInterval_s = 10;
+/// Shortest time between two lines.
+constexpr double kLiveSeconds = 0.1;
+constexpr double kPlainSeconds = 10;
 /// Weight of the newest step in the mean that the time left is computed from: about the last 20 steps count.
 constexpr double kNewestWeight = 0.05;
 
@@ -62,8 +63,8 @@ void Progress::finish() {
 bool Progress::is_due(const ProgressPoint& point, double now_s) const {
   if (!shown_at_s_ || point.step >= options_.last_step) return true;
   const double since_s = now_s - *shown_at_s_;
-  if (console_->traits().live) return since_s >= kLiveInterval_s;
-  return since_s >= kPlainInterval_s &&
+  if (console_->traits().live) return since_s >= kLiveSeconds;
+  return since_s >= kPlainSeconds &&
          point.step % std::max<std::int64_t>(1, options_.logging_steps) == 0;
 }
 

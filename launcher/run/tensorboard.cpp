@@ -26,7 +26,7 @@ std::filesystem::path new_event_path(const std::filesystem::path& directory) {
   if (::gethostname(host.data(), host.size() - 1) != 0) host[0] = '\0';
   const auto seconds = static_cast<std::int64_t>(wall_time_s());
   for (int number = 0;; ++number) {
-    const auto path =
+    std::filesystem::path path =
         directory / fmt::format("events.out.tfevents.{}.{}.{}", seconds, host.data(), number);
     if (!std::filesystem::exists(path)) return path;
   }

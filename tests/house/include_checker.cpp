@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <fstream>
-#include <regex>
+#include <optional>
 #include <set>
 #include <sstream>
 #include <string_view>
@@ -91,6 +91,22 @@ std::string without_comments(const std::string& text) {
   return result;
 }
 
+/// What a line includes, if it is an include of ours: in quotes, or in angle brackets from one of our folders.
+std::optional<std::string> quoted_target(std::string_view line) {
+  const auto skip = [&line](std::string_view word) {
+    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
+    const bool found = line.starts_with(word);
+    if (found) line.remove_prefix(word.size());
+    return found;
+  };
+  if (!skip("#") || !skip("include")) return std::nullopt;
+  const bool quotes = skip("\"");
+  if (!quotes && !skip("<")) return std::nullopt;
+  std::string target(line.substr(0, line.find_first_of("\">")));
+  if (!quotes && !is_own_folder(first_folder(target))) return std::nullopt;
+  return target;
+}
+
 /// Message code is generated into the build tree under the path of its .proto file.
 bool is_generated(const std::string& path) { return path.ends_with(".pb.h"); }
 
@@ -143,7 +159,6 @@ std::string unit_of(const std::string& path) {
 }  // namespace
 
 SourceFile parse_source(const std::string& text) {
-  static const std::regex pattern(R"re(^\s*#\s*include\s*(["<])([^">]+)[">].*)re");
   SourceFile file;
   file.num_lines = std::count(text.begin(), text.end(), '\n');
   if (!text.empty() && text.back() != '\n') ++file.num_lines;
@@ -151,13 +166,8 @@ SourceFile parse_source(const std::string& text) {
   int number = 0;
   for (std::string line; std::getline(lines, line);) {
     ++number;
-    std::smatch match;
-    // The regex is slow, and most lines are no candidates.
-    if (line.find('#') == std::string::npos || !std::regex_match(line, match, pattern)) continue;
-    const std::string target = match[2];
-    if (match[1] == "\"" || is_own_folder(first_folder(target))) {
-      file.includes.push_back({target, number});
-    }
+    const auto include = quoted_target(line);
+    if (include) file.includes.push_back({*include, number});
   }
   return file;
 }
@@ -182,7 +192,7 @@ Tree read_tree(const fs::path& root) {
 std::string zone_of(const std::string& path) {
   const auto slash = path.find('/');
   if (slash == std::string::npos) return "";
-  const std::string top = path.substr(0, slash);
+  std::string top = path.substr(0, slash);
   if (top != "core") return top;
   const auto second = path.find('/', slash + 1);
   return second == std::string::npos ? top : path.substr(0, second);
