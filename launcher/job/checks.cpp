@@ -59,11 +59,14 @@ void check_schedule(JobDraft& draft) {
                      fmt::format("lr_scheduler.warmup_steps = {}: allowed < training.max_steps = {}",
                                  *schedule.warmup_steps, *training.max_steps));
   }
-  for (const std::string key : {"lr_scheduler.decay_ratio", "lr_scheduler.decay_type"}) {
-    if (schedule.type != ScheduleType::kWsd && draft.usable(key)) {
-      draft.errors.add(draft.place_of(key), fmt::format("{} needs lr_scheduler.type = \"wsd\", found \"{}\"", key,
-                                                        spelling(schedule.type)));
-    }
+  const LrSchedulerConfig defaults;
+  const auto needs_wsd = [&](const std::string& key) {
+    draft.errors.add(draft.place_of(key), fmt::format("{} needs lr_scheduler.type = \"wsd\", found \"{}\"", key,
+                                                      spelling(schedule.type)));
+  };
+  if (schedule.type != ScheduleType::kWsd) {
+    if (schedule.decay_ratio != defaults.decay_ratio) needs_wsd("lr_scheduler.decay_ratio");
+    if (schedule.decay_type != defaults.decay_type) needs_wsd("lr_scheduler.decay_type");
   }
 }
 

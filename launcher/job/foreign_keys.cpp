@@ -125,6 +125,20 @@ constexpr std::array kKeys{
     Entry{"save_folder", "output_dir"},
 };
 
+constexpr std::array kTables{
+    Entry{"train", "training"},          Entry{"trainer", "training"},
+    Entry{"training_arguments", "training"},
+    Entry{"dataset", "data"},            Entry{"datasets", "data"},
+    Entry{"dataloader", "data"},         Entry{"optim", "optimizer"},
+    Entry{"lr_schedule", "lr_scheduler"}, Entry{"scheduler", "lr_scheduler"},
+    Entry{"activation_checkpoint", "memory"},
+    Entry{"parallel", "parallelism"},    Entry{"distributed", "parallelism"},
+    Entry{"comm", "parallelism"},        Entry{"checkpointing", "checkpoint"},
+    Entry{"save", "checkpoint"},         Entry{"validation", "eval"},
+    Entry{"evaluation", "eval"},         Entry{"metrics", "logging"},
+    Entry{"log", "logging"},             Entry{"tokenizer", "model"},
+};
+
 constexpr std::array kAdvice{
     Entry{"gradient_accumulation_steps",
           "Thimble derives accumulation from global_batch_size and micro_batch_size in [training]"},
@@ -178,6 +192,7 @@ std::optional<std::string> find(const Table& table, std::string_view name) {
 }  // namespace
 
 std::optional<std::string> foreign_key(std::string_view name) { return find(kKeys, name); }
+std::optional<std::string> foreign_table(std::string_view name) { return find(kTables, name); }
 std::optional<std::string> foreign_advice(std::string_view name) { return find(kAdvice, name); }
 
 }  // namespace thimble

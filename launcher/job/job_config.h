@@ -99,9 +99,9 @@ constexpr std::string_view spelling(Enum value) {
 struct RopeScalingConfig {
   RopeType rope_type = RopeType::kDefault;
   double factor = 1.0;
-  std::optional<std::int64_t> original_max_position_embeddings;
-  std::optional<double> low_freq_factor, high_freq_factor;   // llama3
-  std::optional<double> beta_fast, beta_slow, attention_factor;  // yarn
+  std::optional<std::int64_t> original_max_position_embeddings{};
+  std::optional<double> low_freq_factor{}, high_freq_factor{};  // llama3
+  std::optional<double> beta_fast{}, beta_slow{}, attention_factor{};  // yarn
   bool operator==(const RopeScalingConfig&) const = default;
 };
 

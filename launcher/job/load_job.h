@@ -15,7 +15,7 @@ namespace thimble {
 
 /// What a command prints about a loaded job.
 struct JobNotes {
-  std::vector<std::string> overrides;  // "optimizer.lr = 1e-4 (--set optimizer.lr=1e-4; the job says 2e-5)"
+  std::vector<std::string> overrides;  // "optimizer.lr = 0.0001 (--set optimizer.lr=1e-4; was 2e-5)"
   std::vector<std::string> warnings;   // "THIMBLE_OPTIMIZR_LR is no variable of Thimble; did you mean ...?"
 };
 

@@ -68,16 +68,13 @@ std::string unknown_target(const std::string& key, const Targets& targets) {
   const std::string table = dot == std::string::npos ? "" : key.substr(0, dot);
   const std::string name = dot == std::string::npos ? key : key.substr(dot + 1);
   if (const auto known = targets.children.find(table); known != targets.children.end()) {
-    const std::string where = table.empty() ? "at the top level" : fmt::format("in [{}]", table);
-    return fmt::format("unknown key '{}' {}{}", printable(name), where,
-                       unknown_key_hint(table, name, known->second));
+    return unknown_key_message(table, name, known->second);
   }
   if (const auto list = targets.fields.find(table);
       list != targets.fields.end() && std::holds_alternative<TableListValue>(list->second.value)) {
     return fmt::format("cannot reach into [[{}]]; edit the job, or give the whole list", table);
   }
-  return fmt::format("unknown table [{}]{}", printable(table),
-                     unknown_key_hint("", table, targets.children.at("")));
+  return unknown_table_message(table);
 }
 
 /// The table that holds the last part of `parts`, made on the way; null if something else is in the way.
@@ -95,8 +92,9 @@ toml::table* parent_table(toml::table& root, const std::vector<std::string>& par
 void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, JobDraft& draft) {
   if (overrides.empty()) return;
   const Targets targets;
+  std::int64_t order = 0;
   for (const JobOverride& change : overrides) {
-    const Place place{.override_label = printable(change.label, 200)};
+    const Place place{.line = ++order, .override_label = printable(change.label, 200)};
     const auto target = targets.fields.find(change.key);
     if (target == targets.fields.end()) {
       draft.errors.add(place, unknown_target(change.key, targets));
@@ -106,7 +104,7 @@ void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, 
     toml::table* parent = parent_table(root, parts);
     if (parent == nullptr) continue;  // the table itself has a wrong type, which the reader reports
     const toml::node* before = parent->get(parts.back());
-    const std::string said = before == nullptr ? "not in the job" : fmt::format("the job says {}", node_text(*before));
+    const std::string was = before == nullptr ? "was not set" : fmt::format("was {}", node_text(*before));
     std::string now = "its default";
     if (change.text.empty()) {
       parent->erase(parts.back());
@@ -117,7 +115,7 @@ void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, 
       parent->insert_or_assign(parts.back(), std::move(*parsed.get("v")));
       draft.places.insert_or_assign(change.key, place);
     }
-    draft.applied.push_back(fmt::format("{} = {} ({}; {})", change.key, now, place.override_label, said));
+    draft.applied.push_back(fmt::format("{} = {} ({}; {})", change.key, now, place.override_label, was));
   }
 }
 

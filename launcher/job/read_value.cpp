@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 #include <toml++/toml.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/text.h"
@@ -57,11 +58,20 @@ Problem read_string(const toml::node& node, std::string_view what, std::string& 
   return std::nullopt;
 }
 
-Problem unknown_choice(std::string_view found, std::span<const std::string_view> names) {
+/// The values among `names` that this release takes: "bf16", "fp32".
+std::string released_names(const Field& field, std::span<const std::string_view> names) {
   std::vector<std::string> allowed;
-  std::vector<std::string> candidates(names.begin(), names.end());
-  for (const std::string& name : candidates) allowed.push_back(quoted(name));
-  std::string problem = fmt::format("unknown choice; allowed {}", join(allowed));
+  for (const std::string_view name : names) {
+    if (std::find(field.later.begin(), field.later.end(), name) == field.later.end()) {
+      allowed.push_back(quoted(name));
+    }
+  }
+  return join(allowed);
+}
+
+std::string unknown_choice(std::string_view found, const Field& field, std::span<const std::string_view> names) {
+  std::string problem = fmt::format("unknown choice; allowed {}", released_names(field, names));
+  const std::vector<std::string> candidates(names.begin(), names.end());
   const auto near = found.size() <= 64 ? nearest_spelling(found, candidates) : std::nullopt;
   if (near) problem += fmt::format("; did you mean {}?", quoted(*near));
   return problem;
@@ -116,7 +126,7 @@ class ValueReader {
   Problem operator()(std::string* out) const {
     std::string text;
     if (Problem problem = read_string(node_, "a string", text)) return problem;
-    if (!field_.choices.empty() && !is_choice(text)) return unknown_choice(text, field_.choices);
+    if (!field_.choices.empty() && !is_choice(text)) return unknown_choice(text, field_, field_.choices);
     *out = std::move(text);
     return std::nullopt;
   }
@@ -157,7 +167,7 @@ class ValueReader {
     for (const auto& [key, value] : *table) {
       const std::string name(key.str());
       if (!is_choice(name)) {
-        return fmt::format("'{}': {}", printable(name), *unknown_choice(name, field_.choices));
+        return fmt::format("'{}': {}", printable(name), unknown_choice(name, field_, field_.choices));
       }
       if (Problem problem = read_string(value, "a string", map[name])) {
         return fmt::format("'{}': {}", printable(name), *problem);
@@ -175,7 +185,7 @@ class ValueReader {
         return std::nullopt;
       }
     }
-    return unknown_choice(text->get(), out.names);
+    return unknown_choice(text->get(), field_, out.names);
   }
   Problem operator()(TableValue&) const { return expected("a table", node_); }
   Problem operator()(TableListValue&) const { return expected("a list of tables", node_); }
@@ -220,17 +230,9 @@ class ValueReader {
 
 /// What `field` may still be in this release, or empty if that is not a short list.
 std::string released_choices(const Field& field) {
-  std::vector<std::string> allowed;
-  const auto collect = [&](std::span<const std::string_view> names) {
-    for (const std::string_view name : names) {
-      if (std::find(field.later.begin(), field.later.end(), name) == field.later.end()) {
-        allowed.push_back(quoted(name));
-      }
-    }
-  };
-  if (const auto* value = std::get_if<ChoiceValue>(&field.value)) collect(value->names);
-  collect(field.choices);
-  return allowed.empty() ? "" : fmt::format("; allowed {}", join(allowed));
+  const auto* choice = std::get_if<ChoiceValue>(&field.value);
+  const std::string allowed = released_names(field, choice != nullptr ? choice->names : field.choices);
+  return allowed.empty() ? "" : fmt::format("; allowed {}", allowed);
 }
 
 }  // namespace
@@ -246,7 +248,7 @@ std::string type_text(const toml::node& node) {
     case toml::node_type::boolean:
       return node.as_boolean()->get() ? "true" : "false";
     case toml::node_type::array:
-      return "a list";
+      return node.as_array()->empty() ? "an empty list" : "a list";
     case toml::node_type::table:
       return "a table";
     default:

@@ -4,6 +4,7 @@
 #include <toml++/toml.h>
 
 #include <algorithm>
+#include <limits>
 
 #include "core/base/text.h"
 #include "launcher/job/foreign_keys.h"
@@ -13,6 +14,9 @@ namespace thimble {
 namespace {
 
 using job_internal::read_value;
+
+/// Names longer than this are nobody's misspelling.
+constexpr std::size_t kMaxHinted = 64;
 
 /// "[optimizer]", "[[data.train]]"; "the job" for the top level.
 std::string table_label(std::string_view table) {
@@ -35,17 +39,38 @@ std::string where_it_lives(std::string_view dotted, std::string_view table) {
   return fmt::format("'{}' {} {}", name, home.empty() ? "at" : "in", table_label(home));
 }
 
-/// The dotted key of a Thimble key `name` that exists in exactly one other table.
+/// The dotted key of a Thimble key `name` in the outermost table that has one; nothing if two are as far out.
 std::optional<std::string> other_home(std::string_view name) {
   std::optional<std::string> home;
+  std::ptrdiff_t home_depth = std::numeric_limits<std::ptrdiff_t>::max();
   for (const std::string& key : all_job_keys()) {
     const std::size_t dot = key.rfind('.');
     if ((dot == std::string::npos ? key : key.substr(dot + 1)) != name) continue;
-    // The first table wins where two hold the same key, except for names too general to guess.
-    if (home && home->rfind("data.", 0) != 0) return std::nullopt;
-    if (!home) home = key;
+    const std::ptrdiff_t depth = std::count(key.begin(), key.end(), '.');
+    // What [[data.eval]] has as well is looked for in [[data.train]].
+    if (depth == home_depth && !key.starts_with("data.eval.")) home.reset();
+    if (depth < home_depth) {
+      home = key;
+      home_depth = depth;
+    }
   }
   return home;
+}
+
+/// What to say after "unknown key 'x' in [table]": where that key lives in Thimble, or the nearest spelling.
+std::string unknown_key_hint(std::string_view table, std::string_view key,
+                             std::span<const std::string> known) {
+  if (const auto target = foreign_key(key)) {
+    return fmt::format("; Thimble calls it {}", where_it_lives(*target, table));
+  }
+  if (const auto advice = foreign_advice(key)) return fmt::format("; {}", *advice);
+  if (const auto home = other_home(key)) {
+    const std::size_t dot = home->rfind('.');
+    const std::string owner = dot == std::string::npos ? "" : home->substr(0, dot);
+    return fmt::format("; it belongs {} {}", owner.empty() ? "at" : "in", table_label(owner));
+  }
+  if (const auto near = nearest_spelling(key, known)) return fmt::format("; did you mean '{}'?", *near);
+  return fmt::format("; known: {}", join(known));
 }
 
 Place place_at(const toml::source_region& region) {
@@ -69,13 +94,10 @@ class Reader {
       if (std::find(known.begin(), known.end(), name.str()) != known.end()) continue;
       if (draft_.errors.full()) return;
       const std::string plain = without_indices(key);
-      const std::string hint = unknown_key_hint(plain, name.str(), known);
-      const std::string message =
-          node.is_table() && plain.empty()
-              ? fmt::format("unknown table [{}]{}", printable(name.str()), hint)
-              : fmt::format("unknown key '{}' {} {}{}", printable(name.str()), plain.empty() ? "at" : "in",
-                            table_label(plain), hint);
-      draft_.errors.add(place_at(name.source()), message);
+      const bool is_unknown_table = plain.empty() && (node.is_table() || is_table_list(node));
+      draft_.errors.add(place_at(name.source()), is_unknown_table
+                                                     ? unknown_table_message(name.str())
+                                                     : unknown_key_message(plain, name.str(), known));
     }
   }
 
@@ -163,20 +185,25 @@ Place JobDraft::place_of(std::string_view key) const {
   return {};
 }
 
-std::string unknown_key_hint(std::string_view table, std::string_view key,
-                             std::span<const std::string> known) {
-  if (key.size() > 64) return {};
-  if (const auto target = foreign_key(key)) {
-    return fmt::format("; Thimble calls it {}", where_it_lives(*target, table));
-  }
-  if (const auto advice = foreign_advice(key)) return fmt::format("; {}", *advice);
-  if (const auto home = other_home(key)) {
-    const std::size_t dot = home->rfind('.');
-    const std::string owner = dot == std::string::npos ? "" : home->substr(0, dot);
-    return fmt::format("; it belongs {} {}", owner.empty() ? "at" : "in", table_label(owner));
-  }
-  if (const auto near = nearest_spelling(key, known)) return fmt::format("; did you mean '{}'?", *near);
-  return fmt::format("; known: {}", join(known));
+std::string unknown_key_message(std::string_view table, std::string_view key,
+                                std::span<const std::string> known) {
+  const std::string start = fmt::format("unknown key '{}' {} {}", printable(key), table.empty() ? "at" : "in",
+                                        table_label(table));
+  return key.size() > kMaxHinted ? start : start + unknown_key_hint(table, key, known);
+}
+
+std::string unknown_table_message(std::string_view table) {
+  const std::string start = fmt::format("unknown table [{}]", printable(table));
+  if (table.size() > kMaxHinted) return start;
+  if (const auto target = foreign_table(table)) return fmt::format("{}; Thimble calls it [{}]", start, *target);
+  if (const auto advice = foreign_advice(table)) return fmt::format("{}; {}", start, *advice);
+  std::vector<std::string> known;
+  JobConfig job;
+  visit_fields([&](Field& field) {
+    if (std::holds_alternative<TableValue>(field.value)) known.emplace_back(field.name);
+  }, job);
+  if (const auto near = nearest_spelling(table, known)) return fmt::format("{}; did you mean [{}]?", start, *near);
+  return fmt::format("{}; known: {}", start, join(known));
 }
 
 JobDraft read_job(std::string_view text, const std::string& file, std::span<const JobOverride> overrides) {

@@ -14,11 +14,12 @@
 
 namespace thimble {
 
-/// Where a value was written: a line and column of the job file, or an override ("--set optimizer.lr=1").
+/// Where a value was written: a line and column of the job file, or an override ("--set optimizer.lr=1", whose
+/// line is its rank among the overrides).
 struct Place {
   std::int64_t line = 1;
   std::int64_t column = 1;
-  std::string override_label;  // not empty: the override, and line and column mean nothing
+  std::string override_label;  // not empty: an override
 };
 
 /// One value from outside the file, stronger than it.
@@ -72,9 +73,12 @@ JobDraft read_job(std::string_view text, const std::string& file, std::span<cons
 /// Checks what concerns more than one key, and fills in what depends on others (warmup_ratio, val_set_size).
 void check_combinations(JobDraft& draft);
 
-/// What to say after "unknown key 'x' in [table]": where that key lives in Thimble, or the nearest spelling.
-/// `table` is dotted, empty for the top level; `known` are the keys and tables the table has.
-std::string unknown_key_hint(std::string_view table, std::string_view key,
-                             std::span<const std::string> known);
+/// "unknown key 'learning_rate' in [optimizer]; Thimble calls it 'lr'". `table` is dotted, empty for the top level;
+/// `known` are the keys and tables the table has.
+std::string unknown_key_message(std::string_view table, std::string_view key,
+                                std::span<const std::string> known);
+
+/// "unknown table [optimiser]; did you mean [optimizer]?"
+std::string unknown_table_message(std::string_view table);
 
 }  // namespace thimble

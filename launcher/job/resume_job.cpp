@@ -1,0 +1,111 @@
+#include "launcher/job/resume_job.h"
+
+#include <fmt/format.h>
+
+#include <map>
+
+namespace thimble {
+namespace {
+
+struct Value {
+  std::string text;
+  ResumeClass resume;
+};
+
+struct Flat {
+  std::vector<std::string> keys;  // in the order of the file
+  std::map<std::string, Value> values;
+};
+
+/// An optional table that one job lacks shows as keys that are not set.
+Flat flatten(const JobConfig& job) {
+  Flat flat;
+  JobConfig copy = job;
+  walk_fields(copy, [&](const std::string& key, Field& field) {
+    // What is inside a table inherits nothing: every field names its own class.
+    flat.keys.push_back(key);
+    flat.values.emplace(key, Value{value_text(field), field.resume});
+  });
+  return flat;
+}
+
+bool is_refused(ResumeClass resume, SameContent same) {
+  return resume == ResumeClass::kRefused || (resume == ResumeClass::kModelContent && !same.model) ||
+         (resume == ResumeClass::kDataContent && !same.data);
+}
+
+std::string shown(const std::string& value) { return value.empty() ? "not set" : value; }
+
+}  // namespace
+
+std::string JobChange::text() const { return fmt::format("{}: {} -> {}", key, old_value, new_value); }
+
+std::string ResumeDiff::text() const {
+  std::string out;
+  for (const JobChange& change : verdict == ResumeVerdict::kRefused ? refused : changes) {
+    if (!out.empty()) out += '\n';
+    out += change.text();
+  }
+  return out;
+}
+
+void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
+  const auto adopt = [](const auto& resolved, auto& value, const auto& is_auto) {
+    if (is_auto(value)) value = resolved;
+  };
+  const auto unset = [](const auto& value) { return value.is_auto(); };
+  adopt(run.threads, job.threads, unset);
+  adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
+  adopt(run.memory.budget, job.memory.budget, unset);
+  adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
+  adopt(run.training.grad_dtype, job.training.grad_dtype, [](GradDType v) { return v == GradDType::kAuto; });
+  adopt(run.memory.recompute, job.memory.recompute, [](Recompute v) { return v == Recompute::kAuto; });
+  adopt(run.data.excess_length_strategy, job.data.excess_length_strategy,
+        [](ExcessLength v) { return v == ExcessLength::kAuto; });
+  const auto is_auto_format = [](DataFormat v) { return v == DataFormat::kAuto; };
+  for (std::size_t i = 0; i < std::min(run.data.train.size(), job.data.train.size()); ++i) {
+    adopt(run.data.train[i].format, job.data.train[i].format, is_auto_format);
+  }
+  for (std::size_t i = 0; i < std::min(run.data.eval.size(), job.data.eval.size()); ++i) {
+    adopt(run.data.eval[i].format, job.data.eval[i].format, is_auto_format);
+  }
+}
+
+ResumeDiff diff_for_resume(const JobConfig& run, const JobConfig& job, SameContent same) {
+  const Flat old_flat = flatten(run);
+  const Flat new_flat = flatten(job);
+  ResumeDiff diff;
+  const auto compare = [&](const std::string& key) {
+    const auto old_found = old_flat.values.find(key);
+    const auto new_found = new_flat.values.find(key);
+    const bool in_old = old_found != old_flat.values.end();
+    const bool in_new = new_found != new_flat.values.end();
+    const std::string old_text = in_old ? old_found->second.text : "";
+    const std::string new_text = in_new ? new_found->second.text : "";
+    if (old_text == new_text) return;
+    // A source that came or went is other data, whatever its files hold.
+    const ResumeClass declared = in_new ? new_found->second.resume : old_found->second.resume;
+    const bool is_other_source = in_old != in_new && declared == ResumeClass::kDataContent;
+    const ResumeClass resume = is_other_source ? ResumeClass::kRefused : declared;
+    diff.changes.push_back({key, shown(old_text), shown(new_text), resume});
+  };
+  for (const std::string& key : new_flat.keys) compare(key);
+  for (const std::string& key : old_flat.keys) {
+    if (!new_flat.values.contains(key)) compare(key);
+  }
+  bool is_longer = false;
+  for (const JobChange& change : diff.changes) {
+    if (is_refused(change.resume, same)) diff.refused.push_back(change);
+    is_longer = is_longer || change.resume == ResumeClass::kDuration;
+  }
+  if (!diff.refused.empty()) {
+    diff.verdict = ResumeVerdict::kRefused;
+  } else if (is_longer) {
+    diff.verdict = ResumeVerdict::kNewDuration;
+  } else if (!diff.changes.empty()) {
+    diff.verdict = ResumeVerdict::kContinues;
+  }
+  return diff;
+}
+
+}  // namespace thimble
