@@ -7,6 +7,10 @@ namespace {
 
 std::mutex& library_mutex() {
   static std::mutex mutex;
+  // Files are closed one by one here; closing the library at exit would only trip over what a
+  // damaged file left.
+  static const herr_t unregistered = H5dont_atexit();
+  static_cast<void>(unregistered);
   return mutex;
 }
 

@@ -1,0 +1,61 @@
+// A small checkpoint with awkward tensors, shared by the tests of checkpoint.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/checkpoint_writer.h"
+#include "core/base/random.h"
+#include "tests/io/temp_dir.h"
+
+namespace thimble::testing {
+
+inline std::vector<CheckpointTensor> sample_tensors() {
+  return {{"model.embed.weight", "weight", DType::kBF16, {7, 13}, false},
+          {"model.embed.weight", "master", DType::kF32, {7, 13}, false},
+          {"model.up.weight", "master", DType::kF32, {5, 300}, true},
+          {"model.up.weight", "exp_avg", DType::kF32, {5, 300}, true},
+          {"empty", "master", DType::kF32, {0, 4}, false},
+          {"one", "exp_avg_sq", DType::kF32, {1}, false},
+          {"scalar", "step", DType::kI32, {}, false},
+          {"half", "weight", DType::kF16, {3}, false},
+          {"bytes", "codes", DType::kU8, {4097}, false},
+          {"three.d", "master", DType::kBF16, {2, 3, 5}, true}};
+}
+
+/// The bytes of a tensor at a step.
+inline std::vector<std::byte> sample_bytes(const CheckpointTensor& tensor, std::int64_t step) {
+  const std::uint64_t seed = hash_name(checkpoint_key(tensor)) + static_cast<std::uint64_t>(step);
+  return random_bytes(static_cast<std::size_t>(checkpoint_bytes(tensor)),
+                      static_cast<unsigned>(seed));
+}
+
+inline CheckpointContents sample_contents(std::int64_t step) {
+  return {step, "{\"optimizer\":\"adamw\",\"step\":" + std::to_string(step) + "}",
+          sample_tensors()};
+}
+
+inline std::filesystem::path save_sample(const std::filesystem::path& directory, FileEngine& engine,
+                                         std::int64_t step) {
+  CheckpointWriter writer({engine, {}}, directory, sample_contents(step));
+  for (const CheckpointTensor& tensor : sample_tensors()) {
+    writer.write(tensor.name, tensor.slot, 0, sample_bytes(tensor, step));
+  }
+  return writer.commit();
+}
+
+/// Whether the reader holds exactly the sample of its step.
+inline bool holds_sample(const CheckpointReader& reader) {
+  bool same = reader.metadata() == sample_contents(reader.step()).metadata;
+  reader.require(sample_tensors());
+  for (const CheckpointTensor& tensor : sample_tensors()) {
+    std::vector<std::byte> bytes(static_cast<std::size_t>(checkpoint_bytes(tensor)));
+    reader.read(tensor.name, tensor.slot, 0, bytes);
+    same = same && bytes == sample_bytes(tensor, reader.step());
+  }
+  return same;
+}
+
+}  // namespace thimble::testing
