@@ -1,0 +1,97 @@
+#include "models/decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+#include "core/base/random.h"
+#include "models/rope_table.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kPromptChunk = 512;
+
+void penalise(std::vector<float>& logits, std::span<const std::int32_t> history, double penalty) {
+  std::vector<std::int32_t> seen(history.begin(), history.end());
+  std::sort(seen.begin(), seen.end());
+  seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
+  for (const std::int32_t id : seen) {
+    float& l = logits.at(static_cast<std::size_t>(id));
+    l = static_cast<float>(l > 0 ? l / penalty : l * penalty);
+  }
+}
+
+}  // namespace
+
+std::int32_t sample_token(std::span<const float> given, const SamplingOptions& options, std::int64_t index,
+                          std::span<const std::int32_t> history) {
+  std::vector<float> logits(given.begin(), given.end());
+  if (options.repetition_penalty != 1) penalise(logits, history, options.repetition_penalty);
+  if (options.temperature <= 0 || options.top_k == 1) {
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+  }
+  std::vector<std::int32_t> order(logits.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
+  });
+  if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
+  std::vector<double> p;
+  double total = 0;
+  const double top = logits[static_cast<std::size_t>(order[0])];
+  for (const std::int32_t id : order) {
+    p.push_back(std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) - top) / options.temperature));
+    total += p.back();
+  }
+  // The smallest set of most likely tokens whose probability reaches top_p.
+  double kept = 0;
+  std::size_t count = 0;
+  while (count < p.size() && (count == 0 || kept < options.top_p * total)) kept += p[count++];
+  const CounterRandom random(options.seed, RandomPurpose::kSampling);
+  double draw = static_cast<double>(random.uniform(static_cast<std::uint64_t>(index))) * kept;
+  for (std::size_t i = 0; i + 1 < count; ++i) {
+    if (draw < p[i]) return order[i];
+    draw -= p[i];
+  }
+  return order[count - 1];
+}
+
+Decoder::Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, std::int64_t capacity)
+    : arena_(arena), model_(model), store_(store), dtype_(dtype),
+      cache_(arena, model.config(), dtype, capacity),
+      rope_table_(make_rope_table(arena, model.config(), capacity)) {}
+
+std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
+  TH_CHECK(!tokens.empty());
+  const auto count = static_cast<std::int64_t>(tokens.size());
+  if (length() + count > capacity()) {
+    throw_user("the context holds {} positions; {} are needed", capacity(), length() + count);
+  }
+  std::vector<float> result(static_cast<std::size_t>(model_.config().vocab_size));
+  for (std::int64_t begin = 0; begin < count; begin += kPromptChunk) {
+    const std::int64_t n = std::min(kPromptChunk, count - begin);
+    Batch batch{.rows = 1, .seq_len = n};
+    batch.tokens.assign(tokens.begin() + begin, tokens.begin() + begin + n);
+    batch.targets.assign(static_cast<std::size_t>(n), 0);
+    batch.weights.assign(static_cast<std::size_t>(n), 0);
+    batch.doc_start.assign(static_cast<std::size_t>(n), 0);
+    batch.positions.resize(static_cast<std::size_t>(n));
+    std::iota(batch.positions.begin(), batch.positions.end(), static_cast<std::int32_t>(length()));
+    const BatchTensors t = upload(arena_, batch);
+    Context ctx{.store = store_, .arena = arena_, .dtype = dtype_};
+    const AttentionContext attention{.rows = 1, .positions = t.positions, .doc_start = t.doc_start,
+                                     .rope_table = rope_table_, .kv = &cache_};
+    const Var hidden = model_.hidden(ctx, t.ids, t.order, attention);
+    cache_.advance(n);
+    if (begin + n < count) continue;
+    const Tensor logits = model_.logits(ctx, hidden.value.rows(n - 1, n));
+    if (!arena_.device().planning) {
+      std::memcpy(result.data(), logits.raw(), static_cast<std::size_t>(logits.nbytes()));
+    }
+  }
+  return result;
+}
+
+}  // namespace thimble

@@ -1,0 +1,153 @@
+#include "models/hf_export.h"
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <nlohmann/json.hpp>
+
+#include "core/io/file.h"
+#include "core/io/safetensors_model.h"
+#include "core/ops/ops.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr std::int64_t kStagingBytes = 8 * kMiB;
+
+// Logical rows [begin, end) of a stored weight, in `dst` of the export's dtype.
+void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begin, std::int64_t end,
+                  const Tensor& converted, const Tensor& dst) {
+  const KernelTable& table = kernels(stored.device());
+  const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
+  const std::int64_t size = dtype_size(stored.dtype());
+  const auto* from = static_cast<const char*>(stored.raw());
+  if (!info.transposed()) {
+    table.cast(dst.raw(), dst.dtype(), from + begin * cols * size, stored.dtype(), (end - begin) * cols);
+    return;
+  }
+  auto* gathered = static_cast<char*>(converted.raw());
+#pragma omp parallel for schedule(static)
+  for (std::int64_t r = begin; r < end; ++r) {
+    for (std::int64_t c = 0; c < cols; ++c) {
+      std::memcpy(gathered + ((r - begin) * cols + c) * size, from + (c * info.shape[0] + r) * size,
+                  static_cast<std::size_t>(size));
+    }
+  }
+  table.cast(dst.raw(), dst.dtype(), gathered, stored.dtype(), (end - begin) * cols);
+}
+
+// Runs body(name, rows as bytes, byte offset) over every tensor in slices.
+template <typename Body>
+void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, Body&& body) {
+  for (const ParamId id : model.params().ids()) {
+    const ParamInfo& info = model.params().info(id);
+    const Pin pin(store, model.block_of(id));
+    const Tensor stored = pin.view(id);
+    const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
+    const std::int64_t rows = info.shape[0];
+    const std::int64_t step = std::clamp<std::int64_t>(kStagingBytes / (4 * cols), 1, rows);
+    const Tensor gathered = Tensor::empty(arena, MemoryTag::kIo, stored.dtype(), Shape{step, cols}, "export rows");
+    const Tensor out = Tensor::empty(arena, MemoryTag::kIo, dtype, Shape{step, cols}, "export rows");
+    if (arena.device().planning) continue;
+    for (std::int64_t r = 0; r < rows; r += step) {
+      const std::int64_t end = std::min(rows, r + step);
+      logical_rows(info, stored, r, end, gathered, out);
+      const auto bytes = static_cast<std::size_t>((end - r) * cols * dtype_size(dtype));
+      body(info.name, std::span(static_cast<const std::byte*>(out.raw()), bytes), r * cols * dtype_size(dtype));
+    }
+  }
+}
+
+void write_tensors(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options,
+                   const fs::path& directory) {
+  std::vector<SafetensorsSpec> specs;
+  for (const ParamId id : model.params().ids()) {
+    const ParamInfo& info = model.params().info(id);
+    specs.push_back({info.name, options.dtype, {info.shape.dims().begin(), info.shape.dims().end()}});
+  }
+  const std::vector<SafetensorsShard> shards = plan_safetensors_shards(specs, options.max_shard_bytes);
+  std::size_t shard = 0, left = 0;
+  std::unique_ptr<SafetensorsWriter> writer;
+  std::string current;
+  const auto finish = [&] {
+    if (writer) writer->finish();
+    writer.reset();
+  };
+  for_slices(arena, model, store, options.dtype, [&](const std::string& name, auto bytes, std::int64_t offset) {
+    if (offset == 0) {  // a new tensor: the next shard begins when the last one is full
+      if (left == 0) {
+        finish();
+        writer = std::make_unique<SafetensorsWriter>(directory / shards[shard].file_name, shards[shard].specs,
+                                                     std::map<std::string, std::string>{{"format", "pt"}});
+        left = shards[shard++].specs.size();
+      }
+      --left;
+    }
+    writer->write(name, bytes);
+  });
+  finish();
+  if (shards.size() > 1) make_safetensors_index(shards).save(directory / kSafetensorsIndexName);
+}
+
+// Every tensor on disk against the store, bit for bit.
+void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, const fs::path& directory) {
+  const SafetensorsModel written = SafetensorsModel::open(directory);
+  const Reservation space = arena.reserve(MemoryTag::kIo, kStagingBytes, "export check");
+  for_slices(arena, model, store, dtype, [&](const std::string& name, auto bytes, std::int64_t offset) {
+    const auto location = written.find(name);
+    const std::span read(static_cast<std::byte*>(space.data()), bytes.size());
+    if (location.entry == nullptr) throw_system("{}: tensor {} was not written", directory.string(), name);
+    location.file->read(*location.entry, offset, read);
+    if (std::memcmp(read.data(), bytes.data(), bytes.size()) != 0) {
+      throw_system("{}: tensor {} reads back differently from what was written", directory.string(), name);
+    }
+  });
+}
+
+std::string generation_config_json(const ModelConfig& config) {
+  nlohmann::ordered_json json;
+  if (config.bos_id) json["bos_token_id"] = *config.bos_id;
+  if (!config.eos_ids.empty()) json["eos_token_id"] = config.eos_ids;
+  return json.is_null() ? "{}\n" : json.dump(2) + "\n";
+}
+
+}  // namespace
+
+std::vector<fs::path> tokenizer_files(const fs::path& directory) {
+  static constexpr std::array<const char*, 10> kNames{
+      "tokenizer.json",          "tokenizer.model",  "tokenizer_config.json", "special_tokens_map.json",
+      "vocab.json",              "merges.txt",       "added_tokens.json",     "chat_template.jinja",
+      "chat_template.json",      "tokenizer.bin"};
+  std::vector<fs::path> files;
+  for (const char* name : kNames) {
+    if (fs::exists(directory / name)) files.push_back(directory / name);
+  }
+  return files;
+}
+
+void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options) {
+  const fs::path temporary = options.directory.string() + ".tmp";
+  if (!arena.device().planning) {
+    fs::remove_all(temporary);
+    fs::create_directories(temporary);
+    write_file_atomic(temporary / "config.json",
+                      model_config_json(model.config(), options.dtype == DType::kBF16 ? "bfloat16" : "float32"));
+    write_file_atomic(temporary / "generation_config.json", generation_config_json(model.config()));
+    for (const fs::path& file : options.files_to_copy) fs::copy_file(file, temporary / file.filename());
+    write_tensors(arena, model, store, options, temporary);
+    compare(arena, model, store, options.dtype, temporary);
+    const fs::path old = options.directory.string() + ".old";
+    fs::remove_all(old);
+    if (fs::exists(options.directory)) fs::rename(options.directory, old);
+    fs::rename(temporary, options.directory);
+    sync_directory(fs::absolute(options.directory).parent_path());
+    fs::remove_all(old);
+    return;
+  }
+  const Reservation space = arena.reserve(MemoryTag::kIo, kStagingBytes, "export check");
+  for_slices(arena, model, store, options.dtype, [](const std::string&, auto, std::int64_t) {});
+}
+
+}  // namespace thimble

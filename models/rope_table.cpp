@@ -1,0 +1,100 @@
+#include "models/rope_table.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+namespace thimble {
+namespace {
+
+std::vector<float> plain_inverse(double theta, std::int64_t dim) {
+  std::vector<float> inverse;
+  for (std::int64_t i = 0; i < dim; i += 2) {
+    const float exponent = static_cast<float>(i) / static_cast<float>(dim);
+    inverse.push_back(1.0f / std::pow(static_cast<float>(theta), exponent));
+  }
+  return inverse;
+}
+
+void scale_llama3(const RopeScaling& s, std::int64_t original, std::vector<float>& inverse) {
+  const double low_wavelength = static_cast<double>(original) / s.low_freq_factor;
+  const double high_wavelength = static_cast<double>(original) / s.high_freq_factor;
+  for (float& f : inverse) {
+    const double wavelength = 2 * std::numbers::pi / f;
+    if (wavelength > low_wavelength) {
+      f = static_cast<float>(f / s.factor);
+    } else if (wavelength >= high_wavelength) {
+      const double smooth = (static_cast<double>(original) / wavelength - s.low_freq_factor) /
+                            (s.high_freq_factor - s.low_freq_factor);
+      f = static_cast<float>((1 - smooth) * f / s.factor + smooth * f);
+    }
+  }
+}
+
+double yarn_mscale(double factor, double mscale) {
+  return factor <= 1 ? 1.0 : 0.1 * mscale * std::log(factor) + 1.0;
+}
+
+float scale_yarn(const RopeScaling& s, double theta, std::int64_t dim, std::int64_t original,
+                 std::vector<float>& inverse) {
+  const auto correction = [&](double rotations) {
+    return static_cast<double>(dim) *
+           std::log(static_cast<double>(original) / (rotations * 2 * std::numbers::pi)) / (2 * std::log(theta));
+  };
+  const double low = std::max(std::floor(correction(s.beta_fast)), 0.0);
+  double high = std::min(std::ceil(correction(s.beta_slow)), static_cast<double>(dim - 1));
+  if (low == high) high += 0.001;
+  for (std::size_t i = 0; i < inverse.size(); ++i) {
+    const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);
+    inverse[i] = static_cast<float>(inverse[i] / s.factor * ramp + inverse[i] * (1 - ramp));
+  }
+  if (s.attention_factor) return static_cast<float>(*s.attention_factor);
+  if (s.mscale && s.mscale_all_dim) {
+    return static_cast<float>(yarn_mscale(s.factor, *s.mscale) / yarn_mscale(s.factor, *s.mscale_all_dim));
+  }
+  return static_cast<float>(yarn_mscale(s.factor, 1.0));
+}
+
+}  // namespace
+
+RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t positions) {
+  const RopeScaling& s = config.rope_scaling;
+  const std::int64_t dim = config.head_dim;
+  const std::int64_t original = s.original_max_positions > 0 ? s.original_max_positions : config.max_positions;
+  RopeFrequencies out;
+  double theta = config.rope_theta;
+  if (s.type == RopeScaling::Type::kDynamic && positions > original) {
+    const double stretch =
+        s.factor * static_cast<double>(positions) / static_cast<double>(original) - (s.factor - 1);
+    theta *= std::pow(stretch, static_cast<double>(dim) / static_cast<double>(dim - 2));
+  }
+  out.inverse = plain_inverse(theta, dim);
+  if (s.type == RopeScaling::Type::kLinear) {
+    for (float& f : out.inverse) f = static_cast<float>(f / s.factor);
+  } else if (s.type == RopeScaling::Type::kLlama3) {
+    scale_llama3(s, original, out.inverse);
+  } else if (s.type == RopeScaling::Type::kYarn) {
+    out.attention_factor = scale_yarn(s, theta, dim, original, out.inverse);
+  }
+  return out;
+}
+
+Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t positions) {
+  const Tensor table = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32,
+                                     Shape{positions, config.head_dim}, "rotary table");
+  if (arena.device().planning) return table;
+  const RopeFrequencies frequencies = rope_frequencies(config, positions);
+  const std::int64_t half = config.head_dim / 2;
+  float* out = table.data<float>();
+#pragma omp parallel for schedule(static)
+  for (std::int64_t p = 0; p < positions; ++p) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float angle = static_cast<float>(p) * frequencies.inverse[static_cast<std::size_t>(i)];
+      out[p * config.head_dim + i] = std::cos(angle) * frequencies.attention_factor;
+      out[p * config.head_dim + half + i] = std::sin(angle) * frequencies.attention_factor;
+    }
+  }
+  return table;
+}
+
+}  // namespace thimble

@@ -1,0 +1,24 @@
+// Rotary frequencies with every scaling of the family, as a table of cosines and sines.
+#pragma once
+
+#include <vector>
+
+#include "core/tensor/tensor.h"
+#include "models/model_config.h"
+
+namespace thimble {
+
+/// Inverse frequencies (D/2, f32 as transformers computes them) and the factor on cosines and sines.
+struct RopeFrequencies {
+  std::vector<float> inverse;
+  float attention_factor = 1;
+};
+
+/// `positions`: the longest sequence, which the dynamic scaling depends on.
+/// Ref: Su et al. 2021; Peng et al. 2023 (YaRN, section 3); "llama3" as published with Llama 3.1.
+RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t positions);
+
+/// f32 [positions, D]: D/2 cosines, then D/2 sines, of position * frequency. Tag workspace.
+Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t positions);
+
+}  // namespace thimble

@@ -1,0 +1,167 @@
+#include "models/transformer.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <numeric>
+
+namespace thimble {
+namespace {
+
+template <typename T>
+Tensor upload_vector(Arena& arena, DType dtype, const std::vector<T>& values, std::int64_t n,
+                     std::string_view label) {
+  Tensor t = Tensor::empty(arena, MemoryTag::kActivations, dtype, Shape{n}, label);
+  if (arena.device().planning) return t;
+  TH_CHECK_EQ(static_cast<std::int64_t>(values.size()), n);
+  std::memcpy(t.raw(), values.data(), static_cast<std::size_t>(t.nbytes()));
+  return t;
+}
+
+}  // namespace
+
+BatchTensors upload(Arena& arena, const Batch& batch) {
+  const std::int64_t n = batch.num_positions();
+  BatchTensors out;
+  out.rows = batch.rows;
+  out.ids = upload_vector(arena, DType::kI32, batch.tokens, n, "tokens");
+  out.targets = upload_vector(arena, DType::kI32, batch.targets, n, "targets");
+  out.weights = upload_vector(arena, DType::kF32, batch.weights, n, "loss weights");
+  out.positions = upload_vector(arena, DType::kI32, batch.positions, n, "positions");
+  out.doc_start = upload_vector(arena, DType::kI32, batch.doc_start, n, "document starts");
+  out.order = Tensor::empty(arena, MemoryTag::kActivations, DType::kI32, Shape{n}, "token order");
+  if (!arena.device().planning) {
+    auto* order = out.order.data<std::int32_t>();
+    std::iota(order, order + n, 0);
+    std::stable_sort(order, order + n, [&](std::int32_t a, std::int32_t b) {
+      return batch.tokens[static_cast<std::size_t>(a)] < batch.tokens[static_cast<std::size_t>(b)];
+    });
+  }
+  return out;
+}
+
+Transformer::Transformer(const ModelConfig& config) : config_(config) {
+  const std::int64_t c = config_.hidden_size;
+  embedding_ = add_param(0, "model.embed_tokens.weight", Shape{config_.vocab_size, c}, ParamRole::kEmbedding);
+  for (int l = 0; l < config_.num_layers; ++l) add_layer(l);
+  const BlockId last = num_blocks() - 1;
+  final_norm_ = add_param(last, "model.norm.weight", Shape{c}, ParamRole::kNorm);
+  head_ = config_.tied_head ? Weight{embedding_.id, last}
+                            : add_param(last, "lm_head.weight", Shape{config_.vocab_size, c}, ParamRole::kHead);
+}
+
+Weight Transformer::add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role) {
+  blocks_.push_back(block);
+  return {params_.add({.name = name, .shape = shape, .role = role}), block};
+}
+
+void Transformer::add_layer(int index) {
+  const BlockId block = index + 1;
+  const std::string prefix = fmt::format("model.layers.{}.", index);
+  const std::int64_t c = config_.hidden_size, f = config_.intermediate_size;
+  const std::int64_t q = config_.num_heads * config_.head_dim, kv = config_.num_kv_heads * config_.head_dim;
+  const auto norm = [&](const char* name, std::int64_t n) {
+    return add_param(block, prefix + name + ".weight", Shape{n}, ParamRole::kNorm);
+  };
+  const auto matrix = [&](const char* name, std::int64_t out, std::int64_t in) {
+    return add_param(block, prefix + name + ".weight", Shape{out, in}, ParamRole::kMatrix);
+  };
+  const auto bias = [&](const char* name, std::int64_t n, bool exists) {
+    return exists ? add_param(block, prefix + name + ".bias", Shape{n}, ParamRole::kBias) : Weight{};
+  };
+  Layer l;
+  l.input_norm = norm("input_layernorm", c);
+  l.q = matrix("self_attn.q_proj", q, c);
+  l.q_bias = bias("self_attn.q_proj", q, config_.qkv_bias);
+  l.k = matrix("self_attn.k_proj", kv, c);
+  l.k_bias = bias("self_attn.k_proj", kv, config_.qkv_bias);
+  l.v = matrix("self_attn.v_proj", kv, c);
+  l.v_bias = bias("self_attn.v_proj", kv, config_.qkv_bias);
+  l.o = matrix("self_attn.o_proj", c, q);
+  l.o_bias = bias("self_attn.o_proj", c, config_.out_bias);
+  if (config_.qk_norm) {
+    l.q_norm = norm("self_attn.q_norm", config_.head_dim);
+    l.k_norm = norm("self_attn.k_norm", config_.head_dim);
+  }
+  l.post_norm = norm("post_attention_layernorm", c);
+  l.gate = matrix("mlp.gate_proj", f, c);
+  l.gate_bias = bias("mlp.gate_proj", f, config_.mlp_bias);
+  l.up = matrix("mlp.up_proj", f, c);
+  l.up_bias = bias("mlp.up_proj", f, config_.mlp_bias);
+  l.down = matrix("mlp.down_proj", c, f);
+  l.down_bias = bias("mlp.down_proj", c, config_.mlp_bias);
+  layers_.push_back(l);
+}
+
+Var Transformer::self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const {
+  const Layer& l = layers_[static_cast<std::size_t>(index)];
+  const auto eps = static_cast<float>(config_.rms_eps);
+  LayerTap* tap = attention.tap;
+  if (tap != nullptr) tap->after_norm(index, x);
+  Var q = linear(ctx, x, l.q, l.q_bias);
+  Var k = linear(ctx, x, l.k, l.k_bias);
+  Var v = linear(ctx, x, l.v, l.v_bias);
+  x = {};
+  if (config_.qk_norm) {
+    q = rms_norm(ctx, q, l.q_norm, eps);
+    k = rms_norm(ctx, k, l.k_norm, eps);
+  }
+  if (tap != nullptr) tap->before_rotation(index, q, k, v);
+  q = rope(ctx, std::move(q), attention);
+  k = rope(ctx, std::move(k), attention);
+  if (tap != nullptr) tap->after_rotation(index, k, v);
+  if (attention.kv != nullptr) {
+    TH_CHECK(!ctx.recording(), "gradients through stored keys");
+    std::tie(k.value, v.value) = attention.kv->append(index, k.value, v.value);
+  }
+  const ops::AttentionShape shape{.batch = attention.rows,
+                                  .heads = config_.num_heads,
+                                  .kv_heads = config_.num_kv_heads,
+                                  .head_dim = config_.head_dim,
+                                  .window = config_.windows[static_cast<std::size_t>(index)],
+                                  .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+  Var out = thimble::attention(ctx, q, k, v, shape, attention);
+  if (tap != nullptr) tap->attention_output(index, out);
+  return linear(ctx, out, l.o, l.o_bias);
+}
+
+Var Transformer::block(Context& ctx, int index, const Var& x, const AttentionContext& attention) const {
+  const Layer& l = layers_[static_cast<std::size_t>(index)];
+  const auto eps = static_cast<float>(config_.rms_eps);
+  const BlockScope scope(ctx, index + 1);
+  ctx.store.prefetch(index + 2);
+  const Var middle = add(ctx, x, self_attention(ctx, index, rms_norm(ctx, x, l.input_norm, eps), attention));
+  const auto feed_forward = [&] {
+    const auto gated = [&] {
+      const Var y = rms_norm(ctx, middle, l.post_norm, eps);
+      const Var gate = linear(ctx, y, l.gate, l.gate_bias);
+      return swiglu(ctx, gate, linear(ctx, y, l.up, l.up_bias));
+    };
+    return linear(ctx, gated(), l.down, l.down_bias);
+  };
+  return add(ctx, middle, feed_forward());
+}
+
+Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
+                        const AttentionContext& attention) const {
+  Var x;
+  {
+    const BlockScope scope(ctx, 0);
+    x = embedding(ctx, ids, order, embedding_);
+  }
+  for (int l = 0; l < config_.num_layers; ++l) {
+    const auto body = [this, &ctx, l, attention](const Var& in) { return block(ctx, l, in, attention); };
+    x = ctx.tape != nullptr ? ctx.tape->segment(x, body) : body(x);
+  }
+  return rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
+}
+
+Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, const Tensor& rope_table,
+                         float grad_scale) const {
+  const AttentionContext attention{.rows = batch.rows, .positions = batch.positions,
+                                   .doc_start = batch.doc_start, .rope_table = rope_table};
+  const Var h = hidden(ctx, batch.ids, batch.order, attention);
+  return head_loss(ctx, h, head_, {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
+}
+
+}  // namespace thimble
