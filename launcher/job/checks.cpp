@@ -10,19 +10,21 @@ namespace thimble {
 namespace {
 
 /// One of several keys of a table must be given, and only one.
-void check_exactly_one(JobDraft& draft, const std::string& table, const std::vector<std::string>& keys) {
+void check_exactly_one(JobDraft& draft, const std::string& table,
+                       const std::vector<std::string>& keys) {
   std::vector<std::string> given;
   for (const std::string& key : keys) {
     if (draft.given(fmt::format("{}.{}", table, key))) given.push_back(key);
   }
   const std::string choices = join(keys);
   if (given.empty()) {
-    draft.errors.add(draft.place_of(table), fmt::format("missing key in [{}]: exactly one of {}", table, choices));
+    draft.errors.add(draft.place_of(table),
+                     fmt::format("missing key in [{}]: exactly one of {}", table, choices));
   }
   for (std::size_t i = 1; i < given.size(); ++i) {
     draft.errors.add(draft.place_of(fmt::format("{}.{}", table, given[i])),
-                     fmt::format("{}.{} together with {}.{}: exactly one of {}", table, given[i], table,
-                                 given[0], choices));
+                     fmt::format("{}.{} together with {}.{}: exactly one of {}", table, given[i],
+                                 table, given[0], choices));
   }
 }
 
@@ -32,15 +34,18 @@ void check_batch(JobDraft& draft) {
   if (draft.usable("training.global_batch_tokens") && draft.usable("data.seq_len") &&
       *training.global_batch_tokens % seq_len != 0) {
     const std::int64_t rows = *training.global_batch_tokens / seq_len;
-    draft.errors.add(draft.place_of("training.global_batch_tokens"),
-                     fmt::format("training.global_batch_tokens = {}: not a multiple of data.seq_len = {}; near it: {}",
-                                 *training.global_batch_tokens, seq_len, (rows + 1) * seq_len));
+    draft.errors.add(
+        draft.place_of("training.global_batch_tokens"),
+        fmt::format(
+            "training.global_batch_tokens = {}: not a multiple of data.seq_len = {}; near it: {}",
+            *training.global_batch_tokens, seq_len, (rows + 1) * seq_len));
   }
   if (draft.usable("training.global_batch_size") && !training.micro_batch_size.is_auto() &&
       *training.micro_batch_size.value > *training.global_batch_size) {
-    draft.errors.add(draft.place_of("training.micro_batch_size"),
-                     fmt::format("training.micro_batch_size = {}: more than training.global_batch_size = {}",
-                                 *training.micro_batch_size.value, *training.global_batch_size));
+    draft.errors.add(
+        draft.place_of("training.micro_batch_size"),
+        fmt::format("training.micro_batch_size = {}: more than training.global_batch_size = {}",
+                    *training.micro_batch_size.value, *training.global_batch_size));
   }
 }
 
@@ -49,20 +54,23 @@ void check_schedule(JobDraft& draft) {
   const TrainingConfig& training = draft.config.training;
   const bool has_steps = draft.given("lr_scheduler.warmup_steps");
   if (draft.given("lr_scheduler.warmup_ratio") && has_steps) {
-    draft.errors.add(draft.place_of("lr_scheduler.warmup_steps"),
-                     "lr_scheduler.warmup_steps together with lr_scheduler.warmup_ratio: at most one of them");
+    draft.errors.add(
+        draft.place_of("lr_scheduler.warmup_steps"),
+        "lr_scheduler.warmup_steps together with lr_scheduler.warmup_ratio: at most one of them");
   }
   if (!schedule.warmup_ratio && !schedule.warmup_steps) schedule.warmup_ratio = kDefaultWarmupRatio;
   if (draft.usable("lr_scheduler.warmup_steps") && draft.usable("training.max_steps") &&
       *schedule.warmup_steps >= *training.max_steps) {
-    draft.errors.add(draft.place_of("lr_scheduler.warmup_steps"),
-                     fmt::format("lr_scheduler.warmup_steps = {}: allowed < training.max_steps = {}",
-                                 *schedule.warmup_steps, *training.max_steps));
+    draft.errors.add(
+        draft.place_of("lr_scheduler.warmup_steps"),
+        fmt::format("lr_scheduler.warmup_steps = {}: allowed < training.max_steps = {}",
+                    *schedule.warmup_steps, *training.max_steps));
   }
   const LrSchedulerConfig defaults;
   const auto needs_wsd = [&](const std::string& key) {
-    draft.errors.add(draft.place_of(key), fmt::format("{} needs lr_scheduler.type = \"wsd\", found \"{}\"", key,
-                                                      spelling(schedule.type)));
+    draft.errors.add(draft.place_of(key),
+                     fmt::format("{} needs lr_scheduler.type = \"wsd\", found \"{}\"", key,
+                                 spelling(schedule.type)));
   };
   if (schedule.type != ScheduleType::kWsd) {
     if (schedule.decay_ratio != defaults.decay_ratio) needs_wsd("lr_scheduler.decay_ratio");
@@ -74,8 +82,8 @@ void check_source(JobDraft& draft, const std::string& key, const DataSource& sou
   const std::string plain = without_indices(key);
   const auto needs = [&](std::string_view name, std::string_view format) {
     draft.errors.add(draft.place_of(fmt::format("{}.{}", key, name)),
-                     fmt::format("{}.{} needs {}.format = \"{}\", found \"{}\"", plain, name, plain, format,
-                                 spelling(source.format)));
+                     fmt::format("{}.{} needs {}.format = \"{}\", found \"{}\"", plain, name, plain,
+                                 format, spelling(source.format)));
   };
   const bool is_auto = source.format == DataFormat::kAuto;
   if (!source.document_separator.empty() && !is_auto && source.format != DataFormat::kText) {
@@ -96,9 +104,10 @@ void check_data(JobDraft& draft) {
   }
   if (draft.usable("data.val_set_size") && data.val_set_size >= 1 &&
       std::trunc(data.val_set_size) != data.val_set_size) {
-    draft.errors.add(draft.place_of("data.val_set_size"),
-                     fmt::format("data.val_set_size = {}: allowed a share < 1 or a whole number of samples",
-                                 float_text(data.val_set_size)));
+    draft.errors.add(
+        draft.place_of("data.val_set_size"),
+        fmt::format("data.val_set_size = {}: allowed a share < 1 or a whole number of samples",
+                    float_text(data.val_set_size)));
   }
   if (draft.given("data.eval")) {
     if (draft.usable("data.val_set_size") && data.val_set_size > 0) {
@@ -107,17 +116,21 @@ void check_data(JobDraft& draft) {
     }
     data.val_set_size = 0;
   }
-  if (draft.usable("eval.early_stopping_patience") && draft.config.eval.early_stopping_patience > 0 &&
-      data.val_set_size == 0 && data.eval.empty()) {
+  if (draft.usable("eval.early_stopping_patience") &&
+      draft.config.eval.early_stopping_patience > 0 && data.val_set_size == 0 &&
+      data.eval.empty()) {
     draft.errors.add(draft.place_of("eval.early_stopping_patience"),
-                     "eval.early_stopping_patience needs something to evaluate: data.val_set_size > 0 or [[data.eval]]");
+                     "eval.early_stopping_patience needs something to evaluate: data.val_set_size "
+                     "> 0 or [[data.eval]]");
   }
 }
 
 void check_optimizer(JobDraft& draft) {
-  if (draft.config.optimizer.fused_backward && draft.config.training.grad_norm_mode == GradNormMode::kExact) {
+  if (draft.config.optimizer.fused_backward &&
+      draft.config.training.grad_norm_mode == GradNormMode::kExact) {
     draft.errors.add(draft.place_of("optimizer.fused_backward"),
-                     "optimizer.fused_backward = true needs training.grad_norm_mode = \"two_pass\", \"lagged\" or "
+                     "optimizer.fused_backward = true needs training.grad_norm_mode = "
+                     "\"two_pass\", \"lagged\" or "
                      "\"per_tensor\"");
   }
 }
@@ -126,9 +139,10 @@ void check_name(JobDraft& draft) {
   const std::string& name = draft.config.name;
   if (!draft.usable("name")) return;
   if (name == "." || name == ".." || name.find('/') != std::string::npos || name.size() > 128) {
-    draft.errors.add(draft.place_of("name"),
-                     fmt::format("name = \"{}\": allowed the name of one directory, at most 128 bytes",
-                                 printable(name, 60)));
+    draft.errors.add(
+        draft.place_of("name"),
+        fmt::format("name = \"{}\": allowed the name of one directory, at most 128 bytes",
+                    printable(name, 60)));
   }
 }
 

@@ -13,8 +13,12 @@ template <typename... Fs>
 struct Overloaded : Fs... {
   using Fs::operator()...;
 };
+template <typename... Fs>
+Overloaded(Fs...) -> Overloaded<Fs...>;
 
-std::string number_text(double value) { return fmt::format("{:.10g}", value); }
+std::string number_text(double value) {
+  return fmt::format("{:.10g}", value);
+}
 
 bool is_bare_key(std::string_view key) {
   return !key.empty() && std::all_of(key.begin(), key.end(), [](unsigned char c) {
@@ -46,7 +50,8 @@ std::string map_text(const std::map<std::string, std::string>& map) {
 
 void walk(const std::string& prefix, Field& field,
           const std::function<void(const std::string&, Field&)>& leaf) {
-  const std::string key = prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
+  const std::string key =
+      prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
   if (const auto* table = std::get_if<TableValue>(&field.value)) {
     if (table->present()) table->visit([&](Field& inner) { walk(key, inner, leaf); });
   } else if (const auto* list = std::get_if<TableListValue>(&field.value)) {
@@ -109,7 +114,8 @@ std::string quoted(std::string_view text) {
 std::string float_text(double value) {
   std::string text = fmt::format("{}", value);
   const std::size_t exponent = text.find('e');
-  if (exponent == std::string::npos) return text.find('.') == std::string::npos ? text + ".0" : text;
+  if (exponent == std::string::npos)
+    return text.find('.') == std::string::npos ? text + ".0" : text;
   std::size_t digits = exponent + 1;
   if (text[digits] == '+') text.erase(digits, 1);
   if (text[digits] == '-') ++digits;
@@ -147,7 +153,9 @@ std::string value_text(const Field& field) {
           },
           [](const std::map<std::string, std::string>* map) { return map_text(*map); },
           [](const ChoiceValue& value) { return quoted(value.names[value.get()]); },
-          [](const TableValue& table) { return table.present() ? inline_table_text(table) : std::string(); },
+          [](const TableValue& table) {
+            return table.present() ? inline_table_text(table) : std::string();
+          },
           [](const TableListValue&) { return std::string(); }},
       field.value);
 }

@@ -1,6 +1,7 @@
-// The one description of every key of a job: name, meaning, type, range, choices, whether this release has it, and
-// what a change of it means for a resumed run. Parser, range checks, help, docs, schema, resolved job, shell
-// completion and resume all walk these fields; nothing else in Thimble lists keys.
+// The one description of every key of a job: name, meaning, type, range, choices, whether this
+// release has it, and what a change of it means for a resumed run. Parser, range checks, help,
+// docs, schema, resolved job, shell completion and resume all walk these fields; nothing else in
+// Thimble lists keys.
 #pragma once
 
 #include <functional>
@@ -44,8 +45,8 @@ struct TableListValue {
 using FieldValue =
     std::variant<bool*, std::int64_t*, double*, std::string*, std::optional<std::int64_t>*,
                  std::optional<double>*, AutoInt*, AutoBytes*, ByteSize*, std::vector<std::string>*,
-                 std::array<double, 2>*, std::map<std::string, std::string>*, ChoiceValue, TableValue,
-                 TableListValue>;
+                 std::array<double, 2>*, std::map<std::string, std::string>*, ChoiceValue,
+                 TableValue, TableListValue>;
 
 /// The numbers a field takes; applies to every element of a list.
 struct Range {
@@ -83,9 +84,9 @@ struct Field {
   FieldValue value;
   Range range{};
   std::string_view unit{};
-  std::string_view default_text{};             // where the default is not the value of a new struct
-  std::vector<std::string_view> choices{};     // of a string, or of a map's keys
-  std::vector<std::string_view> later{};       // values that this release refuses
+  std::string_view default_text{};          // where the default is not the value of a new struct
+  std::vector<std::string_view> choices{};  // of a string, or of a map's keys
+  std::vector<std::string_view> later{};    // values that this release refuses
   bool required = false;
   bool released = true;  // false: the whole key is refused in this release
   PathKind path = PathKind::kNone;
@@ -138,12 +139,12 @@ template <typename Struct>
 TableListValue table_list(std::vector<Struct>& list) {
   return {.size = [&list] { return list.size(); },
           .append = [&list] { list.emplace_back(); },
-          .visit = [&list](std::size_t index, const FieldVisitor& visitor) {
-            visit_fields(visitor, list[index]);
-          }};
+          .visit = [&list](std::size_t index,
+                           const FieldVisitor& visitor) { visit_fields(visitor, list[index]); }};
 }
 
-/// A field's value as TOML, empty if it is not set ("auto" and defaults are values). Tables are written inline.
+/// A field's value as TOML, empty if it is not set ("auto" and defaults are values). Tables are
+/// written inline.
 std::string value_text(const Field& field);
 
 /// As value_text, strings without their quotes: what `later` lists and messages compare.
@@ -155,14 +156,16 @@ std::string quoted(std::string_view text);
 /// The shortest TOML float that reads back as `value`.
 std::string float_text(double value);
 
-/// Calls `leaf(key, field)` for every field that is no table, depth first in the order of the file. Keys are
-/// dotted, elements of lists indexed: "data.train[0].weight".
+/// Calls `leaf(key, field)` for every field that is no table, depth first in the order of the file.
+/// Keys are dotted, elements of lists indexed: "data.train[0].weight".
 void walk_fields(JobConfig& job, const std::function<void(const std::string&, Field&)>& leaf);
 
-/// A job in which every optional table exists and every list of tables has one element; for documentation.
+/// A job in which every optional table exists and every list of tables has one element; for
+/// documentation.
 JobConfig full_job();
 
-/// Every key that is no table, dotted, lists without an index: what `--set` and shell completion know.
+/// Every key that is no table, dotted, lists without an index: what `--set` and shell completion
+/// know.
 std::vector<std::string> all_job_keys();
 
 /// `key` without the indices of lists.

@@ -4,38 +4,49 @@
 namespace thimble {
 namespace {
 
-constexpr Range at_least(double min) { return {.min = min}; }
-constexpr Range above(double min) { return {.min = min, .min_open = true}; }
+constexpr Range at_least(double min) {
+  return {.min = min};
+}
+constexpr Range above(double min) {
+  return {.min = min, .min_open = true};
+}
 
 void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
   Field path{.name = "path",
-             .doc = "File, glob or list of them: .jsonl, .jsonl.gz, .txt, or the output of `thimble tokenize`",
+             .doc =
+                 "File, glob or list of them: .jsonl, .jsonl.gz, .txt, or the output of `thimble "
+                 "tokenize`",
              .value = &source.path,
              .required = true,
              .path = PathKind::kInput,
              .resume = ResumeClass::kDataContent};
   visit(path);
-  Field format{.name = "format",
-               .doc = "What a sample is; auto: from the file's name and the keys of its first lines, printed",
-               .value = choice(source.format),
-               .later = {"chat"}};
+  Field format{
+      .name = "format",
+      .doc =
+          "What a sample is; auto: from the file's name and the keys of its first lines, printed",
+      .value = choice(source.format),
+      .later = {"chat"}};
   visit(format);
   Field separator{.name = "document_separator",
                   .doc = "Where one document of a .txt ends and the next begins",
                   .value = &source.document_separator,
                   .default_text = "one file is one document"};
   visit(separator);
-  Field fields{.name = "fields",
-               .doc = "Which keys of the file hold what: { text = \"content\" } or { prompt = \"question\", "
-                      "completion = \"answer\" }",
-               .value = &source.fields,
-               .default_text = "the same names",
-               .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
+  Field fields{
+      .name = "fields",
+      .doc =
+          "Which keys of the file hold what: { text = \"content\" } or { prompt = \"question\", "
+          "completion = \"answer\" }",
+      .value = &source.fields,
+      .default_text = "the same names",
+      .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
   visit(fields);
-  Field roles{.name = "roles_to_train",
-              .doc = "Chat: the roles whose content carries loss; a message's own \"train\": false wins",
-              .value = &source.roles_to_train,
-              .released = false};
+  Field roles{
+      .name = "roles_to_train",
+      .doc = "Chat: the roles whose content carries loss; a message's own \"train\": false wins",
+      .value = &source.roles_to_train,
+      .released = false};
   visit(roles);
   Field eos{.name = "train_on_eos",
             .doc = "Chat: which ends of turn are trained",
@@ -53,11 +64,14 @@ void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
   visit({.name = "model", .doc = "What is trained", .value = table(job.model)});
   visit({.name = "data", .doc = "What it is trained on", .value = table(job.data)});
   visit({.name = "training", .doc = "How long, in which batches", .value = table(job.training)});
-  visit({.name = "optimizer", .doc = "How gradients change weights", .value = table(job.optimizer)});
+  visit(
+      {.name = "optimizer", .doc = "How gradients change weights", .value = table(job.optimizer)});
   visit({.name = "lr_scheduler",
          .doc = "The learning rate over the run",
          .value = table(job.lr_scheduler)});
-  visit({.name = "memory", .doc = "What the run may use, and what it saves", .value = table(job.memory)});
+  visit({.name = "memory",
+         .doc = "What the run may use, and what it saves",
+         .value = table(job.memory)});
   visit({.name = "parallelism",
          .doc = "How ranks share the work; their number comes from `launch`, mpirun or srun",
          .value = table(job.parallelism)});
@@ -74,12 +88,13 @@ void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
 void visit_fields(const FieldVisitor& visitor, JobConfig& job) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "name",
-         .doc = "Everything is written to <output_dir>/<name>",
+         .doc = "Everything is written to output_dir/name",
          .value = &job.name,
          .default_text = "the job file's stem",
          .resume = ResumeClass::kContinues});
   visit({.name = "output_dir",
-         .doc = "Where runs are written; relative to the working directory, all other paths to the job file",
+         .doc = "Where runs are written; relative to the working directory, all other paths to the "
+                "job file",
          .value = &job.output_dir,
          .path = PathKind::kOutput,
          .resume = ResumeClass::kContinues});
@@ -103,7 +118,8 @@ void visit_fields(const FieldVisitor& visitor, JobConfig& job) {
 void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "path",
-         .doc = "Hugging Face directory, Hub id that is in the local cache, or a run; exactly one of path, config",
+         .doc = "Hugging Face directory, Hub id that is in the local cache, or a run; exactly one "
+                "of path, config",
          .value = &model.path,
          .path = PathKind::kModel,
          .resume = ResumeClass::kModelContent});
@@ -114,7 +130,8 @@ void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .resume = ResumeClass::kModelContent});
   visit({.name = "dtype", .doc = "Compute weights and activations", .value = choice(model.dtype)});
   visit({.name = "master_weights",
-         .doc = "The weights the optimizer updates; split16: bf16 and a 16-bit remainder, lossless; none: "
+         .doc = "The weights the optimizer updates; split16: bf16 and a 16-bit remainder, "
+                "lossless; none: "
                 "stochastic rounding",
          .value = choice(model.master_weights),
          .later = {"split16", "none"}});
@@ -134,8 +151,9 @@ void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .default_text = "the template's end of turn",
          .released = false});
   visit({.name = "rope_scaling",
-         .doc = "Longer contexts than the model was made for: { rope_type = \"yarn\", factor = 4.0, "
-                "original_max_position_embeddings = 32768 }",
+         .doc =
+             "Longer contexts than the model was made for: { rope_type = \"yarn\", factor = 4.0, "
+             "original_max_position_embeddings = 32768 }",
          .value = inline_table(model.rope_scaling)});
   visit({.name = "freeze",
          .doc = "Regular expressions on whole tensor names: no gradient, no optimizer state",
@@ -194,10 +212,11 @@ void visit_fields(const FieldVisitor& visitor, DataConfig& data) {
   visit({.name = "excess_length_strategy",
          .doc = "A sample longer than a row; auto: split for text, error for all else",
          .value = choice(data.excess_length_strategy)});
-  visit({.name = "val_set_size",
-         .doc = "Held out for evaluation: a share (< 1) or a number of samples; 0 with [[data.eval]]",
-         .value = &data.val_set_size,
-         .range = at_least(0)});
+  visit(
+      {.name = "val_set_size",
+       .doc = "Held out for evaluation: a share (< 1) or a number of samples; 0 with [[data.eval]]",
+       .value = &data.val_set_size,
+       .range = at_least(0)});
   visit({.name = "cache_dir",
          .doc = "Where tokenised data is kept, keyed by content, tokenizer and fields",
          .value = &data.cache_dir,

@@ -4,12 +4,17 @@
 namespace thimble {
 namespace {
 
-constexpr Range at_least(double min) { return {.min = min}; }
-constexpr Range above(double min) { return {.min = min, .min_open = true}; }
+constexpr Range at_least(double min) {
+  return {.min = min};
+}
+constexpr Range above(double min) {
+  return {.min = min, .min_open = true};
+}
 constexpr Range kShare{.min = 0, .max = 1};
 
-const std::vector<std::string_view> kOptimizerNames{"adamw",  "adamw_8bit",  "galore",        "galore_8bit",
-                                                    "apollo", "apollo_mini", "q_apollo_mini", "muon"};
+const std::vector<std::string_view> kOptimizerNames{"adamw",         "adamw_8bit", "galore",
+                                                    "galore_8bit",   "apollo",     "apollo_mini",
+                                                    "q_apollo_mini", "muon"};
 
 void visit_duration_fields(const FieldVisitor& visitor, TrainingConfig& training) {
   const auto visit = [&](Field field) { visitor(field); };
@@ -44,13 +49,15 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
          .value = &training.global_batch_size,
          .range = {.min = 1, .max = 16'777'216},
          .unit = "rows"});
-  visit({.name = "global_batch_tokens",
-         .doc = "The same in input positions, masked and padded ones included; a multiple of seq_len",
-         .value = &training.global_batch_tokens,
-         .range = at_least(1),
-         .unit = "tokens"});
+  visit(
+      {.name = "global_batch_tokens",
+       .doc = "The same in input positions, masked and padded ones included; a multiple of seq_len",
+       .value = &training.global_batch_tokens,
+       .range = at_least(1),
+       .unit = "tokens"});
   visit({.name = "micro_batch_size",
-         .doc = "Rows per rank and pass; auto: the largest that fits; accumulation follows and is printed",
+         .doc = "Rows per rank and pass; auto: the largest that fits; accumulation follows and is "
+                "printed",
          .value = &training.micro_batch_size,
          .range = {.min = 1, .max = 16'777'216},
          .unit = "rows",
@@ -59,10 +66,11 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
          .doc = "Gradients are scaled down to this global norm; 0: no clipping, still logged",
          .value = &training.max_grad_norm,
          .range = at_least(0)});
-  visit({.name = "grad_norm_mode",
-         .doc = "How the norm is known in time; optimizer.fused_backward needs one of the last three",
-         .value = choice(training.grad_norm_mode),
-         .later = {"two_pass", "lagged", "per_tensor"}});
+  visit(
+      {.name = "grad_norm_mode",
+       .doc = "How the norm is known in time; optimizer.fused_backward needs one of the last three",
+       .value = choice(training.grad_norm_mode),
+       .later = {"two_pass", "lagged", "per_tensor"}});
   visit({.name = "grad_dtype",
          .doc = "The gradient buffer; auto: fp32 when accumulated or tied, else the model's dtype",
          .value = choice(training.grad_dtype)});
@@ -91,7 +99,10 @@ void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
          .doc = "Decay of the first and second moment",
          .value = &optimizer.betas,
          .range = {.min = 0, .max = 1, .max_open = true}});
-  visit({.name = "eps", .doc = "Added to the denominator", .value = &optimizer.eps, .range = above(0)});
+  visit({.name = "eps",
+         .doc = "Added to the denominator",
+         .value = &optimizer.eps,
+         .range = above(0)});
   visit({.name = "weight_decay",
          .doc = "Decoupled decay of matrices; norms, biases and other 1-D tensors have none",
          .value = &optimizer.weight_decay,
@@ -125,7 +136,10 @@ void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
 
 void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback) {
   const auto visit = [&](Field field) { visitor(field); };
-  visit({.name = "name", .doc = "The update rule", .value = &fallback.name, .choices = kOptimizerNames});
+  visit({.name = "name",
+         .doc = "The update rule",
+         .value = &fallback.name,
+         .choices = kOptimizerNames});
   visit({.name = "lr",
          .doc = "Its peak learning rate",
          .value = &fallback.lr,
@@ -154,7 +168,10 @@ void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group) {
          .value = &group.weight_decay,
          .range = at_least(0),
          .default_text = "optimizer.weight_decay"});
-  visit({.name = "rank", .doc = "Rank of the projection", .value = &group.rank, .range = at_least(1)});
+  visit({.name = "rank",
+         .doc = "Rank of the projection",
+         .value = &group.rank,
+         .range = at_least(1)});
   visit({.name = "scale", .doc = "Factor on the update", .value = &group.scale, .range = above(0)});
   visit({.name = "scale_type",
          .doc = "One scale per channel or per tensor",
@@ -175,7 +192,8 @@ void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedule) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "type", .doc = "The shape after warm-up", .value = choice(schedule.type)});
   visit({.name = "warmup_ratio",
-         .doc = "Share of the steps in which the rate rises from 0; at most one of warmup_ratio, warmup_steps",
+         .doc = "Share of the steps in which the rate rises from 0; at most one of warmup_ratio, "
+                "warmup_steps",
          .value = &schedule.warmup_ratio,
          .range = {.min = 0, .max = 1, .max_open = true},
          .default_text = "0.03"});
@@ -200,7 +218,8 @@ void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedule) {
 void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "budget",
-         .doc = "Per host, all ranks; auto: 90 % of min(free memory, cgroup limit); or a size as \"20GiB\"",
+         .doc = "Per host, all ranks; auto: 90 % of min(free memory, cgroup limit); or a size as "
+                "\"20GiB\"",
          .value = &memory.budget,
          .range = at_least(1),
          .resume = ResumeClass::kContinues});

@@ -126,17 +126,26 @@ constexpr std::array kKeys{
 };
 
 constexpr std::array kTables{
-    Entry{"train", "training"},          Entry{"trainer", "training"},
+    Entry{"train", "training"},
+    Entry{"trainer", "training"},
     Entry{"training_arguments", "training"},
-    Entry{"dataset", "data"},            Entry{"datasets", "data"},
-    Entry{"dataloader", "data"},         Entry{"optim", "optimizer"},
-    Entry{"lr_schedule", "lr_scheduler"}, Entry{"scheduler", "lr_scheduler"},
+    Entry{"dataset", "data"},
+    Entry{"datasets", "data"},
+    Entry{"dataloader", "data"},
+    Entry{"optim", "optimizer"},
+    Entry{"lr_schedule", "lr_scheduler"},
+    Entry{"scheduler", "lr_scheduler"},
     Entry{"activation_checkpoint", "memory"},
-    Entry{"parallel", "parallelism"},    Entry{"distributed", "parallelism"},
-    Entry{"comm", "parallelism"},        Entry{"checkpointing", "checkpoint"},
-    Entry{"save", "checkpoint"},         Entry{"validation", "eval"},
-    Entry{"evaluation", "eval"},         Entry{"metrics", "logging"},
-    Entry{"log", "logging"},             Entry{"tokenizer", "model"},
+    Entry{"parallel", "parallelism"},
+    Entry{"distributed", "parallelism"},
+    Entry{"comm", "parallelism"},
+    Entry{"checkpointing", "checkpoint"},
+    Entry{"save", "checkpoint"},
+    Entry{"validation", "eval"},
+    Entry{"evaluation", "eval"},
+    Entry{"metrics", "logging"},
+    Entry{"log", "logging"},
+    Entry{"tokenizer", "model"},
 };
 
 constexpr std::array kAdvice{
@@ -191,8 +200,14 @@ std::optional<std::string> find(const Table& table, std::string_view name) {
 
 }  // namespace
 
-std::optional<std::string> foreign_key(std::string_view name) { return find(kKeys, name); }
-std::optional<std::string> foreign_table(std::string_view name) { return find(kTables, name); }
-std::optional<std::string> foreign_advice(std::string_view name) { return find(kAdvice, name); }
+std::optional<std::string> foreign_key(std::string_view name) {
+  return find(kKeys, name);
+}
+std::optional<std::string> foreign_table(std::string_view name) {
+  return find(kTables, name);
+}
+std::optional<std::string> foreign_advice(std::string_view name) {
+  return find(kAdvice, name);
+}
 
 }  // namespace thimble

@@ -18,7 +18,8 @@ bool is_later(const Field& field, std::string_view value) {
 std::string choices_text(const Field& field, std::span<const std::string_view> names) {
   std::vector<std::string> now;
   std::vector<std::string> later;
-  for (const std::string_view name : names) (is_later(field, name) ? later : now).emplace_back(name);
+  for (const std::string_view name : names)
+    (is_later(field, name) ? later : now).emplace_back(name);
   std::string text = join(now, " | ");
   if (!later.empty()) text += fmt::format(" (not in this release: {})", join(later));
   return text;
@@ -27,7 +28,8 @@ std::string choices_text(const Field& field, std::span<const std::string_view> n
 /// What a field takes: "number > 0", "bf16 | fp32", "auto | whole number >= 1".
 std::string allowed_text(const Field& field) {
   const FieldValue& value = field.value;
-  if (const auto* choice = std::get_if<ChoiceValue>(&value)) return choices_text(field, choice->names);
+  if (const auto* choice = std::get_if<ChoiceValue>(&value))
+    return choices_text(field, choice->names);
   if (std::holds_alternative<std::map<std::string, std::string>*>(value)) {
     return fmt::format("table with {}", choices_text(field, field.choices));
   }
@@ -49,13 +51,15 @@ std::string allowed_text(const Field& field) {
     return "table";
   } else if (std::holds_alternative<TableListValue>(value)) {
     return "list of tables";
-  } else if (std::holds_alternative<double*>(value) || std::holds_alternative<std::optional<double>*>(value)) {
+  } else if (std::holds_alternative<double*>(value) ||
+             std::holds_alternative<std::optional<double>*>(value)) {
     text = "number";
   } else {
     text = std::holds_alternative<AutoInt*>(value) ? "auto | whole number" : "whole number";
   }
   if (const std::string range = field.range.text(); !range.empty()) text += " " + range;
-  if (!field.later.empty()) text += fmt::format(" (not in this release: {})", fmt::join(field.later, ", "));
+  if (!field.later.empty())
+    text += fmt::format(" (not in this release: {})", fmt::join(field.later, ", "));
   return text;
 }
 
@@ -89,10 +93,13 @@ struct TableDoc {
   Field field;
   std::vector<Field> keys;  // tables among them only where they are written inline
 
-  std::string label() const { return is_list ? fmt::format("[[{}]]", key) : fmt::format("[{}]", key); }
+  std::string label() const {
+    return is_list ? fmt::format("[[{}]]", key) : fmt::format("[{}]", key);
+  }
 };
 
-/// Every table of `job`, in the order of the file; the first is the top level. The fields point into `job`.
+/// Every table of `job`, in the order of the file; the first is the top level. The fields point
+/// into `job`.
 std::vector<TableDoc> tables_of(JobConfig& job) {
   std::vector<TableDoc> tables;
   const std::function<void(TableDoc, const std::function<void(const FieldVisitor&)>&)> add =
@@ -101,7 +108,8 @@ std::vector<TableDoc> tables_of(JobConfig& job) {
         const std::size_t index = tables.size();
         tables.push_back(std::move(doc));
         visit([&](Field& field) {
-          const std::string key = prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
+          const std::string key =
+              prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
           if (auto* table = std::get_if<TableValue>(&field.value)) {
             if (table->is_inline) tables[index].keys.push_back(field);
             add({.key = key, .field = field, .keys = {}}, table->visit);
@@ -114,21 +122,24 @@ std::vector<TableDoc> tables_of(JobConfig& job) {
         });
       };
   Field top{.name = "", .doc = "The job", .value = static_cast<bool*>(nullptr)};
-  add({.key = "", .field = top, .keys = {}}, [&](const FieldVisitor& visitor) { visit_fields(visitor, job); });
+  add({.key = "", .field = top, .keys = {}},
+      [&](const FieldVisitor& visitor) { visit_fields(visitor, job); });
   return tables;
 }
 
-std::string released_mark(const Field& field) { return field.released ? "" : " Not in this release."; }
+std::string released_mark(const Field& field) {
+  return field.released ? "" : " Not in this release.";
+}
 
 std::string key_help(const Field& field) {
   const std::string unit = field.unit.empty() ? "" : fmt::format(", in {}", field.unit);
-  return fmt::format("  {} = {}\n      {}.{}\n      Takes: {}{}\n", field.name, default_of(field), field.doc,
-                     released_mark(field), allowed_text(field), unit);
+  return fmt::format("  {} = {}\n      {}.{}\n      Takes: {}{}\n", field.name, default_of(field),
+                     field.doc, released_mark(field), allowed_text(field), unit);
 }
 
 std::string table_help(const TableDoc& table) {
-  std::string text = fmt::format("{}  {}.{}\n\n", table.key.empty() ? "Top level" : table.label(), table.field.doc,
-                                 released_mark(table.field));
+  std::string text = fmt::format("{}  {}.{}\n\n", table.key.empty() ? "Top level" : table.label(),
+                                 table.field.doc, released_mark(table.field));
   for (const Field& field : table.keys) text += key_help(field);
   return text;
 }
@@ -163,7 +174,9 @@ errors are reported at once with line and column.
 Editors that know JSON Schema complete and check jobs with `docs/job.schema.json`.
 )";
 
-std::string code(std::string_view text) { return fmt::format("`{}`", text); }
+std::string code(std::string_view text) {
+  return fmt::format("`{}`", text);
+}
 
 /// Text inside a Markdown table: a bar would end the cell.
 std::string cell(std::string_view text) {
@@ -195,14 +208,16 @@ std::string job_help_text(std::string_view topic) {
     if (table.key == topic) return table_help(table);
     if (!table.key.empty()) known.push_back(table.key);
     for (const Field& field : table.keys) {
-      const std::string key = table.key.empty() ? std::string(field.name) : fmt::format("{}.{}", table.key, field.name);
+      const std::string key =
+          table.key.empty() ? std::string(field.name) : fmt::format("{}.{}", table.key, field.name);
       if (key == topic) return key_help(field);
       known.push_back(key);
     }
   }
   const auto near = topic.size() <= 64 ? nearest_spelling(topic, known) : std::nullopt;
   throw_user("help job.{}: no such table or key{}", printable(topic),
-             near ? fmt::format("; did you mean job.{}?", *near) : "; `thimble help job` lists the tables");
+             near ? fmt::format("; did you mean job.{}?", *near)
+                  : "; `thimble help job` lists the tables");
 }
 
 std::string job_markdown() {
@@ -216,9 +231,9 @@ std::string job_markdown() {
       const std::string unit = field.unit.empty() ? "" : fmt::format(", {}", field.unit);
       const std::string plain = default_of(field);
       const bool is_code = !field.required && field.default_text.empty() && plain != "not set";
-      text += fmt::format("| {} | {} | {}{} | {}.{} | {} |\n", code(field.name), is_code ? code(plain) : cell(plain),
-                          cell(allowed_text(field)), unit, cell(field.doc), released_mark(field),
-                          resume_text(field.resume));
+      text += fmt::format("| {} | {} | {}{} | {}.{} | {} |\n", code(field.name),
+                          is_code ? code(plain) : cell(plain), cell(allowed_text(field)), unit,
+                          cell(field.doc), released_mark(field), resume_text(field.resume));
     }
   }
   return text;

@@ -1,4 +1,5 @@
-// The keys of a job, explained: for the terminal, as docs/job.md, as JSON Schema for editors. All from fields.h.
+// The keys of a job, explained: for the terminal, as docs/job.md, as JSON Schema for editors. All
+// from fields.h.
 #pragma once
 
 #include <string>
@@ -7,8 +8,10 @@
 
 namespace thimble {
 
-/// What `thimble help job[.table]` prints. `topic` is "" (the tables and the top-level keys), a table
-/// ("optimizer", "data.train") or a key ("optimizer.lr"). Throws UserError for anything else, naming what is near.
+/// What `thimble help job[.table]` prints. `topic` is "" (the tables and the top-level keys), a
+/// table
+/// ("optimizer", "data.train") or a key ("optimizer.lr"). Throws UserError for anything else,
+/// naming what is near.
 std::string job_help_text(std::string_view topic);
 
 /// The tables of a job, dotted: "model", "model.rope_scaling", "data", "data.train"...

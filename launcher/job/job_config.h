@@ -1,6 +1,6 @@
 // The job: plain nested structs, one per table of the job file, with the defaults of every key.
-// What a key means, which values it takes and how it is written is said once, in fields.cpp; reading a file is
-// load_job.h. These structs check nothing and touch no file.
+// What a key means, which values it takes and how it is written is said once, in fields.cpp;
+// reading a file is load_job.h. These structs check nothing and touch no file.
 #pragma once
 
 #include <array>
@@ -30,7 +30,8 @@ inline constexpr std::array<std::string_view, 2> kSpellings<ComputeDType>{"bf16"
 
 enum class MasterWeights : std::uint8_t { kFP32, kSplit16, kNone };
 template <>
-inline constexpr std::array<std::string_view, 3> kSpellings<MasterWeights>{"fp32", "split16", "none"};
+inline constexpr std::array<std::string_view, 3> kSpellings<MasterWeights>{"fp32", "split16",
+                                                                           "none"};
 
 enum class RopeType : std::uint8_t { kDefault, kLinear, kLlama3, kDynamic, kYarn };
 template <>
@@ -53,8 +54,8 @@ inline constexpr std::array<std::string_view, 3> kSpellings<TrainOnEos>{"turn", 
 
 enum class GradNormMode : std::uint8_t { kExact, kTwoPass, kLagged, kPerTensor };
 template <>
-inline constexpr std::array<std::string_view, 4> kSpellings<GradNormMode>{"exact", "two_pass", "lagged",
-                                                                          "per_tensor"};
+inline constexpr std::array<std::string_view, 4> kSpellings<GradNormMode>{"exact", "two_pass",
+                                                                          "lagged", "per_tensor"};
 
 enum class GradDType : std::uint8_t { kAuto, kFP32, kBF16 };
 template <>
@@ -83,7 +84,8 @@ inline constexpr std::array<std::string_view, 3> kSpellings<DecayType>{"linear",
 
 enum class Recompute : std::uint8_t { kNone, kSelective, kFull, kAuto };
 template <>
-inline constexpr std::array<std::string_view, 4> kSpellings<Recompute>{"none", "selective", "full", "auto"};
+inline constexpr std::array<std::string_view, 4> kSpellings<Recompute>{"none", "selective", "full",
+                                                                       "auto"};
 
 enum class WireDType : std::uint8_t { kBF16, kFP32 };
 template <>
@@ -100,7 +102,7 @@ struct RopeScalingConfig {
   RopeType rope_type = RopeType::kDefault;
   double factor = 1.0;
   std::optional<std::int64_t> original_max_position_embeddings{};
-  std::optional<double> low_freq_factor{}, high_freq_factor{};  // llama3
+  std::optional<double> low_freq_factor{}, high_freq_factor{};         // llama3
   std::optional<double> beta_fast{}, beta_slow{}, attention_factor{};  // yarn
   bool operator==(const RopeScalingConfig&) const = default;
 };
@@ -110,9 +112,9 @@ struct ModelConfig {
   std::string config;  // empty: from path
   ComputeDType dtype = ComputeDType::kBF16;
   MasterWeights master_weights = MasterWeights::kFP32;
-  std::string tokenizer;      // empty: the model's own; "byte": none
+  std::string tokenizer;  // empty: the model's own; "byte": none
   std::string chat_template = "tokenizer";
-  std::string eos_token;      // empty: the tokenizer's
+  std::string eos_token;  // empty: the tokenizer's
   std::optional<RopeScalingConfig> rope_scaling;
   std::vector<std::string> freeze;
   bool operator==(const ModelConfig&) const = default;
@@ -144,7 +146,8 @@ struct DataConfig {
   std::int64_t seq_len = 0;
   bool packing = true;
   ExcessLength excess_length_strategy = ExcessLength::kAuto;
-  double val_set_size = 0.01;  // < 1: share; else a number of samples; 0 once [[data.eval]] is given
+  double val_set_size =
+      0.01;  // < 1: share; else a number of samples; 0 once [[data.eval]] is given
   std::string cache_dir = "~/.cache/thimble";
   std::vector<TrainSource> train;
   std::vector<EvalSource> eval;

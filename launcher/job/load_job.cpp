@@ -20,7 +20,8 @@ constexpr std::size_t kMaxJobBytes = std::size_t{1} << 20;
 constexpr std::string_view kPrefix = "THIMBLE_";
 
 /// Variables of Thimble that override no key.
-const std::vector<std::string> kOtherVariables{"THIMBLE_FAILPOINT", "THIMBLE_ISA", "THIMBLE_SHARED_DATA"};
+const std::vector<std::string> kOtherVariables{"THIMBLE_FAILPOINT", "THIMBLE_ISA",
+                                               "THIMBLE_SHARED_DATA"};
 
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -50,7 +51,8 @@ std::vector<JobOverride> from_environment(const Environment& environment, JobNot
     overrides.push_back({key, found->second, fmt::format("{}={}", found->first, found->second)});
   }
   for (const auto& [name, value] : environment) {
-    if (!name.starts_with(kPrefix) || std::find(names.begin(), names.end(), name) != names.end()) continue;
+    if (!name.starts_with(kPrefix) || std::find(names.begin(), names.end(), name) != names.end())
+      continue;
     const auto near = name.size() <= 100 ? nearest_spelling(name, names) : std::nullopt;
     notes.warnings.push_back(fmt::format("{} is no variable of Thimble{}", printable(name),
                                          near ? fmt::format("; did you mean {}?", *near) : ""));
@@ -65,7 +67,8 @@ void add_sets(std::span<const std::string> sets, std::vector<JobOverride>& overr
     if (equals == std::string::npos || equals == 0) {
       errors.push_back(fmt::format("--set {}: error: expected key=value", printable(set, 200)));
     } else {
-      overrides.push_back({set.substr(0, equals), set.substr(equals + 1), fmt::format("--set {}", set)});
+      overrides.push_back(
+          {set.substr(0, equals), set.substr(equals + 1), fmt::format("--set {}", set)});
     }
   }
   if (!errors.empty()) throw UserError(join(errors, "\n"));
@@ -73,8 +76,8 @@ void add_sets(std::span<const std::string> sets, std::vector<JobOverride>& overr
 
 }  // namespace
 
-JobConfig load_job(const fs::path& path, std::span<const std::string> sets, const Environment& environment,
-                   JobNotes& notes) {
+JobConfig load_job(const fs::path& path, std::span<const std::string> sets,
+                   const Environment& environment, JobNotes& notes) {
   const std::string text = read_file(path);
   check_size(text, path.string());
   std::vector<JobOverride> overrides = from_environment(environment, notes);

@@ -1,5 +1,6 @@
-// Loading a job: file, THIMBLE_* variables and --set, in rising order of strength, into a checked JobConfig.
-// Every mistake is found before anything is thrown. Writes nothing and prints nothing: notes go to the caller.
+// Loading a job: file, THIMBLE_* variables and --set, in rising order of strength, into a checked
+// JobConfig. Every mistake is found before anything is thrown. Writes nothing and prints nothing:
+// notes go to the caller.
 #pragma once
 
 #include <filesystem>
@@ -15,20 +16,24 @@ namespace thimble {
 
 /// What a command prints about a loaded job.
 struct JobNotes {
-  std::vector<std::string> overrides;  // "optimizer.lr = 0.0001 (--set optimizer.lr=1e-4; was 2e-5)"
-  std::vector<std::string> warnings;   // "THIMBLE_OPTIMIZR_LR is no variable of Thimble; did you mean ...?"
+  std::vector<std::string>
+      overrides;  // "optimizer.lr = 0.0001 (--set optimizer.lr=1e-4; was 2e-5)"
+  std::vector<std::string>
+      warnings;  // "THIMBLE_OPTIMIZR_LR is no variable of Thimble; did you mean ...?"
 };
 
-/// Loads `path`. `sets` are the texts after --set, "optimizer.lr=1e-4"; an empty value restores the default.
-/// Paths come out absolute, the name set. Throws UserError whose what() has one line per mistake:
-/// "job.toml:14:1: error: ..."; SystemError if the file cannot be read.
-JobConfig load_job(const std::filesystem::path& path, std::span<const std::string> sets, JobNotes& notes);
+/// Loads `path`. `sets` are the texts after --set, "optimizer.lr=1e-4"; an empty value restores the
+/// default. Paths come out absolute, the name set. Throws UserError whose what() has one line per
+/// mistake: "job.toml:14:1: error: ..."; SystemError if the file cannot be read.
+JobConfig load_job(const std::filesystem::path& path, std::span<const std::string> sets,
+                   JobNotes& notes);
 
 /// As load_job with a given environment instead of the process's.
 JobConfig load_job(const std::filesystem::path& path, std::span<const std::string> sets,
                    const Environment& environment, JobNotes& notes);
 
-/// Reads and checks job text alone: no variables, no files, paths as written. `file` is for messages.
+/// Reads and checks job text alone: no variables, no files, paths as written. `file` is for
+/// messages.
 JobConfig parse_job_text(std::string_view text, const std::string& file);
 
 /// The variable that overrides a dotted key: "optimizer.lr" -> "THIMBLE_OPTIMIZER_LR".

@@ -21,14 +21,16 @@ std::vector<std::string> split(std::string_view key) {
   }
 }
 
-/// What --set may name, by dotted key: every field outside lists of tables, and the lists and tables themselves.
+/// What --set may name, by dotted key: every field outside lists of tables, and the lists and
+/// tables themselves.
 struct Targets {
   Targets() {
     visit_fields([this](Field& field) { collect("", field); }, job);
   }
 
   void collect(const std::string& prefix, Field& field) {
-    const std::string key = prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
+    const std::string key =
+        prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
     fields.emplace(key, field);
     children[prefix].emplace_back(field.name);
     if (auto* table = std::get_if<TableValue>(&field.value)) {
@@ -43,15 +45,17 @@ struct Targets {
 };
 
 bool takes_raw_text(const FieldValue& value) {
-  return std::holds_alternative<std::string*>(value) || std::holds_alternative<ChoiceValue>(value) ||
-         std::holds_alternative<AutoBytes*>(value) || std::holds_alternative<ByteSize*>(value) ||
+  return std::holds_alternative<std::string*>(value) ||
+         std::holds_alternative<ChoiceValue>(value) || std::holds_alternative<AutoBytes*>(value) ||
+         std::holds_alternative<ByteSize*>(value) ||
          std::holds_alternative<std::vector<std::string>*>(value);
 }
 
 /// The override's text as a TOML value under the key "v"; text that is no TOML is a string.
 toml::table parse_text(const std::string& text, const FieldValue& value) {
-  const bool is_toml = !takes_raw_text(value) || text.front() == '"' || text.front() == '\'' ||
-                       (text.front() == '[' && std::holds_alternative<std::vector<std::string>*>(value));
+  const bool is_toml =
+      !takes_raw_text(value) || text.front() == '"' || text.front() == '\'' ||
+      (text.front() == '[' && std::holds_alternative<std::vector<std::string>*>(value));
   if (is_toml && !too_deep(text)) {
     try {
       toml::table parsed = toml::parse(fmt::format("v = {}", text));
@@ -77,7 +81,8 @@ std::string unknown_target(const std::string& key, const Targets& targets) {
   return unknown_table_message(table);
 }
 
-/// The table that holds the last part of `parts`, made on the way; null if something else is in the way.
+/// The table that holds the last part of `parts`, made on the way; null if something else is in the
+/// way.
 toml::table* parent_table(toml::table& root, const std::vector<std::string>& parts) {
   toml::table* at = &root;
   for (std::size_t i = 0; i + 1 < parts.size() && at != nullptr; ++i) {
@@ -104,7 +109,8 @@ void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, 
     toml::table* parent = parent_table(root, parts);
     if (parent == nullptr) continue;  // the table itself has a wrong type, which the reader reports
     const toml::node* before = parent->get(parts.back());
-    const std::string was = before == nullptr ? "was not set" : fmt::format("was {}", node_text(*before));
+    const std::string was =
+        before == nullptr ? "was not set" : fmt::format("was {}", node_text(*before));
     std::string now = "its default";
     if (change.text.empty()) {
       parent->erase(parts.back());
@@ -115,7 +121,8 @@ void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, 
       parent->insert_or_assign(parts.back(), std::move(*parsed.get("v")));
       draft.places.insert_or_assign(change.key, place);
     }
-    draft.applied.push_back(fmt::format("{} = {} ({}; {})", change.key, now, place.override_label, was));
+    draft.applied.push_back(
+        fmt::format("{} = {} ({}; {})", change.key, now, place.override_label, was));
   }
 }
 

@@ -21,8 +21,8 @@ const std::string& variable(const std::string& name, const Environment& environm
 
 bool is_hub_name(std::string_view text) {
   const bool plain = std::all_of(text.begin(), text.end(), [](char c) {
-    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' ||
-           c == '-';
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' ||
+           c == '_' || c == '-';
   });
   return plain && !text.empty() && text.front() != '.' && text.front() != '-';
 }
@@ -48,7 +48,9 @@ bool is_there(const fs::path& path) {
   return fs::exists(path, ignored);
 }
 
-bool is_glob(std::string_view path) { return path.find_first_of("*?[") != std::string_view::npos; }
+bool is_glob(std::string_view path) {
+  return path.find_first_of("*?[") != std::string_view::npos;
+}
 
 class PathResolver {
  public:
@@ -61,7 +63,8 @@ class PathResolver {
     const std::string expanded = expand_variables(written, environment_);
     const fs::path base = kind == PathKind::kOutput ? fs::current_path() : job_folder_;
     const fs::path path = (base / expanded).lexically_normal();
-    if (kind == PathKind::kOutput || kind == PathKind::kCache || is_there(path)) return path.string();
+    if (kind == PathKind::kOutput || kind == PathKind::kCache || is_there(path))
+      return path.string();
     if (kind == PathKind::kInput && is_glob(expanded)) return path.string();
     if (kind == PathKind::kModel && is_hub_id(expanded)) return hub_snapshot(expanded, path);
     throw_user("{} does not exist", printable(path.string(), 200));
@@ -72,7 +75,8 @@ class PathResolver {
     const fs::path snapshot = find_in_hub_cache(id, environment_);
     if (!snapshot.empty()) return snapshot.string();
     throw_user("neither the directory {} nor in the Hub cache {}; run: hf download {}",
-               printable(tried.string(), 200), printable(hub_cache(environment_).string(), 200), id);
+               printable(tried.string(), 200), printable(hub_cache(environment_).string(), 200),
+               id);
   }
 
   const fs::path& job_folder_;
@@ -105,7 +109,8 @@ fs::path find_in_hub_cache(std::string_view id, const Environment& environment) 
   const std::size_t slash = id.find('/');
   if (!is_hub_id(id)) return {};
   const fs::path repository =
-      hub_cache(environment) / fmt::format("models--{}--{}", id.substr(0, slash), id.substr(slash + 1));
+      hub_cache(environment) /
+      fmt::format("models--{}--{}", id.substr(0, slash), id.substr(slash + 1));
   std::string revision;
   std::ifstream(repository / "refs" / "main") >> revision;
   if (is_hub_name(revision) && is_there(repository / "snapshots" / revision)) {
@@ -115,7 +120,8 @@ fs::path find_in_hub_cache(std::string_view id, const Environment& environment) 
   std::error_code error;
   fs::path only;
   int count = 0;
-  for (fs::directory_iterator it(repository / "snapshots", error), end; !error && it != end; it.increment(error)) {
+  for (fs::directory_iterator it(repository / "snapshots", error), end; !error && it != end;
+       it.increment(error)) {
     only = it->path();
     ++count;
   }

@@ -69,7 +69,8 @@ std::string released_names(const Field& field, std::span<const std::string_view>
   return join(allowed);
 }
 
-std::string unknown_choice(std::string_view found, const Field& field, std::span<const std::string_view> names) {
+std::string unknown_choice(std::string_view found, const Field& field,
+                           std::span<const std::string_view> names) {
   std::string problem = fmt::format("unknown choice; allowed {}", released_names(field, names));
   const std::vector<std::string> candidates(names.begin(), names.end());
   const auto near = found.size() <= 64 ? nearest_spelling(found, candidates) : std::nullopt;
@@ -126,7 +127,8 @@ class ValueReader {
   Problem operator()(std::string* out) const {
     std::string text;
     if (Problem problem = read_string(node_, "a string", text)) return problem;
-    if (!field_.choices.empty() && !is_choice(text)) return unknown_choice(text, field_, field_.choices);
+    if (!field_.choices.empty() && !is_choice(text))
+      return unknown_choice(text, field_, field_.choices);
     *out = std::move(text);
     return std::nullopt;
   }
@@ -167,7 +169,8 @@ class ValueReader {
     for (const auto& [key, value] : *table) {
       const std::string name(key.str());
       if (!is_choice(name)) {
-        return fmt::format("'{}': {}", printable(name), unknown_choice(name, field_, field_.choices));
+        return fmt::format("'{}': {}", printable(name),
+                           unknown_choice(name, field_, field_.choices));
       }
       if (Problem problem = read_string(value, "a string", map[name])) {
         return fmt::format("'{}': {}", printable(name), *problem);
@@ -218,7 +221,8 @@ class ValueReader {
     const auto value = parse_size(text->get());
     if (!value) return fmt::format("expected {}", what);
     if (!field_.range.contains(static_cast<double>(value->bytes))) {
-      return fmt::format("allowed >= {}", format_size({static_cast<std::int64_t>(field_.range.min)}));
+      return fmt::format("allowed >= {}",
+                         format_size({static_cast<std::int64_t>(field_.range.min)}));
     }
     out = *value;
     return std::nullopt;
@@ -231,7 +235,8 @@ class ValueReader {
 /// What `field` may still be in this release, or empty if that is not a short list.
 std::string released_choices(const Field& field) {
   const auto* choice = std::get_if<ChoiceValue>(&field.value);
-  const std::string allowed = released_names(field, choice != nullptr ? choice->names : field.choices);
+  const std::string allowed =
+      released_names(field, choice != nullptr ? choice->names : field.choices);
   return allowed.empty() ? "" : fmt::format("; allowed {}", allowed);
 }
 
@@ -260,21 +265,24 @@ std::string node_text(const toml::node& node) {
   if (const auto* text = node.as_string()) return fmt::format("\"{}\"", printable(text->get(), 60));
   if (const auto* integer = node.as_integer()) return fmt::format("{}", integer->get());
   if (const auto* number = node.as_floating_point()) {
-    return std::isfinite(number->get()) ? float_text(number->get()) : fmt::format("{}", number->get());
+    return std::isfinite(number->get()) ? float_text(number->get())
+                                        : fmt::format("{}", number->get());
   }
   if (const auto* value = node.as_boolean()) return value->get() ? "true" : "false";
   if (node.is_array()) return node.as_array()->empty() ? "[]" : "[...]";
   return node.is_table() ? "{...}" : "(a date or time)";
 }
 
-std::optional<std::string> read_value(const toml::node& node, const std::string& key, Field& field) {
+std::optional<std::string> read_value(const toml::node& node, const std::string& key,
+                                      Field& field) {
   if (!field.released) return fmt::format("{} is not in this release", key);
   if (const Problem problem = std::visit(ValueReader(node, field), field.value)) {
     return fmt::format("{} = {}: {}", key, node_text(node), *problem);
   }
   const std::string text = plain_text(field);
   if (std::find(field.later.begin(), field.later.end(), text) != field.later.end()) {
-    return fmt::format("{} = {} is not in this release{}", key, node_text(node), released_choices(field));
+    return fmt::format("{} = {} is not in this release{}", key, node_text(node),
+                       released_choices(field));
   }
   return std::nullopt;
 }

@@ -39,7 +39,8 @@ std::string where_it_lives(std::string_view dotted, std::string_view table) {
   return fmt::format("'{}' {} {}", name, home.empty() ? "at" : "in", table_label(home));
 }
 
-/// The dotted key of a Thimble key `name` in the outermost table that has one; nothing if two are as far out.
+/// The dotted key of a Thimble key `name` in the outermost table that has one; nothing if two are
+/// as far out.
 std::optional<std::string> other_home(std::string_view name) {
   std::optional<std::string> home;
   std::ptrdiff_t home_depth = std::numeric_limits<std::ptrdiff_t>::max();
@@ -57,7 +58,8 @@ std::optional<std::string> other_home(std::string_view name) {
   return home;
 }
 
-/// What to say after "unknown key 'x' in [table]": where that key lives in Thimble, or the nearest spelling.
+/// What to say after "unknown key 'x' in [table]": where that key lives in Thimble, or the nearest
+/// spelling.
 std::string unknown_key_hint(std::string_view table, std::string_view key,
                              std::span<const std::string> known) {
   if (const auto target = foreign_key(key)) {
@@ -69,7 +71,8 @@ std::string unknown_key_hint(std::string_view table, std::string_view key,
     const std::string owner = dot == std::string::npos ? "" : home->substr(0, dot);
     return fmt::format("; it belongs {} {}", owner.empty() ? "at" : "in", table_label(owner));
   }
-  if (const auto near = nearest_spelling(key, known)) return fmt::format("; did you mean '{}'?", *near);
+  if (const auto near = nearest_spelling(key, known))
+    return fmt::format("; did you mean '{}'?", *near);
   return fmt::format("; known: {}", join(known));
 }
 
@@ -95,15 +98,16 @@ class Reader {
       if (draft_.errors.full()) return;
       const std::string plain = without_indices(key);
       const bool is_unknown_table = plain.empty() && (node.is_table() || is_table_list(node));
-      draft_.errors.add(place_at(name.source()), is_unknown_table
-                                                     ? unknown_table_message(name.str())
-                                                     : unknown_key_message(plain, name.str(), known));
+      draft_.errors.add(place_at(name.source()),
+                        is_unknown_table ? unknown_table_message(name.str())
+                                         : unknown_key_message(plain, name.str(), known));
     }
   }
 
  private:
   void read_field(const toml::table& parent, const std::string& prefix, Field& field) {
-    const std::string key = prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
+    const std::string key =
+        prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
     const auto found = parent.find(field.name);
     const toml::node* node = found == parent.end() ? nullptr : &found->second;
     if (node != nullptr) draft_.places.try_emplace(key, place_at(found->first.source()));
@@ -131,22 +135,26 @@ class Reader {
       const std::string element = fmt::format("{}[{}]", key, i);
       list.append();
       const auto origin = draft_.places.find(key);
-      const bool overridden = origin != draft_.places.end() && !origin->second.override_label.empty();
+      const bool overridden =
+          origin != draft_.places.end() && !origin->second.override_label.empty();
       if (!overridden) draft_.places.emplace(element, place_at(array[i].source()));
-      read_table(*array[i].as_table(), element, [&](const FieldVisitor& visitor) { list.visit(i, visitor); });
+      read_table(*array[i].as_table(), element,
+                 [&](const FieldVisitor& visitor) { list.visit(i, visitor); });
     }
   }
 
   static bool is_table_list(const toml::node& node) {
     const auto* array = node.as_array();
     return array != nullptr && !array->empty() &&
-           std::all_of(array->begin(), array->end(), [](const toml::node& element) { return element.is_table(); });
+           std::all_of(array->begin(), array->end(),
+                       [](const toml::node& element) { return element.is_table(); });
   }
 
   void missing(const std::string& prefix, const Field& field, bool is_list) {
     const std::string plain = without_indices(prefix);
-    const std::string what = is_list ? fmt::format("missing table [[{}.{}]]", plain, field.name)
-                                     : fmt::format("missing key '{}' in {}", field.name, table_label(plain));
+    const std::string what =
+        is_list ? fmt::format("missing table [[{}.{}]]", plain, field.name)
+                : fmt::format("missing key '{}' in {}", field.name, table_label(plain));
     draft_.errors.add(draft_.place_of(prefix), what);
   }
 
@@ -162,15 +170,18 @@ void JobErrors::add(const Place& place, std::string message) {
 std::string JobErrors::text() const {
   std::vector<Entry> sorted = errors_;
   std::stable_sort(sorted.begin(), sorted.end(), [](const Entry& a, const Entry& b) {
-    const auto order = [](const Place& p) { return std::tuple(!p.override_label.empty(), p.line, p.column); };
+    const auto order = [](const Place& p) {
+      return std::tuple(!p.override_label.empty(), p.line, p.column);
+    };
     return order(a.place) < order(b.place);
   });
   std::vector<std::string> lines;
   for (const Entry& entry : sorted) {
     const Place& place = entry.place;
-    lines.push_back(place.override_label.empty()
-                        ? fmt::format("{}:{}:{}: error: {}", file_, place.line, place.column, entry.message)
-                        : fmt::format("{}: error: {}", place.override_label, entry.message));
+    lines.push_back(
+        place.override_label.empty()
+            ? fmt::format("{}:{}:{}: error: {}", file_, place.line, place.column, entry.message)
+            : fmt::format("{}: error: {}", place.override_label, entry.message));
   }
   if (full()) lines.push_back(fmt::format("{}: more errors are not shown", file_));
   return join(lines, "\n");
@@ -178,7 +189,8 @@ std::string JobErrors::text() const {
 
 Place JobDraft::place_of(std::string_view key) const {
   for (std::string_view at = key; !at.empty();) {
-    if (const auto found = places.find(std::string(at)); found != places.end()) return found->second;
+    if (const auto found = places.find(std::string(at)); found != places.end())
+      return found->second;
     const std::size_t cut = at.find_last_of(".[");
     at = cut == std::string_view::npos ? std::string_view{} : at.substr(0, cut);
   }
@@ -187,26 +199,31 @@ Place JobDraft::place_of(std::string_view key) const {
 
 std::string unknown_key_message(std::string_view table, std::string_view key,
                                 std::span<const std::string> known) {
-  const std::string start = fmt::format("unknown key '{}' {} {}", printable(key), table.empty() ? "at" : "in",
-                                        table_label(table));
+  const std::string start = fmt::format("unknown key '{}' {} {}", printable(key),
+                                        table.empty() ? "at" : "in", table_label(table));
   return key.size() > kMaxHinted ? start : start + unknown_key_hint(table, key, known);
 }
 
 std::string unknown_table_message(std::string_view table) {
   const std::string start = fmt::format("unknown table [{}]", printable(table));
   if (table.size() > kMaxHinted) return start;
-  if (const auto target = foreign_table(table)) return fmt::format("{}; Thimble calls it [{}]", start, *target);
+  if (const auto target = foreign_table(table))
+    return fmt::format("{}; Thimble calls it [{}]", start, *target);
   if (const auto advice = foreign_advice(table)) return fmt::format("{}; {}", start, *advice);
   std::vector<std::string> known;
   JobConfig job;
-  visit_fields([&](Field& field) {
-    if (std::holds_alternative<TableValue>(field.value)) known.emplace_back(field.name);
-  }, job);
-  if (const auto near = nearest_spelling(table, known)) return fmt::format("{}; did you mean [{}]?", start, *near);
+  visit_fields(
+      [&](Field& field) {
+        if (std::holds_alternative<TableValue>(field.value)) known.emplace_back(field.name);
+      },
+      job);
+  if (const auto near = nearest_spelling(table, known))
+    return fmt::format("{}; did you mean [{}]?", start, *near);
   return fmt::format("{}; known: {}", start, join(known));
 }
 
-JobDraft read_job(std::string_view text, const std::string& file, std::span<const JobOverride> overrides) {
+JobDraft read_job(std::string_view text, const std::string& file,
+                  std::span<const JobOverride> overrides) {
   JobDraft draft(file);
   if (const auto place = job_internal::too_deep(text)) {
     draft.errors.add(*place, "keys nest too deeply");
@@ -222,8 +239,8 @@ JobDraft read_job(std::string_view text, const std::string& file, std::span<cons
     return draft;
   }
   job_internal::apply_overrides(root, overrides, draft);
-  Reader(draft).read_table(root, "",
-                           [&](const FieldVisitor& visitor) { visit_fields(visitor, draft.config); });
+  Reader(draft).read_table(
+      root, "", [&](const FieldVisitor& visitor) { visit_fields(visitor, draft.config); });
   return draft;
 }
 

@@ -1,5 +1,6 @@
-// From TOML text to a JobConfig, with every mistake collected instead of the first one thrown. Touches no file and
-// no environment: paths stay as written. Used by load_job.h, which throws what was collected.
+// From TOML text to a JobConfig, with every mistake collected instead of the first one thrown.
+// Touches no file and no environment: paths stay as written. Used by load_job.h, which throws what
+// was collected.
 #pragma once
 
 #include <map>
@@ -14,8 +15,8 @@
 
 namespace thimble {
 
-/// Where a value was written: a line and column of the job file, or an override ("--set optimizer.lr=1", whose
-/// line is its rank among the overrides).
+/// Where a value was written: a line and column of the job file, or an override ("--set
+/// optimizer.lr=1", whose line is its rank among the overrides).
 struct Place {
   std::int64_t line = 1;
   std::int64_t column = 1;
@@ -55,10 +56,10 @@ struct JobDraft {
   explicit JobDraft(std::string file) : errors(std::move(file)) {}
   JobConfig config;
   JobErrors errors;
-  std::map<std::string, Place> places;    // of every key and table that was given
-  std::set<std::string> valid;            // the given keys whose values are usable
-  std::vector<std::string> applied;       // one line per override
-  bool syntax_error = false;              // not TOML: nothing could be read
+  std::map<std::string, Place> places;  // of every key and table that was given
+  std::set<std::string> valid;          // the given keys whose values are usable
+  std::vector<std::string> applied;     // one line per override
+  bool syntax_error = false;            // not TOML: nothing could be read
 
   /// Where `key` was given, else the nearest table around it, else the start of the file.
   Place place_of(std::string_view key) const;
@@ -66,15 +67,18 @@ struct JobDraft {
   bool usable(std::string_view key) const { return valid.contains(std::string(key)); }
 };
 
-/// Reads `text`, applies `overrides` in order, checks types, ranges, choices and what this release has.
-/// Combinations of keys are check_combinations' work. Never throws for what the text or an override says.
-JobDraft read_job(std::string_view text, const std::string& file, std::span<const JobOverride> overrides);
+/// Reads `text`, applies `overrides` in order, checks types, ranges, choices and what this release
+/// has. Combinations of keys are check_combinations' work. Never throws for what the text or an
+/// override says.
+JobDraft read_job(std::string_view text, const std::string& file,
+                  std::span<const JobOverride> overrides);
 
-/// Checks what concerns more than one key, and fills in what depends on others (warmup_ratio, val_set_size).
+/// Checks what concerns more than one key, and fills in what depends on others (warmup_ratio,
+/// val_set_size).
 void check_combinations(JobDraft& draft);
 
-/// "unknown key 'learning_rate' in [optimizer]; Thimble calls it 'lr'". `table` is dotted, empty for the top level;
-/// `known` are the keys and tables the table has.
+/// "unknown key 'learning_rate' in [optimizer]; Thimble calls it 'lr'". `table` is dotted, empty
+/// for the top level; `known` are the keys and tables the table has.
 std::string unknown_key_message(std::string_view table, std::string_view key,
                                 std::span<const std::string> known);
 

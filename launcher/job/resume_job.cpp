@@ -34,11 +34,15 @@ bool is_refused(ResumeClass resume, SameContent same) {
          (resume == ResumeClass::kDataContent && !same.data);
 }
 
-std::string shown(const std::string& value) { return value.empty() ? "not set" : value; }
+std::string shown(const std::string& value) {
+  return value.empty() ? "not set" : value;
+}
 
 }  // namespace
 
-std::string JobChange::text() const { return fmt::format("{}: {} -> {}", key, old_value, new_value); }
+std::string JobChange::text() const {
+  return fmt::format("{}: {} -> {}", key, old_value, new_value);
+}
 
 std::string ResumeDiff::text() const {
   std::string out;
@@ -58,8 +62,10 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
   adopt(run.memory.budget, job.memory.budget, unset);
   adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
-  adopt(run.training.grad_dtype, job.training.grad_dtype, [](GradDType v) { return v == GradDType::kAuto; });
-  adopt(run.memory.recompute, job.memory.recompute, [](Recompute v) { return v == Recompute::kAuto; });
+  adopt(run.training.grad_dtype, job.training.grad_dtype,
+        [](GradDType v) { return v == GradDType::kAuto; });
+  adopt(run.memory.recompute, job.memory.recompute,
+        [](Recompute v) { return v == Recompute::kAuto; });
   adopt(run.data.excess_length_strategy, job.data.excess_length_strategy,
         [](ExcessLength v) { return v == ExcessLength::kAuto; });
   const auto is_auto_format = [](DataFormat v) { return v == DataFormat::kAuto; };

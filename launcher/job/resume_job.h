@@ -1,5 +1,5 @@
-// What a changed job means for a run that already has checkpoints. Compares values only; whether the bytes of model
-// and data are the same is the caller's knowledge.
+// What a changed job means for a run that already has checkpoints. Compares values only; whether
+// the bytes of model and data are the same is the caller's knowledge.
 #pragma once
 
 #include <string>
@@ -17,7 +17,7 @@ enum class ResumeVerdict : std::uint8_t {
 };
 
 struct JobChange {
-  std::string key;  // "data.train[0].weight"
+  std::string key;                   // "data.train[0].weight"
   std::string old_value, new_value;  // as TOML; "not set"
   ResumeClass resume = ResumeClass::kRefused;
 
@@ -40,8 +40,8 @@ struct SameContent {
   bool data = false;
 };
 
-/// Gives every "auto" of `job` the value that the run resolved it to: threads, micro-batch, budget, stage,
-/// formats. Call it before diff_for_resume.
+/// Gives every "auto" of `job` the value that the run resolved it to: threads, micro-batch, budget,
+/// stage, formats. Call it before diff_for_resume.
 void adopt_resolved_values(const JobConfig& run, JobConfig& job);
 
 /// Compares the run's resolved job with the one that is to resume it; both loaded.

@@ -1,6 +1,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "launcher/job/fields.h"
@@ -14,7 +15,8 @@ using Json = nlohmann::ordered_json;
 Json names_of(const Field& field, std::span<const std::string_view> names) {
   Json list = Json::array();
   for (const std::string_view name : names) {
-    if (std::find(field.later.begin(), field.later.end(), name) == field.later.end()) list.push_back(name);
+    if (std::find(field.later.begin(), field.later.end(), name) == field.later.end())
+      list.push_back(name);
   }
   return list;
 }
@@ -30,12 +32,16 @@ Json bound(double value) {
 Json number(const Field& field, std::string_view type) {
   Json schema{{"type", type}};
   constexpr double kInfinity = std::numeric_limits<double>::infinity();
-  if (field.range.min > -kInfinity) schema[field.range.min_open ? "exclusiveMinimum" : "minimum"] = bound(field.range.min);
-  if (field.range.max < kInfinity) schema[field.range.max_open ? "exclusiveMaximum" : "maximum"] = bound(field.range.max);
+  if (field.range.min > -kInfinity)
+    schema[field.range.min_open ? "exclusiveMinimum" : "minimum"] = bound(field.range.min);
+  if (field.range.max < kInfinity)
+    schema[field.range.max_open ? "exclusiveMaximum" : "maximum"] = bound(field.range.max);
   return schema;
 }
 
-Json text() { return Json{{"type", "string"}, {"minLength", 1}}; }
+Json text() {
+  return Json{{"type", "string"}, {"minLength", 1}};
+}
 
 Json object_of(const std::function<void(const FieldVisitor&)>& visit);
 
@@ -43,7 +49,8 @@ Json auto_int(const Field& field) {
   Json whole = number(field, "integer");
   if (!field.later.empty()) {
     Json refused = Json::array();
-    for (const std::string_view value : field.later) refused.push_back(std::stoll(std::string(value)));
+    for (const std::string_view value : field.later)
+      refused.push_back(std::stoll(std::string(value)));
     whole["not"] = Json{{"enum", refused}};
   }
   return Json{{"anyOf", Json::array({Json{{"const", "auto"}}, whole})}};
@@ -51,7 +58,9 @@ Json auto_int(const Field& field) {
 
 Json size(bool allows_auto) {
   const std::string digits = "[0-9]+(\\.[0-9]+)? *([kKMGT]?B|[KMGT]iB)";
-  return Json{{"type", "string"}, {"pattern", allows_auto ? fmt::format("^(auto|{})$", digits) : fmt::format("^{}$", digits)}};
+  return Json{
+      {"type", "string"},
+      {"pattern", allows_auto ? fmt::format("^(auto|{})$", digits) : fmt::format("^{}$", digits)}};
 }
 
 struct SchemaOf {
@@ -78,14 +87,17 @@ struct SchemaOf {
     return Json{{"anyOf", Json::array({text(), list})}};
   }
   Json operator()(const std::array<double, 2>*) const {
-    return Json{{"type", "array"}, {"items", number(field, "number")}, {"minItems", 2}, {"maxItems", 2}};
+    return Json{
+        {"type", "array"}, {"items", number(field, "number")}, {"minItems", 2}, {"maxItems", 2}};
   }
   Json operator()(const std::map<std::string, std::string>*) const {
     Json properties = Json::object();
     for (const std::string_view name : field.choices) properties[std::string(name)] = text();
     return Json{{"type", "object"}, {"properties", properties}, {"additionalProperties", false}};
   }
-  Json operator()(const ChoiceValue& value) const { return Json{{"enum", names_of(field, value.names)}}; }
+  Json operator()(const ChoiceValue& value) const {
+    return Json{{"enum", names_of(field, value.names)}};
+  }
   Json operator()(const TableValue& value) const { return object_of(value.visit); }
   Json operator()(const TableListValue& list) const {
     const Json items = object_of([&](const FieldVisitor& visitor) { list.visit(0, visitor); });
@@ -94,16 +106,19 @@ struct SchemaOf {
 };
 
 bool is_table(const Field& field) {
-  return std::holds_alternative<TableValue>(field.value) || std::holds_alternative<TableListValue>(field.value);
+  return std::holds_alternative<TableValue>(field.value) ||
+         std::holds_alternative<TableListValue>(field.value);
 }
 
 Json object_of(const std::function<void(const FieldVisitor&)>& visit) {
   Json properties = Json::object();
   Json required = Json::array();
   visit([&](Field& field) {
-    Json schema = field.released ? std::visit(SchemaOf{field}, field.value) : Json{{"not", Json::object()}};
+    Json schema =
+        field.released ? std::visit(SchemaOf{field}, field.value) : Json{{"not", Json::object()}};
     const std::string unit = field.unit.empty() ? "" : fmt::format(" ({})", field.unit);
-    schema["description"] = fmt::format("{}{}.{}", field.doc, unit, field.released ? "" : " Not in this release.");
+    schema["description"] =
+        fmt::format("{}{}.{}", field.doc, unit, field.released ? "" : " Not in this release.");
     if (field.released && !field.required && !is_table(field) && field.default_text.empty()) {
       // TOML of scalars and lists of numbers is JSON.
       const Json value = Json::parse(value_text(field), nullptr, false);

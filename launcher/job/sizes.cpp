@@ -16,11 +16,16 @@ struct Unit {
 
 // Largest first within a family, so that the first exact divisor is the shortest spelling.
 constexpr std::array kUnits{
-    Unit{"TiB", std::int64_t{1} << 40}, Unit{"TB", 1'000'000'000'000},
-    Unit{"GiB", std::int64_t{1} << 30}, Unit{"GB", 1'000'000'000},
-    Unit{"MiB", std::int64_t{1} << 20}, Unit{"MB", 1'000'000},
-    Unit{"KiB", std::int64_t{1} << 10}, Unit{"kB", 1'000},
-    Unit{"KB", 1'000},                  Unit{"B", 1},
+    Unit{"TiB", std::int64_t{1} << 40},
+    Unit{"TB", 1'000'000'000'000},
+    Unit{"GiB", std::int64_t{1} << 30},
+    Unit{"GB", 1'000'000'000},
+    Unit{"MiB", std::int64_t{1} << 20},
+    Unit{"MB", 1'000'000},
+    Unit{"KiB", std::int64_t{1} << 10},
+    Unit{"kB", 1'000},
+    Unit{"KB", 1'000},
+    Unit{"B", 1},
 };
 
 const Unit* find_unit(std::string_view name) {
@@ -34,7 +39,8 @@ const Unit* find_unit(std::string_view name) {
 
 std::optional<ByteSize> parse_size(std::string_view text) {
   std::size_t digits = 0;
-  while (digits < text.size() && (text[digits] == '.' || (text[digits] >= '0' && text[digits] <= '9'))) {
+  while (digits < text.size() &&
+         (text[digits] == '.' || (text[digits] >= '0' && text[digits] <= '9'))) {
     ++digits;
   }
   std::string_view unit_name = text.substr(digits);

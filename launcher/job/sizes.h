@@ -1,5 +1,6 @@
 // Values of job keys that are more than a number: byte sizes with a unit, and "auto" or a number.
-// They only hold what the job says; who resolves an "auto" writes the result back into the same value.
+// They only hold what the job says; who resolves an "auto" writes the result back into the same
+// value.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,8 @@ struct AutoBytes {
   bool operator==(const AutoBytes&) const = default;
 };
 
-/// Reads "5GB", "20 GiB", "1.5GiB", "4096B"; nothing if the text is no size, is negative or above 2^63 - 1.
+/// Reads "5GB", "20 GiB", "1.5GiB", "4096B"; nothing if the text is no size, is negative or above
+/// 2^63 - 1.
 std::optional<ByteSize> parse_size(std::string_view text);
 
 /// The shortest exact spelling that parse_size reads back: "5GB", "20GiB", "1000001B".

@@ -19,7 +19,8 @@ class KeyDepthScanner {
         skip_string(c);
       } else {
         if (c == '.') {
-          if (++dots_ >= kMaxKeyParts) return Place{line_, static_cast<std::int64_t>(i_ - line_start_) + 1, ""};
+          if (++dots_ >= kMaxKeyParts)
+            return Place{line_, static_cast<std::int64_t>(i_ - line_start_) + 1, ""};
         } else if (!continues_key(c)) {
           dots_ = 0;
         }
@@ -32,7 +33,8 @@ class KeyDepthScanner {
  private:
   static bool continues_key(char c) {
     return c == ' ' || c == '\t' || c == '_' || c == '-' || (c >= '0' && c <= '9') ||
-           (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || static_cast<unsigned char>(c) >= 0x80;
+           (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') ||
+           static_cast<unsigned char>(c) >= 0x80;
   }
 
   void step() {
@@ -77,6 +79,8 @@ class KeyDepthScanner {
 
 }  // namespace
 
-std::optional<Place> too_deep(std::string_view text) { return KeyDepthScanner(text).run(); }
+std::optional<Place> too_deep(std::string_view text) {
+  return KeyDepthScanner(text).run();
+}
 
 }  // namespace thimble::job_internal

@@ -9,7 +9,8 @@
 namespace thimble {
 namespace {
 
-/// Walks the tables of a job in the order of a TOML file: the keys of a table before its sub-tables.
+/// Walks the tables of a job in the order of a TOML file: the keys of a table before its
+/// sub-tables.
 class TomlWriter {
  public:
   virtual ~TomlWriter() = default;
@@ -41,7 +42,8 @@ class TomlWriter {
     visit([&](Field& field) {
       if (!field.released) return;
       const std::string key = key_of(field);
-      if (const auto* inner = std::get_if<TableValue>(&field.value); inner != nullptr && !inner->is_inline) {
+      if (const auto* inner = std::get_if<TableValue>(&field.value);
+          inner != nullptr && !inner->is_inline) {
         header(fmt::format("[{}]", key), field.doc);
         table(key, inner->visit);
       } else if (const auto* list = std::get_if<TableListValue>(&field.value)) {
@@ -56,7 +58,9 @@ class TomlWriter {
 
 class ResolvedWriter : public TomlWriter {
  protected:
-  void header(const std::string& text, std::string_view) override { out_ += fmt::format("\n{}\n", text); }
+  void header(const std::string& text, std::string_view) override {
+    out_ += fmt::format("\n{}\n", text);
+  }
   void line(const std::string&, Field& field) override {
     const std::string value = value_text(field);
     if (!value.empty()) out_ += fmt::format("{} = {}\n", field.name, value);
@@ -75,7 +79,8 @@ class CommentedWriter : public TomlWriter {
     const std::string value = value_text(field);
     if (value.empty()) return;
     const std::string_view mark = chosen_.contains(key) ? "" : "# ";
-    out_ += fmt::format("{:<34} # {}\n", fmt::format("{}{} = {}", mark, field.name, value), field.doc);
+    out_ +=
+        fmt::format("{:<34} # {}\n", fmt::format("{}{} = {}", mark, field.name, value), field.doc);
   }
 
  private:
@@ -99,9 +104,14 @@ std::string commented_job_text(const InitValues& values) {
   job.training.global_batch_size = values.global_batch_size;
   job.optimizer.lr = values.lr;
   job.lr_scheduler.warmup_ratio = kDefaultWarmupRatio;
-  const std::set<std::string> chosen{"model.path",       "model.config",       "model.tokenizer",
-                                     "data.seq_len",     "data.train.path",    "training.max_steps",
-                                     "training.global_batch_size", "optimizer.lr"};
+  const std::set<std::string> chosen{"model.path",
+                                     "model.config",
+                                     "model.tokenizer",
+                                     "data.seq_len",
+                                     "data.train.path",
+                                     "training.max_steps",
+                                     "training.global_batch_size",
+                                     "optimizer.lr"};
   std::string text =
       "# A job for Thimble. `thimble plan` says what it needs, `thimble train` runs it.\n"
       "# Commented keys show their defaults; `thimble help job` explains every key.\n\n";

@@ -1,5 +1,5 @@
-// Jobs as text: the resolved job that is kept beside a run, and the commented job that `thimble init` writes.
-// Both return text; who writes it to a file is the caller.
+// Jobs as text: the resolved job that is kept beside a run, and the commented job that `thimble
+// init` writes. Both return text; who writes it to a file is the caller.
 #pragma once
 
 #include <cstdint>
@@ -15,9 +15,9 @@ std::string resolved_job_text(const JobConfig& job);
 
 /// What `thimble init` knows of a new job; the defaults suit a small fine-tuning.
 struct InitValues {
-  std::string model{};           // directory or Hub id, or a config.json when from_scratch
+  std::string model{};  // directory or Hub id, or a config.json when from_scratch
   bool from_scratch = false;
-  std::string tokenizer{};       // empty: the model's
+  std::string tokenizer{};          // empty: the model's
   std::vector<std::string> data{};  // as seen from the folder of the job file
   std::int64_t seq_len = 1024;
   std::int64_t max_steps = 1000;
@@ -25,7 +25,8 @@ struct InitValues {
   double lr = 2e-5;
 };
 
-/// A job that trains `values.model` on `values.data`; every other key stands commented out with its default.
+/// A job that trains `values.model` on `values.data`; every other key stands commented out with its
+/// default.
 std::string commented_job_text(const InitValues& values);
 
 }  // namespace thimble

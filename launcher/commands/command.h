@@ -1,0 +1,44 @@
+// The command line: each command adds itself to the application and leaves its exit code in the session.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace CLI {
+class App;
+}
+
+namespace thimble {
+
+class Console;
+
+/// What all commands share. Results go to standard output, everything else to the console (standard error).
+struct CommandSession {
+  std::vector<std::string> command_line;
+  std::string log_level = "info";
+  bool quiet = false;
+  std::shared_ptr<Console> console;
+  int exit_code = 0;
+
+  /// Starts logging with the flags given; every command calls it first.
+  void start();
+};
+
+void add_bench_command(CLI::App& app, CommandSession& session);
+void add_convert_command(CLI::App& app, CommandSession& session);
+void add_doctor_command(CLI::App& app, CommandSession& session);
+void add_eval_command(CLI::App& app, CommandSession& session);
+void add_generate_command(CLI::App& app, CommandSession& session);
+void add_help_command(CLI::App& app, CommandSession& session);
+void add_init_command(CLI::App& app, CommandSession& session);
+void add_inspect_command(CLI::App& app, CommandSession& session);
+void add_plan_command(CLI::App& app, CommandSession& session);
+void add_tokenize_command(CLI::App& app, CommandSession& session);
+void add_train_command(CLI::App& app, CommandSession& session);
+
+/// The whole application; returns the process's exit code: 0 done, 1 system failure, 2 user's mistake, 75 saved and
+/// stopped on a signal.
+int run_command_line(int argc, char** argv);
+
+}  // namespace thimble

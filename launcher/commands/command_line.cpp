@@ -1,0 +1,106 @@
+#include <fmt/format.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "launcher/commands/command.h"
+#include "launcher/commands/version.h"
+#include "launcher/run/console.h"
+#include "launcher/run/log.h"
+
+namespace thimble {
+namespace {
+
+constexpr int kExitSystem = 1;
+constexpr int kExitUser = 2;
+
+void add_commands(CLI::App& app, CommandSession& session) {
+  add_train_command(app, session);
+  add_plan_command(app, session);
+  add_eval_command(app, session);
+  add_generate_command(app, session);
+  add_tokenize_command(app, session);
+  add_convert_command(app, session);
+  add_inspect_command(app, session);
+  add_init_command(app, session);
+  add_bench_command(app, session);
+  add_doctor_command(app, session);
+  add_help_command(app, session);
+}
+
+// CLI11's message in one line, with the nearest command for a misspelt one.
+std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error, const CommandSession& session) {
+  std::string text = error.what();
+  for (char& c : text) c = c == '\n' ? ' ' : c;
+  if (session.command_line.size() < 2) return text;
+  std::vector<std::string> names;
+  for (const CLI::App* sub : app.get_subcommands({})) names.push_back(sub->get_name());
+  const std::string& first = session.command_line[1];
+  const bool known = std::find(names.begin(), names.end(), first) != names.end();
+  if (known || first.starts_with("-")) return text;
+  const auto nearest = nearest_spelling(first, names);
+  return fmt::format("unknown command '{}'{}; commands: {}", printable(first),
+                     nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
+}
+
+int report(const CommandSession& session, int code, std::string_view message) {
+  // A UserError of a job file already carries one clickable line per mistake.
+  const bool has_lines = message.find(": error: ") != std::string_view::npos;
+  const std::string text = has_lines ? std::string(message) : fmt::format("error: {}", message);
+  if (session.console != nullptr) {
+    session.console->end_live_line();
+    session.console->print_line(text);
+  } else {
+    fmt::print(stderr, "{}\n", text);
+  }
+  return code;
+}
+
+}  // namespace
+
+void CommandSession::start() {
+  console = std::make_shared<Console>();
+  start_logging(console, quiet ? "error" : log_level);
+}
+
+int run_command_line(int argc, char** argv) {
+  CommandSession session;
+  session.command_line.assign(argv, argv + argc);
+  CLI::App app("Thimble trains language models that are larger than the memory of the machine.", "thimble");
+  app.require_subcommand(0, 1);
+  app.fallthrough();
+  app.add_option("--log-level", session.log_level, "Messages to show: " + join(log_level_names()));
+  app.add_flag("--quiet,-q", session.quiet, "Only errors on the terminal");
+  bool version = false, json = false;
+  app.add_flag("--version", version, "Version, build and instruction set; --json for machines");
+  app.add_flag("--json", json)->group("");
+  app.footer(
+      "Examples:\n"
+      "  thimble plan job.toml\n"
+      "  thimble train job.toml --set training.max_steps=200\n"
+      "  thimble generate --model runs/job/model --prompt \"Once upon a time\"\n"
+      "  thimble help job.training");
+  add_commands(app, session);
+  try {
+    app.parse(argc, argv);
+    if (version) {
+      print_version(json);
+    } else if (app.get_subcommands().empty()) {
+      fmt::print("{}", app.help());
+    }
+    stop_logging();
+    return session.exit_code;
+  } catch (const CLI::ParseError& e) {
+    if (e.get_exit_code() == 0) return app.exit(e);
+    return report(session, kExitUser, parse_error_text(app, e, session));
+  } catch (const UserError& e) {
+    return report(session, kExitUser, e.what());
+  } catch (const std::exception& e) {
+    return report(session, kExitSystem, e.what());
+  }
+}
+
+}  // namespace thimble
