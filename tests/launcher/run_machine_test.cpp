@@ -126,10 +126,11 @@ TEST(RunMachine, ResidentPeakFollowsUseAndReset) {
     EXPECT_NE(block[block.size() / 2], 0);
     EXPECT_GE(resident_memory().now_bytes, before.now_bytes + kBlock / 2);
   }
-  const std::int64_t peak = resident_memory().peak_bytes;
-  EXPECT_GE(peak, before.now_bytes + kBlock / 2);
+  EXPECT_GE(resident_memory().peak_bytes, before.now_bytes + kBlock / 2);
   if (reset_resident_peak()) {
-    EXPECT_LE(resident_memory().peak_bytes, peak);
+    // The allocator may have kept the block, so the new peak is compared with what is resident, not with the old one.
+    const ResidentMemory after = resident_memory();
+    EXPECT_LE(after.peak_bytes, after.now_bytes + kBlock / 4);
   }
 }
 
