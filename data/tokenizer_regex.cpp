@@ -55,30 +55,81 @@ std::string error_text(int code) {
   return reinterpret_cast<const char*>(buffer.data());
 }
 
-/// Character classes inside classes and "&&" mean sets in the dialect of tokenizer files and
-/// something else here.
-bool uses_set_operations(std::string_view pattern) {
-  bool in_class = false;
-  for (std::size_t i = 0; i < pattern.size(); ++i) {
-    const char c = pattern[i];
-    if (c == '\\') {
-      ++i;
-    } else if (!in_class) {
-      in_class = c == '[';
-      if (in_class && pattern.substr(i + 1, 1) == "^") ++i;
-      if (in_class && pattern.substr(i + 1, 1) == "]") ++i;
-    } else if (c == ']') {
-      in_class = false;
-    } else if (pattern.substr(i, 2) == "&&") {
-      return true;
-    } else if (c == '[') {
-      const std::size_t end = pattern.find(":]", i + 2);
-      if (pattern.substr(i + 1, 1) != ":" || end == std::string_view::npos) return true;
-      i = end + 1;
+/// Pattern text on its way from the dialect of tokenizer files to PCRE2's. Most of it is the same;
+/// \w has another meaning and is written out; what differs and is not worth translating is refused.
+class PatternTranslator {
+ public:
+  PatternTranslator(std::string_view pattern, const std::string& where)
+      : pattern_(pattern), where_(where) {}
+
+  std::string run() {
+    while (at_ < pattern_.size()) {
+      if (pattern_[at_] == '\\') {
+        escape();
+      } else if (in_class_) {
+        inside_class();
+      } else {
+        if (pattern_[at_] == '[') open_class();
+        copy(1);
+      }
+    }
+    return std::move(out_);
+  }
+
+ private:
+  bool follows(std::string_view text) const { return pattern_.substr(at_).starts_with(text); }
+
+  void copy(std::size_t bytes) {
+    out_ += pattern_.substr(at_, bytes);
+    at_ += std::min(bytes, pattern_.size() - at_);
+  }
+
+  [[noreturn]] void refuse(std::string_view what) const {
+    throw_user("{}: pattern '{}' uses {}, which is not supported", where_, printable(pattern_),
+               what);
+  }
+
+  void escape() {
+    // The last six are the superscripts and fractions of Latin-1, which that dialect counts among the words.
+    constexpr std::string_view kWord =
+        R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
+    const char kind = at_ + 1 < pattern_.size() ? pattern_[at_ + 1] : '\0';
+    if (kind == 'w' && in_class_) {
+      out_ += kWord;
+    } else if ((kind == 'w' || kind == 'W') && !in_class_) {
+      out_ += fmt::format("[{}{}]", kind == 'W' ? "^" : "", kWord);
+    } else if (std::string_view("WbBhHyYK").find(kind) != std::string_view::npos) {
+      refuse(fmt::format("\\{}{}", kind, in_class_ ? " in a class" : ""));
+    } else {
+      return copy(2);
+    }
+    at_ += 2;
+  }
+
+  void open_class() {
+    in_class_ = true;
+    for (const std::string_view opening : {"[^]", "[]", "[^"}) {
+      if (follows(opening)) return copy(opening.size() - 1);
     }
   }
-  return false;
-}
+
+  void inside_class() {
+    if (follows("&&")) refuse("a set operation ('&&')");
+    if (follows("[:")) {
+      const std::size_t end = pattern_.find(":]", at_ + 2);
+      if (end != std::string_view::npos) return copy(end + 2 - at_);
+    }
+    if (follows("[")) refuse("a set operation (a class inside a class)");
+    in_class_ = !follows("]");
+    copy(1);
+  }
+
+  std::string_view pattern_;
+  const std::string& where_;
+  std::string out_;
+  std::size_t at_ = 0;
+  bool in_class_ = false;
+};
 
 }  // namespace
 
@@ -93,22 +144,18 @@ TokenRegex::TokenRegex(std::string_view pattern, bool literal, std::string where
     throw_user("{}: a pattern has 1 to {} bytes, this one has {}", where_, kMaxPatternBytes,
                pattern.size());
   }
-  if (!literal && uses_set_operations(pattern)) {
-    throw_user(
-        "{}: pattern '{}' uses a set operation ('&&' or a class inside a class), which is not "
-        "supported",
-        where_, printable(pattern));
-  }
+  const std::string text =
+      literal ? std::string(pattern) : PatternTranslator(pattern, where_).run();
   const std::uint32_t options =
       PCRE2_UTF | (literal ? PCRE2_LITERAL : PCRE2_UCP | PCRE2_NEVER_BACKSLASH_C);
   int error = 0;
   PCRE2_SIZE offset = 0;
   auto code = std::make_shared<Code>();
-  code->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(pattern.data()), pattern.size(),
-                                 options, &error, &offset, nullptr));
+  code->code.reset(pcre2_compile(reinterpret_cast<PCRE2_SPTR>(text.data()), text.size(), options,
+                                 &error, &offset, nullptr));
   if (!code->code) {
-    throw_user("{}: pattern '{}' does not compile at byte {}: {}", where_, printable(pattern),
-               offset, error_text(error));
+    throw_user("{}: pattern '{}' does not compile at byte {}: {}", where_, printable(text), offset,
+               error_text(error));
   }
   code->jit = pcre2_jit_compile(code->code.get(), PCRE2_JIT_COMPLETE) == 0;
   code_ = std::move(code);
@@ -130,7 +177,7 @@ std::optional<TokenRegex::Match> TokenRegex::next(std::string_view text, std::si
     }
     const PCRE2_SIZE* range = pcre2_get_ovector_pointer(state.data.get());
     if (range[0] >= from && range[1] > range[0]) return Match{range[0], range[1]};
-    // An empty match (or, with \K, a reversed one) splits nothing: go on one character later.
+    // An empty match splits nothing: go on one character later.
     from = std::max<std::size_t>(from, range[1]) + 1;
     while (from < text.size() && (static_cast<std::uint8_t>(text[from]) & 0xC0) == 0x80) ++from;
   }

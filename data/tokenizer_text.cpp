@@ -92,6 +92,7 @@ bool is_space(std::int32_t code) {
 }
 
 bool is_word(std::int32_t code) {
+  if (code == 0x200C || code == 0x200D) return true;  // joiners
   switch (utf8proc_category(code)) {
     case UTF8PROC_CATEGORY_LU:
     case UTF8PROC_CATEGORY_LL:
@@ -102,6 +103,7 @@ bool is_word(std::int32_t code) {
     case UTF8PROC_CATEGORY_MC:
     case UTF8PROC_CATEGORY_ME:
     case UTF8PROC_CATEGORY_ND:
+    case UTF8PROC_CATEGORY_NL:
     case UTF8PROC_CATEGORY_PC:
       return true;
     default:
