@@ -74,21 +74,26 @@ TEST_F(HostileHdf5Test, GarbageAndTruncation) {
 }
 
 TEST_F(HostileHdf5Test, FlippedMetadataNeverCrashes) {
-  const File data = File::open_read_write(data_);
-  const File manifest = File::open_read_write(path_ / kManifestName);
-  const auto size = static_cast<std::int64_t>(original_.size());
-  int refused = 0;
-  for (std::int64_t i = 0; i < size; i += i < 4096 ? 19 : 199) {
-    const auto original = static_cast<std::byte>(original_[static_cast<std::size_t>(i)]);
-    const std::byte changed = ~original;
-    data.write_at(i, std::span(&changed, 1));
-    manifest_.checksums = block_checksums({*engine_, {}}, data, size);
-    const std::string text = manifest_text(manifest_);
-    manifest.write_at(0, std::as_bytes(std::span(text)));
-    refused += refusal() != "(nothing was thrown)" ? 1 : 0;
-    data.write_at(i, std::span(&original, 1));
-  }
-  EXPECT_GT(refused, 0);
+  // In a process of its own: on some of these files the library leaks memory of its own.
+  GTEST_FLAG_SET(death_test_style, "threadsafe");
+  const auto read_flipped_files = [this] {
+    const File data = File::open_read_write(data_);
+    const File manifest = File::open_read_write(path_ / kManifestName);
+    const auto size = static_cast<std::int64_t>(original_.size());
+    int refused = 0;
+    for (std::int64_t i = 0; i < size; i += i < 4096 ? 19 : 199) {
+      const auto original = static_cast<std::byte>(original_[static_cast<std::size_t>(i)]);
+      const std::byte changed = ~original;
+      data.write_at(i, std::span(&changed, 1));
+      manifest_.checksums = block_checksums({*engine_, {}}, data, size);
+      const std::string text = manifest_text(manifest_);
+      manifest.write_at(0, std::as_bytes(std::span(text)));
+      refused += refusal() != "(nothing was thrown)" ? 1 : 0;
+      data.write_at(i, std::span(&original, 1));
+    }
+    std::_Exit(refused > 0 ? 0 : 1);
+  };
+  EXPECT_EXIT(read_flipped_files(), ::testing::ExitedWithCode(0), "");
 }
 
 hid_t bytes_dataset(hid_t parent, const char* name, hid_t creation, hid_t type) {
