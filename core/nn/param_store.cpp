@@ -3,15 +3,6 @@
 #include <algorithm>
 
 namespace thimble {
-namespace {
-
-// What a packed layout depends on.
-MatmulSpec packing_key(const MatmulSpec& s) {
-  return {.n = s.n, .k = s.k, .b = s.b, .trans_b = s.trans_b, .ldb = s.ldb};
-}
-
-}  // namespace
-
 ResidentParamStore::ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed)
     : arena_(arena), params_(params), cache_packed_(cache_packed) {
   for (const ParamId id : params.ids()) {
@@ -24,19 +15,18 @@ ResidentParamStore::ResidentParamStore(Arena& arena, const ParamTable& params, D
 
 Tensor ResidentParamStore::packed(ParamId id, const MatmulSpec& spec) {
   if (!cache_packed_) return {};
+  const PackedLayout layout = kernels(arena_.device()).packed_layout(spec);
+  if (layout.bytes == 0) return {};
   Entry& e = entry(id);
-  const MatmulSpec key = packing_key(spec);
-  auto form = std::find_if(e.packed.begin(), e.packed.end(), [&](const PackedForm& f) { return f.key == key; });
+  auto form =
+      std::find_if(e.packed.begin(), e.packed.end(), [&](const PackedForm& f) { return f.layout == layout.id; });
   if (form == e.packed.end()) {
-    const std::int64_t bytes = kernels(e.weight.device()).packed_bytes(spec);
-    Tensor space;
-    if (bytes > 0) {
-      space = Tensor::empty(arena_, MemoryTag::kWeights, DType::kU8, Shape{bytes}, "packed weight");
-    }
-    e.packed.push_back({.version = -1, .key = key, .bytes = space});
+    e.packed.push_back({.layout = layout.id,
+                        .bytes = Tensor::empty(arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes},
+                                               "packed weight")});
     form = std::prev(e.packed.end());
   }
-  if (form->bytes.defined() && form->version != e.version) {
+  if (form->version != e.version) {
     kernels(e.weight.device()).pack(spec, e.weight.raw(), form->bytes.raw());
     form->version = e.version;
   }

@@ -76,7 +76,7 @@ class ResidentParamStore final : public ParamStore {
  private:
   struct PackedForm {
     std::int64_t version = -1;
-    MatmulSpec key;
+    std::uint64_t layout = 0;
     Tensor bytes;
   };
   struct Entry {

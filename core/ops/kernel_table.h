@@ -18,8 +18,14 @@ struct MatmulSpec {
   std::int64_t lda = 0, ldb = 0, ldc = 0;
   bool accumulate = false;
   bool bias = false;      // bias has the dtype of B
-  bool b_packed = false;  // B is in the backend's packed layout for (n, k, b, trans_b)
+  bool b_packed = false;  // B is in the packed layout of this product
   friend bool operator==(const MatmulSpec&, const MatmulSpec&) = default;
+};
+
+/// How a backend would like the B operand of a product to lie; equal ids mean equal bytes.
+struct PackedLayout {
+  std::int64_t bytes = 0;  // 0: as it is stored
+  std::uint64_t id = 0;
 };
 
 struct MatmulArgs {
@@ -110,8 +116,7 @@ struct KernelTable {
 
   std::int64_t (*matmul_workspace_bytes)(const MatmulSpec&);
   void (*matmul)(const MatmulSpec&, const MatmulArgs&);
-  /// Bytes of B packed for this spec, 0 if packing is of no use on this backend.
-  std::int64_t (*packed_bytes)(const MatmulSpec&);
+  PackedLayout (*packed_layout)(const MatmulSpec&);
   void (*pack)(const MatmulSpec&, const void* b, void* packed);
 
   void (*zero)(void* dst, std::int64_t bytes);

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/ops/op_observer.h"
+
 namespace thimble::ops {
 namespace {
 
@@ -76,6 +78,8 @@ MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOption
 
 void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOptions& options) {
   const MatmulSpec spec = matmul_spec(a, b, c, options);
+  const OpTimer timer(a.transposed ? "matmul (weight gradient)" : "matmul",
+                      2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) * static_cast<double>(spec.k));
   check_same_device({&a.tensor, &b.tensor, &c});
   const KernelTable& table = table_of(c);
   const Tensor scratch = workspace(arena, table.matmul_workspace_bytes(spec), "matrix product");
@@ -87,33 +91,39 @@ void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOpt
 }
 
 void zero(const Tensor& x) {
+  const OpTimer timer("zero");
   TH_CHECK(x.is_contiguous());
   table_of(x).zero(x.raw(), x.nbytes());
 }
 
 void copy(const Tensor& dst, const Tensor& src) {
+  const OpTimer timer("copy");
   check_alike({&dst, &src});
   table_of(dst).copy(dst.raw(), src.raw(), dst.nbytes());
 }
 
 void cast(const Tensor& dst, const Tensor& src) {
+  const OpTimer timer("cast");
   check_same_device({&dst, &src});
   check_shape(dst, src.shape());
   table_of(dst).cast(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
 }
 
 void accumulate(const Tensor& dst, const Tensor& src) {
+  const OpTimer timer("accumulate");
   check_same_device({&dst, &src});
   check_shape(dst, src.shape());
   table_of(dst).accumulate(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
 }
 
 void add(const Tensor& out, const Tensor& a, const Tensor& b) {
+  const OpTimer timer("add");
   check_alike({&out, &a, &b});
   table_of(out).add(out.raw(), a.raw(), b.raw(), out.dtype(), out.numel());
 }
 
 void transpose(const Tensor& dst, const Tensor& src) {
+  const OpTimer timer("transpose");
   check_same_device({&dst, &src});
   check_shape(dst, Shape{src.dim(1), src.dim(0)});
   check_dtype(dst, src.dtype());
@@ -121,11 +131,13 @@ void transpose(const Tensor& dst, const Tensor& src) {
 }
 
 double sum_squares(const Tensor& x) {
+  const OpTimer timer("sum_squares");
   TH_CHECK(x.is_contiguous());
   return table_of(x).sum_squares(x.raw(), x.dtype(), x.numel());
 }
 
 void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
+  const OpTimer timer("embedding");
   check_same_device({&out, &table, &ids});
   check_shape(out, Shape{ids.numel(), table.dim(1)});
   check_dtype(out, table.dtype());
@@ -135,6 +147,7 @@ void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
 }
 
 void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids, const Tensor& order) {
+  const OpTimer timer("embedding_grad");
   check_same_device({&dtable, &dy, &ids, &order});
   check_shape(dy, Shape{ids.numel(), dtable.dim(1)});
   check_shape(order, ids.shape());
@@ -143,6 +156,7 @@ void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids, c
 }
 
 void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps) {
+  const OpTimer timer("rms_norm");
   check_alike({&y, &x});
   check_same_device({&y, &w, &rstd});
   check_dtype(w, x.dtype());
@@ -155,6 +169,7 @@ void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor
 }
 
 void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
+  const OpTimer timer("rms_norm_grad");
   check_alike({&g.x, &g.dy, &g.dx});
   check_dtype(g.w, g.x.dtype());
   const std::int64_t cols = g.w.numel();
@@ -175,6 +190,7 @@ void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
 }
 
 void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate) {
+  const OpTimer timer("column_sums");
   check_same_device({&out, &dy});
   check_shape(out, Shape{dy.dim(1)});
   const std::int64_t chunks = norm_chunks(dy.dim(0));
@@ -185,6 +201,7 @@ void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumul
 }
 
 void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse) {
+  const OpTimer timer("rope");
   check_same_device({&x, &table, &positions});
   const std::int64_t d = table.dim(1);
   TH_CHECK(d % 2 == 0 && x.dim(1) % d == 0, "heads of {} in {}", d, x.shape().str());
@@ -195,12 +212,14 @@ void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool in
 }
 
 void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up) {
+  const OpTimer timer("swiglu");
   check_alike({&out, &gate, &up});
   table_of(out).swiglu(out.raw(), gate.raw(), up.raw(), out.dtype(), out.numel());
 }
 
 void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, const Tensor& gate,
                  const Tensor& up) {
+  const OpTimer timer("swiglu_grad");
   check_alike({&dgate, &dup, &dout, &gate, &up});
   table_of(dout).swiglu_grad(dgate.raw(), dup.raw(), dout.raw(), gate.raw(), up.raw(), dout.dtype(),
                              dout.numel());
@@ -208,6 +227,7 @@ void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, con
 
 void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse, const Tensor& q,
                const Tensor& k, const Tensor& v, const Tensor& doc_start) {
+  const OpTimer timer("attention");
   check_alike({&out, &q});
   check_alike({&k, &v});
   const AttentionSpec spec = attention_spec(shape, q, k);
@@ -220,6 +240,7 @@ void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, con
 }
 
 void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGrad& g) {
+  const OpTimer timer("attention_grad");
   check_alike({&g.q, &g.out, &g.dout, &g.dq});
   check_alike({&g.k, &g.v, &g.dk, &g.dv});
   const AttentionSpec spec = attention_spec(shape, g.q, g.k);
@@ -235,6 +256,7 @@ void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGr
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights, const Tensor& losses,
                      std::optional<DType> grad_dtype, float grad_scale) {
+  const OpTimer timer("cross_entropy");
   check_same_device({&logits, &targets, &weights, &losses});
   const Shape rows{logits.dim(0)};
   check_dtype(logits, DType::kF32);

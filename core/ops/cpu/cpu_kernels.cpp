@@ -77,9 +77,9 @@ void copy(void* dst, const void* src, std::int64_t bytes) {
 
 std::int64_t matmul_workspace(const MatmulSpec& s) { return cpu::matmul_workspace_bytes(s, Team::kWhole); }
 
-std::int64_t packed_bytes(const MatmulSpec& s) {
-  if (s.b == DType::kBF16 && !has_native_bf16()) return 0;
-  return onednn::packed_bytes(s);
+PackedLayout packed_layout(const MatmulSpec& s) {
+  if (s.b == DType::kBF16 && !has_native_bf16()) return {};
+  return onednn::packed_layout(s);
 }
 
 KernelTable make_cpu_table() {
@@ -88,7 +88,7 @@ KernelTable make_cpu_table() {
       .name = "cpu",
       .matmul_workspace_bytes = matmul_workspace,
       .matmul = [](const MatmulSpec& s, const MatmulArgs& a) { cpu::matmul(s, a, Team::kWhole); },
-      .packed_bytes = packed_bytes,
+      .packed_layout = packed_layout,
       .pack = onednn::pack,
       .zero = zero,
       .copy = copy,
@@ -119,7 +119,7 @@ KernelTable make_planning_table() {
       .name = "plan of cpu",
       .matmul_workspace_bytes = matmul_workspace,
       .matmul = [](const MatmulSpec&, const MatmulArgs&) {},
-      .packed_bytes = packed_bytes,
+      .packed_layout = packed_layout,
       .pack = [](const MatmulSpec&, const void*, void*) {},
       .zero = [](void*, std::int64_t) {},
       .copy = [](void*, const void*, std::int64_t) {},

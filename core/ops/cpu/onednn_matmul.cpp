@@ -17,8 +17,8 @@ namespace {
 
 using dnnl::memory;
 
-// Packed layouts are chosen once for this many rows, so that every product of a weight shares one packed copy.
-constexpr std::int64_t kPackRows = 1024;
+// Below this many rows packing B costs more than it gains.
+constexpr std::int64_t kLeastPackRows = 64;
 
 const dnnl::engine& engine() {
   static const dnnl::engine kEngine(dnnl::engine::kind::cpu, 0);
@@ -64,24 +64,21 @@ dnnl::primitive_attr attributes(bool accumulate) {
   return attr;
 }
 
-// The packed layout of B depends on (n, k, dtype, trans_b) only.
-MatmulSpec packing_key(const MatmulSpec& spec) {
-  return {.m = kPackRows, .n = spec.n, .k = spec.k, .a = spec.b, .b = spec.b, .c = spec.b,
-          .trans_b = spec.trans_b, .lda = spec.k, .ldb = spec.ldb, .ldc = spec.n};
-}
-
+// The layout of B that oneDNN prefers for exactly this product: it refuses, or computes a thousand times slower,
+// with a layout chosen for other sizes.
 memory::desc packed_desc(const MatmulSpec& spec) {
   static std::mutex mutex;
   static std::unordered_map<MatmulSpec, memory::desc, SpecHash> cache;
-  const MatmulSpec key = packing_key(spec);
+  MatmulSpec key = spec;
+  key.b_packed = false;
   const std::lock_guard lock(mutex);
   const auto found = cache.find(key);
   if (found != cache.end()) return found->second;
   const memory::desc any({key.k, key.n}, type_of(key.b), memory::format_tag::any);
   const dnnl::matmul::primitive_desc pd(
-      dnnl::matmul::desc(matrix(key.m, key.k, key.a, false, key.lda), any,
+      dnnl::matmul::desc(matrix(key.m, key.k, key.a, key.trans_a, key.lda), any,
                          matrix(key.m, key.n, key.c, false, key.ldc)),
-      attributes(false), engine());
+      attributes(key.accumulate), engine());
   return cache.emplace(key, pd.weights_desc()).first->second;
 }
 
@@ -174,10 +171,23 @@ std::int64_t workspace_bytes(const MatmulSpec& spec, Team team) { return product
 
 void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team) { product(spec, team).run(args); }
 
-std::int64_t packed_bytes(const MatmulSpec& spec) {
+PackedLayout packed_layout(const MatmulSpec& spec) {
+  if (spec.m < kLeastPackRows) return {};
   const memory::desc packed = packed_desc(spec);
-  if (packed == matrix(spec.k, spec.n, spec.b, spec.trans_b, spec.ldb)) return 0;
-  return static_cast<std::int64_t>(packed.get_size());
+  if (packed.data.format_kind != dnnl_blocked) return {};
+  const dnnl_blocking_desc_t& blocks = packed.data.format_desc.blocking;
+  if (blocks.inner_nblks == 0) return {};
+  std::uint64_t id = mix64(static_cast<std::uint64_t>(spec.b), spec.trans_b ? 2 : 1);
+  const auto add = [&id](dnnl_dim_t value) { id = mix64(id, static_cast<std::uint64_t>(value)); };
+  for (int i = 0; i < 2; ++i) {
+    add(packed.data.padded_dims[i]);
+    add(blocks.strides[i]);
+  }
+  for (int i = 0; i < blocks.inner_nblks; ++i) {
+    add(blocks.inner_blks[i]);
+    add(blocks.inner_idxs[i]);
+  }
+  return {.bytes = static_cast<std::int64_t>(packed.get_size()), .id = id};
 }
 
 void pack(const MatmulSpec& spec, const void* b, void* packed) {

@@ -16,8 +16,8 @@ std::int64_t workspace_bytes(const MatmulSpec& spec, Team team);
 /// Runs the product on the calling thread (kSingleThread) or its team. bf16 must be native (has_native_bf16()).
 void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team);
 
-/// Bytes of B in the layout oneDNN prefers for products of this (n, k, dtype, trans_b); 0 if it prefers none.
-std::int64_t packed_bytes(const MatmulSpec& spec);
+/// The layout of B that oneDNN prefers for this product; none if the plain one is as good.
+PackedLayout packed_layout(const MatmulSpec& spec);
 void pack(const MatmulSpec& spec, const void* b, void* packed);
 
 /// Forbids instruction sets above AVX2 (for THIMBLE_ISA); must be called before anything else here.
