@@ -6,7 +6,7 @@
 #include "core/base/text.h"
 #include "launcher/job/reader.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 /// One of several keys of a table must be given, and only one.
@@ -159,4 +159,4 @@ void check_combinations(JobDraft& draft) {
   check_optimizer(draft);
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

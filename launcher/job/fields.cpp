@@ -6,7 +6,7 @@
 
 #include "core/base/text.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 template <typename... Fs>
@@ -195,4 +195,4 @@ std::vector<std::string> all_job_keys() {
   return keys;
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -14,7 +14,7 @@
 
 #include "launcher/job/job_config.h"
 
-namespace thimble {
+namespace thimble::job {
 
 struct Field;
 using FieldVisitor = std::function<void(Field&)>;
@@ -171,4 +171,4 @@ std::vector<std::string> all_job_keys();
 /// `key` without the indices of lists.
 std::string without_indices(std::string_view key);
 
-}  // namespace thimble
+}  // namespace thimble::job

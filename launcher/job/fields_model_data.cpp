@@ -1,7 +1,7 @@
 // The keys of the job itself, of [model] and of [data].
 #include "launcher/job/fields.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 constexpr Range at_least(double min) {
@@ -253,4 +253,4 @@ void visit_fields(const FieldVisitor& visitor, EvalSource& source) {
   visit_source_fields(continues, source);
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -1,7 +1,7 @@
 // The keys of [training], [optimizer] and the tables after them.
 #include "launcher/job/fields.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 constexpr Range at_least(double min) {
@@ -301,4 +301,4 @@ void visit_fields(const FieldVisitor& visitor, LoggingConfig& logging) {
          .resume = ResumeClass::kContinues});
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

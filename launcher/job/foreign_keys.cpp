@@ -2,7 +2,7 @@
 
 #include <array>
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 struct Entry {
@@ -210,4 +210,4 @@ std::optional<std::string> foreign_advice(std::string_view name) {
   return find(kAdvice, name);
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

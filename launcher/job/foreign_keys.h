@@ -5,7 +5,7 @@
 #include <string>
 #include <string_view>
 
-namespace thimble {
+namespace thimble::job {
 
 /// Thimble's dotted key for another tool's name; nothing if the name is unknown or has no single
 /// counterpart.
@@ -18,4 +18,4 @@ std::optional<std::string> foreign_table(std::string_view name);
 /// [memory]'.
 std::optional<std::string> foreign_advice(std::string_view name);
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -8,7 +8,7 @@
 #include "core/base/text.h"
 #include "launcher/job/fields.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 bool is_later(const Field& field, std::string_view value) {
@@ -239,4 +239,4 @@ std::string job_markdown() {
   return text;
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

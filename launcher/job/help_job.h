@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-namespace thimble {
+namespace thimble::job {
 
 /// What `thimble help job[.table]` prints. `topic` is "" (the tables and the top-level keys), a
 /// table
@@ -23,4 +23,4 @@ std::string job_markdown();
 /// docs/job.schema.json: JSON Schema, draft 7.
 std::string job_schema();
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -14,7 +14,7 @@
 
 #include "launcher/job/sizes.h"
 
-namespace thimble {
+namespace thimble::job {
 
 /// The spellings of an enumeration in job files, in the order of its enumerators.
 template <typename Enum>
@@ -272,4 +272,4 @@ struct JobConfig {
   bool operator==(const JobConfig&) const = default;
 };
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -11,7 +11,7 @@
 #include "core/base/text.h"
 #include "launcher/job/reader.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 namespace fs = std::filesystem;
@@ -137,4 +137,4 @@ Environment process_environment() {
   return environment;
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -12,7 +12,7 @@
 #include "launcher/job/job_config.h"
 #include "launcher/job/paths.h"
 
-namespace thimble {
+namespace thimble::job {
 
 /// What a command prints about a loaded job.
 struct JobNotes {
@@ -45,4 +45,4 @@ std::vector<std::string> variable_keys();
 /// The process's environment.
 Environment process_environment();
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -7,7 +7,7 @@
 #include "core/base/text.h"
 #include "launcher/job/toml_tree.h"
 
-namespace thimble::job_internal {
+namespace thimble::job::internal {
 namespace {
 
 std::vector<std::string> split(std::string_view key) {
@@ -56,9 +56,10 @@ toml::table parse_text(const std::string& text, const FieldValue& value) {
   const bool is_toml =
       !takes_raw_text(value) || text.front() == '"' || text.front() == '\'' ||
       (text.front() == '[' && std::holds_alternative<std::vector<std::string>*>(value));
-  if (is_toml && !too_deep(text)) {
+  const std::string document = fmt::format("v = {}", text);
+  if (is_toml && !find_text_problem(document)) {
     try {
-      toml::table parsed = toml::parse(fmt::format("v = {}", text));
+      toml::table parsed = toml::parse(document);
       if (parsed.size() == 1 && parsed.contains("v")) return parsed;
     } catch (const toml::parse_error&) {
       // Not TOML: the type check names what was expected.
@@ -126,4 +127,4 @@ void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, 
   }
 }
 
-}  // namespace thimble::job_internal
+}  // namespace thimble::job::internal

@@ -8,7 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 namespace fs = std::filesystem;
@@ -148,4 +148,4 @@ void resolve_paths(JobDraft& draft, const fs::path& job_folder, const Environmen
   });
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

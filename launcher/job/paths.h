@@ -9,7 +9,7 @@
 
 #include "launcher/job/reader.h"
 
-namespace thimble {
+namespace thimble::job {
 
 using Environment = std::map<std::string, std::string>;
 
@@ -25,4 +25,4 @@ std::string expand_variables(std::string_view text, const Environment& environme
 /// The snapshot of Hub repository "org/name" in the local cache; empty if it is not there.
 std::filesystem::path find_in_hub_cache(std::string_view id, const Environment& environment);
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -7,7 +7,7 @@
 #include "core/base/text.h"
 #include "launcher/job/toml_tree.h"
 
-namespace thimble::job_internal {
+namespace thimble::job::internal {
 namespace {
 
 using Problem = std::optional<std::string>;  // text after "key = value: "
@@ -287,4 +287,4 @@ std::optional<std::string> read_value(const toml::node& node, const std::string&
   return std::nullopt;
 }
 
-}  // namespace thimble::job_internal
+}  // namespace thimble::job::internal

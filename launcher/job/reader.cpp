@@ -10,10 +10,10 @@
 #include "launcher/job/foreign_keys.h"
 #include "launcher/job/toml_tree.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
-using job_internal::read_value;
+using internal::read_value;
 
 /// Names longer than this are nobody's misspelling.
 constexpr std::size_t kMaxHinted = 64;
@@ -225,8 +225,8 @@ std::string unknown_table_message(std::string_view table) {
 JobDraft read_job(std::string_view text, const std::string& file,
                   std::span<const JobOverride> overrides) {
   JobDraft draft(file);
-  if (const auto place = job_internal::too_deep(text)) {
-    draft.errors.add(*place, "keys nest too deeply");
+  if (auto problem = internal::find_text_problem(text)) {
+    draft.errors.add(problem->place, std::move(problem->message));
     draft.syntax_error = true;
     return draft;
   }
@@ -238,10 +238,10 @@ JobDraft read_job(std::string_view text, const std::string& file,
     draft.syntax_error = true;
     return draft;
   }
-  job_internal::apply_overrides(root, overrides, draft);
+  internal::apply_overrides(root, overrides, draft);
   Reader(draft).read_table(
       root, "", [&](const FieldVisitor& visitor) { visit_fields(visitor, draft.config); });
   return draft;
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -13,7 +13,7 @@
 
 #include "launcher/job/fields.h"
 
-namespace thimble {
+namespace thimble::job {
 
 /// Where a value was written: a line and column of the job file, or an override ("--set
 /// optimizer.lr=1", whose line is its rank among the overrides).
@@ -85,4 +85,4 @@ std::string unknown_key_message(std::string_view table, std::string_view key,
 /// "unknown table [optimiser]; did you mean [optimizer]?"
 std::string unknown_table_message(std::string_view table);
 
-}  // namespace thimble
+}  // namespace thimble::job

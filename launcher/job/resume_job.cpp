@@ -4,7 +4,7 @@
 
 #include <map>
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 struct Value {
@@ -114,4 +114,4 @@ ResumeDiff diff_for_resume(const JobConfig& run, const JobConfig& job, SameConte
   return diff;
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

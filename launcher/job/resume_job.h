@@ -7,7 +7,7 @@
 
 #include "launcher/job/fields.h"
 
-namespace thimble {
+namespace thimble::job {
 
 enum class ResumeVerdict : std::uint8_t {
   kSame,
@@ -47,4 +47,4 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job);
 /// Compares the run's resolved job with the one that is to resume it; both loaded.
 ResumeDiff diff_for_resume(const JobConfig& run, const JobConfig& job, SameContent same);
 
-}  // namespace thimble
+}  // namespace thimble::job

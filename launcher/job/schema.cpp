@@ -7,7 +7,7 @@
 #include "launcher/job/fields.h"
 #include "launcher/job/help_job.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 using Json = nlohmann::ordered_json;
@@ -143,4 +143,4 @@ std::string job_schema() {
   return root.dump(2) + "\n";
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

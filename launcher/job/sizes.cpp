@@ -6,7 +6,7 @@
 
 #include "core/base/error.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 struct Unit {
@@ -73,4 +73,4 @@ std::string format_size(ByteSize size) {
   return "0B";
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -8,7 +8,7 @@
 #include <string>
 #include <string_view>
 
-namespace thimble {
+namespace thimble::job {
 
 /// A number of bytes, written "20GiB" (2^30) or "5GB" (10^9) in a job.
 struct ByteSize {
@@ -37,4 +37,4 @@ std::optional<ByteSize> parse_size(std::string_view text);
 /// The shortest exact spelling that parse_size reads back: "5GB", "20GiB", "1000001B".
 std::string format_size(ByteSize size);
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -9,12 +9,18 @@
 
 #include "launcher/job/reader.h"
 
-namespace thimble::job_internal {
+namespace thimble::job::internal {
 
-/// The first place where keys nest deeper than any job does, if there is one. toml++ bounds nested
-/// values but not dotted keys, and a tree as deep as the text is long would overflow the stack when
-/// it is freed.
-std::optional<Place> too_deep(std::string_view text);
+struct TextProblem {
+  Place place;
+  std::string message;
+};
+
+/// What must not reach toml++ 3.3: keys that nest without bound (it bounds only nested values, and
+/// freeing a tree as deep as the text is long overflows the stack), control characters, and headers
+/// that do not start like a key (both break its assumptions). All of them are errors in any TOML
+/// file that could be a job.
+std::optional<TextProblem> find_text_problem(std::string_view text);
 
 /// "a string", "a whole number", "a table"...
 std::string type_text(const toml::node& node);
@@ -31,4 +37,4 @@ std::optional<std::string> read_value(const toml::node& node, const std::string&
 /// `draft.places`.
 void apply_overrides(toml::table& root, std::span<const JobOverride> overrides, JobDraft& draft);
 
-}  // namespace thimble::job_internal
+}  // namespace thimble::job::internal

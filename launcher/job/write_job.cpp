@@ -6,7 +6,7 @@
 
 #include "launcher/job/fields.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 /// Walks the tables of a job in the order of a TOML file: the keys of a table before its
@@ -118,4 +118,4 @@ std::string commented_job_text(const InitValues& values) {
   return text + CommentedWriter(chosen).write(job);
 }
 
-}  // namespace thimble
+}  // namespace thimble::job

@@ -8,7 +8,7 @@
 
 #include "launcher/job/job_config.h"
 
-namespace thimble {
+namespace thimble::job {
 
 /// Every key of `job` with its value, as TOML. parse_job_text reads it back to an equal JobConfig.
 std::string resolved_job_text(const JobConfig& job);
@@ -29,4 +29,4 @@ struct InitValues {
 /// default.
 std::string commented_job_text(const InitValues& values);
 
-}  // namespace thimble
+}  // namespace thimble::job

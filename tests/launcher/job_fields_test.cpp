@@ -10,7 +10,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 TEST(JobSizes, ReadAndWrite) {
@@ -20,14 +20,16 @@ TEST(JobSizes, ReadAndWrite) {
   EXPECT_EQ(parse_size("1.5GiB")->bytes, std::int64_t{3} << 29);
   EXPECT_EQ(parse_size("4096B")->bytes, 4096);
   EXPECT_EQ(parse_size("0B")->bytes, 0);
-  for (const char* text : {"", "GB", "5", "5gb", "5 G", "-5GB", "+5GB", "5GB ", " 5GB", "1.2.3GB", ".GB", "inf GB",
-                           "nanB", "99999999999GB", "9223372036854775808B", "1e3GB", "9300000.5TB", "5\tGB"}) {
+  for (const char* text :
+       {"", "GB", "5", "5gb", "5 G", "-5GB", "+5GB", "5GB ", " 5GB", "1.2.3GB", ".GB", "inf GB",
+        "nanB", "99999999999GB", "9223372036854775808B", "1e3GB", "9300000.5TB", "5\tGB"}) {
     EXPECT_FALSE(parse_size(text).has_value()) << text;
   }
   EXPECT_EQ(parse_size("9223372036854775807B")->bytes, std::numeric_limits<std::int64_t>::max());
-  for (const std::int64_t bytes : {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, std::int64_t{1024},
-                                   std::int64_t{5'000'000'000}, std::int64_t{1} << 40, std::int64_t{123'456'789},
-                                   std::numeric_limits<std::int64_t>::max()}) {
+  for (const std::int64_t bytes :
+       {std::int64_t{0}, std::int64_t{1}, std::int64_t{1000}, std::int64_t{1024},
+        std::int64_t{5'000'000'000}, std::int64_t{1} << 40, std::int64_t{123'456'789},
+        std::numeric_limits<std::int64_t>::max()}) {
     EXPECT_EQ(parse_size(format_size({bytes}))->bytes, bytes) << format_size({bytes});
   }
   EXPECT_EQ(format_size({5'000'000'000}), "5GB");
@@ -61,14 +63,16 @@ TEST(JobFields, EveryFieldIsDescribedOnce) {
   });
   EXPECT_GT(keys.size(), 60u);
   std::set<std::string> variables;
-  for (const std::string& key : variable_keys()) EXPECT_TRUE(variables.insert(variable_name(key)).second) << key;
+  for (const std::string& key : variable_keys())
+    EXPECT_TRUE(variables.insert(variable_name(key)).second) << key;
   EXPECT_TRUE(variables.contains("THIMBLE_OPTIMIZER_LR"));
   EXPECT_FALSE(variables.contains("THIMBLE_OPTIMIZER_BETAS"));
 }
 
 TEST(JobFields, KeysForCompletion) {
   const std::vector<std::string> keys = all_job_keys();
-  for (const char* key : {"seed", "optimizer.lr", "data.train.path", "model.rope_scaling.factor", "optimizer.groups.rank"}) {
+  for (const char* key : {"seed", "optimizer.lr", "data.train.path", "model.rope_scaling.factor",
+                          "optimizer.groups.rank"}) {
     EXPECT_NE(std::find(keys.begin(), keys.end(), key), keys.end()) << key;
   }
   const std::vector<std::string> tables = all_job_tables();
@@ -115,12 +119,18 @@ TEST(JobFields, ResolvedJobReadsBackEqual) {
   changed.memory.budget.value = ByteSize{12345};
   changed.eval.sample_prompts = {"a", ""};
   changed.eval.sample_prompts.pop_back();
-  EXPECT_EQ(parse_job_text(resolved_job_text(changed), "b.toml"), changed) << resolved_job_text(changed);
+  EXPECT_EQ(parse_job_text(resolved_job_text(changed), "b.toml"), changed)
+      << resolved_job_text(changed);
 }
 
 TEST(JobFields, InitIsAValidJobAlsoWhenUncommented) {
-  const InitValues values{.model = "m", .tokenizer = "byte", .data = {"a.txt", "b.txt"}, .seq_len = 64, .max_steps = 5,
-                          .global_batch_size = 2, .lr = 1e-3};
+  const InitValues values{.model = "m",
+                          .tokenizer = "byte",
+                          .data = {"a.txt", "b.txt"},
+                          .seq_len = 64,
+                          .max_steps = 5,
+                          .global_batch_size = 2,
+                          .lr = 1e-3};
   const std::string text = commented_job_text(values);
   const JobConfig job = parse_job_text(text, "job.toml");
   EXPECT_EQ(job.model.path, "m");
@@ -147,9 +157,10 @@ TEST(JobFields, HelpNamesWhatIsNear) {
     job_help_text("optimiser");
     FAIL();
   } catch (const UserError& error) {
-    EXPECT_STREQ(error.what(), "help job.optimiser: no such table or key; did you mean job.optimizer?");
+    EXPECT_STREQ(error.what(),
+                 "help job.optimiser: no such table or key; did you mean job.optimizer?");
   }
 }
 
 }  // namespace
-}  // namespace thimble
+}  // namespace thimble::job

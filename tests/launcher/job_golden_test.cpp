@@ -1,5 +1,6 @@
-// Every message of the job reader, held in files: golden/X.toml is read, and what it says stands in golden/X.txt.
-// UPDATE_GOLDEN=1 writes the .txt files anew, docs/job.md and docs/job.schema.json with them.
+// Every message of the job reader, held in files: golden/X.toml is read, and what it says stands in
+// golden/X.txt. UPDATE_GOLDEN=1 writes the .txt files anew, docs/job.md and docs/job.schema.json
+// with them.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 namespace fs = std::filesystem;
@@ -31,8 +32,9 @@ void expect_file(const fs::path& path, const std::string& actual) {
     return;
   }
   EXPECT_TRUE(fs::exists(path)) << path;
-  EXPECT_TRUE(read(path) == actual) << path << " is stale: run this test with UPDATE_GOLDEN=1. It should be\n"
-                                    << (actual.size() < 8000 ? actual : "(long)");
+  EXPECT_TRUE(read(path) == actual)
+      << path << " is stale: run this test with UPDATE_GOLDEN=1. It should be\n"
+      << (actual.size() < 8000 ? actual : "(long)");
 }
 
 std::string what_is_said(const fs::path& job) {
@@ -69,4 +71,4 @@ TEST(JobGolden, HelpAndInit) {
 }
 
 }  // namespace
-}  // namespace thimble
+}  // namespace thimble::job

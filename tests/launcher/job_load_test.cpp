@@ -9,7 +9,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 namespace fs = std::filesystem;
@@ -28,10 +28,11 @@ class JobLoad : public ::testing::Test {
   void TearDown() override { fs::remove_all(folder_); }
 
   void write(const std::string& model, const std::string& data, const std::string& rest = "") {
-    std::ofstream(job()) << "output_dir = \"out\"\n[model]\npath = \"" << model
-                         << "\"\n[data]\nseq_len = 8\n[[data.train]]\npath = \"" << data
-                         << "\"\n[training]\nmax_steps = 10\nglobal_batch_size = 4\n[optimizer]\nlr = 1e-4\n"
-                         << rest;
+    std::ofstream(job())
+        << "output_dir = \"out\"\n[model]\npath = \"" << model
+        << "\"\n[data]\nseq_len = 8\n[[data.train]]\npath = \"" << data
+        << "\"\n[training]\nmax_steps = 10\nglobal_batch_size = 4\n[optimizer]\nlr = 1e-4\n"
+        << rest;
   }
   fs::path job() const { return folder_ / "tiny.toml"; }
 
@@ -73,15 +74,19 @@ TEST_F(JobLoad, VariablesInPaths) {
   EXPECT_EQ(load().model.path, (folder_ / "m").string());
   EXPECT_EQ(load().data.train[0].path[0], (folder_ / "a.txt").string());
   write("${NOWHERE}/m", "${a.txt");
-  EXPECT_EQ(error(), job().string() + ":3:1: error: model.path = \"${NOWHERE}/m\": the variable NOWHERE is not set\n" +
-                         job().string() + ":7:1: error: data.train.path = \"${a.txt\": '${' without '}'");
+  EXPECT_EQ(error(),
+            job().string() +
+                ":3:1: error: model.path = \"${NOWHERE}/m\": the variable NOWHERE is not set\n" +
+                job().string() + ":7:1: error: data.train.path = \"${a.txt\": '${' without '}'");
 }
 
 TEST_F(JobLoad, MissingFiles) {
   write("no", "b.txt");
-  EXPECT_EQ(error(), job().string() + ":3:1: error: model.path = \"no\": " + (folder_ / "no").string() +
-                         " does not exist\n" + job().string() + ":7:1: error: data.train.path = \"b.txt\": " +
-                         (folder_ / "b.txt").string() + " does not exist");
+  EXPECT_EQ(error(),
+            job().string() + ":3:1: error: model.path = \"no\": " + (folder_ / "no").string() +
+                " does not exist\n" + job().string() +
+                ":7:1: error: data.train.path = \"b.txt\": " + (folder_ / "b.txt").string() +
+                " does not exist");
   write("m", "*.jsonl");  // whether a glob matches is known when the data is opened
   EXPECT_EQ(load().data.train[0].path[0], (folder_ / "*.jsonl").string());
   try {
@@ -96,7 +101,8 @@ TEST_F(JobLoad, MissingFiles) {
 TEST_F(JobLoad, HubCache) {
   write("org/Name-1.5B", "a.txt");
   const std::string cache = (folder_ / ".cache/huggingface/hub").string();
-  EXPECT_EQ(error(), job().string() + ":3:1: error: model.path = \"org/Name-1.5B\": neither the directory " +
+  EXPECT_EQ(error(), job().string() +
+                         ":3:1: error: model.path = \"org/Name-1.5B\": neither the directory " +
                          (folder_ / "org/Name-1.5B").string() + " nor in the Hub cache " + cache +
                          "; run: hf download org/Name-1.5B");
   const fs::path repository = fs::path(cache) / "models--org--Name-1.5B";
@@ -118,8 +124,9 @@ TEST_F(JobLoad, PrecedenceIsJobVariableSet) {
   environment_["THIMBLE_OPTIMIZER_LR"] = "2e-4";
   environment_["THIMBLE_SEED"] = "7";
   environment_["THIMBLE_NAME"] = "";
-  const JobConfig config = load({"optimizer.lr=3e-4", "model.dtype=fp32", "eval.sample_prompts=[\"a\", \"b\"]",
-                                 "model.freeze=x.*", "threads=auto", "memory.budget=5GB", "training.max_steps=1e3"});
+  const JobConfig config =
+      load({"optimizer.lr=3e-4", "model.dtype=fp32", "eval.sample_prompts=[\"a\", \"b\"]",
+            "model.freeze=x.*", "threads=auto", "memory.budget=5GB", "training.max_steps=1e3"});
   EXPECT_EQ(config.optimizer.lr, 3e-4);
   EXPECT_EQ(config.seed, 7);
   EXPECT_EQ(config.name, "tiny");
@@ -138,7 +145,8 @@ TEST_F(JobLoad, SetTakesAKeyOut) {
   const JobConfig config = load({"training.max_steps=", "training.num_epochs=2"});
   EXPECT_FALSE(config.training.max_steps.has_value());
   EXPECT_EQ(config.training.num_epochs, 2.0);
-  EXPECT_EQ(notes_.overrides[0], "training.max_steps = its default (--set training.max_steps=; was 10)");
+  EXPECT_EQ(notes_.overrides[0],
+            "training.max_steps = its default (--set training.max_steps=; was 10)");
 }
 
 TEST_F(JobLoad, SetMakesTablesAndLists) {
@@ -150,18 +158,23 @@ TEST_F(JobLoad, SetMakesTablesAndLists) {
 
 TEST_F(JobLoad, MistakesInOverridesNameTheOverride) {
   environment_["THIMBLE_SEED"] = "x";
-  EXPECT_EQ(error({"optimizer.lr=-1", "optimizer.learning_rate=1", "optimiser.lr=1", "data.train.path=x",
-                   "model.dtype=fp8", "sed=1", "model.b.c=1", "training.max_steps=1\nx=2"}),
-            "THIMBLE_SEED=x: error: seed = \"x\": expected a whole number, found a string\n"
-            "--set optimizer.lr=-1: error: optimizer.lr = -1: allowed > 0\n"
-            "--set optimizer.learning_rate=1: error: unknown key 'learning_rate' in [optimizer]; Thimble calls it 'lr'\n"
-            "--set optimiser.lr=1: error: unknown table [optimiser]; did you mean [optimizer]?\n"
-            "--set data.train.path=x: error: cannot reach into [[data.train]]; edit the job, or give the whole list\n"
-            "--set model.dtype=fp8: error: model.dtype = \"fp8\": unknown choice; allowed \"bf16\", \"fp32\"\n"
-            "--set sed=1: error: unknown key 'sed' at the top level; did you mean 'seed'?\n"
-            "--set model.b.c=1: error: unknown table [model.b]; did you mean [model]?\n"
-            "--set training.max_steps=1\\x0ax=2: error: training.max_steps = \"1\\x0ax=2\": expected a whole number, "
-            "found a string");
+  EXPECT_EQ(
+      error({"optimizer.lr=-1", "optimizer.learning_rate=1", "optimiser.lr=1", "data.train.path=x",
+             "model.dtype=fp8", "sed=1", "model.b.c=1", "training.max_steps=1\nx=2"}),
+      "THIMBLE_SEED=x: error: seed = \"x\": expected a whole number, found a string\n"
+      "--set optimizer.lr=-1: error: optimizer.lr = -1: allowed > 0\n"
+      "--set optimizer.learning_rate=1: error: unknown key 'learning_rate' in [optimizer]; Thimble "
+      "calls it 'lr'\n"
+      "--set optimiser.lr=1: error: unknown table [optimiser]; did you mean [optimizer]?\n"
+      "--set data.train.path=x: error: cannot reach into [[data.train]]; edit the job, or give the "
+      "whole list\n"
+      "--set model.dtype=fp8: error: model.dtype = \"fp8\": unknown choice; allowed \"bf16\", "
+      "\"fp32\"\n"
+      "--set sed=1: error: unknown key 'sed' at the top level; did you mean 'seed'?\n"
+      "--set model.b.c=1: error: unknown table [model.b]; did you mean [model]?\n"
+      "--set training.max_steps=1\\x0ax=2: error: training.max_steps = \"1\\x0ax=2\": expected a "
+      "whole number, "
+      "found a string");
 }
 
 TEST_F(JobLoad, SetWithoutValue) {
@@ -189,11 +202,13 @@ TEST(JobText, SyntaxErrorsHaveLineAndColumn) {
     }
     return "no error";
   };
-  EXPECT_EQ(error("a = 1\nb = 2\nseed = \n").rfind("job.toml:3:", 0), 0u) << error("a = 1\nb = 2\nseed = \n");
+  EXPECT_EQ(error("a = 1\nb = 2\nseed = \n").rfind("job.toml:3:", 0), 0u)
+      << error("a = 1\nb = 2\nseed = \n");
   EXPECT_EQ(error("seed = 1\nseed = 2\n").rfind("job.toml:2:", 0), 0u);
   EXPECT_EQ(error("\xff\xfe").rfind("job.toml:1:1: error: ", 0), 0u);
   EXPECT_EQ(error("x = " + std::string(5000, '[')).rfind("job.toml:1:", 0), 0u);
-  EXPECT_EQ(error(std::string(2 << 20, '\n')), "job.toml:1:1: error: a job file holds at most 1 MiB");
+  EXPECT_EQ(error(std::string(2 << 20, '\n')),
+            "job.toml:1:1: error: a job file holds at most 1 MiB");
 }
 
 TEST(JobText, HostileTextIsRefusedQuickly) {
@@ -209,10 +224,13 @@ TEST(JobText, HostileTextIsRefusedQuickly) {
   std::string sources;
   for (int i = 0; i < 40'000; ++i) sources += "[[data.train]]\nx=1\n";
   EXPECT_THROW(parse_job_text(sources, "job.toml"), UserError);
-  EXPECT_THROW(parse_job_text("name = \"" + std::string(900'000, 'a') + "\"", "job.toml"), UserError);
-  EXPECT_THROW(parse_job_text("[optimizer]\nname = \"" + std::string(900'000, 'a') + "\"", "job.toml"), UserError);
+  EXPECT_THROW(parse_job_text("name = \"" + std::string(900'000, 'a') + "\"", "job.toml"),
+               UserError);
+  EXPECT_THROW(
+      parse_job_text("[optimizer]\nname = \"" + std::string(900'000, 'a') + "\"", "job.toml"),
+      UserError);
   EXPECT_THROW(parse_job_text(std::string(900'000, 'a') + " = 1", "job.toml"), UserError);
 }
 
 }  // namespace
-}  // namespace thimble
+}  // namespace thimble::job

@@ -3,7 +3,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/resume_job.h"
 
-namespace thimble {
+namespace thimble::job {
 namespace {
 
 JobConfig run() {
@@ -78,9 +78,11 @@ TEST(JobResume, MovedFilesContinueIfTheirContentIsTheSame) {
   job.data.train[0].path = {"b.txt"};
   EXPECT_EQ(diff_for_resume(run(), job, {}).refused.size(), 2u);
   EXPECT_EQ(diff_for_resume(run(), job, {.model = true}).refused.size(), 1u);
-  EXPECT_EQ(diff_for_resume(run(), job, {.model = true, .data = true}).verdict, ResumeVerdict::kContinues);
+  EXPECT_EQ(diff_for_resume(run(), job, {.model = true, .data = true}).verdict,
+            ResumeVerdict::kContinues);
   job.data.train.emplace_back().path = {"c.txt"};
-  EXPECT_EQ(diff_for_resume(run(), job, {.model = true, .data = true}).verdict, ResumeVerdict::kRefused);
+  EXPECT_EQ(diff_for_resume(run(), job, {.model = true, .data = true}).verdict,
+            ResumeVerdict::kRefused);
 }
 
 TEST(JobResume, EvaluationDataMayChange) {
@@ -108,4 +110,4 @@ TEST(JobResume, AutoTakesTheResolvedValue) {
 }
 
 }  // namespace
-}  // namespace thimble
+}  // namespace thimble::job
