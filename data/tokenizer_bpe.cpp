@@ -182,7 +182,9 @@ void BpeModel::encode_bytes(std::string_view bytes, std::vector<std::int32_t>& i
 }
 
 void BpeModel::merge(std::vector<std::int32_t>& symbols) const {
-  auto& [unused, next, previous, heap] = scratch();
+  auto& next = scratch().next;
+  auto& previous = scratch().previous;
+  auto& heap = scratch().heap;
   const auto count = narrow<std::int32_t>(symbols.size());
   next.resize(symbols.size());
   previous.resize(symbols.size());

@@ -27,6 +27,9 @@ using TextToId = std::unordered_map<std::string, std::int32_t, TextHash, std::eq
 /// Ids above this are refused: a hostile file must not make us allocate by its largest id.
 inline constexpr std::int32_t kMaxTokenId = (1 << 22) - 1;
 
+/// Longest spelling of a token.
+inline constexpr std::size_t kMaxTokenBytes = 1 << 16;
+
 struct BpeConfig {
   TextToId vocab;                // byte-level: keys are the raw bytes
   bool byte_level = false;       // initial symbols are bytes, not characters

@@ -15,6 +15,8 @@ template <typename... Handlers>
 struct Overloaded : Handlers... {
   using Handlers::operator()...;
 };
+template <typename... Handlers>
+Overloaded(Handlers...) -> Overloaded<Handlers...>;
 
 /// Cuts [0, text.size()) into pieces, in order, by the rules of `stage`.
 std::vector<Range> split_ranges(const SplitStage& stage, std::string_view text) {
@@ -193,7 +195,15 @@ std::string PipelineTokenizer::normalize(std::string_view text, bool after_break
         current = stage.regex ? replace_matches(*stage.regex, current, stage.content)
                               : replace_all(current, stage.text, stage.content);
       }};
-  for (const NormalizerStage& stage : normalizers_) std::visit(apply, stage);
+  // Compatibility forms grow a text at most elevenfold; a file that asks for more means harm.
+  const std::size_t most = 16 * text.size() + 4096;
+  for (const NormalizerStage& stage : normalizers_) {
+    std::visit(apply, stage);
+    if (current.size() > most) {
+      throw_user("{}: the normalizer turns {} bytes of text into {}", info_.name, text.size(),
+                 current.size());
+    }
+  }
   return current;
 }
 

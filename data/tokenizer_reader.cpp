@@ -10,7 +10,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kMaxFileBytes = 256 * kMiB;
+constexpr std::int64_t kMaxFileBytes = 128 * kMiB;
 constexpr int kMaxDepth = 64;
 
 }  // namespace

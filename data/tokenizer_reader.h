@@ -15,7 +15,7 @@
 namespace thimble {
 
 /// The whole file. Throws: UserError if it cannot be opened or is larger than a tokenizer can be
-/// (256 MiB).
+/// (128 MiB).
 std::string read_tokenizer_file(const std::filesystem::path& path);
 
 /// A place in a JSON document, together with how to name it. Views do not own: the JsonFile

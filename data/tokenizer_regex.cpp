@@ -90,7 +90,8 @@ class PatternTranslator {
   }
 
   void escape() {
-    // The last six are the superscripts and fractions of Latin-1, which that dialect counts among the words.
+    // The last six are the superscripts and fractions of Latin-1, which that dialect counts among
+    // the words.
     constexpr std::string_view kWord =
         R"(\p{L}\p{M}\p{Nd}\p{Nl}\p{Pc}\x{B2}\x{B3}\x{B9}\x{BC}-\x{BE})";
     const char kind = at_ + 1 < pattern_.size() ? pattern_[at_ + 1] : '\0';

@@ -53,9 +53,22 @@ PrependScheme read_prepend_scheme(const JsonField& section) {
              printable(text));
 }
 
-std::string read_nonempty(const JsonField& field) {
+/// Text that stages put into what they process; its length bounds how much a hostile file can make
+/// them grow it.
+std::string read_insertion(const JsonField& field) {
+  constexpr std::size_t kMaxBytes = 64;
   std::string text = field.string();
-  if (text.empty()) throw_user("{}: must not be empty", field.where());
+  if (text.size() > kMaxBytes) {
+    throw_user("{}: has {} bytes, allowed: {}", field.where(), text.size(), kMaxBytes);
+  }
+  return text;
+}
+
+std::string read_character(const JsonField& field) {
+  std::string text = field.string();
+  if (text.empty() || utf8_length(text) != text.size()) {
+    throw_user("{}: '{}' is not one character", field.where(), printable(text));
+  }
   return text;
 }
 
@@ -88,7 +101,7 @@ void add_splitter(const JsonField& section, Splitters& out) {
                    single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
   } else if (type == "Metaspace") {
     check_metaspace_keys(section);
-    out.stages.emplace_back(MetaspaceStage{read_nonempty(section["replacement"]),
+    out.stages.emplace_back(MetaspaceStage{read_character(section["replacement"]),
                                            read_prepend_scheme(section),
                                            section["split"].boolean(true)});
   } else if (type == "Sequence") {
@@ -109,11 +122,11 @@ void add_normalizer(const JsonField& section, std::vector<NormalizerStage>& out)
                                                    : NormalForm::kNfkd});
   } else if (type == "Prepend") {
     section.only_keys({"type", "prepend"});
-    out.emplace_back(PrependStage{section["prepend"].string()});
+    out.emplace_back(PrependStage{read_insertion(section["prepend"])});
   } else if (type == "Replace") {
     section.only_keys({"type", "pattern", "content"});
     const Pattern pattern = read_pattern(section["pattern"]);
-    ReplaceStage stage{std::nullopt, pattern.text, section["content"].string()};
+    ReplaceStage stage{std::nullopt, pattern.text, read_insertion(section["content"])};
     if (!pattern.literal) stage.regex.emplace(pattern.text, false, section["pattern"].where());
     out.emplace_back(std::move(stage));
   } else if (type == "Sequence") {
@@ -184,7 +197,7 @@ void add_decoder(const JsonField& section, bool* fused, DecoderRules& out) {
     section.only_keys({"type", "pattern", "content"});
     const Pattern pattern = read_pattern(section["pattern"]);
     if (!pattern.literal) throw_user("{}: a decoder may replace a String only", section.where());
-    out.replacements.emplace_back(pattern.text, section["content"].string());
+    out.replacements.emplace_back(pattern.text, read_insertion(section["content"]));
   } else if (type == "ByteFallback") {
     section.only_keys({"type"});
     out.byte_fallback = true;
@@ -197,10 +210,10 @@ void add_decoder(const JsonField& section, bool* fused, DecoderRules& out) {
     if (section["stop"].integer(0, 1024) != 0 || (start > 0 && !*fused)) {
       throw_user("{}: Strip is supported after Fuse and at the start only", section.where());
     }
-    if (start > 0) set_start_strip(section, read_nonempty(section["content"]), start, out);
+    if (start > 0) set_start_strip(section, read_character(section["content"]), start, out);
   } else if (type == "Metaspace") {
     check_metaspace_keys(section);
-    out.replacements.emplace_back(read_nonempty(section["replacement"]), " ");
+    out.replacements.emplace_back(read_character(section["replacement"]), " ");
     if (read_prepend_scheme(section) != PrependScheme::kNever)
       set_start_strip(section, " ", 1, out);
   } else if (type == "Sequence") {
@@ -234,6 +247,7 @@ DocumentFrame read_post_processor(const JsonField& section) {
 
 DecoderRules read_decoder(const JsonField& section) {
   DecoderRules rules;
+  rules.where = section.where();
   bool fused = false;
   if (!section.is_null()) add_decoder(section, &fused, rules);
   return rules;
@@ -243,7 +257,12 @@ std::string DecoderRules::text_of(std::string token) const {
   if (byte_fallback) {
     if (const int byte = fallback_byte(token); byte >= 0) return {static_cast<char>(byte)};
   }
-  for (const auto& [from, to] : replacements) token = replace_all(token, from, to);
+  for (const auto& [from, to] : replacements) {
+    token = replace_all(token, from, to);
+    if (token.size() > kMaxTokenBytes) {
+      throw_user("{}: makes a token longer than {} bytes", where, kMaxTokenBytes);
+    }
+  }
   return token;
 }
 

@@ -35,6 +35,9 @@ struct DecoderRules {
   std::string start_strip;                                        // see Tokenizer::decode
   std::int64_t start_strip_count = 0;
 
+  std::string where;  // names the section in messages
+
+  /// Throws: UserError if the replacements make the token longer than any token may be.
   std::string text_of(std::string token) const;
 };
 DecoderRules read_decoder(const JsonField& section);

@@ -7,7 +7,15 @@
 
 namespace thimble {
 
+void VocabBuilder::check_length(std::string_view text) const {
+  if (text.size() > kMaxTokenBytes) {
+    throw_user("{}: token '{}' has {} bytes, allowed: {}", name_, printable(text), text.size(),
+               kMaxTokenBytes);
+  }
+}
+
 void VocabBuilder::add_entry(const std::string& text, std::int64_t id) {
+  check_length(text);
   if (id < 0 || id > kMaxTokenId) {
     throw_user("{}: token '{}' has id {}, allowed: 0 to {}", name_, printable(text), id,
                kMaxTokenId);
@@ -25,6 +33,7 @@ void VocabBuilder::add_entry(const std::string& text, std::int64_t id) {
 
 void VocabBuilder::add_token(const AddedToken& token) {
   if (token.text.empty()) return;
+  check_length(token.text);
   if (token.id < 0 || token.id > kMaxTokenId) {
     throw_user("{}: added token '{}' has id {}, allowed: 0 to {}", name_, printable(token.text),
                token.id, kMaxTokenId);
@@ -70,10 +79,16 @@ TextToId VocabBuilder::model_vocab() const {
 }
 
 std::vector<std::string> VocabBuilder::texts(const DecoderRules& rules) const {
+  constexpr std::size_t kMaxTotalBytes = 256 << 20;
   std::vector<std::string> texts(static_cast<std::size_t>(max_id_) + 1);
+  std::size_t total = 0;
   for (const auto& [text, id] : entries_) {
     auto& out = texts[static_cast<std::size_t>(id)];
     out = byte_level_ ? bytes_of_visible(text).value_or(text) : rules.text_of(text);
+    total += out.size();
+    if (total > kMaxTotalBytes) {
+      throw_user("{}: the texts of all tokens exceed {} bytes", name_, kMaxTotalBytes);
+    }
   }
   for (const AddedToken& token : added_) texts[static_cast<std::size_t>(token.id)] = token.text;
   return texts;

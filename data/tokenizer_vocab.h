@@ -45,6 +45,8 @@ class VocabBuilder {
   std::vector<std::string> texts(const DecoderRules& rules) const;
 
  private:
+  void check_length(std::string_view text) const;
+
   std::string name_;
   bool byte_level_;
   TextToId entries_;

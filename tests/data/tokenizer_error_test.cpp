@@ -138,6 +138,8 @@ TEST(TokenizerErrors, StagesThatDoNotFit) {
   json strip = with("/pre_tokenizer", nullptr);
   strip["decoder"] = {{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}};
   refused(strip, {"decoder: Strip is supported after Fuse"});
+  strip["decoder"] = {{"type", "Metaspace"}, {"replacement", "ab"}};
+  refused(strip, {"decoder.replacement: 'ab' is not one character"});
   const json two = {{"SpecialToken", {{"id", "a"}}}};
   refused(with("/post_processor", {{"type", "TemplateProcessing"},
                                    {"single", {two, two, {{"Sequence", {{"id", "A"}}}}}},
@@ -147,6 +149,22 @@ TEST(TokenizerErrors, StagesThatDoNotFit) {
                                    {"single", {two, {{"Sequence", {{"id", "A"}}}}}},
                                    {"special_tokens", {{"a", {{"ids", {99}}}}}}}),
           {"special token id 99 is outside the vocabulary [0, 2]"});
+}
+
+TEST(TokenizerErrors, GrowthIsBounded) {
+  const json doubling = {{"type", "Replace"}, {"pattern", {{"String", "a"}}}, {"content", "aa"}};
+  json many = json::array();
+  for (int i = 0; i < 60; ++i) many.push_back(doubling);
+  const auto loaded = load_json(with("/normalizer", {{"type", "Sequence"}, {"normalizers", many}}));
+  expect_user_error([&] { loaded->encode("aaa"); },
+                    {"t.json: the normalizer turns 3 bytes of text into"});
+  json decoder = with("/pre_tokenizer", nullptr);
+  decoder["decoder"] = {{"type", "Sequence"}, {"decoders", many}};
+  expect_user_error([&] { load_json(decoder); },
+                    {"t.json: decoder: makes a token longer than 65536"});
+  json prepend = with("/normalizer", {{"type", "Prepend"}, {"prepend", std::string(65, 'x')}});
+  refused(prepend, {"normalizer.prepend: has 65 bytes, allowed: 64"});
+  refused(with("/model/vocab/" + std::string(70'000, 'x'), 9), {"has 70000 bytes, allowed: 65536"});
 }
 
 TEST(TokenizerErrors, NotJson) {
