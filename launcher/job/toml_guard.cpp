@@ -1,3 +1,5 @@
+#include <fmt/format.h>
+
 #include "launcher/job/toml_tree.h"
 
 namespace thimble::job::internal {
@@ -7,6 +9,10 @@ constexpr int kMaxKeyParts = 16;
 
 bool is_blank(char c) {
   return c == ' ' || c == '\t';
+}
+
+bool is_ascii(char c) {
+  return static_cast<unsigned char>(c) < 0x80;
 }
 
 bool is_bare_key_byte(char c) {
@@ -30,10 +36,10 @@ class TextGuard {
       } else if (c == '"' || c == '\'') {
         skip_string(c);
       } else {
+        if (!is_ascii(c)) fail("only strings and comments may hold characters beyond ASCII");
         count_dots(c);
-        if (c == '[' && depth_ == 0 && line_is_blank_) check_header();
-        if (c == '[' || c == '{') ++depth_;
-        if ((c == ']' || c == '}') && depth_ > 0) --depth_;
+        if (c == '[' && open_.empty() && line_is_blank_) check_header();
+        match_bracket(c);
         step();
       }
     }
@@ -70,6 +76,15 @@ class TextGuard {
     }
   }
 
+  void match_bracket(char c) {
+    if (c == '[') open_ += ']';
+    if (c == '{') open_ += '}';
+    if (c != ']' && c != '}') return;
+    if (open_.empty() || open_.back() != c)
+      return fail(fmt::format("'{}' without '{}'", c, c == ']' ? '[' : '{'));
+    open_.pop_back();
+  }
+
   /// toml++ takes for granted that a table's name starts like a key.
   void check_header() {
     std::size_t at = i_ + 1;
@@ -77,7 +92,7 @@ class TextGuard {
     while (at < text_.size() && is_blank(text_[at])) ++at;
     if (at == text_.size()) return;
     const char c = text_[at];
-    if (!is_bare_key_byte(c) && c != '"' && c != '\'' && c != ']' && c != '[') {
+    if (!is_bare_key_byte(c) && c != '"' && c != '\'' && c != ']') {
       fail("expected the name of a table after '['");
     }
   }
@@ -85,6 +100,19 @@ class TextGuard {
   void skip_comment() {
     while (i_ < text_.size() && text_[i_] != '\n') step();
     dots_ = 0;
+  }
+
+  /// A backslash and what it escapes; at the end of a line of a multi-line string, the white space
+  /// after it.
+  void skip_escape(bool is_multiline) {
+    step();
+    const auto is_space = [&] {
+      return i_ < text_.size() && (is_blank(text_[i_]) || text_[i_] == '\r' || text_[i_] == '\n');
+    };
+    const bool is_line_end = is_multiline && is_space();
+    while (is_line_end && is_space()) step();
+    if (i_ < text_.size() && !is_ascii(text_[i_])) fail("expected ASCII after a backslash");
+    if (i_ < text_.size() && !is_line_end) step();
   }
 
   void skip_string(char quote) {
@@ -96,8 +124,7 @@ class TextGuard {
       const char c = text_[i_];
       if (c == '\n' && !is_multiline) return;
       if (c == '\\' && quote == '"') {
-        step();
-        if (i_ < text_.size()) step();
+        skip_escape(is_multiline);
       } else if (is_multiline ? text_.substr(i_, 3) == triple : c == quote) {
         for (std::size_t k = 0; k < quotes; ++k) step();
         return;
@@ -111,7 +138,7 @@ class TextGuard {
   std::size_t i_ = 0;
   std::size_t line_start_ = 0;
   std::int64_t line_ = 1;
-  std::int64_t depth_ = 0;
+  std::string open_;  // the closing brackets that are due, innermost last
   int dots_ = 0;
   bool line_is_blank_ = true;
   std::optional<TextProblem> problem_;
