@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <limits>
 
+#include <fmt/core.h>
+
 #include "core/base/numeric.h"
 
 namespace thimble {
@@ -57,6 +59,22 @@ DataSummary SummaryBuilder::finish() {
   }
   summary_.bytes_per_token = text_bytes_per_token(files_);
   return summary_;
+}
+
+std::string summary_text(const DataSummary& s) {
+  std::string text = fmt::format("{} samples, {} tokens (lengths: median {}, 90 % {}, 99 % {}, longest {})", s.samples,
+                                 s.tokens, s.p50, s.p90, s.p99, s.longest);
+  const auto count = [&text](std::int64_t n, const char* what) {
+    if (n > 0) text += fmt::format(", {} {}", n, what);
+  };
+  count(s.empty, "empty");
+  count(s.duplicates, "duplicates");
+  count(s.without_trained_tokens, "without a trained token");
+  count(s.dropped, "dropped");
+  count(s.truncated, "truncated");
+  count(s.split, "split");
+  return text + fmt::format("; {} training rows, {:.1f} % full, {} trained tokens, {:.2f} bytes a token", s.train_rows,
+                            100 * s.packing_efficiency, s.trained_tokens, s.bytes_per_token);
 }
 
 }  // namespace thimble

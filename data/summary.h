@@ -30,6 +30,9 @@ struct DataSummary {
   double bytes_per_token = 0;       // of text; nats per token / (ln 2 * bytes_per_token) = bits per byte
 };
 
+/// One line for the start of a run: samples, tokens, lengths, what was left out, rows and how full they are.
+std::string summary_text(const DataSummary& summary);
+
 /// Bytes of text for each token of the files.
 double text_bytes_per_token(const std::vector<const TokenFile*>& files);
 

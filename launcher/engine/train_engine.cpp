@@ -156,12 +156,14 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
   return result;
 }
 
-double TrainEngine::gradient_norm() {
+double TrainEngine::gradient_norm(std::string& first_bad) {
   double sum = 0;
   for (const UpdateItem& item : items_) {
     const Tensor& grad = sink_.grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
-    sum += ops::sum_squares(grad);
+    const double squares = ops::sum_squares(grad);
+    if (!std::isfinite(squares) && first_bad.empty()) first_bad = model_.params().info(item.id).name;
+    sum += squares;
   }
   return std::sqrt(sum);
 }
@@ -169,7 +171,8 @@ double TrainEngine::gradient_norm() {
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
   StepResult result = accumulate(micro_batches);
   phase("norm", true);
-  result.grad_norm = gradient_norm();
+  if (!std::isfinite(result.loss)) result.first_bad = "the loss";
+  result.grad_norm = gradient_norm(result.first_bad);
   phase("norm", false);
   if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
     result.skipped = true;

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "core/autograd/saved_tensor.h"
 #include "core/nn/resident_grad_sink.h"
@@ -29,6 +30,7 @@ struct StepResult {
   double grad_norm = 0;          // before clipping
   std::int64_t trained_tokens = 0;
   bool skipped = false;          // loss or gradient was not finite: nothing was updated
+  std::string first_bad;         // then: "the loss", or the first tensor whose gradient is not finite
 };
 
 struct EvalSum {
@@ -69,7 +71,7 @@ class TrainEngine {
 
  private:
   class Host;
-  double gradient_norm();
+  double gradient_norm(std::string& first_bad);
   void phase(const char* name, bool begin) const {
     if (hook_) hook_(name, begin);
   }

@@ -1,0 +1,176 @@
+// `thimble eval`: loss of a text under a model.
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numbers>
+#include <numeric>
+
+#include "core/io/file.h"
+#include "launcher/commands/command.h"
+#include "launcher/engine/job_setup.h"
+#include "launcher/engine/loaded_model.h"
+#include "launcher/run/console.h"
+#include "models/rope_table.h"
+
+namespace thimble {
+namespace {
+
+
+struct EvalArguments {
+  std::string model, text, dtype = "auto", separator;
+  std::int64_t context = 0, stride = 0;
+  bool json = false, by_position = false;
+};
+
+struct PositionSum {
+  double loss = 0;
+  std::int64_t tokens = 0;
+};
+
+struct EvalTotals {
+  double loss = 0;
+  std::int64_t tokens = 0;
+  std::vector<PositionSum> by_power;  // positions [2^i, 2^(i+1))
+};
+
+// Documents of the file: split before every occurrence of the separator, which stays with the text it begins.
+std::vector<std::string_view> documents(std::string_view text, const std::string& separator) {
+  if (separator.empty()) return {text};
+  std::vector<std::string_view> out;
+  std::size_t begin = 0;
+  while (begin < text.size()) {
+    std::size_t end = text.find(separator, begin + 1);
+    if (end == std::string_view::npos) end = text.size();
+    out.push_back(text.substr(begin, end - begin));
+    begin = end;
+  }
+  return out;
+}
+
+class Evaluator {
+ public:
+  Evaluator(LoadedModel& loaded, std::int64_t context, std::int64_t stride)
+      : loaded_(loaded), context_(context), stride_(stride),
+        table_(make_rope_table(*loaded.arena, loaded.model->config(), context)) {}
+
+  EvalTotals totals;
+
+  // Windows of `context` inputs, `stride` apart; each target is scored once, with the longest context on offer.
+  void document(const std::vector<std::int32_t>& ids) {
+    const auto count = static_cast<std::int64_t>(ids.size());
+    std::int64_t scored = 0;  // targets ids[1..scored] are done
+    for (std::int64_t begin = 0; scored < count - 1; begin += stride_) {
+      const std::int64_t n = std::min(context_, count - 1 - begin);
+      window(ids, begin, n, scored - begin);
+      scored = begin + n;
+    }
+  }
+
+ private:
+  // Scores positions [first, n) of the window that begins at `begin`.
+  void window(const std::vector<std::int32_t>& ids, std::int64_t begin, std::int64_t n, std::int64_t first) {
+    Batch batch{.rows = 1, .seq_len = n};
+    batch.tokens.assign(ids.begin() + begin, ids.begin() + begin + n);
+    batch.targets.assign(ids.begin() + begin + 1, ids.begin() + begin + n + 1);
+    batch.weights.assign(static_cast<std::size_t>(n), 1.0f);
+    std::fill(batch.weights.begin(), batch.weights.begin() + first, 0.0f);
+    batch.doc_start.assign(static_cast<std::size_t>(n), 0);
+    batch.positions.resize(static_cast<std::size_t>(n));
+    std::iota(batch.positions.begin(), batch.positions.end(), 0);
+    const BatchTensors tensors = upload(*loaded_.arena, batch);
+    Context ctx{.store = *loaded_.store, .arena = *loaded_.arena, .dtype = loaded_.dtype};
+    const Tensor losses = loaded_.model->loss(ctx, tensors, table_, 1.0f);
+    for (std::int64_t i = first; i < n; ++i) {
+      const double loss = losses.data<float>()[i];
+      totals.loss += loss;
+      ++totals.tokens;
+      const auto power = static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(i + 1)) - 1);
+      if (totals.by_power.size() <= power) totals.by_power.resize(power + 1);
+      totals.by_power[power].loss += loss;
+      ++totals.by_power[power].tokens;
+    }
+  }
+
+  LoadedModel& loaded_;
+  std::int64_t context_, stride_;
+  Tensor table_;
+};
+
+void print_totals(const EvalTotals& t, std::size_t bytes, const EvalArguments& a) {
+  const double mean = t.loss / static_cast<double>(t.tokens);
+  const double bits = t.loss / std::numbers::ln2 / static_cast<double>(bytes);
+  nlohmann::ordered_json json{{"nats_per_token", mean}, {"perplexity", std::exp(mean)}, {"tokens", t.tokens},
+                              {"bits_per_byte", bits}};
+  if (a.by_position) {
+    for (std::size_t i = 0; i < t.by_power.size(); ++i) {
+      if (t.by_power[i].tokens == 0) continue;
+      json["by_position"].push_back({{"from", 1 << i}, {"nats_per_token", t.by_power[i].loss / static_cast<double>(t.by_power[i].tokens)},
+                                     {"tokens", t.by_power[i].tokens}});
+    }
+  }
+  if (a.json) {
+    fmt::print("{}\n", json.dump());
+    return;
+  }
+  fmt::print("{:.4f} nats/token, perplexity {:.3f}, {:.4f} bits/byte, {} tokens\n", mean, std::exp(mean), bits, t.tokens);
+  for (const auto& row : json.value("by_position", nlohmann::ordered_json::array())) {
+    fmt::print("  from position {:>6}: {:.4f} ({} tokens)\n", row["from"].get<int>(),
+               row["nats_per_token"].get<double>(), row["tokens"].get<std::int64_t>());
+  }
+}
+
+void run_eval(const EvalArguments& a, CommandSession& session) {
+  const MappedFile file(a.text);
+  if (file.text().empty()) throw_user("{}: the file is empty", a.text);
+  LoadedModel loaded = load_model(a.model, a.dtype);
+  const std::int64_t longest = loaded.model->config().max_positions;
+  const std::int64_t context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
+  if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
+  const std::int64_t stride = a.stride > 0 ? a.stride : context;
+  if (stride > context) throw_user("--stride {}: allowed up to the context, {}", stride, context);
+  Evaluator evaluator(loaded, context, stride);
+  const Tokenizer& tokenizer = *loaded.tokenizer;
+  const std::vector<std::string_view> all = documents(file.text(), a.separator);
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    std::vector<std::int32_t> ids;
+    if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
+    tokenizer.encode_to(all[i], {}, ids);
+    evaluator.document(ids);
+    if (evaluator.totals.tokens > 0 && session.console->traits().live) {
+      session.console->set_live_line(fmt::format("document {} of {}, {} tokens, {:.4f} nats/token", i + 1, all.size(),
+                                                 evaluator.totals.tokens,
+                                                 evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
+    }
+  }
+  session.console->end_live_line();
+  if (evaluator.totals.tokens == 0) throw_user("{}: a single token has no loss", a.text);
+  print_totals(evaluator.totals, file.text().size(), a);
+}
+
+}  // namespace
+
+void add_eval_command(CLI::App& app, CommandSession& session) {
+  auto a = std::make_shared<EvalArguments>();
+  CLI::App* eval = app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
+  eval->add_option("--model", a->model, "Hugging Face directory or run")->required();
+  eval->add_option("--text", a->text, "Text file")->required();
+  eval->add_option("--context", a->context, "Positions per window (default: the model's, at most 2048)")
+      ->check(CLI::PositiveNumber);
+  eval->add_option("--stride", a->stride, "Positions between windows (default: the context)")->check(CLI::PositiveNumber);
+  eval->add_option("--document-separator", a->separator, "A new document begins at each occurrence of this text");
+  eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  eval->add_flag("--by-position", a->by_position, "Also the loss per power-of-two position");
+  eval->add_flag("--json", a->json, "One JSON object: nats_per_token, perplexity, tokens, bits_per_byte");
+  eval->footer("Examples:\n"
+               "  thimble eval --model runs/demo/model --text book.txt --json\n"
+               "  thimble eval --model DIR --text stories.txt --document-separator \"Once upon a time\"");
+  eval->callback([a, &session] {
+    session.start();
+    run_eval(*a, session);
+  });
+}
+
+}  // namespace thimble

@@ -1,0 +1,141 @@
+// `thimble generate`: continues a prompt.
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+#include <algorithm>
+#include <nlohmann/json.hpp>
+
+#include "core/io/file.h"
+#include "core/ops/op_observer.h"
+#include "launcher/commands/command.h"
+#include "launcher/engine/loaded_model.h"
+#include "launcher/engine/trainer.h"
+#include "launcher/run/machine.h"
+#include "launcher/run/signals.h"
+#include "models/decoder.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kPromptLimitBytes = 64 * kMiB;
+
+struct GenerateArguments {
+  std::string model, prompt, prompt_file, dtype = "auto";
+  std::vector<std::string> stop;
+  std::int64_t max_new_tokens = 200;
+  SamplingOptions sampling;
+  bool json = false;
+};
+
+struct Generated {
+  std::string text;
+  std::vector<std::int32_t> ids;
+  std::string reason = "length";
+};
+
+// Where the first of the stop texts begins, or npos.
+std::size_t find_stop(const std::string& text, const std::vector<std::string>& stops) {
+  std::size_t first = std::string::npos;
+  for (const std::string& s : stops) first = std::min(first, text.find(s));
+  return first;
+}
+
+Generated decode(const GenerateArguments& a, const LoadedModel& loaded, Decoder& decoder,
+                 std::vector<std::int32_t> history) {
+  const Tokenizer& tokenizer = *loaded.tokenizer;
+  const std::vector<std::int32_t>& eos = loaded.model->config().eos_ids;
+  StreamDecoder stream(tokenizer, a.prompt.empty() && a.prompt_file.empty());
+  Generated out;
+  std::vector<float> logits = decoder.feed(history);
+  const bool live = !a.json && a.stop.empty();
+  while (static_cast<std::int64_t>(out.ids.size()) < a.max_new_tokens) {
+    const std::int32_t id =
+        sample_token(logits, a.sampling, static_cast<std::int64_t>(out.ids.size()), history);
+    if (id == tokenizer.eos_id() || std::find(eos.begin(), eos.end(), id) != eos.end()) {
+      out.reason = "eos";
+      break;
+    }
+    out.ids.push_back(id);
+    history.push_back(id);
+    const std::string piece = stream.push(id);
+    out.text += piece;
+    if (live) {
+      fmt::print("{}", piece);
+      std::fflush(stdout);
+    }
+    const std::size_t stop = find_stop(out.text, a.stop);
+    if (stop != std::string::npos) {
+      out.text.resize(stop);
+      out.reason = "stop";
+      break;
+    }
+    if (decoder.length() == decoder.capacity() || stop_requested()) break;
+    logits = decoder.feed(std::span(&id, 1));
+  }
+  const std::string rest = out.reason == "stop" ? "" : stream.finish();
+  out.text += rest;
+  if (live) fmt::print("{}\n", rest);
+  return out;
+}
+
+void run_generate(const GenerateArguments& a) {
+  if (!a.prompt.empty() && !a.prompt_file.empty()) throw_user("--prompt and --prompt-file: give one of them");
+  const LoadedModel loaded = load_model(a.model, a.dtype);
+  const std::string prompt = a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
+  const std::vector<std::int32_t> ids = sample_prompt_ids(*loaded.tokenizer, prompt);
+  const std::int64_t wanted = static_cast<std::int64_t>(ids.size()) + a.max_new_tokens;
+  const std::int64_t longest = loaded.model->config().max_positions;
+  if (static_cast<std::int64_t>(ids.size()) >= longest) {
+    throw_user("the prompt has {} tokens and the model {} positions; shorten the prompt", ids.size(), longest);
+  }
+  const std::int64_t per_position = DenseKvCache::bytes_per_position(loaded.model->config(), loaded.dtype);
+  const std::int64_t capacity = std::min(wanted, longest);
+  spdlog::info("{} prompt tokens; key-value cache {} for {} positions, {} would fit in free memory", ids.size(),
+               format_bytes(per_position * capacity), capacity, memory_limit().usable_bytes / per_position);
+  if (wanted > longest) spdlog::warn("stopping at the model's {} positions", longest);
+  install_stop_handlers();
+  Decoder decoder(*loaded.arena, *loaded.model, *loaded.store, loaded.dtype, capacity);
+  const std::int64_t start = steady_now_ns();
+  if (!a.json && a.stop.empty()) fmt::print("{}", prompt);
+  const Generated out = decode(a, loaded, decoder, ids);
+  const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
+  if (a.json) {
+    const nlohmann::ordered_json json{{"prompt", prompt}, {"text", out.text}, {"prompt_tokens", ids.size()},
+                                      {"new_tokens", out.ids.size()}, {"token_ids", out.ids}, {"finish_reason", out.reason},
+                                      {"seconds", seconds}};
+    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
+  } else if (!a.stop.empty()) {
+    fmt::print("{}{}\n", prompt, out.text);
+  }
+  spdlog::info("{} tokens in {:.1f} s", out.ids.size(), seconds);
+}
+
+}  // namespace
+
+void add_generate_command(CLI::App& app, CommandSession& session) {
+  auto a = std::make_shared<GenerateArguments>();
+  CLI::App* generate = app.add_subcommand("generate", "Continue a prompt");
+  generate->add_option("--model", a->model, "Hugging Face directory or run")->required();
+  generate->add_option("--prompt", a->prompt, "Text to continue (default: none)");
+  generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue");
+  generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")->check(CLI::PositiveNumber);
+  generate->add_option("--temperature", a->sampling.temperature, "0 = greedy")->check(CLI::NonNegativeNumber);
+  generate->add_option("--top-k", a->sampling.top_k, "Only the k likeliest tokens; 0 = all")->check(CLI::NonNegativeNumber);
+  generate->add_option("--top-p", a->sampling.top_p, "Only the likeliest tokens that make up this share")
+      ->check(CLI::Range(1e-6, 1.0));
+  generate->add_option("--repetition-penalty", a->sampling.repetition_penalty, "1 = none")->check(CLI::PositiveNumber);
+  generate->add_option("--seed", a->sampling.seed, "Of the draws");
+  generate->add_option("--stop", a->stop, "End before this text (repeatable)");
+  generate->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  generate->add_flag("--json", a->json, "One JSON object");
+  generate->footer("Examples:\n"
+                   "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
+                   "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1");
+  generate->callback([a, &session] {
+    session.start();
+    run_generate(*a);
+  });
+}
+
+}  // namespace thimble

@@ -1,0 +1,203 @@
+#include "launcher/engine/job_setup.h"
+
+#include <omp.h>
+#include <spdlog/spdlog.h>
+
+#include <cmath>
+#include <regex>
+
+#include "launcher/run/machine.h"
+#include "models/weight_sources.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+void override_rope(const job::RopeScalingConfig& from, ModelConfig& model) {
+  static constexpr std::array kTypes{RopeScaling::Type::kDefault, RopeScaling::Type::kLinear,
+                                     RopeScaling::Type::kLlama3, RopeScaling::Type::kDynamic,
+                                     RopeScaling::Type::kYarn};
+  RopeScaling s;
+  s.type = kTypes.at(static_cast<std::size_t>(from.rope_type));
+  s.factor = from.factor;
+  s.original_max_positions = from.original_max_position_embeddings.value_or(model.max_positions);
+  s.low_freq_factor = from.low_freq_factor.value_or(1.0);
+  s.high_freq_factor = from.high_freq_factor.value_or(4.0);
+  s.beta_fast = from.beta_fast.value_or(32.0);
+  s.beta_slow = from.beta_slow.value_or(1.0);
+  s.attention_factor = from.attention_factor;
+  model.rope_scaling = s;
+  const double stretched = std::floor(static_cast<double>(s.original_max_positions) * s.factor);
+  model.max_positions = std::max(model.max_positions, static_cast<std::int64_t>(stretched));
+}
+
+ModelConfig load_config(const job::JobConfig& job) {
+  const fs::path file =
+      job.model.path.empty() ? fs::path(job.model.config) : fs::path(job.model.path) / "config.json";
+  ModelConfig model = load_model_config(file);
+  if (job.model.rope_scaling) override_rope(*job.model.rope_scaling, model);
+  if (job.data.seq_len > model.max_positions) {
+    throw_user("data.seq_len = {}: the model in {} has max_position_embeddings = {}; stretch it with "
+               "model.rope_scaling = {{ rope_type = \"yarn\", factor = {:.1f}, original_max_position_embeddings = {} }}",
+               job.data.seq_len, file.string(), model.max_positions,
+               std::ceil(static_cast<double>(job.data.seq_len) / static_cast<double>(model.max_positions)),
+               model.max_positions);
+  }
+  return model;
+}
+
+SourceSpec source_spec(const job::DataSource& from) {
+  SourceSpec to;
+  to.paths = from.path;
+  to.format = parse_format(job::spelling(from.format), "data.train.format");
+  to.document_separator = from.document_separator;
+  to.train_on_inputs = from.train_on_inputs;
+  const auto field = [&](const char* key, std::string& value) {
+    const auto found = from.fields.find(key);
+    if (found != from.fields.end()) value = found->second;
+  };
+  field("text", to.fields.text);
+  field("prompt", to.fields.prompt);
+  field("completion", to.fields.completion);
+  return to;
+}
+
+DataSpec data_spec(const job::JobConfig& job) {
+  DataSpec spec;
+  for (const job::TrainSource& source : job.data.train) {
+    spec.train.push_back(source_spec(source));
+    spec.train.back().weight = source.weight;
+  }
+  for (const job::EvalSource& source : job.data.eval) {
+    spec.eval.push_back(source_spec(source));
+    spec.eval.back().name = source.name;
+  }
+  spec.seq_len = job.data.seq_len;
+  spec.packing = job.data.packing;
+  switch (job.data.excess_length_strategy) {
+    case job::ExcessLength::kAuto:
+      break;
+    case job::ExcessLength::kError:
+      spec.excess_length = ExcessLength::kError;
+      break;
+    case job::ExcessLength::kDrop:
+      spec.excess_length = ExcessLength::kDrop;
+      break;
+    case job::ExcessLength::kTruncate:
+      spec.excess_length = ExcessLength::kTruncate;
+      break;
+    case job::ExcessLength::kSplit:
+      spec.excess_length = ExcessLength::kSplit;
+      break;
+  }
+  spec.val_set_size = job.data.val_set_size;
+  spec.cache_dir = job.data.cache_dir;
+  spec.seed = static_cast<std::uint64_t>(job.seed);
+  return spec;
+}
+
+std::int64_t rows_per_step(const job::JobConfig& job) {
+  if (job.training.global_batch_size) return *job.training.global_batch_size;
+  const std::int64_t tokens = job.training.global_batch_tokens.value_or(0);
+  if (tokens % job.data.seq_len != 0) {
+    throw_user("training.global_batch_tokens = {}: must be a multiple of data.seq_len = {}", tokens, job.data.seq_len);
+  }
+  return tokens / job.data.seq_len;
+}
+
+}  // namespace
+
+JobSetup make_setup(const job::JobConfig& job) {
+  JobSetup setup;
+  setup.model = load_config(job);
+  setup.model_dir = job.model.path;
+  if (!job.model.tokenizer.empty()) {
+    setup.tokenizer = job.model.tokenizer;
+  } else if (!job.model.path.empty()) {
+    setup.tokenizer = job.model.path;
+  } else {
+    throw_user("model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
+  }
+  setup.engine.dtype = job.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
+  setup.engine.grad_dtype =
+      job.training.grad_dtype == job::GradDType::kAuto
+          ? setup.engine.dtype
+          : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
+  setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
+  setup.engine.cache_packed = setup.engine.recompute == Recompute::kNone;
+  setup.engine.max_grad_norm = job.training.max_grad_norm;
+  setup.engine.seq_len = job.data.seq_len;
+  setup.optimizer = {.beta1 = job.optimizer.betas[0],
+                     .beta2 = job.optimizer.betas[1],
+                     .eps = job.optimizer.eps,
+                     .weight_decay = job.optimizer.weight_decay,
+                     .eps_mode = job.optimizer.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
+                     .decay_after = job.optimizer.wd_order == job::WeightDecayOrder::kAfter,
+                     .decay_all = job.optimizer.decay_all};
+  setup.data = data_spec(job);
+  setup.rows_per_step = rows_per_step(job);
+  return setup;
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& tokenizer, const ModelConfig& model) {
+  std::unique_ptr<Tokenizer> opened = load_tokenizer(tokenizer);
+  if (opened->vocab_size() > model.vocab_size) {
+    throw_user("tokenizer {}: it can emit id {}, but the model's vocab_size is {}", tokenizer.string(),
+               opened->vocab_size() - 1, model.vocab_size);
+  }
+  return opened;
+}
+
+void apply_freeze(const job::JobConfig& job, Transformer& model) {
+  for (const std::string& pattern : job.model.freeze) {
+    std::regex regex;
+    try {
+      regex = std::regex(pattern);
+    } catch (const std::regex_error& e) {
+      throw_user("model.freeze = '{}': not a regular expression: {}", pattern, e.what());
+    }
+    bool matched = false;
+    for (const ParamId id : model.params().ids()) {
+      if (!std::regex_match(model.params().info(id).name, regex)) continue;
+      model.params().set_trainable(id, false);
+      matched = true;
+    }
+    if (!matched) throw_user("model.freeze = '{}': matches no tensor; `thimble inspect model` lists them", pattern);
+  }
+  for (const ParamId id : model.params().ids()) {
+    if (model.params().info(id).trainable) return;
+  }
+  throw_user("model.freeze: every tensor is frozen, nothing is left to train");
+}
+
+Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
+  const job::LrSchedulerConfig& s = job.lr_scheduler;
+  const double ratio = s.warmup_ratio.value_or(job::kDefaultWarmupRatio);
+  return {.type = static_cast<ScheduleType>(s.type),
+          .lr = job.optimizer.lr,
+          .total_steps = total_steps,
+          .warmup_steps = s.warmup_steps
+                              ? *s.warmup_steps
+                              : static_cast<std::int64_t>(std::llround(ratio * static_cast<double>(total_steps))),
+          .min_lr_ratio = s.min_lr_ratio,
+          .decay_ratio = s.decay_ratio,
+          .decay_type = static_cast<DecayType>(s.decay_type)};
+}
+
+std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, const job::JobConfig& job,
+                                           const ParamTable& params) {
+  if (setup.model_dir.empty()) {
+    return std::make_unique<InitSource>(static_cast<std::uint64_t>(job.seed), setup.model.init_std);
+  }
+  return std::make_unique<HfSource>(arena, setup.model_dir, params,
+                                    [](const std::string& note) { spdlog::info("{}", note); });
+}
+
+int apply_threads(const job::AutoInt& threads) {
+  const int count = threads.value ? narrow<int>(*threads.value) : cpu_limit().usable;
+  omp_set_num_threads(count);
+  return count;
+}
+
+}  // namespace thimble

@@ -1,0 +1,37 @@
+#include "launcher/engine/loaded_model.h"
+
+#include <spdlog/spdlog.h>
+
+#include "launcher/engine/job_setup.h"
+#include "launcher/run/machine.h"
+#include "models/weight_sources.h"
+
+namespace thimble {
+namespace {
+
+DType stored_dtype(const std::filesystem::path& directory) {
+  const SafetensorsModel files = SafetensorsModel::open(directory);
+  for (const auto& [name, location] : files.tensors()) {
+    if (location.entry->dtype == DType::kF32) return DType::kF32;
+  }
+  return DType::kBF16;
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype) {
+  LoadedModel loaded;
+  loaded.directory = std::filesystem::exists(given / "model" / "config.json") ? given / "model" : given;
+  const ModelConfig config = load_model_config(loaded.directory / "config.json");
+  loaded.dtype = dtype == "auto" ? stored_dtype(loaded.directory) : dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  loaded.tokenizer = open_tokenizer(loaded.directory, config);
+  loaded.arena = Arena::make_cpu(memory_limit().total_bytes);
+  loaded.model = std::make_unique<Transformer>(config);
+  loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(), loaded.dtype, false);
+  HfSource source(*loaded.arena, loaded.directory, loaded.model->params(),
+                  [](const std::string& note) { spdlog::info("{}", note); });
+  load_weights(*loaded.arena, *loaded.model, *loaded.store, source);
+  return loaded;
+}
+
+}  // namespace thimble

@@ -1,0 +1,26 @@
+// A model opened for reading only: evaluation and decoding.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <string>
+
+#include "data/tokenizer.h"
+#include "models/transformer.h"
+
+namespace thimble {
+
+struct LoadedModel {
+  std::filesystem::path directory;
+  std::unique_ptr<Arena> arena;
+  std::unique_ptr<Transformer> model;
+  std::unique_ptr<ResidentParamStore> store;
+  std::unique_ptr<Tokenizer> tokenizer;
+  DType dtype = DType::kBF16;
+};
+
+/// Opens a Hugging Face directory, or a run (its exported model). dtype "auto" is that of config.json's tensors:
+/// bf16 unless they are f32. Throws UserError for whatever is wrong with the directory.
+LoadedModel load_model(const std::filesystem::path& directory, const std::string& dtype);
+
+}  // namespace thimble

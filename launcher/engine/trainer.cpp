@@ -1,0 +1,243 @@
+#include "launcher/engine/trainer.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numbers>
+
+#include "checkpoint/checkpoint_directory.h"
+#include "core/base/text.h"
+#include "core/ops/op_observer.h"
+#include "launcher/run/machine.h"
+#include "launcher/run/signals.h"
+#include "models/decoder.h"
+#include "models/hf_export.h"
+
+namespace thimble {
+namespace {
+
+// The first row index after the last one of the job; rows beyond it have no loss.
+std::int64_t last_row(const job::JobConfig& job, const Sampler& sampler, std::int64_t total) {
+  if (!job.training.num_epochs) return total;
+  const double rows = *job.training.num_epochs * static_cast<double>(sampler.rows_per_epoch());
+  return static_cast<std::int64_t>(std::ceil(rows - 1e-9));
+}
+
+}  // namespace
+
+std::int64_t total_steps(const job::JobConfig& job, const JobSetup& setup, const Sampler& sampler) {
+  if (job.training.max_steps) return *job.training.max_steps;
+  if (job.training.max_tokens) return ceil_div(*job.training.max_tokens, setup.rows_per_step * setup.engine.seq_len);
+  if (sampler.rows_per_epoch() == 0) {
+    throw_user("training.num_epochs: an epoch has no meaning for weighted sources; use max_steps or max_tokens");
+  }
+  return std::max<std::int64_t>(1, ceil_div(last_row(job, sampler, 0), setup.rows_per_step));
+}
+
+Trainer::Trainer(TrainerParts parts, const TrainState& state)
+    : parts_(std::move(parts)),
+      state_(state),
+      schedule_(make_schedule(parts_.job, parts_.total_steps)),
+      progress_(parts_.console, {.last_step = parts_.total_steps,
+                                 .logging_steps = parts_.job.logging.logging_steps,
+                                 .quiet = parts_.quiet}) {}
+
+std::vector<Batch> Trainer::batches_of(std::int64_t step) const {
+  const BatchPlan& plan = parts_.plan.batch;
+  const Sampler& sampler = parts_.data.sampler();
+  const std::int64_t end = last_row(parts_.job, sampler, parts_.total_steps * plan.rows);
+  std::vector<Batch> batches;
+  for (std::int64_t pass = 0; pass < plan.passes; ++pass) {
+    std::vector<std::int64_t> ids;
+    for (std::int64_t i = 0; i < plan.micro_batch; ++i) {
+      const std::int64_t in_step = pass * plan.micro_batch + i;
+      const std::int64_t global = (step - 1) * plan.rows + in_step;
+      ids.push_back(in_step < plan.rows && global < end ? sampler.row_at(global) : kZeroRow);
+    }
+    batches.push_back(parts_.data.train().get_rows(ids));
+  }
+  return batches;
+}
+
+void Trainer::train_step(const std::vector<Batch>& batches) {
+  const std::int64_t start = steady_now_ns();
+  const double lr = schedule_.at(state_.step + 1);
+  const StepResult r = parts_.engine.step(batches, state_.step + 1, lr);
+  const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
+  const BatchPlan& plan = parts_.plan.batch;
+  const std::int64_t positions = plan.rows * parts_.setup.engine.seq_len;
+  ++state_.step;
+  state_.tokens_seen += positions;
+  state_.trained_tokens += r.trained_tokens;
+  consecutive_skips_ = r.skipped ? consecutive_skips_ + 1 : 0;
+  if (r.skipped) {
+    ++state_.skipped_steps;
+    spdlog::warn("step {}: {} is not finite; nothing was updated", state_.step, r.first_bad);
+  }
+  const double rate = static_cast<double>(positions) / seconds;
+  std::optional<double> sol;
+  if (parts_.light_seconds_per_pass > 0) {
+    sol = parts_.light_seconds_per_pass * static_cast<double>(plan.passes) / seconds;
+  }
+  const ResidentMemory memory = resident_memory();
+  parts_.log.step({.step = state_.step,
+                   .loss = r.loss,
+                   .grad_norm = r.grad_norm,
+                   .lr = lr,
+                   .tokens_seen = state_.tokens_seen,
+                   .trained_tokens = state_.trained_tokens,
+                   .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
+                   .step_ms = seconds * 1e3,
+                   .tokens_per_s = rate,
+                   .model_tflops =
+                       rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len) / 1e12,
+                   .mfu = std::nullopt,
+                   .sol = sol,
+                   .peak_bytes = memory.peak_bytes,
+                   .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
+  progress_.update({.step = state_.step, .loss = r.loss, .tokens_per_s = rate, .sol = sol,
+                    .memory_bytes = memory.now_bytes, .step_s = seconds},
+                   static_cast<double>(steady_now_ns()) * 1e-9);
+  if (consecutive_skips_ >= parts_.job.training.max_skipped_steps) {
+    std::vector<std::string> rows;
+    for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.rows, 8); ++i) {
+      rows.push_back(std::to_string(parts_.data.sampler().row_at((state_.step - 1) * plan.rows + i)));
+    }
+    throw_system("{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; the last "
+                 "checkpoint is step {}",
+                 consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", last_saved_);
+  }
+}
+
+void Trainer::evaluate() {
+  const PhaseScope phase(parts_.engine.arena(), "eval");
+  const std::int64_t micro = parts_.plan.batch.micro_batch;
+  bool first = true;
+  for (const ValidationSet& set : parts_.data.validation()) {
+    EvalSum sum;
+    for (std::int64_t row = 0; row < set.data.num_rows(); row += micro) {
+      std::vector<std::int64_t> ids;
+      for (std::int64_t i = 0; i < micro; ++i) ids.push_back(row + i < set.data.num_rows() ? row + i : kZeroRow);
+      const EvalSum part = parts_.engine.evaluate(set.data.get_rows(ids));
+      sum.weighted_loss += part.weighted_loss;
+      sum.weight += part.weight;
+    }
+    if (sum.weight == 0) continue;
+    const double loss = sum.weighted_loss / sum.weight;
+    EvalMetrics metrics{.step = state_.step, .name = set.name, .eval_loss = loss, .perplexity = std::exp(loss)};
+    if (set.bytes_per_token > 0) metrics.bits_per_byte = loss / std::numbers::ln2 / set.bytes_per_token;
+    parts_.log.eval(metrics);
+    spdlog::info("step {}: {} loss {:.4f}, perplexity {:.2f}{}", state_.step, set.name, loss, std::exp(loss),
+                 metrics.bits_per_byte ? fmt::format(", {:.3f} bits per byte", *metrics.bits_per_byte) : "");
+    if (first) stop_early_ = note_evaluation(loss);
+    first = false;
+  }
+  sample();
+}
+
+// Remembers the best evaluation; true if early stopping is due.
+bool Trainer::note_evaluation(double loss) {
+  if (state_.step == 0) return false;
+  if (state_.best_step < 0 || loss < state_.best_eval_loss) {
+    state_.best_eval_loss = loss;
+    state_.best_step = state_.step;
+    state_.evals_without_gain = 0;
+    return false;
+  }
+  ++state_.evals_without_gain;
+  const std::int64_t patience = parts_.job.eval.early_stopping_patience;
+  return patience > 0 && state_.evals_without_gain >= patience;
+}
+
+void Trainer::sample() {
+  for (const std::string& prompt : parts_.job.eval.sample_prompts) {
+    std::vector<std::int32_t> ids = sample_prompt_ids(parts_.tokenizer, prompt);
+    Decoder decoder(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(),
+                    parts_.engine.options().dtype, static_cast<std::int64_t>(ids.size()) + kSampleNewTokens);
+    std::vector<float> logits = decoder.feed(ids);
+    std::vector<std::int32_t> made;
+    while (true) {
+      made.push_back(sample_token(logits, {}, 0, {}));
+      if (made.back() == parts_.tokenizer.eos_id() || made.size() == kSampleNewTokens) break;
+      logits = decoder.feed(std::span(made).last(1));
+    }
+    ids.insert(ids.end(), made.begin(), made.end());
+    spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
+  }
+}
+
+void Trainer::save() {
+  if (last_saved_ == state_.step) return;
+  const PhaseScope phase(parts_.engine.arena(), "save");
+  try {
+    const auto path =
+        save_checkpoint(parts_.engine, parts_.files, parts_.run.checkpoints(), state_,
+                        {parts_.model_config, parts_.setup.tokenizer.string(), parts_.resolved_job});
+    last_saved_ = state_.step;
+    parts_.log.checkpoint(state_.step, path);
+    std::set<std::int64_t> keep{state_.step};
+    if (state_.best_step >= 0) keep.insert(state_.best_step);
+    prune_checkpoints(parts_.run.checkpoints(), parts_.job.checkpoint.save_total_limit, keep);
+    spdlog::info("step {}: saved {}", state_.step, path.string());
+  } catch (const SystemError& e) {
+    spdlog::warn("step {}: the checkpoint was not saved: {}; the previous one stays, the next save tries again",
+                 state_.step, e.what());
+  }
+}
+
+void Trainer::export_model() {
+  const PhaseScope phase(parts_.engine.arena(), "export");
+  HfExport options{.directory = parts_.run.path() / "model",
+                   .dtype = parts_.engine.options().dtype,
+                   .max_shard_bytes = parts_.job.export_.max_shard_size.bytes,
+                   .files_to_copy = {}};
+  if (std::filesystem::is_directory(parts_.setup.tokenizer)) {
+    options.files_to_copy = tokenizer_files(parts_.setup.tokenizer);
+  }
+  export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);
+  spdlog::info("exported {}", options.directory.string());
+}
+
+TrainOutcome Trainer::run() {
+  last_saved_ = state_.step > 0 ? state_.step : -1;
+  if (state_.step == 0) evaluate();
+  parts_.engine.arena().begin_phase("step");
+  Stream loader("data");
+  std::vector<Batch> next;
+  Event ready;
+  const auto prefetch = [&](std::int64_t step) {
+    if (step <= parts_.total_steps) ready = loader.run([this, step, &next] { next = batches_of(step); });
+  };
+  prefetch(state_.step + 1);
+  while (state_.step < parts_.total_steps && !stop_early_ && !stop_requested()) {
+    ready.wait();
+    const std::vector<Batch> batches = std::move(next);
+    prefetch(state_.step + 2);
+    train_step(batches);
+    const bool last = state_.step == parts_.total_steps;
+    if (due(parts_.job.eval.eval_steps) || last) evaluate();
+    if (due(parts_.job.checkpoint.save_steps) || last) save();
+  }
+  ready.wait();
+  progress_.finish();
+  save();
+  if (stop_requested()) {
+    parts_.log.end(state_.step, fmt::format("stopped by signal {}", stop_signal()));
+    spdlog::info("stopped by signal {} after step {}; the same command continues", stop_signal(), state_.step);
+    return TrainOutcome::kStopped;
+  }
+  export_model();
+  parts_.log.end(state_.step, stop_early_ ? "stopped early" : "finished");
+  return TrainOutcome::kFinished;
+}
+
+std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt) {
+  std::vector<std::int32_t> ids;
+  if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
+  tokenizer.encode_to(prompt, {}, ids);
+  if (ids.empty()) ids.push_back(tokenizer.bos_id().value_or(0));
+  return ids;
+}
+
+}  // namespace thimble

@@ -1,0 +1,76 @@
+// Training a job from its first to its last step: data, steps, evaluation, checkpoints, export. One process.
+#pragma once
+
+#include <filesystem>
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "core/device/stream.h"
+#include "data/training_data.h"
+#include "launcher/engine/checkpointing.h"
+#include "launcher/engine/job_plan.h"
+#include "launcher/run/metrics.h"
+#include "launcher/run/progress.h"
+#include "launcher/run/run_dir.h"
+
+namespace thimble {
+
+class Console;
+
+enum class TrainOutcome : std::uint8_t { kFinished, kStopped };
+
+/// Everything a run is made of; the trainer owns none of it.
+struct TrainerParts {
+  const job::JobConfig& job;
+  const JobSetup& setup;
+  const JobPlan& plan;
+  const Tokenizer& tokenizer;
+  const TrainingData& data;
+  const RunDir& run;
+  TrainEngine& engine;
+  FileEngine& files;
+  RunLog& log;
+  std::shared_ptr<Console> console;
+  std::int64_t total_steps = 0;
+  double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
+  std::string model_config;           // text of config.json, kept in checkpoints
+  std::string resolved_job;
+  bool quiet = false;
+};
+
+class Trainer {
+ public:
+  Trainer(TrainerParts parts, const TrainState& state);
+
+  /// Trains until the last step or a stop signal (then saved); evaluates, saves and exports on the way.
+  /// Throws SystemError after too many consecutive non-finite steps.
+  TrainOutcome run();
+
+ private:
+  std::vector<Batch> batches_of(std::int64_t step) const;
+  void train_step(const std::vector<Batch>& batches);
+  void evaluate();
+  bool note_evaluation(double loss);
+  void sample();
+  void save();
+  void export_model();
+  bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
+
+  TrainerParts parts_;
+  TrainState state_;
+  Schedule schedule_;
+  Progress progress_;
+  std::int64_t consecutive_skips_ = 0;
+  std::int64_t last_saved_ = -1;
+  bool stop_early_ = false;
+};
+
+/// Token ids of a prompt: BOS if the tokenizer adds it, then the text; never empty.
+std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt);
+
+/// Steps of a job over this data. Throws UserError if an epoch has no meaning for it.
+std::int64_t total_steps(const job::JobConfig& job, const JobSetup& setup, const Sampler& sampler);
+
+}  // namespace thimble
