@@ -10,6 +10,9 @@
 
 namespace thimble {
 
+/// A file of this name in a model directory says that its tokens are bytes.
+inline constexpr const char* kByteTokenizerMarker = "tokenizer.byte";
+
 struct LoadedModel {
   std::filesystem::path directory;
   std::unique_ptr<Arena> arena;

@@ -1,0 +1,7 @@
+#!/bin/bash
+# Loss of a text under a model, before and after a run: examples/evaluate.sh MODEL_DIR RUN_DIR TEXT
+set -euo pipefail
+thimble=$(dirname "$0")/../build/release/thimble
+for model in "$1" "$2"; do
+  echo "$model: $("$thimble" eval --model "$model" --text "$3")"
+done
