@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "core/ops/kernel_table.h"
+#include "core/ops/op_observer.h"
 #include "optim/adamw_kernel.h"
 
 namespace thimble {
@@ -15,6 +16,7 @@ std::vector<StateSlot> AdamW::state_slots(const ParamInfo& info, Slice slice) co
 
 void AdamW::round(int, const UpdateArgs& args, std::span<const float>, std::span<float>) const {
   if (args.master.device().planning) return;
+  const OpTimer timer("adamw");
   TH_CHECK(args.state.size() == 2 && args.grad.numel() == args.master.numel());
   const auto t = static_cast<double>(args.step);
   const double c1 = 1 - std::pow(options_.beta1, t), c2 = 1 - std::pow(options_.beta2, t);
