@@ -35,7 +35,9 @@ function(thimble_isa_sources target)
     target_compile_definitions(${object} PRIVATE THIMBLE_ISA=${isa})
     target_compile_options(${object} PRIVATE -O3 -fno-trapping-math)
     if(isa STREQUAL "avx512")
-      target_compile_options(${object} PRIVATE -march=x86-64-v4 -mprefer-vector-width=512)
+      # Not -march, which would compete with the one of thimble_flags.
+      target_compile_options(${object} PRIVATE -mavx512f -mavx512bw -mavx512cd -mavx512dq -mavx512vl
+                                               -mprefer-vector-width=512)
     endif()
     target_sources(thimble_${target} PRIVATE $<TARGET_OBJECTS:${object}>)
   endforeach()

@@ -100,16 +100,34 @@ void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols)
   }
 }
 
+// Each lane sums in f32 over a short run, which is exact enough for squares of one sign, and is then added in f64.
+// A square beyond f32 is not lost: the run is then summed again in f64.
+template <typename T>
+double run_squares(const T* x, std::int64_t n) {
+  constexpr std::int64_t kLanes = 32;
+  float lanes[kLanes] = {};
+  std::int64_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+#pragma omp simd
+    for (std::int64_t l = 0; l < kLanes; ++l) lanes[l] += load(x + i + l) * load(x + i + l);
+  }
+  double sum = 0;
+  for (const float lane : lanes) sum += static_cast<double>(lane);
+  for (; i < n; ++i) sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));
+  if (sum < 3.0e38 && sum > 1.0e-30) return sum;
+  sum = 0;
+  for (i = 0; i < n; ++i) sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));
+  return sum;
+}
+
+constexpr std::int64_t kRun = 1024;  // 32 additions a lane
+
 template <typename T>
 double sum_squares_typed(const T* x, std::int64_t n) {
   std::vector<double> sums(static_cast<std::size_t>((n + kChunk - 1) / kChunk));
   for_chunks(n, [&sums, x](std::int64_t begin, std::int64_t end) {
     double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t i = begin; i < end; ++i) {
-      const double value = load(x + i);
-      sum += value * value;
-    }
+    for (std::int64_t i = begin; i < end; i += kRun) sum += run_squares(x + i, std::min(kRun, end - i));
     sums[static_cast<std::size_t>(begin / kChunk)] = sum;
   });
   double total = 0;
