@@ -106,6 +106,11 @@ void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dt
   });
 }
 
+// llama2.c names its tokenizers freely; in a model directory they have one name.
+fs::path exported_name(const fs::path& file) {
+  return file.extension() == ".bin" ? fs::path("tokenizer.bin") : file.filename();
+}
+
 std::string generation_config_json(const ModelConfig& config) {
   nlohmann::ordered_json json;
   if (config.bos_id) json["bos_token_id"] = *config.bos_id;
@@ -135,7 +140,10 @@ void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const 
     write_file_atomic(temporary / "config.json",
                       model_config_json(model.config(), options.dtype == DType::kBF16 ? "bfloat16" : "float32"));
     write_file_atomic(temporary / "generation_config.json", generation_config_json(model.config()));
-    for (const fs::path& file : options.files_to_copy) fs::copy_file(file, temporary / file.filename());
+    for (const fs::path& file : options.files_to_copy) fs::copy_file(file, temporary / exported_name(file));
+    if (options.tokenizer_is_bytes) {
+      write_file_atomic(temporary / kByteTokenizerMarker, "Tokens are bytes; id 256 begins and ends a document.\n");
+    }
     write_tensors(arena, model, store, options, temporary);
     compare(arena, model, store, options.dtype, temporary);
     const fs::path old = options.directory.string() + ".old";

@@ -10,11 +10,15 @@
 
 namespace thimble {
 
+/// A file of this name in a model directory says that its tokens are bytes.
+inline constexpr const char* kByteTokenizerMarker = "tokenizer.byte";
+
 struct HfExport {
   std::filesystem::path directory;                     // must not exist, or hold an earlier export
   DType dtype = DType::kBF16;                          // of the tensors in the files
   std::int64_t max_shard_bytes = 5'000'000'000;
   std::vector<std::filesystem::path> files_to_copy;    // tokenizer and template files, byte for byte
+  bool tokenizer_is_bytes = false;                     // writes kByteTokenizerMarker
 };
 
 /// Writes config.json, generation_config.json and safetensors (with an index if sharded), one slice in memory at a

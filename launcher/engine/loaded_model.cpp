@@ -4,11 +4,10 @@
 
 #include "launcher/engine/job_setup.h"
 #include "launcher/run/machine.h"
+#include "models/hf_export.h"
 #include "models/weight_sources.h"
 
 namespace thimble {
-namespace {
-
 DType stored_dtype(const std::filesystem::path& directory) {
   const SafetensorsModel files = SafetensorsModel::open(directory);
   for (const auto& [name, location] : files.tensors()) {
@@ -16,8 +15,6 @@ DType stored_dtype(const std::filesystem::path& directory) {
   }
   return DType::kBF16;
 }
-
-}  // namespace
 
 LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype) {
   LoadedModel loaded;

@@ -10,9 +10,6 @@
 
 namespace thimble {
 
-/// A file of this name in a model directory says that its tokens are bytes.
-inline constexpr const char* kByteTokenizerMarker = "tokenizer.byte";
-
 struct LoadedModel {
   std::filesystem::path directory;
   std::unique_ptr<Arena> arena;
@@ -21,6 +18,9 @@ struct LoadedModel {
   std::unique_ptr<Tokenizer> tokenizer;
   DType dtype = DType::kBF16;
 };
+
+/// f32 if any tensor of the directory is, else bf16.
+DType stored_dtype(const std::filesystem::path& directory);
 
 /// Opens a Hugging Face directory, or a run (its exported model). dtype "auto" is that of config.json's tensors:
 /// bf16 unless they are f32. Throws UserError for whatever is wrong with the directory.

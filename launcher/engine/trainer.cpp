@@ -8,9 +8,7 @@
 
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/text.h"
-#include "core/io/file.h"
 #include "core/ops/op_observer.h"
-#include "launcher/engine/loaded_model.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
 #include "models/decoder.h"
@@ -193,17 +191,12 @@ void Trainer::export_model() {
   HfExport options{.directory = parts_.run.path() / "model",
                    .dtype = parts_.engine.options().dtype,
                    .max_shard_bytes = parts_.job.export_.max_shard_size.bytes,
-                   .files_to_copy = {}};
+                   .files_to_copy = {},
+                   .tokenizer_is_bytes = parts_.setup.tokenizer == "byte"};
   if (std::filesystem::is_directory(parts_.setup.tokenizer)) {
     options.files_to_copy = tokenizer_files(parts_.setup.tokenizer);
   }
-  const std::filesystem::path marker = parts_.run.path() / kByteTokenizerMarker;
-  if (parts_.setup.tokenizer == "byte") {
-    write_file_atomic(marker, "Tokens are single bytes; id 256 begins and ends a document.\n");
-    options.files_to_copy.push_back(marker);
-  }
   export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);
-  std::filesystem::remove(marker);
   spdlog::info("exported {}", options.directory.string());
 }
 

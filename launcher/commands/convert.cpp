@@ -1,0 +1,139 @@
+// `thimble convert`: checkpoints, runs, llama2.c files and Hugging Face directories to a Hugging Face directory.
+#include <fmt/core.h>
+#include <spdlog/spdlog.h>
+
+#include <CLI/CLI.hpp>
+
+#include "checkpoint/checkpoint_directory.h"
+#include "core/io/file.h"
+#include "launcher/commands/command.h"
+#include "launcher/engine/checkpoint_source.h"
+#include "launcher/engine/checkpointing.h"
+#include "launcher/engine/loaded_model.h"
+#include "launcher/job/sizes.h"
+#include "launcher/run/machine.h"
+#include "models/hf_export.h"
+#include "models/weight_sources.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct ConvertArguments {
+  std::string source, destination, dtype = "auto", max_shard_size = "5GB", tokenizer;
+};
+
+// A source opened: its configuration, its weights, the dtype it would keep and its tokenizer files.
+struct Opened {
+  ModelConfig config;
+  DType dtype = DType::kBF16;
+  std::unique_ptr<CheckpointReader> checkpoint;
+  std::unique_ptr<FileEngine> files;
+  std::unique_ptr<TensorSource> weights;
+  std::vector<fs::path> tokenizer;
+  bool byte_tokenizer = false;
+};
+
+void use_tokenizer(Opened& opened, const fs::path& tokenizer) {
+  if (tokenizer == "byte") {
+    opened.byte_tokenizer = true;
+  } else if (fs::is_directory(tokenizer)) {
+    opened.tokenizer = tokenizer_files(tokenizer);
+    opened.byte_tokenizer = fs::exists(tokenizer / kByteTokenizerMarker);
+  } else if (!tokenizer.empty()) {
+    opened.tokenizer = {tokenizer};
+  }
+}
+
+Opened open_checkpoint(const fs::path& path, bool is_run) {
+  Opened opened;
+  opened.files = make_file_engine();
+  const CheckpointIo io{*opened.files, {}};
+  if (is_run) {
+    std::vector<std::string> rejected;
+    auto newest = open_newest_valid(path / "checkpoints", io, rejected);
+    for (const std::string& r : rejected) spdlog::warn("passed over: {}", r);
+    if (!newest) throw_user("{}: the run has no usable checkpoint", path.string());
+    opened.checkpoint = std::make_unique<CheckpointReader>(std::move(*newest));
+  } else {
+    opened.checkpoint = std::make_unique<CheckpointReader>(CheckpointReader::open(path, io));
+  }
+  const CheckpointIdentity identity = checkpoint_identity(*opened.checkpoint);
+  const std::string name = opened.checkpoint->path().string();
+  opened.config = parse_model_config(identity.model_config, name);
+  opened.dtype = identity.model_config.find("bfloat16") == std::string::npos ? DType::kF32 : DType::kBF16;
+  use_tokenizer(opened, identity.tokenizer);
+  return opened;
+}
+
+Opened open_source(const fs::path& source) {
+  if (fs::exists(source / "MANIFEST")) return open_checkpoint(source, false);
+  if (fs::is_directory(source / "checkpoints")) return open_checkpoint(source, true);
+  Opened opened;
+  if (fs::is_directory(source)) {
+    opened.config = load_model_config(source / "config.json");
+    opened.dtype = stored_dtype(source);
+    use_tokenizer(opened, source);
+    return opened;
+  }
+  auto weights = std::make_unique<Llama2cSource>(source);
+  opened.config = weights->config();
+  opened.dtype = DType::kF32;
+  opened.weights = std::move(weights);
+  return opened;
+}
+
+void check_destination(const fs::path& destination) {
+  if (!fs::exists(destination) || fs::exists(destination / "config.json")) return;
+  if (fs::is_directory(destination) && fs::is_empty(destination)) return;
+  throw_user("{}: exists and is not a model directory; choose another destination", destination.string());
+}
+
+void run_convert(const ConvertArguments& a) {
+  check_destination(a.destination);
+  Opened opened = open_source(a.source);
+  if (!a.tokenizer.empty()) use_tokenizer(opened, a.tokenizer);
+  const auto shard = job::parse_size(a.max_shard_size);
+  if (!shard || shard->bytes < 1) throw_user("--max-shard-size '{}': allowed a size such as 5GB", a.max_shard_size);
+  const DType dtype = a.dtype == "auto" ? opened.dtype : a.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  const auto arena = Arena::make_cpu(memory_limit().total_bytes);
+  const Transformer model(opened.config);
+  ResidentParamStore store(*arena, model.params(), dtype, false);
+  if (opened.checkpoint) opened.weights = std::make_unique<CheckpointSource>(*opened.checkpoint, *arena);
+  if (!opened.weights) {
+    opened.weights = std::make_unique<HfSource>(*arena, a.source, model.params(),
+                                                [](const std::string& note) { spdlog::info("{}", note); });
+  }
+  load_weights(*arena, model, store, *opened.weights);
+  HfExport options{.directory = a.destination, .dtype = dtype, .max_shard_bytes = shard->bytes, .files_to_copy = {}};
+  options.tokenizer_is_bytes = opened.byte_tokenizer;
+  options.files_to_copy = opened.tokenizer;
+  export_hf(*arena, model, store, options);
+  fmt::print("{}: {:.1f} M parameters, {}\n", a.destination, static_cast<double>(opened.config.num_parameters()) / 1e6,
+             dtype_name(dtype));
+}
+
+}  // namespace
+
+void add_convert_command(CLI::App& app, CommandSession& session) {
+  auto a = std::make_shared<ConvertArguments>();
+  CLI::App* convert = app.add_subcommand("convert", "Make a Hugging Face directory of a run, checkpoint or llama2.c file");
+  convert->add_option("source", a->source, "Run, checkpoint (ckpt-N), llama2.c .bin, or Hugging Face directory")
+      ->required()
+      ->check(CLI::ExistingPath);
+  convert->add_option("destination", a->destination, "Directory to write")->required();
+  convert->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  convert->add_option("--max-shard-size", a->max_shard_size, "Size of a safetensors file at most");
+  convert->add_option("--tokenizer", a->tokenizer, "Tokenizer file or directory to carry along")->check(CLI::ExistingPath);
+  convert->footer("Examples:\n"
+                  "  thimble convert runs/demo model-dir\n"
+                  "  thimble convert runs/demo/checkpoints/ckpt-200 model-dir --dtype fp32\n"
+                  "  thimble convert stories260K.bin stories --tokenizer tok512.bin");
+  convert->callback([a, &session] {
+    session.start();
+    run_convert(*a);
+  });
+}
+
+}  // namespace thimble

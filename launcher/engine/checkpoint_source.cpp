@@ -1,0 +1,35 @@
+#include "launcher/engine/checkpoint_source.h"
+
+#include <algorithm>
+
+#include "core/ops/ops.h"
+
+namespace thimble {
+
+void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
+  const char* slot = "master";
+  const CheckpointTensor* found = reader_.find(info.name, slot);
+  if (found == nullptr) found = reader_.find(info.name, slot = "weight");
+  if (found == nullptr) throw_user("{}: no tensor {}", reader_.path().string(), info.name);
+  const std::vector<std::int64_t> wanted(info.shape.dims().begin(), info.shape.dims().end());
+  if (found->shape != wanted || found->transposed != info.transposed()) {
+    throw_user("{}: tensor {} is {}, the model asks for {}", reader_.path().string(), info.name, describe(*found),
+               info.shape.str());
+  }
+  const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
+  const std::int64_t count = slice.rows() * width;
+  const std::int64_t size = dtype_size(found->dtype);
+  const auto read_to = [&](const Tensor& target) {
+    reader_.read(info.name, slot, slice.begin * width * size,
+                 {static_cast<std::byte*>(target.raw()), static_cast<std::size_t>(count * size)});
+  };
+  if (found->dtype == DType::kF32) {
+    read_to(dst);
+    return;
+  }
+  const Tensor raw = Tensor::empty(arena_, MemoryTag::kIo, found->dtype, Shape{count}, "checkpoint rows");
+  read_to(raw);
+  kernels(dst.device()).cast(dst.raw(), DType::kF32, raw.raw(), found->dtype, count);
+}
+
+}  // namespace thimble
