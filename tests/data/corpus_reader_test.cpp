@@ -1,0 +1,233 @@
+// Reading .txt, .jsonl and .jsonl.gz: contents, detection, and every message.
+#include <gmock/gmock.h>
+#include <zlib.h>
+
+#include "data/document_reader.h"
+#include "data/line_reader.h"
+#include "data/utf8.h"
+#include "tests/data/corpus_test_util.h"
+
+namespace thimble {
+namespace {
+
+using testing::message_of;
+using testing::TempDir;
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+std::vector<std::string> read_all(SourceSpec source, std::vector<std::string>* warnings = nullptr) {
+  const std::vector<std::string> files = expand_paths(source.paths);
+  source.format = resolve_format(source, files);
+  DocumentReader reader(source, files, [&](const std::string& line) {
+    if (warnings != nullptr) warnings->push_back(line);
+  });
+  std::vector<std::string> documents;
+  bool open = false;
+  while (auto piece = reader.next()) {
+    EXPECT_EQ(piece->begins, !open);
+    if (piece->begins) documents.emplace_back();
+    if (!piece->prompt.empty()) documents.back() += piece->prompt + "|";
+    documents.back() += piece->text;
+    open = !piece->ends;
+  }
+  EXPECT_FALSE(open);
+  EXPECT_EQ(reader.bytes_done(), reader.bytes_total());
+  return documents;
+}
+
+SourceSpec source_of(std::vector<std::string> paths) {
+  SourceSpec source;
+  source.paths = std::move(paths);
+  return source;
+}
+
+std::string error_of(const SourceSpec& source) {
+  return message_of<UserError>([&] { read_all(source); });
+}
+
+void write_gzip(const std::string& path, const std::string& text) {
+  gzFile file = gzopen(path.c_str(), "wb");
+  ASSERT_NE(file, nullptr);
+  ASSERT_EQ(gzwrite(file, text.data(), static_cast<unsigned>(text.size())),
+            static_cast<int>(text.size()));
+  ASSERT_EQ(gzclose(file), Z_OK);
+}
+
+TEST(CorpusReader, TextFileIsOneDocumentWithoutByteOrderMark) {
+  TempDir dir;
+  EXPECT_THAT(read_all(source_of({dir.write("a.txt", "\xEF\xBB\xBFone\r\ntwo\n")})),
+              ElementsAre("one\r\ntwo\n"));
+}
+
+TEST(CorpusReader, SeparatorSplitsAndEmptyDocumentsVanish) {
+  TempDir dir;
+  SourceSpec source = source_of({dir.write("a.txt", "\n--\none\n--\n\n--\n\n--\ntwo\n--\n"), dir.write("b.txt", "x")});
+  source.document_separator = "\n--\n";
+  EXPECT_THAT(read_all(source), ElementsAre("one", "two", "x"));
+}
+
+TEST(CorpusReader, InvalidUtf8IsKeptAndWarnedOfOnce) {
+  TempDir dir;
+  std::vector<std::string> warnings;
+  const auto documents = read_all(
+      source_of({dir.write("a.txt", "ab\xFF"), dir.write("b.txt", "\xC0"), dir.write("c.txt", "ok")}), &warnings);
+  EXPECT_THAT(documents, ElementsAre("ab\xFF", "\xC0", "ok"));
+  EXPECT_THAT(warnings, ElementsAre(dir.file("a.txt") +
+                                    ": byte 2 is not valid UTF-8; such bytes are kept as they are"));
+}
+
+TEST(CorpusReader, LargeTextComesInPiecesCutBetweenWords) {
+  TempDir dir;
+  std::string text;
+  while (text.size() < 2 * kPieceBytes + 100000) text += "word\xC3\xA9 and more, ";
+  const std::string unbroken(kPieceBytes + kPieceBytes / 2, '\x80');
+  SourceSpec source = source_of({dir.write("a.txt", text), dir.write("b.txt", unbroken)});
+  source.format = SampleFormat::kText;
+  DocumentReader reader(source, source.paths, {});
+  std::vector<DocumentPiece> pieces;
+  while (auto piece = reader.next()) pieces.push_back(std::move(*piece));
+  ASSERT_EQ(pieces.size(), 5u);
+  EXPECT_EQ(pieces[0].text + pieces[1].text + pieces[2].text, text);
+  EXPECT_EQ(pieces[3].text + pieces[4].text, unbroken);
+  EXPECT_TRUE(pieces[0].begins && !pieces[0].ends && !pieces[1].begins && !pieces[1].ends);
+  EXPECT_TRUE(!pieces[2].begins && pieces[2].ends && pieces[3].begins && pieces[4].ends);
+  EXPECT_EQ(pieces[1].text.front(), ' ');
+  EXPECT_TRUE(std::isalpha(pieces[0].text.back()));
+}
+
+TEST(CorpusReader, JsonLinesOfText) {
+  TempDir dir;
+  const auto path = dir.write("a.jsonl", "\xEF\xBB\xBF{\"text\": \"a\\u00e9\"}\r\n\n  \t\n{\"text\":\"\",\"id\":1}\n{\"text\":\"last\"}");
+  EXPECT_THAT(read_all(source_of({path})), ElementsAre("a\xC3\xA9", "", "last"));
+}
+
+TEST(CorpusReader, PromptAndCompletionWithMappedFields) {
+  TempDir dir;
+  SourceSpec source = source_of({dir.write("a.jsonl", "{\"q\":\"2+2\",\"a\":\"4\"}\n")});
+  source.fields.prompt = "q";
+  source.fields.completion = "a";
+  EXPECT_THAT(read_all(source), ElementsAre("2+2|4"));
+}
+
+TEST(CorpusReader, GzipEqualsPlain) {
+  TempDir dir;
+  std::string lines;
+  for (int i = 0; i < 5000; ++i) lines += fmt::format("{{\"text\": \"line {} {}\"}}\n", i, std::string(200, 'x'));
+  write_gzip(dir.file("a.jsonl.gz"), lines);
+  EXPECT_EQ(read_all(source_of({dir.file("a.jsonl.gz")})), read_all(source_of({dir.write("b.jsonl", lines)})));
+}
+
+TEST(CorpusReader, DamagedGzipIsAMessage) {
+  TempDir dir;
+  std::string lines;
+  for (int i = 0; i < 3000; ++i) lines += fmt::format("{{\"text\": \"{}\"}}\n", i * 7919);
+  write_gzip(dir.file("a.jsonl.gz"), lines);
+  const std::string whole = testing::read_bytes(dir.file("a.jsonl.gz"));
+  dir.write("cut.jsonl.gz", whole.substr(0, whole.size() / 2));
+  EXPECT_THAT(error_of(source_of({dir.file("cut.jsonl.gz")})), HasSubstr("damaged or incomplete gzip file"));
+  std::string flipped = whole;
+  flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 0x55);
+  dir.write("flip.jsonl.gz", flipped);
+  EXPECT_THROW(read_all(source_of({dir.file("flip.jsonl.gz")})), UserError);
+}
+
+TEST(CorpusReader, GlobsAreSortedAndLiteralNamesWin) {
+  TempDir dir;
+  dir.write("p10.txt", "10");
+  dir.write("p2.txt", "2");
+  dir.write("[x].txt", "brackets");
+  EXPECT_THAT(read_all(source_of({dir.file("p*.txt"), dir.file("[x].txt")})), ElementsAre("10", "2", "brackets"));
+}
+
+TEST(CorpusReader, MessagesOfPaths) {
+  TempDir dir;
+  const auto path_error = [&](const std::string& name) {
+    return message_of<UserError>([&] { expand_paths({dir.file(name)}); });
+  };
+  EXPECT_EQ(path_error("none*.txt"), dir.file("none*.txt") + ": no such file");
+  dir.write("a.parquet", "PAR1");
+  EXPECT_THAT(path_error("a.parquet"), HasSubstr("Parquet is not read; convert it: python3 -c"));
+  dir.write("a.json", "[]");
+  EXPECT_THAT(path_error("a.json"), HasSubstr("jq -c '.[]'"));
+  dir.write("a.csv", "x");
+  EXPECT_EQ(path_error("a.csv"), dir.file("a.csv") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
+  EXPECT_THAT(path_error("."), HasSubstr("is a directory"));
+  EXPECT_EQ(message_of<UserError>([] { expand_paths({}); }), "data: no path is given");
+}
+
+TEST(CorpusReader, MessagesOfLines) {
+  TempDir dir;
+  const auto line_error = [&](const std::string& text, SampleFormat format = SampleFormat::kAuto) {
+    SourceSpec source = source_of({dir.write("d.jsonl", text)});
+    source.format = format;
+    const std::string message = error_of(source);
+    const std::string prefix = dir.file("d.jsonl") + ":";
+    EXPECT_TRUE(message.starts_with(prefix)) << message;
+    return message.substr(std::min(prefix.size(), message.size()));
+  };
+  EXPECT_EQ(line_error(""), " the file is empty");
+  EXPECT_EQ(line_error("\n \n"), " the file is empty");
+  EXPECT_EQ(line_error("", SampleFormat::kText), " the file is empty");
+  EXPECT_EQ(line_error("{\"text\":\"a\"}\n{\"text\" 3}\n"), "2: not valid JSON at byte 9, near '3}'");
+  EXPECT_EQ(line_error("[1]"), "1: a JSON array; each line must be one object: jq -c '.[]' converts");
+  EXPECT_EQ(line_error("7"), "1: a JSON number; each line must be an object");
+  EXPECT_EQ(line_error("{\"text\":3}"), "1: field 'text' is number, a string is needed");
+  EXPECT_EQ(line_error("{\"messages\":[]}"), "1: format 'chat' is not in this release");
+  EXPECT_EQ(line_error("{\"instruction\":\"a\",\"output\":\"b\"}"),
+            "1: cannot tell the format: no 'text' and no 'prompt' with 'completion'; "
+            "the line has: instruction, output; map them in fields");
+  EXPECT_EQ(line_error("{\"text\":\"\",\"prompt\":\"\",\"completion\":\"\"}"),
+            "1: the line has both 'text' and 'prompt' with 'completion'; set format to text or prompt_completion");
+  EXPECT_EQ(line_error("{\"text\":\"\"}\n{\"prompt\":\"\",\"completion\":\"\"}"),
+            "2: this line looks like format 'prompt_completion', the lines before like 'text'; set format");
+  EXPECT_EQ(line_error("{\"prompt\":\"\"}", SampleFormat::kPromptCompletion),
+            "1: no field 'completion'; the line has: prompt; map it in fields");
+  std::string late;
+  for (int i = 0; i < 20; ++i) late += "{\"text\":\"a\"}\n";
+  EXPECT_EQ(line_error(late + "{}"), "21: no field 'text'; the line has: none; map it in fields");
+}
+
+TEST(CorpusReader, MessagesOfFormats) {
+  TempDir dir;
+  const std::string text = dir.write("a.txt", "x");
+  const std::string pairs = dir.write("b.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}");
+  EXPECT_EQ(error_of(source_of({dir.write("empty.txt", "\xEF\xBB\xBF")})), dir.file("empty.txt") + ": the file is empty");
+  EXPECT_THAT(error_of(source_of({text, pairs})), HasSubstr("cannot stand in one source with"));
+  SourceSpec source = source_of({text});
+  source.format = SampleFormat::kPromptCompletion;
+  EXPECT_THAT(error_of(source), HasSubstr("a .txt file has no prompts"));
+  EXPECT_THAT(error_of(source_of({text, dir.write("c.tokens", "")})), HasSubstr("is one .tokens file; 2 files are given"));
+  EXPECT_EQ(parse_format("text", "job:1"), SampleFormat::kText);
+  EXPECT_EQ(message_of<UserError>([] { parse_format("chat", "job.toml:3:1"); }),
+            "job.toml:3:1: format 'chat' is not in this release");
+  EXPECT_EQ(message_of<UserError>([] { parse_format("csv", "job.toml:3:1"); }),
+            "job.toml:3:1: format 'csv'; allowed: auto, text, prompt_completion, tokens");
+}
+
+TEST(CorpusReader, DeepJsonDoesNotOverflowTheStack) {
+  TempDir dir;
+  const std::string deep = "{\"text\":" + std::string(2000000, '[');
+  EXPECT_THROW(read_all(source_of({dir.write("a.jsonl", deep)})), UserError);
+}
+
+TEST(Utf8, AgreesWithTheDefinitionOnAllTwoAndThreeByteStrings) {
+  const auto valid = [](const std::string& s) { return first_invalid_utf8(s) == s.size(); };
+  for (int a = 0; a < 256; ++a) {
+    EXPECT_EQ(valid({static_cast<char>(a)}), a < 0x80);
+    for (int b = 0; b < 256; ++b) {
+      const std::string two{static_cast<char>(a), static_cast<char>(b)};
+      const bool pair = a >= 0xC2 && a <= 0xDF && b >= 0x80 && b <= 0xBF;
+      ASSERT_EQ(valid(two), (a < 0x80 && b < 0x80) || pair) << a << " " << b;
+      const int code = (a & 15) << 12 | (b & 63) << 6 | 1;
+      const bool triple = a >= 0xE0 && a <= 0xEF && b >= 0x80 && b <= 0xBF && code >= 0x800 &&
+                          (code < 0xD800 || code > 0xDFFF);
+      ASSERT_EQ(valid(two + '\x81'), triple || (a < 0x80 && b >= 0xC2 && b <= 0xDF)) << a << " " << b;
+    }
+  }
+  EXPECT_TRUE(valid("\xF0\x90\x80\x80 \xF4\x8F\xBF\xBF and ascii"));
+  EXPECT_EQ(first_invalid_utf8("abcdefgh\xF4\x90\x80\x80"), 8u);
+  EXPECT_EQ(first_invalid_utf8("12345678\xE2\x82"), 8u);
+}
+
+}  // namespace
+}  // namespace thimble
