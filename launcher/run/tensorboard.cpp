@@ -9,7 +9,6 @@
 #include <cstring>
 
 #include "core/io/crc32c.h"
-#include "launcher/run/tensorboard_event.pb.h"
 
 namespace thimble {
 namespace {
@@ -45,8 +44,35 @@ std::uint32_t masked_checksum(std::string_view bytes) {
   return ((checksum >> 15) | (checksum << 17)) + 0xa282ead8u;
 }
 
-std::string record_of(const tensorboard::Event& event) {
-  return tensorboard_record(event.SerializeAsString());
+// The wire format of tensorboard_event.proto, written by hand: libprotobuf and the older one that Debian's
+// libsentencepiece exports cannot live in one process. The tests read it back with libprotobuf.
+enum class Wire : std::uint8_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
+
+void put_varint(std::string& out, std::uint64_t value) {
+  for (; value >= 0x80; value >>= 7) out.push_back(static_cast<char>(value | 0x80));
+  out.push_back(static_cast<char>(value));
+}
+
+void put_key(std::string& out, std::uint32_t field, Wire wire) {
+  put_varint(out, field << 3 | static_cast<std::uint32_t>(wire));
+}
+
+void put_bytes(std::string& out, std::uint32_t field, std::string_view bytes) {
+  put_key(out, field, Wire::kBytes);
+  put_varint(out, bytes.size());
+  out.append(bytes);
+}
+
+// An event with its time and, if not 0, its step.
+std::string new_event(std::int64_t step) {
+  std::string event;
+  put_key(event, 1, Wire::kFixed64);
+  put_little_endian(event, wall_time_s());
+  if (step != 0) {
+    put_key(event, 2, Wire::kVarint);
+    put_varint(event, static_cast<std::uint64_t>(step));
+  }
+  return event;
 }
 
 }  // namespace
@@ -64,27 +90,29 @@ std::string tensorboard_record(std::string_view message) {
 TensorBoardWriter::TensorBoardWriter(const std::filesystem::path& directory,
                                      std::int64_t first_step)
     : path_(new_event_path(directory)), file_(path_) {
-  tensorboard::Event version;
-  version.set_wall_time(wall_time_s());
-  version.set_file_version("brain.Event:2");
-  file_.append(record_of(version));
-  tensorboard::Event start;
-  start.set_wall_time(wall_time_s());
-  start.set_step(first_step);
-  start.mutable_session_log()->set_status(tensorboard::SessionLog::START);
-  file_.append(record_of(start));
+  std::string version = new_event(0);
+  put_bytes(version, 3, "brain.Event:2");
+  file_.append(tensorboard_record(version));
+  std::string started;
+  put_key(started, 1, Wire::kVarint);
+  put_varint(started, 1);  // SessionLog.START
+  std::string start = new_event(first_step);
+  put_bytes(start, 7, started);
+  file_.append(tensorboard_record(start));
 }
 
 void TensorBoardWriter::scalars(std::int64_t step, std::span<const Scalar> values) {
-  tensorboard::Event event;
-  event.set_wall_time(wall_time_s());
-  event.set_step(step);
+  std::string summary;
   for (const auto& [tag, value] : values) {
-    auto* item = event.mutable_summary()->add_value();
-    item->set_tag(std::string(tag));
-    item->set_simple_value(static_cast<float>(value));
+    std::string item;
+    put_bytes(item, 1, tag);
+    put_key(item, 2, Wire::kFixed32);
+    put_little_endian(item, static_cast<float>(value));
+    put_bytes(summary, 1, item);
   }
-  file_.append(record_of(event));
+  std::string event = new_event(step);
+  put_bytes(event, 5, summary);
+  file_.append(tensorboard_record(event));
 }
 
 }  // namespace thimble

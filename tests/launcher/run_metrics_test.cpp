@@ -10,7 +10,7 @@
 #include "launcher/run/append_file.h"
 #include "launcher/run/metrics.h"
 #include "launcher/run/tensorboard.h"
-#include "launcher/run/tensorboard_event.pb.h"
+#include "tests/launcher/tensorboard_event.pb.h"
 #include "tests/launcher/run_temp_dir.h"
 
 namespace thimble {
