@@ -64,9 +64,11 @@ TEST(TokenFile, ReadsWhatWasWrittenInBothWidths) {
 
 TEST(TokenFile, EveryTruncationIsAnError) {
   TempDir dir;
-  write_tokens(dir.file("a.tokens"), random_documents(20, 300, true), 300, true);
+  write_tokens(dir.file("a.tokens"), random_documents(5, 300, true), 300, true);
   const std::string whole = read_bytes(dir.file("a.tokens"));
   for (std::size_t size = 0; size < whole.size(); ++size) {
+    // Between header and tokens one length is as good as another.
+    if (size == sizeof(TokenFileHeader) + 2) size = static_cast<std::size_t>(kTokensOffset) - 2;
     const std::string path = dir.write("cut.tokens", std::string_view(whole).substr(0, size));
     if (size < 8) {
       EXPECT_THROW(TokenFile{path}, UserError) << size;
@@ -79,19 +81,19 @@ TEST(TokenFile, EveryTruncationIsAnError) {
 
 TEST(TokenFile, EveryFlippedByteIsNoticed) {
   TempDir dir;
-  write_tokens(dir.file("a.tokens"), random_documents(20, 300, true), 300, true);
+  write_tokens(dir.file("a.tokens"), random_documents(5, 300, true), 300, true);
   const std::string whole = read_bytes(dir.file("a.tokens"));
+  const TokenFileHeader header = TokenFile(dir.file("a.tokens")).header();
+  const std::int64_t token_end = kTokensOffset + header.num_tokens * header.token_bytes;
   std::mt19937 random(5);
   for (std::size_t at = 0; at < whole.size(); ++at) {
     // The bytes between header and tokens, and between tokens and index, mean nothing.
     if (at == sizeof(TokenFileHeader)) at = static_cast<std::size_t>(kTokensOffset);
+    const auto position = static_cast<std::int64_t>(at);
+    if (position >= token_end && position < header.index_offset) continue;
     std::string flipped = whole;
     flipped[at] = static_cast<char>(flipped[at] ^ static_cast<char>(1 + random() % 255));
     const std::string path = dir.write("flip.tokens", flipped);
-    const TokenFileHeader header = TokenFile(dir.file("a.tokens")).header();
-    const std::int64_t token_end = kTokensOffset + header.num_tokens * header.token_bytes;
-    const auto position = static_cast<std::int64_t>(at);
-    if (position >= token_end && position < header.index_offset) continue;
     EXPECT_ANY_THROW(read_everything(path)) << at;
   }
 }

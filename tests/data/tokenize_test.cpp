@@ -120,7 +120,6 @@ TEST(Tokenize, KilledAtAnyChunkItGoesOnToTheSameBytes) {
     ASSERT_EQ(::waitpid(child, &status, 0), child);
     ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
     ASSERT_FALSE(std::filesystem::exists(out));
-    // The chunks that were done are not tokenised again: the first report already counts their tokens.
     tokenize_files(source, FakeTokenizer(), out, {.threads = kill_at});
     EXPECT_TRUE(read_bytes(out) == whole) << kill_at;
     EXPECT_FALSE(std::filesystem::exists(out + ".partial"));

@@ -1,0 +1,184 @@
+// AdamW by hand, schedules at their edges, and the update loop with an optimizer of two rounds and late state.
+#include <cstring>
+#include <deque>
+
+#include "core/nn/resident_grad_sink.h"
+#include "optim/adamw.h"
+#include "optim/schedule.h"
+#include "optim/update_loop.h"
+#include "tests/core/expect_close.h"
+
+namespace thimble {
+namespace {
+
+constexpr ParamId kParam{0};
+
+struct OneParam final : UpdateLoop::Host {
+  Tensor grad, weight;
+  bool separate = false;
+  int updates = 0;
+  UpdateTensors tensors(const UpdateItem&) override { return {grad, weight, separate}; }
+  void updated(const UpdateItem&) override { ++updates; }
+};
+
+TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
+  for (const EpsMode mode : {EpsMode::kTorch, EpsMode::kHf}) {
+    for (const bool after : {false, true}) {
+      const auto arena = Arena::make_cpu(1 << 24);
+      ParamTable params;
+      params.add({.name = "w", .shape = Shape{11, 7}});
+      const AdamWOptions o{.eps = 1e-3, .eps_mode = mode, .decay_after = after};
+      const AdamW adamw(o);
+      ResidentState state(*arena);
+      const UpdateItem item{kParam, whole_slice(params.info(kParam))};
+      create_state(state, adamw, params, item, true);
+      OneParam host;
+      host.separate = true;
+      host.weight = Tensor::empty(*arena, MemoryTag::kWeights, DType::kBF16, Shape{11, 7});
+      const Tensor master = state.at({kParam, "master"});
+      std::vector<double> w, m(77), v(77);
+      const Tensor initial = random_tensor(*arena, DType::kF32, Shape{11, 7}, 1);
+      ops::copy(master, initial);
+      w = values_of(initial);
+      SliceSums sums;
+      UpdateLoop loop(params, adamw, state, sums);
+      for (int t = 1; t <= 3; ++t) {
+        host.grad = random_tensor(*arena, t == 2 ? DType::kBF16 : DType::kF32, Shape{11, 7}, static_cast<std::uint64_t>(10 + t));
+        const std::vector<double> g = values_of(host.grad);
+        const double lr = 0.01 * t, clip = 0.5, c1 = 1 - std::pow(0.9, t), c2 = 1 - std::pow(0.95, t);
+        loop.step(*arena, host, {item}, t, lr, clip);
+        for (std::size_t i = 0; i < 77; ++i) {
+          m[i] = 0.9 * m[i] + 0.1 * g[i] * clip;
+          v[i] = 0.95 * v[i] + 0.05 * g[i] * g[i] * clip * clip;
+          const double update = mode == EpsMode::kTorch ? m[i] / c1 / (std::sqrt(v[i] / c2) + 1e-3)
+                                                        : std::sqrt(c2) / c1 * m[i] / (std::sqrt(v[i]) + 1e-3);
+          w[i] = after ? (w[i] - lr * update) * (1 - lr * 0.1) : w[i] * (1 - lr * 0.1) - lr * update;
+        }
+        expect_close(values_of(master), w, 2e-6, "master");
+        for (std::int64_t i = 0; i < 77; ++i) {
+          EXPECT_EQ(host.weight.data<BF16>()[i].bits, to_bf16(master.data<float>()[i]).bits);
+        }
+      }
+      EXPECT_EQ(host.updates, 3);
+    }
+  }
+}
+
+TEST(ScheduleTest, EdgesOfEveryType) {
+  Schedule s{.type = ScheduleType::kCosine, .lr = 1, .total_steps = 100, .warmup_steps = 10};
+  EXPECT_DOUBLE_EQ(s.at(1), 0.1);
+  EXPECT_DOUBLE_EQ(s.at(10), 1);
+  EXPECT_NEAR(s.at(55), 0.55, 1e-12);
+  EXPECT_NEAR(s.at(100), 0.1, 1e-12);
+  s.type = ScheduleType::kLinear;
+  EXPECT_NEAR(s.at(55), 0.55, 1e-12);
+  s.type = ScheduleType::kWsd;
+  EXPECT_DOUBLE_EQ(s.at(80), 1);
+  EXPECT_NEAR(s.at(90), 0.55, 1e-12);
+  s.decay_type = DecayType::kSqrt;
+  EXPECT_NEAR(s.at(85), 0.55, 1e-12);
+  s.type = ScheduleType::kConstant;
+  EXPECT_DOUBLE_EQ(s.at(100), 1);
+}
+
+// w -= lr * g / |g| over all slices: the norm is only known after a round of sums.
+class NormalisedStep final : public Optimizer {
+ public:
+  OptimizerNeed needs(const ParamInfo&) const override { return {}; }
+  std::vector<StateSlot> state_slots(const ParamInfo&, Slice slice) const override {
+    return {{"count", DType::kF32, Shape{slice.rows()}}};
+  }
+  int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
+  int num_sums(const ParamInfo&, int round) const override { return round == 0 ? 1 : 0; }
+  std::int64_t carry_bytes(const ParamInfo&, Slice) const override { return 8; }
+  void round(int i, const UpdateArgs& a, std::span<const float> in, std::span<float> out) const override {
+    auto* carry = static_cast<double*>(a.carry.raw());
+    if (i == 0) {
+      *carry = 41;
+      out[0] = static_cast<float>(ops::sum_squares(a.grad));
+      return;
+    }
+    EXPECT_EQ(*carry, 41);
+    for (std::int64_t j = 0; j < a.grad.numel(); ++j) {
+      a.master.data<float>()[j] -= static_cast<float>(a.lr) * a.grad.data<float>()[j] / std::sqrt(in[0]);
+      a.state[0].data<float>()[j] += 1;
+    }
+  }
+};
+
+// Adds what another owner of the same parameter would: sums double.
+class TwoOwners final : public SliceSums {
+ public:
+  void sum(std::span<float> values) override {
+    ++calls;
+    for (float& v : values) v *= 2;
+  }
+  int calls = 0;
+};
+
+// Hands out copies and writes them back only when the next state is asked for, or at commit.
+class LateState final : public StateResidency {
+ public:
+  LateState(Arena& arena, ResidentState& home) : arena_(arena), home_(home) {}
+  void begin_pass(std::span<const StateKey> order) override { expected_.assign(order.begin(), order.end()); }
+  StateLease acquire(const StateKey& key) override {
+    settle();
+    EXPECT_FALSE(expected_.empty());
+    EXPECT_EQ(expected_.front(), key) << "not in the announced order";
+    expected_.pop_front();
+    const Tensor& truth = home_.at(key);
+    Tensor copy = Tensor::empty(arena_, MemoryTag::kOptimizer, truth.dtype(), truth.shape());
+    ops::copy(copy, truth);
+    out_[key] = copy;
+    return {*this, key, copy};
+  }
+  void release(const StateKey& key, bool dirty) noexcept override {
+    if (dirty) late_[key] = out_[key];
+    out_.erase(key);
+  }
+  void commit(std::int64_t) override {
+    settle();
+    EXPECT_TRUE(expected_.empty());
+  }
+
+ private:
+  void settle() {
+    for (auto& [key, copy] : late_) ops::copy(home_.at(key), copy);
+    late_.clear();
+  }
+  Arena& arena_;
+  ResidentState& home_;
+  std::deque<StateKey> expected_;
+  std::map<StateKey, Tensor> out_, late_;
+};
+
+TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
+  const auto arena = Arena::make_cpu(1 << 24);
+  ParamTable params;
+  params.add({.name = "w", .shape = Shape{5}});
+  const NormalisedStep optimizer;
+  ResidentState home(*arena);
+  LateState late(*arena, home);
+  TwoOwners sums;
+  const UpdateItem item{kParam, whole_slice(params.info(kParam))};
+  create_state(home, optimizer, params, item, false);
+  OneParam host;
+  host.weight = random_tensor(*arena, DType::kF32, Shape{5}, 1);
+  host.grad = random_tensor(*arena, DType::kF32, Shape{5}, 2);
+  std::vector<double> want = values_of(host.weight);
+  const std::vector<double> g = values_of(host.grad);
+  double norm = 0;
+  for (const double x : g) norm += 2 * x * x;
+  UpdateLoop loop(params, optimizer, late, sums);
+  for (int step = 1; step <= 2; ++step) {
+    loop.step(*arena, host, {item}, step, 0.1, 1);
+    for (std::size_t i = 0; i < 5; ++i) want[i] -= 0.1 * g[i] / std::sqrt(norm);
+  }
+  expect_close(values_of(host.weight), want, 1e-6, "weight");
+  EXPECT_EQ(values_of(home.at({kParam, "count"})), std::vector<double>(5, 2.0));
+  EXPECT_EQ(host.updates, 2);
+  EXPECT_EQ(sums.calls, 4);
+}
+
+}  // namespace
+}  // namespace thimble
