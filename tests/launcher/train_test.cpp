@@ -1,0 +1,148 @@
+// The built program on a tiny job: exactness across interruptions and recomputation, memory against its plan, exit codes.
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+
+#include <cstdlib>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "core/io/file.h"
+#include "tests/launcher/run_temp_dir.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class TrainTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    write("config.json",
+          R"({"model_type":"llama","hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,)"
+          R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":257,"max_position_embeddings":128})");
+    std::string text;
+    for (int i = 0; i < 4000; ++i) text += "the " + std::to_string(i * 7919 % 1000) + " cats sat; ";
+    write("text.txt", text);
+    write("job.toml", R"(
+[model]
+config = "config.json"
+tokenizer = "byte"
+[data]
+seq_len = 64
+cache_dir = "cache"
+val_set_size = 0.02
+[[data.train]]
+path = "text.txt"
+[training]
+max_steps = 6
+global_batch_size = 8
+[optimizer]
+lr = 3e-3
+[checkpoint]
+save_steps = 2
+[eval]
+eval_steps = 100
+)");
+  }
+
+  void write(const std::string& name, const std::string& text) { std::ofstream(dir_.path() / name) << text; }
+
+  // Runs the program in the test's directory; its exit code, 128 + signal if it was killed.
+  int run(const std::string& arguments, const std::string& environment = "") {
+    const std::string command = "cd '" + dir_.path().string() + "' && env OMP_WAIT_POLICY=passive " + environment + " '" +
+                                THIMBLE_BINARY + "' " + arguments + " > out.txt 2> err.txt";
+    const int status = std::system(command.c_str());
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+  }
+  std::string file(const std::string& name) { return read_text_file(dir_.path() / name, 1 << 26); }
+  std::string model_of(const std::string& output) { return file(output + "/job/model/model.safetensors"); }
+  nlohmann::json last_step(const std::string& output) {
+    std::istringstream lines(file(output + "/job/metrics.jsonl"));
+    nlohmann::json last;
+    for (std::string line; std::getline(lines, line);) {
+      auto json = nlohmann::json::parse(line);
+      if (json["event"] == "step") last = json;
+    }
+    return last;
+  }
+
+  TempDir dir_{"thimble-train"};
+};
+
+TEST_F(TrainTest, KilledAndResumedOrRecomputedGivesTheSameBits) {
+  ASSERT_EQ(run("train job.toml --set output_dir=a"), 0) << file("err.txt");
+  // The third save is killed half-way; the second one stays.
+  EXPECT_EQ(run("train job.toml --set output_dir=b", "THIMBLE_FAILPOINT=checkpoint.manifest:5:kill"), 128 + 9);
+  ASSERT_EQ(run("train job.toml --set output_dir=b"), 0) << file("err.txt");
+  EXPECT_NE(file("err.txt").find("resuming from"), std::string::npos);
+  ASSERT_EQ(run("train job.toml --set output_dir=c --set memory.recompute=full"), 0);
+  ASSERT_EQ(run("train job.toml --set output_dir=d --set memory.recompute=selective"), 0);
+  for (const char* other : {"b", "c", "d"}) {
+    EXPECT_EQ(model_of("a"), model_of(other)) << other;
+    EXPECT_EQ(last_step("a")["loss"], last_step(other)["loss"]) << other;
+  }
+  EXPECT_EQ(run("train job.toml --set output_dir=a"), 0);
+  EXPECT_NE(file("err.txt").find("is finished"), std::string::npos);
+}
+
+TEST_F(TrainTest, MemoryIsWhatThePlanSays) {
+  for (const char* recompute : {"none", "selective", "full"}) {
+    for (const char* dtype : {"bf16", "fp32"}) {
+      for (const char* micro : {"8", "2"}) {
+        const std::string sets = std::string(" --set output_dir=run-") + recompute + dtype + micro +
+                                 " --set training.max_steps=2 --set memory.recompute=" + recompute +
+                                 " --set model.dtype=" + dtype + " --set training.micro_batch_size=" + micro;
+        ASSERT_EQ(run("plan job.toml --json" + sets), 0) << file("err.txt");
+        const auto plan = nlohmann::json::parse(file("out.txt"));
+        ASSERT_EQ(run("train job.toml" + sets), 0) << file("err.txt");
+        const auto step = last_step(std::string("run-") + recompute + dtype + micro);
+        std::map<std::string, std::int64_t> planned;
+        for (const auto& phase : plan["phases"]) {
+          if (phase["phase"] != "load" && phase["phase"] != "step" && phase["phase"] != "eval" && phase["phase"] != "save") continue;
+          for (const auto& [tag, bytes] : phase["by_tag"].items()) {
+            planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
+          }
+        }
+        // The last step is written before that step's save, so io is compared where an earlier save has shown it.
+        for (const auto& [tag, bytes] : step["peak_bytes_by_tag"].items()) {
+          if (tag == "io") continue;
+          EXPECT_EQ(bytes.get<std::int64_t>(), planned[tag]) << tag << sets;
+        }
+        EXPECT_EQ(plan["passes"], micro == std::string("8") ? 1 : 4);
+      }
+    }
+  }
+}
+
+TEST_F(TrainTest, StopSignalSavesAndExits75) {
+  const std::string run_in_background =
+      "bash -c '\"" + std::string(THIMBLE_BINARY) + "\" train \"" + (dir_.path() / "job.toml").string() +
+      "\" --set output_dir=\"" + (dir_.path() / "s").string() +
+      "\" --set training.max_steps=100000 --set checkpoint.save_steps=100000 > /dev/null 2>&1 & pid=$!; "
+      "for i in $(seq 600); do grep -qs step.:3, \"" + (dir_.path() / "s/job/metrics.jsonl").string() +
+      "\" && break; sleep 0.05; done; kill -TERM $pid; wait $pid'";
+  const int status = std::system(run_in_background.c_str());
+  EXPECT_EQ(WEXITSTATUS(status), 75);
+  EXPECT_FALSE(fs::is_empty(dir_.path() / "s/job/checkpoints"));
+}
+
+TEST_F(TrainTest, MistakesExitWith2AndOneLine) {
+  EXPECT_EQ(run("train nothing.toml"), 2);
+  EXPECT_EQ(file("err.txt"), "error: nothing.toml: no such job file\n");
+  EXPECT_EQ(run("train job.toml --set memory.budget=1MiB"), 2);
+  EXPECT_NE(file("err.txt").find("nothing was started"), std::string::npos);
+  EXPECT_EQ(run("train job.toml --set data.seq_len=4096"), 2);
+  EXPECT_NE(file("err.txt").find("max_position_embeddings = 128"), std::string::npos);
+  ASSERT_EQ(run("train job.toml --set training.max_steps=2"), 0);
+  EXPECT_EQ(run("train job.toml --set optimizer.lr=1e-2"), 2);
+  EXPECT_NE(file("err.txt").find("optimizer.lr"), std::string::npos);
+  EXPECT_EQ(run("generate --model runs/job --prompt the --max-new-tokens 5 --json"), 0);
+  EXPECT_EQ(nlohmann::json::parse(file("out.txt"))["new_tokens"], 5);
+  EXPECT_EQ(run("eval --model runs/job --text text.txt --json"), 0);
+  EXPECT_GT(nlohmann::json::parse(file("out.txt"))["tokens"].get<int>(), 1000);
+  EXPECT_EQ(run("convert runs/job converted --dtype fp32"), 0) << file("err.txt");
+  EXPECT_EQ(run("inspect model converted --json"), 0);
+}
+
+}  // namespace
+}  // namespace thimble
