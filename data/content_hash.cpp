@@ -12,7 +12,9 @@ namespace {
 constexpr std::uint64_t kOddA = 0x9e3779b97f4a7c15ull;
 constexpr std::uint64_t kOddB = 0xc2b2ae3d27d4eb4full;
 
-std::uint64_t rotate_left(std::uint64_t x, int bits) { return x << bits | x >> (64 - bits); }
+std::uint64_t rotate_left(std::uint64_t x, int bits) {
+  return x << bits | x >> (64 - bits);
+}
 
 }  // namespace
 
@@ -34,7 +36,9 @@ void ContentHash::add(std::span<const std::byte> bytes) {
   add(size);
 }
 
-std::uint64_t ContentHash::value64() const { return mix64(a_, b_); }
+std::uint64_t ContentHash::value64() const {
+  return mix64(a_, b_);
+}
 
 std::string ContentHash::hex() const {
   return fmt::format("{:016x}{:016x}", mix64(a_, b_), mix64(b_, ~a_));

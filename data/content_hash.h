@@ -1,5 +1,5 @@
-// A fast 128-bit hash of bytes for cache keys and duplicate detection. Stable across machines of the same byte order;
-// not cryptographic: it guards against accidents, not against an adversary.
+// A fast 128-bit hash of bytes for cache keys and duplicate detection. Stable across machines of
+// the same byte order; not cryptographic: it guards against accidents, not against an adversary.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,8 @@
 
 namespace thimble {
 
-/// Hash of everything added so far. Parts are delimited: add("ab"), add("c") differs from add("a"), add("bc").
+/// Hash of everything added so far. Parts are delimited: add("ab"), add("c") differs from add("a"),
+/// add("bc").
 class ContentHash {
  public:
   void add(std::span<const std::byte> bytes);

@@ -1,5 +1,6 @@
-// What to read and how to cut it into rows: plain values that the launcher fills from the job file. Paths are final
-// (relative to the working directory or absolute, `~` and variables already expanded); globs are expanded by the reader.
+// What to read and how to cut it into rows: plain values that the launcher fills from the job file.
+// Paths are final (relative to the working directory or absolute, `~` and variables already
+// expanded); globs are expanded by the reader.
 #pragma once
 
 #include <cstdint>
@@ -23,7 +24,8 @@ std::string_view format_name(SampleFormat format);
 /// The inverse of format_name; "chat" and unknown names throw a UserError that begins with `where`.
 SampleFormat parse_format(std::string_view name, std::string_view where);
 
-/// What happens to a sample longer than a row. Text defaults to kSplit, prompt and completion to kError.
+/// What happens to a sample longer than a row. Text defaults to kSplit, prompt and completion to
+/// kError.
 enum class ExcessLength : std::uint8_t { kError, kDrop, kTruncate, kSplit };
 
 /// Keys of a JSON line that hold each part of a sample.
@@ -50,17 +52,18 @@ struct DataSpec {
   std::int64_t seq_len = 0;
   bool packing = true;  // several samples a row; false: one sample a row, padded
   std::optional<ExcessLength> excess_length;
-  double val_set_size = 0;  // below 1: share of each training source; from 1 on: number of samples or rows
-  std::string cache_dir;    // where token files are kept between runs
-  std::uint64_t seed = 0;   // of the split and of the order
-  int threads = 1;          // for tokenising
+  double val_set_size =
+      0;  // below 1: share of each training source; from 1 on: number of samples or rows
+  std::string cache_dir;   // where token files are kept between runs
+  std::uint64_t seed = 0;  // of the split and of the order
+  int threads = 1;         // for tokenising
 };
 
 /// Receives one line for the user that is not an error.
 using WarnFn = std::function<void(const std::string&)>;
 
 struct TokenizeProgress {
-  std::int64_t bytes_done = 0;   // of the input files, as stored
+  std::int64_t bytes_done = 0;  // of the input files, as stored
   std::int64_t bytes_total = 0;
   std::int64_t documents = 0;
   std::int64_t tokens = 0;

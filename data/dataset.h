@@ -1,4 +1,5 @@
-// Rows by id, as Batches: the row sources of a data set one after another. Knows no order; that is the sampler's.
+// Rows by id, as Batches: the row sources of a data set one after another. Knows no order; that is
+// the sampler's.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +19,8 @@ class Dataset {
  public:
   explicit Dataset(std::int64_t seq_len);
 
-  /// Appends the rows of `source`; their ids follow those before. The token file behind it must outlive the data set.
+  /// Appends the rows of `source`; their ids follow those before. The token file behind it must
+  /// outlive the data set.
   void add(std::unique_ptr<RowSource> source);
 
   std::int64_t seq_len() const { return seq_len_; }
@@ -27,8 +29,8 @@ class Dataset {
   std::int64_t source_rows(std::int64_t source) const;
   RowCounts counts() const;
 
-  /// The rows of these ids, in this order; kZeroRow gives a row without loss. Safe from several threads.
-  /// Throws SystemError if the token file is damaged there.
+  /// The rows of these ids, in this order; kZeroRow gives a row without loss. Safe from several
+  /// threads. Throws SystemError if the token file is damaged there.
   Batch get_rows(std::span<const std::int64_t> row_ids) const;
 
  private:

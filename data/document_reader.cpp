@@ -23,7 +23,9 @@ namespace {
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::size_t kCutWindow = std::size_t{64} << 10;
 
-bool is_letter(char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z'); }
+bool is_letter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
+}
 
 /// Where the first piece of `text` ends.
 std::size_t piece_end(std::string_view text) {
@@ -124,9 +126,11 @@ class JsonFileReader final : public DocumentReader::FileReader {
 
 }  // namespace
 
-DocumentReader::DocumentReader(const SourceSpec& source, std::vector<std::string> files, WarnFn warn)
+DocumentReader::DocumentReader(const SourceSpec& source, std::vector<std::string> files,
+                               WarnFn warn)
     : source_(source), files_(std::move(files)), warn_(std::move(warn)) {
-  TH_CHECK(source.format == SampleFormat::kText || source.format == SampleFormat::kPromptCompletion);
+  TH_CHECK(source.format == SampleFormat::kText ||
+           source.format == SampleFormat::kPromptCompletion);
   for (const std::string& file : files_) bytes_total_ += File::open_read(file).size();
 }
 

@@ -1,9 +1,10 @@
-// Streams the documents of a list of .txt, .jsonl and .jsonl.gz files in a fixed order. It knows nothing of tokens.
-// Called by tokenize_files; memory is one document or, for large plain text, one piece of it.
+// Streams the documents of a list of .txt, .jsonl and .jsonl.gz files in a fixed order. It knows
+// nothing of tokens. Called by tokenize_files; memory is one document or, for large plain text, one
+// piece of it.
 //
-// A .txt document above kPieceBytes arrives in several pieces, cut before the space between two letters, where
-// byte-level pre-tokenizers cut too, so that one huge file can be tokenised by several threads. Where the cuts fall
-// depends on the contents alone.
+// A .txt document above kPieceBytes arrives in several pieces, cut before the space between two
+// letters, where byte-level pre-tokenizers cut too, so that one huge file can be tokenised by
+// several threads. Where the cuts fall depends on the contents alone.
 #pragma once
 
 #include <cstdint>
@@ -27,24 +28,26 @@ struct DocumentPiece {
 };
 
 /// Files of a source in reading order: each entry as given, globs replaced by their sorted matches.
-/// Throws UserError for a pattern without a match, a directory, and a kind of file that cannot be read (with the way
-/// to convert it).
+/// Throws UserError for a pattern without a match, a directory, and a kind of file that cannot be
+/// read (with the way to convert it).
 std::vector<std::string> expand_paths(const std::vector<std::string>& paths);
 
 /// True for a file written by tokenize_files (by its name).
 bool is_token_path(const std::string& path);
 
-/// The format of `source` whose expanded files are `files`: as set, or detected from the names and, for JSON lines,
-/// the keys of the first lines. Never kAuto. Throws UserError if the keys fit none.
+/// The format of `source` whose expanded files are `files`: as set, or detected from the names and,
+/// for JSON lines, the keys of the first lines. Never kAuto. Throws UserError if the keys fit none.
 SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::string>& files);
 
 class DocumentReader {
  public:
-  /// `source.format` must be kText or kPromptCompletion. `warn` is called at most once, for invalid UTF-8 in .txt.
+  /// `source.format` must be kText or kPromptCompletion. `warn` is called at most once, for invalid
+  /// UTF-8 in .txt.
   DocumentReader(const SourceSpec& source, std::vector<std::string> files, WarnFn warn);
   ~DocumentReader();
 
-  /// The next piece; nullopt after the last. Throws UserError "file:line: ..." for lines that do not fit.
+  /// The next piece; nullopt after the last. Throws UserError "file:line: ..." for lines that do
+  /// not fit.
   std::optional<DocumentPiece> next();
 
   /// Bytes of the files as stored, all together and consumed so far.

@@ -49,7 +49,9 @@ std::string take_string(Json& object, const std::string& field, const std::strin
 
 }  // namespace
 
-bool is_blank(std::string_view line) { return line.find_first_not_of(" \t") == line.npos; }
+bool is_blank(std::string_view line) {
+  return line.find_first_not_of(" \t") == line.npos;
+}
 
 SampleFormat detect_json_format(const std::string& line, const FieldNames& fields,
                                 const std::string& where) {
@@ -57,8 +59,9 @@ SampleFormat detect_json_format(const std::string& line, const FieldNames& field
   const bool text = object.contains(fields.text);
   const bool pair = object.contains(fields.prompt) && object.contains(fields.completion);
   if (text && pair) {
-    throw_user("{}: the line has both '{}' and '{}' with '{}'; set format to text or prompt_completion",
-               where, fields.text, fields.prompt, fields.completion);
+    throw_user(
+        "{}: the line has both '{}' and '{}' with '{}'; set format to text or prompt_completion",
+        where, fields.text, fields.prompt, fields.completion);
   }
   if (text) return SampleFormat::kText;
   if (pair) return SampleFormat::kPromptCompletion;

@@ -12,11 +12,13 @@ namespace thimble {
 /// True if the line holds nothing but spaces and tabs.
 bool is_blank(std::string_view line);
 
-/// kText or kPromptCompletion from the keys of `line`. Throws UserError beginning with `where` if they fit neither.
+/// kText or kPromptCompletion from the keys of `line`. Throws UserError beginning with `where` if
+/// they fit neither.
 SampleFormat detect_json_format(const std::string& line, const FieldNames& fields,
                                 const std::string& where);
 
-/// The sample in `line`. Throws UserError beginning with `where` for bad JSON, a missing field, a wrong type.
+/// The sample in `line`. Throws UserError beginning with `where` for bad JSON, a missing field, a
+/// wrong type.
 DocumentPiece parse_json_sample(const std::string& line, SampleFormat format,
                                 const FieldNames& fields, const std::string& where);
 

@@ -41,7 +41,9 @@ std::int64_t LineReader::stored_bytes() const {
   return std::max<std::int64_t>(0, gzoffset(stream_->handle));
 }
 
-std::string LineReader::where() const { return fmt::format("{}:{}", path_.string(), line_number_); }
+std::string LineReader::where() const {
+  return fmt::format("{}:{}", path_.string(), line_number_);
+}
 
 bool LineReader::fill() {
   const int got = gzread(stream_->handle, buffer_.data(), static_cast<unsigned>(buffer_.size()));

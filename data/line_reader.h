@@ -18,8 +18,9 @@ class LineReader {
   LineReader(const LineReader&) = delete;
   LineReader& operator=(const LineReader&) = delete;
 
-  /// Reads the next line without its end ("\n" or "\r\n") and without the byte order mark of the first line.
-  /// Returns false at the end of the file. Throws UserError for a damaged gzip file or a line above 1 GiB.
+  /// Reads the next line without its end ("\n" or "\r\n") and without the byte order mark of the
+  /// first line. Returns false at the end of the file. Throws UserError for a damaged gzip file or
+  /// a line above 1 GiB.
   bool next(std::string& line);
 
   /// 1-based number of the line that next() returned last.

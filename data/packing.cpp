@@ -27,7 +27,8 @@ class OpenRows {
  public:
   explicit OpenRows(std::size_t seq_len) : rows_(seq_len + 1) {}
 
-  /// Takes out the fullest row with room for `length`; `next_row` with room `seq_len` if there is none.
+  /// Takes out the fullest row with room for `length`; `next_row` with room `seq_len` if there is
+  /// none.
   std::pair<std::uint32_t, std::size_t> take(std::size_t length, std::uint32_t next_row) {
     const auto found = rooms_.lower_bound(length);
     if (found == rooms_.end()) return {next_row, rows_.size() - 1};

@@ -32,8 +32,8 @@ void fill_segment(RowView row, std::int64_t at, const Segment& segment, const To
   for (std::size_t j = 0; j < count; ++j) {
     const std::size_t t = first + j;
     const bool last = j + 1 == count;
-    const bool trained = (!last || has_next) &&
-                         segment.begin + static_cast<std::int64_t>(j) + 1 >= segment.prompt;
+    const bool trained =
+        (!last || has_next) && segment.begin + static_cast<std::int64_t>(j) + 1 >= segment.prompt;
     row.targets[t] = !trained ? 0 : last ? next : row.tokens[t + 1];
     row.weights[t] = trained ? 1.0f : 0.0f;
     row.doc_start[t] = static_cast<std::int32_t>(at);
@@ -65,7 +65,8 @@ TextRows::TextRows(const DocumentSelection& selection, std::vector<RowRange> ran
   }
   if (ranges_.empty()) ranges_.push_back({0, num_stream_rows()});
   range_begin_.push_back(0);
-  for (const auto& [begin, end] : ranges_) range_begin_.push_back(range_begin_.back() + end - begin);
+  for (const auto& [begin, end] : ranges_)
+    range_begin_.push_back(range_begin_.back() + end - begin);
 }
 
 std::int64_t TextRows::num_stream_rows() const {
@@ -116,7 +117,8 @@ RowCounts TextRows::counts() const {
     const std::int64_t from = first * seq_len;
     const std::int64_t to = std::min(last * seq_len, num_tokens_);
     counts.tokens += to - from;
-    const std::int64_t trained_to = to < num_tokens_ ? to - 1 : to;  // the target at a cut is dropped
+    const std::int64_t trained_to =
+        to < num_tokens_ ? to - 1 : to;  // the target at a cut is dropped
     std::int64_t begin = 0;
     for (std::int64_t i = 0; i < selection_.file().num_documents(); ++i) {
       const std::int64_t length = selection_.length(i);
@@ -139,8 +141,8 @@ SampleRows::SampleRows(const DocumentSelection& selection, bool packing, bool tr
       if (packing) lengths.push_back(narrow<std::uint32_t>(std::min(seq_len, length - begin)));
     }
   }
-  plan_ = packing ? pack_best_fit(lengths, seq_len)
-                  : one_per_row(narrow<std::int64_t>(pieces_.size()));
+  plan_ =
+      packing ? pack_best_fit(lengths, seq_len) : one_per_row(narrow<std::int64_t>(pieces_.size()));
 }
 
 std::int64_t SampleRows::prompt(std::int64_t document) const {

@@ -1,10 +1,11 @@
 // Rows of one source: where the documents of a token file stand in rows of seq_len positions.
 //
-// Every target is the next token of the same document, with weight 1 if that token is trained and 0 otherwise; the
-// last token of a document has no target. Text is one stream of tokens cut into rows, so a document may go on in the
-// next row, where it begins anew (doc_start and positions restart); the last position of a row then has the first
-// token of the next row as its target, so no target is lost at the cut. Samples are packed whole. Positions that no
-// document fills are one padding document at the end of the row: token 0, weight 0.
+// Every target is the next token of the same document, with weight 1 if that token is trained and 0
+// otherwise; the last token of a document has no target. Text is one stream of tokens cut into
+// rows, so a document may go on in the next row, where it begins anew (doc_start and positions
+// restart); the last position of a row then has the first token of the next row as its target, so
+// no target is lost at the cut. Samples are packed whole. Positions that no document fills are one
+// padding document at the end of the row: token 0, weight 0.
 #pragma once
 
 #include <cstdint>
@@ -48,12 +49,13 @@ class RowSource {
 /// Rows begin .. end of a stream.
 using RowRange = std::pair<std::int64_t, std::int64_t>;
 
-/// The text of a selection as one stream of tokens cut into rows of seq_len; the last row is padded.
+/// The text of a selection as one stream of tokens cut into rows of seq_len; the last row is
+/// padded.
 class TextRows final : public RowSource {
  public:
-  /// Uses the rows in `ranges` (ascending, disjoint), all if empty. Where a range ends inside the stream the last
-  /// target is dropped, because its token is the first of a row outside.
-  /// Memory: 8 bytes for every 64 documents.
+  /// Uses the rows in `ranges` (ascending, disjoint), all if empty. Where a range ends inside the
+  /// stream the last target is dropped, because its token is the first of a row outside. Memory: 8
+  /// bytes for every 64 documents.
   explicit TextRows(const DocumentSelection& selection, std::vector<RowRange> ranges = {});
 
   std::int64_t num_rows() const override { return range_begin_.back(); }
@@ -77,8 +79,8 @@ class TextRows final : public RowSource {
   std::int64_t num_tokens_ = 0;
 };
 
-/// Samples packed into rows, or one sample a row. A document longer than a row (strategy split) becomes several
-/// pieces, each a document of its own whose last position still has its target.
+/// Samples packed into rows, or one sample a row. A document longer than a row (strategy split)
+/// becomes several pieces, each a document of its own whose last position still has its target.
 class SampleRows final : public RowSource {
  public:
   SampleRows(const DocumentSelection& selection, bool packing, bool train_on_inputs);

@@ -46,7 +46,8 @@ std::uint64_t RowPermutation::scramble(std::uint64_t value) const {
 }
 
 std::int64_t RowPermutation::at(std::int64_t index) const {
-  TH_CHECK(index >= 0 && static_cast<std::uint64_t>(index) < rows_, "index outside the permutation");
+  TH_CHECK(index >= 0 && static_cast<std::uint64_t>(index) < rows_,
+           "index outside the permutation");
   std::uint64_t value = static_cast<std::uint64_t>(index);
   do {
     value = scramble(value);
@@ -78,8 +79,8 @@ Sampler::Sampler(std::vector<SamplerSource> sources, std::uint64_t seed)
 }
 
 Sampler::Choice Sampler::choose(std::int64_t global_index) const {
-  // Each source in turn takes its share of the places that the sources before it left over: of the first n of them
-  // floor(n * share). The place belongs to it if that count grows here.
+  // Each source in turn takes its share of the places that the sources before it left over: of the
+  // first n of them floor(n * share). The place belongs to it if that count grows here.
   std::int64_t index = global_index;
   for (std::size_t s = 0;; ++s) {
     const std::int64_t taken = share_of(index, share_[s]);

@@ -1,9 +1,10 @@
-// Which row comes at which place of training: a pure function of (seed, global index), so that resuming is exact, costs
-// nothing, and does not depend on the number of ranks.
+// Which row comes at which place of training: a pure function of (seed, global index), so that
+// resuming is exact, costs nothing, and does not depend on the number of ranks.
 //
-// One source, or several of weight 1: all rows are permuted anew each epoch, and every row comes once an epoch.
-// Weighted sources: the sources are interleaved as evenly as their shares allow (the first n places hold a source of
-// share p floor or ceil of about n * p times), and each source walks its own permutations, epoch after epoch.
+// One source, or several of weight 1: all rows are permuted anew each epoch, and every row comes
+// once an epoch. Weighted sources: the sources are interleaved as evenly as their shares allow (the
+// first n places hold a source of share p floor or ceil of about n * p times), and each source
+// walks its own permutations, epoch after epoch.
 #pragma once
 
 #include <cstdint>
@@ -11,8 +12,8 @@
 
 namespace thimble {
 
-/// A bijection of 0 .. rows - 1 that takes no memory: a Feistel network over the next power of four, walked until the
-/// value falls inside.
+/// A bijection of 0 .. rows - 1 that takes no memory: a Feistel network over the next power of
+/// four, walked until the value falls inside.
 class RowPermutation {
  public:
   /// Key = (seed, subject, epoch). Needs rows >= 1.
@@ -43,9 +44,11 @@ class Sampler {
   /// The row id at place `global_index` >= 0 of training.
   std::int64_t row_at(std::int64_t global_index) const;
 
-  /// Rows of one epoch; 0 if the sources are weighted, where an epoch has no meaning and num_epochs is refused.
+  /// Rows of one epoch; 0 if the sources are weighted, where an epoch has no meaning and num_epochs
+  /// is refused.
   std::int64_t rows_per_epoch() const { return weighted_ ? 0 : total_rows_; }
-  /// Passes over the data after `rows` rows; weighted sources: over a source's mean share, that is rows / all rows.
+  /// Passes over the data after `rows` rows; weighted sources: over a source's mean share, that is
+  /// rows / all rows.
   double epochs_after(std::int64_t rows) const;
 
  private:

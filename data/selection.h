@@ -1,8 +1,9 @@
-// Which documents of a token file a data set uses, and how much of each: the excess length strategy and the split
-// into training and validation, as pure functions of the document's index. No memory per document.
+// Which documents of a token file a data set uses, and how much of each: the excess length strategy
+// and the split into training and validation, as pure functions of the document's index. No memory
+// per document.
 //
-// Validation documents are the `count` documents with the smallest hash of (seed, index): the choice does not depend
-// on threads or sequence length, and adding documents at the end moves few.
+// Validation documents are the `count` documents with the smallest hash of (seed, index): the
+// choice does not depend on threads or sequence length, and adding documents at the end moves few.
 #pragma once
 
 #include <cstdint>
@@ -57,8 +58,8 @@ class DocumentSelection {
   bool inside_ = false;
 };
 
-/// Under kError throws a UserError that begins with `where` and names count, longest and the fix, if a document is
-/// longer than `seq_len`.
+/// Under kError throws a UserError that begins with `where` and names count, longest and the fix,
+/// if a document is longer than `seq_len`.
 void check_excess(const TokenFile& file, ExcessLength excess, std::int64_t seq_len,
                   const std::string& where);
 

@@ -44,7 +44,9 @@ std::vector<std::string> glob_matches(const std::string& pattern) {
   return matches;
 }
 
-bool is_text_path(const std::string& path) { return path.ends_with(".txt"); }
+bool is_text_path(const std::string& path) {
+  return path.ends_with(".txt");
+}
 
 SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields) {
   LineReader reader(path);
@@ -68,10 +70,14 @@ SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields
 
 std::string_view format_name(SampleFormat format) {
   switch (format) {
-    case SampleFormat::kAuto: return "auto";
-    case SampleFormat::kText: return "text";
-    case SampleFormat::kPromptCompletion: return "prompt_completion";
-    case SampleFormat::kTokens: return "tokens";
+    case SampleFormat::kAuto:
+      return "auto";
+    case SampleFormat::kText:
+      return "text";
+    case SampleFormat::kPromptCompletion:
+      return "prompt_completion";
+    case SampleFormat::kTokens:
+      return "tokens";
   }
   TH_CHECK(false, "unknown format");
 }
@@ -85,7 +91,9 @@ SampleFormat parse_format(std::string_view name, std::string_view where) {
   throw_user("{}: format '{}'; allowed: auto, text, prompt_completion, tokens", where, name);
 }
 
-bool is_token_path(const std::string& path) { return path.ends_with(".tokens"); }
+bool is_token_path(const std::string& path) {
+  return path.ends_with(".tokens");
+}
 
 std::vector<std::string> expand_paths(const std::vector<std::string>& paths) {
   std::vector<std::string> files;
@@ -121,7 +129,8 @@ SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::str
   }
   const auto text = std::find_if(files.begin(), files.end(), is_text_path);
   if (source.format == SampleFormat::kPromptCompletion && text != files.end()) {
-    throw_user("{}: a .txt file has no prompts; format 'prompt_completion' needs JSON lines", *text);
+    throw_user("{}: a .txt file has no prompts; format 'prompt_completion' needs JSON lines",
+               *text);
   }
   if (source.format != SampleFormat::kAuto) return source.format;
   const auto json = std::find_if_not(files.begin(), files.end(), is_text_path);

@@ -11,19 +11,22 @@ namespace {
 
 constexpr std::int64_t kMaxRanges = 10;
 
-std::int64_t held_out_count(const SplitOptions& options, std::int64_t available,
-                            const char* unit, const std::string& where) {
-  const double wanted = options.val_set_size < 1
-                            ? std::max(1.0, std::round(options.val_set_size * static_cast<double>(available)))
-                            : std::floor(options.val_set_size);
+std::int64_t held_out_count(const SplitOptions& options, std::int64_t available, const char* unit,
+                            const std::string& where) {
+  const double wanted =
+      options.val_set_size < 1
+          ? std::max(1.0, std::round(options.val_set_size * static_cast<double>(available)))
+          : std::floor(options.val_set_size);
   if (wanted >= static_cast<double>(available)) {
-    throw_user("{}: data.val_set_size = {} holds out {:.0f} of {} {}; at least one must be left to train",
-               where, options.val_set_size, wanted, available, unit);
+    throw_user(
+        "{}: data.val_set_size = {} holds out {:.0f} of {} {}; at least one must be left to train",
+        where, options.val_set_size, wanted, available, unit);
   }
   return static_cast<std::int64_t>(wanted);
 }
 
-std::unique_ptr<RowSource> make_rows(const DocumentSelection& selection, const SplitOptions& options) {
+std::unique_ptr<RowSource> make_rows(const DocumentSelection& selection,
+                                     const SplitOptions& options) {
   if (options.packing && !selection.file().has_prompts()) {
     return std::make_unique<TextRows>(selection);
   }
@@ -32,15 +35,19 @@ std::unique_ptr<RowSource> make_rows(const DocumentSelection& selection, const S
 
 }  // namespace
 
-std::vector<RowRange> held_out_ranges(std::int64_t rows, std::int64_t held_out, std::uint64_t seed) {
+std::vector<RowRange> held_out_ranges(std::int64_t rows, std::int64_t held_out,
+                                      std::uint64_t seed) {
   TH_CHECK(held_out > 0 && held_out < rows, "bad number of rows to hold out");
   const std::int64_t count = std::min(held_out, kMaxRanges);
   const CounterRandom random(seed, RandomPurpose::kSplit, hash_name("rows"));
   std::vector<RowRange> ranges;
   std::int64_t begin = 0;
   for (std::int64_t k = 0; k < count; ++k) {
-    // Each range has its part of the held-out rows and stands anywhere inside its part of the training rows.
-    const auto part = [&](std::int64_t whole) { return whole * (k + 1) / count - whole * k / count; };
+    // Each range has its part of the held-out rows and stands anywhere inside its part of the
+    // training rows.
+    const auto part = [&](std::int64_t whole) {
+      return whole * (k + 1) / count - whole * k / count;
+    };
     const std::int64_t size = part(held_out);
     const std::int64_t slack = part(rows - held_out);
     const auto offset = static_cast<std::int64_t>(random.u64(static_cast<std::uint64_t>(k)) %

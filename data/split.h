@@ -1,10 +1,10 @@
-// Splits one token file into the rows that train and the rows held out for validation. The two never share a token
-// position: neither as an input nor as a target.
+// Splits one token file into the rows that train and the rows held out for validation. The two
+// never share a token position: neither as an input nor as a target.
 //
-// Samples, and text of at least kMinDocumentsToSplit documents, are split by document: those with the smallest hashes
-// (selection.h). Text of fewer documents is split by rows of the stream: up to ten contiguous ranges spread evenly
-// over the corpus, placed by the seed; the last target of a range is dropped, as its token is the
-// first input of the neighbour.
+// Samples, and text of at least kMinDocumentsToSplit documents, are split by document: those with
+// the smallest hashes (selection.h). Text of fewer documents is split by rows of the stream: up to
+// ten contiguous ranges spread evenly over the corpus, placed by the seed; the last target of a
+// range is dropped, as its token is the first input of the neighbour.
 #pragma once
 
 #include <cstdint>
@@ -30,11 +30,13 @@ struct SplitRows {
   std::unique_ptr<RowSource> validation;  // null if nothing is held out
 };
 
-/// Throws UserError if the data gives no row, or fewer than val_set_size asks for; messages begin with `where`.
+/// Throws UserError if the data gives no row, or fewer than val_set_size asks for; messages begin
+/// with `where`.
 SplitRows split_rows(const DocumentSelection& selection, const SplitOptions& options,
                      const std::string& where);
 
-/// `held_out` of `rows` rows (0 < held_out < rows) as ascending, disjoint ranges; deterministic in the seed.
+/// `held_out` of `rows` rows (0 < held_out < rows) as ascending, disjoint ranges; deterministic in
+/// the seed.
 std::vector<RowRange> held_out_ranges(std::int64_t rows, std::int64_t held_out, std::uint64_t seed);
 
 /// The rows of 0 .. rows that stand in none of `ranges`.

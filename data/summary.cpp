@@ -1,9 +1,9 @@
 #include "data/summary.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
 #include <limits>
-
-#include <fmt/core.h>
 
 #include "core/base/numeric.h"
 
@@ -36,7 +36,8 @@ void SummaryBuilder::add(const TokenFile& file, ExcessLength excess, bool train_
     lengths_.push_back(static_cast<std::uint32_t>(std::min(tokens, kLongest)));
     summary_.longest = std::max(summary_.longest, tokens);
     over += tokens > seq_len_ ? 1 : 0;
-    const std::int64_t untrained = train_on_inputs ? 1 : std::max<std::int64_t>(1, file.prompt_tokens(i));
+    const std::int64_t untrained =
+        train_on_inputs ? 1 : std::max<std::int64_t>(1, file.prompt_tokens(i));
     const bool cut = tokens > seq_len_ && excess == ExcessLength::kTruncate;
     summary_.without_trained_tokens += (cut ? seq_len_ : tokens) <= untrained ? 1 : 0;
   }
@@ -62,8 +63,9 @@ DataSummary SummaryBuilder::finish() {
 }
 
 std::string summary_text(const DataSummary& s) {
-  std::string text = fmt::format("{} samples, {} tokens (lengths: median {}, 90 % {}, 99 % {}, longest {})", s.samples,
-                                 s.tokens, s.p50, s.p90, s.p99, s.longest);
+  std::string text =
+      fmt::format("{} samples, {} tokens (lengths: median {}, 90 % {}, 99 % {}, longest {})",
+                  s.samples, s.tokens, s.p50, s.p90, s.p99, s.longest);
   const auto count = [&text](std::int64_t n, const char* what) {
     if (n > 0) text += fmt::format(", {} {}", n, what);
   };
@@ -73,8 +75,9 @@ std::string summary_text(const DataSummary& s) {
   count(s.dropped, "dropped");
   count(s.truncated, "truncated");
   count(s.split, "split");
-  return text + fmt::format("; {} training rows, {:.1f} % full, {} trained tokens, {:.2f} bytes a token", s.train_rows,
-                            100 * s.packing_efficiency, s.trained_tokens, s.bytes_per_token);
+  return text +
+         fmt::format("; {} training rows, {:.1f} % full, {} trained tokens, {:.2f} bytes a token",
+                     s.train_rows, 100 * s.packing_efficiency, s.trained_tokens, s.bytes_per_token);
 }
 
 }  // namespace thimble

@@ -11,26 +11,27 @@
 namespace thimble {
 
 struct DataSummary {
-  std::int64_t samples = 0;     // documents or samples, before anything is dropped or held out
-  std::int64_t tokens = 0;      // of these samples
-  std::int64_t p50 = 0;         // length percentiles in tokens, nearest rank
+  std::int64_t samples = 0;  // documents or samples, before anything is dropped or held out
+  std::int64_t tokens = 0;   // of these samples
+  std::int64_t p50 = 0;      // length percentiles in tokens, nearest rank
   std::int64_t p90 = 0;
   std::int64_t p99 = 0;
   std::int64_t longest = 0;
   std::int64_t empty = 0;       // left out when tokenised: no text
   std::int64_t duplicates = 0;  // the same text as an earlier sample of the source
   std::int64_t without_trained_tokens = 0;
-  std::int64_t dropped = 0;     // by the excess length strategy
+  std::int64_t dropped = 0;  // by the excess length strategy
   std::int64_t truncated = 0;
-  std::int64_t split = 0;       // cut into pieces for being longer than a row
+  std::int64_t split = 0;  // cut into pieces for being longer than a row
   std::int64_t train_rows = 0;
   std::int64_t train_tokens = 0;    // positions of the training rows that hold a token
   std::int64_t trained_tokens = 0;  // of these, the ones with loss
   double packing_efficiency = 0;    // train_tokens / (train_rows * seq_len)
-  double bytes_per_token = 0;       // of text; nats per token / (ln 2 * bytes_per_token) = bits per byte
+  double bytes_per_token = 0;  // of text; nats per token / (ln 2 * bytes_per_token) = bits per byte
 };
 
-/// One line for the start of a run: samples, tokens, lengths, what was left out, rows and how full they are.
+/// One line for the start of a run: samples, tokens, lengths, what was left out, rows and how full
+/// they are.
 std::string summary_text(const DataSummary& summary);
 
 /// Bytes of text for each token of the files.

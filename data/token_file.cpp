@@ -11,7 +11,9 @@
 namespace thimble {
 namespace {
 
-std::int64_t file_bytes(const MappedFile& file) { return narrow<std::int64_t>(file.bytes().size()); }
+std::int64_t file_bytes(const MappedFile& file) {
+  return narrow<std::int64_t>(file.bytes().size());
+}
 
 template <typename T>
 std::span<const T> view_as(std::span<const std::byte> bytes, std::int64_t offset,
@@ -68,12 +70,11 @@ void TokenFile::check_header() const {
   const auto covered = file_.bytes().first(offsetof(TokenFileHeader, header_crc));
   if (crc32c(covered) != header_.header_crc) throw_damaged("checksum of the header");
   const std::int64_t size = file_bytes(file_);
-  const bool sane = header_.vocab_size > 0 &&
-                    header_.vocab_size <= std::numeric_limits<std::int32_t>::max() &&
-                    header_.token_bytes == token_bytes_for(header_.vocab_size) &&
-                    header_.has_prompts <= 1 && header_.num_documents >= 0 &&
-                    header_.num_documents < size / 8 && header_.num_tokens >= 0 &&
-                    header_.num_tokens <= size / header_.token_bytes && header_.text_bytes >= 0;
+  const bool sane =
+      header_.vocab_size > 0 && header_.vocab_size <= std::numeric_limits<std::int32_t>::max() &&
+      header_.token_bytes == token_bytes_for(header_.vocab_size) && header_.has_prompts <= 1 &&
+      header_.num_documents >= 0 && header_.num_documents < size / 8 && header_.num_tokens >= 0 &&
+      header_.num_tokens <= size / header_.token_bytes && header_.text_bytes >= 0;
   if (!sane) throw_damaged("impossible values in the header");
 }
 
@@ -146,9 +147,10 @@ void TokenFile::copy_tokens(std::int64_t begin, std::span<std::int32_t> out) con
 
 void TokenFile::check_tokenizer(std::uint64_t digest, const std::string& tokenizer_name) const {
   if (digest == header_.tokenizer_digest) return;
-  throw_user("{}: written with another tokenizer (digest {:016x}) than '{}' (digest {:016x}); "
-             "tokenise the text again",
-             path_.string(), header_.tokenizer_digest, tokenizer_name, digest);
+  throw_user(
+      "{}: written with another tokenizer (digest {:016x}) than '{}' (digest {:016x}); "
+      "tokenise the text again",
+      path_.string(), header_.tokenizer_digest, tokenizer_name, digest);
 }
 
 }  // namespace thimble

@@ -1,12 +1,15 @@
-// A tokenised corpus on disk, mapped into memory: token ids of all documents one after another, and an index.
+// A tokenised corpus on disk, mapped into memory: token ids of all documents one after another, and
+// an index.
 //
-// Layout (little-endian): TokenFileHeader, padding up to kTokensOffset, the tokens (u16 if the vocabulary has at most
-// 65536 ids, else u32), padding to 8 bytes, then the index: document_begin u64[documents + 1], prompt_tokens
-// u32[documents] (only with prompts), block_crc u32[ceil(token bytes / kTokenBlockBytes)]. The file ends there.
-// The first prompt_tokens tokens of a document carry no loss.
+// Layout (little-endian): TokenFileHeader, padding up to kTokensOffset, the tokens (u16 if the
+// vocabulary has at most 65536 ids, else u32), padding to 8 bytes, then the index: document_begin
+// u64[documents + 1], prompt_tokens u32[documents] (only with prompts), block_crc u32[ceil(token
+// bytes / kTokenBlockBytes)]. The file ends there. The first prompt_tokens tokens of a document
+// carry no loss.
 //
-// A file is untrusted: sizes, order of the index and its checksum are checked when it is opened; each block of tokens
-// is checked (checksum, ids within the vocabulary) before its first token is handed out.
+// A file is untrusted: sizes, order of the index and its checksum are checked when it is opened;
+// each block of tokens is checked (checksum, ids within the vocabulary) before its first token is
+// handed out.
 #pragma once
 
 #include <atomic>
@@ -34,9 +37,9 @@ struct TokenFileHeader {
   std::uint32_t index_crc = 0;
   std::int64_t num_documents = 0;
   std::int64_t num_tokens = 0;
-  std::int64_t text_bytes = 0;           // of the documents before tokenising
-  std::int64_t num_empty = 0;            // documents left out because they hold no text
-  std::int64_t num_duplicates = 0;       // documents whose text stands earlier in the file
+  std::int64_t text_bytes = 0;      // of the documents before tokenising
+  std::int64_t num_empty = 0;       // documents left out because they hold no text
+  std::int64_t num_duplicates = 0;  // documents whose text stands earlier in the file
   std::int64_t index_offset = 0;
   std::uint32_t reserved = 0;
   std::uint32_t header_crc = 0;  // CRC32C of the bytes before this field
@@ -44,7 +47,9 @@ struct TokenFileHeader {
 static_assert(sizeof(TokenFileHeader) == 96);
 
 /// Bytes of one token for this vocabulary: 2 or 4.
-inline std::int64_t token_bytes_for(std::int64_t vocab_size) { return vocab_size <= 65536 ? 2 : 4; }
+inline std::int64_t token_bytes_for(std::int64_t vocab_size) {
+  return vocab_size <= 65536 ? 2 : 4;
+}
 
 class TokenFile {
  public:
@@ -57,7 +62,8 @@ class TokenFile {
   std::int64_t num_tokens() const { return header_.num_tokens; }
   bool has_prompts() const { return header_.has_prompts != 0; }
 
-  /// Position of the document's first token in the file; document_begin(num_documents()) == num_tokens().
+  /// Position of the document's first token in the file; document_begin(num_documents()) ==
+  /// num_tokens().
   std::int64_t document_begin(std::int64_t document) const {
     return static_cast<std::int64_t>(begins_[static_cast<std::size_t>(document)]);
   }

@@ -55,7 +55,8 @@ std::vector<std::byte> pack_tokens(std::span<const std::int32_t> tokens, std::in
   const auto step = static_cast<std::size_t>(width);
   std::vector<std::byte> bytes(tokens.size() * step);
   for (std::size_t i = 0; i < tokens.size(); ++i) {
-    std::memcpy(bytes.data() + i * step, &tokens[i], step);  // little-endian: the low bytes come first
+    std::memcpy(bytes.data() + i * step, &tokens[i],
+                step);  // little-endian: the low bytes come first
   }
   return bytes;
 }
@@ -175,12 +176,9 @@ void TokenWriter::append(const TokenChunk& chunk) {
     records.push_back({record.hash, record.tokens, narrow<std::uint32_t>(record.prompt_tokens),
                        record.begins ? 1u : 0u});
   }
-  JournalEntry entry{chunk.input_hash,
-                     narrow<std::int64_t>(chunk.tokens.size()),
-                     chunk.text_bytes,
-                     narrow<std::int64_t>(records.size()),
-                     crc32c(tokens),
-                     0};
+  JournalEntry entry{chunk.input_hash, narrow<std::int64_t>(chunk.tokens.size()),
+                     chunk.text_bytes, narrow<std::int64_t>(records.size()),
+                     crc32c(tokens),   0};
   const auto record_bytes = std::as_bytes(std::span<const StoredRecord>(records));
   entry.entry_crc = entry_checksum(entry, record_bytes);
 
@@ -277,7 +275,8 @@ void TokenWriter::finish() {
   failpoint("tokenize.rename");
   rename_path(partial_path_, path_);
   sync_directory(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path("."));
-  std::error_code ignored;  // a journal left behind is harmless: without its .partial it is not used
+  std::error_code
+      ignored;  // a journal left behind is harmless: without its .partial it is not used
   std::filesystem::remove(journal_path_, ignored);
 }
 

@@ -1,9 +1,10 @@
 // Writes a token file chunk by chunk so that a killed run can go on where it stopped.
 //
-// Tokens go to `<path>.partial`; after each chunk an entry goes to `<path>.partial.journal`: a hash of the chunk's
-// input, its document records and checksums. A run that starts again finds both, offers the hash of each chunk, and
-// skips those the journal holds. finish() builds index and header, renames the file into place and removes the
-// journal. `<path>.lock` keeps two processes from writing one file and stays behind.
+// Tokens go to `<path>.partial`; after each chunk an entry goes to `<path>.partial.journal`: a hash
+// of the chunk's input, its document records and checksums. A run that starts again finds both,
+// offers the hash of each chunk, and skips those the journal holds. finish() builds index and
+// header, renames the file into place and removes the journal. `<path>.lock` keeps two processes
+// from writing one file and stays behind.
 #pragma once
 
 #include <cstdint>
@@ -41,14 +42,16 @@ struct TokenWriterOptions {
 
 class TokenWriter {
  public:
-  /// Opens or resumes. Throws UserError if another process writes `path`, SystemError for I/O failures.
+  /// Opens or resumes. Throws UserError if another process writes `path`, SystemError for I/O
+  /// failures.
   TokenWriter(const std::filesystem::path& path, const TokenWriterOptions& options);
 
-  /// True if the journal holds the next chunk with this input; the chunk is then done. After the first false the
-  /// rest of the journal is dropped, and every further chunk must be appended.
+  /// True if the journal holds the next chunk with this input; the chunk is then done. After the
+  /// first false the rest of the journal is dropped, and every further chunk must be appended.
   bool skip_if_done(std::uint64_t input_hash);
 
-  /// Appends the next chunk. Failpoint "tokenize.chunk" stands between its tokens and its journal entry.
+  /// Appends the next chunk. Failpoint "tokenize.chunk" stands between its tokens and its journal
+  /// entry.
   void append(const TokenChunk& chunk);
 
   /// Completes the file and puts it into place. Throws UserError if there is no document.

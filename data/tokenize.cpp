@@ -45,7 +45,8 @@ DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& token
   record.begins = piece.begins;
   if (piece.begins && piece.ends && piece.prompt.empty() && piece.text.empty()) return record;
   const std::size_t begin = tokens.size();
-  if (piece.begins && tokenizer.add_bos() && tokenizer.bos_id()) tokens.push_back(*tokenizer.bos_id());
+  if (piece.begins && tokenizer.add_bos() && tokenizer.bos_id())
+    tokens.push_back(*tokenizer.bos_id());
   if (!piece.prompt.empty()) {
     tokenizer.encode_to(piece.prompt, {}, tokens);
     record.prompt_tokens = narrow<std::int64_t>(tokens.size() - begin);
@@ -135,8 +136,8 @@ class Run {
 
   void report(const TokenWriter& writer) const {
     if (!options_.progress) return;
-    options_.progress({reader_.bytes_done(), reader_.bytes_total(), writer.num_records(),
-                       writer.num_tokens()});
+    options_.progress(
+        {reader_.bytes_done(), reader_.bytes_total(), writer.num_records(), writer.num_tokens()});
   }
 
   const Tokenizer& tokenizer_;

@@ -1,5 +1,6 @@
-// Tokenises the files of a source into one token file (token_file.h): multithreaded, restartable, and byte-identical
-// whatever the number of threads and interruptions. Also the cache of such files that training uses.
+// Tokenises the files of a source into one token file (token_file.h): multithreaded, restartable,
+// and byte-identical whatever the number of threads and interruptions. Also the cache of such files
+// that training uses.
 #pragma once
 
 #include <filesystem>
@@ -11,20 +12,23 @@ namespace thimble {
 
 struct TokenizeOptions {
   int threads = 1;
-  WarnFn warn;          // may be empty
-  ProgressFn progress;  // may be empty; called after each chunk; an exception from it interrupts the run
+  WarnFn warn;  // may be empty
+  ProgressFn
+      progress;  // may be empty; called after each chunk; an exception from it interrupts the run
 };
 
-/// Reads the files of `source` (not format tokens) and writes `out`. A document becomes [BOS if tokenizer.add_bos()]
-/// tokens EOS; a sample becomes [BOS] prompt completion EOS, prompt and completion tokenised apart; documents without
-/// text are left out and counted. The source's weight, name and train_on_inputs have no influence.
-/// An interrupted run is resumed if source options and tokenizer are the same, chunk by chunk where the input is too.
-/// Throws UserError for data that cannot be used, SystemError for I/O failures.
+/// Reads the files of `source` (not format tokens) and writes `out`. A document becomes [BOS if
+/// tokenizer.add_bos()] tokens EOS; a sample becomes [BOS] prompt completion EOS, prompt and
+/// completion tokenised apart; documents without text are left out and counted. The source's
+/// weight, name and train_on_inputs have no influence. An interrupted run is resumed if source
+/// options and tokenizer are the same, chunk by chunk where the input is too. Throws UserError for
+/// data that cannot be used, SystemError for I/O failures.
 void tokenize_files(const SourceSpec& source, const Tokenizer& tokenizer,
                     const std::filesystem::path& out, const TokenizeOptions& options);
 
-/// Path of the token file of `source` in `cache_dir` (created if needed), made now if it is not there: keyed by the
-/// contents of the files, fields, format, separator and tokenizer. For format tokens the file itself.
+/// Path of the token file of `source` in `cache_dir` (created if needed), made now if it is not
+/// there: keyed by the contents of the files, fields, format, separator and tokenizer. For format
+/// tokens the file itself.
 std::filesystem::path cached_token_file(const SourceSpec& source, const Tokenizer& tokenizer,
                                         const std::filesystem::path& cache_dir,
                                         const TokenizeOptions& options);

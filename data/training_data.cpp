@@ -116,11 +116,13 @@ class TrainingDataBuilder {
                  file.num_tokens(),
                  selection.num_used() == 0 ? "; all samples were dropped for their length" : "");
     }
-    return split_rows(selection, {spec_.packing, source.train_on_inputs, held_out, spec_.seed}, name);
+    return split_rows(selection, {spec_.packing, source.train_on_inputs, held_out, spec_.seed},
+                      name);
   }
 
   [[noreturn]] static void throw_nothing_trained(const std::string& where) {
-    throw_user("{}: no token would be trained; every sample is prompt only, or a single token", where);
+    throw_user("{}: no token would be trained; every sample is prompt only, or a single token",
+               where);
   }
 
   void finish_summary() {

@@ -1,4 +1,5 @@
-// The one entry point of training to its data: from a DataSpec to rows, their order and the validation sets.
+// The one entry point of training to its data: from a DataSpec to rows, their order and the
+// validation sets.
 #pragma once
 
 #include <cstdint>
@@ -38,16 +39,16 @@ class TrainingData {
   DataSummary summary_;
 };
 
-/// Opens all sources of `spec`, tokenising into the cache what is not there yet, and splits, packs and summarises.
-/// Not collective: on several ranks one of each host calls it first, so that the others find the cache filled.
-/// `warn` and `progress` may be empty.
-/// Throws UserError for anything wrong with the job or its data: nothing to train on, samples longer than a row,
-/// too few samples for the split, a token file of another tokenizer, and all that tokenize_files throws.
+/// Opens all sources of `spec`, tokenising into the cache what is not there yet, and splits, packs
+/// and summarises. Not collective: on several ranks one of each host calls it first, so that the
+/// others find the cache filled. `warn` and `progress` may be empty. Throws UserError for anything
+/// wrong with the job or its data: nothing to train on, samples longer than a row, too few samples
+/// for the split, a token file of another tokenizer, and all that tokenize_files throws.
 std::unique_ptr<TrainingData> open_training_data(const DataSpec& spec, const Tokenizer& tokenizer,
                                                  const WarnFn& warn, const ProgressFn& progress);
 
-/// Opens the sources of `spec.eval` alone, for an evaluation without training: train() is empty, and sampler() must
-/// not be called. Same errors.
+/// Opens the sources of `spec.eval` alone, for an evaluation without training: train() is empty,
+/// and sampler() must not be called. Same errors.
 std::unique_ptr<TrainingData> open_evaluation_data(const DataSpec& spec, const Tokenizer& tokenizer,
                                                    const WarnFn& warn, const ProgressFn& progress);
 

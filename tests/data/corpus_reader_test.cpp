@@ -10,10 +10,10 @@
 namespace thimble {
 namespace {
 
-using testing::message_of;
-using testing::TempDir;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using testing::message_of;
+using testing::TempDir;
 
 std::vector<std::string> read_all(SourceSpec source, std::vector<std::string>* warnings = nullptr) {
   const std::vector<std::string> files = expand_paths(source.paths);
@@ -61,7 +61,8 @@ TEST(CorpusReader, TextFileIsOneDocumentWithoutByteOrderMark) {
 
 TEST(CorpusReader, SeparatorSplitsAndEmptyDocumentsVanish) {
   TempDir dir;
-  SourceSpec source = source_of({dir.write("a.txt", "\n--\none\n--\n\n--\n\n--\ntwo\n--\n"), dir.write("b.txt", "x")});
+  SourceSpec source = source_of(
+      {dir.write("a.txt", "\n--\none\n--\n\n--\n\n--\ntwo\n--\n"), dir.write("b.txt", "x")});
   source.document_separator = "\n--\n";
   EXPECT_THAT(read_all(source), ElementsAre("one", "two", "x"));
 }
@@ -69,11 +70,13 @@ TEST(CorpusReader, SeparatorSplitsAndEmptyDocumentsVanish) {
 TEST(CorpusReader, InvalidUtf8IsKeptAndWarnedOfOnce) {
   TempDir dir;
   std::vector<std::string> warnings;
-  const auto documents = read_all(
-      source_of({dir.write("a.txt", "ab\xFF"), dir.write("b.txt", "\xC0"), dir.write("c.txt", "ok")}), &warnings);
+  const auto documents = read_all(source_of({dir.write("a.txt", "ab\xFF"),
+                                             dir.write("b.txt", "\xC0"), dir.write("c.txt", "ok")}),
+                                  &warnings);
   EXPECT_THAT(documents, ElementsAre("ab\xFF", "\xC0", "ok"));
-  EXPECT_THAT(warnings, ElementsAre(dir.file("a.txt") +
-                                    ": byte 2 is not valid UTF-8; such bytes are kept as they are"));
+  EXPECT_THAT(warnings,
+              ElementsAre(dir.file("a.txt") +
+                          ": byte 2 is not valid UTF-8; such bytes are kept as they are"));
 }
 
 TEST(CorpusReader, LargeTextComesInPiecesCutBetweenWords) {
@@ -97,7 +100,9 @@ TEST(CorpusReader, LargeTextComesInPiecesCutBetweenWords) {
 
 TEST(CorpusReader, JsonLinesOfText) {
   TempDir dir;
-  const auto path = dir.write("a.jsonl", "\xEF\xBB\xBF{\"text\": \"a\\u00e9\"}\r\n\n  \t\n{\"text\":\"\",\"id\":1}\n{\"text\":\"last\"}");
+  const auto path = dir.write("a.jsonl",
+                              "\xEF\xBB\xBF{\"text\": \"a\\u00e9\"}\r\n\n  "
+                              "\t\n{\"text\":\"\",\"id\":1}\n{\"text\":\"last\"}");
   EXPECT_THAT(read_all(source_of({path})), ElementsAre("a\xC3\xA9", "", "last"));
 }
 
@@ -112,9 +117,11 @@ TEST(CorpusReader, PromptAndCompletionWithMappedFields) {
 TEST(CorpusReader, GzipEqualsPlain) {
   TempDir dir;
   std::string lines;
-  for (int i = 0; i < 5000; ++i) lines += fmt::format("{{\"text\": \"line {} {}\"}}\n", i, std::string(200, 'x'));
+  for (int i = 0; i < 5000; ++i)
+    lines += fmt::format("{{\"text\": \"line {} {}\"}}\n", i, std::string(200, 'x'));
   write_gzip(dir.file("a.jsonl.gz"), lines);
-  EXPECT_EQ(read_all(source_of({dir.file("a.jsonl.gz")})), read_all(source_of({dir.write("b.jsonl", lines)})));
+  EXPECT_EQ(read_all(source_of({dir.file("a.jsonl.gz")})),
+            read_all(source_of({dir.write("b.jsonl", lines)})));
 }
 
 TEST(CorpusReader, DamagedGzipIsAMessage) {
@@ -124,7 +131,8 @@ TEST(CorpusReader, DamagedGzipIsAMessage) {
   write_gzip(dir.file("a.jsonl.gz"), lines);
   const std::string whole = testing::read_bytes(dir.file("a.jsonl.gz"));
   dir.write("cut.jsonl.gz", whole.substr(0, whole.size() / 2));
-  EXPECT_THAT(error_of(source_of({dir.file("cut.jsonl.gz")})), HasSubstr("damaged or incomplete gzip file"));
+  EXPECT_THAT(error_of(source_of({dir.file("cut.jsonl.gz")})),
+              HasSubstr("damaged or incomplete gzip file"));
   std::string flipped = whole;
   flipped[flipped.size() / 2] = static_cast<char>(flipped[flipped.size() / 2] ^ 0x55);
   dir.write("flip.jsonl.gz", flipped);
@@ -136,7 +144,8 @@ TEST(CorpusReader, GlobsAreSortedAndLiteralNamesWin) {
   dir.write("p10.txt", "10");
   dir.write("p2.txt", "2");
   dir.write("[x].txt", "brackets");
-  EXPECT_THAT(read_all(source_of({dir.file("p*.txt"), dir.file("[x].txt")})), ElementsAre("10", "2", "brackets"));
+  EXPECT_THAT(read_all(source_of({dir.file("p*.txt"), dir.file("[x].txt")})),
+              ElementsAre("10", "2", "brackets"));
 }
 
 TEST(CorpusReader, MessagesOfPaths) {
@@ -150,7 +159,9 @@ TEST(CorpusReader, MessagesOfPaths) {
   dir.write("a.json", "[]");
   EXPECT_THAT(path_error("a.json"), HasSubstr("jq -c '.[]'"));
   dir.write("a.csv", "x");
-  EXPECT_EQ(path_error("a.csv"), dir.file("a.csv") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
+  EXPECT_EQ(
+      path_error("a.csv"),
+      dir.file("a.csv") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
   EXPECT_THAT(path_error("."), HasSubstr("is a directory"));
   EXPECT_EQ(message_of<UserError>([] { expand_paths({}); }), "data: no path is given");
 }
@@ -168,8 +179,10 @@ TEST(CorpusReader, MessagesOfLines) {
   EXPECT_EQ(line_error(""), " the file is empty");
   EXPECT_EQ(line_error("\n \n"), " the file is empty");
   EXPECT_EQ(line_error("", SampleFormat::kText), " the file is empty");
-  EXPECT_EQ(line_error("{\"text\":\"a\"}\n{\"text\" 3}\n"), "2: not valid JSON at byte 9, near '3}'");
-  EXPECT_EQ(line_error("[1]"), "1: a JSON array; each line must be one object: jq -c '.[]' converts");
+  EXPECT_EQ(line_error("{\"text\":\"a\"}\n{\"text\" 3}\n"),
+            "2: not valid JSON at byte 9, near '3}'");
+  EXPECT_EQ(line_error("[1]"),
+            "1: a JSON array; each line must be one object: jq -c '.[]' converts");
   EXPECT_EQ(line_error("7"), "1: a JSON number; each line must be an object");
   EXPECT_EQ(line_error("{\"text\":3}"), "1: field 'text' is number, a string is needed");
   EXPECT_EQ(line_error("{\"messages\":[]}"), "1: format 'chat' is not in this release");
@@ -177,9 +190,11 @@ TEST(CorpusReader, MessagesOfLines) {
             "1: cannot tell the format: no 'text' and no 'prompt' with 'completion'; "
             "the line has: instruction, output; map them in fields");
   EXPECT_EQ(line_error("{\"text\":\"\",\"prompt\":\"\",\"completion\":\"\"}"),
-            "1: the line has both 'text' and 'prompt' with 'completion'; set format to text or prompt_completion");
+            "1: the line has both 'text' and 'prompt' with 'completion'; set format to text or "
+            "prompt_completion");
   EXPECT_EQ(line_error("{\"text\":\"\"}\n{\"prompt\":\"\",\"completion\":\"\"}"),
-            "2: this line looks like format 'prompt_completion', the lines before like 'text'; set format");
+            "2: this line looks like format 'prompt_completion', the lines before like 'text'; set "
+            "format");
   EXPECT_EQ(line_error("{\"prompt\":\"\"}", SampleFormat::kPromptCompletion),
             "1: no field 'completion'; the line has: prompt; map it in fields");
   std::string late;
@@ -191,12 +206,14 @@ TEST(CorpusReader, MessagesOfFormats) {
   TempDir dir;
   const std::string text = dir.write("a.txt", "x");
   const std::string pairs = dir.write("b.jsonl", "{\"prompt\":\"a\",\"completion\":\"b\"}");
-  EXPECT_EQ(error_of(source_of({dir.write("empty.txt", "\xEF\xBB\xBF")})), dir.file("empty.txt") + ": the file is empty");
+  EXPECT_EQ(error_of(source_of({dir.write("empty.txt", "\xEF\xBB\xBF")})),
+            dir.file("empty.txt") + ": the file is empty");
   EXPECT_THAT(error_of(source_of({text, pairs})), HasSubstr("cannot stand in one source with"));
   SourceSpec source = source_of({text});
   source.format = SampleFormat::kPromptCompletion;
   EXPECT_THAT(error_of(source), HasSubstr("a .txt file has no prompts"));
-  EXPECT_THAT(error_of(source_of({text, dir.write("c.tokens", "")})), HasSubstr("is one .tokens file; 2 files are given"));
+  EXPECT_THAT(error_of(source_of({text, dir.write("c.tokens", "")})),
+              HasSubstr("is one .tokens file; 2 files are given"));
   EXPECT_EQ(parse_format("text", "job:1"), SampleFormat::kText);
   EXPECT_EQ(message_of<UserError>([] { parse_format("chat", "job.toml:3:1"); }),
             "job.toml:3:1: format 'chat' is not in this release");
@@ -221,7 +238,8 @@ TEST(Utf8, AgreesWithTheDefinitionOnAllTwoAndThreeByteStrings) {
       const int code = (a & 15) << 12 | (b & 63) << 6 | 1;
       const bool triple = a >= 0xE0 && a <= 0xEF && b >= 0x80 && b <= 0xBF && code >= 0x800 &&
                           (code < 0xD800 || code > 0xDFFF);
-      ASSERT_EQ(valid(two + '\x81'), triple || (a < 0x80 && b >= 0xC2 && b <= 0xDF)) << a << " " << b;
+      ASSERT_EQ(valid(two + '\x81'), triple || (a < 0x80 && b >= 0xC2 && b <= 0xDF))
+          << a << " " << b;
     }
   }
   EXPECT_TRUE(valid("\xF0\x90\x80\x80 \xF4\x8F\xBF\xBF and ascii"));

@@ -1,4 +1,5 @@
-// Temporary folders, small files and a one-byte-one-token tokenizer for the tests of the corpus side of data/.
+// Temporary folders, small files and a one-byte-one-token tokenizer for the tests of the corpus
+// side of data/.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -56,7 +57,8 @@ class FakeTokenizer final : public Tokenizer {
     info_.add_bos = bos;
     info_.digest = digest;
   }
-  void encode_to(std::string_view text, EncodeOptions, std::vector<std::int32_t>& ids) const override {
+  void encode_to(std::string_view text, EncodeOptions,
+                 std::vector<std::int32_t>& ids) const override {
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
   }
 };
@@ -67,8 +69,9 @@ struct TestDocument {
 };
 
 /// Writes the documents as a token file.
-inline void write_tokens(const std::filesystem::path& path, const std::vector<TestDocument>& documents,
-                         std::int64_t vocab_size, bool has_prompts) {
+inline void write_tokens(const std::filesystem::path& path,
+                         const std::vector<TestDocument>& documents, std::int64_t vocab_size,
+                         bool has_prompts) {
   TokenWriter writer(path, {.tokenizer_digest = 7,
                             .vocab_size = vocab_size,
                             .has_prompts = has_prompts,

@@ -31,7 +31,8 @@ TEST(RowPermutation, LooksRandom) {
   std::vector<int> count(kRows * kRows);
   for (int epoch = 0; epoch < kEpochs; ++epoch) {
     const RowPermutation permutation(kRows, 1, 0, static_cast<std::uint64_t>(epoch));
-    for (std::int64_t i = 0; i < kRows; ++i) ++count[static_cast<std::size_t>(i * kRows + permutation.at(i))];
+    for (std::int64_t i = 0; i < kRows; ++i)
+      ++count[static_cast<std::size_t>(i * kRows + permutation.at(i))];
   }
   for (const int c : count) EXPECT_NEAR(c, kEpochs / kRows, 6 * std::sqrt(kEpochs / kRows));
 }
@@ -84,7 +85,8 @@ TEST(Sampler, WeightsAreSharesAtEveryLengthAndSourcesAreWalkedWithoutRepeats) {
   std::vector<std::vector<std::int64_t>> drawn(4);
   for (std::int64_t i = 0; i < 5000; ++i) {
     const std::int64_t row = sampler.row_at(i);
-    const auto s = static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), row) - first.begin() - 1);
+    const auto s = static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), row) -
+                                            first.begin() - 1);
     drawn[s].push_back(row - first[s]);
     for (std::size_t k = 0; k < 4; ++k) {
       const double expected = static_cast<double>(i + 1) * weights[k] / 5.0;
@@ -108,8 +110,9 @@ TEST(Sampler, OneSourceIgnoresItsWeight) {
 
 TEST(Sampler, BadWeightsAreMessages) {
   for (const double weight : {0.0, -1.0, std::nan(""), std::numeric_limits<double>::infinity()}) {
-    const std::string message =
-        testing::message_of<UserError>([&] { Sampler({{10, weight}, {10, 1.0}}, 1); });
+    const std::string message = testing::message_of<UserError>([&] {
+      Sampler({{10, weight}, {10, 1.0}}, 1);
+    });
     EXPECT_TRUE(message.ends_with("allowed: a number above 0")) << message;
   }
 }

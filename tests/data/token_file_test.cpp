@@ -22,7 +22,8 @@ std::vector<TestDocument> random_documents(int count, std::int32_t vocab_size, b
   std::vector<TestDocument> documents(static_cast<std::size_t>(count));
   for (auto& d : documents) {
     d.tokens.resize(1 + random() % 50);
-    for (auto& token : d.tokens) token = static_cast<std::int32_t>(random() % static_cast<unsigned>(vocab_size));
+    for (auto& token : d.tokens)
+      token = static_cast<std::int32_t>(random() % static_cast<unsigned>(vocab_size));
     if (prompts) d.prompt = static_cast<std::int64_t>(random() % (d.tokens.size() + 1));
   }
   documents[0].tokens[0] = vocab_size - 1;
@@ -33,7 +34,8 @@ void read_everything(const std::string& path) {
   const TokenFile file(path);
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.num_tokens()));
   file.copy_tokens(0, tokens);
-  for (const std::int32_t token : tokens) ASSERT_TRUE(token >= 0 && token < file.header().vocab_size);
+  for (const std::int32_t token : tokens)
+    ASSERT_TRUE(token >= 0 && token < file.header().vocab_size);
   for (std::int64_t i = 0; i < file.num_documents(); ++i) {
     ASSERT_TRUE(file.document_tokens(i) >= 1 && file.prompt_tokens(i) <= file.document_tokens(i));
   }
@@ -108,7 +110,8 @@ std::string forge(std::string bytes, Edit edit) {
   if (header.index_offset >= 0 && static_cast<std::size_t>(header.index_offset) <= bytes.size()) {
     header.index_crc = crc32c(whole.subspan(static_cast<std::size_t>(header.index_offset)));
   }
-  header.header_crc = crc32c(std::as_bytes(std::span(&header, 1)).first(offsetof(TokenFileHeader, header_crc)));
+  header.header_crc =
+      crc32c(std::as_bytes(std::span(&header, 1)).first(offsetof(TokenFileHeader, header_crc)));
   std::memcpy(bytes.data(), &header, sizeof header);
   return bytes;
 }
@@ -123,7 +126,8 @@ TEST(TokenFile, ForgedFilesWithRightChecksumsAreRefused) {
   };
   constexpr std::int64_t kHuge = std::int64_t{1} << 62;
   read_everything(dir.write("same.tokens", forge(whole, [](auto&, auto&) {})));
-  for (const std::int64_t value : {kHuge, -kHuge, std::int64_t{-1}, std::int64_t{0}, std::int64_t{19}, INT64_MAX, INT64_MIN}) {
+  for (const std::int64_t value :
+       {kHuge, -kHuge, std::int64_t{-1}, std::int64_t{0}, std::int64_t{19}, INT64_MAX, INT64_MIN}) {
     expect_refused([&](TokenFileHeader& h, std::string&) { h.num_documents = value; });
     expect_refused([&](TokenFileHeader& h, std::string&) { h.num_tokens = value; });
     expect_refused([&](TokenFileHeader& h, std::string&) { h.index_offset = value; });
@@ -133,14 +137,17 @@ TEST(TokenFile, ForgedFilesWithRightChecksumsAreRefused) {
   expect_refused([](TokenFileHeader& h, std::string&) { h.token_bytes = 4; });
   expect_refused([](TokenFileHeader& h, std::string&) { h.has_prompts = 0; });
   expect_refused([](TokenFileHeader& h, std::string&) { h.has_prompts = 2; });
-  const auto index_entry = [](TokenFileHeader& h, std::string& bytes, std::int64_t i, std::uint64_t value) {
+  const auto index_entry = [](TokenFileHeader& h, std::string& bytes, std::int64_t i,
+                              std::uint64_t value) {
     std::memcpy(bytes.data() + h.index_offset + 8 * i, &value, 8);
   };
   for (const std::int64_t i : {0, 1, 10, 20}) {
     expect_refused([&](auto& h, auto& b) { index_entry(h, b, i, ~std::uint64_t{0}); });
     expect_refused([&](auto& h, auto& b) { index_entry(h, b, i, i == 0 ? 1 : 0); });
   }
-  expect_refused([](TokenFileHeader& h, std::string& b) { b[static_cast<std::size_t>(h.index_offset) + 8 * 21 + 3] = 1; });
+  expect_refused([](TokenFileHeader& h, std::string& b) {
+    b[static_cast<std::size_t>(h.index_offset) + 8 * 21 + 3] = 1;
+  });
   // A token outside the vocabulary under a right block checksum.
   expect_refused([](TokenFileHeader& h, std::string&) { h.vocab_size = 299; });
 }
@@ -148,16 +155,20 @@ TEST(TokenFile, ForgedFilesWithRightChecksumsAreRefused) {
 TEST(TokenFile, MessagesForOtherFiles) {
   TempDir dir;
   write_tokens(dir.file("a.tokens"), random_documents(3, 300, false), 300, false);
-  EXPECT_EQ(message_of<UserError>([&] { TokenFile{dir.write("b.tokens", "hello, world")}; }),
-            dir.file("b.tokens") + ": not a token file of Thimble; write one with thimble tokenize");
-  const std::string newer = forge(read_bytes(dir.file("a.tokens")), [](auto& h, auto&) { h.version = 9; });
+  EXPECT_EQ(
+      message_of<UserError>([&] { TokenFile{dir.write("b.tokens", "hello, world")}; }),
+      dir.file("b.tokens") + ": not a token file of Thimble; write one with thimble tokenize");
+  const std::string newer =
+      forge(read_bytes(dir.file("a.tokens")), [](auto& h, auto&) { h.version = 9; });
   EXPECT_EQ(message_of<UserError>([&] { TokenFile{dir.write("c.tokens", newer)}; }),
-            dir.file("c.tokens") + ": token file of version 9; this program reads version 1; tokenise again");
+            dir.file("c.tokens") +
+                ": token file of version 9; this program reads version 1; tokenise again");
   const TokenFile file(dir.file("a.tokens"));
   file.check_tokenizer(7, "fake");
   EXPECT_EQ(message_of<UserError>([&] { file.check_tokenizer(8, "other"); }),
-            dir.file("a.tokens") + ": written with another tokenizer (digest 0000000000000007) than 'other' "
-                                   "(digest 0000000000000008); tokenise the text again");
+            dir.file("a.tokens") +
+                ": written with another tokenizer (digest 0000000000000007) than 'other' "
+                "(digest 0000000000000008); tokenise the text again");
   EXPECT_THROW(TokenFile{dir.file("missing.tokens")}, UserError);
 }
 

@@ -1,4 +1,5 @@
-// Tokenising: contents, independence of threads, resuming after kill -9 at any chunk, and the cache.
+// Tokenising: contents, independence of threads, resuming after kill -9 at any chunk, and the
+// cache.
 #include "data/tokenize.h"
 
 #include <gmock/gmock.h>
@@ -13,10 +14,10 @@ namespace thimble {
 namespace {
 
 using testing::FakeTokenizer;
+using ::testing::HasSubstr;
 using testing::message_of;
 using testing::read_bytes;
 using testing::TempDir;
-using ::testing::HasSubstr;
 
 std::vector<std::int32_t> tokens_of(const TokenFile& file, std::int64_t document) {
   std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.document_tokens(document)));
@@ -44,7 +45,8 @@ SourceSpec source_of(std::vector<std::string> paths) {
 
 TEST(Tokenize, DocumentsGetBosAndEos) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write("a.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"\"}\n{\"text\":\"c\"}\n{\"text\":\"ab\"}\n")});
+  const SourceSpec source = source_of({dir.write(
+      "a.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"\"}\n{\"text\":\"c\"}\n{\"text\":\"ab\"}\n")});
   for (const bool bos : {false, true}) {
     tokenize_files(source, FakeTokenizer(bos), dir.file("out.tokens"), {});
     const TokenFile file(dir.file("out.tokens"));
@@ -61,7 +63,9 @@ TEST(Tokenize, DocumentsGetBosAndEos) {
 
 TEST(Tokenize, SamplesKeepTheLengthOfTheirPrompt) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write("a.jsonl", "{\"prompt\":\"ab\",\"completion\":\"c\"}\n{\"prompt\":\"\",\"completion\":\"d\"}\n")});
+  const SourceSpec source = source_of({dir.write(
+      "a.jsonl",
+      "{\"prompt\":\"ab\",\"completion\":\"c\"}\n{\"prompt\":\"\",\"completion\":\"d\"}\n")});
   tokenize_files(source, FakeTokenizer(true), dir.file("out.tokens"), {});
   const TokenFile file(dir.file("out.tokens"));
   EXPECT_TRUE(file.has_prompts());
@@ -130,7 +134,8 @@ TEST(Tokenize, KilledAtAnyChunkItGoesOnToTheSameBytes) {
 struct Stop {};
 
 /// Runs and stops by an exception after `chunks` chunks.
-void interrupt(const SourceSpec& source, const Tokenizer& tokenizer, const std::string& out, int chunks) {
+void interrupt(const SourceSpec& source, const Tokenizer& tokenizer, const std::string& out,
+               int chunks) {
   TokenizeOptions options;
   options.threads = 2;
   options.progress = [&chunks](const TokenizeProgress&) {
@@ -142,8 +147,11 @@ void interrupt(const SourceSpec& source, const Tokenizer& tokenizer, const std::
 /// Counts the bytes it is asked to encode.
 class CountingTokenizer final : public Tokenizer {
  public:
-  CountingTokenizer() { info_ = TokenizerInfo{"count", 258, 256, 257, std::nullopt, false, false, 7}; }
-  void encode_to(std::string_view text, EncodeOptions, std::vector<std::int32_t>& ids) const override {
+  CountingTokenizer() {
+    info_ = TokenizerInfo{"count", 258, 256, 257, std::nullopt, false, false, 7};
+  }
+  void encode_to(std::string_view text, EncodeOptions,
+                 std::vector<std::int32_t>& ids) const override {
     bytes += text.size();
     for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
   }
@@ -178,7 +186,8 @@ TEST(Tokenize, DamagedOrForeignPartialFilesAreNotBelieved) {
     if (trial % 3 == 0) {
       bytes.resize(random() % bytes.size());
     } else {
-      const std::size_t at = trial % 2 == 0 ? 4096 + random() % (bytes.size() - 4096) : random() % bytes.size();
+      const std::size_t at =
+          trial % 2 == 0 ? 4096 + random() % (bytes.size() - 4096) : random() % bytes.size();
       bytes[at] = static_cast<char>(bytes[at] ^ 0x10);
     }
     dir.write(name, bytes);
@@ -204,7 +213,8 @@ TEST(Tokenize, ErrorsOfTheDataSurfaceFromAnyThreadCount) {
   const SourceSpec source = source_of({dir.write("a.jsonl", corpus(2) + "{\"text\": 1}\n")});
   for (const int threads : {1, 4}) {
     EXPECT_THAT(message_of<UserError>([&] {
-                  tokenize_files(source, FakeTokenizer(), dir.file("a.tokens"), {.threads = threads});
+                  tokenize_files(source, FakeTokenizer(), dir.file("a.tokens"),
+                                 {.threads = threads});
                 }),
                 HasSubstr("field 'text' is number, a string is needed"));
   }
@@ -216,10 +226,13 @@ TEST(Tokenize, Messages) {
   const std::string text = dir.write("a.txt", "x");
   const std::string empty = dir.write("e.jsonl", "{\"text\":\"\"}\n");
   const auto error = [&](const std::string& input, const std::string& out) {
-    return message_of<UserError>([&] { tokenize_files(source_of({input}), FakeTokenizer(), dir.file(out), {}); });
+    return message_of<UserError>(
+        [&] { tokenize_files(source_of({input}), FakeTokenizer(), dir.file(out), {}); });
   };
-  EXPECT_EQ(error(text, "a.bin"), "output '" + dir.file("a.bin") + "': the name of a token file ends in .tokens");
-  EXPECT_EQ(error(empty, "e.tokens"), dir.file("e.tokens") + ": the data holds no document with text");
+  EXPECT_EQ(error(text, "a.bin"),
+            "output '" + dir.file("a.bin") + "': the name of a token file ends in .tokens");
+  EXPECT_EQ(error(empty, "e.tokens"),
+            dir.file("e.tokens") + ": the data holds no document with text");
   tokenize_files(source_of({text}), FakeTokenizer(), dir.file("sub/dir/a.tokens"), {});
   EXPECT_EQ(error(dir.file("sub/dir/a.tokens"), "b.tokens"),
             dir.file("sub/dir/a.tokens") + ": already a token file; name text to tokenise");
@@ -245,7 +258,7 @@ TEST(Tokenize, CacheIsKeyedByContentsFieldsAndTokenizer) {
   source.document_separator = "";
   dir.write("a.txt", "one--tw0");
   EXPECT_NE(path_of(source, FakeTokenizer()), first);
-  SourceSpec tokens = source_of({first.string() });
+  SourceSpec tokens = source_of({first.string()});
   EXPECT_EQ(path_of(tokens, FakeTokenizer()), first);
 }
 

@@ -12,9 +12,9 @@ namespace thimble {
 namespace {
 
 using testing::FakeTokenizer;
+using ::testing::HasSubstr;
 using testing::message_of;
 using testing::TempDir;
-using ::testing::HasSubstr;
 
 DataSpec spec_of(const TempDir& dir, std::vector<std::string> paths, std::int64_t seq_len) {
   DataSpec spec;
@@ -39,7 +39,8 @@ std::string error_of(const DataSpec& spec) {
 TEST(TrainingData, TextWithValidationAndSummary) {
   TempDir dir;
   std::string lines;
-  for (int i = 0; i < 100; ++i) lines += fmt::format("{{\"text\":\"{}\"}}\n", std::string(static_cast<std::size_t>(i), 'a'));
+  for (int i = 0; i < 100; ++i)
+    lines += fmt::format("{{\"text\":\"{}\"}}\n", std::string(static_cast<std::size_t>(i), 'a'));
   lines += "{\"text\":\"aaa\"}\n";
   DataSpec spec = spec_of(dir, {dir.write("a.jsonl", lines)}, 16);
   spec.val_set_size = 0.1;
@@ -58,7 +59,8 @@ TEST(TrainingData, TextWithValidationAndSummary) {
   EXPECT_EQ(s.split, 84);
   EXPECT_EQ(s.without_trained_tokens, 0);
   EXPECT_EQ(s.train_rows, data->train().num_rows());
-  EXPECT_NEAR(s.bytes_per_token, static_cast<double>(s.tokens - 100) / static_cast<double>(s.tokens), 1e-12);
+  EXPECT_NEAR(s.bytes_per_token,
+              static_cast<double>(s.tokens - 100) / static_cast<double>(s.tokens), 1e-12);
   EXPECT_GT(s.packing_efficiency, 0.99);
   ASSERT_EQ(data->validation().size(), 1u);
   EXPECT_EQ(data->validation()[0].name, "validation");
@@ -76,7 +78,8 @@ TEST(TrainingData, TextWithValidationAndSummary) {
 
 TEST(TrainingData, TheSecondOpeningReadsTheCacheAndGivesTheSameRows) {
   TempDir dir;
-  DataSpec spec = spec_of(dir, {dir.write("a.txt", "some text"), dir.write("b.txt", "more of it")}, 4);
+  DataSpec spec =
+      spec_of(dir, {dir.write("a.txt", "some text"), dir.write("b.txt", "more of it")}, 4);
   int reports = 0;
   const auto count = [&](const TokenizeProgress& p) {
     ++reports;
@@ -120,10 +123,13 @@ TEST(TrainingData, PromptCompletionTokensAndEvaluationSources) {
 
 TEST(TrainingData, StrategiesAreCounted) {
   TempDir dir;
-  DataSpec spec = spec_of(dir, {dir.write("a.jsonl",
-                                          "{\"prompt\":\"abcdef\",\"completion\":\"cd\"}\n"
-                                          "{\"prompt\":\"e\",\"completion\":\"f\"}\n")}, 5);
-  EXPECT_THAT(error_of(spec), HasSubstr("1 of 2 samples are longer than seq_len = 5 (the longest has 9 tokens)"));
+  DataSpec spec = spec_of(dir,
+                          {dir.write("a.jsonl",
+                                     "{\"prompt\":\"abcdef\",\"completion\":\"cd\"}\n"
+                                     "{\"prompt\":\"e\",\"completion\":\"f\"}\n")},
+                          5);
+  EXPECT_THAT(error_of(spec),
+              HasSubstr("1 of 2 samples are longer than seq_len = 5 (the longest has 9 tokens)"));
   spec.excess_length = ExcessLength::kDrop;
   EXPECT_EQ(open(spec)->summary().dropped, 1);
   spec.excess_length = ExcessLength::kTruncate;
@@ -134,7 +140,10 @@ TEST(TrainingData, StrategiesAreCounted) {
   EXPECT_EQ(open(spec)->summary().trained_tokens, 5);
   spec.seq_len = 2;
   spec.excess_length = ExcessLength::kDrop;
-  EXPECT_THAT(error_of(spec), HasSubstr("at least 2 are needed to make one row; all samples were dropped for their length"));
+  EXPECT_THAT(
+      error_of(spec),
+      HasSubstr(
+          "at least 2 are needed to make one row; all samples were dropped for their length"));
 }
 
 TEST(TrainingData, ValidationCountIsDividedOverTheSources) {
@@ -144,7 +153,8 @@ TEST(TrainingData, ValidationCountIsDividedOverTheSources) {
     for (int i = 0; i < count; ++i) text += fmt::format("{{\"text\":\"{}{}\"}}\n", c, i % 10);
     return text;
   };
-  DataSpec spec = spec_of(dir, {dir.write("a.jsonl", lines(300, 'a')), dir.write("b.jsonl", lines(100, 'b'))}, 3);
+  DataSpec spec = spec_of(
+      dir, {dir.write("a.jsonl", lines(300, 'a')), dir.write("b.jsonl", lines(100, 'b'))}, 3);
   spec.val_set_size = 40;
   spec.train[0].weight = 2;
   const auto data = open(spec);
@@ -161,7 +171,8 @@ TEST(TrainingData, Messages) {
   EXPECT_EQ(error_of(spec), "data.seq_len = 0; allowed: 1 to 1073741824");
   spec.seq_len = 8;
   spec.val_set_size = -1;
-  EXPECT_EQ(error_of(spec), "data.val_set_size = -1; allowed: 0, a share below 1, or a number of samples");
+  EXPECT_EQ(error_of(spec),
+            "data.val_set_size = -1; allowed: 0, a share below 1, or a number of samples");
   spec.val_set_size = 0;
   spec.cache_dir = "";
   EXPECT_EQ(error_of(spec), "data.cache_dir is empty; name a directory");
@@ -174,10 +185,12 @@ TEST(TrainingData, Messages) {
   EXPECT_EQ(error_of(spec_of(dir, {dir.file("one.tokens")}, 8)),
             dir.file("one.tokens") + ": 1 tokens found, at least 2 are needed to make one row");
   testing::write_tokens(dir.file("p.tokens"), {{{5, 6}, 2}}, 258, true);
-  EXPECT_EQ(error_of(spec_of(dir, {dir.file("p.tokens")}, 8)),
-            "data.train: no token would be trained; every sample is prompt only, or a single token");
+  EXPECT_EQ(
+      error_of(spec_of(dir, {dir.file("p.tokens")}, 8)),
+      "data.train: no token would be trained; every sample is prompt only, or a single token");
   EXPECT_THAT(message_of<UserError>([&] {
-                open_training_data(spec_of(dir, {dir.file("p.tokens")}, 8), FakeTokenizer(false, 9), {}, {});
+                open_training_data(spec_of(dir, {dir.file("p.tokens")}, 8), FakeTokenizer(false, 9),
+                                   {}, {});
               }),
               HasSubstr("written with another tokenizer"));
 }
@@ -186,7 +199,10 @@ TEST(TrainingData, ADocumentDoesNotChangeItsNeighboursInputs) {
   // Changing one document of equal length changes only the positions that belong to it.
   TempDir dir;
   const auto rows = [&](const std::string& middle) {
-    DataSpec spec = spec_of(dir, {dir.write("a.jsonl", "{\"text\":\"first\"}\n{\"text\":\"" + middle + "\"}\n{\"text\":\"third one\"}\n")}, 7);
+    DataSpec spec = spec_of(dir,
+                            {dir.write("a.jsonl", "{\"text\":\"first\"}\n{\"text\":\"" + middle +
+                                                      "\"}\n{\"text\":\"third one\"}\n")},
+                            7);
     std::vector<std::int64_t> ids;
     const auto data = open(spec);
     for (std::int64_t i = 0; i < data->train().num_rows(); ++i) ids.push_back(i);
