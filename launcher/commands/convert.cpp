@@ -1,8 +1,10 @@
-// `thimble convert`: checkpoints, runs, llama2.c files and Hugging Face directories to a Hugging Face directory.
+// `thimble convert`: checkpoints, runs, llama2.c files and Hugging Face directories to a Hugging
+// Face directory.
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint_directory.h"
 #include "core/io/file.h"
@@ -22,32 +24,39 @@ namespace fs = std::filesystem;
 
 struct ConvertArguments {
   std::string source, destination, dtype = "auto", max_shard_size = "5GB", tokenizer;
+  bool json = false;
 };
 
 // A source opened: its configuration, its weights, the dtype it would keep and its tokenizer files.
 struct Opened {
+  const char* kind = "";
   ModelConfig config;
   DType dtype = DType::kBF16;
-  std::unique_ptr<CheckpointReader> checkpoint;
   std::unique_ptr<FileEngine> files;
+  std::unique_ptr<CheckpointReader> checkpoint;
   std::unique_ptr<TensorSource> weights;
   std::vector<fs::path> tokenizer;
   bool byte_tokenizer = false;
 };
 
 void use_tokenizer(Opened& opened, const fs::path& tokenizer) {
+  opened.tokenizer.clear();
+  opened.byte_tokenizer = false;
   if (tokenizer == "byte") {
     opened.byte_tokenizer = true;
   } else if (fs::is_directory(tokenizer)) {
     opened.tokenizer = tokenizer_files(tokenizer);
     opened.byte_tokenizer = fs::exists(tokenizer / kByteTokenizerMarker);
-  } else if (!tokenizer.empty()) {
+  } else if (fs::exists(tokenizer)) {
     opened.tokenizer = {tokenizer};
+  } else if (!tokenizer.empty()) {
+    spdlog::warn("the tokenizer {} is not there any more; name one with --tokenizer",
+                 tokenizer.string());
   }
 }
 
 Opened open_checkpoint(const fs::path& path, bool is_run) {
-  Opened opened;
+  Opened opened{.kind = is_run ? "run" : "checkpoint"};
   opened.files = make_file_engine();
   const CheckpointIo io{*opened.files, {}};
   if (is_run) {
@@ -61,22 +70,33 @@ Opened open_checkpoint(const fs::path& path, bool is_run) {
   }
   const CheckpointIdentity identity = checkpoint_identity(*opened.checkpoint);
   const std::string name = opened.checkpoint->path().string();
+  spdlog::info("{}: step {}, every byte verified", name, opened.checkpoint->step());
   opened.config = parse_model_config(identity.model_config, name);
-  opened.dtype = identity.model_config.find("bfloat16") == std::string::npos ? DType::kF32 : DType::kBF16;
+  opened.dtype = identity.model_config.find("bfloat16") == std::string::npos ? DType::kF32
+                                                                             : DType::kBF16;
   use_tokenizer(opened, identity.tokenizer);
   return opened;
 }
 
-Opened open_source(const fs::path& source) {
+Opened open_directory(const fs::path& source) {
   if (fs::exists(source / "MANIFEST")) return open_checkpoint(source, false);
   if (fs::is_directory(source / "checkpoints")) return open_checkpoint(source, true);
-  Opened opened;
-  if (fs::is_directory(source)) {
-    opened.config = load_model_config(source / "config.json");
-    opened.dtype = stored_dtype(source);
-    use_tokenizer(opened, source);
-    return opened;
+  if (!fs::exists(source / "config.json")) {
+    throw_user(
+        "{}: neither a model directory (config.json) nor a checkpoint (MANIFEST) nor a run "
+        "(checkpoints/)",
+        source.string());
   }
+  Opened opened{.kind = "model directory"};
+  opened.config = load_model_config(source / "config.json");
+  opened.dtype = stored_dtype(source);
+  use_tokenizer(opened, source);
+  return opened;
+}
+
+Opened open_source(const fs::path& source) {
+  if (fs::is_directory(source)) return open_directory(source);
+  Opened opened{.kind = "llama2.c file"};
   auto weights = std::make_unique<Llama2cSource>(source);
   opened.config = weights->config();
   opened.dtype = DType::kF32;
@@ -84,52 +104,108 @@ Opened open_source(const fs::path& source) {
   return opened;
 }
 
-void check_destination(const fs::path& destination) {
-  if (!fs::exists(destination) || fs::exists(destination / "config.json")) return;
-  if (fs::is_directory(destination) && fs::is_empty(destination)) return;
-  throw_user("{}: exists and is not a model directory; choose another destination", destination.string());
+// The destination without a trailing '/', so that names beside it can be made from it. Refuses one
+// that holds something else, or that holds the source: an earlier export is replaced as a whole.
+fs::path check_destination(const ConvertArguments& a) {
+  fs::path destination = fs::path(a.destination).lexically_normal();
+  if (!destination.has_filename()) destination = destination.parent_path();
+  const fs::path inside =
+      fs::weakly_canonical(a.source).lexically_relative(fs::weakly_canonical(destination));
+  if (!inside.empty() && *inside.begin() != "..") {
+    throw_user("{}: writing there would replace the source {}; choose another destination",
+               a.destination, a.source);
+  }
+  const bool replaceable = !fs::exists(destination) || fs::exists(destination / "config.json") ||
+                           (fs::is_directory(destination) && fs::is_empty(destination));
+  if (!replaceable) {
+    throw_user("{}: exists and is not a model directory; choose another destination",
+               a.destination);
+  }
+  return destination;
+}
+
+std::int64_t shard_bytes(const std::string& text) {
+  const auto size = job::parse_size(text);
+  if (!size || size->bytes < 1) {
+    throw_user("--max-shard-size '{}': allowed a size such as 5GB", text);
+  }
+  return size->bytes;
+}
+
+void print_result(const ConvertArguments& a, const Opened& opened, DType dtype) {
+  const std::int64_t parameters = opened.config.num_parameters();
+  if (a.json) {
+    const nlohmann::ordered_json out{
+        {"source", a.source},         {"kind", opened.kind},
+        {"destination", a.destination}, {"model_type", opened.config.model_type},
+        {"parameters", parameters},   {"dtype", dtype == DType::kBF16 ? "bf16" : "fp32"},
+        {"tokenizer", opened.byte_tokenizer || !opened.tokenizer.empty()}};
+    fmt::print("{}\n",
+               out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    return;
+  }
+  fmt::print("{}: {:.2f} M parameters, {}\n", a.destination,
+             static_cast<double>(parameters) / 1e6, dtype == DType::kBF16 ? "bf16" : "fp32");
 }
 
 void run_convert(const ConvertArguments& a) {
-  check_destination(a.destination);
+  const fs::path destination = check_destination(a);
+  const std::int64_t max_shard_bytes = shard_bytes(a.max_shard_size);
   Opened opened = open_source(a.source);
   if (!a.tokenizer.empty()) use_tokenizer(opened, a.tokenizer);
-  const auto shard = job::parse_size(a.max_shard_size);
-  if (!shard || shard->bytes < 1) throw_user("--max-shard-size '{}': allowed a size such as 5GB", a.max_shard_size);
-  const DType dtype = a.dtype == "auto" ? opened.dtype : a.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  const DType dtype = a.dtype == "auto"   ? opened.dtype
+                      : a.dtype == "bf16" ? DType::kBF16
+                                          : DType::kF32;
   const auto arena = Arena::make_cpu(memory_limit().total_bytes);
   const Transformer model(opened.config);
   ResidentParamStore store(*arena, model.params(), dtype, false);
-  if (opened.checkpoint) opened.weights = std::make_unique<CheckpointSource>(*opened.checkpoint, *arena);
+  if (opened.checkpoint) {
+    opened.weights = std::make_unique<CheckpointSource>(*opened.checkpoint, *arena);
+  }
   if (!opened.weights) {
-    opened.weights = std::make_unique<HfSource>(*arena, a.source, model.params(),
-                                                [](const std::string& note) { spdlog::info("{}", note); });
+    opened.weights =
+        std::make_unique<HfSource>(*arena, a.source, model.params(),
+                                   [](const std::string& note) { spdlog::info("{}", note); });
   }
   load_weights(*arena, model, store, *opened.weights);
-  HfExport options{.directory = a.destination, .dtype = dtype, .max_shard_bytes = shard->bytes, .files_to_copy = {}};
-  options.tokenizer_is_bytes = opened.byte_tokenizer;
-  options.files_to_copy = opened.tokenizer;
-  export_hf(*arena, model, store, options);
-  fmt::print("{}: {:.1f} M parameters, {}\n", a.destination, static_cast<double>(opened.config.num_parameters()) / 1e6,
-             dtype_name(dtype));
+  export_hf(*arena, model, store,
+            {.directory = destination,
+             .dtype = dtype,
+             .max_shard_bytes = max_shard_bytes,
+             .files_to_copy = opened.tokenizer,
+             .tokenizer_is_bytes = opened.byte_tokenizer});
+  if (opened.tokenizer.empty() && !opened.byte_tokenizer) {
+    spdlog::warn("{} has no tokenizer; --tokenizer carries one along", a.destination);
+  }
+  print_result(a, opened, dtype);
 }
 
 }  // namespace
 
 void add_convert_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<ConvertArguments>();
-  CLI::App* convert = app.add_subcommand("convert", "Make a Hugging Face directory of a run, checkpoint or llama2.c file");
-  convert->add_option("source", a->source, "Run, checkpoint (ckpt-N), llama2.c .bin, or Hugging Face directory")
+  CLI::App* convert = app.add_subcommand(
+      "convert", "Make a Hugging Face directory of a run, checkpoint or llama2.c file");
+  convert
+      ->add_option("source", a->source,
+                   "Run, checkpoint (ckpt-N), llama2.c .bin, or Hugging Face directory")
       ->required()
       ->check(CLI::ExistingPath);
   convert->add_option("destination", a->destination, "Directory to write")->required();
-  convert->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  convert->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
+      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
   convert->add_option("--max-shard-size", a->max_shard_size, "Size of a safetensors file at most");
-  convert->add_option("--tokenizer", a->tokenizer, "Tokenizer file or directory to carry along")->check(CLI::ExistingPath);
-  convert->footer("Examples:\n"
-                  "  thimble convert runs/demo model-dir\n"
-                  "  thimble convert runs/demo/checkpoints/ckpt-200 model-dir --dtype fp32\n"
-                  "  thimble convert stories260K.bin stories --tokenizer tok512.bin");
+  convert
+      ->add_option("--tokenizer", a->tokenizer,
+                   "Tokenizer file or directory to carry along; \"byte\": tokens are bytes")
+      ->check(CLI::ExistingPath | CLI::IsMember({"byte"}));
+  convert->add_flag("--json", a->json, "One JSON object");
+  convert->footer(
+      "Examples:\n"
+      "  thimble convert runs/demo model-dir\n"
+      "  thimble convert runs/demo/checkpoints/ckpt-200 model-dir --dtype fp32\n"
+      "  thimble convert stories260K.bin stories --tokenizer tok512.bin\n"
+      "An earlier export at the destination is replaced.");
   convert->callback([a, &session] {
     session.start();
     run_convert(*a);

@@ -2,80 +2,80 @@
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/completion.h"
 #include "launcher/job/help_job.h"
 
 namespace thimble {
 namespace {
 
-std::vector<std::string> command_names(const CLI::App& app) {
-  std::vector<std::string> names;
-  for (const CLI::App* sub : app.get_subcommands({})) names.push_back(sub->get_name());
-  return names;
-}
+struct HelpArguments {
+  std::vector<std::string> topic;
+  bool markdown = false, schema = false;
+};
 
-void print_help(const CLI::App& app, const std::string& topic) {
-  if (topic.empty()) {
-    fmt::print("{}\n`thimble help job` lists the keys of a job file, `thimble help job.training` those of a table.\n",
-               app.help());
-    return;
-  }
-  if (topic == "job" || topic.starts_with("job.")) {
-    fmt::print("{}", job::job_help_text(topic == "job" ? "" : topic.substr(4)));
-    return;
-  }
-  const std::vector<std::string> names = command_names(app);
-  if (std::find(names.begin(), names.end(), topic) == names.end()) {
-    const auto nearest = nearest_spelling(topic, names);
-    throw_user("no help on '{}'{}; topics: job, {}", printable(topic),
-               nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
-  }
-  fmt::print("{}", app.get_subcommand(topic)->help());
-}
-
-// Completes commands and their options.
-void print_bash_completion(const CLI::App& app) {
-  fmt::print("_thimble() {{\n  local cur=${{COMP_WORDS[COMP_CWORD]}} words=\n  case ${{COMP_WORDS[1]}} in\n");
-  for (const CLI::App* sub : app.get_subcommands({})) {
-    std::vector<std::string> options;
-    for (const CLI::Option* option : sub->get_options()) {
-      for (const std::string& name : option->get_lnames()) options.push_back("--" + name);
+// The help of a command, or of a command of a command.
+std::string command_help(const CLI::App& app, std::span<const std::string> words) {
+  const CLI::App* at = &app;
+  std::string path = "thimble";
+  for (std::size_t i = 0; i < words.size(); ++i) {
+    std::vector<std::string> names;
+    for (const CLI::App* sub : at->get_subcommands({})) names.push_back(sub->get_name());
+    const auto nearest = nearest_spelling(words[i], names);
+    if (i == 0) names.insert(names.begin(), {"job", "completion"});
+    if (std::find(names.begin() + (i == 0 ? 2 : 0), names.end(), words[i]) == names.end()) {
+      throw_user("no help on '{}'{}{}", printable(words[i]),
+                 nearest ? fmt::format(", did you mean '{}'?", *nearest) : "",
+                 names.empty() ? "" : "; topics: " + join(names));
     }
-    fmt::print("    {}) words='{}' ;;\n", sub->get_name(), join(options, " "));
+    if (i > 0) path += " " + at->get_name();
+    at = at->get_subcommand(words[i]);
   }
-  fmt::print("  esac\n  [[ $COMP_CWORD -eq 1 ]] && words='{}'\n"
-             "  COMPREPLY=($(compgen -W \"$words\" -- \"$cur\") $(compgen -f -- \"$cur\"))\n}}\n"
-             "complete -F _thimble thimble\n", join(command_names(app), " "));
+  return at->help(at == &app ? "" : path);
+}
+
+void print_help(const CLI::App& app, const HelpArguments& a) {
+  const std::string first = a.topic.empty() ? "" : a.topic[0];
+  if (a.markdown || a.schema) {
+    if (first != "job" && !first.empty()) {
+      throw_user("--markdown and --schema belong to `thimble help job`");
+    }
+    fmt::print("{}", a.markdown ? job::job_markdown() : job::job_schema());
+  } else if (first == "completion") {
+    fmt::print("{}", completion_script(app, a.topic.size() > 1 ? a.topic[1] : "bash"));
+  } else if (first == "job" || first.starts_with("job.")) {
+    fmt::print("{}", job::job_help_text(first == "job" ? "" : first.substr(4)));
+  } else {
+    fmt::print("{}", command_help(app, a.topic));
+    if (first.empty()) {
+      fmt::print(
+          "\n`thimble help job` lists the keys of a job file, `thimble help job.training` those of "
+          "a table.\n");
+    }
+  }
 }
 
 }  // namespace
 
-void add_help_command(CLI::App& app, CommandSession&) {
-  struct Arguments {
-    std::string topic;
-    bool markdown = false, schema = false, completion = false;
-  };
-  auto a = std::make_shared<Arguments>();
+void add_help_command(CLI::App& app, CommandSession& session) {
+  auto a = std::make_shared<HelpArguments>();
   CLI::App* help = app.add_subcommand("help", "Explain a command or the keys of a job file");
-  help->add_option("topic", a->topic, "A command, job, job.TABLE or job.TABLE.KEY");
-  help->add_flag("--markdown", a->markdown, "The whole job reference as Markdown");
-  help->add_flag("--schema", a->schema, "JSON Schema of job files");
-  help->add_flag("--completion", a->completion, "Completion script for bash");
-  help->footer("Examples:\n  thimble help train\n  thimble help job.optimizer\n"
-               "  source <(thimble help --completion)");
-  help->callback([a, &app] {
-    if (a->markdown) {
-      fmt::print("{}", job::job_markdown());
-    } else if (a->schema) {
-      fmt::print("{}", job::job_schema());
-    } else if (a->completion) {
-      print_bash_completion(app);
-    } else {
-      print_help(app, a->topic);
-    }
+  help->add_option("topic", a->topic,
+                   "A command, job, job.TABLE, job.TABLE.KEY, or completion SHELL");
+  help->add_flag("--markdown", a->markdown, "help job: the whole reference as Markdown")->group("");
+  help->add_flag("--schema", a->schema, "help job: JSON Schema of job files")->group("");
+  help->footer(
+      "Examples:\n"
+      "  thimble help train\n"
+      "  thimble help job.optimizer\n"
+      "  source <(thimble help completion bash)");
+  help->callback([a, &app, &session] {
+    session.start();
+    print_help(app, *a);
   });
 }
 

@@ -1,5 +1,6 @@
 // `thimble init`: a commented job file to start from.
 #include <fmt/core.h>
+#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -7,7 +8,11 @@
 
 #include "core/base/error.h"
 #include "core/io/file.h"
+#include "data/document_reader.h"
+#include "data/tokenizer.h"
 #include "launcher/commands/command.h"
+#include "launcher/job/paths.h"
+#include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 #include "models/model_config.h"
 
@@ -16,32 +21,85 @@ namespace {
 
 namespace fs = std::filesystem;
 
+constexpr double kScratchLr = 6e-4;
+
 struct InitArguments {
-  std::string model, config, tokenizer, out = "job.toml";
+  std::string model, config, size, tokenizer, out = "job.toml";
   std::vector<std::string> data;
   bool force = false;
 };
 
+// A path as it is written in the job: relative to the job's folder unless it was given absolute.
+std::string from_job(const std::string& path, const fs::path& folder) {
+  if (fs::path(path).is_absolute()) return path;
+  return fs::absolute(path).lexically_normal().lexically_relative(folder).string();
+}
+
+void check_free(const fs::path& file, bool force) {
+  if (fs::exists(file) && !force) throw_user("{}: exists; --force overwrites it", file.string());
+}
+
+// The configuration of a model of a named size for this tokenizer, not written yet.
+ModelConfig sized_config(const std::string& size, const std::string& tokenizer_path) {
+  auto config = named_model_config(size);
+  if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", size);
+  const auto tokenizer = load_tokenizer(tokenizer_path);
+  config->vocab_size = tokenizer->vocab_size();
+  config->bos_id = tokenizer->bos_id();
+  config->eos_ids.clear();
+  if (tokenizer->eos_id()) config->eos_ids.push_back(*tokenizer->eos_id());
+  return *config;
+}
+
+// A directory with a model, or the name of one on the Hub, which is found when the job is loaded.
+fs::path check_model(const std::string& model) {
+  if (fs::is_directory(model)) return fs::path(model) / "config.json";
+  const fs::path path(model);
+  const bool hub_name = !path.is_absolute() && std::distance(path.begin(), path.end()) == 2 &&
+                        !model.starts_with(".") && !model.ends_with("/");
+  if (fs::exists(model) || !hub_name) {
+    throw_user("--model {}: not a directory; allowed a model directory or org/name of the Hub",
+               model);
+  }
+  const fs::path cached = job::find_in_hub_cache(model, job::process_environment());
+  return cached.empty() ? fs::path() : cached / "config.json";
+}
+
 void run_init(const InitArguments& a) {
-  if (a.model.empty() == a.config.empty()) throw_user("give one of --model (fine-tune) and --config (from scratch)");
-  if (fs::exists(a.out) && !a.force) throw_user("{}: exists; --force overwrites it", a.out);
-  const fs::path folder = fs::absolute(a.out).parent_path();
-  // Paths in a job are relative to its file.
-  const auto from_job = [&](const std::string& path) {
-    return fs::exists(path) ? fs::relative(path, folder).string() : path;
-  };
+  const auto given = static_cast<int>(!a.model.empty()) + static_cast<int>(!a.config.empty()) +
+                     static_cast<int>(!a.size.empty());
+  if (given != 1) {
+    throw_user("give one of --model (fine-tune), --size and --config (both from scratch)");
+  }
+  check_free(a.out, a.force);
+  static_cast<void>(expand_paths(a.data));
+  const fs::path folder = fs::absolute(a.out).lexically_normal().parent_path();
   job::InitValues values;
   values.from_scratch = a.model.empty();
-  const std::string& model = values.from_scratch ? a.config : a.model;
-  values.model = from_job(model);
-  values.tokenizer = a.tokenizer == "byte" ? a.tokenizer : from_job(a.tokenizer);
-  if (values.from_scratch && values.tokenizer.empty()) values.tokenizer = "byte";
-  for (const std::string& path : a.data) values.data.push_back(from_job(path));
-  const fs::path file = values.from_scratch ? fs::path(model) : fs::path(model) / "config.json";
-  if (fs::exists(file)) {
-    values.seq_len = std::min<std::int64_t>(values.seq_len, load_model_config(file).max_positions);
+  const std::string tokenizer = a.tokenizer.empty() && values.from_scratch ? "byte" : a.tokenizer;
+  values.tokenizer =
+      tokenizer.empty() || tokenizer == "byte" ? tokenizer : from_job(tokenizer, folder);
+  for (const std::string& path : a.data) values.data.push_back(from_job(path, folder));
+  if (values.from_scratch) values.lr = kScratchLr;
+
+  std::optional<ModelConfig> config;
+  if (!a.size.empty()) {
+    config = sized_config(a.size, tokenizer);
+    const fs::path file = folder / (a.size + ".json");
+    check_free(file, a.force);
+    write_file_atomic(file, model_config_json(*config, "bfloat16"));
+    spdlog::info("{}: {:.1f} M parameters with a vocabulary of {}", file.string(),
+                 static_cast<double>(config->num_parameters()) / 1e6, config->vocab_size);
+    values.model = file.filename().string();
+  } else if (!a.config.empty()) {
+    config = load_model_config(a.config);
+    values.model = from_job(a.config, folder);
+  } else {
+    const fs::path file = check_model(a.model);
+    if (!file.empty()) config = load_model_config(file);
+    values.model = fs::is_directory(a.model) ? from_job(a.model, folder) : a.model;
   }
-  if (values.from_scratch) values.lr = 6e-4;
+  if (config) values.seq_len = std::min(values.seq_len, config->max_positions);
   write_file_atomic(a.out, job::commented_job_text(values));
   fmt::print("{0}\nnext: thimble plan {0}; thimble train {0}\n", a.out);
 }
@@ -51,14 +109,21 @@ void run_init(const InitArguments& a) {
 void add_init_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<InitArguments>();
   CLI::App* init = app.add_subcommand("init", "Write a commented job file for a model and data");
-  init->add_option("--model", a->model, "Hugging Face directory to fine-tune");
+  init->add_option("--model", a->model, "Hugging Face directory to fine-tune, or org/name");
+  init->add_option("--size", a->size,
+                   "Train from scratch at this size: 20m, 60m, 130m, 350m, 1b, 7b");
   init->add_option("--config", a->config, "config.json of a model to train from scratch");
-  init->add_option("--tokenizer", a->tokenizer, "Tokenizer directory, or \"byte\" (default: the model's)");
-  init->add_option("--data", a->data, "Training files (repeatable)")->required();
+  init->add_option("--tokenizer", a->tokenizer,
+                   "Tokenizer directory or file, or \"byte\" (default: the model's; byte from "
+                   "scratch)");
+  init->add_option("--data", a->data, "Training files or globs (repeatable)")->required();
   init->add_option("--out", a->out, "Job file to write");
-  init->add_flag("--force", a->force, "Overwrite an existing file");
-  init->footer("Examples:\n  thimble init --model models/SmolLM2-135M --data pairs.jsonl\n"
-               "  thimble init --config examples/models/130m.json --tokenizer tok/ --data 'corpus/*.txt' --out big.toml");
+  init->add_flag("--force", a->force, "Overwrite existing files");
+  init->footer(
+      "Examples:\n"
+      "  thimble init --model models/SmolLM2-135M --data pairs.jsonl\n"
+      "  thimble init --size 20m --data book.txt --out book.toml\n"
+      "  thimble init --config my.json --tokenizer tok/ --data 'corpus/*.txt' --out big.toml");
   init->callback([a, &session] {
     session.start();
     run_init(*a);

@@ -1,6 +1,5 @@
 // `thimble inspect`: look into models, checkpoints, token files, tokenizers and a job's data.
 #include <fmt/core.h>
-#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -10,13 +9,10 @@
 #include "core/io/safetensors_model.h"
 #include "data/summary.h"
 #include "data/token_file.h"
-#include "data/training_data.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/inspect_data.h"
 #include "launcher/engine/checkpointing.h"
-#include "launcher/engine/job_setup.h"
 #include "launcher/engine/loaded_model.h"
-#include "launcher/job/load_job.h"
-#include "launcher/run/console.h"
 #include "models/decoder.h"
 
 namespace thimble {
@@ -32,33 +28,60 @@ struct InspectArguments {
   bool json = false;
 };
 
+// Names and texts come from untrusted files and need not be UTF-8.
+void print_json(const Json& json) {
+  fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+}
+
+Json config_json(const ModelConfig& c) {
+  return {{"model_type", c.model_type},
+          {"parameters", c.num_parameters()},
+          {"layers", c.num_layers},
+          {"hidden_size", c.hidden_size},
+          {"intermediate_size", c.intermediate_size},
+          {"heads", c.num_heads},
+          {"kv_heads", c.num_kv_heads},
+          {"head_dim", c.head_dim},
+          {"vocab_size", c.vocab_size},
+          {"max_positions", c.max_positions},
+          {"tied_head", c.tied_head}};
+}
+
 void inspect_model(const InspectArguments& a) {
-  const ModelConfig config = load_model_config(fs::path(a.path) / "config.json");
-  const SafetensorsModel files = SafetensorsModel::open(a.path);
+  const fs::path exported = fs::path(a.path) / "model";
+  const fs::path directory = fs::exists(exported / "config.json") ? exported : fs::path(a.path);
+  const ModelConfig config = load_model_config(directory / "config.json");
+  const SafetensorsModel files = SafetensorsModel::open(directory);
   std::int64_t bytes = 0;
   Json tensors = Json::array();
   for (const auto& [name, location] : files.tensors()) {
-    bytes += location.entry->bytes;
-    tensors.push_back({{"name", name}, {"dtype", location.entry->dtype_text}, {"shape", location.entry->shape},
-                       {"bytes", location.entry->bytes}});
+    const SafetensorsEntry& entry = *location.entry;
+    bytes += entry.bytes;
+    if (a.json) {
+      tensors.push_back({{"name", name},
+                         {"dtype", entry.dtype_text},
+                         {"shape", entry.shape},
+                         {"bytes", entry.bytes}});
+    } else {
+      fmt::print("{:<52} {:<5} {:<16} {:>11}\n", printable(name, 200),
+                 printable(entry.dtype_text), fmt::format("[{}]", fmt::join(entry.shape, ", ")),
+                 format_bytes(entry.bytes));
+    }
   }
   if (a.json) {
-    fmt::print("{}\n", Json{{"model_type", config.model_type}, {"parameters", config.num_parameters()}, {"bytes", bytes},
-                            {"layers", config.num_layers}, {"hidden_size", config.hidden_size},
-                            {"vocab_size", config.vocab_size}, {"max_positions", config.max_positions},
-                            {"tensors", tensors}}
-                           .dump());
+    Json out = config_json(config);
+    out["bytes"] = bytes;
+    out["tensors"] = tensors;
+    print_json(out);
     return;
   }
-  for (const Json& t : tensors) {
-    fmt::print("{:<52} {:<5} {:<16} {:>11}\n", t["name"].get<std::string>(), t["dtype"].get<std::string>(),
-               t["shape"].dump(), format_bytes(t["bytes"].get<std::int64_t>()));
-  }
-  fmt::print("{}: {}, {:.2f} M parameters in {}, {} layers of {}, {} query and {} key heads of {}, vocabulary {}, {} "
-             "positions, head {}\n",
-             a.path, config.model_type, static_cast<double>(config.num_parameters()) / 1e6, format_bytes(bytes),
-             config.num_layers, config.hidden_size, config.num_heads, config.num_kv_heads, config.head_dim,
-             config.vocab_size, config.max_positions, config.tied_head ? "tied" : "untied");
+  fmt::print(
+      "{}: {}, {:.2f} M parameters in {}, {} layers of {}, {} query and {} key heads of {}, "
+      "vocabulary {}, {} positions, head {}\n",
+      directory.string(), config.model_type, static_cast<double>(config.num_parameters()) / 1e6,
+      format_bytes(bytes), config.num_layers, config.hidden_size, config.num_heads,
+      config.num_kv_heads, config.head_dim, config.vocab_size, config.max_positions,
+      config.tied_head ? "tied" : "untied");
 }
 
 void inspect_checkpoint(const InspectArguments& a) {
@@ -68,137 +91,203 @@ void inspect_checkpoint(const InspectArguments& a) {
   std::int64_t bytes = 0;
   for (const auto& [key, placed] : reader.tensors()) {
     bytes += placed.bytes;
-    if (!a.json) fmt::print("{:<64} {}\n", key, describe(placed.tensor));
+    if (!a.json) fmt::print("{:<64} {}\n", printable(key, 200), describe(placed.tensor));
   }
   if (a.json) {
-    fmt::print("{}\n", Json{{"step", reader.step()}, {"uuid", reader.uuid()}, {"tensors", reader.tensors().size()},
-                            {"bytes", bytes}, {"tokens_seen", state.tokens_seen}, {"valid", true}}
-                           .dump());
+    print_json({{"step", reader.step()},
+                {"uuid", reader.uuid()},
+                {"tensors", reader.tensors().size()},
+                {"bytes", bytes},
+                {"tokens_seen", state.tokens_seen},
+                {"trained_tokens", state.trained_tokens},
+                {"valid", true}});
     return;
   }
-  fmt::print("{}: step {}, {} arrays, {}, {} tokens seen; every byte verified\n", a.path, reader.step(),
-             reader.tensors().size(), format_bytes(bytes), state.tokens_seen);
+  fmt::print("{}: step {}, {} arrays, {}, {} tokens seen; every byte verified\n", a.path,
+             reader.step(), reader.tensors().size(), format_bytes(bytes), state.tokens_seen);
 }
 
 void inspect_tokens(const InspectArguments& a) {
   const TokenFile file(a.path);
-  const Json out{{"documents", file.num_documents()}, {"tokens", file.num_tokens()}, {"prompts", file.has_prompts()},
-                 {"bytes_per_token", text_bytes_per_token({&file})}};
+  const TokenFileHeader& header = file.header();
+  const double bytes_per_token = text_bytes_per_token({&file});
+  std::int64_t prompt_tokens = 0;
+  for (std::int64_t i = 0; i < file.num_documents(); ++i) prompt_tokens += file.prompt_tokens(i);
   if (a.json) {
-    fmt::print("{}\n", out.dump());
+    print_json({{"documents", file.num_documents()},
+                {"tokens", file.num_tokens()},
+                {"prompts", file.has_prompts()},
+                {"prompt_tokens", prompt_tokens},
+                {"vocab_size", header.vocab_size},
+                {"bytes", header.text_bytes},
+                {"bytes_per_token", bytes_per_token},
+                {"empty", header.num_empty},
+                {"duplicates", header.num_duplicates}});
     return;
   }
-  fmt::print("{}: {} documents, {} tokens, {:.2f} bytes a token{}\n", a.path, file.num_documents(), file.num_tokens(),
-             out["bytes_per_token"].get<double>(), file.has_prompts() ? ", prompts untrained" : "");
+  fmt::print(
+      "{}: {} documents, {} tokens of {} ids, {:.2f} bytes a token, {} empty left out, {} "
+      "duplicates{}\n",
+      a.path, file.num_documents(), file.num_tokens(), header.vocab_size, bytes_per_token,
+      header.num_empty, header.num_duplicates,
+      file.has_prompts() ? fmt::format(", {} tokens in prompts", prompt_tokens) : "");
+}
+
+Json id_or_null(const std::optional<std::int32_t>& id) { return id ? Json(*id) : Json(); }
+
+std::vector<std::int32_t> special_ids(const Tokenizer& tokenizer) {
+  std::vector<std::int32_t> ids;
+  for (std::int64_t i = 0; i < tokenizer.vocab_size(); ++i) {
+    if (tokenizer.is_special(static_cast<std::int32_t>(i))) {
+      ids.push_back(static_cast<std::int32_t>(i));
+    }
+  }
+  return ids;
 }
 
 void inspect_tokenizer(const InspectArguments& a) {
   const auto tokenizer = load_tokenizer(a.path);
   const std::vector<std::int32_t> ids = tokenizer->encode(a.text, {.parse_special = true});
-  const auto id = [](const std::optional<std::int32_t>& value) { return value ? Json(*value) : Json(); };
+  const std::vector<std::int32_t> special = special_ids(*tokenizer);
+  const auto named = [&](const std::vector<std::int32_t>& list) {
+    Json out = Json::array();
+    for (const std::int32_t id : list) {
+      out.push_back({{"id", id}, {"text", std::string(tokenizer->token_text(id))}});
+    }
+    return out;
+  };
   if (a.json) {
-    fmt::print("{}\n", Json{{"vocab_size", tokenizer->vocab_size()}, {"bos_id", id(tokenizer->bos_id())},
-                            {"eos_id", id(tokenizer->eos_id())}, {"pad_id", id(tokenizer->pad_id())},
-                            {"add_bos", tokenizer->add_bos()}, {"ids", ids}}
-                           .dump());
+    print_json({{"vocab_size", tokenizer->vocab_size()},
+                {"bos_id", id_or_null(tokenizer->bos_id())},
+                {"eos_id", id_or_null(tokenizer->eos_id())},
+                {"pad_id", id_or_null(tokenizer->pad_id())},
+                {"add_bos", tokenizer->add_bos()},
+                {"special", named(special)},
+                {"ids", ids},
+                {"pieces", named(ids)}});
     return;
   }
-  fmt::print("vocabulary {}, BOS {}{}, EOS {}, PAD {}\n", tokenizer->vocab_size(), id(tokenizer->bos_id()).dump(),
-             tokenizer->add_bos() ? " (added)" : "", id(tokenizer->eos_id()).dump(), id(tokenizer->pad_id()).dump());
-  for (const std::int32_t i : ids) fmt::print("{:>8}  '{}'\n", i, printable(tokenizer->token_text(i)));
+  const auto name = [](const std::optional<std::int32_t>& id) {
+    return id ? std::to_string(*id) : std::string("none");
+  };
+  fmt::print("vocabulary {}, BOS {}{}, EOS {}, PAD {}\n", tokenizer->vocab_size(),
+             name(tokenizer->bos_id()), tokenizer->add_bos() ? " (put before a document)" : "",
+             name(tokenizer->eos_id()), name(tokenizer->pad_id()));
+  constexpr std::size_t kShown = 40;
+  for (std::size_t i = 0; i < std::min(kShown, special.size()); ++i) {
+    fmt::print("special {:>8}  {}\n", special[i], printable(tokenizer->token_text(special[i])));
+  }
+  if (special.size() > kShown) {
+    fmt::print("... and {} more special tokens (--json lists them)\n", special.size() - kShown);
+  }
+  if (a.text.empty()) return;
+  fmt::print("{} tokens\n", ids.size());
+  for (const std::int32_t i : ids) {
+    fmt::print("{:>16}  '{}'\n", i, printable(tokenizer->token_text(i)));
+  }
 }
 
 void inspect_logits(const InspectArguments& a) {
   const LoadedModel loaded = load_model(a.model, "fp32");
+  const std::int64_t vocab = loaded.model->config().vocab_size;
   for (const std::int32_t id : a.ids) {
-    if (id < 0 || id >= loaded.model->config().vocab_size) {
-      throw_user("--ids {}: allowed 0 to {}", id, loaded.model->config().vocab_size - 1);
-    }
+    if (id < 0 || id >= vocab) throw_user("--ids {}: allowed 0 to {}", id, vocab - 1);
   }
-  Decoder decoder(*loaded.arena, *loaded.model, *loaded.store, loaded.dtype, static_cast<std::int64_t>(a.ids.size()));
+  const auto count = static_cast<std::int64_t>(a.ids.size());
+  if (count > loaded.model->config().max_positions) {
+    throw_user("--ids: {} ids, but the model has {} positions", count,
+               loaded.model->config().max_positions);
+  }
+  Decoder decoder(*loaded.arena, *loaded.model, *loaded.store, loaded.dtype, count);
   const std::vector<float> logits = decoder.feed(a.ids);
-  fmt::print("{}\n", Json{{"input_ids", {a.ids}}, {"logits_last", {logits}}}.dump());
-}
-
-// One row: runs of trained and untrained tokens, document by document.
-void print_row(const Batch& row, const Tokenizer& tokenizer, bool color) {
-  std::size_t i = 0;
-  const std::size_t n = row.tokens.size();
-  while (i < n) {
-    std::size_t end = i;
-    const auto trained = [&](std::size_t at) { return row.weights[at] != 0.0f; };
-    while (end < n && trained(end) == trained(i) && row.doc_start[end] == row.doc_start[i]) ++end;
-    const std::span ids(row.tokens.data() + i, end - i);
-    const std::string text = printable(tokenizer.decode(ids, {.skip_special = false}), 600);
-    const char* mark = trained(i) ? "[train]" : "[     ]";
-    if (color && trained(i)) {
-      fmt::print("{} doc@{:<5} \x1b[32m{}\x1b[0m\n", mark, row.doc_start[i], text);
-    } else {
-      fmt::print("{} doc@{:<5} {}\n", mark, row.doc_start[i], text);
-    }
-    i = end;
-  }
-}
-
-void inspect_data(const InspectArguments& a, CommandSession& session) {
-  job::JobNotes notes;
-  const job::JobConfig loaded = job::load_job(a.path, {}, notes);
-  JobSetup setup = make_setup(loaded);
-  setup.data.threads = apply_threads(loaded.threads);
-  const auto tokenizer = open_tokenizer(setup.tokenizer, setup.model);
-  const auto data = open_training_data(setup.data, *tokenizer, [](const std::string& w) { spdlog::warn("{}", w); }, {});
-  const DataSummary& s = data->summary();
   if (a.json) {
-    fmt::print("{}\n", Json{{"samples", s.samples}, {"tokens", s.tokens}, {"train_rows", s.train_rows},
-                            {"trained_tokens", s.trained_tokens}, {"longest", s.longest}, {"dropped", s.dropped},
-                            {"truncated", s.truncated}, {"duplicates", s.duplicates},
-                            {"packing_efficiency", s.packing_efficiency}}
-                           .dump());
+    print_json({{"input_ids", {a.ids}}, {"logits_last", {logits}}});
     return;
   }
-  for (std::int64_t i = 0; i < std::min(a.rows, data->train().num_rows()); ++i) {
-    const std::int64_t id = data->sampler().row_at(i);
-    fmt::print("row {} (place {} of training)\n", id, i);
-    print_row(data->train().get_rows(std::span(&id, 1)), *tokenizer, session.console->traits().color);
+  for (std::size_t i = 0; i < logits.size(); ++i) fmt::print("{:>8} {:.9g}\n", i, logits[i]);
+}
+
+// Registers one of the things to look into.
+class Registrar {
+ public:
+  Registrar(CLI::App& inspect, CommandSession& session)
+      : inspect_(inspect), session_(session), a_(std::make_shared<InspectArguments>()) {}
+
+  template <typename Run>
+  CLI::App* add(const char* name, const char* help, const char* example, Run run) {
+    CLI::App* sub = inspect_.add_subcommand(name, help);
+    sub->add_flag("--json", a_->json, "One JSON object");
+    sub->footer(std::string("Example:\n  thimble inspect ") + example);
+    sub->callback([a = a_, &session = session_, run] {
+      session.start();
+      run(*a, session);
+    });
+    return sub;
   }
-  fmt::print("{}\n", summary_text(s));
+  InspectArguments& arguments() { return *a_; }
+
+ private:
+  CLI::App& inspect_;
+  CommandSession& session_;
+  std::shared_ptr<InspectArguments> a_;
+};
+
+void add_files(Registrar& inspect) {
+  InspectArguments& a = inspect.arguments();
+  CLI::App* model =
+      inspect.add("model", "Architecture, tensors and sizes of a model directory or run",
+                  "model models/SmolLM2-135M --json",
+                  [](const InspectArguments& x, CommandSession&) { inspect_model(x); });
+  model->add_option("path", a.path, "Hugging Face directory or run")->required();
+  CLI::App* checkpoint =
+      inspect.add("checkpoint", "Arrays of a checkpoint; verifies every byte",
+                  "checkpoint runs/demo/checkpoints/ckpt-200",
+                  [](const InspectArguments& x, CommandSession&) { inspect_checkpoint(x); });
+  checkpoint->add_option("path", a.path, "Directory ckpt-N")->required();
+  CLI::App* tokens =
+      inspect.add("tokens", "Size of a token file", "tokens corpus.tokens",
+                  [](const InspectArguments& x, CommandSession&) { inspect_tokens(x); });
+  tokens->add_option("path", a.path, "File *.tokens")->required();
+}
+
+void add_contents(Registrar& inspect) {
+  InspectArguments& a = inspect.arguments();
+  CLI::App* tokenizer =
+      inspect.add("tokenizer", "Special tokens, and the pieces of a text",
+                  "tokenizer models/SmolLM2-135M --text \"Hello\"",
+                  [](const InspectArguments& x, CommandSession&) { inspect_tokenizer(x); });
+  tokenizer->add_option("path", a.path, "Directory, file or \"byte\"")->required();
+  tokenizer->add_option("--text", a.text, "Text to tokenise");
+  CLI::App* data = inspect.add("data", "Rows as they are trained on, and a summary",
+                               "data job.toml -n 3",
+                               [](const InspectArguments& x, CommandSession& session) {
+                                 inspect_data(x.path, x.rows, x.json, session);
+                               });
+  data->add_option("path", a.path, "Job file")->required();
+  data->add_option("-n,--rows", a.rows, "Rows to show")->check(CLI::Range(0, 1 << 20));
+  CLI::App* logits =
+      inspect.add("logits", "Logits after the last of some ids, in f32",
+                  "logits --model DIR --ids 1,2,3 --json",
+                  [](const InspectArguments& x, CommandSession&) { inspect_logits(x); });
+  logits->add_option("--model", a.model, "Hugging Face directory or run")->required();
+  logits->add_option("--ids", a.ids, "Token ids, comma-separated")->delimiter(',')->required();
 }
 
 }  // namespace
 
 void add_inspect_command(CLI::App& app, CommandSession& session) {
-  auto a = std::make_shared<InspectArguments>();
-  CLI::App* inspect = app.add_subcommand("inspect", "Look into a model, checkpoint, token file, tokenizer or a job's data");
+  CLI::App* inspect = app.add_subcommand(
+      "inspect", "Look into a model, checkpoint, token file, tokenizer or a job's data");
   inspect->require_subcommand(1);
-  inspect->footer("Examples:\n  thimble inspect model models/SmolLM2-135M\n"
-                  "  thimble inspect checkpoint runs/demo/checkpoints/ckpt-200\n"
-                  "  thimble inspect data job.toml -n 3\n"
-                  "  thimble inspect tokenizer models/SmolLM2-135M --text \"Hello\"");
-  const auto add = [&](const char* name, const char* help, auto run) {
-    CLI::App* sub = inspect->add_subcommand(name, help);
-    sub->add_flag("--json", a->json, "One JSON object");
-    sub->callback([a, &session, run] {
-      session.start();
-      run(*a, session);
-    });
-    return sub;
-  };
-  const auto path = [&](CLI::App* sub, const char* what) { sub->add_option("path", a->path, what)->required(); };
-  path(add("model", "Tensors and sizes of a model directory", [](const auto& x, auto&) { inspect_model(x); }), "Directory");
-  path(add("checkpoint", "Arrays of a checkpoint; verifies every byte", [](const auto& x, auto&) { inspect_checkpoint(x); }),
-       "Directory ckpt-N");
-  path(add("tokens", "Size of a token file", [](const auto& x, auto&) { inspect_tokens(x); }), "File");
-  CLI::App* tokenizer = add("tokenizer", "Special tokens, and the pieces of a text",
-                            [](const auto& x, auto&) { inspect_tokenizer(x); });
-  path(tokenizer, "Directory, file or \"byte\"");
-  tokenizer->add_option("--text", a->text, "Text to tokenise");
-  CLI::App* data = add("data", "Rows as they are trained on, and a summary",
-                       [](const auto& x, auto& s) { inspect_data(x, s); });
-  path(data, "Job file");
-  data->add_option("-n", a->rows, "Rows to show")->check(CLI::NonNegativeNumber);
-  CLI::App* logits = add("logits", "Logits after the last of some ids, in f32", [](const auto& x, auto&) { inspect_logits(x); });
-  logits->add_option("--model", a->model, "Model directory")->required();
-  logits->add_option("--ids", a->ids, "Token ids, comma-separated")->delimiter(',')->required();
+  inspect->footer(
+      "Examples:\n"
+      "  thimble inspect model models/SmolLM2-135M\n"
+      "  thimble inspect checkpoint runs/demo/checkpoints/ckpt-200\n"
+      "  thimble inspect data job.toml -n 3\n"
+      "  thimble inspect tokenizer models/SmolLM2-135M --text \"Hello\"");
+  Registrar registrar(*inspect, session);
+  add_files(registrar);
+  add_contents(registrar);
 }
 
 }  // namespace thimble
