@@ -27,7 +27,7 @@ struct TrainBench {
   std::int64_t batch = 4, seq = 512, accumulation = 1, steps = 12, warmup = 6;
   std::string dtype = "bf16", recompute = "none", trace;
   int threads = 0;
-  bool json = false, profile = false, no_packing = false;
+  bool json = false, profile = false;
 };
 
 Recompute recompute_of(const std::string& name) {
@@ -63,7 +63,7 @@ double median(std::vector<double> values) {
 EngineOptions engine_options(const TrainBench& b) {
   const DType dtype = b.dtype == "bf16" ? DType::kBF16 : DType::kF32;
   return {.dtype = dtype, .grad_dtype = dtype, .recompute = recompute_of(b.recompute),
-          .accumulates = b.accumulation > 1, .cache_packed = !b.no_packing, .seq_len = b.seq};
+          .accumulates = b.accumulation > 1, .seq_len = b.seq};
 }
 
 // Runs load and one step on `arena`, which may be a planning one.
@@ -221,7 +221,6 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   train->add_option("--threads", options->threads, "Threads (default: all)");
   train->add_option("--trace", options->trace, "Write a Chrome trace of the counted steps to this file");
   train->add_flag("--profile", options->profile, "Print a table of operations to standard error");
-  train->add_flag("--no-packing", options->no_packing, "Do not keep packed weights");
   train->add_flag("--json", options->json, "One JSON object");
   train->callback([options, &session] {
     session.start();

@@ -46,14 +46,12 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
         std::tuple{"full", Recompute::kFull, "about 30 % slower"}}) {
     JobSetup changed = setup;
     changed.engine.recompute = mode;
-    changed.engine.cache_packed = false;
     consider(fmt::format("memory.recompute = \"{}\", training.micro_batch_size = 1 ({})", name, cost), changed, 1);
   }
   for (std::int64_t seq_len = setup.engine.seq_len / 2; seq_len >= 128 && fitting.size() < 6; seq_len /= 2) {
     JobSetup changed = setup;
     changed.engine.seq_len = seq_len;
     changed.engine.recompute = Recompute::kFull;
-    changed.engine.cache_packed = false;
     consider(fmt::format("data.seq_len = {}, memory.recompute = \"full\", training.micro_batch_size = 1", seq_len),
              changed, 1);
   }
@@ -70,7 +68,6 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
   }
   JobSetup smallest = setup;
   smallest.engine.recompute = Recompute::kFull;
-  smallest.engine.cache_packed = false;
   const MemoryReport report = plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1), shape);
   text += fmt::format("\n  or: memory.budget = \"{}MiB\" with memory.recompute = \"full\" on a machine that has it",
                       (report.extent_bytes + kProcessOverheadBytes) / kMiB + 1);

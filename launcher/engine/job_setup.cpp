@@ -125,7 +125,6 @@ JobSetup make_setup(const job::JobConfig& job) {
           ? setup.engine.dtype
           : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
   setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
-  setup.engine.cache_packed = setup.engine.recompute == Recompute::kNone;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
   setup.engine.seq_len = job.data.seq_len;
   setup.optimizer = {.beta1 = job.optimizer.betas[0],

@@ -72,7 +72,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
     : arena_(arena),
       model_(model),
       options_(options),
-      store_(arena, model.params(), options.dtype, options.cache_packed),
+      store_(arena, model.params(), options.dtype, options.recompute == Recompute::kNone),
       sink_(arena, model.params(), grad_dtypes(model, options)),
       state_(arena),
       loop_(model.params(), optimizer, state_, sums_) {

@@ -18,9 +18,8 @@ namespace thimble {
 struct EngineOptions {
   DType dtype = DType::kBF16;          // compute weights and activations; f32: the weights are their own master
   DType grad_dtype = DType::kBF16;     // of gradients that are written once per step
-  Recompute recompute = Recompute::kNone;
+  Recompute recompute = Recompute::kNone;  // kNone, made for speed, also keeps packed weights where they pay
   bool accumulates = false;            // several micro-batches a step: every gradient is f32
-  bool cache_packed = true;            // keep packed weights until they change
   double max_grad_norm = 1.0;          // 0: no clipping
   std::int64_t seq_len = 0;
 };

