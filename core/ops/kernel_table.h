@@ -167,7 +167,5 @@ const KernelTable& kernels(Device device);
 
 /// Instruction set in use: "avx2", "avx512", "avx512_bf16" or "amx_bf16"; THIMBLE_ISA=avx2|avx512 lowers it.
 const char* cpu_isa();
-/// Threads that CPU kernels use on this thread.
-int cpu_threads();
 
 }  // namespace thimble

@@ -1,6 +1,5 @@
 // `thimble bench`: the machine's limits and the speed of a training step, to be laid beside a peer's.
 #include <fmt/core.h>
-#include <omp.h>
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
@@ -8,6 +7,7 @@
 #include <optional>
 
 #include "core/base/random.h"
+#include "core/base/threads.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
@@ -105,7 +105,7 @@ void print_result(const TrainBench& b, const nlohmann::ordered_json& result, con
 }
 
 void bench_train(const TrainBench& b) {
-  if (b.threads > 0) omp_set_num_threads(b.threads);
+  if (b.threads > 0) set_team_threads(b.threads);
   const auto config = named_model_config(b.size);
   if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", b.size);
   if (b.warmup >= b.steps) throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
@@ -137,7 +137,7 @@ void bench_train(const TrainBench& b) {
   const double sol = light.seconds_per_micro_batch() * static_cast<double>(b.accumulation) / step_s;
   const nlohmann::ordered_json result{
       {"peer", "thimble " + thimble_version()}, {"size", b.size}, {"batch", b.batch}, {"seq", b.seq},
-      {"dtype", b.dtype}, {"compile", false}, {"checkpoint", b.recompute == "full"}, {"threads", cpu_threads()},
+      {"dtype", b.dtype}, {"compile", false}, {"checkpoint", b.recompute == "full"}, {"threads", team_threads()},
       {"params", config->num_parameters()}, {"step_s", step_s}, {"tokens_per_s", total / step_s},
       {"model_tflops", total * config->train_flops_per_token(b.seq) / step_s / 1e12},
       {"peak_bytes", resident_memory().peak_bytes}, {"first_loss", losses.front()}, {"last_loss", losses.back()},
@@ -188,14 +188,14 @@ void bench_memory(bool json) {
   const double copy = gb(2 * kBytes, best([&] { ops::copy(b, a); }));
   const double add = gb(3 * kBytes, best([&] { ops::add(b, a, b); }));
   if (json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"threads", cpu_threads()}, {"read_gb_per_s", read},
+    fmt::print("{}\n", nlohmann::ordered_json{{"threads", team_threads()}, {"read_gb_per_s", read},
                                               {"write_gb_per_s", write}, {"copy_gb_per_s", copy},
                                               {"add_gb_per_s", add}}
                            .dump());
     return;
   }
   fmt::print("threads {}\nread  {:6.1f} GB/s\nwrite {:6.1f} GB/s\ncopy  {:6.1f} GB/s (read + written)\n"
-             "add   {:6.1f} GB/s (2 read + 1 written)\n", cpu_threads(), read, write, copy, add);
+             "add   {:6.1f} GB/s (2 read + 1 written)\n", team_threads(), read, write, copy, add);
 }
 
 }  // namespace

@@ -1,11 +1,11 @@
 #include "launcher/engine/job_setup.h"
 
-#include <omp.h>
 #include <spdlog/spdlog.h>
 
 #include <cmath>
 #include <regex>
 
+#include "core/base/threads.h"
 #include "launcher/run/machine.h"
 #include "models/weight_sources.h"
 
@@ -195,7 +195,7 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, 
 
 int apply_threads(const job::AutoInt& threads) {
   const int count = threads.value ? narrow<int>(*threads.value) : cpu_limit().usable;
-  omp_set_num_threads(count);
+  set_team_threads(count);
   return count;
 }
 

@@ -1,9 +1,9 @@
 // Kernels against naive f64 references, in both dtypes and at awkward sizes.
-#include <omp.h>
 
 #include <limits>
 #include <numeric>
 
+#include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/onednn_matmul.h"
 #include "tests/core/expect_close.h"
@@ -47,7 +47,7 @@ TEST_P(OpsTest, ProductsInEveryOrientation) {
 TEST_P(OpsTest, PackedProductsGiveTheSame) {
   const Tensor a = random(Shape{130, 96}, 1), b = random(Shape{200, 96}, 2), c = empty(Shape{130, 200});
   const MatmulSpec spec = ops::matmul_spec({a}, {b, true}, c);
-  if (GetParam() == DType::kBF16 && !cpu::has_native_bf16()) return;  // converts, and never packs
+  if (GetParam() == DType::kBF16 && !has_native_bf16()) return;  // converts, and never packs
   const PackedLayout layout = onednn::packed_layout(spec);  // the kernel table offers it only where it pays
   ASSERT_GT(layout.bytes, 0);
   const Tensor packed = Tensor::empty(*arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes});
@@ -139,14 +139,14 @@ TEST_P(OpsTest, CrossEntropyOfHugeLogitsAndUntrainedRows) {
 
 TEST_P(OpsTest, SumsDoNotDependOnTheNumberOfThreads) {
   const Tensor x = random(Shape{77'777}, 4), dy = random(Shape{300, 40}, 5), out = empty(Shape{40}), again = empty(Shape{40});
-  const int threads = omp_get_max_threads();
-  omp_set_num_threads(1);
+  const int threads = team_threads();
+  set_team_threads(1);
   const double one = ops::sum_squares(x);
   ops::column_sums(*arena_, out, dy, false);
-  omp_set_num_threads(2);
+  set_team_threads(2);
   EXPECT_EQ(one, ops::sum_squares(x));
   ops::column_sums(*arena_, again, dy, false);
-  omp_set_num_threads(threads);
+  set_team_threads(threads);
   EXPECT_EQ(values_of(out), values_of(again));
   double want = 0;
   for (const double v : values_of(x)) want += v * v;

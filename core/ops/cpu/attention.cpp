@@ -1,13 +1,12 @@
 #include "core/ops/cpu/attention.h"
 
-#include <omp.h>
-
 #include <algorithm>
 #include <array>
 #include <cmath>
 #include <cstring>
 
 #include "core/base/numeric.h"
+#include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/matmul.h"
 
@@ -100,7 +99,7 @@ struct Scratch {
 };
 
 char* thread_base(const Scratch& layout, void* workspace) {
-  return static_cast<char*>(workspace) + omp_get_thread_num() * round_up(layout.bytes, 4096);
+  return static_cast<char*>(workspace) + team_index() * round_up(layout.bytes, 4096);
 }
 
 // Copies rows of one head into a dense tile, converting; rows past the end are zero.
@@ -161,7 +160,6 @@ Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, st
                    std::int64_t head) {
   return base + (position * stride + head * s.head_dim) * dtype_size(s.dtype);
 }
-
 
 void forward_block(const AttentionSpec& s, const AttentionArgs& args, const QueryBlock& block, std::int64_t b,
                    std::int64_t h, const Scratch& w) {
@@ -240,7 +238,7 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
 }  // namespace
 
 std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
-  return round_up(Scratch(s, backward, tile_workspace(s, backward), nullptr).bytes, 4096) * cpu_threads();
+  return round_up(Scratch(s, backward, tile_workspace(s, backward), nullptr).bytes, 4096) * team_threads();
 }
 
 void attention(const AttentionSpec& s, const AttentionArgs& args) {

@@ -1,12 +1,12 @@
 // The CPU's kernel table and its plan-mode twin; chooses the instruction set once.
 #include <cpuid.h>
-#include <omp.h>
 
 #include <cstdlib>
 #include <cstring>
 #include <string_view>
 
 #include "core/base/error.h"
+#include "core/base/threads.h"
 #include "core/ops/cpu/attention.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/matmul.h"
@@ -169,7 +169,6 @@ const char* cpu_isa() {
   return "?";
 }
 
-int cpu_threads() { return omp_get_max_threads(); }
 
 const KernelTable& kernels(Device device) {
   static const KernelTable kCpu = make_cpu_table();

@@ -1,7 +1,5 @@
 #include "core/ops/cpu/onednn_matmul.h"
 
-#include <omp.h>
-
 #include <array>
 #include <memory>
 #include <mutex>
@@ -11,6 +9,7 @@
 
 #include "core/base/error.h"
 #include "core/base/random.h"
+#include "core/base/threads.h"
 
 namespace thimble::onednn {
 namespace {
@@ -133,11 +132,11 @@ class Product {
 // oneDNN splits work by the number of OpenMP threads at creation.
 class OneThread {
  public:
-  explicit OneThread(Team team) : active_(team == Team::kSingleThread), threads_(omp_get_max_threads()) {
-    if (active_) omp_set_num_threads(1);
+  explicit OneThread(Team team) : active_(team == Team::kSingleThread), threads_(team_threads()) {
+    if (active_) set_team_threads(1);
   }
   ~OneThread() {
-    if (active_) omp_set_num_threads(threads_);
+    if (active_) set_team_threads(threads_);
   }
   OneThread(const OneThread&) = delete;
   OneThread& operator=(const OneThread&) = delete;
@@ -150,7 +149,7 @@ class OneThread {
 Product& product(const MatmulSpec& spec, Team team) {
   using Cache = std::unordered_map<MatmulSpec, std::unique_ptr<Product>, SpecHash>;
   thread_local std::array<std::unordered_map<int, Cache>, 2> caches;  // by team, by thread count
-  const int threads = team == Team::kSingleThread ? 1 : omp_get_max_threads();
+  const int threads = team == Team::kSingleThread ? 1 : team_threads();
   std::unique_ptr<Product>& slot = caches[team == Team::kSingleThread ? 1 : 0][threads][spec];
   if (!slot) {
     const OneThread scope(team);
