@@ -169,7 +169,6 @@ const char* cpu_isa() {
   return "?";
 }
 
-
 const KernelTable& kernels(Device device) {
   static const KernelTable kCpu = make_cpu_table();
   static const KernelTable kPlan = make_planning_table();
