@@ -126,9 +126,12 @@ struct KernelTable {
   void (*accumulate)(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
   void (*add)(void* out, const void* a, const void* b, DType dtype, std::int64_t n);
   void (*transpose)(void* dst, const void* src, std::int64_t rows, std::int64_t cols, std::int64_t element_bytes);
-  /// Sum of squares in f64, over fixed chunks folded in order: the same bits for any thread count. Not finite
-  /// exactly if an element is not finite.
-  double (*sum_squares)(const void* x, DType dtype, std::int64_t n);
+  /// Sum of squares of each row in f64, in an order that depends on cols alone. Not finite exactly if an element is
+  /// not finite.
+  void (*row_squares)(double* out, const void* x, DType dtype, std::int64_t rows, std::int64_t cols);
+  /// dst (+)= pieces[0] + pieces[1] + ... in that order, summed in f32.
+  void (*sum_in_order)(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype, std::int64_t n,
+                       bool accumulate);
 
   void (*embedding)(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,
                     std::int64_t cols, DType dtype);

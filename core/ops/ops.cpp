@@ -130,10 +130,28 @@ void transpose(const Tensor& dst, const Tensor& src) {
   table_of(dst).transpose(dst.raw(), src.raw(), src.dim(0), src.dim(1), dtype_size(src.dtype()));
 }
 
-double sum_squares(const Tensor& x) {
-  const OpTimer timer("sum_squares");
+void add_squares(ExactSum& sum, const Tensor& x) {
+  const OpTimer timer("sum of squares");
   TH_CHECK(x.is_contiguous());
-  return table_of(x).sum_squares(x.raw(), x.dtype(), x.numel());
+  const std::int64_t rows = x.rank() == 2 ? x.dim(0) : 1;
+  if (x.numel() == 0) return;
+  std::vector<double> squares(static_cast<std::size_t>(rows));
+  table_of(x).row_squares(squares.data(), x.raw(), x.dtype(), rows, x.numel() / rows);
+  for (const double s : squares) sum.add(s);
+}
+
+void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumulate) {
+  const OpTimer timer("sum of pieces");
+  TH_CHECK(!pieces.empty() && dst.is_contiguous());
+  TH_CHECK(!accumulate || dst.dtype() == DType::kF32, "sums of several passes are f32");
+  std::vector<const void*> data;
+  for (const Tensor& piece : pieces) {
+    check_alike({&pieces[0], &piece});
+    check_shape(piece, dst.shape());
+    data.push_back(piece.raw());
+  }
+  table_of(dst).sum_in_order(dst.raw(), dst.dtype(), data.data(), static_cast<int>(data.size()), pieces[0].dtype(),
+                             dst.numel(), accumulate);
 }
 
 void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {

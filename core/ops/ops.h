@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <optional>
 
+#include "core/base/exact_sum.h"
 #include "core/ops/kernel_table.h"
 #include "core/tensor/tensor.h"
 
@@ -36,8 +37,16 @@ void cast(const Tensor& dst, const Tensor& src);  // same shape; f32, bf16 (and 
 void accumulate(const Tensor& dst, const Tensor& src);
 void add(const Tensor& out, const Tensor& a, const Tensor& b);  // out may be a or b
 void transpose(const Tensor& dst, const Tensor& src);           // [m, n] -> [n, m], contiguous
-/// Sum of squares of all elements, in f64; not finite exactly if an element is not.
-double sum_squares(const Tensor& x);
+/// Adds the squares of all elements: each row of a matrix (the whole of a vector) is summed in f64, and the rows'
+/// sums without rounding, so that rows may be spread over ranks. Not finite exactly if an element is not.
+void add_squares(ExactSum& sum, const Tensor& x);
+inline double sum_squares(const Tensor& x) {
+  ExactSum sum;
+  add_squares(sum, x);
+  return sum.value();
+}
+/// dst (+)= pieces[0] + pieces[1] + ..., in that order and in f32; rounded once if dst is bf16.
+void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumulate);
 
 /// out [N, C] = table[ids], ids i32 [N] within [0, V).
 void embedding(const Tensor& out, const Tensor& table, const Tensor& ids);

@@ -168,7 +168,7 @@ void bench_gemm(const std::string& size, std::int64_t tokens, bool json) {
 void bench_memory(bool json) {
   constexpr std::int64_t kBytes = 512 * kMiB;
   const std::unique_ptr<Arena> arena = Arena::make_cpu(3 * kBytes);
-  const Shape shape{kBytes / 4};
+  const Shape shape{kBytes / 4096, 1024};
   const Tensor a = Tensor::empty(*arena, MemoryTag::kWorkspace, DType::kF32, shape);
   const Tensor b = Tensor::empty(*arena, MemoryTag::kWorkspace, DType::kF32, shape);
   ops::zero(a);

@@ -157,15 +157,14 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
 }
 
 double TrainEngine::gradient_norm(std::string& first_bad) {
-  double sum = 0;
+  ExactSum sum;
   for (const UpdateItem& item : items_) {
     const Tensor& grad = sink_.grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
-    const double squares = ops::sum_squares(grad);
-    if (!std::isfinite(squares) && first_bad.empty()) first_bad = model_.params().info(item.id).name;
-    sum += squares;
+    ops::add_squares(sum, grad);
+    if (first_bad.empty() && !std::isfinite(sum.value())) first_bad = model_.params().info(item.id).name;
   }
-  return std::sqrt(sum);
+  return std::sqrt(sum.value());
 }
 
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {

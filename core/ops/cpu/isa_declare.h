@@ -9,7 +9,9 @@ void cast(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int
 void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
 void add(void* out, const void* a, const void* b, DType dtype, std::int64_t n);
 void transpose(void* dst, const void* src, std::int64_t rows, std::int64_t cols, std::int64_t element_bytes);
-double sum_squares(const void* x, DType dtype, std::int64_t n);
+void row_squares(double* out, const void* x, DType dtype, std::int64_t rows, std::int64_t cols);
+void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype, std::int64_t n,
+                  bool accumulate);
 void embedding_grad(void* dtable, DType table_dtype, const void* dy, DType dy_dtype,
                     const std::int32_t* ids, const std::int32_t* order, std::int64_t tokens,
                     std::int64_t cols);

@@ -123,16 +123,37 @@ double run_squares(const T* x, std::int64_t n) {
 constexpr std::int64_t kRun = 1024;  // 32 additions a lane
 
 template <typename T>
-double sum_squares_typed(const T* x, std::int64_t n) {
-  std::vector<double> sums(static_cast<std::size_t>((n + kChunk - 1) / kChunk));
-  for_chunks(n, [&sums, x](std::int64_t begin, std::int64_t end) {
+void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t cols) {
+#pragma omp parallel for schedule(static) if (rows * cols > kChunk)
+  for (std::int64_t r = 0; r < rows; ++r) {
     double sum = 0;
-    for (std::int64_t i = begin; i < end; i += kRun) sum += run_squares(x + i, std::min(kRun, end - i));
-    sums[static_cast<std::size_t>(begin / kChunk)] = sum;
-  });
-  double total = 0;
-  for (const double s : sums) total += s;
-  return total;
+    for (std::int64_t i = 0; i < cols; i += kRun) sum += run_squares(x + r * cols + i, std::min(kRun, cols - i));
+    out[r] = sum;
+  }
+}
+
+// Elements whose pieces are summed at a time: their f32 sums stay in the first-level cache.
+constexpr std::int64_t kSumRun = 2048;
+
+template <typename D, typename S>
+void sum_run(D* dst, const void* const* pieces, int count, std::int64_t begin, std::int64_t n, bool accumulate) {
+  float sum[kSumRun];
+  for (int p = 0; p < count; ++p) {
+    const S* in = static_cast<const S*>(pieces[p]) + begin;
+    if (p == 0) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) sum[i] = load(in + i);
+    } else {
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) sum[i] += load(in + i);
+    }
+  }
+  if (accumulate) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < n; ++i) sum[i] += load(dst + begin + i);
+  }
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) store(dst + begin + i, sum[i]);
 }
 
 }  // namespace
@@ -146,9 +167,25 @@ void transpose(void* dst, const void* src, std::int64_t rows, std::int64_t cols,
   }
 }
 
-double sum_squares(const void* x, DType dtype, std::int64_t n) {
-  return dtype == DType::kBF16 ? sum_squares_typed(static_cast<const BF16*>(x), n)
-                               : sum_squares_typed(static_cast<const float*>(x), n);
+void row_squares(double* out, const void* x, DType dtype, std::int64_t rows, std::int64_t cols) {
+  with_float_type(dtype, [&](auto* type) {
+    row_squares_typed(out, static_cast<const std::remove_pointer_t<decltype(type)>*>(x), rows, cols);
+  });
+}
+
+void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype, std::int64_t n,
+                  bool accumulate) {
+  with_float_type(dst_dtype, [&](auto* d) {
+    with_float_type(dtype, [&](auto* s) {
+      auto* out = static_cast<decltype(d)>(dst);
+      for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; i += kSumRun) {
+          sum_run<std::remove_pointer_t<decltype(d)>, std::remove_pointer_t<decltype(s)>>(
+              out, pieces, count, i, std::min(kSumRun, end - i), accumulate);
+        }
+      });
+    });
+  });
 }
 
 void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64_t n) {

@@ -20,7 +20,8 @@ struct IsaKernels {
   void (*accumulate)(void*, DType, const void*, DType, std::int64_t);
   void (*add)(void*, const void*, const void*, DType, std::int64_t);
   void (*transpose)(void*, const void*, std::int64_t, std::int64_t, std::int64_t);
-  double (*sum_squares)(const void*, DType, std::int64_t);
+  void (*row_squares)(double*, const void*, DType, std::int64_t, std::int64_t);
+  void (*sum_in_order)(void*, DType, const void* const*, int, DType, std::int64_t, bool);
   void (*embedding_grad)(void*, DType, const void*, DType, const std::int32_t*, const std::int32_t*,
                          std::int64_t, std::int64_t);
   void (*rms_norm)(const RmsNormArgs&);
