@@ -187,6 +187,29 @@ TEST_P(LayerOpsTest, NoRowsAreNoWork) {
   EXPECT_EQ(values_of(dw), std::vector<double>(8));
   ops::swiglu(y, x, x);
   ops::add(y, x, x);
+  EXPECT_EQ(ops::sum_squares(x), 0.0);
+}
+
+TEST_P(LayerOpsTest, SumInOrderRoundsOnce) {
+  for (const int n : {1, 17, 2049, 20'000}) {
+    const std::vector<Tensor> pieces{random(Shape{n}, 1), random(Shape{n}, 2), random(Shape{n}, 3, 1e-3f)};
+    std::vector<double> want(static_cast<std::size_t>(n));
+    for (const Tensor& piece : pieces) {
+      const auto v = values_of(piece);
+      for (std::size_t i = 0; i < want.size(); ++i) want[i] = static_cast<double>(static_cast<float>(want[i] + v[i]));
+    }
+    const Tensor total = random_tensor(*arena_, DType::kF32, Shape{n}, 4), half = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kBF16, Shape{n});
+    const auto before = values_of(total);
+    ops::sum_in_order(half, pieces, false);
+    const auto h = values_of(half);
+    for (std::size_t i = 0; i < want.size(); ++i) ASSERT_EQ(h[i], static_cast<double>(to_float(to_bf16(static_cast<float>(want[i])))));
+    ops::sum_in_order(total, pieces, true);
+    std::vector<double> added = before;
+    for (std::size_t i = 0; i < want.size(); ++i) added[i] += want[i];
+    expect_close(values_of(total), added, 1e-6, "added");
+    ops::sum_in_order(total, pieces, false);
+    EXPECT_EQ(values_of(total), want);
+  }
 }
 
 // Each operation, each input, each kind: the result must show it.
