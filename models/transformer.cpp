@@ -50,6 +50,21 @@ Transformer::Transformer(const ModelConfig& config) : config_(config) {
                             : add_param(last, "lm_head.weight", Shape{config_.vocab_size, c}, ParamRole::kHead);
 }
 
+std::vector<std::vector<ParamId>> Transformer::block_params() const {
+  std::vector<std::vector<ParamId>> blocks(static_cast<std::size_t>(num_blocks()));
+  for (const ParamId id : params_.ids()) blocks[static_cast<std::size_t>(block_of(id))].push_back(id);
+  if (config_.tied_head) blocks.back().push_back(embedding_.id);
+  return blocks;
+}
+
+std::vector<int> Transformer::gathers_per_pass() const {
+  std::vector<int> gathers;
+  const BlockId last = num_blocks() - 1;
+  for (const ParamId id : params_.ids()) gathers.push_back(block_of(id) > 0 && block_of(id) < last ? 2 : 1);
+  if (config_.tied_head) ++gathers[static_cast<std::size_t>(embedding_.id)];
+  return gathers;
+}
+
 Weight Transformer::add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role) {
   blocks_.push_back(block);
   return {params_.add({.name = name, .shape = shape, .role = role}), block};
@@ -129,7 +144,7 @@ Var Transformer::block(Context& ctx, int index, const Var& x, const AttentionCon
   const Layer& l = layers_[static_cast<std::size_t>(index)];
   const auto eps = static_cast<float>(config_.rms_eps);
   const BlockScope scope(ctx, index + 1);
-  ctx.store.prefetch(index + 2);
+  if (ctx.tape == nullptr || !ctx.tape->replaying()) ctx.store.prefetch(index + 2);
   const Var middle = add(ctx, x, self_attention(ctx, index, rms_norm(ctx, x, l.input_norm, eps), attention));
   const auto feed_forward = [&] {
     const auto gated = [&] {
@@ -142,17 +157,21 @@ Var Transformer::block(Context& ctx, int index, const Var& x, const AttentionCon
   return add(ctx, middle, feed_forward());
 }
 
-Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
+Var Transformer::layers(Context& ctx, const Tensor& ids, const Tensor& order,
                         const AttentionContext& attention) const {
-  Var x;
-  {
-    const BlockScope scope(ctx, 0);
-    x = embedding(ctx, ids, order, embedding_);
-  }
+  ctx.store.prefetch(0);
+  ctx.store.prefetch(1);
+  Var x = embedding(ctx, ids, order, embedding_);
   for (int l = 0; l < config_.num_layers; ++l) {
     const auto body = [this, &ctx, l, attention](const Var& in) { return block(ctx, l, in, attention); };
     x = ctx.tape != nullptr ? ctx.tape->segment(x, body) : body(x);
   }
+  return x;
+}
+
+Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
+                        const AttentionContext& attention) const {
+  const Var x = layers(ctx, ids, order, attention);
   return rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
 }
 
@@ -160,7 +179,15 @@ Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, const Tensor& 
                          float grad_scale) const {
   const AttentionContext attention{.rows = batch.rows, .positions = batch.positions,
                                    .doc_start = batch.doc_start, .rope_table = rope_table};
-  const Var h = hidden(ctx, batch.ids, batch.order, attention);
+  const Var x = layers(ctx, batch.ids, batch.order, attention);
+  // The head's backward pass follows its forward pass at once: its weights stay.
+  const BlockId last = num_blocks() - 1;
+  const auto pin = std::make_shared<std::optional<Pin>>(std::in_place, ctx.store, last);
+  if (ctx.recording()) {
+    ctx.tape->record([pin](Tape&) { pin->reset(); });
+    ctx.store.prefetch(last - 1);
+  }
+  const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
   return head_loss(ctx, h, head_, {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
 }
 

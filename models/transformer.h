@@ -33,6 +33,11 @@ class Transformer {
   /// The block in which a parameter is first used.
   BlockId block_of(ParamId id) const { return blocks_.at(static_cast<std::size_t>(id)); }
   BlockId num_blocks() const { return static_cast<BlockId>(config_.num_layers) + 2; }
+  /// The parameters of each block; a tied embedding is in the first and in the last.
+  std::vector<std::vector<ParamId>> block_params() const;
+  /// How often a training pass needs each parameter's block brought in, if blocks are let go as soon as possible:
+  /// layers for their forward and their backward pass, embedding and head once.
+  std::vector<int> gathers_per_pass() const;
 
   /// Hidden states [N, C] after the final norm. Under a tape, ctx must outlive the backward pass.
   Var hidden(Context& ctx, const Tensor& ids, const Tensor& order, const AttentionContext& attention) const;
@@ -48,6 +53,7 @@ class Transformer {
   };
   Weight add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role);
   void add_layer(int index);
+  Var layers(Context& ctx, const Tensor& ids, const Tensor& order, const AttentionContext& attention) const;
   Var block(Context& ctx, int index, const Var& x, const AttentionContext& attention) const;
   Var self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const;
 

@@ -32,6 +32,8 @@ class Tape {
 
   /// False while a block runs forward only to be recomputed later.
   bool recording() const { return mode_ != Mode::kCount; }
+  /// True while a block is computed again: its backward pass follows at once.
+  bool replaying() const { return mode_ == Mode::kReplay; }
   Recompute recompute() const { return recompute_; }
   GradSink& sink() { return sink_; }
 

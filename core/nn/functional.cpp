@@ -58,9 +58,10 @@ BlockScope::BlockScope(Context& ctx, BlockId block)
 
 BlockScope::~BlockScope() {
   if (!ctx_.recording()) return;
+  if (ctx_.tape->replaying()) backward_pin_->emplace(std::move(pin_));
   ctx_.tape->record([pin = backward_pin_, store = &ctx_.store, block = block_](Tape&) {
-    pin->emplace(*store, block);
-    if (block > 0) store->prefetch(block - 1);
+    if (!pin->has_value()) pin->emplace(*store, block);
+    if (block > 1) store->prefetch(block - 1);  // the embedding's backward pass reads no weight
   });
 }
 

@@ -22,10 +22,10 @@ std::vector<std::pair<CheckpointTensor, Tensor>> arrays(TrainEngine& engine) {
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     if (!info.trainable) {
-      add(info, "weight", engine.store().writable(id));
+      add(info, "weight", engine.store().shard(id));
       continue;
     }
-    if (engine.options().dtype == DType::kF32) add(info, "master", engine.store().writable(id));
+    if (engine.options().dtype == DType::kF32) add(info, "master", engine.store().shard(id));
     for (const auto& [key, tensor] : engine.state().all()) {
       if (key.param == id) add(info, key.slot, tensor);
     }

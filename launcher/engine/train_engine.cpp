@@ -1,7 +1,9 @@
 #include "launcher/engine/train_engine.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
+#include <cstring>
 
 #include "core/ops/ops.h"
 #include "models/rope_table.h"
@@ -11,21 +13,46 @@ namespace {
 
 constexpr std::int64_t kLoadStagingBytes = 16 * kMiB;
 
-std::vector<DType> grad_dtypes(const Transformer& model, const EngineOptions& options) {
+// Of the gradient of one pass.
+std::vector<DType> grad_dtypes(const Transformer& model, const EngineOptions& options, int ranks) {
+  // Added up over passes before anything rounds it, or sent as it is.
+  const bool keep_f32 =
+      ranks == 1 ? options.accumulates : options.wire == DType::kF32 || (options.accumulates && options.zero_stage < 2);
   std::vector<DType> dtypes;
   for (const ParamId id : model.params().ids()) {
     const ParamRole role = model.params().info(id).role;
     // The head, and a tied embedding, receive several contributions within one pass.
     const bool several = role == ParamRole::kHead || (role == ParamRole::kEmbedding && model.config().tied_head);
-    dtypes.push_back(options.accumulates || several ? DType::kF32 : options.grad_dtype);
+    dtypes.push_back(keep_f32 || several ? DType::kF32 : options.grad_dtype);
   }
   return dtypes;
 }
 
-double total_weight(std::span<const Batch> batches) {
-  double total = 0;
+std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model, const EngineOptions& options,
+                                        const ParallelPlan& plan, Communicator& comm) {
+  if (plan.stage() == 3) {
+    return std::make_unique<GatheredStore>(arena, model.params(), options.dtype, model.block_params(), plan, comm);
+  }
+  return std::make_unique<ReplicatedStore>(arena, model.params(), options.dtype,
+                                           options.recompute == Recompute::kNone, plan, comm);
+}
+
+// Sums over the slices of all ranks, in rank order.
+class RankSums final : public SliceSums {
+ public:
+  explicit RankSums(Communicator& comm) : comm_(comm) {}
+  void sum(std::span<float> values) override { all_reduce(comm_, "optimizer sums", values); }
+
+ private:
+  Communicator& comm_;
+};
+
+ExactSum total_weight(std::span<const Batch> batches) {
+  ExactSum total;
   for (const Batch& batch : batches) {
-    for (const float w : batch.weights) total += static_cast<double>(w);
+    double sum = 0;
+    for (const float w : batch.weights) sum += static_cast<double>(w);
+    total.add(sum);
   }
   return total;
 }
@@ -55,11 +82,11 @@ class TrainEngine::Host final : public UpdateLoop::Host {
   explicit Host(TrainEngine& engine) : engine_(engine) {}
   UpdateTensors tensors(const UpdateItem& item) override {
     return {.grad = engine_.sink_.grad(item.id),
-            .weight = engine_.store_.writable(item.id),
+            .weight = engine_.store_->shard(item.id),
             .separate_master = engine_.options_.dtype != DType::kF32};
   }
   void updated(const UpdateItem& item) override {
-    engine_.store_.changed(item.id);
+    engine_.store_->changed(item.id);
     engine_.sink_.release(item.id);
   }
 
@@ -67,114 +94,169 @@ class TrainEngine::Host final : public UpdateLoop::Host {
   TrainEngine& engine_;
 };
 
+// What the passes of a step have added up on this rank.
+struct TrainEngine::Sums {
+  ExactSum loss;       // weighted
+  double weight = 0;   // of all ranks
+};
+
 TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
                          const EngineOptions& options)
+    : TrainEngine(arena, model, optimizer, options, alone_) {}
+
+TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+                         const EngineOptions& options, Communicator& comm)
     : arena_(arena),
       model_(model),
       options_(options),
-      store_(arena, model.params(), options.dtype, options.recompute == Recompute::kNone),
-      sink_(arena, model.params(), grad_dtypes(model, options)),
+      comm_(comm),
+      plan_(model.params(), [&](const ParamInfo& info) { return optimizer.needs(info); },
+            {.ranks = comm.size(), .stage = comm.size() == 1 ? 0 : options.zero_stage}),
+      store_(make_store(arena, model, options, plan_, comm)),
+      sink_(arena, model.params(), plan_, comm,
+            {.wire = options.wire, .accumulates = options.accumulates,
+             .local_dtypes = grad_dtypes(model, options, comm.size())}),
       state_(arena),
-      loop_(model.params(), optimizer, state_, sums_) {
+      sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm)),
+      loop_(model.params(), optimizer, state_, *sums_) {
   for (const ParamId id : model.params().ids()) {
-    const ParamInfo& info = model.params().info(id);
-    if (!info.trainable) continue;
-    items_.push_back({id, whole_slice(info)});
+    if (!model.params().info(id).trainable) continue;
+    items_.push_back({id, plan_.updated(id, comm.rank())});
     create_state(state_, optimizer, model.params(), items_.back(), options.dtype != DType::kF32);
   }
   rope_table_ = make_rope_table(arena, model.config(), options.seq_len);
 }
 
+namespace {
+
+// Reads rows of a parameter into a weight of any dtype, a few at a time where they must be converted.
+void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source, const Tensor& weight) {
+  if (rows.rows() == 0) return;
+  if (weight.dtype() == DType::kF32) {
+    source.read(info, rows, weight);
+    return;
+  }
+  const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
+  const std::int64_t step = std::clamp<std::int64_t>(kLoadStagingBytes / (4 * width), 1, rows.rows());
+  const Tensor staging =
+      Tensor::empty(arena, MemoryTag::kIo, DType::kF32, Shape{step * width}, "weights being loaded");
+  for (std::int64_t r = 0; r < rows.rows(); r += step) {
+    const std::int64_t end = std::min(rows.rows(), r + step);
+    source.read(info, {rows.begin + r, rows.begin + end}, staging);
+    const Tensor part = weight.rows(r, end);
+    ops::cast(part, staging.rows(0, (end - r) * width).view(part.shape()));
+  }
+}
+
+}  // namespace
+
 void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store, TensorSource& source) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
-    const Tensor weight = store.writable(id);
-    if (weight.dtype() == DType::kF32) {
-      source.read(info, whole_slice(info), weight);
-    } else {
-      const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
-      const std::int64_t rows = info.storage_shape()[0];
-      const std::int64_t step = std::clamp<std::int64_t>(kLoadStagingBytes / (4 * width), 1, rows);
-      const Tensor staging =
-          Tensor::empty(arena, MemoryTag::kIo, DType::kF32, Shape{step * width}, "weights being loaded");
-      for (std::int64_t r = 0; r < rows; r += step) {
-        const std::int64_t end = std::min(rows, r + step);
-        source.read(info, {r, end}, staging);
-        const Tensor part = weight.rows(r, end);
-        ops::cast(part, staging.rows(0, (end - r) * width).view(part.shape()));
-      }
-    }
+    load_rows(arena, info, whole_slice(info), source, store.writable(id));
     store.changed(id);
   }
 }
 
 void TrainEngine::load(TensorSource& source) {
-  if (options_.dtype == DType::kF32) {
-    load_weights(arena_, model_, store_, source);
-    return;
-  }
-  for (const UpdateItem& item : items_) {
-    const Tensor& master = state_.at({item.id, "master"});
-    source.read(model_.params().info(item.id), item.slice, master);
-  }
+  const bool separate_master = options_.dtype != DType::kF32;
   for (const ParamId id : model_.params().ids()) {
     const ParamInfo& info = model_.params().info(id);
-    if (info.trainable) continue;
-    const Tensor whole = Tensor::empty(arena_, MemoryTag::kIo, DType::kF32, info.storage_shape(), "frozen weight");
-    source.read(info, whole_slice(info), whole);
-    ops::cast(store_.writable(id), whole);
-    store_.changed(id);
+    const Slice rows = plan_.updated(id, comm_.rank());
+    if (separate_master && info.trainable) {
+      if (rows.rows() > 0) source.read(info, rows, state_.at({id, "master"}));
+    } else {
+      load_rows(arena_, info, rows, source, store_->shard(id));
+    }
   }
   refresh_weights();
 }
 
 void TrainEngine::refresh_weights() {
-  for (const UpdateItem& item : items_) {
-    if (options_.dtype != DType::kF32) ops::cast(store_.writable(item.id), state_.at({item.id, "master"}));
-    store_.changed(item.id);
+  for (const ParamId id : model_.params().ids()) {
+    if (options_.dtype != DType::kF32 && model_.params().info(id).trainable) {
+      ops::cast(store_->shard(id), state_.at({id, "master"}));
+    }
+    store_->changed(id);
   }
+  store_->publish();
 }
 
-StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
-  const double weight = total_weight(micro_batches);
-  const double scale = weight > 0 ? 1.0 / weight : 0.0;
-  StepResult result;
-  result.trained_tokens = count_trained(micro_batches);
+TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) {
+  Sums sums;
+  ExactSum weight = total_weight(micro_batches);
+  all_reduce(comm_, "loss weights", std::span(&weight, 1));
+  sums.weight = weight.value();
+  const double scale = sums.weight > 0 ? 1.0 / sums.weight : 0.0;
   SavePolicy keep;
-  for (const Batch& batch : micro_batches) {
+  for (std::size_t i = 0; i < micro_batches.size(); ++i) {
+    const Batch& batch = micro_batches[i];
+    sink_.begin_pass(i + 1 == micro_batches.size());
     const BatchTensors tensors = upload(arena_, batch);
     Tape tape(arena_, sink_, keep, options_.recompute);
-    Context ctx{.store = store_, .arena = arena_, .dtype = options_.dtype, .tape = &tape};
+    Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .tape = &tape};
     phase("forward", true);
     const Tensor losses = model_.loss(ctx, tensors, rope_table_, static_cast<float>(scale));
     phase("forward", false);
-    result.loss += weighted_sum(losses, batch) * scale;
+    sums.loss.add(weighted_sum(losses, batch));
     phase("backward", true);
     tape.backward();
+    sink_.end_pass();
     phase("backward", false);
   }
-  return result;
+  return sums;
 }
 
-double TrainEngine::gradient_norm(std::string& first_bad) {
+StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
+  const Sums sums = run_passes(micro_batches);
+  return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
+          .trained_tokens = count_trained(micro_batches)};
+}
+
+// Of the gradients that this rank updates; first_bad: the first parameter whose gradient is not finite, or -1.
+ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   ExactSum sum;
+  first_bad = -1;
   for (const UpdateItem& item : items_) {
     const Tensor& grad = sink_.grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
     ops::add_squares(sum, grad);
-    if (first_bad.empty() && !std::isfinite(sum.value())) first_bad = model_.params().info(item.id).name;
+    if (first_bad < 0 && !std::isfinite(sum.value())) first_bad = static_cast<std::int32_t>(item.id);
   }
-  return std::sqrt(sum.value());
+  return sum;
+}
+
+// Loss, norm and the verdict on the step, the same on every rank.
+void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result) {
+  ExactSum tokens;
+  tokens.add(static_cast<double>(result.trained_tokens));
+  std::array<ExactSum, 3> shared{sums.loss, std::move(tokens), plan_.stage() == 0 ? ExactSum() : squares};
+  all_reduce(comm_, "loss and norm", shared);
+  result.loss = sums.weight > 0 ? shared[0].value() / sums.weight : 0.0;
+  result.trained_tokens = std::llround(shared[1].value());
+  result.grad_norm = std::sqrt((plan_.stage() == 0 ? squares : shared[2]).value());
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
+  if (!result.skipped) return;
+  const auto all = all_gather_control(comm_, "first bad gradient", std::as_bytes(std::span(&first_bad, 1)));
+  for (std::size_t r = 0; r < all.size() / sizeof(first_bad); ++r) {
+    std::int32_t theirs = -1;
+    std::memcpy(&theirs, all.data() + r * sizeof(theirs), sizeof(theirs));
+    if (theirs >= 0 && (first_bad < 0 || theirs < first_bad)) first_bad = theirs;
+  }
+  result.first_bad = !std::isfinite(result.loss) || first_bad < 0
+                         ? "the loss"
+                         : model_.params().info(static_cast<ParamId>(first_bad)).name;
 }
 
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
-  StepResult result = accumulate(micro_batches);
+  const Sums sums = run_passes(micro_batches);
+  StepResult result{.trained_tokens = count_trained(micro_batches)};
   phase("norm", true);
-  if (!std::isfinite(result.loss)) result.first_bad = "the loss";
-  result.grad_norm = gradient_norm(result.first_bad);
+  std::int32_t first_bad = -1;
+  const ExactSum squared = squares(first_bad);
+  agree(sums, squared, first_bad, result);
   phase("norm", false);
-  if (!std::isfinite(result.loss) || !std::isfinite(result.grad_norm)) {
-    result.skipped = true;
+  if (result.skipped) {
     sink_.release_all();
     return result;
   }
@@ -184,15 +266,16 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
   phase("update", true);
   Host host(*this);
   loop_.step(arena_, host, items_, step, lr, clip);
+  store_->publish();
   phase("update", false);
   return result;
 }
 
 EvalSum TrainEngine::evaluate(const Batch& batch) {
   const BatchTensors tensors = upload(arena_, batch);
-  Context ctx{.store = store_, .arena = arena_, .dtype = options_.dtype};
+  Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype};
   const Tensor losses = model_.loss(ctx, tensors, rope_table_, 1.0f);
-  return {.weighted_loss = weighted_sum(losses, batch), .weight = total_weight(std::span(&batch, 1))};
+  return {.weighted_loss = weighted_sum(losses, batch), .weight = total_weight(std::span(&batch, 1)).value()};
 }
 
 }  // namespace thimble

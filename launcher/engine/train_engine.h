@@ -1,5 +1,6 @@
-// One training step on tensors: micro-batches forward and backward, the norm, the update. Knows no job file, no data
-// set and no directory; the same code runs on a planning arena to say what memory it will take.
+// One training step on tensors, on one rank of any number: micro-batches forward and backward, the norm, the update.
+// Knows no job file, no data set and no directory; the same code runs on a planning arena (and a planning
+// communicator) to say what memory and traffic it will take.
 #pragma once
 
 #include <cstdint>
@@ -9,9 +10,10 @@
 #include <string>
 
 #include "core/autograd/saved_tensor.h"
-#include "core/nn/resident_grad_sink.h"
 #include "models/transformer.h"
 #include "optim/update_loop.h"
+#include "parallel/sharded_grad_sink.h"
+#include "parallel/weight_store.h"
 
 namespace thimble {
 
@@ -19,7 +21,9 @@ struct EngineOptions {
   DType dtype = DType::kBF16;          // compute weights and activations; f32: the weights are their own master
   DType grad_dtype = DType::kBF16;     // of gradients that are written once per step
   Recompute recompute = Recompute::kNone;  // kNone, made for speed, also keeps packed weights where they pay
-  bool accumulates = false;            // several micro-batches a step: every gradient is f32
+  bool accumulates = false;            // several micro-batches a step
+  int zero_stage = 0;                  // what is sharded over the ranks: see ParallelOptions
+  DType wire = DType::kBF16;           // of gradients between ranks
   double max_grad_norm = 1.0;          // 0: no clipping
   std::int64_t seq_len = 0;
 };
@@ -42,24 +46,31 @@ using PhaseHook = std::function<void(const char* phase, bool begin)>;
 
 class TrainEngine {
  public:
+  /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same arguments.
+  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer, const EngineOptions& options,
+              Communicator& comm);
+  /// One process alone.
   TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer, const EngineOptions& options);
   TrainEngine(const TrainEngine&) = delete;
   TrainEngine& operator=(const TrainEngine&) = delete;
 
-  /// Reads every parameter into the master (or f32 weight) and derives the compute weights.
+  /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the compute weights.
   void load(TensorSource& source);
   /// Derives the compute weights from the master after the state has been loaded from elsewhere.
   void refresh_weights();
 
-  /// One optimizer step; `step` counts from 1. The loss is the mean over the trained tokens of all micro-batches.
+  /// One optimizer step; `step` counts from 1. Every rank gives as many micro-batches as the others, of as many rows.
+  /// The loss is the mean over the trained tokens of all micro-batches of all ranks.
   StepResult step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
-  /// Sum of the losses of a batch, without gradients.
+  /// Sum of the losses of a batch of this rank, without gradients. At stage 3 all ranks call it together.
   EvalSum evaluate(const Batch& batch);
 
-  ResidentParamStore& store() { return store_; }
+  WeightStore& store() { return *store_; }
   ResidentState& state() { return state_; }
+  Communicator& comm() { return comm_; }
+  const ParallelPlan& parallel() const { return plan_; }
   /// Gradients of the last backward pass, for tests; released by the next step.
-  const ResidentGradSink& grads() const { return sink_; }
+  const ShardedGradSink& grads() const { return sink_; }
   Arena& arena() { return arena_; }
   const Transformer& model() const { return model_; }
   const EngineOptions& options() const { return options_; }
@@ -70,7 +81,10 @@ class TrainEngine {
 
  private:
   class Host;
-  double gradient_norm(std::string& first_bad);
+  struct Sums;
+  Sums run_passes(std::span<const Batch> micro_batches);
+  ExactSum squares(std::int32_t& first_bad) const;
+  void agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result);
   void phase(const char* name, bool begin) const {
     if (hook_) hook_(name, begin);
   }
@@ -78,10 +92,13 @@ class TrainEngine {
   Arena& arena_;
   const Transformer& model_;
   EngineOptions options_;
-  ResidentParamStore store_;
-  ResidentGradSink sink_;
+  SingleCommunicator alone_;
+  Communicator& comm_;
+  ParallelPlan plan_;
+  std::unique_ptr<WeightStore> store_;
+  ShardedGradSink sink_;
   ResidentState state_;
-  SliceSums sums_;
+  std::unique_ptr<SliceSums> sums_;
   UpdateLoop loop_;
   std::vector<UpdateItem> items_;
   Tensor rope_table_;

@@ -1,0 +1,154 @@
+#include "parallel/collectives.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/ops/ops.h"
+
+namespace thimble {
+namespace {
+
+std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
+
+Bytes bytes_of(const Tensor& t) {
+  return {static_cast<const std::byte*>(t.raw()), static_cast<std::size_t>(t.nbytes())};
+}
+
+MutableBytes writable_bytes_of(const Tensor& t) {
+  return {static_cast<std::byte*>(t.raw()), static_cast<std::size_t>(t.nbytes())};
+}
+
+Tensor rows_of(const RowParts& part, int rank) { return part.tensor.rows(part.begin[index(rank)], part.begin[index(rank) + 1]); }
+
+// The shape of `ranks` times `rows` rows of t.
+Shape stacked(const Tensor& t, std::int64_t rows) {
+  return t.rank() == 1 ? Shape{rows} : Shape{rows, t.dim(1)};
+}
+
+}  // namespace
+
+std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject, Bytes mine) {
+  const int ranks = comm.size();
+  std::vector<std::byte> all(mine.size() * index(ranks));
+  if (!mine.empty()) std::memcpy(all.data() + mine.size() * index(comm.rank()), mine.data(), mine.size());
+  if (ranks == 1) return all;
+  Exchange exchange(ranks);
+  for (int r = 0; r < ranks; ++r) {
+    if (r == comm.rank()) continue;
+    exchange.send[index(r)] = {mine};
+    exchange.receive[index(r)] = {MutableBytes(all).subspan(mine.size() * index(r), mine.size())};
+  }
+  comm.start({"all_gather", subject}, Purpose::kControl, std::move(exchange)).wait();
+  return all;
+}
+
+void barrier(Communicator& comm, const std::string& subject) {
+  static_cast<void>(all_gather_control(comm, subject, {}));
+}
+
+void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactSum> sums) {
+  if (comm.size() == 1 || sums.empty()) return;
+  std::vector<std::int64_t> words;
+  for (ExactSum& sum : sums) words.insert(words.end(), sum.words().begin(), sum.words().end());
+  const std::vector<std::byte> all = all_gather_control(comm, subject, std::as_bytes(std::span(words)));
+  std::vector<std::int64_t> total(words.size()), part(words.size());
+  for (int r = 0; r < comm.size(); ++r) {
+    std::memcpy(part.data(), all.data() + index(r) * words.size() * sizeof(std::int64_t),
+                words.size() * sizeof(std::int64_t));
+    for (std::size_t i = 0; i < total.size(); ++i) total[i] += part[i];
+  }
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    sums[i] = ExactSum::from_words(std::span(total).subspan(i * ExactSum::kWords).first<ExactSum::kWords>());
+  }
+}
+
+void all_reduce(Communicator& comm, const std::string& subject, std::span<float> values) {
+  if (comm.size() == 1 || values.empty()) return;
+  const std::vector<std::byte> all = all_gather_control(comm, subject, std::as_bytes(values));
+  std::vector<float> part(values.size());
+  for (int r = 0; r < comm.size(); ++r) {
+    std::memcpy(part.data(), all.data() + index(r) * values.size_bytes(), values.size_bytes());
+    for (std::size_t i = 0; i < values.size(); ++i) values[i] = r == 0 ? part[i] : values[i] + part[i];
+  }
+}
+
+void broadcast(Communicator& comm, const std::string& subject, int root, MutableBytes bytes) {
+  const int ranks = comm.size();
+  if (ranks == 1) return;
+  Exchange exchange(ranks);
+  if (comm.rank() == root) {
+    for (int r = 0; r < ranks; ++r) {
+      if (r != root) exchange.send[index(r)] = {bytes};
+    }
+  } else {
+    exchange.receive[index(root)] = {bytes};
+  }
+  comm.start({"broadcast", subject}, Purpose::kControl, std::move(exchange)).wait();
+}
+
+Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<const RowParts> parts) {
+  const int ranks = comm.size();
+  if (ranks == 1) return {};
+  Exchange exchange(ranks);
+  for (const RowParts& part : parts) {
+    const Tensor mine = rows_of(part, comm.rank());
+    for (int r = 0; r < ranks; ++r) {
+      if (r == comm.rank()) continue;
+      exchange.send[index(r)].push_back(bytes_of(mine));
+      exchange.receive[index(r)].push_back(writable_bytes_of(rows_of(part, r)));
+    }
+  }
+  return comm.start(label, Purpose::kTensor, std::move(exchange));
+}
+
+RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& label, std::span<const RowParts> parts,
+                           DType wire)
+    : rank_(comm.rank()) {
+  const int ranks = comm.size();
+  Exchange exchange(ranks);
+  for (const RowParts& part : parts) {
+    Tensor contribution = part.tensor;
+    if (ranks > 1 && contribution.dtype() != wire) {
+      contribution = Tensor::empty(arena, MemoryTag::kComm, wire, part.tensor.shape(), "gradient on the wire");
+      ops::cast(contribution, part.tensor);
+      buffer_bytes_ += contribution.nbytes();
+    }
+    sent_.push_back(contribution);  // until the others have it
+    const RowParts sent{contribution, part.begin};
+    const std::int64_t rows = part.begin[index(rank_) + 1] - part.begin[index(rank_)];
+    Part mine{.own = rows_of(sent, rank_), .received = {}};
+    if (ranks > 1 && rows > 0) {
+      mine.received = Tensor::empty(arena, MemoryTag::kComm, wire, stacked(contribution, rows * (ranks - 1)),
+                                    "gradients of the other ranks");
+      buffer_bytes_ += mine.received.nbytes();
+    }
+    for (int r = 0, place = 0; r < ranks; ++r) {
+      if (r == rank_) continue;
+      exchange.send[index(r)].push_back(bytes_of(rows_of(sent, r)));
+      exchange.receive[index(r)].push_back(
+          rows > 0 ? writable_bytes_of(mine.received.rows(place * rows, (place + 1) * rows)) : MutableBytes());
+      ++place;
+    }
+    parts_.push_back(std::move(mine));
+  }
+  if (ranks > 1) ticket_ = comm.start(label, Purpose::kTensor, std::move(exchange));
+}
+
+void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
+  ticket_.wait();
+  for (std::size_t i = 0; i < parts_.size(); ++i) {
+    const Part& part = parts_[i];
+    const std::int64_t rows = part.own.dim(0);
+    if (rows == 0) continue;
+    std::vector<Tensor> pieces;
+    const std::int64_t others = part.received.defined() ? part.received.dim(0) / rows : 0;
+    for (std::int64_t r = 0; r < others; ++r) pieces.push_back(part.received.rows(r * rows, (r + 1) * rows));
+    pieces.insert(pieces.begin() + rank_, part.own);
+    ops::sum_in_order(targets[i], pieces, accumulate);
+  }
+  parts_.clear();
+  sent_.clear();
+  buffer_bytes_ = 0;
+}
+
+}  // namespace thimble

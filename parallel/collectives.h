@@ -1,0 +1,64 @@
+// The collectives that training needs, built on Communicator::start. All of them are deterministic: what is summed is
+// summed in the order of the ranks, in f32, whatever arrives first. With one rank they are no-ops.
+#pragma once
+
+#include <span>
+
+#include "core/base/exact_sum.h"
+#include "core/tensor/tensor.h"
+#include "parallel/communicator.h"
+
+namespace thimble {
+
+/// Every rank has entered before any leaves.
+void barrier(Communicator& comm, const std::string& subject);
+
+/// Replaces each sum by the sum over all ranks, exactly: the order of the ranks cannot matter.
+void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactSum> sums);
+
+/// Replaces values by their sums over all ranks, in the order of the ranks.
+void all_reduce(Communicator& comm, const std::string& subject, std::span<float> values);
+
+/// Gives everyone the bytes of `root`.
+void broadcast(Communicator& comm, const std::string& subject, int root, MutableBytes bytes);
+
+/// Collects one block of the same size from every rank, in rank order; control traffic.
+std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject, Bytes mine);
+
+/// A tensor of which each rank holds some rows: rank r has rows [begin[r], begin[r + 1]).
+struct RowParts {
+  Tensor tensor;
+  std::vector<std::int64_t> begin;  // ranks + 1 values
+};
+
+/// Starts filling every rank's copy of each tensor with the rows that the others hold.
+Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<const RowParts> parts);
+
+/// A reduce-scatter under way: the wire form of the gradients out, everybody's pieces of this rank's rows in.
+class [[nodiscard]] RowReduction {
+ public:
+  /// `parts`: each rank's own contribution to all rows, in the dtype `wire` (it is sent as it lies) or another one (it
+  /// is converted first). The tensors are held until finish().
+  RowReduction(Communicator& comm, Arena& arena, const OpLabel& label, std::span<const RowParts> parts, DType wire);
+  RowReduction(RowReduction&&) noexcept = default;
+  RowReduction& operator=(RowReduction&&) noexcept = default;
+
+  /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in f32, of this rank's
+  /// rows of part i to targets[i]. The dtype of the targets is f32 or the wire's; accumulating needs f32.
+  void finish(std::span<const Tensor> targets, bool accumulate);
+  /// Bytes of communication buffers that it holds.
+  std::int64_t buffer_bytes() const { return buffer_bytes_; }
+
+ private:
+  struct Part {
+    Tensor own;       // the wire form of this rank's contribution to its own rows
+    Tensor received;  // [ranks - 1, rows, ...] in rank order
+  };
+  int rank_;
+  std::vector<Part> parts_;
+  std::vector<Tensor> sent_;  // the wire forms
+  std::int64_t buffer_bytes_ = 0;
+  Ticket ticket_;
+};
+
+}  // namespace thimble

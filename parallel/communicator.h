@@ -1,0 +1,97 @@
+// How ranks exchange bytes. One operation carries everything: each rank hands every other rank some pieces and says
+// where the pieces it gets belong (a personalised all-to-all of any sizes); collectives.h builds gathers, reductions
+// and barriers on it, so that a transport has little to get wrong. Knows no parameter and no dtype.
+//
+// All ranks call the same operations in the same order. An operation runs while the caller computes; its ticket says
+// when it is done, and carries its error.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace thimble {
+
+using Bytes = std::span<const std::byte>;
+using MutableBytes = std::span<std::byte>;
+
+/// What one rank gives and gets. Piece i sent by a to b fills piece i that b receives from a: both have the same size.
+struct Exchange {
+  std::vector<std::vector<Bytes>> send;            // [to rank]; the entry of the rank itself must be empty
+  std::vector<std::vector<MutableBytes>> receive;  // [from rank]
+
+  explicit Exchange(int ranks)
+      : send(static_cast<std::size_t>(ranks)), receive(static_cast<std::size_t>(ranks)) {}
+};
+
+/// Names an operation in errors and flight records: "reduce" of "block 12".
+struct OpLabel {
+  const char* operation = "exchange";
+  std::string subject;
+};
+
+/// An operation under way. Its buffers must stay until wait() has returned or thrown; the destructor waits too.
+class [[nodiscard]] Ticket {
+ public:
+  class State {
+   public:
+    virtual ~State() = default;
+    /// Throws SystemError if the operation failed or took longer than the communicator's time limit.
+    virtual void wait() = 0;
+  };
+
+  Ticket() = default;
+  explicit Ticket(std::unique_ptr<State> state) : state_(std::move(state)) {}
+  Ticket(Ticket&&) noexcept = default;
+  Ticket& operator=(Ticket&& other) noexcept {
+    finish();
+    state_ = std::move(other.state_);
+    return *this;
+  }
+  ~Ticket() { finish(); }
+
+  void wait() {
+    if (const auto state = std::move(state_)) state->wait();
+  }
+
+ private:
+  void finish() noexcept;
+  std::unique_ptr<State> state_;
+};
+
+/// Bytes this rank has sent so far, by purpose: tensors can be compared with a plan, control messages are apart.
+enum class Purpose : std::uint8_t { kTensor, kControl };
+
+struct Traffic {
+  std::int64_t tensor_bytes = 0;
+  std::int64_t control_bytes = 0;
+  void count(Purpose purpose, const Exchange& exchange);
+};
+
+class Communicator {
+ public:
+  virtual ~Communicator() = default;
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// Starts an operation; sizes that disagree between two ranks end it with an error on the receiver.
+  virtual Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) = 0;
+  /// Makes every operation of every rank fail with `reason`, now and from now on.
+  virtual void abort(const std::string& reason) noexcept = 0;
+  virtual Traffic traffic() const = 0;
+};
+
+/// The communicator of one rank: nothing moves.
+class SingleCommunicator final : public Communicator {
+ public:
+  int rank() const override { return 0; }
+  int size() const override { return 1; }
+  Ticket start(const OpLabel&, Purpose, Exchange) override { return {}; }
+  void abort(const std::string&) noexcept override {}
+  Traffic traffic() const override { return {}; }
+};
+
+}  // namespace thimble

@@ -1,0 +1,214 @@
+#include "parallel/local_world.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <cstring>
+#include <list>
+#include <map>
+#include <mutex>
+
+#include "core/base/error.h"
+
+namespace thimble {
+namespace {
+
+std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
+
+// What one rank has laid out for one operation. Its buffers are read without the lock, by `readers` ranks right now.
+struct Posted {
+  OpLabel label;
+  std::vector<std::vector<Bytes>> send;
+  int read_by = 0;
+  int readers = 0;
+};
+
+struct Operation {
+  std::vector<std::unique_ptr<Posted>> posts;  // by rank
+  int left = 0;                                // ranks for which it is over
+};
+
+std::string describe(std::int64_t number, const OpLabel& label) {
+  return fmt::format("{} #{} of {}", label.operation, number, label.subject);
+}
+
+}  // namespace
+
+struct LocalWorld::Board {
+  int ranks = 1;
+  std::chrono::milliseconds time_limit{};
+  std::mutex mutex;
+  std::condition_variable changed;
+  std::string aborted;                         // empty: not
+  std::map<std::int64_t, Operation> operations;  // by number
+};
+
+// One rank. Its operations make progress, in order, whenever it waits for any of them: a rank that waits for its
+// second operation still serves the others' first.
+class LocalWorld::Member final : public Communicator {
+ public:
+  Member(std::shared_ptr<Board> board, int rank) : board_(std::move(board)), rank_(rank) {}
+
+  int rank() const override { return rank_; }
+  int size() const override { return board_->ranks; }
+  Traffic traffic() const override { return traffic_; }
+
+  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+    traffic_.count(purpose, exchange);
+    const std::lock_guard lock(board_->mutex);
+    Operation& operation = board_->operations[started_];
+    operation.posts.resize(index(board_->ranks));
+    operation.posts[index(rank_)] = std::make_unique<Posted>(Posted{.label = label, .send = std::move(exchange.send)});
+    Outstanding mine{.number = started_, .label = label, .receive = std::move(exchange.receive)};
+    mine.done.assign(index(board_->ranks), false);
+    mine.done[index(rank_)] = true;
+    outstanding_.push_back(std::move(mine));
+    board_->changed.notify_all();
+    return Ticket(std::make_unique<Waiting>(*this, started_++));
+  }
+
+  void abort(const std::string& reason) noexcept override {
+    const std::lock_guard lock(board_->mutex);
+    if (board_->aborted.empty()) board_->aborted = reason;
+    board_->changed.notify_all();
+  }
+
+ private:
+  struct Outstanding {
+    std::int64_t number = 0;
+    OpLabel label;
+    std::vector<std::vector<MutableBytes>> receive;
+    std::vector<bool> done;  // by rank: copied from
+  };
+  using Lock = std::unique_lock<std::mutex>;
+
+  class Waiting final : public Ticket::State {
+   public:
+    Waiting(Member& member, std::int64_t number) : member_(member), number_(number) {}
+    void wait() override { member_.wait_for(number_); }
+
+   private:
+    Member& member_;
+    std::int64_t number_;
+  };
+
+  void wait_for(std::int64_t number) {
+    Lock lock(board_->mutex);
+    const auto deadline = std::chrono::steady_clock::now() + board_->time_limit;
+    try {
+      while (is_outstanding(number)) {
+        if (!board_->aborted.empty()) throw SystemError(board_->aborted);
+        if (progress(lock)) continue;
+        if (board_->changed.wait_until(lock, deadline) == std::cv_status::timeout && is_outstanding(number)) {
+          throw SystemError(complaint(number));
+        }
+      }
+    } catch (const std::exception& e) {
+      if (board_->aborted.empty()) board_->aborted = e.what();
+      board_->changed.notify_all();
+      withdraw(lock);
+      throw;
+    }
+  }
+
+  bool is_outstanding(std::int64_t number) const {
+    return std::any_of(outstanding_.begin(), outstanding_.end(), [&](const auto& o) { return o.number == number; });
+  }
+
+  // Copies whatever is laid out and ends what is complete; false if there was nothing to do.
+  bool progress(Lock& lock) {
+    bool moved = false;
+    for (auto it = outstanding_.begin(); it != outstanding_.end();) {
+      moved = copy_available(*it, lock) || moved;
+      Operation& operation = board_->operations.at(it->number);
+      const bool received = std::find(it->done.begin(), it->done.end(), false) == it->done.end();
+      if (!received || operation.posts[index(rank_)]->read_by < board_->ranks - 1) {
+        ++it;
+        continue;
+      }
+      if (++operation.left == board_->ranks) board_->operations.erase(it->number);
+      it = outstanding_.erase(it);
+      moved = true;
+    }
+    return moved;
+  }
+
+  bool copy_available(Outstanding& mine, Lock& lock) {
+    bool moved = false;
+    for (int from = 0; from < board_->ranks; ++from) {
+      Posted* post = board_->operations.at(mine.number).posts[index(from)].get();
+      if (mine.done[index(from)] || post == nullptr || !board_->aborted.empty()) continue;
+      check_match(mine, *post, from);
+      ++post->readers;
+      lock.unlock();
+      const auto& pieces = post->send[index(rank_)];
+      for (std::size_t i = 0; i < pieces.size(); ++i) {
+        if (!pieces[i].empty()) std::memcpy(mine.receive[index(from)][i].data(), pieces[i].data(), pieces[i].size());
+      }
+      lock.lock();
+      --post->readers;
+      ++post->read_by;
+      mine.done[index(from)] = true;
+      moved = true;
+      board_->changed.notify_all();
+    }
+    return moved;
+  }
+
+  void check_match(const Outstanding& mine, const Posted& post, int from) const {
+    if (std::string_view(post.label.operation) != mine.label.operation || post.label.subject != mine.label.subject) {
+      throw_system("rank {} is at {}, rank {} at {}", rank_, describe(mine.number, mine.label), from,
+                   describe(mine.number, post.label));
+    }
+    const auto& pieces = post.send[index(rank_)];
+    const auto& places = mine.receive[index(from)];
+    const bool fits = std::equal(pieces.begin(), pieces.end(), places.begin(), places.end(),
+                                 [](Bytes a, MutableBytes b) { return a.size() == b.size(); });
+    if (!fits) {
+      throw_system("{}: rank {} sends rank {} other sizes than it expects", describe(mine.number, mine.label), from,
+                   rank_);
+    }
+  }
+
+  // After a failure: nobody may start to read this rank's buffers, and whoever reads them is waited for.
+  void withdraw(Lock& lock) {
+    for (const Outstanding& mine : outstanding_) {
+      auto& post = board_->operations.at(mine.number).posts[index(rank_)];
+      board_->changed.wait(lock, [&] { return post->readers == 0; });
+    }
+    outstanding_.clear();
+  }
+
+  std::string complaint(std::int64_t number) const {
+    const auto mine = std::find_if(outstanding_.begin(), outstanding_.end(),
+                                   [&](const auto& o) { return o.number == number; });
+    const Operation& operation = board_->operations.at(number);
+    std::string absent;
+    for (int from = 0; from < board_->ranks; ++from) {
+      if (operation.posts[index(from)] == nullptr) absent += fmt::format("{}{}", absent.empty() ? "" : ", ", from);
+    }
+    return fmt::format("rank {} waited {} s for {}: {}", rank_, std::chrono::duration<double>(board_->time_limit).count(),
+                       describe(number, mine->label),
+                       absent.empty() ? "its data was not taken" : "never entered by rank " + absent);
+  }
+
+  std::shared_ptr<Board> board_;
+  int rank_;
+  std::int64_t started_ = 0;
+  Traffic traffic_;
+  std::list<Outstanding> outstanding_;  // in the order of their numbers
+};
+
+LocalWorld::LocalWorld(int ranks, std::chrono::milliseconds time_limit) : board_(std::make_shared<Board>()) {
+  TH_CHECK(ranks >= 1, "{} ranks", ranks);
+  board_->ranks = ranks;
+  board_->time_limit = time_limit;
+}
+
+LocalWorld::~LocalWorld() = default;
+
+std::unique_ptr<Communicator> LocalWorld::communicator(int rank) {
+  TH_CHECK(rank >= 0 && rank < board_->ranks, "rank {} of {}", rank, board_->ranks);
+  return std::make_unique<Member>(board_, rank);
+}
+
+}  // namespace thimble

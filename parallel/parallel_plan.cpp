@@ -1,0 +1,112 @@
+#include "parallel/parallel_plan.h"
+
+#include <algorithm>
+
+#include "core/base/error.h"
+
+namespace thimble {
+namespace {
+
+// Rows [0, rows) in `ranks` parts that differ by at most one granule.
+std::vector<std::int64_t> even_rows(std::int64_t rows, std::int64_t granule, int ranks) {
+  const std::int64_t granules = ceil_div(rows, granule);
+  std::vector<std::int64_t> begin;
+  for (int r = 0; r <= ranks; ++r) begin.push_back(std::min(rows, granules * r / ranks * granule));
+  return begin;
+}
+
+std::vector<std::int64_t> owned_by(int owner, std::int64_t rows, int ranks) {
+  std::vector<std::int64_t> begin;
+  for (int r = 0; r <= ranks; ++r) begin.push_back(r <= owner ? 0 : rows);
+  return begin;
+}
+
+// What updating a whole matrix costs: an orthogonalisation or a decomposition of it.
+double update_cost(const ParamInfo& info) {
+  const auto m = static_cast<double>(info.shape[0]);
+  if (!info.is_matrix()) return m;
+  const auto n = static_cast<double>(info.shape[1]);
+  return m * n * std::min(m, n);
+}
+
+}  // namespace
+
+const char* placement_name(Placement placement) {
+  switch (placement) {
+    case Placement::kReplicated:
+      return "replicated";
+    case Placement::kRows:
+      return "rows";
+    case Placement::kColumns:
+      return "columns";
+    case Placement::kWhole:
+      return "whole";
+  }
+  return "?";
+}
+
+ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs, const ParallelOptions& options)
+    : options_(options) {
+  if (options.ranks < 1) throw_user("{} ranks: allowed 1 and more", options.ranks);
+  if (options.stage < 0 || options.stage > 3) throw_user("ZeRO stage {}: allowed 0, 1, 2, 3", options.stage);
+  const int ranks = options.ranks;
+  std::vector<ParamId> large, small;  // to be owned whole: matrices the optimizer needs whole; what is not worth cutting
+  specs_.resize(static_cast<std::size_t>(params.size()));
+  for (const ParamId id : params.ids()) {
+    const ParamInfo& info = params.info(id);
+    ShardSpec& spec = specs_[static_cast<std::size_t>(id)];
+    const std::int64_t rows = info.storage_shape()[0];
+    wholes_.push_back(whole_slice(info));
+    const OptimizerNeed need = info.trainable ? needs(info) : OptimizerNeed{};
+    if (need.kind == OptimizerNeed::Kind::kWhole && info.is_matrix()) {
+      large.push_back(id);
+    } else if (!info.is_matrix() || info.shape.numel() <= options.small_elements) {
+      small.push_back(id);
+    } else {
+      spec.placement = info.transposed() ? Placement::kColumns : Placement::kRows;
+      spec.begin = even_rows(rows, need.granule_rows, ranks);
+    }
+  }
+  // Longest processing time first: each to the rank that has least to do so far.
+  for (std::vector<ParamId>* group : {&large, &small}) {
+    std::vector<double> load(static_cast<std::size_t>(ranks));
+    std::stable_sort(group->begin(), group->end(), [&](ParamId a, ParamId b) {
+      return update_cost(params.info(a)) > update_cost(params.info(b));
+    });
+    for (const ParamId id : *group) {
+      const auto least = std::min_element(load.begin(), load.end());
+      *least += update_cost(params.info(id));
+      specs_[static_cast<std::size_t>(id)] = {Placement::kWhole, owned_by(static_cast<int>(least - load.begin()),
+                                                                          params.info(id).storage_shape()[0], ranks)};
+    }
+  }
+  if (ranks == 1 || options.stage == 0) {
+    for (ShardSpec& spec : specs_) spec.placement = Placement::kReplicated;
+  }
+}
+
+Slice ParallelPlan::updated(ParamId id, int rank) const {
+  return options_.stage == 0 ? wholes_.at(static_cast<std::size_t>(id)) : spec(id).slice(rank);
+}
+
+StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire,
+                                       DType weights, const std::vector<int>& gathers) const {
+  StepTraffic traffic;
+  const std::int64_t reductions = options_.stage >= 2 ? passes : 1;
+  for (const ParamId id : params.ids()) {
+    const ParamInfo& info = params.info(id);
+    const std::int64_t rows = info.storage_shape()[0];
+    const std::int64_t row = info.shape.numel() / std::max<std::int64_t>(rows, 1);
+    const std::int64_t own = spec(id).slice(rank).rows() * row, others = info.shape.numel() - own;
+    if (info.trainable) traffic.reduce_bytes += others * dtype_size(wire) * reductions;
+    const std::int64_t to_all = own * (options_.ranks - 1);
+    if (options_.stage == 3) {
+      traffic.gather_bytes += to_all * dtype_size(weights) * gathers.at(static_cast<std::size_t>(id)) * passes;
+    } else if (info.trainable) {
+      traffic.gather_bytes += to_all * dtype_size(options_.stage == 0 ? wire : weights);
+    }
+  }
+  return traffic;
+}
+
+}  // namespace thimble

@@ -1,0 +1,71 @@
+// Who owns what. A pure function of the parameters, what the optimizer needs of them, and the number of ranks: every
+// rank computes the same plan, no message is needed, and any world size can be planned on one machine.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <vector>
+
+#include "core/nn/optimizer.h"
+#include "core/nn/param.h"
+
+namespace thimble {
+
+/// How a parameter's optimizer state (and, by stage, gradient and weight) lies on the ranks.
+enum class Placement : std::uint8_t {
+  kReplicated,  // all of it on every rank
+  kRows,        // rows of the logical [out, in] matrix
+  kColumns,     // columns of it: the rows of a matrix that is stored transposed
+  kWhole,       // all of it on one rank
+};
+const char* placement_name(Placement placement);
+
+/// Rank r owns rows [begin[r], begin[r + 1]) of the parameter's storage, possibly none.
+struct ShardSpec {
+  Placement placement = Placement::kReplicated;
+  std::vector<std::int64_t> begin;
+  Slice slice(int rank) const {
+    return {begin.at(static_cast<std::size_t>(rank)), begin.at(static_cast<std::size_t>(rank) + 1)};
+  }
+};
+
+struct ParallelOptions {
+  int ranks = 1;
+  /// ZeRO: 0 nothing is sharded, 1 optimizer state, 2 also gradients, 3 also weights (Rajbhandari et al. 2020).
+  int stage = 0;
+  /// Parameters up to this size are not cut: a message of their own costs more than their bytes.
+  std::int64_t small_elements = 16384;
+};
+
+/// Bytes that one rank sends in one optimizer step, as the communicator counts them, and how many operations.
+struct StepTraffic {
+  std::int64_t reduce_bytes = 0;  // gradients
+  std::int64_t gather_bytes = 0;  // weights (stage 0: reduced gradients)
+  std::int64_t total() const { return reduce_bytes + gather_bytes; }
+};
+
+class ParallelPlan {
+ public:
+  using Needs = std::function<OptimizerNeed(const ParamInfo&)>;
+  /// Throws UserError naming both if the ranks or the stage make no sense.
+  ParallelPlan(const ParamTable& params, const Needs& needs, const ParallelOptions& options);
+
+  int ranks() const { return options_.ranks; }
+  int stage() const { return options_.stage; }
+  const ShardSpec& spec(ParamId id) const { return specs_.at(static_cast<std::size_t>(id)); }
+  /// The rows whose gradient is summed on this rank.
+  Slice reduced(ParamId id, int rank) const { return spec(id).slice(rank); }
+  /// The rows that this rank updates: at stage 0 every rank updates everything.
+  Slice updated(ParamId id, int rank) const;
+
+  /// `passes` micro-batches a step; gathers[id]: how often a pass gathers the parameter at stage 3.
+  StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire, DType weights,
+                           const std::vector<int>& gathers) const;
+
+ private:
+  ParallelOptions options_;
+  std::vector<ShardSpec> specs_;
+  std::vector<Slice> wholes_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,113 @@
+#include "parallel/sharded_grad_sink.h"
+
+#include "core/base/numeric.h"
+#include "core/ops/ops.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kBucketBytes = 8 * kMiB;  // on the wire, at least, before a reduction starts
+constexpr std::size_t kMostRunning = 2;          // buckets whose buffers may be held at once
+
+}  // namespace
+
+ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan, Communicator& comm,
+                                 GradSinkOptions options)
+    : arena_(arena), params_(params), plan_(plan), comm_(comm), options_(std::move(options)),
+      pass_(options_.local_dtypes.size()), total_(pass_.size()), reduced_(pass_.size()), gathered_(pass_.size()) {}
+
+GradTarget ShardedGradSink::accumulate_into(ParamId id) {
+  Tensor& grad = pass_.at(index(id));
+  if (grad.defined()) return {grad, true};
+  grad = Tensor::empty(arena_, MemoryTag::kGradients, options_.local_dtypes[index(id)],
+                       params_.info(id).storage_shape(), "parameter gradient");
+  return {grad, false};
+}
+
+void ShardedGradSink::complete(ParamId id) {
+  Tensor gradient = std::exchange(pass_.at(index(id)), {});
+  TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
+  if (plan_.stage() < 2 || comm_.size() == 1) {
+    Tensor& total = total_.at(index(id));
+    if (total.defined()) {
+      ops::accumulate(total, gradient);
+    } else {
+      total = std::move(gradient);
+    }
+    if (!last_pass_) return;
+    gradient = std::exchange(total, {});
+  }
+  if (comm_.size() == 1) {
+    reduced_.at(index(id)) = std::move(gradient);
+  } else {
+    reduce(id, std::move(gradient));
+  }
+}
+
+void ShardedGradSink::reduce(ParamId id, Tensor gradient) {
+  bucket_bytes_ += gradient.numel() * dtype_size(options_.wire);
+  bucket_ids_.push_back(id);
+  bucket_.push_back({std::move(gradient), plan_.spec(id).begin});
+  if (bucket_bytes_ >= kBucketBytes) start_bucket();
+}
+
+void ShardedGradSink::start_bucket() {
+  if (bucket_ids_.empty()) return;
+  if (running_.size() == kMostRunning) finish_oldest();
+  const OpLabel label{"reduce_scatter", params_.info(bucket_ids_.front()).name};
+  running_.push_back({RowReduction(comm_, arena_, label, bucket_, options_.wire), std::move(bucket_ids_)});
+  bucket_ids_ = {};
+  bucket_.clear();
+  bucket_bytes_ = 0;
+}
+
+void ShardedGradSink::finish_oldest() {
+  Running& oldest = running_.front();
+  std::vector<Tensor> targets;
+  const DType dtype = sums_shards() ? DType::kF32 : options_.wire;
+  bool accumulate = false;
+  for (const ParamId id : oldest.ids) {
+    const ParamInfo& info = params_.info(id);
+    const Slice rows = plan_.reduced(id, comm_.rank());
+    Tensor& reduced = reduced_.at(index(id));
+    accumulate = reduced.defined();
+    if (!accumulate && plan_.stage() == 0) {
+      gathered_.at(index(id)) = Tensor::empty(arena_, MemoryTag::kGradients, dtype, info.storage_shape(), "reduced gradient");
+      reduced = gathered_.at(index(id)).rows(rows.begin, rows.end);
+    } else if (!accumulate) {
+      const Shape shape = info.is_matrix() ? Shape{rows.rows(), info.storage_shape()[1]} : Shape{rows.rows()};
+      reduced = Tensor::empty(arena_, MemoryTag::kGradients, dtype, shape, "reduced gradient");
+    }
+    targets.push_back(reduced);
+  }
+  oldest.reduction.finish(targets, accumulate);
+  running_.pop_front();
+}
+
+void ShardedGradSink::begin_pass(bool last) { last_pass_ = last; }
+
+void ShardedGradSink::end_pass() {
+  start_bucket();
+  while (!running_.empty()) finish_oldest();
+  if (last_pass_ && plan_.stage() == 0 && comm_.size() > 1) gather_reduced();
+}
+
+void ShardedGradSink::gather_reduced() {
+  std::vector<RowParts> parts;
+  for (const ParamId id : params_.ids()) {
+    if (gathered_.at(index(id)).defined()) parts.push_back({gathered_.at(index(id)), plan_.spec(id).begin});
+  }
+  start_all_gather(comm_, {"all_gather", "reduced gradients"}, parts).wait();
+  for (const ParamId id : params_.ids()) {
+    Tensor& whole = gathered_.at(index(id));
+    if (whole.defined()) reduced_.at(index(id)) = std::exchange(whole, {});
+  }
+}
+
+void ShardedGradSink::release_all() {
+  for (std::vector<Tensor>* tensors : {&pass_, &total_, &reduced_, &gathered_}) {
+    tensors->assign(tensors->size(), {});
+  }
+}
+
+}  // namespace thimble

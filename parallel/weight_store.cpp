@@ -1,0 +1,107 @@
+#include "parallel/weight_store.h"
+
+#include <algorithm>
+
+#include "core/base/numeric.h"
+#include "core/ops/ops.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kBucketBytes = 8 * kMiB;
+
+Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
+  return info.is_matrix() ? Shape{rows, info.storage_shape()[1]} : Shape{rows};
+}
+
+}  // namespace
+
+ReplicatedStore::ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed,
+                                 const ParallelPlan& plan, Communicator& comm)
+    : resident_(arena, params, dtype, cache_packed), plan_(plan), comm_(comm) {}
+
+Tensor ReplicatedStore::shard(ParamId id) {
+  const Slice rows = plan_.updated(id, comm_.rank());
+  return resident_.writable(id).rows(rows.begin, rows.end);
+}
+
+void ReplicatedStore::changed(ParamId id) {
+  resident_.changed(id);
+  if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
+  bucket_.push_back({resident_.writable(id), plan_.spec(id).begin});
+  bucket_bytes_ += bucket_.back().tensor.nbytes();
+  if (bucket_bytes_ >= kBucketBytes) start();
+}
+
+void ReplicatedStore::start() {
+  if (bucket_.empty()) return;
+  running_.push_back(start_all_gather(comm_, {"all_gather", "updated weights"}, bucket_));
+  bucket_.clear();
+  bucket_bytes_ = 0;
+}
+
+void ReplicatedStore::publish() {
+  start();
+  for (Ticket& ticket : running_) ticket.wait();
+  running_.clear();
+}
+
+GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype,
+                             std::vector<std::vector<ParamId>> blocks, const ParallelPlan& plan, Communicator& comm)
+    : arena_(arena), params_(params), plan_(plan), comm_(comm), dtype_(dtype),
+      versions_(static_cast<std::size_t>(params.size())) {
+  for (const ParamId id : params.ids()) {
+    const ParamInfo& info = params.info(id);
+    shards_.push_back(Tensor::empty(arena, MemoryTag::kWeights, dtype,
+                                    rows_shape(info, plan.spec(id).slice(comm.rank()).rows()), info.name));
+  }
+  for (auto& ids : blocks) {
+    Block block;
+    block.ids = std::move(ids);
+    blocks_.push_back(std::move(block));
+  }
+}
+
+void GatheredStore::gather(Block& block, BlockId number) {
+  std::vector<RowParts> parts;
+  for (const ParamId id : block.ids) {
+    const ParamInfo& info = params_.info(id);
+    const Tensor whole =
+        Tensor::empty(arena_, MemoryTag::kWeights, dtype_, info.storage_shape(), "gathered weight");
+    const Slice rows = plan_.spec(id).slice(comm_.rank());
+    if (rows.rows() > 0) ops::copy(whole.rows(rows.begin, rows.end), shard(id));
+    block.whole.push_back(whole);
+    parts.push_back({whole, plan_.spec(id).begin});
+  }
+  block.ticket = start_all_gather(comm_, {"all_gather", fmt::format("block {}", number)}, parts);
+}
+
+void GatheredStore::prefetch(BlockId number) {
+  if (number < 0 || number >= static_cast<BlockId>(blocks_.size())) return;
+  Block& block = blocks_[static_cast<std::size_t>(number)];
+  if (block.whole.empty()) gather(block, number);
+}
+
+void GatheredStore::pin_block(BlockId number) {
+  Block& block = blocks_.at(static_cast<std::size_t>(number));
+  if (block.pins++ > 0) return;
+  if (block.whole.empty()) gather(block, number);
+  block.ticket.wait();
+}
+
+void GatheredStore::unpin_block(BlockId number) {
+  Block& block = blocks_.at(static_cast<std::size_t>(number));
+  TH_CHECK(block.pins > 0, "block {} is not pinned", number);
+  if (--block.pins == 0) block.whole.clear();
+}
+
+Tensor GatheredStore::view(ParamId id) {
+  for (const Block& block : blocks_) {
+    if (block.pins == 0) continue;
+    const auto found = std::find(block.ids.begin(), block.ids.end(), id);
+    if (found != block.ids.end()) return block.whole[static_cast<std::size_t>(found - block.ids.begin())];
+  }
+  throw LogicError(fmt::format("{} is not pinned", params_.info(id).name));
+}
+
+}  // namespace thimble
