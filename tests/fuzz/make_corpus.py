@@ -46,10 +46,10 @@ weight = 2.5
 [[data.train]]
 path = "b.txt"
 [training]
-num_train_epochs = 1.5
+num_epochs = 1.5
 global_batch_size = 32
 micro_batch_size = 4
-seed = 7
+
 [optimizer]
 lr = 1e-3
 weight_decay = 0.1
@@ -58,7 +58,7 @@ budget = "12GiB"
 recompute = "selective"
 """
     yield "mistakes", b"[model]\npath = 3\n[optimiser]\nlr = 'fast'\n[training]\nmax_steps = -1\n[data]\nseq_len = 1e99\n"
-    yield "inline", b'model = {path = "x"}\ntraining = {max_steps = 1_000, seed = 0xFF}\noptimizer.lr = inf\n[[data.train]]\npath = """\na"""\n'
+    yield "inline", b'model = {path = "x"}\ntraining = {max_steps = 1_000, global_batch_size = 0x10}\noptimizer.lr = inf\n[[data.train]]\npath = """\na"""\n'
 
 
 def piece(text, score, kind):
