@@ -24,6 +24,7 @@ struct EngineOptions {
   bool accumulates = false;            // several micro-batches a step
   int zero_stage = 0;                  // what is sharded over the ranks: see ParallelOptions
   DType wire = DType::kBF16;           // of gradients between ranks
+  std::int64_t small_elements = 16384; // parameters up to this size are not cut: see ParallelOptions
   double max_grad_norm = 1.0;          // 0: no clipping
   std::int64_t seq_len = 0;
 };

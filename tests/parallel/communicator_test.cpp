@@ -1,0 +1,201 @@
+// Every communicator passes this body: what arrives is what was sent, sums are in rank order, errors name the culprit.
+#include <numeric>
+
+#include "core/base/random.h"
+#include "core/ops/ops.h"
+#include "parallel/collectives.h"
+#include "tests/parallel/rank_team.h"
+
+namespace thimble {
+namespace {
+
+class CommunicatorTest : public testing::TestWithParam<int> {
+ protected:
+  void run(const RankBody& body) { run_ranks(GetParam(), body); }
+};
+
+std::byte pattern(int from, int to, std::size_t i) {
+  return static_cast<std::byte>(mix64(static_cast<std::uint64_t>(from * 64 + to), i) & 0xff);
+}
+
+TEST_P(CommunicatorTest, EveryByteArrivesWhereItBelongs) {
+  run([](Communicator& comm) {
+    const int n = comm.size(), me = comm.rank();
+    for (const std::size_t unit : {0u, 1u, 1000u, 300001u}) {
+      Exchange exchange(n);
+      std::vector<std::vector<std::byte>> out(static_cast<std::size_t>(n)), in(static_cast<std::size_t>(n));
+      for (int r = 0; r < n; ++r) {
+        if (r == me) continue;
+        const auto at = static_cast<std::size_t>(r);
+        out[at].resize(unit * static_cast<std::size_t>(me + 1));
+        in[at].resize(unit * static_cast<std::size_t>(r + 1));
+        for (std::size_t i = 0; i < out[at].size(); ++i) out[at][i] = pattern(me, r, i);
+        exchange.send[at] = {Bytes(out[at]).first(out[at].size() / 3), Bytes(out[at]).subspan(out[at].size() / 3)};
+        exchange.receive[at] = {MutableBytes(in[at]).first(in[at].size() / 3),
+                                MutableBytes(in[at]).subspan(in[at].size() / 3)};
+      }
+      comm.start({"exchange", "bytes"}, Purpose::kTensor, std::move(exchange)).wait();
+      for (int r = 0; r < n; ++r) {
+        if (r == me) continue;
+        const auto& got = in[static_cast<std::size_t>(r)];
+        for (std::size_t i = 0; i < got.size(); ++i) ASSERT_EQ(got[i], pattern(r, me, i));
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, OperationsUnderWayTogetherDoNotMix) {
+  run([](Communicator& comm) {
+    constexpr int kOps = 20;
+    std::vector<std::vector<float>> values(kOps);
+    std::vector<Ticket> tickets;
+    std::vector<Exchange> kept;
+    std::vector<std::vector<float>> in(static_cast<std::size_t>(kOps * comm.size()));
+    for (int op = 0; op < kOps; ++op) {
+      auto& mine = values[static_cast<std::size_t>(op)];
+      mine.assign(static_cast<std::size_t>(100 * op + 1), static_cast<float>(1000 * op + comm.rank()));
+      Exchange exchange(comm.size());
+      for (int r = 0; r < comm.size(); ++r) {
+        if (r == comm.rank()) continue;
+        auto& place = in[static_cast<std::size_t>(op * comm.size() + r)];
+        place.resize(mine.size());
+        exchange.send[static_cast<std::size_t>(r)] = {std::as_bytes(std::span(mine))};
+        exchange.receive[static_cast<std::size_t>(r)] = {std::as_writable_bytes(std::span(place))};
+      }
+      tickets.push_back(comm.start({"exchange", fmt::format("op {}", op)}, Purpose::kTensor, std::move(exchange)));
+    }
+    // Every rank waits in an order of its own.
+    for (int i = 0; i < kOps; ++i) tickets[static_cast<std::size_t>((i * 7 + comm.rank() * 3) % kOps)].wait();
+    for (int op = 0; op < kOps; ++op) {
+      for (int r = 0; r < comm.size(); ++r) {
+        if (r == comm.rank()) continue;
+        for (const float x : in[static_cast<std::size_t>(op * comm.size() + r)]) {
+          ASSERT_EQ(x, static_cast<float>(1000 * op + r));
+        }
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
+  run([](Communicator& comm) {
+    const auto arena = Arena::make_cpu(1 << 26);
+    const int n = comm.size();
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      for (const DType wire : {DType::kF32, DType::kBF16}) {
+        const Shape shape{7, 5};
+        std::vector<Tensor> all;  // what every rank contributes
+        for (int r = 0; r < n; ++r) {
+          all.push_back(Tensor::empty(*arena, MemoryTag::kGradients, dtype, shape));
+          const CounterRandom random(static_cast<std::uint64_t>(r), RandomPurpose::kSampling);
+          Tensor f = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, shape);
+          for (std::int64_t i = 0; i < 35; ++i) f.data<float>()[i] = random.normal(static_cast<std::uint64_t>(i));
+          ops::cast(all.back(), f);
+        }
+        RowParts part{all[static_cast<std::size_t>(comm.rank())], {}};
+        for (int r = 0; r <= n; ++r) part.begin.push_back(7 * r / n);
+        const std::int64_t begin = part.begin[static_cast<std::size_t>(comm.rank())];
+        const std::int64_t rows = part.begin[static_cast<std::size_t>(comm.rank()) + 1] - begin;
+        const Tensor got = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, Shape{rows, 5});
+        for (const bool accumulate : {false, true}) {
+          RowReduction reduction(comm, *arena, {"reduce_scatter", "test"}, std::span(&part, 1), wire);
+          reduction.finish(std::span(&got, 1), accumulate);
+        }
+        for (std::int64_t i = 0; i < rows * 5; ++i) {
+          float sum = 0;
+          for (int r = 0; r < n; ++r) {
+            const Tensor& t = all[static_cast<std::size_t>(r)];
+            const std::int64_t at = begin * 5 + i;
+            float x = dtype == DType::kF32 ? t.data<float>()[at] : to_float(t.data<BF16>()[at]);
+            if (wire == DType::kBF16 && n > 1) x = to_float(to_bf16(x));
+            sum = r == 0 ? x : sum + x;
+          }
+          ASSERT_EQ(got.data<float>()[i], sum + sum);
+        }
+      }
+    }
+  });
+}
+
+TEST_P(CommunicatorTest, SmallCollectives) {
+  run([](Communicator& comm) {
+    barrier(comm, "start");
+    std::vector<float> values{static_cast<float>(comm.rank() + 1), 0.5f};
+    all_reduce(comm, "values", values);
+    EXPECT_EQ(values[0], static_cast<float>(comm.size() * (comm.size() + 1) / 2));
+    std::vector<ExactSum> sums(2);
+    sums[0].add(comm.rank() == 0 ? 1e300 : 1.0);
+    sums[1].add(comm.rank() == comm.size() - 1 ? std::numeric_limits<double>::quiet_NaN() : 1.0);
+    all_reduce(comm, "sums", sums);
+    EXPECT_EQ(sums[0].value(), 1e300);
+    EXPECT_TRUE(std::isnan(sums[1].value()));
+    std::vector<int> word{comm.rank() == comm.size() - 1 ? 42 : 0};
+    broadcast(comm, "word", comm.size() - 1, std::as_writable_bytes(std::span(word)));
+    EXPECT_EQ(word[0], 42);
+  });
+}
+
+TEST_P(CommunicatorTest, TrafficIsWhatWasSent) {
+  run([](Communicator& comm) {
+    std::vector<std::byte> mine(100);
+    static_cast<void>(all_gather_control(comm, "bytes", mine));
+    EXPECT_EQ(comm.traffic().control_bytes, 100 * (comm.size() - 1));
+    EXPECT_EQ(comm.traffic().tensor_bytes, 0);
+  });
+}
+
+INSTANTIATE_TEST_SUITE_P(Ranks, CommunicatorTest, testing::Values(1, 2, 3, 4));
+
+std::string error_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const std::exception& e) {
+    return e.what();
+  }
+  return "";
+}
+
+TEST(LocalWorldTest, AStuckRankIsNamed) {
+  const std::string error = error_of([] {
+    run_ranks(
+        3,
+        [](Communicator& comm) {
+          if (comm.rank() == 2) std::this_thread::sleep_for(std::chrono::milliseconds(300));
+          barrier(comm, "block 12");
+        },
+        std::chrono::milliseconds(50));
+  });
+  EXPECT_NE(error.find("all_gather #0 of block 12"), std::string::npos) << error;
+  EXPECT_NE(error.find("never entered by rank 2"), std::string::npos) << error;
+}
+
+TEST(LocalWorldTest, RanksAtDifferentOperationsAreNamed) {
+  const std::string error = error_of([] {
+    run_ranks(2, [](Communicator& comm) { barrier(comm, comm.rank() == 0 ? "block 1" : "block 2"); });
+  });
+  EXPECT_NE(error.find("block 1"), std::string::npos) << error;
+  EXPECT_NE(error.find("block 2"), std::string::npos) << error;
+}
+
+TEST(LocalWorldTest, OtherSizesAreRefused) {
+  const std::string error = error_of([] {
+    run_ranks(2, [](Communicator& comm) {
+      const std::vector<std::byte> mine(comm.rank() == 0 ? 4 : 8);
+      static_cast<void>(all_gather_control(comm, "bytes", mine));
+    });
+  });
+  EXPECT_NE(error.find("other sizes"), std::string::npos) << error;
+}
+
+TEST(LocalWorldTest, ADeadRankEndsTheOthers) {
+  const std::string error = error_of([] {
+    run_ranks(4, [](Communicator& comm) {
+      if (comm.rank() == 1) throw std::runtime_error("no more memory");
+      for (int i = 0; i < 3; ++i) barrier(comm, "step");
+    });
+  });
+  EXPECT_NE(error.find("no more memory"), std::string::npos) << error;
+}
+
+}  // namespace
+}  // namespace thimble
