@@ -6,6 +6,7 @@
 #include <functional>
 #include <thread>
 
+#include "core/base/error.h"
 #include "core/base/threads.h"
 #include "parallel/local_world.h"
 
@@ -13,9 +14,16 @@ namespace thimble {
 
 using RankBody = std::function<void(Communicator&)>;
 
+/// In a program started by mpirun: the communicator of its ranks, set by main().
+inline Communicator* process_world = nullptr;
+
 /// All ranks have returned when this does. An exception of one aborts the others and is rethrown.
 inline void run_ranks(int ranks, const RankBody& body,
                       std::chrono::milliseconds time_limit = std::chrono::seconds(60)) {
+  if (process_world != nullptr) {
+    ASSERT_EQ(process_world->size(), ranks) << "filter the tests for this number of ranks";
+    return body(*process_world);
+  }
   LocalWorld world(ranks, time_limit);
   std::vector<std::exception_ptr> errors(static_cast<std::size_t>(ranks));
   std::vector<std::thread> threads;
