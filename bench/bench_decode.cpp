@@ -24,7 +24,14 @@ void decode(benchmark::State& state) {
   const std::vector<std::int32_t> token{5};
   for (auto _ : state) benchmark::DoNotOptimize(decoder.feed(token));
 }
-BENCHMARK(decode)->Arg(16)->Arg(1024)->Arg(8192)->Arg(kLongest)->Iterations(8)->Unit(benchmark::kMillisecond)->UseRealTime();
+BENCHMARK(decode)
+    ->Arg(16)
+    ->Arg(1024)
+    ->Arg(8192)
+    ->Arg(kLongest)
+    ->Iterations(8)
+    ->Unit(benchmark::kMillisecond)
+    ->UseRealTime();
 
 }  // namespace
 }  // namespace thimble

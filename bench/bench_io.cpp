@@ -1,4 +1,5 @@
-// The file engines: reads and writes of a 256 MiB file through a window of buffers, in the page cache and out of it.
+// The file engines: reads and writes of a 256 MiB file through a window of buffers, in the page
+// cache and out of it.
 #include <benchmark/benchmark.h>
 #include <fcntl.h>
 #include <unistd.h>
@@ -16,7 +17,9 @@ constexpr std::int64_t kFileBytes = std::int64_t{256} << 20;
 // A file in the temporary directory that goes with the benchmark.
 class ScratchFile {
  public:
-  ScratchFile() : path_(std::filesystem::temp_directory_path() / ("thimble-bench-" + std::to_string(::getpid()))) {}
+  ScratchFile()
+      : path_(std::filesystem::temp_directory_path() /
+              ("thimble-bench-" + std::to_string(::getpid()))) {}
   ~ScratchFile() {
     std::error_code ignored;
     std::filesystem::remove(path_, ignored);
@@ -43,9 +46,13 @@ void transfer(benchmark::State& state, FileEngineKind kind, bool cold) {
   const auto engine = make_file_engine({.kind = kind, .queue_depth = static_cast<int>(depth)});
   const ScratchFile scratch;
   const File file = File::create(scratch.path());
-  std::vector<std::vector<std::byte>> buffers(static_cast<std::size_t>(depth), std::vector<std::byte>(static_cast<std::size_t>(bytes), std::byte{1}));
-  const std::vector<std::byte> block(static_cast<std::size_t>(FileEngine::kPieceBytes), std::byte{7});
-  for (std::int64_t at = 0; at < kFileBytes; at += FileEngine::kPieceBytes) engine->write(file, at, block);
+  std::vector<std::vector<std::byte>> buffers(
+      static_cast<std::size_t>(depth),
+      std::vector<std::byte>(static_cast<std::size_t>(bytes), std::byte{1}));
+  const std::vector<std::byte> block(static_cast<std::size_t>(FileEngine::kPieceBytes),
+                                     std::byte{7});
+  for (std::int64_t at = 0; at < kFileBytes; at += FileEngine::kPieceBytes)
+    engine->write(file, at, block);
   for (auto _ : state) {
     if (cold) {
       state.PauseTiming();
@@ -56,7 +63,8 @@ void transfer(benchmark::State& state, FileEngineKind kind, bool cold) {
     for (std::int64_t i = 0; i < kFileBytes / bytes; ++i) {
       const auto slot = static_cast<std::size_t>(i % depth);
       tickets[slot].wait();
-      tickets[slot] = kRead ? engine->start_read(file, i * bytes, buffers[slot]) : engine->start_write(file, i * bytes, buffers[slot]);
+      tickets[slot] = kRead ? engine->start_read(file, i * bytes, buffers[slot])
+                            : engine->start_write(file, i * bytes, buffers[slot]);
     }
     wait_all(tickets);
     if (!kRead && cold) file.data_sync();

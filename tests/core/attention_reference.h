@@ -1,4 +1,5 @@
-// Causal grouped-query attention and its gradients in f64, one query at a time, straight from the definition.
+// Causal grouped-query attention and its gradients in f64, one query at a time, straight from the
+// definition.
 #pragma once
 
 #include <algorithm>
@@ -41,14 +42,17 @@ struct ReferenceAttention {
     const std::int64_t kv_head = h / (shape.heads / shape.kv_heads);
     return static_cast<std::size_t>(((b * tk + j) * shape.kv_heads + kv_head) * shape.head_dim);
   }
-  double dot(const std::vector<double>& a, std::size_t at, const std::vector<double>& b, std::size_t bt) const {
+  double dot(const std::vector<double>& a, std::size_t at, const std::vector<double>& b,
+             std::size_t bt) const {
     double sum = 0;
-    for (std::size_t c = 0; c < static_cast<std::size_t>(shape.head_dim); ++c) sum += a[at + c] * b[bt + c];
+    for (std::size_t c = 0; c < static_cast<std::size_t>(shape.head_dim); ++c)
+      sum += a[at + c] * b[bt + c];
     return sum;
   }
   void add(std::vector<double>& to, std::size_t at, double factor, const std::vector<double>& from,
            std::size_t from_at) const {
-    for (std::size_t c = 0; c < static_cast<std::size_t>(shape.head_dim); ++c) to[at + c] += factor * from[from_at + c];
+    for (std::size_t c = 0; c < static_cast<std::size_t>(shape.head_dim); ++c)
+      to[at + c] += factor * from[from_at + c];
   }
 
   void query(std::int64_t b, std::int64_t h, std::int64_t i) {
@@ -58,13 +62,16 @@ struct ReferenceAttention {
     const std::size_t at = query_at(b, h, i);
     const double scale = static_cast<double>(shape.scale);
     std::vector<double> p;
-    for (std::int64_t j = first; j <= index; ++j) p.push_back(scale * dot(q, at, k, key_at(b, h, j)));
+    for (std::int64_t j = first; j <= index; ++j)
+      p.push_back(scale * dot(q, at, k, key_at(b, h, j)));
     const double top = *std::max_element(p.begin(), p.end());
     double sum = 0;
     for (double& x : p) sum += x = std::exp(x - top);
     for (double& x : p) x /= sum;
     lse[static_cast<std::size_t>((b * shape.heads + h) * tq + i)] = top + std::log(sum);
-    const auto key = [&](std::size_t j) { return key_at(b, h, first + static_cast<std::int64_t>(j)); };
+    const auto key = [&](std::size_t j) {
+      return key_at(b, h, first + static_cast<std::int64_t>(j));
+    };
     for (std::size_t j = 0; j < p.size(); ++j) add(out, at, p[j], v, key(j));
     if (dout.empty()) return;
     const double delta = dot(dout, at, out, at);

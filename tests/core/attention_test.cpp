@@ -1,4 +1,5 @@
-// Attention forward and backward against f64: grouped heads, documents, windows, tiles that do not divide.
+// Attention forward and backward against f64: grouped heads, documents, windows, tiles that do not
+// divide.
 #include <limits>
 
 #include "core/base/threads.h"
@@ -13,14 +14,18 @@ struct Case {
   float scale = 0;                                             // 0: 1 / sqrt(d)
 };
 
-// Every case runs in both dtypes; sizes straddle the kernel's tiles of 128 queries and 128 to 512 keys.
+// Every case runs in both dtypes; sizes straddle the kernel's tiles of 128 queries and 128 to 512
+// keys.
 const Case kCases[] = {
-    {1, 1, 1, 1, 1, 8, 0, 0},         {2, 1, 1, 3, 1, 40, 0, 0},      {1, 2, 2, 2, 2, 8, 0, 0},
-    {2, 5, 5, 4, 2, 8, 0, 2},         {1, 127, 127, 2, 1, 64, 0, 0},  {1, 128, 128, 3, 3, 40, 0, 31},
-    {2, 129, 129, 6, 2, 8, 0, 50},    {1, 129, 129, 2, 1, 128, 0, 0}, {1, 300, 300, 4, 2, 40, 17, 0},
-    {1, 300, 300, 2, 1, 64, 129, 70}, {1, 641, 641, 2, 1, 8, 0, 150}, {1, 530, 530, 2, 2, 40, 1, 0},
-    {1, 1, 200, 4, 2, 64, 0, 0},      {1, 70, 200, 2, 1, 8, 0, 0},    {1, 130, 513, 2, 1, 128, 33, 0},
-    {1, 40, 40, 2, 1, 8, 1000, 0},    {1, 130, 130, 2, 1, 8, 0, 0, 8},
+    {1, 1, 1, 1, 1, 8, 0, 0},        {2, 1, 1, 3, 1, 40, 0, 0},
+    {1, 2, 2, 2, 2, 8, 0, 0},        {2, 5, 5, 4, 2, 8, 0, 2},
+    {1, 127, 127, 2, 1, 64, 0, 0},   {1, 128, 128, 3, 3, 40, 0, 31},
+    {2, 129, 129, 6, 2, 8, 0, 50},   {1, 129, 129, 2, 1, 128, 0, 0},
+    {1, 300, 300, 4, 2, 40, 17, 0},  {1, 300, 300, 2, 1, 64, 129, 70},
+    {1, 641, 641, 2, 1, 8, 0, 150},  {1, 530, 530, 2, 2, 40, 1, 0},
+    {1, 1, 200, 4, 2, 64, 0, 0},     {1, 70, 200, 2, 1, 8, 0, 0},
+    {1, 130, 513, 2, 1, 128, 33, 0}, {1, 40, 40, 2, 1, 8, 1000, 0},
+    {1, 130, 130, 2, 1, 8, 0, 0, 8},
 };
 
 class AttentionTest : public testing::TestWithParam<DType> {
@@ -30,7 +35,9 @@ class AttentionTest : public testing::TestWithParam<DType> {
     ops::AttentionShape shape;
   };
 
-  Tensor empty(const Shape& shape, DType dtype) { return Tensor::empty(*arena_, MemoryTag::kActivations, dtype, shape); }
+  Tensor empty(const Shape& shape, DType dtype) {
+    return Tensor::empty(*arena_, MemoryTag::kActivations, dtype, shape);
+  }
 
   // Ragged documents, other ones in each row; a document may begin at any key.
   void fill_documents(const Case& s, const Tensor& doc_start) {
@@ -39,8 +46,10 @@ class AttentionTest : public testing::TestWithParam<DType> {
       std::int32_t start = 0;
       for (std::int64_t j = 1 - (s.tk - s.tq); j <= s.tq; ++j) {
         const std::int64_t i = j - 1;  // query of key i + tk - tq
-        const auto draw = static_cast<std::int64_t>(random.u32(static_cast<std::uint64_t>(b * s.tk + i + s.tk - s.tq)));
-        if (s.document > 0 && draw % s.document == 0) start = static_cast<std::int32_t>(i + s.tk - s.tq);
+        const auto draw = static_cast<std::int64_t>(
+            random.u32(static_cast<std::uint64_t>(b * s.tk + i + s.tk - s.tq)));
+        if (s.document > 0 && draw % s.document == 0)
+          start = static_cast<std::int32_t>(i + s.tk - s.tq);
         if (i >= 0) doc_start.data<std::int32_t>()[b * s.tq + i] = start;
       }
     }
@@ -58,7 +67,11 @@ class AttentionTest : public testing::TestWithParam<DType> {
           .dq = empty(Shape{s.batch * s.tq, s.heads * s.d}, t),
           .dk = empty(Shape{s.batch * s.tk, s.kv * s.d}, t),
           .dv = empty(Shape{s.batch * s.tk, s.kv * s.d}, t),
-          .shape = {.batch = s.batch, .heads = s.heads, .kv_heads = s.kv, .head_dim = s.d, .window = s.window,
+          .shape = {.batch = s.batch,
+                    .heads = s.heads,
+                    .kv_heads = s.kv,
+                    .head_dim = s.d,
+                    .window = s.window,
                     .scale = s.scale > 0 ? s.scale : 1.0f / std::sqrt(static_cast<float>(s.d))}};
     fill_documents(s, r.doc_start);
     return r;
@@ -67,8 +80,16 @@ class AttentionTest : public testing::TestWithParam<DType> {
   void run(const Run& r) {
     ops::attention(*arena_, r.shape, r.out, r.lse, r.q, r.k, r.v, r.doc_start);
     ops::attention_grad(*arena_, r.shape,
-                        {.q = r.q, .k = r.k, .v = r.v, .out = r.out, .lse = r.lse, .doc_start = r.doc_start,
-                         .dout = r.dout, .dq = r.dq, .dk = r.dk, .dv = r.dv});
+                        {.q = r.q,
+                         .k = r.k,
+                         .v = r.v,
+                         .out = r.out,
+                         .lse = r.lse,
+                         .doc_start = r.doc_start,
+                         .dout = r.dout,
+                         .dq = r.dq,
+                         .dk = r.dk,
+                         .dv = r.dv});
   }
 
   std::unique_ptr<Arena> arena_ = Arena::make_cpu(1 << 27);
@@ -78,13 +99,21 @@ TEST_P(AttentionTest, ForwardAndBackwardEqualTheDefinition) {
   for (const Case& s : kCases) {
     const Run r = prepare(s);
     run(r);
-    ReferenceAttention want{.shape = r.shape, .tq = s.tq, .tk = s.tk, .q = values_of(r.q), .k = values_of(r.k),
-                            .v = values_of(r.v), .dout = values_of(r.dout)};
-    want.doc_start.assign(r.doc_start.data<std::int32_t>(), r.doc_start.data<std::int32_t>() + s.batch * s.tq);
+    ReferenceAttention want{.shape = r.shape,
+                            .tq = s.tq,
+                            .tk = s.tk,
+                            .q = values_of(r.q),
+                            .k = values_of(r.k),
+                            .v = values_of(r.v),
+                            .dout = values_of(r.dout)};
+    want.doc_start.assign(r.doc_start.data<std::int32_t>(),
+                          r.doc_start.data<std::int32_t>() + s.batch * s.tq);
     want.run();
-    const std::string name = fmt::format("T {}x{}/{}, heads {}/{} x {}, window {}, documents {}", s.batch, s.tq, s.tk,
-                                         s.heads, s.kv, s.d, s.window, s.document);
-    expect_close(values_of(r.out), want.out, GetParam() == DType::kBF16 ? 1e-2 : 1e-5, name.c_str());
+    const std::string name =
+        fmt::format("T {}x{}/{}, heads {}/{} x {}, window {}, documents {}", s.batch, s.tq, s.tk,
+                    s.heads, s.kv, s.d, s.window, s.document);
+    expect_close(values_of(r.out), want.out, GetParam() == DType::kBF16 ? 1e-2 : 1e-5,
+                 name.c_str());
     expect_close(values_of(r.lse), want.lse, 1e-5, (name + " lse").c_str());
     if (s.tk == 1 || s.window == 1) {  // one visible key: the true gradients of q and k are 0
       for (const Tensor& zero : {r.dq, r.dk}) {
@@ -123,8 +152,9 @@ TEST_P(AttentionTest, BitsDoNotDependOnThreadsOrOnOtherRows) {
 // What is not finite anywhere must be seen where it is used.
 TEST_P(AttentionTest, NotFiniteInputsStayVisible) {
   const Case s{1, 150, 150, 2, 1, 8, 0, 0};
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity()}) {
     for (int which = 0; which < 4; ++which) {
       const Run r = prepare(s);
       const Tensor& target = which == 0 ? r.q : which == 1 ? r.k : which == 2 ? r.v : r.dout;

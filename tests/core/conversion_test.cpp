@@ -1,4 +1,5 @@
-// Number formats bit by bit: every 16-bit pattern, rounding to bf16 from all kinds of f32, Philox's known answers.
+// Number formats bit by bit: every 16-bit pattern, rounding to bf16 from all kinds of f32, Philox's
+// known answers.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -15,8 +16,8 @@ namespace {
 // The kernels of every instruction set this CPU has.
 std::vector<const IsaKernels*> all_kernels() {
   std::vector<const IsaKernels*> all{&avx2::isa_kernels()};
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-      __builtin_cpu_supports("avx512dq")) {
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq")) {
     all.push_back(&avx512::isa_kernels());
   }
   return all;
@@ -28,22 +29,27 @@ std::vector<std::uint16_t> all_patterns() {
   return patterns;
 }
 
-// The number a pattern of sign, exponent and mantissa bits stands for; infinities and NaN are the caller's.
+// The number a pattern of sign, exponent and mantissa bits stands for; infinities and NaN are the
+// caller's.
 double value_of(std::uint32_t bits, int exponent_bits, int mantissa_bits) {
   const int exponent = static_cast<int>(bits >> mantissa_bits & ((1u << exponent_bits) - 1));
-  const double mantissa = static_cast<double>(bits & ((1u << mantissa_bits) - 1)) / (1 << mantissa_bits);
+  const double mantissa =
+      static_cast<double>(bits & ((1u << mantissa_bits) - 1)) / (1 << mantissa_bits);
   const int bias = (1 << (exponent_bits - 1)) - 1;
-  const double size = exponent == 0 ? std::ldexp(mantissa, 1 - bias) : std::ldexp(1 + mantissa, exponent - bias);
+  const double size =
+      exponent == 0 ? std::ldexp(mantissa, 1 - bias) : std::ldexp(1 + mantissa, exponent - bias);
   return (bits >> (exponent_bits + mantissa_bits) & 1u) != 0 ? -size : size;
 }
 
 // The nearest bf16, ties to the even one, found by comparing distances to both neighbours.
 std::uint16_t nearest_bf16(float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
-  const auto down = static_cast<std::uint16_t>(bits >> 16), up = static_cast<std::uint16_t>(down + 1);
+  const auto down = static_cast<std::uint16_t>(bits >> 16),
+             up = static_cast<std::uint16_t>(down + 1);
   if (std::isinf(value)) return down;
   const double exact = std::abs(static_cast<double>(value));
-  const double below = std::abs(value_of(down, 8, 7)), above = std::abs(value_of(up, 8, 7));  // 2^128 for infinity
+  const double below = std::abs(value_of(down, 8, 7)),
+               above = std::abs(value_of(up, 8, 7));  // 2^128 for infinity
   if (exact - below < above - exact) return down;
   if (exact - below > above - exact) return up;
   return down % 2 == 0 ? down : up;
@@ -53,7 +59,9 @@ void expect_same_number(float got, double want, bool is_nan, std::uint32_t patte
   if (is_nan) {
     EXPECT_TRUE(std::isnan(got)) << pattern;
   } else {
-    EXPECT_EQ(std::bit_cast<std::uint64_t>(static_cast<double>(got)), std::bit_cast<std::uint64_t>(want)) << pattern;
+    EXPECT_EQ(std::bit_cast<std::uint64_t>(static_cast<double>(got)),
+              std::bit_cast<std::uint64_t>(want))
+        << pattern;
   }
 }
 
@@ -96,7 +104,8 @@ TEST(Formats, F32RoundsToTheNearestBf16AndTiesToEven) {
   std::vector<float> values;
   const CounterRandom random(1, RandomPurpose::kSampling);
   for (std::uint64_t i = 0; i < 300'001; ++i) values.push_back(std::bit_cast<float>(random.u32(i)));
-  for (std::uint32_t high = 0; high < 65536; ++high) {  // exact, below, on and above every tie, and the next one's edge
+  for (std::uint32_t high = 0; high < 65536;
+       ++high) {  // exact, below, on and above every tie, and the next one's edge
     for (const std::uint32_t low : {0x0000u, 0x0001u, 0x7FFFu, 0x8000u, 0x8001u, 0xFFFFu}) {
       values.push_back(std::bit_cast<float>(high << 16 | low));
     }
@@ -108,8 +117,9 @@ TEST(Formats, F32RoundsToTheNearestBf16AndTiesToEven) {
     k->cast(got.data(), DType::kBF16, values.data(), DType::kF32, n);
     std::size_t wrong = 0;
     for (std::size_t i = 0; i < values.size(); ++i) {
-      const bool right = std::isnan(values[i]) ? std::isnan(to_float(got[i])) && (got[i].bits & 0x40u) != 0
-                                               : got[i].bits == nearest_bf16(values[i]);
+      const bool right = std::isnan(values[i])
+                             ? std::isnan(to_float(got[i])) && (got[i].bits & 0x40u) != 0
+                             : got[i].bits == nearest_bf16(values[i]);
       if (!right || got[i].bits != to_bf16(values[i]).bits) ++wrong;
     }
     EXPECT_EQ(wrong, 0u);
@@ -122,7 +132,8 @@ TEST(Formats, CastsOfEveryShortLengthTouchNothingElse) {
       std::vector<float> in(71, 1.00390625f);  // a tie: 1 + 2^-8
       std::vector<std::uint16_t> out(71, 0xABCD);
       k->cast(out.data(), DType::kBF16, in.data(), DType::kF32, n);
-      for (std::int64_t i = 0; i <= 70; ++i) EXPECT_EQ(out[static_cast<std::size_t>(i)], i < n ? 0x3F80 : 0xABCD);
+      for (std::int64_t i = 0; i <= 70; ++i)
+        EXPECT_EQ(out[static_cast<std::size_t>(i)], i < n ? 0x3F80 : 0xABCD);
     }
   }
 }
@@ -134,7 +145,9 @@ CounterRandom with_key(std::uint64_t key, std::uint64_t index) {
     for (int i = 0; i < 6; ++i) x *= 2 - a * x;  // Newton, doubling the correct bits
     return x;
   };
-  const auto undo_shift = [](std::uint64_t z, int shift) { return z ^ (z >> shift) ^ (z >> 2 * shift); };
+  const auto undo_shift = [](std::uint64_t z, int shift) {
+    return z ^ (z >> shift) ^ (z >> 2 * shift);
+  };
   std::uint64_t z = undo_shift(key, 31);
   z = undo_shift(z * inverse_of_odd(0x94d049bb133111ebull), 27);
   z = undo_shift(z * inverse_of_odd(0xbf58476d1ce4e5b9ull), 30);
@@ -149,7 +162,8 @@ TEST(Philox, KnownAnswers) {
   using Words = std::array<std::uint32_t, 4>;
   EXPECT_EQ(with_key(0, 0).block(0), (Words{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}));
   const std::uint64_t ones = ~std::uint64_t{0};
-  EXPECT_EQ(with_key(ones, ones).block(ones), (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
+  EXPECT_EQ(with_key(ones, ones).block(ones),
+            (Words{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}));
   EXPECT_EQ(with_key(0x299f31d0a4093822, 0x0370734413198a2e).block(0x85a308d3243f6a88),
             (Words{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}));
 }
@@ -159,7 +173,8 @@ TEST(Philox, DrawsHaveTheirDistribution) {
   double uniform = 0, normal = 0, square = 0, fourth = 0;
   constexpr int kDraws = 200'000;
   for (std::uint64_t i = 0; i < kDraws; ++i) {
-    const double u = static_cast<double>(random.uniform(i)), z = static_cast<double>(random.normal(i));
+    const double u = static_cast<double>(random.uniform(i)),
+                 z = static_cast<double>(random.normal(i));
     ASSERT_TRUE(u >= 0 && u < 1 && std::abs(z) < 6.7);
     uniform += u, normal += z, square += z * z, fourth += z * z * z * z;
   }

@@ -1,4 +1,5 @@
-// Sums without rounding: the same bits in any order and any grouping, cancellation, extremes, what is not finite.
+// Sums without rounding: the same bits in any order and any grouping, cancellation, extremes, what
+// is not finite.
 #include "core/base/exact_sum.h"
 
 #include <gtest/gtest.h>
@@ -62,7 +63,8 @@ TEST(ExactSum, OrderAndGroupingChangeNoBit) {
   for (int round = 0; round < 20; ++round) {
     std::vector<double> values;
     for (int i = 0; i < 300; ++i) {
-      const double size = std::ldexp(static_cast<double>(random() >> 11), static_cast<int>(random() % (round < 10 ? 40 : 1500)) - 800);
+      const double size = std::ldexp(static_cast<double>(random() >> 11),
+                                     static_cast<int>(random() % (round < 10 ? 40 : 1500)) - 800);
       values.push_back(random() % 2 == 0 ? size : -size);
     }
     const double want = sum_of(values);

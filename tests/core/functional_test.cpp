@@ -1,9 +1,10 @@
-// Linear layers and the head with its loss under a tape, against f64: both storage layouts, bias, tied weights,
-// positions without loss, more rows than a chunk of logits.
+// Linear layers and the head with its loss under a tape, against f64: both storage layouts, bias,
+// tied weights, positions without loss, more rows than a chunk of logits.
+#include "core/nn/functional.h"
+
 #include <limits>
 #include <numeric>
 
-#include "core/nn/functional.h"
 #include "core/nn/resident_grad_sink.h"
 #include "tests/core/gradient_error.h"
 
@@ -13,7 +14,8 @@ namespace {
 using Matrix = std::vector<double>;
 
 // op(a) [m, k] op(b) [k, n]; sizes as stored.
-Matrix product(const Matrix& a, bool ta, const Matrix& b, bool tb, std::size_t m, std::size_t n, std::size_t k) {
+Matrix product(const Matrix& a, bool ta, const Matrix& b, bool tb, std::size_t m, std::size_t n,
+               std::size_t k) {
   Matrix c(m * n);
   for (std::size_t i = 0; i < m; ++i) {
     for (std::size_t l = 0; l < k; ++l) {
@@ -29,12 +31,14 @@ class Workbench {
  public:
   Workbench(DType dtype, std::int64_t out, std::int64_t in) : dtype_(dtype) {
     weight = {.id = params_.add({.name = "w", .shape = Shape{out, in}}), .block = 0};
-    bias = {.id = params_.add({.name = "b", .shape = Shape{out}, .role = ParamRole::kBias}), .block = 0};
+    bias = {.id = params_.add({.name = "b", .shape = Shape{out}, .role = ParamRole::kBias}),
+            .block = 0};
     store_ = std::make_unique<ResidentParamStore>(*arena, params_, dtype, true);
     sink_ = std::make_unique<ResidentGradSink>(*arena, params_, std::vector<DType>(2, DType::kF32));
     for (const ParamId id : {weight.id, bias.id}) {
       const Tensor w = store_->writable(id);
-      const Tensor value = random_tensor(*arena, dtype, w.shape(), 10 + static_cast<std::uint64_t>(id), 0.5f);
+      const Tensor value =
+          random_tensor(*arena, dtype, w.shape(), 10 + static_cast<std::uint64_t>(id), 0.5f);
       ops::copy(w, value);
       store_->changed(id);
     }
@@ -53,7 +57,8 @@ class Workbench {
     const ParamInfo& info = params_.info(weight.id);
     const Matrix s = values_of(stored);
     if (!info.transposed()) return s;
-    const auto out = static_cast<std::size_t>(info.shape[0]), in = static_cast<std::size_t>(info.shape[1]);
+    const auto out = static_cast<std::size_t>(info.shape[0]),
+               in = static_cast<std::size_t>(info.shape[1]);
     Matrix m(s.size());
     for (std::size_t i = 0; i < s.size(); ++i) m[i] = s[i % in * out + i / in];
     return m;
@@ -62,10 +67,13 @@ class Workbench {
   Matrix weight_grad() const { return logical(sink_->grad(weight.id)); }
   Matrix bias_values() const { return values_of(store_->view(bias.id)); }
   Matrix bias_grad() const { return values_of(sink_->grad(bias.id)); }
-  Tensor random(const Shape& shape, std::uint64_t seed) { return random_tensor(*arena, dtype_, shape, seed); }
+  Tensor random(const Shape& shape, std::uint64_t seed) {
+    return random_tensor(*arena, dtype_, shape, seed);
+  }
   Tensor ints(std::int64_t n, std::int32_t modulus) {
     const Tensor t = Tensor::empty(*arena, MemoryTag::kActivations, DType::kI32, Shape{n});
-    for (std::int64_t i = 0; i < n; ++i) t.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * 7919 % modulus);
+    for (std::int64_t i = 0; i < n; ++i)
+      t.data<std::int32_t>()[i] = static_cast<std::int32_t>(i * 7919 % modulus);
     return t;
   }
 
@@ -93,7 +101,8 @@ TEST_P(FunctionalTest, LinearWithBias) {
     const Var y = linear(*w.ctx, w.input(x, dx), w.weight, w.bias);
     w.tape->add_grad(y.id, dy);
     w.tape->backward();
-    const auto rows = static_cast<std::size_t>(n), o = static_cast<std::size_t>(out), i = static_cast<std::size_t>(in);
+    const auto rows = static_cast<std::size_t>(n), o = static_cast<std::size_t>(out),
+               i = static_cast<std::size_t>(in);
     const Matrix wv = w.weight_values(), bv = w.bias_values(), dv = values_of(dy);
     Matrix want = product(values_of(x), false, wv, true, rows, o, i), want_bias(o);
     for (std::size_t at = 0; at < want.size(); ++at) {
@@ -102,7 +111,8 @@ TEST_P(FunctionalTest, LinearWithBias) {
     }
     expect_close(values_of(y.value), want, t == DType::kBF16 ? 1e-2 : 1e-5, "y");
     expect_gradient(dx, product(dv, false, wv, false, rows, i, o), t, "dx");
-    expect_gradient(w.weight_grad(), product(dv, true, values_of(x), false, o, i, rows), DType::kF32, "dw");
+    expect_gradient(w.weight_grad(), product(dv, true, values_of(x), false, o, i, rows),
+                    DType::kF32, "dw");
     expect_gradient(w.bias_grad(), want_bias, DType::kF32, "db");
   }
 }
@@ -124,20 +134,26 @@ HeadReference head_reference(const Matrix& logits, const LossInputs& in) {
     const auto target = static_cast<std::size_t>(in.targets.data<std::int32_t>()[i]);
     r.losses[i] = top + std::log(sum) - row[target];
     for (std::size_t j = 0; j < vocab; ++j) {
-      r.dlogits[i * vocab + j] = (std::exp(row[j] - top) / sum - (j == target ? 1 : 0)) * weight * static_cast<double>(in.grad_scale);
+      r.dlogits[i * vocab + j] = (std::exp(row[j] - top) / sum - (j == target ? 1 : 0)) * weight *
+                                 static_cast<double>(in.grad_scale);
     }
   }
   return r;
 }
 
 LossInputs loss_inputs(Workbench& w, std::int64_t n, std::int32_t vocab) {
-  LossInputs in{.targets = w.ints(n, vocab), .weights = Tensor::empty(*w.arena, MemoryTag::kActivations, DType::kF32, Shape{n}), .grad_scale = 0.125f};
-  for (std::int64_t i = 0; i < n; ++i) in.weights.data<float>()[i] = i % 3 == 0 ? 0.0f : i % 7 == 0 ? 0.5f : 1.0f;
+  LossInputs in{.targets = w.ints(n, vocab),
+                .weights = Tensor::empty(*w.arena, MemoryTag::kActivations, DType::kF32, Shape{n}),
+                .grad_scale = 0.125f};
+  for (std::int64_t i = 0; i < n; ++i)
+    in.weights.data<float>()[i] = i % 3 == 0 ? 0.0f : i % 7 == 0 ? 0.5f : 1.0f;
   return in;
 }
 
-// rows, vocabulary, width; the second one needs two chunks of logits, the third stores the head transposed.
-const std::tuple<int, int, int> kHeads[] = {{2, 7, 4}, {1500, 37, 20}, {5, 20, 33}, {70, 1003, 16}, {1, 1, 3}};
+// rows, vocabulary, width; the second one needs two chunks of logits, the third stores the head
+// transposed.
+const std::tuple<int, int, int> kHeads[] = {
+    {2, 7, 4}, {1500, 37, 20}, {5, 20, 33}, {70, 1003, 16}, {1, 1, 3}};
 
 TEST_P(FunctionalTest, HeadAndLoss) {
   const DType t = GetParam();
@@ -148,12 +164,15 @@ TEST_P(FunctionalTest, HeadAndLoss) {
     Matrix dx;
     const Tensor losses = head_loss(*w.ctx, w.input(x, dx), w.weight, in);
     w.tape->backward();
-    const auto rows = static_cast<std::size_t>(n), v = static_cast<std::size_t>(vocab), c = static_cast<std::size_t>(width);
+    const auto rows = static_cast<std::size_t>(n), v = static_cast<std::size_t>(vocab),
+               c = static_cast<std::size_t>(width);
     const Matrix wv = w.weight_values();
-    const HeadReference want = head_reference(product(values_of(x), false, wv, true, rows, v, c), in);
+    const HeadReference want =
+        head_reference(product(values_of(x), false, wv, true, rows, v, c), in);
     expect_close(values_of(losses), want.losses, 1e-5, "losses");
     expect_gradient(dx, product(want.dlogits, false, wv, false, rows, c, v), t, "dx");
-    expect_gradient(w.weight_grad(), product(want.dlogits, true, values_of(x), false, v, c, rows), t, "dw");
+    expect_gradient(w.weight_grad(), product(want.dlogits, true, values_of(x), false, v, c, rows),
+                    t, "dw");
     for (std::size_t i = 0; i < dx.size(); i += 3 * c) {  // every third row has weight 0
       for (std::size_t j = 0; j < c; ++j) EXPECT_EQ(dx[i + j], 0.0);
     }
@@ -167,13 +186,16 @@ TEST_P(FunctionalTest, TiedHeadAddsToTheEmbeddingsGradient) {
   const DType t = GetParam();
   for (const auto& [n, vocab, width] : {std::tuple{40, 31, 12}, {1100, 9, 24}}) {
     Workbench w(t, vocab, width);
-    const auto rows = static_cast<std::size_t>(n), v = static_cast<std::size_t>(vocab), c = static_cast<std::size_t>(width);
+    const auto rows = static_cast<std::size_t>(n), v = static_cast<std::size_t>(vocab),
+               c = static_cast<std::size_t>(width);
     if (w.ctx->store.params().info(w.weight.id).transposed()) continue;
     const Tensor ids = w.ints(n, vocab);
     const Tensor order = Tensor::empty(*w.arena, MemoryTag::kActivations, DType::kI32, Shape{n});
     auto* o = order.data<std::int32_t>();
     std::iota(o, o + n, 0);
-    std::stable_sort(o, o + n, [&](std::int32_t a, std::int32_t b) { return ids.data<std::int32_t>()[a] < ids.data<std::int32_t>()[b]; });
+    std::stable_sort(o, o + n, [&](std::int32_t a, std::int32_t b) {
+      return ids.data<std::int32_t>()[a] < ids.data<std::int32_t>()[b];
+    });
     const LossInputs in = loss_inputs(w, n, vocab);
     const Var x = embedding(*w.ctx, ids, order, w.weight);
     const Matrix xv = values_of(x.value), wv = w.weight_values();
@@ -190,7 +212,8 @@ TEST_P(FunctionalTest, TiedHeadAddsToTheEmbeddingsGradient) {
 }
 
 TEST_P(FunctionalTest, NotFiniteInputsReachTheLossAndTheGradients) {
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity()}) {
     Workbench w(GetParam(), 37, 20);
     const Tensor x = w.random(Shape{9, 20}, 1);
     const Tensor value = random_tensor(*w.arena, DType::kF32, Shape{9, 20}, 1);

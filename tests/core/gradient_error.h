@@ -1,4 +1,5 @@
-// The error of a gradient as the project promises it: |got - want| / |want| in the 2-norm, per tensor.
+// The error of a gradient as the project promises it: |got - want| / |want| in the 2-norm, per
+// tensor.
 #pragma once
 
 #include "tests/core/expect_close.h"
@@ -15,10 +16,12 @@ inline double relative_norm(const std::vector<double>& got, const std::vector<do
   return error == 0 && std::isfinite(scale) ? 0 : std::sqrt(error / scale);
 }
 
-inline double gradient_tolerance(DType dtype) { return dtype == DType::kBF16 ? 1e-2 : 1e-5; }
+inline double gradient_tolerance(DType dtype) {
+  return dtype == DType::kBF16 ? 1e-2 : 1e-5;
+}
 
-inline void expect_gradient(const std::vector<double>& got, const std::vector<double>& want, DType dtype,
-                            const std::string& what) {
+inline void expect_gradient(const std::vector<double>& got, const std::vector<double>& want,
+                            DType dtype, const std::string& what) {
   ASSERT_EQ(got.size(), want.size()) << what;
   const double error = relative_norm(got, want);
   EXPECT_TRUE(error <= gradient_tolerance(dtype)) << what << ": " << error;

@@ -1,4 +1,5 @@
-// RMSNorm, SwiGLU, sums over tokens, elementwise operations and the embedding's gradient against f64.
+// RMSNorm, SwiGLU, sums over tokens, elementwise operations and the embedding's gradient against
+// f64.
 #include <limits>
 #include <numeric>
 
@@ -12,10 +13,15 @@ class LayerOpsTest : public testing::TestWithParam<DType> {
   Tensor random(const Shape& shape, std::uint64_t seed, float size = 1) {
     return random_tensor(*arena_, GetParam(), shape, seed, size);
   }
-  Tensor empty(const Shape& shape) { return Tensor::empty(*arena_, MemoryTag::kActivations, GetParam(), shape); }
-  Tensor floats(const Shape& shape) { return Tensor::empty(*arena_, MemoryTag::kActivations, DType::kF32, shape); }
+  Tensor empty(const Shape& shape) {
+    return Tensor::empty(*arena_, MemoryTag::kActivations, GetParam(), shape);
+  }
+  Tensor floats(const Shape& shape) {
+    return Tensor::empty(*arena_, MemoryTag::kActivations, DType::kF32, shape);
+  }
   Tensor ints(const std::vector<std::int32_t>& values) {
-    const Tensor t = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kI32, Shape{static_cast<std::int64_t>(values.size())});
+    const Tensor t = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kI32,
+                                   Shape{static_cast<std::int64_t>(values.size())});
     std::copy(values.begin(), values.end(), t.data<std::int32_t>());
     return t;
   }
@@ -36,8 +42,8 @@ struct NormReference {
   std::vector<double> y, dx, dw;
 };
 
-NormReference norm_reference(const std::vector<double>& x, const std::vector<double>& w, const std::vector<double>& dy,
-                             double eps) {
+NormReference norm_reference(const std::vector<double>& x, const std::vector<double>& w,
+                             const std::vector<double>& dy, double eps) {
   const std::size_t cols = w.size();
   NormReference r{.y = x, .dx = x, .dw = std::vector<double>(cols)};
   for (std::size_t at = 0; at < x.size(); at += cols) {
@@ -47,7 +53,8 @@ NormReference norm_reference(const std::vector<double>& x, const std::vector<dou
     for (std::size_t c = 0; c < cols; ++c) dot += dy[at + c] * w[c] * x[at + c];
     for (std::size_t c = 0; c < cols; ++c) {
       r.y[at + c] = x[at + c] * rstd * w[c];
-      r.dx[at + c] = rstd * (dy[at + c] * w[c] - x[at + c] * dot * rstd * rstd / static_cast<double>(cols));
+      r.dx[at + c] =
+          rstd * (dy[at + c] * w[c] - x[at + c] * dot * rstd * rstd / static_cast<double>(cols));
       r.dw[c] += dy[at + c] * x[at + c] * rstd;
     }
   }
@@ -57,8 +64,10 @@ NormReference norm_reference(const std::vector<double>& x, const std::vector<dou
 TEST_P(LayerOpsTest, RmsNormAndItsGradients) {
   for (const auto& [rows, cols] : {std::pair{1, 2}, {3, 5}, {7, 64}, {129, 33}, {300, 768}}) {
     for (const float size : {1.0f, 1e-4f, 1e4f}) {
-      const Tensor x = random(Shape{rows, cols}, 1, size), w = random(Shape{cols}, 2), dy = random(Shape{rows, cols}, 3);
-      const Tensor y = empty(x.shape()), dx = random(x.shape(), 4, 1 / size), rstd = floats(Shape{rows});
+      const Tensor x = random(Shape{rows, cols}, 1, size), w = random(Shape{cols}, 2),
+                   dy = random(Shape{rows, cols}, 3);
+      const Tensor y = empty(x.shape()), dx = random(x.shape(), 4, 1 / size),
+                   rstd = floats(Shape{rows});
       const Tensor dw = random_tensor(*arena_, DType::kF32, Shape{cols}, 5);
       const NormReference want = norm_reference(values_of(x), values_of(w), values_of(dy), 1e-6);
       ops::rms_norm(y, rstd, x, w, 1e-6f);
@@ -67,7 +76,13 @@ TEST_P(LayerOpsTest, RmsNormAndItsGradients) {
       const auto old_dx = values_of(dx), old_dw = values_of(dw);
       for (std::size_t i = 0; i < sum_dx.size(); ++i) sum_dx[i] += old_dx[i];
       for (std::size_t i = 0; i < sum_dw.size(); ++i) sum_dw[i] += old_dw[i];
-      ops::rms_norm_grad(*arena_, {.x = x, .w = w, .rstd = rstd, .dy = dy, .dx = dx, .accumulate_dx = true, .dw = &dw,
+      ops::rms_norm_grad(*arena_, {.x = x,
+                                   .w = w,
+                                   .rstd = rstd,
+                                   .dy = dy,
+                                   .dx = dx,
+                                   .accumulate_dx = true,
+                                   .dw = &dw,
                                    .accumulate_dw = true});
       expect_gradient(values_of(dx), sum_dx, GetParam(), "dx added");
       expect_gradient(values_of(dw), sum_dw, DType::kF32, "dw added");
@@ -79,7 +94,8 @@ TEST_P(LayerOpsTest, RmsNormAndItsGradients) {
 }
 
 TEST_P(LayerOpsTest, RmsNormOverHeadsAndOfZeros) {
-  const Tensor x = random(Shape{6, 24}, 1), w = random(Shape{8}, 2), y = empty(x.shape()), rstd = floats(Shape{18});
+  const Tensor x = random(Shape{6, 24}, 1), w = random(Shape{8}, 2), y = empty(x.shape()),
+               rstd = floats(Shape{18});
   ops::rms_norm(y, rstd, x, w, 1e-5f);
   expect(y, norm_reference(values_of(x), values_of(w), values_of(x), 1e-5).y, "heads");
   ops::zero(x);
@@ -90,7 +106,8 @@ TEST_P(LayerOpsTest, RmsNormOverHeadsAndOfZeros) {
 TEST_P(LayerOpsTest, SwigluAndItsGradients) {
   for (const int n : {1, 2, 15, 33, 1000, 40'001}) {
     for (const float size : {1.0f, 30.0f}) {
-      const Tensor gate = random(Shape{n}, 1, size), up = random(Shape{n}, 2), dout = random(Shape{n}, 3);
+      const Tensor gate = random(Shape{n}, 1, size), up = random(Shape{n}, 2),
+                   dout = random(Shape{n}, 3);
       const Tensor out = empty(Shape{n}), dgate = empty(Shape{n}), dup = empty(Shape{n});
       ops::swiglu(out, gate, up);
       ops::swiglu_grad(dgate, dup, dout, gate, up);
@@ -111,7 +128,8 @@ TEST_P(LayerOpsTest, SwigluAndItsGradients) {
 
 TEST_P(LayerOpsTest, ColumnSumsAddOrReplace) {
   for (const auto& [rows, cols] : {std::pair{1, 1}, {5, 3}, {128, 40}, {1025, 17}}) {
-    const Tensor dy = random(Shape{rows, cols}, 1), out = random_tensor(*arena_, DType::kF32, Shape{cols}, 2);
+    const Tensor dy = random(Shape{rows, cols}, 1),
+                 out = random_tensor(*arena_, DType::kF32, Shape{cols}, 2);
     std::vector<double> want(static_cast<std::size_t>(cols)), added = values_of(out);
     const auto x = values_of(dy);
     for (std::size_t i = 0; i < x.size(); ++i) want[i % want.size()] += x[i];
@@ -127,13 +145,15 @@ TEST_P(LayerOpsTest, EmbeddingAndTheGradientOfRepeatedTokens) {
   constexpr std::int64_t kVocab = 50, kCols = 19;
   for (const std::size_t tokens : {1u, 2u, 700u}) {
     std::vector<std::int32_t> ids, order(tokens);
-    for (std::size_t i = 0; i < tokens; ++i) ids.push_back(i % 3 == 0 ? 49 : static_cast<std::int32_t>(i * 7919 % 50));
+    for (std::size_t i = 0; i < tokens; ++i)
+      ids.push_back(i % 3 == 0 ? 49 : static_cast<std::int32_t>(i * 7919 % 50));
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
       return ids[static_cast<std::size_t>(a)] < ids[static_cast<std::size_t>(b)];
     });
     const auto n = static_cast<std::int64_t>(tokens);
-    const Tensor table = random(Shape{kVocab, kCols}, 1), dy = random(Shape{n, kCols}, 2), out = empty(dy.shape());
+    const Tensor table = random(Shape{kVocab, kCols}, 1), dy = random(Shape{n, kCols}, 2),
+                 out = empty(dy.shape());
     ops::embedding(out, table, ints(ids));
     const auto t = values_of(table), o = values_of(out), d = values_of(dy);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -178,7 +198,8 @@ TEST_P(LayerOpsTest, ElementwiseOfAwkwardLengths) {
 }
 
 TEST_P(LayerOpsTest, NoRowsAreNoWork) {
-  const Tensor x = empty(Shape{0, 8}), y = empty(Shape{0, 8}), w = random(Shape{8}, 1), rstd = floats(Shape{0});
+  const Tensor x = empty(Shape{0, 8}), y = empty(Shape{0, 8}), w = random(Shape{8}, 1),
+               rstd = floats(Shape{0});
   ops::rms_norm(y, rstd, x, w, 1e-6f);
   const Tensor dw = random_tensor(*arena_, DType::kF32, Shape{8}, 2), dx = empty(Shape{0, 8});
   ops::rms_norm_grad(*arena_, {.x = x, .w = w, .rstd = rstd, .dy = y, .dx = dx, .dw = &dw});
@@ -192,17 +213,21 @@ TEST_P(LayerOpsTest, NoRowsAreNoWork) {
 
 TEST_P(LayerOpsTest, SumInOrderRoundsOnce) {
   for (const int n : {1, 17, 2049, 20'000}) {
-    const std::vector<Tensor> pieces{random(Shape{n}, 1), random(Shape{n}, 2), random(Shape{n}, 3, 1e-3f)};
+    const std::vector<Tensor> pieces{random(Shape{n}, 1), random(Shape{n}, 2),
+                                     random(Shape{n}, 3, 1e-3f)};
     std::vector<double> want(static_cast<std::size_t>(n));
     for (const Tensor& piece : pieces) {
       const auto v = values_of(piece);
-      for (std::size_t i = 0; i < want.size(); ++i) want[i] = static_cast<double>(static_cast<float>(want[i] + v[i]));
+      for (std::size_t i = 0; i < want.size(); ++i)
+        want[i] = static_cast<double>(static_cast<float>(want[i] + v[i]));
     }
-    const Tensor total = random_tensor(*arena_, DType::kF32, Shape{n}, 4), half = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kBF16, Shape{n});
+    const Tensor total = random_tensor(*arena_, DType::kF32, Shape{n}, 4),
+                 half = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kBF16, Shape{n});
     const auto before = values_of(total);
     ops::sum_in_order(half, pieces, false);
     const auto h = values_of(half);
-    for (std::size_t i = 0; i < want.size(); ++i) ASSERT_EQ(h[i], static_cast<double>(to_float(to_bf16(static_cast<float>(want[i])))));
+    for (std::size_t i = 0; i < want.size(); ++i)
+      ASSERT_EQ(h[i], static_cast<double>(to_float(to_bf16(static_cast<float>(want[i])))));
     ops::sum_in_order(total, pieces, true);
     std::vector<double> added = before;
     for (std::size_t i = 0; i < want.size(); ++i) added[i] += want[i];
@@ -215,8 +240,9 @@ TEST_P(LayerOpsTest, SumInOrderRoundsOnce) {
 // Each operation, each input, each kind: the result must show it.
 TEST_P(LayerOpsTest, NotFiniteInputsStayVisible) {
   const auto finite = [](const Tensor& t) { return std::isfinite(ops::sum_squares(t)); };
-  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity()}) {
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+        -std::numeric_limits<float>::infinity()}) {
     for (const std::int64_t at : {0, 63, 70, 98}) {  // in vectors and in their remainders
       const auto spoiled = [&](std::uint64_t seed, bool spoil) {
         const Tensor t = random(Shape{1, 99}, seed);
@@ -224,9 +250,11 @@ TEST_P(LayerOpsTest, NotFiniteInputsStayVisible) {
         return t;
       };
       EXPECT_FALSE(finite(spoiled(1, true)));
-      const Tensor y = empty(Shape{1, 99}), rstd = floats(Shape{1}), dx = empty(Shape{1, 99}), dw = floats(Shape{99});
+      const Tensor y = empty(Shape{1, 99}), rstd = floats(Shape{1}), dx = empty(Shape{1, 99}),
+                   dw = floats(Shape{99});
       for (int which = 0; which < 3; ++which) {
-        const Tensor a = spoiled(1, which == 0), w = spoiled(2, which == 1).view(Shape{99}), b = spoiled(3, which == 2);
+        const Tensor a = spoiled(1, which == 0), w = spoiled(2, which == 1).view(Shape{99}),
+                     b = spoiled(3, which == 2);
         ops::rms_norm(y, rstd, a, w, 1e-6f);
         EXPECT_FALSE(which < 2 && finite(y)) << bad;
         ops::rms_norm_grad(*arena_, {.x = a, .w = w, .rstd = rstd, .dy = b, .dx = dx, .dw = &dw});

@@ -1,6 +1,6 @@
-// libFuzzer target: any bytes as a llama2.c checkpoint either open or raise a UserError, and every tensor of one that
-// opens can be read. Where the header describes a small model, the input is also tried as the header of a file of just
-// that size.
+// libFuzzer target: any bytes as a llama2.c checkpoint either open or raise a UserError, and every
+// tensor of one that opens can be read. Where the header describes a small model, the input is also
+// tried as the header of a file of just that size.
 #include <cstring>
 #include <vector>
 
@@ -24,7 +24,8 @@ std::int64_t described_bytes(std::span<const std::byte> file) {
     if (i != 5 && (h[i] < 1 || h[i] > 4096)) return -1;
   }
   if (h[5] == 0 || h[5] > 4096 || h[5] < -4096) return -1;
-  const std::int64_t dim = h[0], ffn = h[1], layers = h[2], vocab = std::abs(h[5]), head = dim / h[3], kv = h[4] * head;
+  const std::int64_t dim = h[0], ffn = h[1], layers = h[2], vocab = std::abs(h[5]),
+                     head = dim / h[3], kv = h[4] * head;
   const std::int64_t layer = 2 * dim + 2 * dim * dim + 2 * kv * dim + 3 * ffn * dim;
   const std::int64_t floats = vocab * dim * (h[5] < 0 ? 2 : 1) + layers * layer + dim + h[6] * head;
   return kHeader + 4 * floats;
@@ -35,7 +36,8 @@ void read_all(Llama2cSource& source) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
     std::vector<float> values(static_cast<std::size_t>(info.shape.numel()));
-    source.read(info, whole_slice(info), Tensor::wrap(values.data(), DType::kF32, info.storage_shape()));
+    source.read(info, whole_slice(info),
+                Tensor::wrap(values.data(), DType::kF32, info.storage_shape()));
   }
 }
 

@@ -1,5 +1,6 @@
-// libFuzzer target: any bytes as a checkpoint's MANIFEST either parse or raise a UserError; with their checksum made
-// right, too. What was parsed survives being written and read again, and its tensors lie in their file.
+// libFuzzer target: any bytes as a checkpoint's MANIFEST either parse or raise a UserError; with
+// their checksum made right, too. What was parsed survives being written and read again, and its
+// tensors lie in their file.
 #include <fmt/format.h>
 
 #include "checkpoint/manifest.h"
@@ -17,7 +18,8 @@ void check(std::string_view text) {
     return;
   }
   for (const ManifestTensor& t : manifest.tensors) {
-    TH_CHECK(t.offset >= 0 && t.bytes >= 0 && t.offset <= manifest.file_bytes - t.bytes, "a tensor outside its file");
+    TH_CHECK(t.offset >= 0 && t.bytes >= 0 && t.offset <= manifest.file_bytes - t.bytes,
+             "a tensor outside its file");
   }
   TH_CHECK(parse_manifest(manifest_text(manifest), "MANIFEST") == manifest, "the manifest differs");
 }

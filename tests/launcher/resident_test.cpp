@@ -1,5 +1,5 @@
-// The resident memory of the built program, as the kernel measures it, against its plan. Sanitizers multiply memory, so
-// this is not in the set that runs under them.
+// The resident memory of the built program, as the kernel measures it, against its plan. Sanitizers
+// multiply memory, so this is not in the set that runs under them.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 #include <sys/wait.h>
@@ -64,7 +64,9 @@ eval_steps = 2
     }
     int status = 0;
     rusage usage{};
-    if (::wait4(child, &status, 0, &usage) != child || !WIFEXITED(status) || WEXITSTATUS(status) != 0) return -1;
+    if (::wait4(child, &status, 0, &usage) != child || !WIFEXITED(status) ||
+        WEXITSTATUS(status) != 0)
+      return -1;
     return usage.ru_maxrss * kKiB;
   }
 
@@ -74,8 +76,13 @@ eval_steps = 2
 TEST_F(ResidentTest, StaysWithinTheExactPlanAndAMargin) {
   for (const std::string dtype : {"bf16", "fp32"}) {
     for (const std::string recompute : {"none", "full"}) {
-      const std::vector<std::string> job{"job.toml", "--set", "model.dtype=" + dtype, "--set",
-                                         "memory.recompute=" + recompute, "--set", "output_dir=" + dtype + recompute};
+      const std::vector<std::string> job{"job.toml",
+                                         "--set",
+                                         "model.dtype=" + dtype,
+                                         "--set",
+                                         "memory.recompute=" + recompute,
+                                         "--set",
+                                         "output_dir=" + dtype + recompute};
       std::vector<std::string> plan_job{"plan", "--json"}, train_job{"train"};
       plan_job.insert(plan_job.end(), job.begin(), job.end());
       train_job.insert(train_job.end(), job.begin(), job.end());
@@ -85,9 +92,11 @@ TEST_F(ResidentTest, StaysWithinTheExactPlanAndAMargin) {
       const std::int64_t resident = run(train_job);
       ASSERT_GT(resident, 0) << read_all(dir_.path() / "err.txt");
       // Beyond the plan: the program and its libraries, thread stacks, the tokenised data.
-      EXPECT_LE(resident, planned + planned / 10 + 64 * kMiB) << dtype << " " << recompute << ": planned " << planned;
+      EXPECT_LE(resident, planned + planned / 10 + 64 * kMiB)
+          << dtype << " " << recompute << ": planned " << planned;
       EXPECT_GT(resident, planned * 9 / 10) << "the plan counts what is not used";
-      RecordProperty(dtype + "-" + recompute, fmt::format("planned {} resident {}", planned, resident));
+      RecordProperty(dtype + "-" + recompute,
+                     fmt::format("planned {} resident {}", planned, resident));
     }
   }
 }

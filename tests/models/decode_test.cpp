@@ -30,13 +30,14 @@ ModelConfig tiny_config(std::int64_t positions, bool windowed) {
 
 std::vector<std::int32_t> some_text(std::size_t tokens) {
   std::vector<std::int32_t> ids;
-  for (std::uint64_t i = 0; i < tokens; ++i) ids.push_back(static_cast<std::int32_t>(mix64(i, 5) % 131));
+  for (std::uint64_t i = 0; i < tokens; ++i)
+    ids.push_back(static_cast<std::int32_t>(mix64(i, 5) % 131));
   return ids;
 }
 
 // Logits of every position from one pass without a cache.
-std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
-                                 const std::vector<std::int32_t>& ids) {
+std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamStore& store,
+                                 DType dtype, const std::vector<std::int32_t>& ids) {
   Batch batch{.rows = 1, .seq_len = static_cast<std::int64_t>(ids.size()), .tokens = ids};
   batch.targets.assign(ids.size(), 0);
   batch.weights.assign(ids.size(), 0);
@@ -45,9 +46,12 @@ std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamSt
   std::iota(batch.positions.begin(), batch.positions.end(), 0);
   const BatchTensors t = upload(arena, batch);
   Context ctx{.store = store, .arena = arena, .dtype = dtype};
-  const Var hidden = model.hidden(ctx, t.ids, t.order,
-                                  {.rows = 1, .positions = t.positions, .doc_start = t.doc_start,
-                                   .rope_table = make_rope_table(arena, model.config(), batch.seq_len)});
+  const Var hidden =
+      model.hidden(ctx, t.ids, t.order,
+                   {.rows = 1,
+                    .positions = t.positions,
+                    .doc_start = t.doc_start,
+                    .rope_table = make_rope_table(arena, model.config(), batch.seq_len)});
   const Tensor logits = model.logits(ctx, hidden.value);
   return {logits.data<float>(), logits.data<float>() + logits.numel()};
 }
@@ -55,7 +59,8 @@ std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamSt
 class DecodeTest : public testing::TestWithParam<DType> {};
 
 TEST_P(DecodeTest, OneByOneEqualsTeacherForcingAt8192Positions) {
-  constexpr std::size_t kText = 8192, kOneByOne = 600;  // the last ones cross tile and prompt-chunk boundaries
+  constexpr std::size_t kText = 8192,
+                        kOneByOne = 600;  // the last ones cross tile and prompt-chunk boundaries
   for (const bool windowed : {false, true}) {
     const auto arena = Arena::make_cpu(512 * kMiB);
     const Transformer model(tiny_config(kText, windowed));
@@ -64,7 +69,8 @@ TEST_P(DecodeTest, OneByOneEqualsTeacherForcingAt8192Positions) {
     load_weights(*arena, model, store, source);
     const std::vector<std::int32_t> ids = some_text(kText);
     const std::vector<float> want = forced_logits(*arena, model, store, GetParam(), ids);
-    const float scale = std::abs(*std::max_element(want.begin(), want.end(), [](float a, float b) { return std::abs(a) < std::abs(b); }));
+    const float scale = std::abs(*std::max_element(
+        want.begin(), want.end(), [](float a, float b) { return std::abs(a) < std::abs(b); }));
     Decoder decoder(*arena, model, store, GetParam(), kText);
     decoder.feed(std::span(ids).first(kText - kOneByOne));
     float worst = 0;
@@ -96,7 +102,8 @@ TEST_P(DecodeTest, EveryPromptLengthGivesTheSameNextToken) {
       scale = std::max(scale, std::abs(w));
       if (!(d <= worst)) worst = d;
     }
-    EXPECT_TRUE(worst <= (GetParam() == DType::kF32 ? 1e-5f : 2e-2f) * scale) << prompt << ": " << worst / scale;
+    EXPECT_TRUE(worst <= (GetParam() == DType::kF32 ? 1e-5f : 2e-2f) * scale)
+        << prompt << ": " << worst / scale;
     EXPECT_EQ(decoder.length(), static_cast<std::int64_t>(prompt));
   }
 }
