@@ -71,28 +71,43 @@ void CheckpointWriter::create() {
   file_->reserve(file_bytes_);
 }
 
-void CheckpointWriter::write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
-                             std::span<const std::byte> bytes) {
+PlacedTensor& CheckpointWriter::note_range(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+                                           std::int64_t bytes) {
   const auto found = tensors_.find(fmt::format("{}/{}", name, slot));
   TH_CHECK(found != tensors_.end(), "no tensor '{}/{}'", name, slot);
   auto& [placed, ranges] = found->second;
-  const auto size = narrow<std::int64_t>(bytes.size());
-  TH_CHECK(byte_offset >= 0 && byte_offset <= placed.bytes && size <= placed.bytes - byte_offset,
-           "bytes {} to {} of '{}', which has {}", byte_offset, byte_offset + size, found->first,
+  TH_CHECK(byte_offset >= 0 && byte_offset <= placed.bytes && bytes <= placed.bytes - byte_offset,
+           "bytes {} to {} of '{}', which has {}", byte_offset, byte_offset + bytes, found->first,
            placed.bytes);
-  if (size == 0) return;
-  const std::int64_t end = byte_offset + size;
+  if (bytes == 0) return placed;
+  const std::int64_t end = byte_offset + bytes;
   const auto next = ranges.upper_bound(byte_offset);
   TH_CHECK(next == ranges.end() || next->first >= end, "'{}' written twice", found->first);
   TH_CHECK(next == ranges.begin() || std::prev(next)->second <= byte_offset, "'{}' written twice",
            found->first);
-  phase("checkpoint.write", [&] { io_.engine.write(*file_, placed.offset + byte_offset, bytes); });
   // Joined with the range before it, so that a tensor written in order keeps one range.
   if (next != ranges.begin() && std::prev(next)->second == byte_offset) {
     std::prev(next)->second = end;
   } else {
     ranges.emplace_hint(next, byte_offset, end);
   }
+  return placed;
+}
+
+void CheckpointWriter::write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+                             std::span<const std::byte> bytes) {
+  const PlacedTensor& placed = note_range(name, slot, byte_offset, narrow<std::int64_t>(bytes.size()));
+  if (bytes.empty()) return;
+  phase("checkpoint.write", [&] { io_.engine.write(*file_, placed.offset + byte_offset, bytes); });
+}
+
+void CheckpointWriter::written_elsewhere(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+                                         std::int64_t bytes) {
+  note_range(name, slot, byte_offset, bytes);
+}
+
+std::filesystem::path CheckpointWriter::data_path(const std::filesystem::path& directory, std::int64_t step) {
+  return directory / fmt::format("ckpt-{}.tmp", step) / kCheckpointDataName;
 }
 
 std::filesystem::path CheckpointWriter::commit() {
@@ -139,6 +154,24 @@ void CheckpointWriter::publish() {
   committed_ = true;
   sync_directory(directory_);
   remove_tree(temporary_);
+}
+
+SharedCheckpointFile::SharedCheckpointFile(CheckpointIo io, const std::filesystem::path& data_path)
+    : io_(io), file_(File::open_read_write(data_path)) {
+  for (PlacedTensor& placed : read_hdf5_layout(data_path).tensors) {
+    const std::string key = checkpoint_key(placed.tensor);
+    tensors_.emplace(key, std::move(placed));
+  }
+}
+
+void SharedCheckpointFile::write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+                                 std::span<const std::byte> bytes) {
+  const auto found = tensors_.find(fmt::format("{}/{}", name, slot));
+  TH_CHECK(found != tensors_.end(), "no tensor '{}/{}'", name, slot);
+  const PlacedTensor& placed = found->second;
+  TH_CHECK(byte_offset >= 0 && byte_offset + narrow<std::int64_t>(bytes.size()) <= placed.bytes);
+  if (bytes.empty()) return;
+  phase("checkpoint.write", [&] { io_.engine.write(file_, placed.offset + byte_offset, bytes); });
 }
 
 }  // namespace thimble

@@ -52,6 +52,12 @@ class CheckpointWriter {
   void write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
              std::span<const std::byte> bytes);
 
+  /// Says that a SharedCheckpointFile of another process has written these bytes.
+  void written_elsewhere(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+                         std::int64_t bytes);
+  /// The data file of a save that is under way, for the processes that write parts of it.
+  static std::filesystem::path data_path(const std::filesystem::path& directory, std::int64_t step);
+
   /// Makes the checkpoint durable and gives it its name, replacing one of the same step; every byte
   /// of every tensor must have been written. Returns the checkpoint's directory.
   std::filesystem::path commit();
@@ -64,6 +70,8 @@ class CheckpointWriter {
   };
 
   void create();
+  PlacedTensor& note_range(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+                           std::int64_t bytes);
   void check_complete() const;
   void write_manifest(std::vector<std::uint32_t> checksums);
   void publish();
@@ -78,6 +86,23 @@ class CheckpointWriter {
   std::optional<File> file_;
   std::int64_t file_bytes_ = 0;
   bool committed_ = false;
+};
+
+/// Another process's hand in a checkpoint that a CheckpointWriter has begun: writes bytes of tensors into its data
+/// file, nothing else.
+class SharedCheckpointFile {
+ public:
+  SharedCheckpointFile(CheckpointIo io, const std::filesystem::path& data_path);
+  /// As CheckpointWriter::write, which must hear of it from written_elsewhere().
+  void write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
+             std::span<const std::byte> bytes);
+  /// Makes what was written durable.
+  void sync() { file_.data_sync(); }
+
+ private:
+  CheckpointIo io_;
+  std::map<std::string, PlacedTensor, std::less<>> tensors_;
+  File file_;
 };
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 #include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "core/io/file.h"
 #include "core/io/safetensors_model.h"
@@ -41,10 +42,16 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
 // Runs body(name, rows as bytes, byte offset) over every tensor in slices.
 template <typename Body>
 void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, Body&& body) {
+  std::optional<Pin> pin;
+  BlockId pinned = -1;
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
-    const Pin pin(store, model.block_of(id));
-    const Tensor stored = pin.view(id);
+    if (model.block_of(id) != pinned) {
+      pin.reset();
+      pinned = model.block_of(id);
+      pin.emplace(store, pinned);
+    }
+    const Tensor stored = pin->view(id);
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
     const std::int64_t rows = info.shape[0];
     const std::int64_t step = std::clamp<std::int64_t>(kStagingBytes / (4 * cols), 1, rows);
@@ -134,7 +141,7 @@ std::vector<fs::path> tokenizer_files(const fs::path& directory) {
 
 void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options) {
   const fs::path temporary = options.directory.string() + ".tmp";
-  if (!arena.device().planning) {
+  if (!arena.device().planning && options.writes) {
     fs::remove_all(temporary);
     fs::create_directories(temporary);
     write_file_atomic(temporary / "config.json",
@@ -155,7 +162,9 @@ void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const 
     return;
   }
   const Reservation space = arena.reserve(MemoryTag::kIo, kStagingBytes, "export check");
-  for_slices(arena, model, store, options.dtype, [](const std::string&, auto, std::int64_t) {});
+  const auto nothing = [](const std::string&, auto, std::int64_t) {};
+  for_slices(arena, model, store, options.dtype, nothing);
+  if (!arena.device().planning) for_slices(arena, model, store, options.dtype, nothing);
 }
 
 }  // namespace thimble

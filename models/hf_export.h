@@ -19,6 +19,7 @@ struct HfExport {
   std::int64_t max_shard_bytes = 5'000'000'000;
   std::vector<std::filesystem::path> files_to_copy;    // tokenizer and template files, byte for byte
   bool tokenizer_is_bytes = false;                     // writes kByteTokenizerMarker
+  bool writes = true;  // false: only takes part in bringing the weights in, for a rank that writes nothing
 };
 
 /// Writes config.json, generation_config.json and safetensors (with an index if sharded), one slice in memory at a

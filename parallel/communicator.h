@@ -6,6 +6,7 @@
 // when it is done, and carries its error.
 #pragma once
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -79,6 +80,8 @@ class Communicator {
   virtual int size() const = 0;
   /// Starts an operation; sizes that disagree between two ranks end it with an error on the receiver.
   virtual Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) = 0;
+  /// How long an operation may take from now on before it fails and names what it waited for.
+  virtual void set_time_limit(std::chrono::milliseconds limit) = 0;
   /// Makes every operation of every rank fail with `reason`, now and from now on.
   virtual void abort(const std::string& reason) noexcept = 0;
   virtual Traffic traffic() const = 0;
@@ -90,6 +93,7 @@ class SingleCommunicator final : public Communicator {
   int rank() const override { return 0; }
   int size() const override { return 1; }
   Ticket start(const OpLabel&, Purpose, Exchange) override { return {}; }
+  void set_time_limit(std::chrono::milliseconds) override {}
   void abort(const std::string&) noexcept override {}
   Traffic traffic() const override { return {}; }
 };

@@ -52,6 +52,11 @@ class LocalWorld::Member final : public Communicator {
   int size() const override { return board_->ranks; }
   Traffic traffic() const override { return traffic_; }
 
+  void set_time_limit(std::chrono::milliseconds limit) override {
+    const std::lock_guard lock(board_->mutex);
+    board_->time_limit = limit;
+  }
+
   Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     traffic_.count(purpose, exchange);
     const std::lock_guard lock(board_->mutex);

@@ -99,6 +99,11 @@ class MpiWorld final : public Communicator {
   int size() const override { return size_; }
   Traffic traffic() const override { return traffic_; }
 
+  void set_time_limit(std::chrono::milliseconds limit) override {
+    const std::lock_guard lock(mutex_);
+    time_limit_ = limit;
+  }
+
   Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     if (size_ == 1) return {};
     traffic_.count(purpose, exchange);
@@ -303,7 +308,7 @@ class MpiWorld final : public Communicator {
     return {};
   }
 
-  const std::chrono::milliseconds time_limit_;
+  std::chrono::milliseconds time_limit_;
   const OpListener listener_;
   std::mutex mutex_;
   std::condition_variable changed_;

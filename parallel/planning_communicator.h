@@ -14,6 +14,7 @@ class PlanningCommunicator final : public Communicator {
     traffic_.count(purpose, exchange);
     return {};
   }
+  void set_time_limit(std::chrono::milliseconds) override {}
   void abort(const std::string&) noexcept override {}
   Traffic traffic() const override { return traffic_; }
 

@@ -34,12 +34,14 @@ struct CheckpointIdentity {
 /// weight of what is frozen.
 std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine);
 
-/// Writes ckpt-<step>; scratch memory from the engine's arena (tag io). On a planning arena only reserves it.
-/// Throws SystemError if the disk refuses; earlier checkpoints are then untouched.
+/// Writes ckpt-<step>, every rank its own rows; all ranks call it together. Scratch memory from the engine's arena (tag
+/// io). On a planning arena only reserves it. Throws SystemError on all ranks if the disk refuses on one; earlier
+/// checkpoints are then untouched.
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files, const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity);
 
-/// Loads all state; the engine's compute weights are derived anew. Throws UserError for another model's checkpoint.
+/// Loads this rank's rows of all state, whatever ranks and stage wrote them; the compute weights are derived anew.
+/// Throws UserError for another model's checkpoint.
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
 
 /// The metadata of a checkpoint. Throws UserError if it is not what save_checkpoint wrote.

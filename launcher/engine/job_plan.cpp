@@ -7,6 +7,7 @@
 #include "launcher/run/machine.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
+#include "parallel/planning_communicator.h"
 
 namespace thimble {
 namespace {
@@ -33,14 +34,20 @@ struct Suggestion {
 };
 
 std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
-                                    std::int64_t budget) {
+                                    const RankPlace& place, std::int64_t budget) {
   std::vector<Suggestion> fitting;
   const auto consider = [&](const std::string& text, const JobSetup& changed, std::int64_t micro) {
-    const MemoryReport report = plan_memory(changed, job, cut_batch(changed.rows_per_step, micro), shape);
+    const BatchPlan batch = cut_batch(changed.rows_per_step, micro, place.ranks);
+    const MemoryReport report = plan_memory(changed, job, batch, shape, place);
     const std::int64_t needed = report.extent_bytes + kProcessOverheadBytes;
     if (needed <= budget) fitting.push_back({text, needed});
   };
   consider("training.micro_batch_size = 1 (about the same speed)", setup, 1);
+  for (int stage = setup.engine.zero_stage + 1; place.ranks > 1 && stage <= 3; ++stage) {
+    JobSetup changed = setup;
+    changed.engine.zero_stage = stage;
+    consider(fmt::format("parallelism.zero_stage = {}, training.micro_batch_size = 1", stage), changed, 1);
+  }
   for (const auto& [name, mode, cost] :
        {std::tuple{"selective", Recompute::kSelective, "about 3 % slower"},
         std::tuple{"full", Recompute::kFull, "about 30 % slower"}}) {
@@ -59,16 +66,16 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
 }
 
 [[noreturn]] void refuse(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
-                         const MemoryReport& least, const Budget& budget) {
+                         const RankPlace& place, const MemoryReport& least, const Budget& budget) {
   std::string text = fmt::format(
       "the job needs {} and memory.budget allows {} ({}); nothing was started.",
       format_bytes(least.extent_bytes + kProcessOverheadBytes), format_bytes(budget.bytes), budget.bound_by);
-  for (const Suggestion& s : suggestions(setup, job, shape, budget.bytes)) {
+  for (const Suggestion& s : suggestions(setup, job, shape, place, budget.bytes)) {
     text += fmt::format("\n  fits: {}: {}", s.text, format_bytes(s.peak_bytes));
   }
   JobSetup smallest = setup;
   smallest.engine.recompute = Recompute::kFull;
-  const MemoryReport report = plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1), shape);
+  const MemoryReport report = plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1, place.ranks), shape, place);
   text += fmt::format("\n  or: memory.budget = \"{}MiB\" with memory.recompute = \"full\" on a machine that has it",
                       (report.extent_bytes + kProcessOverheadBytes) / kMiB + 1);
   throw UserError(text);
@@ -77,27 +84,29 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
 }  // namespace
 
 std::string BatchPlan::text() const {
-  std::string out = fmt::format("{} rows = {} rows x {} passes", rows, micro_batch, passes);
-  const std::int64_t fill = micro_batch * passes - rows;
+  std::string out = ranks == 1 ? fmt::format("{} rows = {} rows x {} passes", rows, micro_batch, passes)
+                               : fmt::format("{} rows = {} rows x {} ranks x {} passes", rows, micro_batch, ranks, passes);
+  const std::int64_t fill = micro_batch * passes * ranks - rows;
   if (fill > 0) out += fmt::format(", the last filled with {} rows without loss", fill);
   return out;
 }
 
-BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch) {
-  const std::int64_t micro = std::clamp<std::int64_t>(micro_batch, 1, rows);
-  return {.rows = rows, .micro_batch = micro, .passes = ceil_div(rows, micro)};
+BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks) {
+  const std::int64_t micro = std::clamp<std::int64_t>(micro_batch, 1, ceil_div(rows, ranks));
+  return {.rows = rows, .micro_batch = micro, .passes = ceil_div(rows, micro * ranks), .ranks = ranks};
 }
 
 MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
-                         const RunShape& shape) {
+                         const RunShape& shape, const RankPlace& place) {
   const std::unique_ptr<Arena> arena = Arena::make_planning();
+  PlanningCommunicator comm(place.rank, place.ranks);
   Transformer model(setup.model);
   apply_freeze(job, model);
   const AdamW optimizer(setup.optimizer);
   EngineOptions options = setup.engine;
   options.accumulates = batch.passes > 1;
   arena->begin_phase("load");
-  TrainEngine engine(*arena, model, optimizer, options);
+  TrainEngine engine(*arena, model, optimizer, options, comm);
   engine.load(*open_weights(*arena, setup, job, model.params()));
   arena->begin_phase("step");
   const std::vector<Batch> batches(static_cast<std::size_t>(std::min<std::int64_t>(batch.passes, 2)),
@@ -119,36 +128,64 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   return memory_report(*arena);
 }
 
-Budget resolve_budget(const job::AutoBytes& budget) {
+Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host) {
   if (budget.value) return {budget.value->bytes, "memory.budget"};
   const MemoryLimit limit = memory_limit();
-  return {limit.default_budget_bytes(), "90 % of " + limit.bound_by};
+  const std::string bound = "90 % of " + limit.bound_by;
+  if (ranks_on_host == 1) return {limit.default_budget_bytes(), bound};
+  return {limit.default_budget_bytes() / ranks_on_host, fmt::format("{}, for {} ranks", bound, ranks_on_host)};
 }
 
-JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape) {
-  JobPlan plan;
-  plan.budget = resolve_budget(job.memory.budget);
+namespace {
+
+StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
+                       const RankPlace& place) {
+  Transformer model(setup.model);
+  apply_freeze(job, model);
+  const AdamW optimizer(setup.optimizer);
+  const ParallelPlan plan(model.params(), [&](const ParamInfo& info) { return optimizer.needs(info); },
+                          {.ranks = place.ranks, .stage = setup.engine.zero_stage});
+  return plan.step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire, setup.engine.dtype,
+                           model.gathers_per_pass());
+}
+
+// The plan at one ZeRO stage; false if not even the smallest micro-batch fits.
+bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape, const RankPlace& place,
+                JobPlan& plan) {
   const auto try_micro = [&](std::int64_t micro) {
-    plan.batch = cut_batch(setup.rows_per_step, micro);
-    plan.memory = plan_memory(setup, job, plan.batch, shape);
+    plan.batch = cut_batch(setup.rows_per_step, micro, place.ranks);
+    plan.memory = plan_memory(setup, job, plan.batch, shape, place);
     return plan.memory.extent_bytes + kProcessOverheadBytes <= plan.budget.bytes;
   };
-  if (job.training.micro_batch_size.value) {
-    if (!try_micro(*job.training.micro_batch_size.value)) refuse(setup, job, shape, plan.memory, plan.budget);
-    return plan;
-  }
-  if (try_micro(setup.rows_per_step)) return plan;
+  if (job.training.micro_batch_size.value) return try_micro(*job.training.micro_batch_size.value);
+  const std::int64_t rows = ceil_div(setup.rows_per_step, place.ranks);
+  if (try_micro(rows)) return true;
   // Fewest passes that fit: double until one does, then halve the interval.
   std::int64_t bad = 1, good = 2;
-  while (good < setup.rows_per_step && !try_micro(ceil_div(setup.rows_per_step, good))) {
+  while (good < rows && !try_micro(ceil_div(rows, good))) {
     bad = good;
-    good = std::min(good * 2, setup.rows_per_step);
+    good = std::min(good * 2, rows);
   }
   while (good - bad > 1) {
     const std::int64_t middle = (good + bad) / 2;
-    (try_micro(ceil_div(setup.rows_per_step, middle)) ? good : bad) = middle;
+    (try_micro(ceil_div(rows, middle)) ? good : bad) = middle;
   }
-  if (!try_micro(ceil_div(setup.rows_per_step, good))) refuse(setup, job, shape, plan.memory, plan.budget);
+  return try_micro(ceil_div(rows, good));
+}
+
+}  // namespace
+
+JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape, const RankPlace& place) {
+  JobPlan plan;
+  plan.budget = resolve_budget(job.memory.budget, place.on_host);
+  JobSetup tried = setup;
+  const bool any_stage = place.ranks > 1 && !job.parallelism.zero_stage.value;
+  while (!plan_stage(tried, job, shape, place, plan)) {
+    if (!any_stage || tried.engine.zero_stage == 3) refuse(tried, job, shape, place, plan.memory, plan.budget);
+    ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
+  }
+  plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
+  if (place.ranks > 1) plan.traffic = traffic_of(tried, job, plan.batch, place);
   return plan;
 }
 

@@ -13,12 +13,23 @@ namespace thimble {
 
 /// How the rows of a step are cut into passes.
 struct BatchPlan {
-  std::int64_t rows = 0;         // per optimizer step
-  std::int64_t micro_batch = 0;  // rows per pass
+  std::int64_t rows = 0;         // per optimizer step, of all ranks
+  std::int64_t micro_batch = 0;  // rows per pass and rank
   std::int64_t passes = 0;       // the last one may be filled up with rows without loss
-  std::string text() const;      // "64 rows = 4 rows x 16 passes"
+  int ranks = 1;
+  std::string text() const;      // "64 rows = 4 rows x 2 ranks x 8 passes"
+
+  /// The place in the step, from 0, of row i of a pass of a rank; `rows` and more: a row without loss.
+  std::int64_t place(std::int64_t pass, int rank, std::int64_t i) const {
+    return (pass * ranks + rank) * micro_batch + i;
+  }
 };
-BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch);
+BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks = 1);
+
+/// Which rank of how many is planned for, and how many share this machine's memory.
+struct RankPlace {
+  int rank = 0, ranks = 1, on_host = 1;
+};
 
 /// What happens in a run besides steps, as far as memory is concerned.
 struct RunShape {
@@ -29,22 +40,25 @@ inline constexpr std::int64_t kSampleNewTokens = 64;
 
 /// Runs load, two steps, evaluation, samples, save and export on a planning arena.
 MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
-                         const RunShape& shape);
+                         const RunShape& shape, const RankPlace& place = {});
 
 struct Budget {
   std::int64_t bytes = 0;
   std::string bound_by;  // "memory.budget", "free memory", "cgroup limit"
 };
-Budget resolve_budget(const job::AutoBytes& budget);
+Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host = 1);
 
 struct JobPlan {
   BatchPlan batch;
+  int zero_stage = 0;
+  StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
   Budget budget;
 };
 
-/// Resolves the micro-batch and plans. Throws UserError, with edits that would fit, if nothing fits the budget.
-JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape);
+/// Resolves the ZeRO stage and the micro-batch and plans. Throws UserError, with edits that would fit, if nothing fits
+/// the budget.
+JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape, const RankPlace& place = {});
 
 /// Bytes that the process takes outside the arena: code, libraries, generated kernels.
 inline constexpr std::int64_t kProcessOverheadBytes = 96 * kMiB;

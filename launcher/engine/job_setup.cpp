@@ -125,6 +125,8 @@ JobSetup make_setup(const job::JobConfig& job) {
           ? setup.engine.dtype
           : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
   setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
+  setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
+  setup.engine.wire = job.parallelism.reduce_dtype == job::WireDType::kBF16 ? DType::kBF16 : DType::kF32;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
   setup.engine.seq_len = job.data.seq_len;
   setup.optimizer = {.beta1 = job.optimizer.betas[0],
@@ -193,8 +195,9 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, 
                                     [](const std::string& note) { spdlog::info("{}", note); });
 }
 
-int apply_threads(const job::AutoInt& threads) {
-  const int count = threads.value ? narrow<int>(*threads.value) : cpu_limit().usable;
+int apply_threads(const job::AutoInt& threads, int ranks_on_host) {
+  const int count =
+      threads.value ? narrow<int>(*threads.value) : std::max(1, cpu_limit().usable / std::max(1, ranks_on_host));
   set_team_threads(count);
   return count;
 }

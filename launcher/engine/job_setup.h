@@ -44,7 +44,7 @@ Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps);
 std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, const job::JobConfig& job,
                                            const ParamTable& params);
 
-/// Sets the number of OpenMP threads from "auto" or the job's value; returns it.
-int apply_threads(const job::AutoInt& threads);
+/// Sets the number of threads from the job's value or, for "auto", this rank's share of the cores; returns it.
+int apply_threads(const job::AutoInt& threads, int ranks_on_host = 1);
 
 }  // namespace thimble

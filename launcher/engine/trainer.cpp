@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <numbers>
 
@@ -41,7 +42,7 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
       schedule_(make_schedule(parts_.job, parts_.total_steps)),
       progress_(parts_.console, {.last_step = parts_.total_steps,
                                  .logging_steps = parts_.job.logging.logging_steps,
-                                 .quiet = parts_.quiet}) {}
+                                 .quiet = parts_.quiet || !leads()}) {}
 
 std::vector<Batch> Trainer::batches_of(std::int64_t step) const {
   const BatchPlan& plan = parts_.plan.batch;
@@ -51,7 +52,7 @@ std::vector<Batch> Trainer::batches_of(std::int64_t step) const {
   for (std::int64_t pass = 0; pass < plan.passes; ++pass) {
     std::vector<std::int64_t> ids;
     for (std::int64_t i = 0; i < plan.micro_batch; ++i) {
-      const std::int64_t in_step = pass * plan.micro_batch + i;
+      const std::int64_t in_step = plan.place(pass, comm().rank(), i);
       const std::int64_t global = (step - 1) * plan.rows + in_step;
       ids.push_back(in_step < plan.rows && global < end ? sampler.row_at(global) : kZeroRow);
     }
@@ -65,71 +66,89 @@ void Trainer::train_step(const std::vector<Batch>& batches) {
   const double lr = schedule_.at(state_.step + 1);
   const StepResult r = parts_.engine.step(batches, state_.step + 1, lr);
   const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
-  const BatchPlan& plan = parts_.plan.batch;
-  const std::int64_t positions = plan.rows * parts_.setup.engine.seq_len;
   ++state_.step;
-  state_.tokens_seen += positions;
+  state_.tokens_seen += parts_.plan.batch.rows * parts_.setup.engine.seq_len;
   state_.trained_tokens += r.trained_tokens;
   consecutive_skips_ = r.skipped ? consecutive_skips_ + 1 : 0;
   if (r.skipped) {
     ++state_.skipped_steps;
-    spdlog::warn("step {}: {} is not finite; nothing was updated", state_.step, r.first_bad);
+    if (leads()) spdlog::warn("step {}: {} is not finite; nothing was updated", state_.step, r.first_bad);
   }
-  const double rate = static_cast<double>(positions) / seconds;
+  if (parts_.log != nullptr) log_step(r, lr, seconds);
+  if (consecutive_skips_ >= parts_.job.training.max_skipped_steps) give_up(r);
+}
+
+void Trainer::log_step(const StepResult& r, double lr, double seconds) {
+  const BatchPlan& plan = parts_.plan.batch;
+  const double rate = static_cast<double>(plan.rows * parts_.setup.engine.seq_len) / seconds;
   std::optional<double> sol;
   if (parts_.light_seconds_per_pass > 0) {
     sol = parts_.light_seconds_per_pass * static_cast<double>(plan.passes) / seconds;
   }
   const ResidentMemory memory = resident_memory();
-  parts_.log.step({.step = state_.step,
-                   .loss = r.loss,
-                   .grad_norm = r.grad_norm,
-                   .lr = lr,
-                   .tokens_seen = state_.tokens_seen,
-                   .trained_tokens = state_.trained_tokens,
-                   .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
-                   .step_ms = seconds * 1e3,
-                   .tokens_per_s = rate,
-                   .model_tflops =
-                       rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len) / 1e12,
-                   .mfu = std::nullopt,
-                   .sol = sol,
-                   .peak_bytes = memory.peak_bytes,
-                   .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
+  parts_.log->step({.step = state_.step,
+                    .loss = r.loss,
+                    .grad_norm = r.grad_norm,
+                    .lr = lr,
+                    .tokens_seen = state_.tokens_seen,
+                    .trained_tokens = state_.trained_tokens,
+                    .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
+                    .step_ms = seconds * 1e3,
+                    .tokens_per_s = rate,
+                    .model_tflops =
+                        rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len) / 1e12,
+                    .mfu = std::nullopt,
+                    .sol = sol,
+                    .peak_bytes = memory.peak_bytes,
+                    .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
   progress_.update({.step = state_.step, .loss = r.loss, .tokens_per_s = rate, .sol = sol,
                     .memory_bytes = memory.now_bytes, .step_s = seconds},
                    static_cast<double>(steady_now_ns()) * 1e-9);
-  if (consecutive_skips_ >= parts_.job.training.max_skipped_steps) {
-    std::vector<std::string> rows;
-    for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.rows, 8); ++i) {
-      rows.push_back(std::to_string(parts_.data.sampler().row_at((state_.step - 1) * plan.rows + i)));
-    }
-    throw_system("{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; the last "
-                 "checkpoint is step {}",
-                 consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", last_saved_);
+}
+
+void Trainer::give_up(const StepResult& r) const {
+  const BatchPlan& plan = parts_.plan.batch;
+  std::vector<std::string> rows;
+  for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.rows, 8); ++i) {
+    rows.push_back(std::to_string(parts_.data.sampler().row_at((state_.step - 1) * plan.rows + i)));
   }
+  throw_system("{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; the last "
+               "checkpoint is step {}",
+               consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", last_saved_);
+}
+
+// The sums over all ranks; each takes micro-batches in turn, and all take the same number.
+EvalSum Trainer::evaluate_set(const ValidationSet& set) {
+  const std::int64_t micro = parts_.plan.batch.micro_batch, rows = set.data.num_rows();
+  std::array<ExactSum, 2> sums;
+  for (std::int64_t row = 0; row < rows; row += micro * comm().size()) {
+    std::vector<std::int64_t> ids;
+    for (std::int64_t i = 0; i < micro; ++i) {
+      const std::int64_t id = row + comm().rank() * micro + i;
+      ids.push_back(id < rows ? id : kZeroRow);
+    }
+    const EvalSum part = parts_.engine.evaluate(set.data.get_rows(ids));
+    sums[0].add(part.weighted_loss);
+    sums[1].add(part.weight);
+  }
+  all_reduce(comm(), "evaluation", sums);
+  return {.weighted_loss = sums[0].value(), .weight = sums[1].value()};
 }
 
 void Trainer::evaluate() {
   const PhaseScope phase(parts_.engine.arena(), "eval");
-  const std::int64_t micro = parts_.plan.batch.micro_batch;
   bool first = true;
   for (const ValidationSet& set : parts_.data.validation()) {
-    EvalSum sum;
-    for (std::int64_t row = 0; row < set.data.num_rows(); row += micro) {
-      std::vector<std::int64_t> ids;
-      for (std::int64_t i = 0; i < micro; ++i) ids.push_back(row + i < set.data.num_rows() ? row + i : kZeroRow);
-      const EvalSum part = parts_.engine.evaluate(set.data.get_rows(ids));
-      sum.weighted_loss += part.weighted_loss;
-      sum.weight += part.weight;
-    }
+    const EvalSum sum = evaluate_set(set);
     if (sum.weight == 0) continue;
     const double loss = sum.weighted_loss / sum.weight;
     EvalMetrics metrics{.step = state_.step, .name = set.name, .eval_loss = loss, .perplexity = std::exp(loss)};
     if (set.bytes_per_token > 0) metrics.bits_per_byte = loss / std::numbers::ln2 / set.bytes_per_token;
-    parts_.log.eval(metrics);
-    spdlog::info("step {}: {} loss {:.4f}, perplexity {:.2f}{}", state_.step, set.name, loss, std::exp(loss),
-                 metrics.bits_per_byte ? fmt::format(", {:.3f} bits per byte", *metrics.bits_per_byte) : "");
+    if (parts_.log != nullptr) {
+      parts_.log->eval(metrics);
+      spdlog::info("step {}: {} loss {:.4f}, perplexity {:.2f}{}", state_.step, set.name, loss, std::exp(loss),
+                   metrics.bits_per_byte ? fmt::format(", {:.3f} bits per byte", *metrics.bits_per_byte) : "");
+    }
     if (first) stop_early_ = note_evaluation(loss);
     first = false;
   }
@@ -163,7 +182,7 @@ void Trainer::sample() {
       logits = decoder.feed(std::span(made).last(1));
     }
     ids.insert(ids.end(), made.begin(), made.end());
-    spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
+    if (leads()) spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
   }
 }
 
@@ -172,32 +191,41 @@ void Trainer::save() {
   const PhaseScope phase(parts_.engine.arena(), "save");
   try {
     const auto path =
-        save_checkpoint(parts_.engine, parts_.files, parts_.run.checkpoints(), state_,
+        save_checkpoint(parts_.engine, parts_.files, parts_.run / "checkpoints", state_,
                         {parts_.model_config, parts_.setup.tokenizer.string(), parts_.resolved_job});
     last_saved_ = state_.step;
-    parts_.log.checkpoint(state_.step, path);
+    if (!leads()) return;
+    parts_.log->checkpoint(state_.step, path);
     std::set<std::int64_t> keep{state_.step};
     if (state_.best_step >= 0) keep.insert(state_.best_step);
-    prune_checkpoints(parts_.run.checkpoints(), parts_.job.checkpoint.save_total_limit, keep);
+    prune_checkpoints(parts_.run / "checkpoints", parts_.job.checkpoint.save_total_limit, keep);
     spdlog::info("step {}: saved {}", state_.step, path.string());
   } catch (const SystemError& e) {
-    spdlog::warn("step {}: the checkpoint was not saved: {}; the previous one stays, the next save tries again",
+    if (leads()) spdlog::warn("step {}: the checkpoint was not saved: {}; the previous one stays, the next save tries again",
                  state_.step, e.what());
   }
 }
 
 void Trainer::export_model() {
   const PhaseScope phase(parts_.engine.arena(), "export");
-  HfExport options{.directory = parts_.run.path() / "model",
+  HfExport options{.directory = parts_.run / "model",
                    .dtype = parts_.engine.options().dtype,
                    .max_shard_bytes = parts_.job.export_.max_shard_size.bytes,
                    .files_to_copy = {},
-                   .tokenizer_is_bytes = parts_.setup.tokenizer == "byte"};
+                   .tokenizer_is_bytes = parts_.setup.tokenizer == "byte",
+                   .writes = leads()};
   if (std::filesystem::is_directory(parts_.setup.tokenizer)) {
     options.files_to_copy = tokenizer_files(parts_.setup.tokenizer);
   }
   export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);
-  spdlog::info("exported {}", options.directory.string());
+  if (leads()) spdlog::info("exported {}", options.directory.string());
+}
+
+// True on every rank as soon as a signal has reached one of them.
+bool Trainer::all_stop() {
+  float wanted = stop_requested() ? 1.0f : 0.0f;
+  all_reduce(comm(), "stop", std::span(&wanted, 1));
+  return stopping_ = wanted > 0;
 }
 
 TrainOutcome Trainer::run() {
@@ -211,7 +239,7 @@ TrainOutcome Trainer::run() {
     if (step <= parts_.total_steps) ready = loader.run([this, step, &next] { next = batches_of(step); });
   };
   prefetch(state_.step + 1);
-  while (state_.step < parts_.total_steps && !stop_early_ && !stop_requested()) {
+  while (state_.step < parts_.total_steps && !stop_early_ && !all_stop()) {
     ready.wait();
     const std::vector<Batch> batches = std::move(next);
     prefetch(state_.step + 2);
@@ -223,13 +251,17 @@ TrainOutcome Trainer::run() {
   ready.wait();
   progress_.finish();
   save();
-  if (stop_requested()) {
-    parts_.log.end(state_.step, fmt::format("stopped by signal {}", stop_signal()));
-    spdlog::info("stopped by signal {} after step {}; the same command continues", stop_signal(), state_.step);
+  if (stopping_) {
+    if (leads()) {
+      const std::string why = stop_requested() ? fmt::format("signal {}", stop_signal()) : "a signal to another rank";
+      parts_.log->end(state_.step, "stopped by " + why);
+      spdlog::info("stopped by {} after step {}; the same command continues", why, state_.step);
+    }
     return TrainOutcome::kStopped;
   }
   export_model();
-  parts_.log.end(state_.step, stop_early_ ? "stopped early" : "finished");
+  if (leads()) parts_.log->end(state_.step, stop_early_ ? "stopped early" : "finished");
+  barrier(comm(), "the end of the run");
   return TrainOutcome::kFinished;
 }
 

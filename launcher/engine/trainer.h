@@ -21,17 +21,17 @@ class Console;
 
 enum class TrainOutcome : std::uint8_t { kFinished, kStopped };
 
-/// Everything a run is made of; the trainer owns none of it.
+/// Everything a run is made of on one rank; the trainer owns none of it.
 struct TrainerParts {
   const job::JobConfig& job;
   const JobSetup& setup;
   const JobPlan& plan;
   const Tokenizer& tokenizer;
   const TrainingData& data;
-  const RunDir& run;
+  std::filesystem::path run;          // the run's directory
   TrainEngine& engine;
   FileEngine& files;
-  RunLog& log;
+  RunLog* log = nullptr;              // of rank 0
   std::shared_ptr<Console> console;
   std::int64_t total_steps = 0;
   double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
@@ -42,6 +42,7 @@ struct TrainerParts {
 
 class Trainer {
  public:
+  /// All ranks make and run theirs together.
   Trainer(TrainerParts parts, const TrainState& state);
 
   /// Trains until the last step or a stop signal (then saved); evaluates, saves and exports on the way.
@@ -56,6 +57,12 @@ class Trainer {
   void sample();
   void save();
   void export_model();
+  Communicator& comm() const { return parts_.engine.comm(); }
+  bool leads() const { return comm().rank() == 0; }
+  bool all_stop();
+  void log_step(const StepResult& r, double lr, double seconds);
+  void give_up(const StepResult& r) const;
+  EvalSum evaluate_set(const ValidationSet& set);
   bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   TrainerParts parts_;
@@ -65,6 +72,7 @@ class Trainer {
   std::int64_t consecutive_skips_ = 0;
   std::int64_t last_saved_ = -1;
   bool stop_early_ = false;
+  bool stopping_ = false;  // a signal has reached a rank
 };
 
 /// Token ids of a prompt: BOS if the tokenizer adds it, then the text; never empty.

@@ -233,10 +233,10 @@ void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory) {
 void visit_fields(const FieldVisitor& visitor, ParallelismConfig& parallelism) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "zero_stage",
-         .doc = "What ranks share: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too",
+         .doc = "What is sharded over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too; auto: the least "
+                "communication that fits",
          .value = &parallelism.zero_stage,
          .range = {.min = 0, .max = 3},
-         .later = {"1", "2", "3"},
          .resume = ResumeClass::kContinues});
   visit({.name = "reduce_dtype",
          .doc = "Gradients on the wire; sums are always fp32",

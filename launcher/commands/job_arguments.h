@@ -1,0 +1,39 @@
+// What the commands that take a job file share.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "launcher/engine/job_plan.h"
+#include "launcher/job/job_config.h"
+
+namespace CLI {
+class App;
+}
+
+namespace thimble {
+
+class Tokenizer;
+
+struct JobArguments {
+  std::string file;
+  std::vector<std::string> sets;
+  bool json = false;
+};
+
+/// The job file and --set.
+void add_job_arguments(CLI::App& app, JobArguments& arguments);
+
+/// Loads the job; with `speaks` notes and warnings go to the log.
+job::JobConfig load_job_arguments(const JobArguments& arguments, bool speaks = true);
+
+/// What evaluations decode.
+RunShape run_shape(const job::JobConfig& job, const Tokenizer& tokenizer);
+
+/// The plan in words, as `plan` and the start of `train` show it.
+std::string plan_text(const JobSetup& setup, const JobPlan& plan);
+
+std::int64_t checkpoint_disk_bytes(const JobSetup& setup);
+std::int64_t export_disk_bytes(const JobSetup& setup);
+
+}  // namespace thimble

@@ -1,0 +1,29 @@
+// Everything one rank does for `thimble train`, from the job file to the exported model. Rank 0 leads: it holds the run
+// directory, decides what all must agree on, logs and exports.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+#include "launcher/commands/job_arguments.h"
+#include "parallel/communicator.h"
+
+namespace thimble {
+
+struct CommandSession;
+
+struct TrainArguments : JobArguments {
+  std::string resume = "auto";
+  std::optional<std::int64_t> resume_from;
+  bool fresh = false;
+  std::string init_from;
+  int simulate = 0;  // ranks as threads; 0: none
+};
+
+/// Exit code 0 or 75. on_host: ranks that share this machine; owns_process: the rank is a process, with a log file of
+/// its own. Every rank of `comm` calls it with the same arguments; an error of one must be followed by comm.abort().
+int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm, int on_host,
+               bool owns_process);
+
+}  // namespace thimble
