@@ -1,7 +1,8 @@
 # One place for the flags of our own targets.
 add_library(thimble_flags INTERFACE)
 target_compile_features(thimble_flags INTERFACE cxx_std_20)
-target_compile_options(thimble_flags INTERFACE -Wall -Wextra -Wconversion -Wno-missing-field-initializers -Wno-restrict -Werror -fno-math-errno)
+target_compile_options(thimble_flags INTERFACE -Wall -Wextra -Wconversion -Wno-missing-field-initializers -Werror -fno-math-errno
+                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
 target_include_directories(thimble_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 target_link_libraries(thimble_flags INTERFACE fmt::fmt Threads::Threads)
 # AVX2 is the floor; kernels are compiled a second time for AVX-512 and chosen at run time.
@@ -14,7 +15,7 @@ endif()
 if(THIMBLE_SANITIZE)
   target_compile_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE} -fno-omit-frame-pointer
                                                  -fno-sanitize-recover=all
-                                                 -Wno-maybe-uninitialized)
+                                                 $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE})
 endif()
 
