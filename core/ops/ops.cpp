@@ -106,6 +106,7 @@ void cast(const Tensor& dst, const Tensor& src) {
   const OpTimer timer("cast");
   check_same_device({&dst, &src});
   check_shape(dst, src.shape());
+  TH_CHECK(dst.is_contiguous() && src.is_contiguous());
   table_of(dst).cast(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
 }
 
@@ -113,6 +114,7 @@ void accumulate(const Tensor& dst, const Tensor& src) {
   const OpTimer timer("accumulate");
   check_same_device({&dst, &src});
   check_shape(dst, src.shape());
+  TH_CHECK(dst.is_contiguous() && src.is_contiguous());
   table_of(dst).accumulate(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
 }
 
@@ -127,6 +129,7 @@ void transpose(const Tensor& dst, const Tensor& src) {
   check_same_device({&dst, &src});
   check_shape(dst, Shape{src.dim(1), src.dim(0)});
   check_dtype(dst, src.dtype());
+  TH_CHECK(dst.is_contiguous() && src.is_contiguous());
   table_of(dst).transpose(dst.raw(), src.raw(), src.dim(0), src.dim(1), dtype_size(src.dtype()));
 }
 
@@ -160,6 +163,7 @@ void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
   check_shape(out, Shape{ids.numel(), table.dim(1)});
   check_dtype(out, table.dtype());
   check_dtype(ids, DType::kI32);
+  TH_CHECK(out.is_contiguous() && table.is_contiguous());
   table_of(out).embedding(out.raw(), table.raw(), ids.data<std::int32_t>(), ids.numel(), table.dim(1),
                           out.dtype());
 }
@@ -211,6 +215,7 @@ void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumul
   const OpTimer timer("column_sums");
   check_same_device({&out, &dy});
   check_shape(out, Shape{dy.dim(1)});
+  TH_CHECK(dy.is_contiguous());
   const std::int64_t chunks = norm_chunks(dy.dim(0));
   const Tensor partial = workspace(arena, chunks * dy.dim(1) * 4, "bias gradient");
   auto* sums = static_cast<float*>(partial.raw());
@@ -224,6 +229,7 @@ void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool in
   const std::int64_t d = table.dim(1);
   TH_CHECK(d % 2 == 0 && x.dim(1) % d == 0, "heads of {} in {}", d, x.shape().str());
   check_shape(positions, Shape{x.dim(0)});
+  TH_CHECK(x.is_contiguous() && table.is_contiguous());
   table_of(x).rope({.tokens = x.dim(0), .heads = x.dim(1) / d, .head_dim = d, .dtype = x.dtype(),
                     .table = table.data<float>(), .positions = positions.data<std::int32_t>(),
                     .inverse = inverse, .x = x.raw()});

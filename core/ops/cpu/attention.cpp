@@ -169,7 +169,7 @@ void forward_block(const AttentionSpec& s, const AttentionArgs& args, const Quer
   gather(w.q, in, head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h), s.dtype,
          block.rows, block.rows, d, q_stride);
   std::fill(w.acc, w.acc + block.rows * d, 0.0f);
-  std::fill(w.max, w.max + block.rows, -3.0e38f);
+  std::fill(w.max, w.max + block.rows, -HUGE_VALF);
   std::fill(w.sum, w.sum + block.rows, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
     const SoftmaxTile tile = make_tile(s, doc_start, block, key0, w);

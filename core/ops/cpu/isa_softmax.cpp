@@ -11,7 +11,7 @@ namespace thimble::THIMBLE_ISA {
 namespace {
 
 float row_max(const float* x, std::int64_t n) {
-  float top = -3.0e38f;
+  float top = -HUGE_VALF;
 #pragma omp simd reduction(max : top)
   for (std::int64_t i = 0; i < n; ++i) top = x[i] > top ? x[i] : top;
   return top;
