@@ -64,12 +64,15 @@ class [[nodiscard]] Ticket {
   std::unique_ptr<State> state_;
 };
 
-/// Bytes this rank has sent so far, by purpose: tensors can be compared with a plan, control messages are apart.
 enum class Purpose : std::uint8_t { kTensor, kControl };
 
+/// What this rank has sent so far, by purpose: tensors can be compared with a plan, control messages are apart. And the
+/// time operations on tensors took, and how much of it this rank spent waiting for them.
 struct Traffic {
   std::int64_t tensor_bytes = 0;
   std::int64_t control_bytes = 0;
+  std::int64_t busy_ns = 0;
+  std::int64_t waited_ns = 0;
   void count(Purpose purpose, const Exchange& exchange);
 };
 

@@ -44,6 +44,12 @@ std::string describe(std::int64_t number, const OpLabel& label) {
   return fmt::format("{} #{} of {}", label.operation, number, label.subject);
 }
 
+using Clock = std::chrono::steady_clock;
+
+std::int64_t nanoseconds_since(Clock::time_point start) {
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(Clock::now() - start).count();
+}
+
 // What precedes the data of an operation, so that ranks that have come apart notice.
 struct Header {
   std::uint64_t label = 0;
@@ -60,6 +66,8 @@ struct Message {
 struct Operation {
   std::int64_t number = 0;
   OpLabel label;
+  Purpose purpose = Purpose::kControl;
+  Clock::time_point posted;
   Exchange exchange{0};
   std::int64_t sent_bytes = 0;
   std::vector<Header> out, in;  // by rank
@@ -97,7 +105,10 @@ class MpiWorld final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  Traffic traffic() const override { return traffic_; }
+  Traffic traffic() const override {
+    const std::lock_guard lock(mutex_);
+    return traffic_;
+  }
 
   void set_time_limit(std::chrono::milliseconds limit) override {
     const std::lock_guard lock(mutex_);
@@ -106,14 +117,15 @@ class MpiWorld final : public Communicator {
 
   Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     if (size_ == 1) return {};
-    traffic_.count(purpose, exchange);
     auto operation = std::make_shared<Operation>();
     operation->label = label;
+    operation->purpose = purpose;
     Traffic sent;
     sent.count(purpose, exchange);
     operation->sent_bytes = sent.tensor_bytes + sent.control_bytes;
     operation->exchange = std::move(exchange);
     const std::lock_guard lock(mutex_);
+    traffic_.count(purpose, operation->exchange);
     operation->number = started_++;
     queue_.push_back(operation);
     changed_.notify_all();
@@ -139,10 +151,12 @@ class MpiWorld final : public Communicator {
   };
 
   void wait_for(Operation& operation) {
+    const auto start = Clock::now();
     std::unique_lock lock(mutex_);
     const bool ended = changed_.wait_for(lock, time_limit_, [&] { return operation.done || !failure_.empty(); });
     if (!ended) failure_ = complaint(operation);
     if (!operation.error.empty() && failure_.empty()) failure_ = operation.error;
+    if (operation.purpose == Purpose::kTensor) traffic_.waited_ns += nanoseconds_since(start);
     if (failure_.empty()) return;
     changed_.notify_all();
     // The buffers may go away now: no message may write to them any more.
@@ -223,6 +237,7 @@ class MpiWorld final : public Communicator {
 
   void post(Operation& op) {
     if (listener_) listener_({op.number, op.label, op.sent_bytes, false});
+    op.posted = Clock::now();
     op.out.resize(index(size_));
     op.in.resize(index(size_));
     const int tag = static_cast<int>(op.number % kTags);
@@ -292,6 +307,7 @@ class MpiWorld final : public Communicator {
     op.error = error;
     if (!error.empty() && failure_.empty()) failure_ = error;
     op.done = op.open == 0;
+    if (op.done && op.purpose == Purpose::kTensor) traffic_.busy_ns += nanoseconds_since(op.posted);
     changed_.notify_all();
     return true;
   }
@@ -310,7 +326,7 @@ class MpiWorld final : public Communicator {
 
   std::chrono::milliseconds time_limit_;
   const OpListener listener_;
-  std::mutex mutex_;
+  mutable std::mutex mutex_;
   std::condition_variable changed_;
   bool ready_ = false, closing_ = false, stopped_ = false;
   std::string failure_;
