@@ -1,5 +1,6 @@
 // `thimble plan`: what a job would take on any number of ranks, without starting it.
 #include <fmt/core.h>
+#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -13,7 +14,7 @@ namespace {
 
 struct PlanArguments : JobArguments {
   std::string maximum;
-  int ranks = 1, ranks_on_host = 0;
+  int ranks = 1, ranks_on_host = 1;
 };
 
 nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan) {
@@ -37,6 +38,7 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan) {
           {"arena_bytes", plan.memory.extent_bytes},
           {"resident_bytes", plan.memory.extent_bytes + kProcessOverheadBytes},
           {"budget_bytes", plan.budget.bytes},
+          {"fits", plan.fits},
           {"budget_bound_by", plan.budget.bound_by},
           {"checkpoint_disk_bytes", checkpoint_disk_bytes(setup)},
           {"export_disk_bytes", export_disk_bytes(setup)},
@@ -81,8 +83,8 @@ void run_plan(const PlanArguments& arguments) {
   const JobSetup setup = make_setup(job);
   const RunShape shape = run_shape(job, *open_tokenizer(setup.tokenizer, setup.model));
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
-  const RankPlace place{.rank = 0, .ranks = arguments.ranks,
-                        .on_host = arguments.ranks_on_host > 0 ? arguments.ranks_on_host : arguments.ranks};
+  const RankPlace place{.rank = 0, .ranks = arguments.ranks, .on_host = arguments.ranks_on_host,
+                        .here = arguments.ranks == 1 || job.memory.budget.value.has_value()};
   if (!arguments.maximum.empty()) {
     const std::int64_t value = largest_fitting(arguments.maximum, setup, job, shape, place);
     if (arguments.json) {
@@ -94,6 +96,7 @@ void run_plan(const PlanArguments& arguments) {
   }
   const JobPlan plan = plan_job(setup, job, shape, place);
   fmt::print("{}\n", arguments.json ? plan_json(setup, plan).dump() : plan_text(setup, plan));
+  if (!plan.fits) spdlog::warn("a rank does not fit the memory of a machine like this one");
 }
 
 }  // namespace
@@ -105,7 +108,7 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
   plan->add_option("--max", arguments->maximum, "Find the largest value that fits: seq_len or micro_batch_size")
       ->check(CLI::IsMember({"seq_len", "micro_batch_size"}));
   plan->add_option("--ranks", arguments->ranks, "Plan for one rank of this many")->check(CLI::Range(1, 1 << 20));
-  plan->add_option("--ranks-per-host", arguments->ranks_on_host, "Ranks that share this machine's memory (default: all)")
+  plan->add_option("--ranks-per-host", arguments->ranks_on_host, "Ranks that share the memory of a machine like this one")
       ->check(CLI::Range(1, 1 << 20));
   plan->add_flag("--json", arguments->json, "One JSON object");
   plan->footer("Examples:\n"

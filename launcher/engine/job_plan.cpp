@@ -181,7 +181,11 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
   JobSetup tried = setup;
   const bool any_stage = place.ranks > 1 && !job.parallelism.zero_stage.value;
   while (!plan_stage(tried, job, shape, place, plan)) {
-    if (!any_stage || tried.engine.zero_stage == 3) refuse(tried, job, shape, place, plan.memory, plan.budget);
+    if (!any_stage || tried.engine.zero_stage == 3) {
+      if (place.here) refuse(tried, job, shape, place, plan.memory, plan.budget);
+      plan.fits = false;
+      break;
+    }
     ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
   }
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;

@@ -29,6 +29,7 @@ BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks = 1);
 /// Which rank of how many is planned for, and how many share this machine's memory.
 struct RankPlace {
   int rank = 0, ranks = 1, on_host = 1;
+  bool here = true;  // on this machine: what does not fit is refused, otherwise it is planned all the same
 };
 
 /// What happens in a run besides steps, as far as memory is concerned.
@@ -54,6 +55,7 @@ struct JobPlan {
   StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
   Budget budget;
+  bool fits = true;
 };
 
 /// Resolves the ZeRO stage and the micro-batch and plans. Throws UserError, with edits that would fit, if nothing fits

@@ -7,6 +7,7 @@
 
 #include "core/base/threads.h"
 #include "launcher/run/machine.h"
+#include "models/hf_export.h"
 #include "models/weight_sources.h"
 
 namespace thimble {
@@ -115,7 +116,8 @@ JobSetup make_setup(const job::JobConfig& job) {
   if (!job.model.tokenizer.empty()) {
     setup.tokenizer = job.model.tokenizer;
   } else if (!job.model.path.empty()) {
-    setup.tokenizer = job.model.path;
+    const bool bytes = std::filesystem::exists(std::filesystem::path(job.model.path) / kByteTokenizerMarker);
+    setup.tokenizer = bytes ? "byte" : job.model.path;
   } else {
     throw_user("model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
   }

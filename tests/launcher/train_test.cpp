@@ -1,13 +1,5 @@
 // The built program on a tiny job: exactness across interruptions and recomputation, memory against its plan, exit codes.
-#include <gtest/gtest.h>
-#include <sys/wait.h>
-
-#include <cstdlib>
-#include <fstream>
-#include <nlohmann/json.hpp>
-
-#include "core/io/file.h"
-#include "tests/launcher/run_temp_dir.h"
+#include "tests/launcher/program.h"
 
 namespace thimble {
 namespace {
@@ -16,45 +8,9 @@ namespace fs = std::filesystem;
 
 class TrainTest : public testing::Test {
  protected:
-  void SetUp() override {
-    write("config.json",
-          R"({"model_type":"llama","hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,)"
-          R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":257,"max_position_embeddings":128})");
-    std::string text;
-    for (int i = 0; i < 4000; ++i) text += "the " + std::to_string(i * 7919 % 1000) + " cats sat; ";
-    write("text.txt", text);
-    write("job.toml", R"(
-[model]
-config = "config.json"
-tokenizer = "byte"
-[data]
-seq_len = 64
-cache_dir = "cache"
-val_set_size = 0.02
-[[data.train]]
-path = "text.txt"
-[training]
-max_steps = 6
-global_batch_size = 8
-[optimizer]
-lr = 3e-3
-[checkpoint]
-save_steps = 2
-[eval]
-eval_steps = 100
-)");
-  }
-
-  void write(const std::string& name, const std::string& text) { std::ofstream(dir_.path() / name) << text; }
-
-  // Runs the program in the test's directory; its exit code, 128 + signal if it was killed.
-  int run(const std::string& arguments, const std::string& environment = "") {
-    const std::string command = "cd '" + dir_.path().string() + "' && env OMP_WAIT_POLICY=passive " + environment + " '" +
-                                THIMBLE_BINARY + "' " + arguments + " > out.txt 2> err.txt";
-    const int status = std::system(command.c_str());
-    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
-  }
-  std::string file(const std::string& name) { return read_text_file(dir_.path() / name, 1 << 26); }
+  int run(const std::string& arguments, const std::string& environment = "") { return dir_.run(arguments, environment); }
+  std::string file(const std::string& name) { return dir_.file(name); }
+  void write(const std::string& name, const std::string& text) { dir_.write(name, text); }
   std::string model_of(const std::string& output) { return file(output + "/job/model/model.safetensors"); }
   nlohmann::json last_step(const std::string& output) {
     std::istringstream lines(file(output + "/job/metrics.jsonl"));
@@ -66,7 +22,7 @@ eval_steps = 100
     return last;
   }
 
-  TempDir dir_{"thimble-train"};
+  ProgramDir dir_;
 };
 
 TEST_F(TrainTest, KilledAndResumedOrRecomputedGivesTheSameBits) {
@@ -116,14 +72,14 @@ TEST_F(TrainTest, MemoryIsWhatThePlanSays) {
 
 TEST_F(TrainTest, StopSignalSavesAndExits75) {
   const std::string run_in_background =
-      "bash -c '\"" + std::string(THIMBLE_BINARY) + "\" train \"" + (dir_.path() / "job.toml").string() +
-      "\" --set output_dir=\"" + (dir_.path() / "s").string() +
+      "bash -c '\"" + std::string(THIMBLE_BINARY) + "\" train \"" + dir_.path("job.toml").string() +
+      "\" --set output_dir=\"" + dir_.path("s").string() +
       "\" --set training.max_steps=100000 --set checkpoint.save_steps=100000 > /dev/null 2>&1 & pid=$!; "
-      "for i in $(seq 600); do grep -qs step.:3, \"" + (dir_.path() / "s/job/metrics.jsonl").string() +
+      "for i in $(seq 600); do grep -qs step.:3, \"" + dir_.path("s/job/metrics.jsonl").string() +
       "\" && break; sleep 0.05; done; kill -TERM $pid; wait $pid'";
   const int status = std::system(run_in_background.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 75);
-  EXPECT_FALSE(fs::is_empty(dir_.path() / "s/job/checkpoints"));
+  EXPECT_FALSE(fs::is_empty(dir_.path("s/job/checkpoints")));
 }
 
 TEST_F(TrainTest, MistakesExitWith2AndOneLine) {

@@ -1,0 +1,183 @@
+// The commands around training, as a user types them: results, --json, exit codes, one clear line for a mistake.
+#include "tests/launcher/program.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+// One finished run, made once; every test works in it under names of its own.
+class CommandsTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() {
+    shared_ = new ProgramDir;
+    ASSERT_EQ(shared_->run("train job.toml --set training.max_steps=2"), 0) << shared_->err();
+    shared_->write("pairs.jsonl", "{\"prompt\":\"2+2? \",\"completion\":\"4!\"}\n{\"prompt\":\"3+3? \",\"completion\":\"6!\"}\n");
+  }
+  static void TearDownTestSuite() {
+    delete shared_;
+    shared_ = nullptr;
+  }
+
+  // A user's mistake: exit 2, one line on standard error that holds `part`, nothing on standard output.
+  void expect_mistake(const std::string& arguments, const std::string& part) {
+    EXPECT_EQ(d().run(arguments), 2) << arguments;
+    const std::string error = d().err();
+    EXPECT_NE(error.find(part), std::string::npos) << arguments << ": " << error;
+    EXPECT_EQ(std::count(error.begin(), error.end(), '\n'), 1) << error;
+    EXPECT_EQ(d().out(), "") << arguments;
+  }
+  ProgramDir& d() { return *shared_; }
+  bool contains(const std::string& part) { return d().out().find(part) != std::string::npos; }
+
+  static ProgramDir* shared_;
+};
+ProgramDir* CommandsTest::shared_ = nullptr;
+
+TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
+  EXPECT_EQ(d().run("init --size 20m --data text.txt --out sized.toml"), 0) << d().err();
+  EXPECT_TRUE(fs::exists(d().path("20m.json")));
+  EXPECT_EQ(d().run("plan sized.toml --json"), 0) << d().err();
+  EXPECT_GT(d().json()["parameters"].get<std::int64_t>(), 1'000'000);
+  EXPECT_EQ(d().run("init --config config.json --data text.txt --out from_config.toml"), 0) << d().err();
+  EXPECT_EQ(d().run("plan from_config.toml"), 0) << d().err();
+  EXPECT_EQ(d().run("init --model runs/job/model --data pairs.jsonl --out tune.toml"), 0) << d().err();
+  EXPECT_EQ(d().run("plan tune.toml"), 0) << d().err();
+  expect_mistake("init --config config.json --data text.txt --out from_config.toml", "--force");
+  expect_mistake("init --data text.txt --out x.toml", "--model");
+  expect_mistake("init --size 21m --data text.txt --out x.toml", "20m, 60m");
+  expect_mistake("init --config config.json --data nothing.txt --out x.toml", "nothing.txt");
+  EXPECT_FALSE(fs::exists(d().path("x.toml")));
+}
+
+TEST_F(CommandsTest, HelpExplainsEverything) {
+  for (const char* command : {"train", "plan", "eval", "generate", "tokenize", "convert", "inspect", "init", "bench",
+                              "doctor", "help", "bench train", "inspect data"}) {
+    EXPECT_EQ(d().run("help " + std::string(command)), 0) << command;
+    EXPECT_TRUE(contains("Examples:") || contains("Example:")) << command;
+  }
+  EXPECT_EQ(d().run("help job"), 0);
+  EXPECT_TRUE(contains("[training]"));
+  EXPECT_EQ(d().run("help job.optimizer.lr"), 0);
+  EXPECT_TRUE(contains("lr"));
+  EXPECT_EQ(d().run("help completion bash"), 0);
+  d().write("completion.bash", d().out());
+  EXPECT_EQ(std::system(("bash -n '" + d().path("completion.bash").string() + "'").c_str()), 0);
+  for (const char* shell : {"zsh", "fish"}) EXPECT_EQ(d().run("help completion " + std::string(shell)), 0);
+  expect_mistake("help trian", "did you mean 'train'");
+  expect_mistake("help job.optimiser", "optimizer");
+  expect_mistake("help completion tcsh", "bash, zsh, fish");
+  expect_mistake("trian job.toml", "did you mean 'train'");
+  EXPECT_EQ(d().run("--version --json"), 0);
+  EXPECT_TRUE(d().json().contains("version"));
+}
+
+TEST_F(CommandsTest, TokenizeWritesWhatTrainingReads) {
+  EXPECT_EQ(d().run("tokenize --tokenizer byte --out t.tokens text.txt --json"), 0) << d().err();
+  const auto result = d().json();
+  EXPECT_EQ(result["bytes"].get<std::uintmax_t>(), fs::file_size(d().path("text.txt")));
+  EXPECT_EQ(result["documents"], 1);
+  EXPECT_EQ(d().run("inspect tokens t.tokens --json"), 0) << d().err();
+  EXPECT_EQ(d().json()["tokens"], result["tokens"]);
+  EXPECT_EQ(d().run("tokenize --tokenizer byte --out p.tokens pairs.jsonl"), 0) << d().err();
+  EXPECT_EQ(d().run("inspect tokens p.tokens --json"), 0);
+  EXPECT_TRUE(d().json()["prompts"].get<bool>());
+  expect_mistake("tokenize --tokenizer byte --out x.tokens missing.txt", "missing.txt");
+  expect_mistake("tokenize --tokenizer nowhere --out x.tokens text.txt", "nowhere");
+  d().write("bad.jsonl", "{\"text\":\"a\"}\n{\"text\":\n");
+  expect_mistake("tokenize --tokenizer byte --out x.tokens bad.jsonl", "bad.jsonl:2");
+  EXPECT_FALSE(fs::exists(d().path("x.tokens")));
+}
+
+TEST_F(CommandsTest, ConvertKeepsEveryByte) {
+  EXPECT_EQ(d().run("convert runs/job from-run/"), 0) << d().err();
+  EXPECT_EQ(d().run("convert runs/job/checkpoints/ckpt-2 from-checkpoint --json"), 0) << d().err();
+  EXPECT_EQ(d().json()["kind"], "checkpoint");
+  EXPECT_EQ(d().run("convert from-run again"), 0) << d().err();
+  const std::string weights = d().file("runs/job/model/model.safetensors");
+  for (const char* other : {"from-run", "from-checkpoint", "again"}) {
+    EXPECT_EQ(d().file(std::string(other) + "/model.safetensors"), weights) << other;
+  }
+  EXPECT_EQ(d().run("convert from-run wide --dtype fp32 --max-shard-size 200KB"), 0) << d().err();
+  EXPECT_TRUE(fs::exists(d().path("wide/model.safetensors.index.json")));
+  expect_mistake("convert from-run from-run", "replace the source");
+  expect_mistake("convert from-run cache", "choose another destination");
+  expect_mistake("convert from-run x --max-shard-size 5XB", "--max-shard-size");
+  expect_mistake("convert cache x", "neither a model directory");
+  for (const auto& entry : fs::directory_iterator(d().path())) {
+    EXPECT_EQ(entry.path().string().find(".tmp"), std::string::npos) << entry.path();
+  }
+}
+
+TEST_F(CommandsTest, InspectShowsWhatIsThere) {
+  EXPECT_EQ(d().run("inspect model runs/job/model --json"), 0) << d().err();
+  const auto model = d().json();
+  EXPECT_EQ(model["layers"], 2);
+  EXPECT_EQ(model["tensors"].size(), 2u * 9 + 3);
+  EXPECT_EQ(d().run("inspect checkpoint runs/job/checkpoints/ckpt-2 --json"), 0) << d().err();
+  EXPECT_EQ(d().json()["step"], 2);
+  EXPECT_EQ(d().run("inspect tokenizer byte --text Hi --json"), 0) << d().err();
+  EXPECT_EQ(d().json()["ids"], (std::vector<int>{'H', 'i'}));
+  EXPECT_EQ(d().run("inspect logits --model runs/job/model --ids 1,2,3 --json"), 0) << d().err();
+  EXPECT_EQ(d().json()["logits_last"][0].size(), 257u);
+  expect_mistake("inspect logits --model runs/job/model --ids 1,999", "0 to 256");
+  expect_mistake("inspect checkpoint runs/job", "runs/job");
+}
+
+TEST_F(CommandsTest, InspectDataMarksExactlyWhatIsTrained) {
+  ASSERT_EQ(d().run("init --config config.json --data pairs.jsonl --out pairs.toml --force"), 0) << d().err();
+  ASSERT_EQ(d().run("inspect data pairs.toml -n 1 --json"), 0) << d().err();
+  std::string trained, other;
+  const auto shown = d().json();
+  for (const auto& run : shown["rows"][0]["runs"]) {
+    if (!run["padding"].get<bool>()) (run["trained"].get<bool>() ? trained : other) += run["text"].get<std::string>();
+  }
+  EXPECT_NE(trained.find("!"), std::string::npos) << trained;  // one of the two is held out
+  EXPECT_NE(other.find("?"), std::string::npos) << other;
+  EXPECT_EQ(trained.find("?"), std::string::npos) << trained;
+  EXPECT_EQ(other.find("!"), std::string::npos) << other;
+}
+
+TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
+  EXPECT_EQ(d().run("eval --model runs/job --text text.txt --json"), 0) << d().err();
+  const auto first = d().json();
+  EXPECT_GT(first["nats_per_token"].get<double>(), 0);
+  EXPECT_NEAR(std::log(first["perplexity"].get<double>()), first["nats_per_token"].get<double>(), 1e-9);
+  EXPECT_EQ(d().run("eval --model runs/job/model --text text.txt --json"), 0);
+  EXPECT_EQ(d().json(), first);
+  EXPECT_EQ(d().run("generate --model runs/job --prompt the --max-new-tokens 8 --temperature 0"), 0) << d().err();
+  const std::string greedy = d().out();
+  EXPECT_EQ(d().run("generate --model runs/job --prompt the --max-new-tokens 8 --temperature 0"), 0);
+  EXPECT_EQ(d().out(), greedy);
+  expect_mistake("eval --model runs/job --text missing.txt", "missing.txt");
+  expect_mistake("generate --model nowhere --prompt x", "nowhere");
+  d().write("empty.txt", "");
+  expect_mistake("eval --model runs/job --text empty.txt", "empty.txt");
+}
+
+TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {
+  std::int64_t before = 0;
+  for (const int ranks : {1, 2, 8, 1024}) {
+    EXPECT_EQ(d().run("plan job.toml --json --set parallelism.zero_stage=3 --ranks " + std::to_string(ranks)), 0) << d().err();
+    const auto plan = d().json();
+    EXPECT_EQ(plan["ranks"], ranks);
+    std::int64_t optimizer = 0;
+    for (const auto& phase : plan["phases"]) {
+      if (phase["by_tag"].contains("optimizer")) optimizer = std::max(optimizer, phase["by_tag"]["optimizer"].get<std::int64_t>());
+    }
+    EXPECT_TRUE(before == 0 || optimizer < before);
+    before = optimizer;
+  }
+  expect_mistake("plan job.toml --set parallelism.zero_stage=4", "zero_stage");
+}
+
+TEST_F(CommandsTest, DoctorAnswersMachines) {
+  EXPECT_EQ(d().run("doctor --json"), 0) << d().err();
+  const auto result = d().json();
+  for (const char* key : {"cpu", "isa_in_use", "memory_bytes", "disk_free_bytes", "disk_write_mb_per_s", "mpi", "warnings"}) {
+    EXPECT_TRUE(result.contains(key)) << key;
+  }
+}
+
+}  // namespace
+}  // namespace thimble
