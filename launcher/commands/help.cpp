@@ -8,6 +8,7 @@
 #include "core/base/text.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/completion.h"
+#include "launcher/commands/man_page.h"
 #include "launcher/job/help_job.h"
 
 namespace thimble {
@@ -15,7 +16,7 @@ namespace {
 
 struct HelpArguments {
   std::vector<std::string> topic;
-  bool markdown = false, schema = false;
+  bool markdown = false, schema = false, man = false;
 };
 
 // The help of a command, or of a command of a command.
@@ -40,7 +41,9 @@ std::string command_help(const CLI::App& app, std::span<const std::string> words
 
 void print_help(const CLI::App& app, const HelpArguments& a) {
   const std::string first = a.topic.empty() ? "" : a.topic[0];
-  if (a.markdown || a.schema) {
+  if (a.man) {
+    fmt::print("{}", man_page(app));
+  } else if (a.markdown || a.schema) {
     if (first != "job" && !first.empty()) {
       throw_user("--markdown and --schema belong to `thimble help job`");
     }
@@ -68,6 +71,7 @@ void add_help_command(CLI::App& app, CommandSession& session) {
                    "A command, job, job.TABLE, job.TABLE.KEY, or completion SHELL");
   help->add_flag("--markdown", a->markdown, "help job: the whole reference as Markdown")->group("");
   help->add_flag("--schema", a->schema, "help job: JSON Schema of job files")->group("");
+  help->add_flag("--man", a->man, "The manual page as roff")->group("");
   help->footer(
       "Examples:\n"
       "  thimble help train\n"

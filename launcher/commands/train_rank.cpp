@@ -120,6 +120,7 @@ void check_same_job(Communicator& comm, const job::JobConfig& job) {
   ContentHash hash;
   hash.add(job::resolved_job_text(job));
   hash.add(thimble_version());
+  hash.add(build_commit());
   const std::uint64_t mine = hash.value64();
   const auto all = all_gather_control(comm, "the job", std::as_bytes(std::span(&mine, 1)));
   std::vector<std::uint64_t> hashes(static_cast<std::size_t>(comm.size()));
