@@ -80,6 +80,8 @@ void add_train_command(CLI::App& app, CommandSession& session) {
   train->add_option("--resume-from", arguments->resume_from, "Continue from this step's checkpoint");
   train->add_flag("--fresh", arguments->fresh, "Move the earlier run aside and start anew");
   train->add_option("--init-from", arguments->init_from, "Start from the weights of another run");
+  train->add_option("--trace", arguments->trace,
+                    "Write a Chrome trace of three steps, after the first two, to this file (rank 0)");
   train->add_option("--simulate", arguments->simulate, "Run this many ranks as threads of this process")
       ->check(CLI::Range(1, 256));
   train->footer("Examples:\n"

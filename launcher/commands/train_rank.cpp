@@ -288,7 +288,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                    .console = session.console, .total_steps = p.steps,
                    .light_seconds_per_pass = light.seconds_per_micro_batch(),
                    .model_config = model_config_json(p.setup.model, options.dtype == DType::kBF16 ? "bfloat16" : "float32"),
-                   .resolved_job = resolved, .quiet = session.quiet},
+                   .resolved_job = resolved, .trace = leads ? arguments.trace : "", .quiet = session.quiet},
                   state);
   return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
 }

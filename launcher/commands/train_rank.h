@@ -18,6 +18,7 @@ struct TrainArguments : JobArguments {
   std::optional<std::int64_t> resume_from;
   bool fresh = false;
   std::string init_from;
+  std::string trace;
   int simulate = 0;  // ranks as threads; 0: none
 };
 

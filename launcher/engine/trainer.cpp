@@ -221,6 +221,20 @@ void Trainer::export_model() {
   if (leads()) spdlog::info("exported {}", options.directory.string());
 }
 
+// Observes the operations of a few steps, not the first ones, which touch memory for the first time.
+void Trainer::trace_step(std::int64_t first) {
+  if (parts_.trace.empty()) return;
+  const std::int64_t done = state_.step - first;
+  if (done == 2) {
+    profile_ = std::make_unique<OpProfile>(parts_.trace);
+    observer_.emplace(*profile_);
+  } else if (done == 2 + kTracedSteps) {
+    observer_.reset();
+    profile_.reset();
+    if (leads()) spdlog::info("steps {} to {} are in {}", first + 3, first + 2 + kTracedSteps, parts_.trace);
+  }
+}
+
 // True on every rank as soon as a signal has reached one of them.
 bool Trainer::all_stop() {
   float wanted = stop_requested() ? 1.0f : 0.0f;
@@ -232,6 +246,7 @@ TrainOutcome Trainer::run() {
   last_saved_ = state_.step > 0 ? state_.step : -1;
   if (state_.step == 0) evaluate();
   parts_.engine.arena().begin_phase("step");
+  const std::int64_t first = state_.step;
   Stream loader("data");
   std::vector<Batch> next;
   Event ready;
@@ -243,12 +258,15 @@ TrainOutcome Trainer::run() {
     ready.wait();
     const std::vector<Batch> batches = std::move(next);
     prefetch(state_.step + 2);
+    trace_step(first);
     train_step(batches);
     const bool last = state_.step == parts_.total_steps;
     if (due(parts_.job.eval.eval_steps) || last) evaluate();
     if (due(parts_.job.checkpoint.save_steps) || last) save();
   }
   ready.wait();
+  observer_.reset();
+  profile_.reset();
   progress_.finish();
   save();
   if (stopping_) {

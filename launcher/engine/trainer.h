@@ -12,6 +12,7 @@
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/job_plan.h"
 #include "launcher/run/metrics.h"
+#include "launcher/engine/op_profile.h"
 #include "launcher/run/progress.h"
 #include "launcher/run/run_dir.h"
 
@@ -37,8 +38,10 @@ struct TrainerParts {
   double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
   std::string model_config;           // text of config.json, kept in checkpoints
   std::string resolved_job;
+  std::string trace;                  // Chrome trace of this rank's kTracedSteps after the first two; empty: none
   bool quiet = false;
 };
+inline constexpr std::int64_t kTracedSteps = 3;
 
 class Trainer {
  public:
@@ -60,6 +63,7 @@ class Trainer {
   Communicator& comm() const { return parts_.engine.comm(); }
   bool leads() const { return comm().rank() == 0; }
   bool all_stop();
+  void trace_step(std::int64_t first);
   void log_step(const StepResult& r, double lr, double seconds);
   void give_up(const StepResult& r) const;
   EvalSum evaluate_set(const ValidationSet& set);
@@ -73,6 +77,8 @@ class Trainer {
   std::int64_t last_saved_ = -1;
   bool stop_early_ = false;
   bool stopping_ = false;  // a signal has reached a rank
+  std::unique_ptr<OpProfile> profile_;
+  std::optional<ObserverScope> observer_;
 };
 
 /// Token ids of a prompt: BOS if the tokenizer adds it, then the text; never empty.
