@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/train_rank.h"
+#include "launcher/launch/rank_monitor.h"
 #include "launcher/run/rank_environment.h"
 #include "parallel/local_world.h"
 #include "parallel/mpi_world.h"
@@ -15,10 +16,10 @@ namespace thimble {
 namespace {
 
 // An error of one rank ends the others, which would wait for it for ever; the first one is the one to report.
-int run_one(const TrainArguments& arguments, CommandSession& session, Communicator& comm, int on_host,
-            bool owns_process) {
+int run_one(const TrainArguments& arguments, CommandSession& session, Communicator& comm, RankMonitor& monitor,
+            int on_host, bool owns_process) {
   try {
-    return train_rank(arguments, session, comm, on_host, owns_process);
+    return train_rank(arguments, session, comm, monitor, on_host, owns_process);
   } catch (const std::exception& e) {
     comm.abort(fmt::format("rank {}: {}", comm.rank(), e.what()));
     throw;
@@ -35,7 +36,8 @@ int run_simulated(const TrainArguments& arguments, CommandSession& session) {
     threads.emplace_back([&, r] {
       const auto comm = world.communicator(r);
       try {
-        const int code = run_one(arguments, session, *comm, arguments.simulate, false);
+        RankMonitor monitor(r, arguments.simulate);
+        const int code = run_one(arguments, session, *comm, monitor, arguments.simulate, false);
         const std::lock_guard lock(mutex);
         exit_code = std::max(exit_code, code);
       } catch (...) {
@@ -61,13 +63,15 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
   }
   if (!is_rank) {
     SingleCommunicator alone;
-    return run_one(arguments, session, alone, 1, true);
+    RankMonitor monitor(0, 1);
+    return run_one(arguments, session, alone, monitor, 1, true);
   }
-  const auto comm = make_mpi_world(std::chrono::minutes(10));
+  RankMonitor monitor(launched->rank, launched->ranks);
+  const auto comm = make_mpi_world(std::chrono::minutes(10), monitor.listener());
   if (comm->size() != launched->ranks) {
     throw_user("the number of ranks is {} by {} but {} by MPI itself", launched->ranks, launched->source, comm->size());
   }
-  return run_one(arguments, session, *comm, launched->local_ranks, true);
+  return run_one(arguments, session, *comm, monitor, launched->local_ranks, true);
 }
 
 }  // namespace

@@ -19,6 +19,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/resume_job.h"
 #include "launcher/job/write_job.h"
+#include "launcher/launch/rank_monitor.h"
 #include "launcher/run/console.h"
 #include "launcher/run/log.h"
 #include "launcher/run/machine.h"
@@ -243,9 +244,10 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
 
 }  // namespace
 
-int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm, int on_host,
-               bool owns_process) {
+int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm, RankMonitor& monitor,
+               int on_host, bool owns_process) {
   comm.set_time_limit(kStartLimit);
+  monitor.phase("prepare");
   const bool leads = comm.rank() == 0;
   Prepared p = prepare(arguments, session, comm, on_host, owns_process);
   const std::unique_ptr<FileEngine> files = make_file_engine();
@@ -273,6 +275,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   apply_freeze(p.job, model);
   const AdamW optimizer(p.setup.optimizer);
   arena->begin_phase("load");
+  monitor.phase("load");
   TrainEngine engine(*arena, model, optimizer, options, comm);
   const TrainState state = load_weights_of(engine, arguments, p.setup, p.job, checkpoint);
   std::optional<RunLog> log;
@@ -283,10 +286,13 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   barrier(comm, "the first step");
   comm.set_time_limit(step_limit());
   install_stop_handlers();
+  engine.set_phase_hook([&monitor](const char* name, bool begin) {
+    if (begin) monitor.phase(name);
+  });
   Trainer trainer({.job = p.job, .setup = p.setup, .plan = p.plan, .tokenizer = *p.tokenizer, .data = *p.data,
                    .run = p.run, .engine = engine, .files = *files, .log = log ? &*log : nullptr,
                    .console = session.console, .total_steps = p.steps,
-                   .light_seconds_per_pass = light.seconds_per_micro_batch(),
+                   .light_seconds_per_pass = light.seconds_per_micro_batch(), .monitor = &monitor,
                    .model_config = model_config_json(p.setup.model, options.dtype == DType::kBF16 ? "bfloat16" : "float32"),
                    .resolved_job = resolved, .trace = leads ? arguments.trace : "", .quiet = session.quiet},
                   state);

@@ -12,6 +12,7 @@
 namespace thimble {
 
 struct CommandSession;
+class RankMonitor;
 
 struct TrainArguments : JobArguments {
   std::string resume = "auto";
@@ -24,7 +25,7 @@ struct TrainArguments : JobArguments {
 
 /// Exit code 0 or 75. on_host: ranks that share this machine; owns_process: the rank is a process, with a log file of
 /// its own. Every rank of `comm` calls it with the same arguments; an error of one must be followed by comm.abort().
-int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm, int on_host,
-               bool owns_process);
+int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm, RankMonitor& monitor,
+               int on_host, bool owns_process);
 
 }  // namespace thimble

@@ -10,6 +10,7 @@
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/text.h"
 #include "core/ops/op_observer.h"
+#include "launcher/launch/rank_monitor.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
 #include "models/decoder.h"
@@ -137,6 +138,7 @@ EvalSum Trainer::evaluate_set(const ValidationSet& set) {
 
 void Trainer::evaluate() {
   const PhaseScope phase(parts_.engine.arena(), "eval");
+  if (parts_.monitor != nullptr) parts_.monitor->phase("eval");
   bool first = true;
   for (const ValidationSet& set : parts_.data.validation()) {
     const EvalSum sum = evaluate_set(set);
@@ -189,6 +191,7 @@ void Trainer::sample() {
 void Trainer::save() {
   if (last_saved_ == state_.step) return;
   const PhaseScope phase(parts_.engine.arena(), "save");
+  if (parts_.monitor != nullptr) parts_.monitor->phase("save");
   try {
     const auto path =
         save_checkpoint(parts_.engine, parts_.files, parts_.run / "checkpoints", state_,
@@ -258,6 +261,7 @@ TrainOutcome Trainer::run() {
     ready.wait();
     const std::vector<Batch> batches = std::move(next);
     prefetch(state_.step + 2);
+    if (parts_.monitor != nullptr) parts_.monitor->step(state_.step + 1);
     trace_step(first);
     train_step(batches);
     const bool last = state_.step == parts_.total_steps;

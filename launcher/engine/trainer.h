@@ -19,6 +19,7 @@
 namespace thimble {
 
 class Console;
+class RankMonitor;
 
 enum class TrainOutcome : std::uint8_t { kFinished, kStopped };
 
@@ -36,6 +37,7 @@ struct TrainerParts {
   std::shared_ptr<Console> console;
   std::int64_t total_steps = 0;
   double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
+  RankMonitor* monitor = nullptr;     // told of steps, and of what happens between them
   std::string model_config;           // text of config.json, kept in checkpoints
   std::string resolved_job;
   std::string trace;                  // Chrome trace of this rank's kTracedSteps after the first two; empty: none

@@ -1,0 +1,80 @@
+#include "launcher/launch/fault.h"
+
+#include <csignal>
+#include <cstdlib>
+#include <sstream>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+
+namespace thimble {
+namespace {
+
+double number(const std::string& part, const std::string& text) {
+  char* end = nullptr;
+  const double value = std::strtod(text.c_str(), &end);
+  if (text.empty() || *end != 0 || !(value >= 0)) throw_user("THIMBLE_FAULT: '{}': a number is needed", printable(part));
+  return value;
+}
+
+}  // namespace
+
+Fault parse_fault(const std::string& text) {
+  std::istringstream parts(text);
+  std::string part;
+  std::getline(parts, part, ':');
+  Fault fault;
+  if (part == "stop") {
+    fault.action = Fault::Action::kStop;
+  } else if (part == "delay") {
+    fault.action = Fault::Action::kDelay;
+  } else if (part != "kill") {
+    throw_user("THIMBLE_FAULT: '{}': allowed kill, stop, delay", printable(part));
+  }
+  while (std::getline(parts, part, ':')) {
+    const std::size_t equals = part.find('=');
+    const std::string key = part.substr(0, equals);
+    const std::string value = equals == std::string::npos ? "" : part.substr(equals + 1);
+    if (key == "rank") {
+      fault.rank = static_cast<int>(number(part, value));
+    } else if (key == "step") {
+      fault.step = static_cast<std::int64_t>(number(part, value));
+    } else if (key == "phase") {
+      fault.phase = value;
+    } else if (key == "seconds") {
+      fault.seconds = number(part, value);
+    } else if (part == "every") {
+      fault.every = true;
+    } else {
+      throw_user("THIMBLE_FAULT: '{}': allowed rank=, step=, phase=, seconds=, every", printable(part));
+    }
+  }
+  return fault;
+}
+
+std::optional<Fault> armed_fault() {
+  const char* text = std::getenv("THIMBLE_FAULT");
+  if (text == nullptr) return std::nullopt;
+  Fault fault = parse_fault(text);
+  const char* restarts = std::getenv("THIMBLE_RESTART_COUNT");
+  const bool first = restarts == nullptr || std::string_view(restarts) == "0";
+  return first || fault.every ? std::optional(std::move(fault)) : std::nullopt;
+}
+
+void Fault::strike(int at_rank, std::int64_t at_step, std::string_view at_phase) const {
+  if (at_rank != rank || at_step != step || at_phase != phase) return;
+  switch (action) {
+    case Action::kKill:
+      std::raise(SIGKILL);
+      break;
+    case Action::kStop:
+      std::raise(SIGSTOP);
+      break;
+    case Action::kDelay:
+      std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
+      break;
+  }
+}
+
+}  // namespace thimble

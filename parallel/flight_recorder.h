@@ -1,0 +1,64 @@
+// What a rank was last seen doing, in a file of its own that survives the process: phase, step, heartbeat and the last
+// operations between ranks. Written without system calls; read by whoever looks for the culprit afterwards.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+namespace thimble {
+
+/// One operation as recorded; end_ns 0: it has not ended.
+struct FlightOp {
+  std::int64_t number = -1;
+  std::string operation, subject;
+  std::int64_t bytes = 0;
+  std::int64_t start_ns = 0, end_ns = 0;  // CLOCK_BOOTTIME
+};
+
+/// A file's contents.
+struct FlightRecord {
+  int rank = 0, ranks = 1;
+  std::int64_t pid = 0;
+  std::int64_t heartbeat_ns = 0;  // CLOCK_BOOTTIME
+  std::int64_t step = 0;
+  std::string phase;
+  std::vector<FlightOp> ops;  // oldest first
+
+  /// "step 12, backward, in reduce_scatter #183 of model.norm.weight"
+  std::string text() const;
+};
+
+class FlightRecorder {
+ public:
+  /// Creates or replaces the file; a thread of its own writes a heartbeat once a second from now on.
+  FlightRecorder(const std::filesystem::path& file, int rank, int ranks);
+  ~FlightRecorder();
+  FlightRecorder(const FlightRecorder&) = delete;
+  FlightRecorder& operator=(const FlightRecorder&) = delete;
+
+  void set_phase(const char* phase);
+  void set_step(std::int64_t step);
+  /// From one thread at a time.
+  void op_started(std::int64_t number, const char* operation, const std::string& subject, std::int64_t bytes);
+  void op_ended(std::int64_t number);
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+/// Of rank r in a run's directory of logs.
+std::filesystem::path flight_file(const std::filesystem::path& logs, int rank);
+
+/// Throws UserError if the file is not a flight record; whatever else it holds, it is read safely.
+FlightRecord read_flight_record(const std::filesystem::path& file);
+
+/// Names the operation that some ranks are in and others never entered, or where each rank is.
+std::string first_divergence(const std::vector<FlightRecord>& records);
+
+std::int64_t boottime_ns();
+
+}  // namespace thimble
