@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 namespace CLI {
@@ -37,6 +38,12 @@ void add_launch_command(CLI::App& app, CommandSession& session);
 void add_plan_command(CLI::App& app, CommandSession& session);
 void add_tokenize_command(CLI::App& app, CommandSession& session);
 void add_train_command(CLI::App& app, CommandSession& session);
+
+inline constexpr int kExitSystem = 1;
+inline constexpr int kExitUser = 2;
+
+/// One error on the terminal, after whatever line is live there.
+void report_error(const CommandSession& session, std::string_view message);
 
 /// The whole application; returns the process's exit code: 0 done, 1 system failure, 2 user's mistake, 75 saved and
 /// stopped on a signal.

@@ -14,9 +14,6 @@
 namespace thimble {
 namespace {
 
-constexpr int kExitSystem = 1;
-constexpr int kExitUser = 2;
-
 void add_commands(CLI::App& app, CommandSession& session) {
   add_train_command(app, session);
   add_plan_command(app, session);
@@ -47,7 +44,9 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error, 
                      nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
 }
 
-int report(const CommandSession& session, int code, std::string_view message) {
+}  // namespace
+
+void report_error(const CommandSession& session, std::string_view message) {
   // A UserError of a job file already carries one clickable line per mistake.
   const bool has_lines = message.find(": error: ") != std::string_view::npos;
   const std::string text = has_lines ? std::string(message) : fmt::format("error: {}", message);
@@ -57,10 +56,7 @@ int report(const CommandSession& session, int code, std::string_view message) {
   } else {
     fmt::print(stderr, "{}\n", text);
   }
-  return code;
 }
-
-}  // namespace
 
 void CommandSession::start() {
   console = std::make_shared<Console>();
@@ -96,11 +92,14 @@ int run_command_line(int argc, char** argv) {
     return session.exit_code;
   } catch (const CLI::ParseError& e) {
     if (e.get_exit_code() == 0) return app.exit(e);
-    return report(session, kExitUser, parse_error_text(app, e, session));
+    report_error(session, parse_error_text(app, e, session));
+    return kExitUser;
   } catch (const UserError& e) {
-    return report(session, kExitUser, e.what());
+    report_error(session, e.what());
+    return kExitUser;
   } catch (const std::exception& e) {
-    return report(session, kExitSystem, e.what());
+    report_error(session, e.what());
+    return kExitSystem;
   }
 }
 

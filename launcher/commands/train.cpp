@@ -1,5 +1,7 @@
 // `thimble train`: a job on one process, on ranks as threads, or as one rank of an MPI program.
 #include <CLI/CLI.hpp>
+#include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -51,6 +53,15 @@ int run_simulated(const TrainArguments& arguments, CommandSession& session) {
   return exit_code;
 }
 
+// Ends this rank, and by that all others, before MPI is shut down, which would wait for them. A mistake that every rank
+// makes is told by the first.
+[[noreturn]] void leave(const CommandSession& session, int rank, const std::string& message, int exit_code) {
+  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  report_error(session, message);
+  std::fflush(nullptr);
+  std::_Exit(exit_code);
+}
+
 int run_train(const TrainArguments& arguments, CommandSession& session) {
   const std::optional<RankEnvironment> launched = rank_environment(process_variables());
   const bool is_rank = launched && launched->ranks > 1;
@@ -71,7 +82,13 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
   if (comm->size() != launched->ranks) {
     throw_user("the number of ranks is {} by {} but {} by MPI itself", launched->ranks, launched->source, comm->size());
   }
-  return run_one(arguments, session, *comm, monitor, launched->local_ranks, true);
+  try {
+    return run_one(arguments, session, *comm, monitor, launched->local_ranks, true);
+  } catch (const UserError& e) {
+    leave(session, launched->rank, e.what(), kExitUser);
+  } catch (const std::exception& e) {
+    leave(session, launched->rank, e.what(), kExitSystem);
+  }
 }
 
 }  // namespace

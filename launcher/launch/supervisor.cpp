@@ -285,9 +285,9 @@ int launch(const LaunchOptions& options, const std::string& program) {
       spdlog::error("{} starts in a row made no progress beyond step {}", kFailuresWithoutProgress, furthest);
       return outcome.exit_code;
     }
-    const int wait_s = 1 << std::min(without_progress, 5);
-    spdlog::info("restart {} of {} in {} s", restarts + 1, options.max_restarts, wait_s);
-    for (int i = 0; i < 10 * wait_s && signals.load() == 0; ++i) std::this_thread::sleep_for(kPoll);
+    const auto wait = without_progress == 0 ? kPoll : std::chrono::seconds(1 << std::min(without_progress - 1, 5));
+    spdlog::info("restart {} of {} in {} s", restarts + 1, options.max_restarts, std::chrono::duration<double>(wait).count());
+    for (auto waited = kPoll; waited <= wait && signals.load() == 0; waited += kPoll) std::this_thread::sleep_for(kPoll);
     if (signals.load() > 0) return kExitStopped;
   }
 }

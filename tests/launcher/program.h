@@ -46,7 +46,9 @@ eval_steps = 100
 )");
   }
 
-  std::filesystem::path path(const std::string& name = "") const { return dir_.path() / name; }
+  std::filesystem::path path(const std::string& name = "") const {
+    return name.empty() ? dir_.path() : dir_.path() / name;
+  }
   void write(const std::string& name, const std::string& text) const { std::ofstream(path(name)) << text; }
   std::string file(const std::string& name) const { return read_text_file(path(name), 1 << 26); }
   std::string out() const { return file("out.txt"); }
