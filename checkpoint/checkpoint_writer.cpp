@@ -71,8 +71,8 @@ void CheckpointWriter::create() {
   file_->reserve(file_bytes_);
 }
 
-PlacedTensor& CheckpointWriter::note_range(std::string_view name, std::string_view slot, std::int64_t byte_offset,
-                                           std::int64_t bytes) {
+PlacedTensor& CheckpointWriter::note_range(std::string_view name, std::string_view slot,
+                                           std::int64_t byte_offset, std::int64_t bytes) {
   const auto found = tensors_.find(fmt::format("{}/{}", name, slot));
   TH_CHECK(found != tensors_.end(), "no tensor '{}/{}'", name, slot);
   auto& [placed, ranges] = found->second;
@@ -96,17 +96,19 @@ PlacedTensor& CheckpointWriter::note_range(std::string_view name, std::string_vi
 
 void CheckpointWriter::write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
                              std::span<const std::byte> bytes) {
-  const PlacedTensor& placed = note_range(name, slot, byte_offset, narrow<std::int64_t>(bytes.size()));
+  const PlacedTensor& placed =
+      note_range(name, slot, byte_offset, narrow<std::int64_t>(bytes.size()));
   if (bytes.empty()) return;
   phase("checkpoint.write", [&] { io_.engine.write(*file_, placed.offset + byte_offset, bytes); });
 }
 
-void CheckpointWriter::written_elsewhere(std::string_view name, std::string_view slot, std::int64_t byte_offset,
-                                         std::int64_t bytes) {
+void CheckpointWriter::written_elsewhere(std::string_view name, std::string_view slot,
+                                         std::int64_t byte_offset, std::int64_t bytes) {
   note_range(name, slot, byte_offset, bytes);
 }
 
-std::filesystem::path CheckpointWriter::data_path(const std::filesystem::path& directory, std::int64_t step) {
+std::filesystem::path CheckpointWriter::data_path(const std::filesystem::path& directory,
+                                                  std::int64_t step) {
   return directory / fmt::format("ckpt-{}.tmp", step) / kCheckpointDataName;
 }
 
@@ -164,8 +166,8 @@ SharedCheckpointFile::SharedCheckpointFile(CheckpointIo io, const std::filesyste
   }
 }
 
-void SharedCheckpointFile::write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
-                                 std::span<const std::byte> bytes) {
+void SharedCheckpointFile::write(std::string_view name, std::string_view slot,
+                                 std::int64_t byte_offset, std::span<const std::byte> bytes) {
   const auto found = tensors_.find(fmt::format("{}/{}", name, slot));
   TH_CHECK(found != tensors_.end(), "no tensor '{}/{}'", name, slot);
   const PlacedTensor& placed = found->second;

@@ -88,8 +88,8 @@ class CheckpointWriter {
   bool committed_ = false;
 };
 
-/// Another process's hand in a checkpoint that a CheckpointWriter has begun: writes bytes of tensors into its data
-/// file, nothing else.
+/// Another process's hand in a checkpoint that a CheckpointWriter has begun: writes bytes of
+/// tensors into its data file, nothing else.
 class SharedCheckpointFile {
  public:
   SharedCheckpointFile(CheckpointIo io, const std::filesystem::path& data_path);

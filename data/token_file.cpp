@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/io/crc32c.h"
+#include "data/content_hash.h"
 
 namespace thimble {
 namespace {
@@ -143,6 +144,13 @@ void TokenFile::copy_tokens(std::int64_t begin, std::span<std::int32_t> out) con
   } else {
     widen<std::uint32_t>(source, out);
   }
+}
+
+std::string TokenFile::content_digest() const {
+  ContentHash hash;
+  hash.add(file_.bytes().first(sizeof header_));
+  hash.add(file_.bytes().subspan(static_cast<std::size_t>(header_.index_offset)));
+  return hash.hex();
 }
 
 void TokenFile::check_tokenizer(std::uint64_t digest, const std::string& tokenizer_name) const {

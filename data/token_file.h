@@ -17,6 +17,7 @@
 #include <filesystem>
 #include <memory>
 #include <span>
+#include <string>
 
 #include "core/io/file.h"
 
@@ -79,6 +80,10 @@ class TokenFile {
   /// Copies tokens begin .. begin + out.size() of the file; safe from several threads.
   /// Throws SystemError if their block is damaged.
   void copy_tokens(std::int64_t begin, std::span<std::int32_t> out) const;
+
+  /// Hash of tokenizer, documents and tokens (these through the checksums of their blocks), as 32
+  /// digits. Files with equal digests train alike.
+  std::string content_digest() const;
 
   /// Throws UserError unless the file was made with a tokenizer of this digest.
   void check_tokenizer(std::uint64_t digest, const std::string& tokenizer_name) const;

@@ -48,6 +48,7 @@ class TrainingDataBuilder {
     for (const SourceSpec& source : spec_.train) {
       files.push_back(&open(source));
       tokens += static_cast<double>(files.back()->num_tokens());
+      data_->train_digests_.push_back(files.back()->content_digest());
     }
     ValidationSet held_out{"validation", Dataset(spec_.seq_len), text_bytes_per_token(files)};
     std::vector<SamplerSource> order;

@@ -27,6 +27,8 @@ class TrainingData {
   const Sampler& sampler() const { return *sampler_; }
   const std::vector<ValidationSet>& validation() const { return validation_; }
   const DataSummary& summary() const { return summary_; }
+  /// TokenFile::content_digest of each source of the training data.
+  const std::vector<std::string>& train_digests() const { return train_digests_; }
 
  private:
   friend class TrainingDataBuilder;
@@ -37,6 +39,7 @@ class TrainingData {
   std::unique_ptr<Sampler> sampler_;
   std::vector<ValidationSet> validation_;
   DataSummary summary_;
+  std::vector<std::string> train_digests_;
 };
 
 /// Opens all sources of `spec`, tokenising into the cache what is not there yet, and splits, packs

@@ -25,24 +25,27 @@ void penalise(std::vector<float>& logits, std::span<const std::int32_t> history,
 
 }  // namespace
 
-std::int32_t sample_token(std::span<const float> given, const SamplingOptions& options, std::int64_t index,
-                          std::span<const std::int32_t> history) {
+std::int32_t sample_token(std::span<const float> given, const SamplingOptions& options,
+                          std::int64_t index, std::span<const std::int32_t> history) {
   std::vector<float> logits(given.begin(), given.end());
   if (options.repetition_penalty != 1) penalise(logits, history, options.repetition_penalty);
   if (options.temperature <= 0 || options.top_k == 1) {
-    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) - logits.begin());
+    return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) -
+                                     logits.begin());
   }
   std::vector<std::int32_t> order(logits.size());
   std::iota(order.begin(), order.end(), 0);
   std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
     return logits[static_cast<std::size_t>(a)] > logits[static_cast<std::size_t>(b)];
   });
-  if (options.top_k > 0) order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
+  if (options.top_k > 0)
+    order.resize(std::min(order.size(), static_cast<std::size_t>(options.top_k)));
   std::vector<double> p;
   double total = 0;
   const double top = logits[static_cast<std::size_t>(order[0])];
   for (const std::int32_t id : order) {
-    p.push_back(std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) - top) / options.temperature));
+    p.push_back(std::exp((static_cast<double>(logits[static_cast<std::size_t>(id)]) - top) /
+                         options.temperature));
     total += p.back();
   }
   // The smallest set of most likely tokens whose probability reaches top_p.
@@ -58,8 +61,12 @@ std::int32_t sample_token(std::span<const float> given, const SamplingOptions& o
   return order[count - 1];
 }
 
-Decoder::Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, std::int64_t capacity)
-    : arena_(arena), model_(model), store_(store), dtype_(dtype),
+Decoder::Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+                 std::int64_t capacity)
+    : arena_(arena),
+      model_(model),
+      store_(store),
+      dtype_(dtype),
       cache_(arena, model.config(), dtype, capacity),
       rope_table_(make_rope_table(arena, model.config(), capacity)) {}
 
@@ -81,8 +88,11 @@ std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
     std::iota(batch.positions.begin(), batch.positions.end(), static_cast<std::int32_t>(length()));
     const BatchTensors t = upload(arena_, batch);
     Context ctx{.store = store_, .arena = arena_, .dtype = dtype_};
-    const AttentionContext attention{.rows = 1, .positions = t.positions, .doc_start = t.doc_start,
-                                     .rope_table = rope_table_, .kv = &cache_};
+    const AttentionContext attention{.rows = 1,
+                                     .positions = t.positions,
+                                     .doc_start = t.doc_start,
+                                     .rope_table = rope_table_,
+                                     .kv = &cache_};
     const Var hidden = model_.hidden(ctx, t.ids, t.order, attention);
     cache_.advance(n);
     if (begin + n < count) continue;

@@ -18,17 +18,19 @@ struct SamplingOptions {
   std::uint64_t seed = 0;
 };
 
-/// Chooses the next token from logits [V]; `index` numbers the draws of a seed, `history` is penalised. Greedy ties
-/// go to the lowest id.
-std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options, std::int64_t index,
-                          std::span<const std::int32_t> history);
+/// Chooses the next token from logits [V]; `index` numbers the draws of a seed, `history` is
+/// penalised. Greedy ties go to the lowest id.
+std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options,
+                          std::int64_t index, std::span<const std::int32_t> history);
 
 /// Runs a model over one growing sequence.
 class Decoder {
  public:
-  Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, std::int64_t capacity);
+  Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+          std::int64_t capacity);
 
-  /// Appends tokens (in chunks) and returns the logits [V] after the last one. Throws UserError beyond capacity.
+  /// Appends tokens (in chunks) and returns the logits [V] after the last one. Throws UserError
+  /// beyond capacity.
   std::vector<float> feed(std::span<const std::int32_t> tokens);
   std::int64_t length() const { return cache_.length(); }
   std::int64_t capacity() const { return cache_.capacity(); }

@@ -25,7 +25,8 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
   const std::int64_t size = dtype_size(stored.dtype());
   const auto* from = static_cast<const char*>(stored.raw());
   if (!info.transposed()) {
-    table.cast(dst.raw(), dst.dtype(), from + begin * cols * size, stored.dtype(), (end - begin) * cols);
+    table.cast(dst.raw(), dst.dtype(), from + begin * cols * size, stored.dtype(),
+               (end - begin) * cols);
     return;
   }
   auto* gathered = static_cast<char*>(converted.raw());
@@ -41,7 +42,8 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
 
 // Runs body(name, rows as bytes, byte offset) over every tensor in slices.
 template <typename Body>
-void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, Body&& body) {
+void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+                Body&& body) {
   std::optional<Pin> pin;
   BlockId pinned = -1;
   for (const ParamId id : model.params().ids()) {
@@ -55,26 +57,31 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
     const std::int64_t rows = info.shape[0];
     const std::int64_t step = std::clamp<std::int64_t>(kStagingBytes / (4 * cols), 1, rows);
-    const Tensor gathered = Tensor::empty(arena, MemoryTag::kIo, stored.dtype(), Shape{step, cols}, "export rows");
-    const Tensor out = Tensor::empty(arena, MemoryTag::kIo, dtype, Shape{step, cols}, "export rows");
+    const Tensor gathered =
+        Tensor::empty(arena, MemoryTag::kIo, stored.dtype(), Shape{step, cols}, "export rows");
+    const Tensor out =
+        Tensor::empty(arena, MemoryTag::kIo, dtype, Shape{step, cols}, "export rows");
     if (arena.device().planning) continue;
     for (std::int64_t r = 0; r < rows; r += step) {
       const std::int64_t end = std::min(rows, r + step);
       logical_rows(info, stored, r, end, gathered, out);
       const auto bytes = static_cast<std::size_t>((end - r) * cols * dtype_size(dtype));
-      body(info.name, std::span(static_cast<const std::byte*>(out.raw()), bytes), r * cols * dtype_size(dtype));
+      body(info.name, std::span(static_cast<const std::byte*>(out.raw()), bytes),
+           r * cols * dtype_size(dtype));
     }
   }
 }
 
-void write_tensors(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options,
-                   const fs::path& directory) {
+void write_tensors(Arena& arena, const Transformer& model, ParamStore& store,
+                   const HfExport& options, const fs::path& directory) {
   std::vector<SafetensorsSpec> specs;
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
-    specs.push_back({info.name, options.dtype, {info.shape.dims().begin(), info.shape.dims().end()}});
+    specs.push_back(
+        {info.name, options.dtype, {info.shape.dims().begin(), info.shape.dims().end()}});
   }
-  const std::vector<SafetensorsShard> shards = plan_safetensors_shards(specs, options.max_shard_bytes);
+  const std::vector<SafetensorsShard> shards =
+      plan_safetensors_shards(specs, options.max_shard_bytes);
   std::size_t shard = 0, left = 0;
   std::unique_ptr<SafetensorsWriter> writer;
   std::string current;
@@ -82,35 +89,41 @@ void write_tensors(Arena& arena, const Transformer& model, ParamStore& store, co
     if (writer) writer->finish();
     writer.reset();
   };
-  for_slices(arena, model, store, options.dtype, [&](const std::string& name, auto bytes, std::int64_t offset) {
-    if (offset == 0) {  // a new tensor: the next shard begins when the last one is full
-      if (left == 0) {
-        finish();
-        writer = std::make_unique<SafetensorsWriter>(directory / shards[shard].file_name, shards[shard].specs,
-                                                     std::map<std::string, std::string>{{"format", "pt"}});
-        left = shards[shard++].specs.size();
-      }
-      --left;
-    }
-    writer->write(name, bytes);
-  });
+  for_slices(arena, model, store, options.dtype,
+             [&](const std::string& name, auto bytes, std::int64_t offset) {
+               if (offset == 0) {  // a new tensor: the next shard begins when the last one is full
+                 if (left == 0) {
+                   finish();
+                   writer = std::make_unique<SafetensorsWriter>(
+                       directory / shards[shard].file_name, shards[shard].specs,
+                       std::map<std::string, std::string>{{"format", "pt"}});
+                   left = shards[shard++].specs.size();
+                 }
+                 --left;
+               }
+               writer->write(name, bytes);
+             });
   finish();
   if (shards.size() > 1) make_safetensors_index(shards).save(directory / kSafetensorsIndexName);
 }
 
 // Every tensor on disk against the store, bit for bit.
-void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dtype, const fs::path& directory) {
+void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+             const fs::path& directory) {
   const SafetensorsModel written = SafetensorsModel::open(directory);
   const Reservation space = arena.reserve(MemoryTag::kIo, kStagingBytes, "export check");
-  for_slices(arena, model, store, dtype, [&](const std::string& name, auto bytes, std::int64_t offset) {
-    const auto location = written.find(name);
-    const std::span read(static_cast<std::byte*>(space.data()), bytes.size());
-    if (location.entry == nullptr) throw_system("{}: tensor {} was not written", directory.string(), name);
-    location.file->read(*location.entry, offset, read);
-    if (std::memcmp(read.data(), bytes.data(), bytes.size()) != 0) {
-      throw_system("{}: tensor {} reads back differently from what was written", directory.string(), name);
-    }
-  });
+  for_slices(arena, model, store, dtype,
+             [&](const std::string& name, auto bytes, std::int64_t offset) {
+               const auto location = written.find(name);
+               const std::span read(static_cast<std::byte*>(space.data()), bytes.size());
+               if (location.entry == nullptr)
+                 throw_system("{}: tensor {} was not written", directory.string(), name);
+               location.file->read(*location.entry, offset, read);
+               if (std::memcmp(read.data(), bytes.data(), bytes.size()) != 0) {
+                 throw_system("{}: tensor {} reads back differently from what was written",
+                              directory.string(), name);
+               }
+             });
 }
 
 // llama2.c names its tokenizers freely; in a model directory they have one name.
@@ -129,9 +142,9 @@ std::string generation_config_json(const ModelConfig& config) {
 
 std::vector<fs::path> tokenizer_files(const fs::path& directory) {
   static constexpr std::array<const char*, 10> kNames{
-      "tokenizer.json",          "tokenizer.model",  "tokenizer_config.json", "special_tokens_map.json",
-      "vocab.json",              "merges.txt",       "added_tokens.json",     "chat_template.jinja",
-      "chat_template.json",      "tokenizer.bin"};
+      "tokenizer.json",     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
+      "vocab.json",         "merges.txt",      "added_tokens.json",     "chat_template.jinja",
+      "chat_template.json", "tokenizer.bin"};
   std::vector<fs::path> files;
   for (const char* name : kNames) {
     if (fs::exists(directory / name)) files.push_back(directory / name);
@@ -144,12 +157,15 @@ void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const 
   if (!arena.device().planning && options.writes) {
     fs::remove_all(temporary);
     fs::create_directories(temporary);
-    write_file_atomic(temporary / "config.json",
-                      model_config_json(model.config(), options.dtype == DType::kBF16 ? "bfloat16" : "float32"));
+    write_file_atomic(
+        temporary / "config.json",
+        model_config_json(model.config(), options.dtype == DType::kBF16 ? "bfloat16" : "float32"));
     write_file_atomic(temporary / "generation_config.json", generation_config_json(model.config()));
-    for (const fs::path& file : options.files_to_copy) fs::copy_file(file, temporary / exported_name(file));
+    for (const fs::path& file : options.files_to_copy)
+      fs::copy_file(file, temporary / exported_name(file));
     if (options.tokenizer_is_bytes) {
-      write_file_atomic(temporary / kByteTokenizerMarker, "Tokens are bytes; id 256 begins and ends a document.\n");
+      write_file_atomic(temporary / kByteTokenizerMarker,
+                        "Tokens are bytes; id 256 begins and ends a document.\n");
     }
     write_tensors(arena, model, store, options, temporary);
     compare(arena, model, store, options.dtype, temporary);

@@ -14,18 +14,20 @@ namespace thimble {
 inline constexpr const char* kByteTokenizerMarker = "tokenizer.byte";
 
 struct HfExport {
-  std::filesystem::path directory;                     // must not exist, or hold an earlier export
-  DType dtype = DType::kBF16;                          // of the tensors in the files
+  std::filesystem::path directory;  // must not exist, or hold an earlier export
+  DType dtype = DType::kBF16;       // of the tensors in the files
   std::int64_t max_shard_bytes = 5'000'000'000;
-  std::vector<std::filesystem::path> files_to_copy;    // tokenizer and template files, byte for byte
-  bool tokenizer_is_bytes = false;                     // writes kByteTokenizerMarker
-  bool writes = true;  // false: only takes part in bringing the weights in, for a rank that writes nothing
+  std::vector<std::filesystem::path> files_to_copy;  // tokenizer and template files, byte for byte
+  bool tokenizer_is_bytes = false;                   // writes kByteTokenizerMarker
+  bool writes =
+      true;  // false: only takes part in bringing the weights in, for a rank that writes nothing
 };
 
-/// Writes config.json, generation_config.json and safetensors (with an index if sharded), one slice in memory at a
-/// time; a tied lm_head.weight is left out. The directory is written under a temporary name, read back, every
-/// tensor compared bit for bit with the store, and only then renamed; an earlier export is replaced.
-/// Throws SystemError if writing fails or what was read differs.
+/// Writes config.json, generation_config.json and safetensors (with an index if sharded), one slice
+/// in memory at a time; a tied lm_head.weight is left out. The directory is written under a
+/// temporary name, read back, every tensor compared bit for bit with the store, and only then
+/// renamed; an earlier export is replaced. Throws SystemError if writing fails or what was read
+/// differs.
 void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options);
 
 /// The tokenizer and template files of a model directory that an export should carry along.

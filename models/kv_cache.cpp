@@ -4,7 +4,8 @@
 
 namespace thimble {
 
-DenseKvCache::DenseKvCache(Arena& arena, const ModelConfig& config, DType dtype, std::int64_t capacity)
+DenseKvCache::DenseKvCache(Arena& arena, const ModelConfig& config, DType dtype,
+                           std::int64_t capacity)
     : capacity_(capacity) {
   const Shape shape{capacity, config.num_kv_heads * config.head_dim};
   for (std::int64_t l = 0; l < config.num_layers; ++l) {

@@ -25,27 +25,40 @@ Llama2cSource::Llama2cSource(const std::filesystem::path& file)
   const auto bytes = impl_->file.bytes();
   std::array<std::int32_t, 7> h{};
   if (static_cast<std::int64_t>(bytes.size()) < kHeaderBytes) {
-    throw_user("{}: {} bytes, too short for a llama2.c header of {}", file.string(), bytes.size(), kHeaderBytes);
+    throw_user("{}: {} bytes, too short for a llama2.c header of {}", file.string(), bytes.size(),
+               kHeaderBytes);
   }
   std::memcpy(h.data(), bytes.data(), kHeaderBytes);
   impl_->own_head = h[5] < 0;
   if (h[5] < 0 && h[5] > -kSizeLimit) h[5] = -h[5];
-  static constexpr std::array<const char*, 7> kNames{"dim",        "hidden_dim", "n_layers", "n_heads",
-                                                     "n_kv_heads", "vocab_size", "seq_len"};
+  static constexpr std::array<const char*, 7> kNames{
+      "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"};
   for (std::size_t i = 0; i < h.size(); ++i) {
     if (h[i] < 1 || h[i] > kSizeLimit) {
-      throw_user("{}: not a llama2.c checkpoint: {} = {}, allowed 1 to {}", file.string(), kNames[i], h[i], kSizeLimit);
+      throw_user("{}: not a llama2.c checkpoint: {} = {}, allowed 1 to {}", file.string(),
+                 kNames[i], h[i], kSizeLimit);
     }
   }
   if (h[0] % h[3] != 0 || h[3] % h[4] != 0 || (h[0] / h[3]) % 2 != 0 || h[2] > 4096) {
-    throw_user("{}: not a llama2.c checkpoint: dim {}, n_heads {}, n_kv_heads {}, n_layers {}", file.string(), h[0],
-               h[3], h[4], h[2]);
+    throw_user("{}: not a llama2.c checkpoint: dim {}, n_heads {}, n_kv_heads {}, n_layers {}",
+               file.string(), h[0], h[3], h[4], h[2]);
   }
-  config_ = {.model_type = "llama", .hidden_size = h[0], .intermediate_size = h[1], .num_layers = h[2],
-             .num_heads = h[3], .num_kv_heads = h[4], .head_dim = h[0] / h[3], .vocab_size = h[5],
-             .max_positions = h[6], .rms_eps = 1e-5, .rope_theta = 10000, .rope_scaling = {},
-             .tied_head = !impl_->own_head, .windows = std::vector<std::int64_t>(static_cast<std::size_t>(h[2]), 0),
-             .bos_id = 1, .eos_ids = {2}};
+  config_ = {.model_type = "llama",
+             .hidden_size = h[0],
+             .intermediate_size = h[1],
+             .num_layers = h[2],
+             .num_heads = h[3],
+             .num_kv_heads = h[4],
+             .head_dim = h[0] / h[3],
+             .vocab_size = h[5],
+             .max_positions = h[6],
+             .rms_eps = 1e-5,
+             .rope_theta = 10000,
+             .rope_scaling = {},
+             .tied_head = !impl_->own_head,
+             .windows = std::vector<std::int64_t>(static_cast<std::size_t>(h[2]), 0),
+             .bos_id = 1,
+             .eos_ids = {2}};
   const std::int64_t dim = h[0], ffn = h[1], kv = config_.num_kv_heads * config_.head_dim;
   std::int64_t next = 0;
   const auto one = [&](const std::string& name, std::int64_t n) {
@@ -53,7 +66,8 @@ Llama2cSource::Llama2cSource(const std::filesystem::path& file)
     next += n;
   };
   const auto per_layer = [&](const char* name, std::int64_t n) {
-    for (std::int64_t l = 0; l < config_.num_layers; ++l) one(fmt::format("model.layers.{}.{}.weight", l, name), n);
+    for (std::int64_t l = 0; l < config_.num_layers; ++l)
+      one(fmt::format("model.layers.{}.{}.weight", l, name), n);
   };
   one("model.embed_tokens.weight", config_.vocab_size * dim);
   per_layer("input_layernorm", dim);
@@ -77,7 +91,8 @@ Llama2cSource::Llama2cSource(const std::filesystem::path& file)
 void Llama2cSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   if (dst.device().planning) return;
   const auto found = impl_->offsets.find(info.name);
-  if (found == impl_->offsets.end()) throw_user("a llama2.c checkpoint has no tensor {}", info.name);
+  if (found == impl_->offsets.end())
+    throw_user("a llama2.c checkpoint has no tensor {}", info.name);
   const std::byte* base = impl_->file.bytes().data() + kHeaderBytes + 4 * found->second;
   const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
   const bool rotated = info.name.ends_with("q_proj.weight") || info.name.ends_with("k_proj.weight");

@@ -29,7 +29,8 @@ class Fields {
     const Json& v = json_[key];
     if (!v.is_number_integer()) wrong(key, "an integer");
     if (v.is_number_unsigned() && v.get<std::uint64_t>() > static_cast<std::uint64_t>(kSizeLimit)) {
-      throw_user("{}: {}{} = {}: allowed up to {}", file_, prefix_, key, v.get<std::uint64_t>(), kSizeLimit);
+      throw_user("{}: {}{} = {}: allowed up to {}", file_, prefix_, key, v.get<std::uint64_t>(),
+                 kSizeLimit);
     }
     return v.get<std::int64_t>();
   }
@@ -62,7 +63,8 @@ class Fields {
   std::string_view file() const { return file_; }
 
   [[noreturn]] void wrong(const char* key, std::string_view allowed) const {
-    throw_user("{}: {}{} is {}, expected {}", file_, prefix_, key, printable(json_[key].dump(), 60), allowed);
+    throw_user("{}: {}{} is {}, expected {}", file_, prefix_, key, printable(json_[key].dump(), 60),
+               allowed);
   }
 
  private:
@@ -101,8 +103,9 @@ void parse_rope(const Fields& top, ModelConfig& config) {
     known = true;
   }
   if (!known) {
-    throw_user("{}: {}.rope_type '{}' is not supported; supported: default, linear, dynamic, yarn, llama3",
-               top.file(), key, printable(type));
+    throw_user(
+        "{}: {}.rope_type '{}' is not supported; supported: default, linear, dynamic, yarn, llama3",
+        top.file(), key, printable(type));
   }
   if (s.type == RopeScaling::Type::kDefault) return;
   s.factor = rope.number("factor");
@@ -138,7 +141,8 @@ void parse_windows(const Fields& f, ModelConfig& config) {
 
 void parse_special_ids(const Fields& f, ModelConfig& config) {
   const auto id = [&](const char* key, const Json& value) {
-    if (!value.is_number_integer() || value.get<std::int64_t>() < 0 || value.get<std::int64_t>() >= kSizeLimit) {
+    if (!value.is_number_integer() || value.get<std::int64_t>() < 0 ||
+        value.get<std::int64_t>() >= kSizeLimit) {
       f.wrong(key, "a token id");
     }
     return static_cast<std::int32_t>(value.get<std::int64_t>());
@@ -156,12 +160,15 @@ void parse_special_ids(const Fields& f, ModelConfig& config) {
 void parse_architecture(const Fields& f, ModelConfig& config) {
   const std::string& type = config.model_type;
   if (type != "llama" && type != "mistral" && type != "qwen2" && type != "qwen3") {
-    throw_user("{}: model_type '{}' is not supported; supported: llama (SmolLM2 too), mistral, qwen2, qwen3",
-               f.file(), printable(type));
+    throw_user(
+        "{}: model_type '{}' is not supported; supported: llama (SmolLM2 too), mistral, qwen2, "
+        "qwen3",
+        f.file(), printable(type));
   }
   const std::string activation = f.string("hidden_act", "silu");
   if (activation != "silu") {
-    throw_user("{}: hidden_act '{}' is not supported; supported: silu", f.file(), printable(activation));
+    throw_user("{}: hidden_act '{}' is not supported; supported: silu", f.file(),
+               printable(activation));
   }
   const bool attention_bias = f.boolean("attention_bias", false);
   config.qkv_bias = type == "qwen2" || attention_bias;
@@ -182,7 +189,8 @@ ModelConfig parse_model_config(std::string_view text, std::string_view file) {
   c.hidden_size = f.size("hidden_size");
   c.intermediate_size = f.size("intermediate_size");
   c.num_layers = f.size("num_hidden_layers");
-  if (c.num_layers > 4096) throw_user("{}: num_hidden_layers = {}: allowed 1 to 4096", file, c.num_layers);
+  if (c.num_layers > 4096)
+    throw_user("{}: num_hidden_layers = {}: allowed 1 to 4096", file, c.num_layers);
   c.num_heads = f.size("num_attention_heads");
   c.num_kv_heads = f.size("num_key_value_heads", c.num_heads);
   c.vocab_size = f.size("vocab_size");
@@ -191,14 +199,16 @@ ModelConfig parse_model_config(std::string_view text, std::string_view file) {
   c.tied_head = f.boolean("tie_word_embeddings", false);
   c.init_std = f.number("initializer_range", 0.02);
   if (!f.has("head_dim") && c.hidden_size % c.num_heads != 0) {
-    throw_user("{}: hidden_size {} is not a multiple of num_attention_heads {}", file, c.hidden_size, c.num_heads);
+    throw_user("{}: hidden_size {} is not a multiple of num_attention_heads {}", file,
+               c.hidden_size, c.num_heads);
   }
   c.head_dim = f.size("head_dim", c.hidden_size / c.num_heads);
   if (c.num_heads % c.num_kv_heads != 0) {
-    throw_user("{}: num_attention_heads {} is not a multiple of num_key_value_heads {}", file, c.num_heads,
-               c.num_kv_heads);
+    throw_user("{}: num_attention_heads {} is not a multiple of num_key_value_heads {}", file,
+               c.num_heads, c.num_kv_heads);
   }
-  if (c.head_dim % 2 != 0) throw_user("{}: head_dim = {}: must be even for rotary embedding", file, c.head_dim);
+  if (c.head_dim % 2 != 0)
+    throw_user("{}: head_dim = {}: must be even for rotary embedding", file, c.head_dim);
   parse_rope(f, c);
   parse_windows(f, c);
   parse_special_ids(f, c);
@@ -211,7 +221,8 @@ ModelConfig load_model_config(const std::filesystem::path& file) {
 
 std::int64_t ModelConfig::num_parameters() const {
   const std::int64_t q = num_heads * head_dim, kv = num_kv_heads * head_dim;
-  std::int64_t layer = hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size + 2 * hidden_size;
+  std::int64_t layer =
+      hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size + 2 * hidden_size;
   if (qkv_bias) layer += q + 2 * kv;
   if (out_bias) layer += hidden_size;
   if (mlp_bias) layer += 2 * intermediate_size + hidden_size;
@@ -222,7 +233,8 @@ std::int64_t ModelConfig::num_parameters() const {
 double ModelConfig::train_flops_per_token(std::int64_t seq_len) const {
   const std::int64_t q = num_heads * head_dim, kv = num_kv_heads * head_dim;
   const std::int64_t matrices =
-      num_layers * (hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size) + vocab_size * hidden_size;
+      num_layers * (hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size) +
+      vocab_size * hidden_size;
   return 6.0 * static_cast<double>(matrices) + 6.0 * static_cast<double>(num_layers * q * seq_len);
 }
 
@@ -256,7 +268,8 @@ std::string model_config_json(const ModelConfig& c, std::string_view torch_dtype
       if (type == s.type) rope["rope_type"] = label;
     }
     rope["factor"] = s.factor;
-    if (s.original_max_positions > 0) rope["original_max_position_embeddings"] = s.original_max_positions;
+    if (s.original_max_positions > 0)
+      rope["original_max_position_embeddings"] = s.original_max_positions;
     if (s.type == RopeScaling::Type::kLlama3) {
       rope["low_freq_factor"] = s.low_freq_factor;
       rope["high_freq_factor"] = s.high_freq_factor;

@@ -15,7 +15,7 @@ struct RopeScaling {
   enum class Type : std::uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3 };
   Type type = Type::kDefault;
   double factor = 1;
-  std::int64_t original_max_positions = 0;  // 0: the model's max_position_embeddings
+  std::int64_t original_max_positions = 0;           // 0: the model's max_position_embeddings
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
   std::optional<double> attention_factor;            // yarn; default 0.1 ln(factor) + 1
@@ -46,20 +46,21 @@ struct ModelConfig {
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 
   std::int64_t num_parameters() const;
-  /// FLOPs per token of a training step (forward and backward, causal half of attention, embedding look-up not
-  /// counted): 6 * matrix parameters + 6 * layers * heads * head_dim * seq_len.
+  /// FLOPs per token of a training step (forward and backward, causal half of attention, embedding
+  /// look-up not counted): 6 * matrix parameters + 6 * layers * heads * head_dim * seq_len.
   double train_flops_per_token(std::int64_t seq_len) const;
 };
 
-/// Parses config.json text. Throws UserError naming `file` and the field: unsupported architecture or activation,
-/// a missing or mistyped field, sizes that do not divide.
+/// Parses config.json text. Throws UserError naming `file` and the field: unsupported architecture
+/// or activation, a missing or mistyped field, sizes that do not divide.
 ModelConfig parse_model_config(std::string_view text, std::string_view file);
 ModelConfig load_model_config(const std::filesystem::path& file);
 
 /// config.json that transformers opens; `torch_dtype` is "bfloat16" or "float32".
 std::string model_config_json(const ModelConfig& config, std::string_view torch_dtype);
 
-/// The GaLore paper's LLaMA sizes by name: "20m", "60m", "130m", "350m", "1b", "7b" (vocabulary 32000, untied).
+/// The GaLore paper's LLaMA sizes by name: "20m", "60m", "130m", "350m", "1b", "7b" (vocabulary
+/// 32000, untied).
 std::optional<ModelConfig> named_model_config(std::string_view size);
 
 }  // namespace thimble

@@ -39,7 +39,8 @@ float scale_yarn(const RopeScaling& s, double theta, std::int64_t dim, std::int6
                  std::vector<float>& inverse) {
   const auto correction = [&](double rotations) {
     return static_cast<double>(dim) *
-           std::log(static_cast<double>(original) / (rotations * 2 * std::numbers::pi)) / (2 * std::log(theta));
+           std::log(static_cast<double>(original) / (rotations * 2 * std::numbers::pi)) /
+           (2 * std::log(theta));
   };
   const double low = std::max(std::floor(correction(s.beta_fast)), 0.0);
   double high = std::min(std::ceil(correction(s.beta_slow)), static_cast<double>(dim - 1));
@@ -50,7 +51,8 @@ float scale_yarn(const RopeScaling& s, double theta, std::int64_t dim, std::int6
   }
   if (s.attention_factor) return static_cast<float>(*s.attention_factor);
   if (s.mscale && s.mscale_all_dim) {
-    return static_cast<float>(yarn_mscale(s.factor, *s.mscale) / yarn_mscale(s.factor, *s.mscale_all_dim));
+    return static_cast<float>(yarn_mscale(s.factor, *s.mscale) /
+                              yarn_mscale(s.factor, *s.mscale_all_dim));
   }
   return static_cast<float>(yarn_mscale(s.factor, 1.0));
 }
@@ -60,7 +62,8 @@ float scale_yarn(const RopeScaling& s, double theta, std::int64_t dim, std::int6
 RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t positions) {
   const RopeScaling& s = config.rope_scaling;
   const std::int64_t dim = config.head_dim;
-  const std::int64_t original = s.original_max_positions > 0 ? s.original_max_positions : config.max_positions;
+  const std::int64_t original =
+      s.original_max_positions > 0 ? s.original_max_positions : config.max_positions;
   RopeFrequencies out;
   double theta = config.rope_theta;
   if (s.type == RopeScaling::Type::kDynamic && positions > original) {

@@ -8,7 +8,8 @@
 
 namespace thimble {
 
-/// Inverse frequencies (D/2, f32 as transformers computes them) and the factor on cosines and sines.
+/// Inverse frequencies (D/2, f32 as transformers computes them) and the factor on cosines and
+/// sines.
 struct RopeFrequencies {
   std::vector<float> inverse;
   float attention_factor = 1;

@@ -42,17 +42,20 @@ BatchTensors upload(Arena& arena, const Batch& batch) {
 
 Transformer::Transformer(const ModelConfig& config) : config_(config) {
   const std::int64_t c = config_.hidden_size;
-  embedding_ = add_param(0, "model.embed_tokens.weight", Shape{config_.vocab_size, c}, ParamRole::kEmbedding);
+  embedding_ = add_param(0, "model.embed_tokens.weight", Shape{config_.vocab_size, c},
+                         ParamRole::kEmbedding);
   for (int l = 0; l < config_.num_layers; ++l) add_layer(l);
   const BlockId last = num_blocks() - 1;
   final_norm_ = add_param(last, "model.norm.weight", Shape{c}, ParamRole::kNorm);
-  head_ = config_.tied_head ? Weight{embedding_.id, last}
-                            : add_param(last, "lm_head.weight", Shape{config_.vocab_size, c}, ParamRole::kHead);
+  head_ = config_.tied_head
+              ? Weight{embedding_.id, last}
+              : add_param(last, "lm_head.weight", Shape{config_.vocab_size, c}, ParamRole::kHead);
 }
 
 std::vector<std::vector<ParamId>> Transformer::block_params() const {
   std::vector<std::vector<ParamId>> blocks(static_cast<std::size_t>(num_blocks()));
-  for (const ParamId id : params_.ids()) blocks[static_cast<std::size_t>(block_of(id))].push_back(id);
+  for (const ParamId id : params_.ids())
+    blocks[static_cast<std::size_t>(block_of(id))].push_back(id);
   if (config_.tied_head) blocks.back().push_back(embedding_.id);
   return blocks;
 }
@@ -60,12 +63,14 @@ std::vector<std::vector<ParamId>> Transformer::block_params() const {
 std::vector<int> Transformer::gathers_per_pass() const {
   std::vector<int> gathers;
   const BlockId last = num_blocks() - 1;
-  for (const ParamId id : params_.ids()) gathers.push_back(block_of(id) > 0 && block_of(id) < last ? 2 : 1);
+  for (const ParamId id : params_.ids())
+    gathers.push_back(block_of(id) > 0 && block_of(id) < last ? 2 : 1);
   if (config_.tied_head) ++gathers[static_cast<std::size_t>(embedding_.id)];
   return gathers;
 }
 
-Weight Transformer::add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role) {
+Weight Transformer::add_param(BlockId block, const std::string& name, const Shape& shape,
+                              ParamRole role) {
   blocks_.push_back(block);
   return {params_.add({.name = name, .shape = shape, .role = role}), block};
 }
@@ -74,7 +79,8 @@ void Transformer::add_layer(int index) {
   const BlockId block = index + 1;
   const std::string prefix = fmt::format("model.layers.{}.", index);
   const std::int64_t c = config_.hidden_size, f = config_.intermediate_size;
-  const std::int64_t q = config_.num_heads * config_.head_dim, kv = config_.num_kv_heads * config_.head_dim;
+  const std::int64_t q = config_.num_heads * config_.head_dim,
+                     kv = config_.num_kv_heads * config_.head_dim;
   const auto norm = [&](const char* name, std::int64_t n) {
     return add_param(block, prefix + name + ".weight", Shape{n}, ParamRole::kNorm);
   };
@@ -82,7 +88,8 @@ void Transformer::add_layer(int index) {
     return add_param(block, prefix + name + ".weight", Shape{out, in}, ParamRole::kMatrix);
   };
   const auto bias = [&](const char* name, std::int64_t n, bool exists) {
-    return exists ? add_param(block, prefix + name + ".bias", Shape{n}, ParamRole::kBias) : Weight{};
+    return exists ? add_param(block, prefix + name + ".bias", Shape{n}, ParamRole::kBias)
+                  : Weight{};
   };
   Layer l;
   l.input_norm = norm("input_layernorm", c);
@@ -108,7 +115,8 @@ void Transformer::add_layer(int index) {
   layers_.push_back(l);
 }
 
-Var Transformer::self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const {
+Var Transformer::self_attention(Context& ctx, int index, Var x,
+                                const AttentionContext& attention) const {
   const Layer& l = layers_[static_cast<std::size_t>(index)];
   const auto eps = static_cast<float>(config_.rms_eps);
   LayerTap* tap = attention.tap;
@@ -140,12 +148,14 @@ Var Transformer::self_attention(Context& ctx, int index, Var x, const AttentionC
   return linear(ctx, out, l.o, l.o_bias);
 }
 
-Var Transformer::block(Context& ctx, int index, const Var& x, const AttentionContext& attention) const {
+Var Transformer::block(Context& ctx, int index, const Var& x,
+                       const AttentionContext& attention) const {
   const Layer& l = layers_[static_cast<std::size_t>(index)];
   const auto eps = static_cast<float>(config_.rms_eps);
   const BlockScope scope(ctx, index + 1);
   if (ctx.tape == nullptr || !ctx.tape->replaying()) ctx.store.prefetch(index + 2);
-  const Var middle = add(ctx, x, self_attention(ctx, index, rms_norm(ctx, x, l.input_norm, eps), attention));
+  const Var middle =
+      add(ctx, x, self_attention(ctx, index, rms_norm(ctx, x, l.input_norm, eps), attention));
   const auto feed_forward = [&] {
     const auto gated = [&] {
       const Var y = rms_norm(ctx, middle, l.post_norm, eps);
@@ -163,7 +173,9 @@ Var Transformer::layers(Context& ctx, const Tensor& ids, const Tensor& order,
   ctx.store.prefetch(1);
   Var x = embedding(ctx, ids, order, embedding_);
   for (int l = 0; l < config_.num_layers; ++l) {
-    const auto body = [this, &ctx, l, attention](const Var& in) { return block(ctx, l, in, attention); };
+    const auto body = [this, &ctx, l, attention](const Var& in) {
+      return block(ctx, l, in, attention);
+    };
     x = ctx.tape != nullptr ? ctx.tape->segment(x, body) : body(x);
   }
   return x;
@@ -177,8 +189,10 @@ Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
 
 Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, const Tensor& rope_table,
                          float grad_scale) const {
-  const AttentionContext attention{.rows = batch.rows, .positions = batch.positions,
-                                   .doc_start = batch.doc_start, .rope_table = rope_table};
+  const AttentionContext attention{.rows = batch.rows,
+                                   .positions = batch.positions,
+                                   .doc_start = batch.doc_start,
+                                   .rope_table = rope_table};
   const Var x = layers(ctx, batch.ids, batch.order, attention);
   // The head's backward pass follows its forward pass at once: its weights stay.
   const BlockId last = num_blocks() - 1;
@@ -188,7 +202,8 @@ Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, const Tensor& 
     ctx.store.prefetch(last - 1);
   }
   const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
-  return head_loss(ctx, h, head_, {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
+  return head_loss(ctx, h, head_,
+                   {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
 }
 
 }  // namespace thimble

@@ -1,5 +1,5 @@
-// A decoder-only transformer of the Llama family: one definition for training, evaluation and decoding. Names
-// parameters as Hugging Face does; knows no rank, disk or optimizer.
+// A decoder-only transformer of the Llama family: one definition for training, evaluation and
+// decoding. Names parameters as Hugging Face does; knows no rank, disk or optimizer.
 #pragma once
 
 #include <vector>
@@ -13,8 +13,8 @@ namespace thimble {
 /// A batch as tensors on the model's device, with what the operations need beside the ids.
 struct BatchTensors {
   std::int64_t rows = 0;
-  Tensor ids, order;        // i32 [N]; order = token indices sorted by (id, index)
-  Tensor targets, weights;  // i32, f32 [N]
+  Tensor ids, order;            // i32 [N]; order = token indices sorted by (id, index)
+  Tensor targets, weights;      // i32, f32 [N]
   Tensor positions, doc_start;  // i32 [N]
 };
 
@@ -35,16 +35,20 @@ class Transformer {
   BlockId num_blocks() const { return static_cast<BlockId>(config_.num_layers) + 2; }
   /// The parameters of each block; a tied embedding is in the first and in the last.
   std::vector<std::vector<ParamId>> block_params() const;
-  /// How often a training pass needs each parameter's block brought in, if blocks are let go as soon as possible:
-  /// layers for their forward and their backward pass, embedding and head once.
+  /// How often a training pass needs each parameter's block brought in, if blocks are let go as
+  /// soon as possible: layers for their forward and their backward pass, embedding and head once.
   std::vector<int> gathers_per_pass() const;
 
   /// Hidden states [N, C] after the final norm. Under a tape, ctx must outlive the backward pass.
-  Var hidden(Context& ctx, const Tensor& ids, const Tensor& order, const AttentionContext& attention) const;
+  Var hidden(Context& ctx, const Tensor& ids, const Tensor& order,
+             const AttentionContext& attention) const;
   /// Losses f32 [N], unweighted; under a tape, ready for backward().
-  Tensor loss(Context& ctx, const BatchTensors& batch, const Tensor& rope_table, float grad_scale) const;
+  Tensor loss(Context& ctx, const BatchTensors& batch, const Tensor& rope_table,
+              float grad_scale) const;
   /// Logits f32 [rows, V] of rows of hidden states.
-  Tensor logits(Context& ctx, const Tensor& hidden) const { return head_logits(ctx, hidden, head_); }
+  Tensor logits(Context& ctx, const Tensor& hidden) const {
+    return head_logits(ctx, hidden, head_);
+  }
 
  private:
   struct Layer {
@@ -53,7 +57,8 @@ class Transformer {
   };
   Weight add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role);
   void add_layer(int index);
-  Var layers(Context& ctx, const Tensor& ids, const Tensor& order, const AttentionContext& attention) const;
+  Var layers(Context& ctx, const Tensor& ids, const Tensor& order,
+             const AttentionContext& attention) const;
   Var block(Context& ctx, int index, const Var& x, const AttentionContext& attention) const;
   Var self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const;
 

@@ -1,4 +1,5 @@
-// Where a model's weights come from: a Hugging Face directory, a llama2.c file, or nothing (initialisation).
+// Where a model's weights come from: a Hugging Face directory, a llama2.c file, or nothing
+// (initialisation).
 #pragma once
 
 #include <filesystem>
@@ -16,8 +17,9 @@ namespace thimble {
 /// model.safetensors (or shards) of a Hugging Face directory; f32, bf16 and f16 tensors.
 class HfSource final : public TensorSource {
  public:
-  /// Opens the directory and compares it with the parameters: all missing, unexpected and misshapen tensors are
-  /// reported in one UserError. Ignored with a note: rotary_emb.inv_freq, and lm_head.weight of a tied model.
+  /// Opens the directory and compares it with the parameters: all missing, unexpected and misshapen
+  /// tensors are reported in one UserError. Ignored with a note: rotary_emb.inv_freq, and
+  /// lm_head.weight of a tied model.
   HfSource(Arena& arena, const std::filesystem::path& directory, const ParamTable& params,
            const std::function<void(const std::string&)>& note);
   void read(const ParamInfo& info, Slice slice, const Tensor& dst) override;
@@ -28,8 +30,8 @@ class HfSource final : public TensorSource {
   SafetensorsModel model_;
 };
 
-/// Weights drawn from a normal distribution of the given standard deviation, norms 1, biases 0. A value depends on
-/// the seed, the parameter's name and the element's logical index alone.
+/// Weights drawn from a normal distribution of the given standard deviation, norms 1, biases 0. A
+/// value depends on the seed, the parameter's name and the element's logical index alone.
 class InitSource final : public TensorSource {
  public:
   InitSource(std::uint64_t seed, double std) : seed_(seed), std_(std) {}
@@ -40,8 +42,8 @@ class InitSource final : public TensorSource {
   double std_;
 };
 
-/// A checkpoint of llama2.c (version 0, f32). Its rotary pairs are interleaved; rows of q and k are reordered to the
-/// half-split pairing on the way.
+/// A checkpoint of llama2.c (version 0, f32). Its rotary pairs are interleaved; rows of q and k are
+/// reordered to the half-split pairing on the way.
 class Llama2cSource final : public TensorSource {
  public:
   /// Throws UserError if the header is out of range or the file's size does not match it.

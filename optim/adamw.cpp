@@ -10,7 +10,8 @@
 namespace thimble {
 
 std::vector<StateSlot> AdamW::state_slots(const ParamInfo& info, Slice slice) const {
-  const Shape shape = info.is_matrix() ? Shape{slice.rows(), info.storage_shape()[1]} : Shape{slice.rows()};
+  const Shape shape =
+      info.is_matrix() ? Shape{slice.rows(), info.storage_shape()[1]} : Shape{slice.rows()};
   return {{"exp_avg", DType::kF32, shape}, {"exp_avg_sq", DType::kF32, shape}};
 }
 

@@ -1,6 +1,6 @@
 // AdamW with decoupled weight decay, fused into one pass over memory.
-// Ref: Loshchilov & Hutter 2019, algorithm 2; the two places of epsilon are those of PyTorch and of the older
-// Hugging Face implementation.
+// Ref: Loshchilov & Hutter 2019, algorithm 2; the two places of epsilon are those of PyTorch and of
+// the older Hugging Face implementation.
 #pragma once
 
 #include "core/nn/optimizer.h"

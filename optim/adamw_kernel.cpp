@@ -39,7 +39,8 @@ void adamw_step(const AdamWStep& s) {
   const std::int64_t chunks = (s.n + kChunk - 1) / kChunk;
 #pragma omp parallel if (chunks > 1)
   {
-    // Moments of elements without gradient decay into denormals, which are ten times slower: flush them.
+    // Moments of elements without gradient decay into denormals, which are ten times slower: flush
+    // them.
     const unsigned saved = _mm_getcsr();
     _MM_SET_FLUSH_ZERO_MODE(_MM_FLUSH_ZERO_ON);
     _MM_SET_DENORMALS_ZERO_MODE(_MM_DENORMALS_ZERO_ON);

@@ -17,10 +17,10 @@ struct AdamWStep {
   BF16* weight = nullptr;  // written from master if not null
   float grad_scale = 1;
   float beta1 = 0, beta2 = 0;
-  float step_size = 0;     // lr / c1, or lr * sqrt(c2) / c1
+  float step_size = 0;        // lr / c1, or lr * sqrt(c2) / c1
   float inverse_sqrt_c2 = 1;  // 1 for the Hugging Face convention
   float eps = 0;
-  float decay = 1;         // 1 - lr * weight_decay
+  float decay = 1;  // 1 - lr * weight_decay
   bool decay_after = false;
 };
 

@@ -24,7 +24,8 @@ double decayed(double progress, double floor, DecayType type) {
 }  // namespace
 
 double Schedule::at(std::int64_t step) const {
-  if (step <= warmup_steps) return lr * static_cast<double>(step) / static_cast<double>(warmup_steps);
+  if (step <= warmup_steps)
+    return lr * static_cast<double>(step) / static_cast<double>(warmup_steps);
   const auto progress = [&](std::int64_t first) {
     const std::int64_t span = total_steps - first;
     return span <= 0 ? 1.0 : static_cast<double>(step - first) / static_cast<double>(span);
@@ -37,7 +38,8 @@ double Schedule::at(std::int64_t step) const {
     case ScheduleType::kLinear:
       return lr * decayed(progress(warmup_steps), min_lr_ratio, DecayType::kLinear);
     case ScheduleType::kWsd: {
-      const auto length = static_cast<std::int64_t>(std::llround(decay_ratio * static_cast<double>(total_steps)));
+      const auto length =
+          static_cast<std::int64_t>(std::llround(decay_ratio * static_cast<double>(total_steps)));
       const std::int64_t first = std::max(warmup_steps, total_steps - length);
       return step <= first ? lr : lr * decayed(progress(first), min_lr_ratio, decay_type);
     }

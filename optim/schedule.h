@@ -17,8 +17,8 @@ struct Schedule {
   double decay_ratio = 0.2;  // wsd: share of all steps spent decaying
   DecayType decay_type = DecayType::kLinear;
 
-  /// Learning rate of step 1, 2, ..., total_steps. Warm-up is linear: step i of w has lr * i / w, the step after
-  /// it the full rate; the last step has lr * min_lr_ratio (cosine, linear, wsd).
+  /// Learning rate of step 1, 2, ..., total_steps. Warm-up is linear: step i of w has lr * i / w,
+  /// the step after it the full rate; the last step has lr * min_lr_ratio (cosine, linear, wsd).
   /// Ref (wsd): Hu et al. 2024, "MiniCPM", section 4.
   double at(std::int64_t step) const;
 };

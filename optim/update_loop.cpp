@@ -17,8 +17,8 @@ void create_state(ResidentState& state, const Optimizer& optimizer, const ParamT
                   const UpdateItem& item, bool separate_master) {
   const ParamInfo& info = params.info(item.id);
   if (separate_master) {
-    const Shape shape =
-        info.is_matrix() ? Shape{item.slice.rows(), info.storage_shape()[1]} : Shape{item.slice.rows()};
+    const Shape shape = info.is_matrix() ? Shape{item.slice.rows(), info.storage_shape()[1]}
+                                         : Shape{item.slice.rows()};
     state.create({item.id, "master"}, MemoryTag::kMaster, DType::kF32, shape);
   }
   for (const StateSlot& slot : optimizer.state_slots(info, item.slice)) {
@@ -26,7 +26,8 @@ void create_state(ResidentState& state, const Optimizer& optimizer, const ParamT
   }
 }
 
-void UpdateLoop::run_round(Host& host, Running& r, int round, std::int64_t step, double lr, double grad_scale) {
+void UpdateLoop::run_round(Host& host, Running& r, int round, std::int64_t step, double lr,
+                           double grad_scale) {
   const ParamInfo& info = params_.info(r.item.id);
   const UpdateTensors tensors = host.tensors(r.item);
   std::vector<StateLease> leases;
@@ -52,8 +53,8 @@ void UpdateLoop::run_round(Host& host, Running& r, int round, std::int64_t step,
   if (round + 1 == r.rounds) host.updated(r.item);
 }
 
-void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step, double lr,
-                      double grad_scale) {
+void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& items,
+                      std::int64_t step, double lr, double grad_scale) {
   std::vector<Running> running;
   std::vector<StateKey> order;
   int most_rounds = 1;
@@ -63,7 +64,8 @@ void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& i
     most_rounds = std::max(most_rounds, r.rounds);
     const std::int64_t carry = optimizer_.carry_bytes(info, item.slice);
     if (carry > 0) {
-      r.carry = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
+      r.carry =
+          Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
     }
     running.push_back(std::move(r));
   }

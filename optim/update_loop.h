@@ -1,5 +1,5 @@
-// Runs an optimizer over all parameters of a step: fetches state through the residency, batches the sums of each
-// round, writes the compute weights. Knows slices and state, not ranks or disks.
+// Runs an optimizer over all parameters of a step: fetches state through the residency, batches the
+// sums of each round, writes the compute weights. Knows slices and state, not ranks or disks.
 #pragma once
 
 #include <memory>
@@ -19,7 +19,7 @@ struct UpdateItem {
 /// What the loop needs to know of one parameter at the time of its update.
 struct UpdateTensors {
   Tensor grad;
-  Tensor weight;         // the compute weight; in pure f32 mode this is also the master
+  Tensor weight;  // the compute weight; in pure f32 mode this is also the master
   bool separate_master = false;
 };
 
@@ -33,17 +33,20 @@ class UpdateLoop {
     virtual void updated(const UpdateItem& item) = 0;
   };
 
-  UpdateLoop(const ParamTable& params, const Optimizer& optimizer, StateResidency& state, SliceSums& sums)
+  UpdateLoop(const ParamTable& params, const Optimizer& optimizer, StateResidency& state,
+             SliceSums& sums)
       : params_(params), optimizer_(optimizer), state_(state), sums_(sums) {}
 
-  /// One optimizer step over `items`, in order. Parameters that need the same number of rounds go together: all run
-  /// round i, the sums of all are made at once, all run round i + 1. carry memory comes from `arena`.
-  void step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step, double lr,
-            double grad_scale);
+  /// One optimizer step over `items`, in order. Parameters that need the same number of rounds go
+  /// together: all run round i, the sums of all are made at once, all run round i + 1. carry memory
+  /// comes from `arena`.
+  void step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step,
+            double lr, double grad_scale);
 
  private:
   struct Running;
-  void run_round(Host& host, Running& r, int round, std::int64_t step, double lr, double grad_scale);
+  void run_round(Host& host, Running& r, int round, std::int64_t step, double lr,
+                 double grad_scale);
 
   const ParamTable& params_;
   const Optimizer& optimizer_;

@@ -8,7 +8,9 @@
 namespace thimble {
 namespace {
 
-std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
+std::size_t index(int rank) {
+  return static_cast<std::size_t>(rank);
+}
 
 Bytes bytes_of(const Tensor& t) {
   return {static_cast<const std::byte*>(t.raw()), static_cast<std::size_t>(t.nbytes())};
@@ -18,7 +20,9 @@ MutableBytes writable_bytes_of(const Tensor& t) {
   return {static_cast<std::byte*>(t.raw()), static_cast<std::size_t>(t.nbytes())};
 }
 
-Tensor rows_of(const RowParts& part, int rank) { return part.tensor.rows(part.begin[index(rank)], part.begin[index(rank) + 1]); }
+Tensor rows_of(const RowParts& part, int rank) {
+  return part.tensor.rows(part.begin[index(rank)], part.begin[index(rank) + 1]);
+}
 
 // The shape of `ranks` times `rows` rows of t.
 Shape stacked(const Tensor& t, std::int64_t rows) {
@@ -27,10 +31,12 @@ Shape stacked(const Tensor& t, std::int64_t rows) {
 
 }  // namespace
 
-std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject, Bytes mine) {
+std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject,
+                                          Bytes mine) {
   const int ranks = comm.size();
   std::vector<std::byte> all(mine.size() * index(ranks));
-  if (!mine.empty()) std::memcpy(all.data() + mine.size() * index(comm.rank()), mine.data(), mine.size());
+  if (!mine.empty())
+    std::memcpy(all.data() + mine.size() * index(comm.rank()), mine.data(), mine.size());
   if (ranks == 1) return all;
   Exchange exchange(ranks);
   for (int r = 0; r < ranks; ++r) {
@@ -50,7 +56,8 @@ void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactS
   if (comm.size() == 1 || sums.empty()) return;
   std::vector<std::int64_t> words;
   for (ExactSum& sum : sums) words.insert(words.end(), sum.words().begin(), sum.words().end());
-  const std::vector<std::byte> all = all_gather_control(comm, subject, std::as_bytes(std::span(words)));
+  const std::vector<std::byte> all =
+      all_gather_control(comm, subject, std::as_bytes(std::span(words)));
   std::vector<std::int64_t> total(words.size()), part(words.size());
   for (int r = 0; r < comm.size(); ++r) {
     std::memcpy(part.data(), all.data() + index(r) * words.size() * sizeof(std::int64_t),
@@ -58,7 +65,8 @@ void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactS
     for (std::size_t i = 0; i < total.size(); ++i) total[i] += part[i];
   }
   for (std::size_t i = 0; i < sums.size(); ++i) {
-    sums[i] = ExactSum::from_words(std::span(total).subspan(i * ExactSum::kWords).first<ExactSum::kWords>());
+    sums[i] = ExactSum::from_words(
+        std::span(total).subspan(i * ExactSum::kWords).first<ExactSum::kWords>());
   }
 }
 
@@ -68,7 +76,8 @@ void all_reduce(Communicator& comm, const std::string& subject, std::span<float>
   std::vector<float> part(values.size());
   for (int r = 0; r < comm.size(); ++r) {
     std::memcpy(part.data(), all.data() + index(r) * values.size_bytes(), values.size_bytes());
-    for (std::size_t i = 0; i < values.size(); ++i) values[i] = r == 0 ? part[i] : values[i] + part[i];
+    for (std::size_t i = 0; i < values.size(); ++i)
+      values[i] = r == 0 ? part[i] : values[i] + part[i];
   }
 }
 
@@ -101,15 +110,16 @@ Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<cons
   return comm.start(label, Purpose::kTensor, std::move(exchange));
 }
 
-RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& label, std::span<const RowParts> parts,
-                           DType wire)
+RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& label,
+                           std::span<const RowParts> parts, DType wire)
     : rank_(comm.rank()) {
   const int ranks = comm.size();
   Exchange exchange(ranks);
   for (const RowParts& part : parts) {
     Tensor contribution = part.tensor;
     if (ranks > 1 && contribution.dtype() != wire) {
-      contribution = Tensor::empty(arena, MemoryTag::kComm, wire, part.tensor.shape(), "gradient on the wire");
+      contribution =
+          Tensor::empty(arena, MemoryTag::kComm, wire, part.tensor.shape(), "gradient on the wire");
       ops::cast(contribution, part.tensor);
       buffer_bytes_ += contribution.nbytes();
     }
@@ -118,15 +128,17 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
     const std::int64_t rows = part.begin[index(rank_) + 1] - part.begin[index(rank_)];
     Part mine{.own = rows_of(sent, rank_), .received = {}};
     if (ranks > 1 && rows > 0) {
-      mine.received = Tensor::empty(arena, MemoryTag::kComm, wire, stacked(contribution, rows * (ranks - 1)),
-                                    "gradients of the other ranks");
+      mine.received =
+          Tensor::empty(arena, MemoryTag::kComm, wire, stacked(contribution, rows * (ranks - 1)),
+                        "gradients of the other ranks");
       buffer_bytes_ += mine.received.nbytes();
     }
     for (int r = 0, place = 0; r < ranks; ++r) {
       if (r == rank_) continue;
       exchange.send[index(r)].push_back(bytes_of(rows_of(sent, r)));
       exchange.receive[index(r)].push_back(
-          rows > 0 ? writable_bytes_of(mine.received.rows(place * rows, (place + 1) * rows)) : MutableBytes());
+          rows > 0 ? writable_bytes_of(mine.received.rows(place * rows, (place + 1) * rows))
+                   : MutableBytes());
       ++place;
     }
     parts_.push_back(std::move(mine));
@@ -142,7 +154,8 @@ void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
     if (rows == 0) continue;
     std::vector<Tensor> pieces;
     const std::int64_t others = part.received.defined() ? part.received.dim(0) / rows : 0;
-    for (std::int64_t r = 0; r < others; ++r) pieces.push_back(part.received.rows(r * rows, (r + 1) * rows));
+    for (std::int64_t r = 0; r < others; ++r)
+      pieces.push_back(part.received.rows(r * rows, (r + 1) * rows));
     pieces.insert(pieces.begin() + rank_, part.own);
     ops::sum_in_order(targets[i], pieces, accumulate);
   }

@@ -1,5 +1,6 @@
-// The collectives that training needs, built on Communicator::start. All of them are deterministic: what is summed is
-// summed in the order of the ranks, in f32, whatever arrives first. With one rank they are no-ops.
+// The collectives that training needs, built on Communicator::start. All of them are deterministic:
+// what is summed is summed in the order of the ranks, in f32, whatever arrives first. With one rank
+// they are no-ops.
 #pragma once
 
 #include <span>
@@ -23,7 +24,8 @@ void all_reduce(Communicator& comm, const std::string& subject, std::span<float>
 void broadcast(Communicator& comm, const std::string& subject, int root, MutableBytes bytes);
 
 /// Collects one block of the same size from every rank, in rank order; control traffic.
-std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject, Bytes mine);
+std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject,
+                                          Bytes mine);
 
 /// A tensor of which each rank holds some rows: rank r has rows [begin[r], begin[r + 1]).
 struct RowParts {
@@ -34,17 +36,20 @@ struct RowParts {
 /// Starts filling every rank's copy of each tensor with the rows that the others hold.
 Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<const RowParts> parts);
 
-/// A reduce-scatter under way: the wire form of the gradients out, everybody's pieces of this rank's rows in.
+/// A reduce-scatter under way: the wire form of the gradients out, everybody's pieces of this
+/// rank's rows in.
 class [[nodiscard]] RowReduction {
  public:
-  /// `parts`: each rank's own contribution to all rows, in the dtype `wire` (it is sent as it lies) or another one (it
-  /// is converted first). The tensors are held until finish().
-  RowReduction(Communicator& comm, Arena& arena, const OpLabel& label, std::span<const RowParts> parts, DType wire);
+  /// `parts`: each rank's own contribution to all rows, in the dtype `wire` (it is sent as it lies)
+  /// or another one (it is converted first). The tensors are held until finish().
+  RowReduction(Communicator& comm, Arena& arena, const OpLabel& label,
+               std::span<const RowParts> parts, DType wire);
   RowReduction(RowReduction&&) noexcept = default;
   RowReduction& operator=(RowReduction&&) noexcept = default;
 
-  /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in f32, of this rank's
-  /// rows of part i to targets[i]. The dtype of the targets is f32 or the wire's; accumulating needs f32.
+  /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in
+  /// f32, of this rank's rows of part i to targets[i]. The dtype of the targets is f32 or the
+  /// wire's; accumulating needs f32.
   void finish(std::span<const Tensor> targets, bool accumulate);
   /// Bytes of communication buffers that it holds.
   std::int64_t buffer_bytes() const { return buffer_bytes_; }

@@ -2,7 +2,8 @@
 
 namespace thimble {
 
-// An error nobody waited for has been, or will be, seen by the operation that follows: ranks move in step.
+// An error nobody waited for has been, or will be, seen by the operation that follows: ranks move
+// in step.
 void Ticket::finish() noexcept {
   try {
     wait();
@@ -13,7 +14,8 @@ void Ticket::finish() noexcept {
 void Traffic::count(Purpose purpose, const Exchange& exchange) {
   for (const auto& pieces : exchange.send) {
     for (const Bytes piece : pieces) {
-      (purpose == Purpose::kTensor ? tensor_bytes : control_bytes) += static_cast<std::int64_t>(piece.size());
+      (purpose == Purpose::kTensor ? tensor_bytes : control_bytes) +=
+          static_cast<std::int64_t>(piece.size());
     }
   }
 }

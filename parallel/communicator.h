@@ -1,9 +1,10 @@
-// How ranks exchange bytes. One operation carries everything: each rank hands every other rank some pieces and says
-// where the pieces it gets belong (a personalised all-to-all of any sizes); collectives.h builds gathers, reductions
-// and barriers on it, so that a transport has little to get wrong. Knows no parameter and no dtype.
+// How ranks exchange bytes. One operation carries everything: each rank hands every other rank some
+// pieces and says where the pieces it gets belong (a personalised all-to-all of any sizes);
+// collectives.h builds gathers, reductions and barriers on it, so that a transport has little to
+// get wrong. Knows no parameter and no dtype.
 //
-// All ranks call the same operations in the same order. An operation runs while the caller computes; its ticket says
-// when it is done, and carries its error.
+// All ranks call the same operations in the same order. An operation runs while the caller
+// computes; its ticket says when it is done, and carries its error.
 #pragma once
 
 #include <chrono>
@@ -20,9 +21,10 @@ namespace thimble {
 using Bytes = std::span<const std::byte>;
 using MutableBytes = std::span<std::byte>;
 
-/// What one rank gives and gets. Piece i sent by a to b fills piece i that b receives from a: both have the same size.
+/// What one rank gives and gets. Piece i sent by a to b fills piece i that b receives from a: both
+/// have the same size.
 struct Exchange {
-  std::vector<std::vector<Bytes>> send;            // [to rank]; the entry of the rank itself must be empty
+  std::vector<std::vector<Bytes>> send;  // [to rank]; the entry of the rank itself must be empty
   std::vector<std::vector<MutableBytes>> receive;  // [from rank]
 
   explicit Exchange(int ranks)
@@ -35,13 +37,15 @@ struct OpLabel {
   std::string subject;
 };
 
-/// An operation under way. Its buffers must stay until wait() has returned or thrown; the destructor waits too.
+/// An operation under way. Its buffers must stay until wait() has returned or thrown; the
+/// destructor waits too.
 class [[nodiscard]] Ticket {
  public:
   class State {
    public:
     virtual ~State() = default;
-    /// Throws SystemError if the operation failed or took longer than the communicator's time limit.
+    /// Throws SystemError if the operation failed or took longer than the communicator's time
+    /// limit.
     virtual void wait() = 0;
   };
 
@@ -66,8 +70,9 @@ class [[nodiscard]] Ticket {
 
 enum class Purpose : std::uint8_t { kTensor, kControl };
 
-/// What this rank has sent so far, by purpose: tensors can be compared with a plan, control messages are apart. And the
-/// time operations on tensors took, and how much of it this rank spent waiting for them.
+/// What this rank has sent so far, by purpose: tensors can be compared with a plan, control
+/// messages are apart. And the time operations on tensors took, and how much of it this rank spent
+/// waiting for them.
 struct Traffic {
   std::int64_t tensor_bytes = 0;
   std::int64_t control_bytes = 0;
@@ -81,7 +86,8 @@ class Communicator {
   virtual ~Communicator() = default;
   virtual int rank() const = 0;
   virtual int size() const = 0;
-  /// Starts an operation; sizes that disagree between two ranks end it with an error on the receiver.
+  /// Starts an operation; sizes that disagree between two ranks end it with an error on the
+  /// receiver.
   virtual Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) = 0;
   /// How long an operation may take from now on before it fails and names what it waited for.
   virtual void set_time_limit(std::chrono::milliseconds limit) = 0;

@@ -84,7 +84,8 @@ FlightRecorder::FlightRecorder(const std::filesystem::path& path, int rank, int 
     : impl_(std::make_unique<Impl>()) {
   const File file = File::create(path);
   if (::ftruncate(file.descriptor(), sizeof(Layout)) != 0) throw_errno("ftruncate", path.string());
-  void* memory = ::mmap(nullptr, sizeof(Layout), PROT_READ | PROT_WRITE, MAP_SHARED, file.descriptor(), 0);
+  void* memory =
+      ::mmap(nullptr, sizeof(Layout), PROT_READ | PROT_WRITE, MAP_SHARED, file.descriptor(), 0);
   if (memory == MAP_FAILED) throw_errno("mmap", path.string());
   impl_->layout = static_cast<Layout*>(memory);  // all zero, which is a valid state of every field
   impl_->layout->rank = rank;
@@ -106,12 +107,16 @@ FlightRecorder::~FlightRecorder() {
   ::munmap(impl_->layout, sizeof(Layout));
 }
 
-void FlightRecorder::set_phase(const char* phase) { put(impl_->layout->phase, phase); }
+void FlightRecorder::set_phase(const char* phase) {
+  put(impl_->layout->phase, phase);
+}
 
-void FlightRecorder::set_step(std::int64_t step) { put(impl_->layout->step, step); }
+void FlightRecorder::set_step(std::int64_t step) {
+  put(impl_->layout->step, step);
+}
 
-void FlightRecorder::op_started(std::int64_t number, const char* operation, const std::string& subject,
-                                std::int64_t bytes) {
+void FlightRecorder::op_started(std::int64_t number, const char* operation,
+                                const std::string& subject, std::int64_t bytes) {
   OpSlot& slot = impl_->layout->ops[static_cast<std::size_t>(number % kOps)];
   slot.end_ns = 0;
   slot.number = number;
@@ -132,26 +137,39 @@ std::filesystem::path flight_file(const std::filesystem::path& logs, int rank) {
 
 FlightRecord read_flight_record(const std::filesystem::path& path) {
   const std::string bytes = read_text_file(path, sizeof(Layout) + 1);
-  if (bytes.size() != sizeof(Layout) || std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
+  if (bytes.size() != sizeof(Layout) ||
+      std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) != 0) {
     throw_user("{}: not a flight record of this version", path.string());
   }
   const auto copy = std::make_unique<Layout>();
   std::memcpy(copy.get(), bytes.data(), sizeof(Layout));
-  FlightRecord record{.rank = copy->rank, .ranks = copy->ranks, .pid = copy->pid, .heartbeat_ns = copy->heartbeat_ns,
-                      .step = copy->step, .phase = get(copy->phase), .ops = {}};
+  FlightRecord record{.rank = copy->rank,
+                      .ranks = copy->ranks,
+                      .pid = copy->pid,
+                      .heartbeat_ns = copy->heartbeat_ns,
+                      .step = copy->step,
+                      .phase = get(copy->phase),
+                      .ops = {}};
   for (const OpSlot& slot : copy->ops) {
     if (slot.start_ns == 0) continue;
-    record.ops.push_back({.number = slot.number, .operation = get(slot.operation), .subject = get(slot.subject),
-                          .bytes = slot.bytes, .start_ns = slot.start_ns, .end_ns = slot.end_ns});
+    record.ops.push_back({.number = slot.number,
+                          .operation = get(slot.operation),
+                          .subject = get(slot.subject),
+                          .bytes = slot.bytes,
+                          .start_ns = slot.start_ns,
+                          .end_ns = slot.end_ns});
   }
-  std::sort(record.ops.begin(), record.ops.end(), [](const FlightOp& a, const FlightOp& b) { return a.number < b.number; });
+  std::sort(record.ops.begin(), record.ops.end(),
+            [](const FlightOp& a, const FlightOp& b) { return a.number < b.number; });
   return record;
 }
 
 std::string FlightRecord::text() const {
-  const auto open = std::find_if(ops.begin(), ops.end(), [](const FlightOp& op) { return op.end_ns == 0; });
+  const auto open =
+      std::find_if(ops.begin(), ops.end(), [](const FlightOp& op) { return op.end_ns == 0; });
   std::string out = fmt::format("step {}, {}", step, phase);
-  if (open != ops.end()) out += fmt::format(", in {} #{} of {}", open->operation, open->number, open->subject);
+  if (open != ops.end())
+    out += fmt::format(", in {} #{} of {}", open->operation, open->number, open->subject);
   return out;
 }
 
@@ -164,19 +182,22 @@ std::string first_divergence(const std::vector<FlightRecord>& records) {
     }
   }
   std::string absent, waiting;
-  const auto add = [](std::string& list, int rank) { list += fmt::format("{}{}", list.empty() ? "" : ", ", rank); };
+  const auto add = [](std::string& list, int rank) {
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", rank);
+  };
   if (first != nullptr) {
     for (const FlightRecord& r : records) {
       const bool entered = !r.ops.empty() && r.ops.back().number >= first->number;
       add(entered ? waiting : absent, r.rank);
     }
     if (!absent.empty()) {
-      return fmt::format("rank {} never entered {} #{} of {}; rank {} waits in it", absent, first->operation,
-                         first->number, first->subject, waiting);
+      return fmt::format("rank {} never entered {} #{} of {}; rank {} waits in it", absent,
+                         first->operation, first->number, first->subject, waiting);
     }
   }
   std::string out;
-  for (const FlightRecord& r : records) out += fmt::format("{}rank {}: {}", out.empty() ? "" : "; ", r.rank, r.text());
+  for (const FlightRecord& r : records)
+    out += fmt::format("{}rank {}: {}", out.empty() ? "" : "; ", r.rank, r.text());
   return out;
 }
 

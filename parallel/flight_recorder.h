@@ -1,5 +1,6 @@
-// What a rank was last seen doing, in a file of its own that survives the process: phase, step, heartbeat and the last
-// operations between ranks. Written without system calls; read by whoever looks for the culprit afterwards.
+// What a rank was last seen doing, in a file of its own that survives the process: phase, step,
+// heartbeat and the last operations between ranks. Written without system calls; read by whoever
+// looks for the culprit afterwards.
 #pragma once
 
 #include <cstdint>
@@ -33,7 +34,8 @@ struct FlightRecord {
 
 class FlightRecorder {
  public:
-  /// Creates or replaces the file; a thread of its own writes a heartbeat once a second from now on.
+  /// Creates or replaces the file; a thread of its own writes a heartbeat once a second from now
+  /// on.
   FlightRecorder(const std::filesystem::path& file, int rank, int ranks);
   ~FlightRecorder();
   FlightRecorder(const FlightRecorder&) = delete;
@@ -42,7 +44,8 @@ class FlightRecorder {
   void set_phase(const char* phase);
   void set_step(std::int64_t step);
   /// From one thread at a time.
-  void op_started(std::int64_t number, const char* operation, const std::string& subject, std::int64_t bytes);
+  void op_started(std::int64_t number, const char* operation, const std::string& subject,
+                  std::int64_t bytes);
   void op_ended(std::int64_t number);
 
  private:

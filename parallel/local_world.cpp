@@ -12,9 +12,12 @@
 namespace thimble {
 namespace {
 
-std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
+std::size_t index(int rank) {
+  return static_cast<std::size_t>(rank);
+}
 
-// What one rank has laid out for one operation. Its buffers are read without the lock, by `readers` ranks right now.
+// What one rank has laid out for one operation. Its buffers are read without the lock, by `readers`
+// ranks right now.
 struct Posted {
   OpLabel label;
   std::vector<std::vector<Bytes>> send;
@@ -38,12 +41,12 @@ struct LocalWorld::Board {
   std::chrono::milliseconds time_limit{};
   std::mutex mutex;
   std::condition_variable changed;
-  std::string aborted;                         // empty: not
+  std::string aborted;                           // empty: not
   std::map<std::int64_t, Operation> operations;  // by number
 };
 
-// One rank. Its operations make progress, in order, whenever it waits for any of them: a rank that waits for its
-// second operation still serves the others' first.
+// One rank. Its operations make progress, in order, whenever it waits for any of them: a rank that
+// waits for its second operation still serves the others' first.
 class LocalWorld::Member final : public Communicator {
  public:
   Member(std::shared_ptr<Board> board, int rank) : board_(std::move(board)), rank_(rank) {}
@@ -62,7 +65,8 @@ class LocalWorld::Member final : public Communicator {
     const std::lock_guard lock(board_->mutex);
     Operation& operation = board_->operations[started_];
     operation.posts.resize(index(board_->ranks));
-    operation.posts[index(rank_)] = std::make_unique<Posted>(Posted{.label = label, .send = std::move(exchange.send)});
+    operation.posts[index(rank_)] =
+        std::make_unique<Posted>(Posted{.label = label, .send = std::move(exchange.send)});
     Outstanding mine{.number = started_, .label = label, .receive = std::move(exchange.receive)};
     mine.done.assign(index(board_->ranks), false);
     mine.done[index(rank_)] = true;
@@ -103,7 +107,8 @@ class LocalWorld::Member final : public Communicator {
       while (is_outstanding(number)) {
         if (!board_->aborted.empty()) throw SystemError(board_->aborted);
         if (progress(lock)) continue;
-        if (board_->changed.wait_until(lock, deadline) == std::cv_status::timeout && is_outstanding(number)) {
+        if (board_->changed.wait_until(lock, deadline) == std::cv_status::timeout &&
+            is_outstanding(number)) {
           throw SystemError(complaint(number));
         }
       }
@@ -116,7 +121,8 @@ class LocalWorld::Member final : public Communicator {
   }
 
   bool is_outstanding(std::int64_t number) const {
-    return std::any_of(outstanding_.begin(), outstanding_.end(), [&](const auto& o) { return o.number == number; });
+    return std::any_of(outstanding_.begin(), outstanding_.end(),
+                       [&](const auto& o) { return o.number == number; });
   }
 
   // Copies whatever is laid out and ends what is complete; false if there was nothing to do.
@@ -147,7 +153,8 @@ class LocalWorld::Member final : public Communicator {
       lock.unlock();
       const auto& pieces = post->send[index(rank_)];
       for (std::size_t i = 0; i < pieces.size(); ++i) {
-        if (!pieces[i].empty()) std::memcpy(mine.receive[index(from)][i].data(), pieces[i].data(), pieces[i].size());
+        if (!pieces[i].empty())
+          std::memcpy(mine.receive[index(from)][i].data(), pieces[i].data(), pieces[i].size());
       }
       lock.lock();
       --post->readers;
@@ -160,21 +167,23 @@ class LocalWorld::Member final : public Communicator {
   }
 
   void check_match(const Outstanding& mine, const Posted& post, int from) const {
-    if (std::string_view(post.label.operation) != mine.label.operation || post.label.subject != mine.label.subject) {
-      throw_system("rank {} is at {}, rank {} at {}", rank_, describe(mine.number, mine.label), from,
-                   describe(mine.number, post.label));
+    if (std::string_view(post.label.operation) != mine.label.operation ||
+        post.label.subject != mine.label.subject) {
+      throw_system("rank {} is at {}, rank {} at {}", rank_, describe(mine.number, mine.label),
+                   from, describe(mine.number, post.label));
     }
     const auto& pieces = post.send[index(rank_)];
     const auto& places = mine.receive[index(from)];
     const bool fits = std::equal(pieces.begin(), pieces.end(), places.begin(), places.end(),
                                  [](Bytes a, MutableBytes b) { return a.size() == b.size(); });
     if (!fits) {
-      throw_system("{}: rank {} sends rank {} other sizes than it expects", describe(mine.number, mine.label), from,
-                   rank_);
+      throw_system("{}: rank {} sends rank {} other sizes than it expects",
+                   describe(mine.number, mine.label), from, rank_);
     }
   }
 
-  // After a failure: nobody may start to read this rank's buffers, and whoever reads them is waited for.
+  // After a failure: nobody may start to read this rank's buffers, and whoever reads them is waited
+  // for.
   void withdraw(Lock& lock) {
     for (const Outstanding& mine : outstanding_) {
       auto& post = board_->operations.at(mine.number).posts[index(rank_)];
@@ -189,11 +198,13 @@ class LocalWorld::Member final : public Communicator {
     const Operation& operation = board_->operations.at(number);
     std::string absent;
     for (int from = 0; from < board_->ranks; ++from) {
-      if (operation.posts[index(from)] == nullptr) absent += fmt::format("{}{}", absent.empty() ? "" : ", ", from);
+      if (operation.posts[index(from)] == nullptr)
+        absent += fmt::format("{}{}", absent.empty() ? "" : ", ", from);
     }
-    return fmt::format("rank {} waited {} s for {}: {}", rank_, std::chrono::duration<double>(board_->time_limit).count(),
-                       describe(number, mine->label),
-                       absent.empty() ? "its data was not taken" : "never entered by rank " + absent);
+    return fmt::format(
+        "rank {} waited {} s for {}: {}", rank_,
+        std::chrono::duration<double>(board_->time_limit).count(), describe(number, mine->label),
+        absent.empty() ? "its data was not taken" : "never entered by rank " + absent);
   }
 
   std::shared_ptr<Board> board_;
@@ -203,7 +214,8 @@ class LocalWorld::Member final : public Communicator {
   std::list<Outstanding> outstanding_;  // in the order of their numbers
 };
 
-LocalWorld::LocalWorld(int ranks, std::chrono::milliseconds time_limit) : board_(std::make_shared<Board>()) {
+LocalWorld::LocalWorld(int ranks, std::chrono::milliseconds time_limit)
+    : board_(std::make_shared<Board>()) {
   TH_CHECK(ranks >= 1, "{} ranks", ranks);
   board_->ranks = ranks;
   board_->time_limit = time_limit;

@@ -1,4 +1,5 @@
-// Ranks as threads of one process: each rank copies what the others have laid out for it. For --simulate and tests.
+// Ranks as threads of one process: each rank copies what the others have laid out for it. For
+// --simulate and tests.
 #pragma once
 
 #include <chrono>
@@ -10,7 +11,8 @@ namespace thimble {
 
 class LocalWorld {
  public:
-  /// An operation that a rank has not joined after `time_limit` fails on the ranks that wait for it, and names it.
+  /// An operation that a rank has not joined after `time_limit` fails on the ranks that wait for
+  /// it, and names it.
   explicit LocalWorld(int ranks, std::chrono::milliseconds time_limit = std::chrono::minutes(10));
   ~LocalWorld();
   LocalWorld(const LocalWorld&) = delete;

@@ -21,9 +21,12 @@ namespace {
 // Counts are int: larger pieces travel as several messages.
 constexpr std::size_t kMostMessageBytes = std::size_t{1} << 30;
 constexpr int kTags = 32000;  // every MPI has at least 32767
-constexpr auto kShortestSleep = std::chrono::microseconds(20), kLongestSleep = std::chrono::microseconds(500);
+constexpr auto kShortestSleep = std::chrono::microseconds(20),
+               kLongestSleep = std::chrono::microseconds(500);
 
-std::size_t index(int rank) { return static_cast<std::size_t>(rank); }
+std::size_t index(int rank) {
+  return static_cast<std::size_t>(rank);
+}
 
 void check_mpi(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
@@ -36,7 +39,8 @@ void check_mpi(int code, const char* call) {
 std::uint64_t hash_of(const OpLabel& label) {
   std::uint64_t h = 0;
   for (const char* c = label.operation; *c != 0; ++c) h = mix64(h, static_cast<std::uint64_t>(*c));
-  for (const char c : label.subject) h = mix64(h, static_cast<std::uint64_t>(static_cast<unsigned char>(c)));
+  for (const char c : label.subject)
+    h = mix64(h, static_cast<std::uint64_t>(static_cast<unsigned char>(c)));
   return h;
 }
 
@@ -74,7 +78,8 @@ struct Operation {
   std::vector<MPI_Request> requests;
   std::vector<Message> messages;  // of each request
   std::size_t open = 0;
-  std::vector<int> open_from;  // by rank, incoming; guarded by the world's mutex, as are the last two
+  std::vector<int>
+      open_from;  // by rank, incoming; guarded by the world's mutex, as are the last two
   std::string error;
   bool done = false;
 };
@@ -153,7 +158,8 @@ class MpiWorld final : public Communicator {
   void wait_for(Operation& operation) {
     const auto start = Clock::now();
     std::unique_lock lock(mutex_);
-    const bool ended = changed_.wait_for(lock, time_limit_, [&] { return operation.done || !failure_.empty(); });
+    const bool ended =
+        changed_.wait_for(lock, time_limit_, [&] { return operation.done || !failure_.empty(); });
     if (!ended) failure_ = complaint(operation);
     if (!operation.error.empty() && failure_.empty()) failure_ = operation.error;
     if (operation.purpose == Purpose::kTensor) traffic_.waited_ns += nanoseconds_since(start);
@@ -170,7 +176,8 @@ class MpiWorld final : public Communicator {
       if (operation.open_from[r] > 0) names += fmt::format("{}{}", names.empty() ? "" : ", ", r);
     }
     return fmt::format("rank {} waited {} s for {} ({} sent): {}", rank_,
-                       std::chrono::duration<double>(time_limit_).count(), describe(operation.number, operation.label),
+                       std::chrono::duration<double>(time_limit_).count(),
+                       describe(operation.number, operation.label),
                        format_bytes(operation.sent_bytes),
                        names.empty() ? "its data was not taken" : "never entered by rank " + names);
   }
@@ -179,7 +186,8 @@ class MpiWorld final : public Communicator {
   void serve() noexcept {
     try {
       int provided = 0;
-      check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided), "MPI_Init_thread");
+      check_mpi(MPI_Init_thread(nullptr, nullptr, MPI_THREAD_FUNNELED, &provided),
+                "MPI_Init_thread");
       MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
       MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
       MPI_Comm_size(MPI_COMM_WORLD, &size_);
@@ -268,7 +276,8 @@ class MpiWorld final : public Communicator {
       const int to = (rank_ + step) % size_;
       Header& header = op.out[index(to)];
       header = {hash_of(op.label), op.number, 0};
-      for (const Bytes piece : op.exchange.send[index(to)]) header.bytes += static_cast<std::int64_t>(piece.size());
+      for (const Bytes piece : op.exchange.send[index(to)])
+        header.bytes += static_cast<std::int64_t>(piece.size());
       add(to, false, &header, sizeof(Header));
       add_pieces(to, false, op.exchange.send[index(to)]);
     }
@@ -283,21 +292,23 @@ class MpiWorld final : public Communicator {
     std::vector<int> finished(op.requests.size());
     std::vector<MPI_Status> statuses(op.requests.size());
     int count = 0;
-    const int code = MPI_Testsome(static_cast<int>(op.requests.size()), op.requests.data(), &count, finished.data(),
-                                  statuses.data());
+    const int code = MPI_Testsome(static_cast<int>(op.requests.size()), op.requests.data(), &count,
+                                  finished.data(), statuses.data());
     if (code != MPI_ERR_IN_STATUS) check_mpi(code, "MPI_Testsome");
     if (count == MPI_UNDEFINED) count = 0;
     std::string error;
     const std::lock_guard lock(mutex_);
     for (int i = 0; i < count; ++i) {
-      const Message& message = op.messages[static_cast<std::size_t>(finished[static_cast<std::size_t>(i)])];
+      const Message& message =
+          op.messages[static_cast<std::size_t>(finished[static_cast<std::size_t>(i)])];
       op.open_from[index(message.peer)] -= message.incoming ? 1 : 0;
       int got = 0;
       MPI_Get_count(&statuses[static_cast<std::size_t>(i)], MPI_BYTE, &got);
-      const bool bad = code == MPI_ERR_IN_STATUS && statuses[static_cast<std::size_t>(i)].MPI_ERROR != MPI_SUCCESS;
+      const bool bad = code == MPI_ERR_IN_STATUS &&
+                       statuses[static_cast<std::size_t>(i)].MPI_ERROR != MPI_SUCCESS;
       if (message.incoming && (bad || static_cast<std::size_t>(got) != message.bytes)) {
-        error = fmt::format("{}: rank {} sends rank {} other sizes than it expects", describe(op.number, op.label),
-                            message.peer, rank_);
+        error = fmt::format("{}: rank {} sends rank {} other sizes than it expects",
+                            describe(op.number, op.label), message.peer, rank_);
       }
     }
     op.open -= static_cast<std::size_t>(count);
@@ -337,9 +348,12 @@ class MpiWorld final : public Communicator {
   std::thread thread_;
 };
 
-bool mpi_available() { return true; }
+bool mpi_available() {
+  return true;
+}
 
-std::unique_ptr<Communicator> make_mpi_world(std::chrono::milliseconds time_limit, OpListener listener) {
+std::unique_ptr<Communicator> make_mpi_world(std::chrono::milliseconds time_limit,
+                                             OpListener listener) {
   return std::make_unique<MpiWorld>(time_limit, std::move(listener));
 }
 

@@ -45,12 +45,15 @@ const char* placement_name(Placement placement) {
   return "?";
 }
 
-ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs, const ParallelOptions& options)
+ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs,
+                           const ParallelOptions& options)
     : options_(options) {
   if (options.ranks < 1) throw_user("{} ranks: allowed 1 and more", options.ranks);
-  if (options.stage < 0 || options.stage > 3) throw_user("ZeRO stage {}: allowed 0, 1, 2, 3", options.stage);
+  if (options.stage < 0 || options.stage > 3)
+    throw_user("ZeRO stage {}: allowed 0, 1, 2, 3", options.stage);
   const int ranks = options.ranks;
-  std::vector<ParamId> large, small;  // to be owned whole: matrices the optimizer needs whole; what is not worth cutting
+  std::vector<ParamId> large,
+      small;  // to be owned whole: matrices the optimizer needs whole; what is not worth cutting
   specs_.resize(static_cast<std::size_t>(params.size()));
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
@@ -76,8 +79,9 @@ ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs, const P
     for (const ParamId id : *group) {
       const auto least = std::min_element(load.begin(), load.end());
       *least += update_cost(params.info(id));
-      specs_[static_cast<std::size_t>(id)] = {Placement::kWhole, owned_by(static_cast<int>(least - load.begin()),
-                                                                          params.info(id).storage_shape()[0], ranks)};
+      specs_[static_cast<std::size_t>(id)] = {Placement::kWhole,
+                                              owned_by(static_cast<int>(least - load.begin()),
+                                                       params.info(id).storage_shape()[0], ranks)};
     }
   }
   if (ranks == 1 || options.stage == 0) {
@@ -89,8 +93,9 @@ Slice ParallelPlan::updated(ParamId id, int rank) const {
   return options_.stage == 0 ? wholes_.at(static_cast<std::size_t>(id)) : spec(id).slice(rank);
 }
 
-StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire,
-                                       DType weights, const std::vector<int>& gathers) const {
+StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes,
+                                       DType wire, DType weights,
+                                       const std::vector<int>& gathers) const {
   StepTraffic traffic;
   const std::int64_t reductions = options_.stage >= 2 ? passes : 1;
   for (const ParamId id : params.ids()) {
@@ -101,7 +106,8 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
     if (info.trainable) traffic.reduce_bytes += others * dtype_size(wire) * reductions;
     const std::int64_t to_all = own * (options_.ranks - 1);
     if (options_.stage == 3) {
-      traffic.gather_bytes += to_all * dtype_size(weights) * gathers.at(static_cast<std::size_t>(id)) * passes;
+      traffic.gather_bytes +=
+          to_all * dtype_size(weights) * gathers.at(static_cast<std::size_t>(id)) * passes;
     } else if (info.trainable) {
       traffic.gather_bytes += to_all * dtype_size(options_.stage == 0 ? wire : weights);
     }

@@ -1,5 +1,6 @@
-// Who owns what. A pure function of the parameters, what the optimizer needs of them, and the number of ranks: every
-// rank computes the same plan, no message is needed, and any world size can be planned on one machine.
+// Who owns what. A pure function of the parameters, what the optimizer needs of them, and the
+// number of ranks: every rank computes the same plan, no message is needed, and any world size can
+// be planned on one machine.
 #pragma once
 
 #include <cstdint>
@@ -31,13 +32,15 @@ struct ShardSpec {
 
 struct ParallelOptions {
   int ranks = 1;
-  /// ZeRO: 0 nothing is sharded, 1 optimizer state, 2 also gradients, 3 also weights (Rajbhandari et al. 2020).
+  /// ZeRO: 0 nothing is sharded, 1 optimizer state, 2 also gradients, 3 also weights (Rajbhandari
+  /// et al. 2020).
   int stage = 0;
   /// Parameters up to this size are not cut: a message of their own costs more than their bytes.
   std::int64_t small_elements = 16384;
 };
 
-/// Bytes that one rank sends in one optimizer step, as the communicator counts them, and how many operations.
+/// Bytes that one rank sends in one optimizer step, as the communicator counts them, and how many
+/// operations.
 struct StepTraffic {
   std::int64_t reduce_bytes = 0;  // gradients
   std::int64_t gather_bytes = 0;  // weights (stage 0: reduced gradients)
@@ -59,8 +62,8 @@ class ParallelPlan {
   Slice updated(ParamId id, int rank) const;
 
   /// `passes` micro-batches a step; gathers[id]: how often a pass gathers the parameter at stage 3.
-  StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire, DType weights,
-                           const std::vector<int>& gathers) const;
+  StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire,
+                           DType weights, const std::vector<int>& gathers) const;
 
  private:
   ParallelOptions options_;

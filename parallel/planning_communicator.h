@@ -1,4 +1,5 @@
-// Stands for one rank of any number when memory and traffic are planned: counts what would be sent, moves nothing.
+// Stands for one rank of any number when memory and traffic are planned: counts what would be sent,
+// moves nothing.
 #pragma once
 
 #include "parallel/communicator.h"

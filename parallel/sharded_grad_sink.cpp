@@ -11,10 +11,17 @@ constexpr std::size_t kMostRunning = 2;          // buckets whose buffers may be
 
 }  // namespace
 
-ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan, Communicator& comm,
-                                 GradSinkOptions options)
-    : arena_(arena), params_(params), plan_(plan), comm_(comm), options_(std::move(options)),
-      pass_(options_.local_dtypes.size()), total_(pass_.size()), reduced_(pass_.size()), gathered_(pass_.size()) {}
+ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
+                                 Communicator& comm, GradSinkOptions options)
+    : arena_(arena),
+      params_(params),
+      plan_(plan),
+      comm_(comm),
+      options_(std::move(options)),
+      pass_(options_.local_dtypes.size()),
+      total_(pass_.size()),
+      reduced_(pass_.size()),
+      gathered_(pass_.size()) {}
 
 GradTarget ShardedGradSink::accumulate_into(ParamId id) {
   Tensor& grad = pass_.at(index(id));
@@ -55,7 +62,8 @@ void ShardedGradSink::start_bucket() {
   if (bucket_ids_.empty()) return;
   if (running_.size() == kMostRunning) finish_oldest();
   const OpLabel label{"reduce_scatter", params_.info(bucket_ids_.front()).name};
-  running_.push_back({RowReduction(comm_, arena_, label, bucket_, options_.wire), std::move(bucket_ids_)});
+  running_.push_back(
+      {RowReduction(comm_, arena_, label, bucket_, options_.wire), std::move(bucket_ids_)});
   bucket_ids_ = {};
   bucket_.clear();
   bucket_bytes_ = 0;
@@ -72,10 +80,12 @@ void ShardedGradSink::finish_oldest() {
     Tensor& reduced = reduced_.at(index(id));
     accumulate = reduced.defined();
     if (!accumulate && plan_.stage() == 0) {
-      gathered_.at(index(id)) = Tensor::empty(arena_, MemoryTag::kGradients, dtype, info.storage_shape(), "reduced gradient");
+      gathered_.at(index(id)) = Tensor::empty(arena_, MemoryTag::kGradients, dtype,
+                                              info.storage_shape(), "reduced gradient");
       reduced = gathered_.at(index(id)).rows(rows.begin, rows.end);
     } else if (!accumulate) {
-      const Shape shape = info.is_matrix() ? Shape{rows.rows(), info.storage_shape()[1]} : Shape{rows.rows()};
+      const Shape shape =
+          info.is_matrix() ? Shape{rows.rows(), info.storage_shape()[1]} : Shape{rows.rows()};
       reduced = Tensor::empty(arena_, MemoryTag::kGradients, dtype, shape, "reduced gradient");
     }
     targets.push_back(reduced);
@@ -84,7 +94,9 @@ void ShardedGradSink::finish_oldest() {
   running_.pop_front();
 }
 
-void ShardedGradSink::begin_pass(bool last) { last_pass_ = last; }
+void ShardedGradSink::begin_pass(bool last) {
+  last_pass_ = last;
+}
 
 void ShardedGradSink::end_pass() {
   start_bucket();
@@ -95,7 +107,8 @@ void ShardedGradSink::end_pass() {
 void ShardedGradSink::gather_reduced() {
   std::vector<RowParts> parts;
   for (const ParamId id : params_.ids()) {
-    if (gathered_.at(index(id)).defined()) parts.push_back({gathered_.at(index(id)), plan_.spec(id).begin});
+    if (gathered_.at(index(id)).defined())
+      parts.push_back({gathered_.at(index(id)), plan_.spec(id).begin});
   }
   start_all_gather(comm_, {"all_gather", "reduced gradients"}, parts).wait();
   for (const ParamId id : params_.ids()) {

@@ -1,7 +1,8 @@
-// Gradients on their way from the backward pass to the rows each rank updates. One pass's gradient of a parameter is
-// summed into its own buffer; when it is complete it is added to those of earlier passes (stages 0, 1) or its
-// reduction over the ranks starts at once (stages 2, 3; every stage in the last pass), a few parameters together,
-// while the rest of the backward pass computes. Sums are taken in rank order in f32 (see collectives.h).
+// Gradients on their way from the backward pass to the rows each rank updates. One pass's gradient
+// of a parameter is summed into its own buffer; when it is complete it is added to those of earlier
+// passes (stages 0, 1) or its reduction over the ranks starts at once (stages 2, 3; every stage in
+// the last pass), a few parameters together, while the rest of the backward pass computes. Sums are
+// taken in rank order in f32 (see collectives.h).
 #pragma once
 
 #include <deque>
@@ -15,24 +16,26 @@ namespace thimble {
 
 struct GradSinkOptions {
   DType wire = DType::kBF16;
-  bool accumulates = false;          // several passes a step
-  std::vector<DType> local_dtypes;   // of one pass's gradient, by parameter
+  bool accumulates = false;         // several passes a step
+  std::vector<DType> local_dtypes;  // of one pass's gradient, by parameter
 };
 
 class ShardedGradSink final : public GradSink {
  public:
-  ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan, Communicator& comm,
-                  GradSinkOptions options);
+  ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
+                  Communicator& comm, GradSinkOptions options);
 
   bool wants(ParamId id) const override { return params_.info(id).trainable; }
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId id) override;
 
-  /// Around every pass of a step. end_pass() of the last one returns when every gradient is where it is needed.
+  /// Around every pass of a step. end_pass() of the last one returns when every gradient is where
+  /// it is needed.
   void begin_pass(bool last);
   void end_pass();
 
-  /// The gradient of the rows that this rank updates, over all ranks and passes; undefined if nothing flowed.
+  /// The gradient of the rows that this rank updates, over all ranks and passes; undefined if
+  /// nothing flowed.
   const Tensor& grad(ParamId id) const { return reduced_.at(index(id)); }
   void release(ParamId id) { reduced_.at(index(id)) = {}; }
   void release_all();
@@ -55,8 +58,8 @@ class ShardedGradSink final : public GradSink {
   Communicator& comm_;
   GradSinkOptions options_;
   bool last_pass_ = true;
-  std::vector<Tensor> pass_;      // of the running pass, by id
-  std::vector<Tensor> total_;     // over the passes so far (stages 0 and 1, one rank)
+  std::vector<Tensor> pass_;   // of the running pass, by id
+  std::vector<Tensor> total_;  // over the passes so far (stages 0 and 1, one rank)
   std::vector<Tensor> reduced_;
   std::vector<Tensor> gathered_;  // stage 0: all rows, of which `reduced_` is then the whole
   std::vector<ParamId> bucket_ids_;

@@ -16,8 +16,8 @@ Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
 
 }  // namespace
 
-ReplicatedStore::ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed,
-                                 const ParallelPlan& plan, Communicator& comm)
+ReplicatedStore::ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype,
+                                 bool cache_packed, const ParallelPlan& plan, Communicator& comm)
     : resident_(arena, params, dtype, cache_packed), plan_(plan), comm_(comm) {}
 
 Tensor ReplicatedStore::shard(ParamId id) {
@@ -47,13 +47,19 @@ void ReplicatedStore::publish() {
 }
 
 GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype,
-                             std::vector<std::vector<ParamId>> blocks, const ParallelPlan& plan, Communicator& comm)
-    : arena_(arena), params_(params), plan_(plan), comm_(comm), dtype_(dtype),
+                             std::vector<std::vector<ParamId>> blocks, const ParallelPlan& plan,
+                             Communicator& comm)
+    : arena_(arena),
+      params_(params),
+      plan_(plan),
+      comm_(comm),
+      dtype_(dtype),
       versions_(static_cast<std::size_t>(params.size())) {
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     shards_.push_back(Tensor::empty(arena, MemoryTag::kWeights, dtype,
-                                    rows_shape(info, plan.spec(id).slice(comm.rank()).rows()), info.name));
+                                    rows_shape(info, plan.spec(id).slice(comm.rank()).rows()),
+                                    info.name));
   }
   for (auto& ids : blocks) {
     Block block;
@@ -99,7 +105,8 @@ Tensor GatheredStore::view(ParamId id) {
   for (const Block& block : blocks_) {
     if (block.pins == 0) continue;
     const auto found = std::find(block.ids.begin(), block.ids.end(), id);
-    if (found != block.ids.end()) return block.whole[static_cast<std::size_t>(found - block.ids.begin())];
+    if (found != block.ids.end())
+      return block.whole[static_cast<std::size_t>(found - block.ids.begin())];
   }
   throw LogicError(fmt::format("{} is not pinned", params_.info(id).name));
 }

@@ -1,5 +1,5 @@
-// The compute weights of one rank among several. Whoever updates writes its own rows (shard) and says so; the store
-// sees to it that a pinned block shows the newest rows of all ranks.
+// The compute weights of one rank among several. Whoever updates writes its own rows (shard) and
+// says so; the store sees to it that a pinned block shows the newest rows of all ranks.
 #pragma once
 
 #include <memory>
@@ -21,11 +21,12 @@ class WeightStore : public ParamStore {
   virtual void publish() = 0;
 };
 
-/// Stages 0, 1, 2: every rank has all weights; changed rows travel as soon as a few parameters have changed.
+/// Stages 0, 1, 2: every rank has all weights; changed rows travel as soon as a few parameters have
+/// changed.
 class ReplicatedStore final : public WeightStore {
  public:
-  ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed, const ParallelPlan& plan,
-                  Communicator& comm);
+  ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed,
+                  const ParallelPlan& plan, Communicator& comm);
 
   const ParamTable& params() const override { return resident_.params(); }
   void pin_block(BlockId) override {}
@@ -52,8 +53,9 @@ class ReplicatedStore final : public WeightStore {
 class GatheredStore final : public WeightStore {
  public:
   /// blocks: the parameters of each block; a tied parameter is in two.
-  GatheredStore(Arena& arena, const ParamTable& params, DType dtype, std::vector<std::vector<ParamId>> blocks,
-                const ParallelPlan& plan, Communicator& comm);
+  GatheredStore(Arena& arena, const ParamTable& params, DType dtype,
+                std::vector<std::vector<ParamId>> blocks, const ParallelPlan& plan,
+                Communicator& comm);
 
   const ParamTable& params() const override { return params_; }
   void prefetch(BlockId block) override;
@@ -61,7 +63,9 @@ class GatheredStore final : public WeightStore {
   void unpin_block(BlockId block) override;
   Tensor view(ParamId id) override;
   Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
-  std::int64_t version(ParamId id) const override { return versions_.at(static_cast<std::size_t>(id)); }
+  std::int64_t version(ParamId id) const override {
+    return versions_.at(static_cast<std::size_t>(id));
+  }
   Tensor shard(ParamId id) override { return shards_.at(static_cast<std::size_t>(id)); }
   void changed(ParamId id) override { ++versions_.at(static_cast<std::size_t>(id)); }
   void publish() override {}

@@ -1,5 +1,6 @@
-// Where parameter gradients go. The tape asks for a target when it has a contribution and says when a parameter's
-// gradient is complete; whether it is then kept, reduced to another rank or used at once is the sink's affair.
+// Where parameter gradients go. The tape asks for a target when it has a contribution and says when
+// a parameter's gradient is complete; whether it is then kept, reduced to another rank or used at
+// once is the sink's affair.
 #pragma once
 
 #include <cstdint>
@@ -22,7 +23,8 @@ class GradSink {
   virtual ~GradSink() = default;
   /// False for a frozen parameter: nothing is computed for it, no other call is made.
   virtual bool wants(ParamId id) const = 0;
-  /// The target of the next contribution; it is written before the next call for the same parameter.
+  /// The target of the next contribution; it is written before the next call for the same
+  /// parameter.
   virtual GradTarget accumulate_into(ParamId id) = 0;
   /// Every contribution of this backward pass has been written.
   virtual void complete(ParamId id) = 0;

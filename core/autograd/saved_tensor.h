@@ -1,4 +1,5 @@
-// How a tensor that the backward pass needs is kept between the passes: as it is, rebuilt, or moved elsewhere.
+// How a tensor that the backward pass needs is kept between the passes: as it is, rebuilt, or moved
+// elsewhere.
 #pragma once
 
 #include <functional>
@@ -8,23 +9,24 @@
 
 namespace thimble {
 
-/// A tensor put aside for the backward pass. get() may be called several times; the bytes it returns are those that
-/// were saved, bit for bit.
+/// A tensor put aside for the backward pass. get() may be called several times; the bytes it
+/// returns are those that were saved, bit for bit.
 class SavedTensor {
  public:
   virtual ~SavedTensor() = default;
   virtual Tensor get() = 0;
 };
 
-/// Decides where saved tensors wait. The default keeps them where they are; host memory and SSD come in through this
-/// same seam.
+/// Decides where saved tensors wait. The default keeps them where they are; host memory and SSD
+/// come in through this same seam.
 class SavePolicy {
  public:
   virtual ~SavePolicy() = default;
   virtual std::shared_ptr<SavedTensor> save(const Tensor& tensor);
 };
 
-/// A tensor that is cheap to compute again: made on first use, shared by all users, gone with the last of them.
+/// A tensor that is cheap to compute again: made on first use, shared by all users, gone with the
+/// last of them.
 class RebuiltTensor final : public SavedTensor {
  public:
   explicit RebuiltTensor(std::function<Tensor()> make) : make_(std::move(make)) {}
@@ -38,8 +40,8 @@ class RebuiltTensor final : public SavedTensor {
   Tensor tensor_;
 };
 
-/// What the backward pass recomputes instead of keeping: nothing; norms and activations (cheap, elementwise); or
-/// every block as a whole. None changes a bit of the result.
+/// What the backward pass recomputes instead of keeping: nothing; norms and activations (cheap,
+/// elementwise); or every block as a whole. None changes a bit of the result.
 enum class Recompute : std::uint8_t { kNone, kSelective, kFull };
 
 }  // namespace thimble

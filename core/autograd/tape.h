@@ -1,5 +1,6 @@
-// Records what the forward pass did and runs it backwards. It knows tensors, not models: a node is a function that
-// takes its output's gradient and adds to its inputs' gradients and to the sink's parameter gradients.
+// Records what the forward pass did and runs it backwards. It knows tensors, not models: a node is
+// a function that takes its output's gradient and adds to its inputs' gradients and to the sink's
+// parameter gradients.
 #pragma once
 
 #include <cstdint>
@@ -17,8 +18,9 @@ namespace thimble {
 struct Var {
   Tensor value;
   std::int32_t id = -1;
-  std::shared_ptr<SavedTensor> rebuild;                        // how to compute it again, if that is cheap
-  std::shared_ptr<std::shared_ptr<SavedTensor>> saved = {};    // shared by copies: saved once, however many users
+  std::shared_ptr<SavedTensor> rebuild;  // how to compute it again, if that is cheap
+  std::shared_ptr<std::shared_ptr<SavedTensor>> saved =
+      {};  // shared by copies: saved once, however many users
 
   bool needs_grad() const { return id >= 0; }
 };
@@ -46,22 +48,26 @@ class Tape {
   /// Adds a node; nodes run in reverse order of recording.
   void record(std::function<void(Tape&)> backward);
 
-  /// Announces a use of a trainable parameter in the forward pass; its gradient is complete after as many
-  /// finish_use() calls. Uses inside a recomputed block are counted once.
+  /// Announces a use of a trainable parameter in the forward pass; its gradient is complete after
+  /// as many finish_use() calls. Uses inside a recomputed block are counted once.
   void begin_use(ParamId id);
   void finish_use(ParamId id);
 
-  /// Runs `body` on x as one unit that may be recomputed as a whole: with Recompute::kFull only x is kept.
+  /// Runs `body` on x as one unit that may be recomputed as a whole: with Recompute::kFull only x
+  /// is kept.
   Var segment(const Var& x, const std::function<Var(const Var&)>& body);
 
   /// Moves the gradient of a variable out; undefined if nothing flowed into it.
   Tensor take_grad(std::int32_t id);
-  /// Adds a gradient that the caller no longer writes to; the first one is taken over without a copy.
+  /// Adds a gradient that the caller no longer writes to; the first one is taken over without a
+  /// copy.
   void add_grad(std::int32_t id, const Tensor& grad);
-  /// A buffer of the given form for a kernel that writes (or, if told so, accumulates) the gradient in place.
+  /// A buffer of the given form for a kernel that writes (or, if told so, accumulates) the gradient
+  /// in place.
   GradTarget grad_slot(std::int32_t id, DType dtype, const Shape& shape);
 
-  /// Runs all nodes in reverse and forgets them. Every announced parameter has been completed afterwards.
+  /// Runs all nodes in reverse and forgets them. Every announced parameter has been completed
+  /// afterwards.
   void backward();
 
  private:

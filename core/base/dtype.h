@@ -1,4 +1,5 @@
-// Element types and the conversions between them. The names are those of safetensors, in lower case.
+// Element types and the conversions between them. The names are those of safetensors, in lower
+// case.
 #pragma once
 
 #include <bit>
@@ -48,7 +49,9 @@ static_assert(sizeof(BF16) == 2);
 constexpr float to_float(BF16 value) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(value.bits) << 16);
 }
-constexpr float to_float(float value) { return value; }
+constexpr float to_float(float value) {
+  return value;
+}
 
 /// Round to nearest, ties to even; every NaN becomes a quiet NaN.
 constexpr BF16 to_bf16(float value) {
@@ -65,7 +68,8 @@ constexpr float half_to_float(std::uint16_t half) {
   const std::uint32_t exponent = (half >> 10) & 0x1Fu;
   const std::uint32_t mantissa = half & 0x3FFu;
   if (exponent == 31) return std::bit_cast<float>(sign | 0x7F800000u | (mantissa << 13));
-  if (exponent != 0) return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
+  if (exponent != 0)
+    return std::bit_cast<float>(sign | ((exponent + 112) << 23) | (mantissa << 13));
   const float magnitude = static_cast<float>(mantissa) * 0x1p-24f;
   return sign != 0 ? -magnitude : magnitude;
 }

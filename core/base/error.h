@@ -1,7 +1,7 @@
 // The three kinds of failure, and the checks that raise them. Every other file includes this one.
 //
-// UserError:   a mistake in a job, a file or a flag; the message names field, value and what is allowed (exit 2).
-// SystemError: the machine failed us: errno, a short read, a checksum (exit 1).
+// UserError:   a mistake in a job, a file or a flag; the message names field, value and what is
+// allowed (exit 2). SystemError: the machine failed us: errno, a short read, a checksum (exit 1).
 // LogicError:  a broken invariant, that is, our bug (exit 1).
 #pragma once
 
@@ -48,28 +48,31 @@ namespace internal {
 
 }  // namespace thimble
 
-/// Invariant that holds unless Thimble has a bug; always on. TH_CHECK(cond) or TH_CHECK(cond, "format", args...).
-#define TH_CHECK(condition, ...)                                                         \
-  do {                                                                                   \
-    if (!(condition)) [[unlikely]] {                                                     \
-      ::thimble::internal::check_failed(__FILE__, __LINE__, #condition,                  \
+/// Invariant that holds unless Thimble has a bug; always on. TH_CHECK(cond) or TH_CHECK(cond,
+/// "format", args...).
+#define TH_CHECK(condition, ...)                                                        \
+  do {                                                                                  \
+    if (!(condition)) [[unlikely]] {                                                    \
+      ::thimble::internal::check_failed(__FILE__, __LINE__, #condition,                 \
                                         ::thimble::internal::detail_text(__VA_ARGS__)); \
-    }                                                                                    \
+    }                                                                                   \
   } while (false)
 
 /// TH_CHECK that prints both values.
-#define TH_CHECK_EQ(a, b)                                                                    \
-  do {                                                                                       \
-    const auto& th_a = (a);                                                                  \
-    const auto& th_b = (b);                                                                  \
-    if (!(th_a == th_b)) [[unlikely]] {                                                      \
-      ::thimble::internal::check_failed(__FILE__, __LINE__, #a " == " #b,                    \
-                                        ::fmt::format("{} against {}", th_a, th_b));         \
-    }                                                                                        \
+#define TH_CHECK_EQ(a, b)                                                            \
+  do {                                                                               \
+    const auto& th_a = (a);                                                          \
+    const auto& th_b = (b);                                                          \
+    if (!(th_a == th_b)) [[unlikely]] {                                              \
+      ::thimble::internal::check_failed(__FILE__, __LINE__, #a " == " #b,            \
+                                        ::fmt::format("{} against {}", th_a, th_b)); \
+    }                                                                                \
   } while (false)
 
 namespace thimble::internal {
-inline std::string detail_text() { return {}; }
+inline std::string detail_text() {
+  return {};
+}
 template <typename... Args>
 std::string detail_text(fmt::format_string<Args...> format, Args&&... args) {
   return fmt::format(format, std::forward<Args>(args)...);

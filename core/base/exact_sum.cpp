@@ -33,9 +33,12 @@ void ExactSum::add(double value) {
   }
   const auto digit = static_cast<std::size_t>(shift / kDigitBits);
   const std::int64_t sign = mantissa < 0 ? -1 : 1;
-  const auto bits = static_cast<unsigned __int128>(static_cast<std::uint64_t>(mantissa * sign)) << shift % kDigitBits;
+  const auto bits = static_cast<unsigned __int128>(static_cast<std::uint64_t>(mantissa * sign))
+                    << shift % kDigitBits;
   for (std::size_t i = 0; i < 3; ++i) {
-    words_[digit + i] += sign * static_cast<std::int64_t>(static_cast<std::uint64_t>(bits >> kDigitBits * i) & 0xffffffffu);
+    words_[digit + i] +=
+        sign *
+        static_cast<std::int64_t>(static_cast<std::uint64_t>(bits >> kDigitBits * i) & 0xffffffffu);
   }
 }
 
@@ -47,7 +50,8 @@ void ExactSum::add(const ExactSum& other) {
   pending_ = 1;
 }
 
-// Every digit but the highest into [0, 2^32): the form is unique, whatever the order of the additions.
+// Every digit but the highest into [0, 2^32): the form is unique, whatever the order of the
+// additions.
 void ExactSum::carry() {
   for (std::size_t i = 0; i + 1 < kDigits; ++i) {
     std::int64_t up = words_[i] / kBase;
@@ -72,7 +76,8 @@ double ExactSum::value() const {
     for (std::size_t i = 0; i < kDigits; ++i) copy.words_[i] = -copy.words_[i];
     copy.carry();
   }
-  // From the top: three digits hold more than the 53 bits of a double, a fourth decides ties well enough.
+  // From the top: three digits hold more than the 53 bits of a double, a fourth decides ties well
+  // enough.
   double total = 0;
   int used = 0;
   for (int i = kDigits - 1; i >= 0 && used < 4; --i) {

@@ -1,6 +1,7 @@
-// Sums of doubles without rounding, so that neither the order of the terms nor the way they are spread over ranks can
-// change a bit of the result. A fixed-point number wide enough for every double; as wide as it is, it is meant for
-// thousands of terms (sums of rows), not for every element.
+// Sums of doubles without rounding, so that neither the order of the terms nor the way they are
+// spread over ranks can change a bit of the result. A fixed-point number wide enough for every
+// double; as wide as it is, it is meant for thousands of terms (sums of rows), not for every
+// element.
 #pragma once
 
 #include <array>
@@ -21,8 +22,8 @@ class ExactSum {
   /// The sum rounded to a double; infinite or NaN if a term was (opposite infinities give NaN).
   double value() const;
 
-  /// The state as integers: adding those of several sums word by word gives the state of their total. At most 2^30
-  /// sums may be added between two calls of words().
+  /// The state as integers: adding those of several sums word by word gives the state of their
+  /// total. At most 2^30 sums may be added between two calls of words().
   std::span<const std::int64_t, kWords> words();
   static ExactSum from_words(std::span<const std::int64_t, kWords> words);
 

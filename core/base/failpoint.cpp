@@ -23,7 +23,8 @@ Armed parse() {
   const std::size_t first = spec.find(':');
   const std::size_t second = first == std::string::npos ? first : spec.find(':', first + 1);
   if (second == std::string::npos) {
-    throw_user("THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc", spec);
+    throw_user("THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc",
+               spec);
   }
   return {spec.substr(0, first), spec.substr(second + 1),
           std::strtol(spec.c_str() + first + 1, nullptr, 10)};

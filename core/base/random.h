@@ -1,6 +1,6 @@
-// Counter-based random numbers (Philox4x32-10): a value is a pure function of (key, counter), so no result
-// depends on the rank, the thread or the order of evaluation. Ref: Salmon et al. 2011, "Parallel random
-// numbers: as easy as 1, 2, 3", table 2 and section 3.3.
+// Counter-based random numbers (Philox4x32-10): a value is a pure function of (key, counter), so no
+// result depends on the rank, the thread or the order of evaluation. Ref: Salmon et al. 2011,
+// "Parallel random numbers: as easy as 1, 2, 3", table 2 and section 3.3.
 #pragma once
 
 #include <array>
@@ -40,17 +40,17 @@ constexpr std::uint64_t mix64(std::uint64_t a, std::uint64_t b) {
 /// One stream of random numbers, addressed by a 64-bit element index.
 class CounterRandom {
  public:
-  /// Key = (seed, purpose, subject, index); subject is usually hash_name(parameter), index a step or refresh number.
+  /// Key = (seed, purpose, subject, index); subject is usually hash_name(parameter), index a step
+  /// or refresh number.
   constexpr CounterRandom(std::uint64_t seed, RandomPurpose purpose, std::uint64_t subject = 0,
                           std::uint64_t index = 0)
       : key_(mix64(mix64(seed, static_cast<std::uint64_t>(purpose)), subject)), index_(index) {}
 
   /// Four independent 32-bit words for block `counter`.
   constexpr std::array<std::uint32_t, 4> block(std::uint64_t counter) const {
-    std::array<std::uint32_t, 4> x{static_cast<std::uint32_t>(counter),
-                                   static_cast<std::uint32_t>(counter >> 32),
-                                   static_cast<std::uint32_t>(index_),
-                                   static_cast<std::uint32_t>(index_ >> 32)};
+    std::array<std::uint32_t, 4> x{
+        static_cast<std::uint32_t>(counter), static_cast<std::uint32_t>(counter >> 32),
+        static_cast<std::uint32_t>(index_), static_cast<std::uint32_t>(index_ >> 32)};
     auto k0 = static_cast<std::uint32_t>(key_);
     auto k1 = static_cast<std::uint32_t>(key_ >> 32);
     for (int round = 0; round < 10; ++round) {

@@ -49,7 +49,11 @@ std::string printable(std::string_view text, std::size_t max_bytes) {
   std::size_t i = 0;
   while (i < text.size() && out.size() < max_bytes) {
     const auto byte = static_cast<unsigned char>(text[i]);
-    std::size_t length = byte < 0x80 ? 1 : byte >= 0xF0 ? 4 : byte >= 0xE0 ? 3 : byte >= 0xC2 ? 2 : 0;
+    std::size_t length = byte < 0x80    ? 1
+                         : byte >= 0xF0 ? 4
+                         : byte >= 0xE0 ? 3
+                         : byte >= 0xC2 ? 2
+                                        : 0;
     bool valid = length > 0 && byte < 0xF5 && i + length <= text.size();
     for (std::size_t k = 1; valid && k < length; ++k) {
       valid = (static_cast<unsigned char>(text[i + k]) & 0xC0u) == 0x80u;

@@ -19,7 +19,8 @@ std::optional<std::string> nearest_spelling(std::string_view word,
 /// "a, b, c"
 std::string join(std::span<const std::string> parts, std::string_view separator = ", ");
 
-/// `text` with every control byte and invalid UTF-8 byte shown as \xNN, cut after `max_bytes`; safe to print.
+/// `text` with every control byte and invalid UTF-8 byte shown as \xNN, cut after `max_bytes`; safe
+/// to print.
 std::string printable(std::string_view text, std::size_t max_bytes = 80);
 
 }  // namespace thimble

@@ -1,5 +1,6 @@
-// The size of the team that runs parallel loops. Loops themselves are `#pragma omp parallel for`; without OpenMP (as
-// under ThreadSanitizer, which does not understand its barriers) they run on the calling thread.
+// The size of the team that runs parallel loops. Loops themselves are `#pragma omp parallel for`;
+// without OpenMP (as under ThreadSanitizer, which does not understand its barriers) they run on the
+// calling thread.
 #pragma once
 
 #ifdef _OPENMP

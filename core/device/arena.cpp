@@ -19,7 +19,9 @@ constexpr std::int64_t kPlanCapacity = std::int64_t{1} << 46;
 // Never dereferenced; only keeps pointer arithmetic away from null.
 constexpr std::uintptr_t kPlanBase = std::uintptr_t{1} << 46;
 
-std::size_t index_of(MemoryTag tag) { return static_cast<std::size_t>(tag); }
+std::size_t index_of(MemoryTag tag) {
+  return static_cast<std::size_t>(tag);
+}
 
 std::int64_t sum(const TagBytes& bytes) {
   std::int64_t total = 0;
@@ -110,7 +112,9 @@ void Arena::Impl::note_peak() {
   for (std::size_t i = 0; i < live.size(); ++i) peak.by_tag[i] = std::max(peak.by_tag[i], live[i]);
 }
 
-Reservation::Reservation(Reservation&& other) noexcept { *this = std::move(other); }
+Reservation::Reservation(Reservation&& other) noexcept {
+  *this = std::move(other);
+}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
   if (this == &other) return *this;
@@ -167,11 +171,12 @@ Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view l
       for (int t = 0; t < kNumMemoryTags; ++t) {
         const std::int64_t live = impl_->live[static_cast<std::size_t>(t)];
         if (live > 0) {
-          table += fmt::format(" {} {},", memory_tag_name(static_cast<MemoryTag>(t)), format_bytes(live));
+          table += fmt::format(" {} {},", memory_tag_name(static_cast<MemoryTag>(t)),
+                               format_bytes(live));
         }
       }
-      throw_system("out of memory: {} ({}) asked for {}; live:{} of {}", label, memory_tag_name(tag),
-                   format_bytes(bytes), table, format_bytes(capacity_));
+      throw_system("out of memory: {} ({}) asked for {}; live:{} of {}", label,
+                   memory_tag_name(tag), format_bytes(bytes), table, format_bytes(capacity_));
     }
     impl_->live[index_of(tag)] += held;
     impl_->note_peak();
@@ -181,7 +186,8 @@ Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view l
   reservation.data_ = base_ + reservation.offset_;
   reservation.bytes_ = held;
   reservation.tag_ = tag;
-  if (poison_ && !device_.planning) std::memset(reservation.data_, 0xFF, static_cast<std::size_t>(held));
+  if (poison_ && !device_.planning)
+    std::memset(reservation.data_, 0xFF, static_cast<std::size_t>(held));
   return reservation;
 }
 
@@ -212,7 +218,8 @@ std::int64_t Arena::extent_bytes() const {
 void Arena::begin_phase(std::string_view name) {
   const std::lock_guard lock(impl_->mutex);
   auto& peaks = impl_->peaks;
-  const auto found = std::find_if(peaks.begin(), peaks.end(), [&](const MemoryPeak& p) { return p.phase == name; });
+  const auto found = std::find_if(peaks.begin(), peaks.end(),
+                                  [&](const MemoryPeak& p) { return p.phase == name; });
   impl_->phase = static_cast<std::size_t>(found - peaks.begin());
   if (found == peaks.end()) peaks.push_back({.phase = std::string(name)});
   impl_->note_peak();
@@ -246,6 +253,8 @@ PhaseScope::PhaseScope(Arena& arena, std::string_view phase) : arena_(arena) {
   arena.begin_phase(phase);
 }
 
-PhaseScope::~PhaseScope() { arena_.begin_phase(previous_); }
+PhaseScope::~PhaseScope() {
+  arena_.begin_phase(previous_);
+}
 
 }  // namespace thimble

@@ -1,5 +1,6 @@
-// The only way to get bytes. Every reservation carries a tag, so that a plan and a measurement can be laid side by
-// side; in plan mode the same code runs the same sequence on a null base and nothing is touched.
+// The only way to get bytes. Every reservation carries a tag, so that a plan and a measurement can
+// be laid side by side; in plan mode the same code runs the same sequence on a null base and
+// nothing is touched.
 #pragma once
 
 #include <array>
@@ -62,8 +63,9 @@ class [[nodiscard]] Reservation {
   MemoryTag tag_ = MemoryTag::kWorkspace;
 };
 
-/// Hands out ranges of one address space, best fit, lowest address first: the same sequence of calls gives the same
-/// offsets on a real and on a planning arena. Thread-safe. Must outlive its reservations.
+/// Hands out ranges of one address space, best fit, lowest address first: the same sequence of
+/// calls gives the same offsets on a real and on a planning arena. Thread-safe. Must outlive its
+/// reservations.
 class Arena {
  public:
   /// A real arena over `capacity_bytes` of address space; pages become resident when first touched.
@@ -75,15 +77,16 @@ class Arena {
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
 
-  /// Reserves `bytes` (0 is allowed), aligned to 64 bytes, or to 4096 from 64 KiB on. Uninitialised.
-  /// Throws SystemError with the table of what is live if the capacity is exceeded.
+  /// Reserves `bytes` (0 is allowed), aligned to 64 bytes, or to 4096 from 64 KiB on.
+  /// Uninitialised. Throws SystemError with the table of what is live if the capacity is exceeded.
   Reservation reserve(MemoryTag tag, std::int64_t bytes, std::string_view label);
 
   Device device() const { return device_; }
   std::int64_t capacity_bytes() const { return capacity_; }
   std::int64_t live_bytes(MemoryTag tag) const;
   std::int64_t live_bytes() const;
-  /// End of the highest range ever handed out: what the process can have resident through this arena.
+  /// End of the highest range ever handed out: what the process can have resident through this
+  /// arena.
   std::int64_t extent_bytes() const;
 
   /// Starts (or goes back into) a phase; peaks are kept per phase name.
@@ -92,8 +95,8 @@ class Arena {
   /// The maximum over all phases; its phase is the one that holds the highest total.
   MemoryPeak peak() const;
 
-  /// Fills bytes with 0xFF (NaN in every float type) when they are handed out and when they come back: tests use it
-  /// to show that nothing reads what it did not write.
+  /// Fills bytes with 0xFF (NaN in every float type) when they are handed out and when they come
+  /// back: tests use it to show that nothing reads what it did not write.
   void set_poison(bool poison) { poison_ = poison; }
 
  private:

@@ -8,8 +8,8 @@ namespace thimble {
 
 enum class DeviceKind : std::uint8_t { kCpu };
 
-/// A device, or the plan of one: a planning device has the sizes and rules of its kind but no bytes, so the same
-/// allocation sequence can be run on it before anything real is touched.
+/// A device, or the plan of one: a planning device has the sizes and rules of its kind but no
+/// bytes, so the same allocation sequence can be run on it before anything real is touched.
 struct Device {
   DeviceKind kind = DeviceKind::kCpu;
   bool planning = false;

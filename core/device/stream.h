@@ -1,5 +1,5 @@
-// Ordered background work. CPU compute runs inline on the caller's thread; copies, files and data preparation run
-// on a Stream of their own. Work on a stream must not open an OpenMP region.
+// Ordered background work. CPU compute runs inline on the caller's thread; copies, files and data
+// preparation run on a Stream of their own. Work on a stream must not open an OpenMP region.
 #pragma once
 
 #include <functional>
@@ -8,7 +8,8 @@
 
 namespace thimble {
 
-/// Completion of one piece of work, with its error. A value type: copies refer to the same completion.
+/// Completion of one piece of work, with its error. A value type: copies refer to the same
+/// completion.
 class Event {
  public:
   Event() = default;
@@ -23,8 +24,8 @@ class Event {
   std::shared_ptr<State> state_;
 };
 
-/// A worker thread that runs what it is given in order. Destruction finishes what was started and logs errors that
-/// nobody waited for.
+/// A worker thread that runs what it is given in order. Destruction finishes what was started and
+/// logs errors that nobody waited for.
 class Stream {
  public:
   explicit Stream(std::string name);

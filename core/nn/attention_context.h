@@ -1,5 +1,5 @@
-// What attention needs beyond its inputs: where tokens stand, which documents they belong to, and, when decoding,
-// where earlier keys and values are.
+// What attention needs beyond its inputs: where tokens stand, which documents they belong to, and,
+// when decoding, where earlier keys and values are.
 #pragma once
 
 #include <utility>
@@ -12,14 +12,15 @@ namespace thimble {
 class KvStore {
  public:
   virtual ~KvStore() = default;
-  /// Appends the new positions' keys and values [T, Hkv*D] of a layer and returns all of that layer's, dense.
+  /// Appends the new positions' keys and values [T, Hkv*D] of a layer and returns all of that
+  /// layer's, dense.
   virtual std::pair<Tensor, Tensor> append(int layer, const Tensor& k, const Tensor& v) = 0;
   /// Positions held before the current forward pass.
   virtual std::int64_t length() const = 0;
 };
 
-/// Observes or replaces what flows through one layer's attention. A null tap is the plain path, and a tap that
-/// changes nothing gives the same bits.
+/// Observes or replaces what flows through one layer's attention. A null tap is the plain path, and
+/// a tap that changes nothing gives the same bits.
 class LayerTap {
  public:
   virtual ~LayerTap() = default;
@@ -31,11 +32,11 @@ class LayerTap {
 
 /// Positions and boundaries of the tokens of one forward pass; tensors on the model's device.
 struct AttentionContext {
-  std::int64_t rows = 1;   // sequences; N = rows * tokens per row
-  Tensor positions;        // i32 [N], angle index of each token
-  Tensor doc_start;        // i32 [N], first key index that the token may see
-  Tensor rope_table;       // f32 [positions, D]
-  KvStore* kv = nullptr;   // decoding only; rows is 1
+  std::int64_t rows = 1;  // sequences; N = rows * tokens per row
+  Tensor positions;       // i32 [N], angle index of each token
+  Tensor doc_start;       // i32 [N], first key index that the token may see
+  Tensor rope_table;      // f32 [positions, D]
+  KvStore* kv = nullptr;  // decoding only; rows is 1
   LayerTap* tap = nullptr;
 };
 

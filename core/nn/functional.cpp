@@ -28,8 +28,8 @@ struct NodeContext {
 };
 
 // y = x W^T (or x W) with the packed weight if the store keeps one.
-void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_logical, const Tensor& y,
-              ops::MatmulOptions options) {
+void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_logical,
+              const Tensor& y, ops::MatmulOptions options) {
   const Pin pin(ctx.store, weight.block);
   const Tensor w = pin.view(weight.id);
   const bool transposed = transpose_logical != ctx.store.params().info(weight.id).transposed();
@@ -39,7 +39,8 @@ void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_lo
 }
 
 // dW (+)= dy^T x in the storage layout of W.
-void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& dy, const Tensor& x) {
+void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& dy,
+                     const Tensor& x) {
   const GradTarget target = tape.sink().accumulate_into(weight.id);
   const bool transposed = ctx.store.params().info(weight.id).transposed();
   const Tensor& first = transposed ? x : dy;
@@ -50,7 +51,10 @@ void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& d
 }  // namespace
 
 BlockScope::BlockScope(Context& ctx, BlockId block)
-    : ctx_(ctx), block_(block), pin_(ctx.store, block), backward_pin_(std::make_shared<std::optional<Pin>>()) {
+    : ctx_(ctx),
+      block_(block),
+      pin_(ctx.store, block),
+      backward_pin_(std::make_shared<std::optional<Pin>>()) {
   if (ctx.recording()) {
     ctx.tape->record([pin = backward_pin_](Tape&) { pin->reset(); });
   }
@@ -133,8 +137,10 @@ Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps) {
   if (ctx.tape->recompute() == Recompute::kSelective) {
     y.rebuild = std::make_shared<RebuiltTensor>([=] {
       const Tensor source = saved_x->get();
-      Tensor again = Tensor::empty(node.arena, MemoryTag::kActivations, source.dtype(), source.shape(), "norm");
-      const Tensor scale = Tensor::empty(node.arena, MemoryTag::kActivations, DType::kF32, rstd.shape(), "norm");
+      Tensor again = Tensor::empty(node.arena, MemoryTag::kActivations, source.dtype(),
+                                   source.shape(), "norm");
+      const Tensor scale =
+          Tensor::empty(node.arena, MemoryTag::kActivations, DType::kF32, rstd.shape(), "norm");
       const Pin pin(node.store, weight.block);
       ops::rms_norm(again, scale, source, pin.view(weight.id), eps);
       return again;
@@ -145,12 +151,18 @@ Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps) {
     const Tensor source = saved_x->get();
     const GradTarget dw = trainable ? tape.sink().accumulate_into(weight.id) : GradTarget{};
     // Without a gradient for x the kernel still needs somewhere to write it.
-    const GradTarget dx =
-        x_id >= 0 ? tape.grad_slot(x_id, dy.dtype(), source.shape())
-                  : GradTarget{Tensor::empty(node.arena, MemoryTag::kWorkspace, dy.dtype(), source.shape()), false};
+    const GradTarget dx = x_id >= 0 ? tape.grad_slot(x_id, dy.dtype(), source.shape())
+                                    : GradTarget{Tensor::empty(node.arena, MemoryTag::kWorkspace,
+                                                               dy.dtype(), source.shape()),
+                                                 false};
     const Pin pin(node.store, weight.block);
-    ops::rms_norm_grad(node.arena, {.x = source, .w = pin.view(weight.id), .rstd = rstd, .dy = dy, .dx = dx.tensor,
-                                    .accumulate_dx = dx.accumulate, .dw = trainable ? &dw.tensor : nullptr,
+    ops::rms_norm_grad(node.arena, {.x = source,
+                                    .w = pin.view(weight.id),
+                                    .rstd = rstd,
+                                    .dy = dy,
+                                    .dx = dx.tensor,
+                                    .accumulate_dx = dx.accumulate,
+                                    .dw = trainable ? &dw.tensor : nullptr,
                                     .accumulate_dw = dw.accumulate});
     if (trainable) tape.finish_use(weight.id);
   });
@@ -184,15 +196,16 @@ Var rope(Context& ctx, Var x, const AttentionContext& attention) {
   return y;
 }
 
-Var attention(Context& ctx, const Var& q, const Var& k, const Var& v, const ops::AttentionShape& shape,
-              const AttentionContext& attention) {
+Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
+              const ops::AttentionShape& shape, const AttentionContext& attention) {
   Tensor out = activation(ctx, q.value.shape(), "attention");
   const Tensor doc_start = attention.doc_start;
   const bool needs_grad = q.needs_grad() || k.needs_grad() || v.needs_grad();
   Tensor lse;
   if (ctx.recording() && needs_grad) {
     lse = Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32,
-                        Shape{shape.batch, shape.heads, q.value.dim(0) / shape.batch}, "attention sums");
+                        Shape{shape.batch, shape.heads, q.value.dim(0) / shape.batch},
+                        "attention sums");
   }
   ops::attention(ctx.arena, shape, out, lse, q.value, k.value, v.value, doc_start);
   Var y = make_var(ctx, std::move(out), needs_grad);
@@ -201,8 +214,8 @@ Var attention(Context& ctx, const Var& q, const Var& k, const Var& v, const ops:
     std::shared_ptr<SavedTensor> q, k, v, out;
   };
   const Saved saved{ctx.tape->save(q), ctx.tape->save(k), ctx.tape->save(v), ctx.tape->save(y)};
-  ctx.tape->record([saved, lse, doc_start, shape, arena = &ctx.arena, q_id = q.id, k_id = k.id, v_id = v.id,
-                    y_id = y.id](Tape& tape) {
+  ctx.tape->record([saved, lse, doc_start, shape, arena = &ctx.arena, q_id = q.id, k_id = k.id,
+                    v_id = v.id, y_id = y.id](Tape& tape) {
     const Tensor dout = tape.take_grad(y_id);
     const Tensor query = saved.q->get(), key = saved.k->get(), value = saved.v->get();
     const auto gradient = [&](const Tensor& of) {
@@ -210,8 +223,16 @@ Var attention(Context& ctx, const Var& q, const Var& k, const Var& v, const ops:
     };
     const Tensor dq = gradient(query), dk = gradient(key), dv = gradient(value);
     ops::attention_grad(*arena, shape,
-                        {.q = query, .k = key, .v = value, .out = saved.out->get(), .lse = lse,
-                         .doc_start = doc_start, .dout = dout, .dq = dq, .dk = dk, .dv = dv});
+                        {.q = query,
+                         .k = key,
+                         .v = value,
+                         .out = saved.out->get(),
+                         .lse = lse,
+                         .doc_start = doc_start,
+                         .dout = dout,
+                         .dq = dq,
+                         .dk = dk,
+                         .dv = dv});
     tape.add_grad(q_id, dq);
     tape.add_grad(k_id, dk);
     tape.add_grad(v_id, dv);
@@ -234,15 +255,18 @@ Var swiglu(Context& ctx, const Var& gate, const Var& up) {
       return again;
     });
   }
-  ctx.tape->record([=, arena = &ctx.arena, gate_id = gate.id, up_id = up.id, y_id = y.id](Tape& tape) {
-    const Tensor dy = tape.take_grad(y_id);
-    const Tensor g = saved_gate->get(), u = saved_up->get();
-    const Tensor dgate = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
-    const Tensor dup = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
-    ops::swiglu_grad(dgate, dup, dy, g, u);
-    tape.add_grad(gate_id, dgate);
-    tape.add_grad(up_id, dup);
-  });
+  ctx.tape->record(
+      [=, arena = &ctx.arena, gate_id = gate.id, up_id = up.id, y_id = y.id](Tape& tape) {
+        const Tensor dy = tape.take_grad(y_id);
+        const Tensor g = saved_gate->get(), u = saved_up->get();
+        const Tensor dgate =
+            Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
+        const Tensor dup =
+            Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
+        ops::swiglu_grad(dgate, dup, dy, g, u);
+        tape.add_grad(gate_id, dgate);
+        tape.add_grad(up_id, dup);
+      });
   return y;
 }
 

@@ -1,5 +1,6 @@
-// The differentiable operations models are written in. Each runs its kernel and, under a recording tape, adds the
-// node that runs it backwards. A node keeps a parameter's id, never its bytes, and pins the block again.
+// The differentiable operations models are written in. Each runs its kernel and, under a recording
+// tape, adds the node that runs it backwards. A node keeps a parameter's id, never its bytes, and
+// pins the block again.
 #pragma once
 
 #include <cstdint>
@@ -29,7 +30,8 @@ struct Weight {
   bool exists() const { return id != ParamId::kNone; }
 };
 
-/// Keeps a block pinned for the forward pass of its body and, through the tape, for the backward pass of it.
+/// Keeps a block pinned for the forward pass of its body and, through the tape, for the backward
+/// pass of it.
 class BlockScope {
  public:
   BlockScope(Context& ctx, BlockId block);
@@ -44,7 +46,8 @@ class BlockScope {
   std::shared_ptr<std::optional<Pin>> backward_pin_;
 };
 
-/// ids, order i32 [N] -> [N, C]. order: token indices sorted by (id, index), for the deterministic gradient.
+/// ids, order i32 [N] -> [N, C]. order: token indices sorted by (id, index), for the deterministic
+/// gradient.
 Var embedding(Context& ctx, const Tensor& ids, const Tensor& order, Weight table);
 
 /// x [N, in] -> [N, out] = x W^T (+ bias). W logical [out, in].
@@ -59,23 +62,25 @@ Var add(Context& ctx, const Var& x, Var delta);
 /// Rotates x [N, H*D] in place; x must not be used afterwards.
 Var rope(Context& ctx, Var x, const AttentionContext& attention);
 
-/// q [N, H*D], k, v [N, Hkv*D] -> [N, H*D]. With a KvStore (no gradient) attends over everything stored.
-Var attention(Context& ctx, const Var& q, const Var& k, const Var& v, const ops::AttentionShape& shape,
-              const AttentionContext& attention);
+/// q [N, H*D], k, v [N, Hkv*D] -> [N, H*D]. With a KvStore (no gradient) attends over everything
+/// stored.
+Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
+              const ops::AttentionShape& shape, const AttentionContext& attention);
 
 Var swiglu(Context& ctx, const Var& gate, const Var& up);
 
 struct LossInputs {
-  Tensor targets;        // i32 [N]
-  Tensor weights;        // f32 [N]; 0 = no loss
-  float grad_scale = 1;  // d(total)/d(weighted loss): 1 / trained tokens of the whole optimizer step
+  Tensor targets;  // i32 [N]
+  Tensor weights;  // f32 [N]; 0 = no loss
+  float grad_scale =
+      1;  // d(total)/d(weighted loss): 1 / trained tokens of the whole optimizer step
 };
 
 /// Rows of logits that exist at once.
 std::int64_t head_chunk_rows(std::int64_t vocab);
 
-/// Head and cross-entropy in chunks of rows: losses f32 [N], unweighted. Under a tape the gradients of x and of the
-/// head are computed chunk by chunk at once, so no logits outlive their chunk.
+/// Head and cross-entropy in chunks of rows: losses f32 [N], unweighted. Under a tape the gradients
+/// of x and of the head are computed chunk by chunk at once, so no logits outlive their chunk.
 Tensor head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inputs);
 
 /// Logits f32 [N, V] of all rows of x.

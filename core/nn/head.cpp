@@ -11,26 +11,34 @@ constexpr std::int64_t kRowStep = 64;
 constexpr std::int64_t kMostRows = 1024;
 
 // The head seen as the B operand of x W^T.
-ops::Operand logits_operand(const Tensor& w, bool stored_transposed) { return {w, !stored_transposed}; }
+ops::Operand logits_operand(const Tensor& w, bool stored_transposed) {
+  return {w, !stored_transposed};
+}
 
 // One training step of the head over all chunks.
 class HeadStep {
  public:
   HeadStep(Context& ctx, const Tensor& x, Weight head, const LossInputs& inputs)
-      : ctx_(ctx), x_(x), head_(head), inputs_(inputs), pin_(ctx.store, head.block), weight_(pin_.view(head.id)),
+      : ctx_(ctx),
+        x_(x),
+        head_(head),
+        inputs_(inputs),
+        pin_(ctx.store, head.block),
+        weight_(pin_.view(head.id)),
         transposed_(ctx.store.params().info(head.id).transposed()),
         vocab_(ctx.store.params().info(head.id).shape[0]) {
-    losses = Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32, Shape{x.dim(0)}, "losses");
+    losses =
+        Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32, Shape{x.dim(0)}, "losses");
   }
 
   Tensor losses;
-  Tensor dx;              // defined if wanted
+  Tensor dx;  // defined if wanted
   bool train_weight = false;
 
   void run() {
     const std::int64_t rows = x_.dim(0), chunk = std::min(rows, head_chunk_rows(vocab_));
-    const Tensor logits =
-        Tensor::empty(ctx_.arena, MemoryTag::kWorkspace, DType::kF32, Shape{chunk, vocab_}, "logits");
+    const Tensor logits = Tensor::empty(ctx_.arena, MemoryTag::kWorkspace, DType::kF32,
+                                        Shape{chunk, vocab_}, "logits");
     for (std::int64_t begin = 0; begin < rows; begin += chunk) {
       const std::int64_t end = std::min(rows, begin + chunk);
       run_chunk(begin, end, logits.rows(0, end - begin));
@@ -42,15 +50,17 @@ class HeadStep {
     const Tensor x = x_.rows(begin, end);
     product(x, logits_operand(weight_, transposed_), logits);
     const bool backward = dx.defined() || train_weight;
-    const Tensor grad = ops::cross_entropy(logits, inputs_.targets.rows(begin, end), inputs_.weights.rows(begin, end),
-                                           losses.rows(begin, end),
-                                           backward ? std::optional(x.dtype()) : std::nullopt, inputs_.grad_scale);
+    const Tensor grad =
+        ops::cross_entropy(logits, inputs_.targets.rows(begin, end),
+                           inputs_.weights.rows(begin, end), losses.rows(begin, end),
+                           backward ? std::optional(x.dtype()) : std::nullopt, inputs_.grad_scale);
     if (dx.defined()) product(grad, {weight_, transposed_}, dx.rows(begin, end));
     if (train_weight) {
       const GradTarget target = ctx_.tape->sink().accumulate_into(head_.id);
       const Tensor& first = transposed_ ? x : grad;
       const Tensor& second = transposed_ ? grad : x;
-      ops::matmul(ctx_.arena, {first, true}, {second}, target.tensor, {.accumulate = target.accumulate});
+      ops::matmul(ctx_.arena, {first, true}, {second}, target.tensor,
+                  {.accumulate = target.accumulate});
     }
   }
 
@@ -82,7 +92,8 @@ Tensor head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inpu
     step.train_weight = ctx.tape->sink().wants(head.id);
     if (step.train_weight) ctx.tape->begin_use(head.id);
     if (x.needs_grad()) {
-      step.dx = Tensor::empty(ctx.arena, MemoryTag::kActivations, x.value.dtype(), x.value.shape(), "gradient");
+      step.dx = Tensor::empty(ctx.arena, MemoryTag::kActivations, x.value.dtype(), x.value.shape(),
+                              "gradient");
     }
   }
   step.run();
@@ -98,8 +109,8 @@ Tensor head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inpu
 Tensor head_logits(Context& ctx, const Tensor& x, Weight head) {
   const Pin pin(ctx.store, head.block);
   const ParamInfo& info = ctx.store.params().info(head.id);
-  Tensor logits =
-      Tensor::empty(ctx.arena, MemoryTag::kWorkspace, DType::kF32, Shape{x.dim(0), info.shape[0]}, "logits");
+  Tensor logits = Tensor::empty(ctx.arena, MemoryTag::kWorkspace, DType::kF32,
+                                Shape{x.dim(0), info.shape[0]}, "logits");
   const Tensor weight = pin.view(head.id);
   const ops::Operand operand = logits_operand(weight, info.transposed());
   const Tensor packed = pin.packed(head.id, ops::matmul_spec({x}, operand, logits));

@@ -1,5 +1,6 @@
-// What an optimizer is to everybody else: what slices it needs, what state it keeps, and its update in rounds. It
-// knows no rank and no disk; sums over the slices of a parameter are made for it between rounds.
+// What an optimizer is to everybody else: what slices it needs, what state it keeps, and its update
+// in rounds. It knows no rank and no disk; sums over the slices of a parameter are made for it
+// between rounds.
 #pragma once
 
 #include <cstdint>
@@ -35,12 +36,12 @@ struct UpdateArgs {
   Slice slice;
   std::int64_t step = 1;  // 1 for the first update
   double lr = 0;
-  double grad_scale = 1;    // multiplies the gradient first (clipping)
-  Tensor grad;              // slice of the gradient, storage layout; f32 or bf16
-  Tensor master;            // f32 weight, updated in place
-  Tensor weight;            // compute weight written from master; undefined if master is the weight itself
+  double grad_scale = 1;  // multiplies the gradient first (clipping)
+  Tensor grad;            // slice of the gradient, storage layout; f32 or bf16
+  Tensor master;          // f32 weight, updated in place
+  Tensor weight;  // compute weight written from master; undefined if master is the weight itself
   std::span<const Tensor> state;  // in the order of state_slots()
-  Tensor carry;             // carry_bytes() of memory that lives from round to round
+  Tensor carry;                   // carry_bytes() of memory that lives from round to round
 };
 
 class Optimizer {
@@ -56,12 +57,14 @@ class Optimizer {
   /// Bytes kept between the rounds of one step.
   virtual std::int64_t carry_bytes(const ParamInfo&, Slice) const { return 0; }
 
-  /// Runs round i. sums_in: the sums of round i - 1 over all slices; sums_out: this slice's contribution.
+  /// Runs round i. sums_in: the sums of round i - 1 over all slices; sums_out: this slice's
+  /// contribution.
   virtual void round(int i, const UpdateArgs& args, std::span<const float> sums_in,
                      std::span<float> sums_out) const = 0;
 };
 
-/// Sums over the slices of all owners. In one process a parameter has one slice and its sums are final.
+/// Sums over the slices of all owners. In one process a parameter has one slice and its sums are
+/// final.
 class SliceSums {
  public:
   virtual ~SliceSums() = default;

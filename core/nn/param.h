@@ -14,8 +14,9 @@ namespace thimble {
 
 enum class ParamRole : std::uint8_t { kEmbedding, kHead, kMatrix, kNorm, kBias };
 
-/// A parameter under its Hugging Face name. Matrices are stored along their longer side: a [m, n] matrix with n > m
-/// is stored transposed, [n, m], in memory and on disk, so that every slice of the long side is one byte range.
+/// A parameter under its Hugging Face name. Matrices are stored along their longer side: a [m, n]
+/// matrix with n > m is stored transposed, [n, m], in memory and on disk, so that every slice of
+/// the long side is one byte range.
 struct ParamInfo {
   std::string name;
   Shape shape;  // logical: [out, in] for a matrix, [n] for a vector
@@ -35,7 +36,9 @@ struct Slice {
   friend bool operator==(const Slice&, const Slice&) = default;
 };
 
-inline Slice whole_slice(const ParamInfo& info) { return {0, info.storage_shape()[0]}; }
+inline Slice whole_slice(const ParamInfo& info) {
+  return {0, info.storage_shape()[0]};
+}
 
 /// All parameters of a model, in a fixed order.
 class ParamTable {
@@ -56,7 +59,8 @@ class ParamTable {
   std::unordered_map<std::string, ParamId> by_name_;
 };
 
-/// Reads slices of named tensors from wherever they are: a Hugging Face directory, a checkpoint, a generator.
+/// Reads slices of named tensors from wherever they are: a Hugging Face directory, a checkpoint, a
+/// generator.
 class TensorSource {
  public:
   virtual ~TensorSource() = default;

@@ -3,7 +3,8 @@
 #include <algorithm>
 
 namespace thimble {
-ResidentParamStore::ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed)
+ResidentParamStore::ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype,
+                                       bool cache_packed)
     : arena_(arena), params_(params), cache_packed_(cache_packed) {
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
@@ -18,12 +19,12 @@ Tensor ResidentParamStore::packed(ParamId id, const MatmulSpec& spec) {
   const PackedLayout layout = kernels(arena_.device()).packed_layout(spec);
   if (layout.bytes == 0) return {};
   Entry& e = entry(id);
-  auto form =
-      std::find_if(e.packed.begin(), e.packed.end(), [&](const PackedForm& f) { return f.layout == layout.id; });
+  auto form = std::find_if(e.packed.begin(), e.packed.end(),
+                           [&](const PackedForm& f) { return f.layout == layout.id; });
   if (form == e.packed.end()) {
     e.packed.push_back({.layout = layout.id,
-                        .bytes = Tensor::empty(arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes},
-                                               "packed weight")});
+                        .bytes = Tensor::empty(arena_, MemoryTag::kWeights, DType::kU8,
+                                               Shape{layout.bytes}, "packed weight")});
     form = std::prev(e.packed.end());
   }
   if (form->version != e.version) {

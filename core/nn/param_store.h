@@ -1,6 +1,6 @@
-// Weights that come and go. Nobody holds a weight: one pins the block it belongs to, looks at it, and lets go; a
-// store may gather it from other ranks before the pin and drop it after. Implementations beyond the resident one
-// live in other folders.
+// Weights that come and go. Nobody holds a weight: one pins the block it belongs to, looks at it,
+// and lets go; a store may gather it from other ranks before the pin and drop it after.
+// Implementations beyond the resident one live in other folders.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +11,8 @@
 
 namespace thimble {
 
-/// A group of parameters that is needed at the same time: embedding, one transformer layer, or head.
+/// A group of parameters that is needed at the same time: embedding, one transformer layer, or
+/// head.
 using BlockId = std::int32_t;
 
 class ParamStore {
@@ -22,14 +23,15 @@ class ParamStore {
   /// A hint that `block` will be pinned soon.
   virtual void prefetch(BlockId) {}
 
-  /// Counted; views of the block's parameters are valid between pin and the matching unpin. Use Pin.
+  /// Counted; views of the block's parameters are valid between pin and the matching unpin. Use
+  /// Pin.
   virtual void pin_block(BlockId block) = 0;
   virtual void unpin_block(BlockId block) = 0;
 
   /// The compute weight in storage layout. Only while a block that holds it is pinned.
   virtual Tensor view(ParamId id) = 0;
-  /// The weight packed for products of `spec` (its B operand), or an undefined tensor if plain is as good. Made once
-  /// per version and layout.
+  /// The weight packed for products of `spec` (its B operand), or an undefined tensor if plain is
+  /// as good. Made once per version and layout.
   virtual Tensor packed(ParamId id, const MatmulSpec& spec) = 0;
 
   /// Counts the changes of a parameter; caches of anything derived from it are keyed by this.
@@ -56,7 +58,8 @@ class [[nodiscard]] Pin {
   BlockId block_;
 };
 
-/// All weights in memory, always. With `cache_packed` each matrix also keeps its packed forms until it changes.
+/// All weights in memory, always. With `cache_packed` each matrix also keeps its packed forms until
+/// it changes.
 class ResidentParamStore final : public ParamStore {
  public:
   ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed);
@@ -66,7 +69,9 @@ class ResidentParamStore final : public ParamStore {
   void unpin_block(BlockId) override {}
   Tensor view(ParamId id) override { return entry(id).weight; }
   Tensor packed(ParamId id, const MatmulSpec& spec) override;
-  std::int64_t version(ParamId id) const override { return entries_[static_cast<std::size_t>(id)].version; }
+  std::int64_t version(ParamId id) const override {
+    return entries_[static_cast<std::size_t>(id)].version;
+  }
 
   /// The weight for writing; the caller calls changed() when done.
   Tensor writable(ParamId id) { return entry(id).weight; }

@@ -7,7 +7,8 @@ GradTarget ResidentGradSink::accumulate_into(ParamId id) {
   Tensor& grad = grads_.at(index);
   if (grad.defined()) return {grad, true};
   const ParamInfo& info = params_.info(id);
-  grad = Tensor::empty(arena_, MemoryTag::kGradients, dtypes_[index], info.storage_shape(), info.name);
+  grad =
+      Tensor::empty(arena_, MemoryTag::kGradients, dtypes_[index], info.storage_shape(), info.name);
   return {grad, false};
 }
 

@@ -1,4 +1,5 @@
-// Gradients of one process, kept in memory from their first contribution until the optimizer has used them.
+// Gradients of one process, kept in memory from their first contribution until the optimizer has
+// used them.
 #pragma once
 
 #include <vector>
@@ -18,7 +19,8 @@ class ResidentGradSink final : public GradSink {
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId) override {}
 
-  /// The gradient accumulated since the last release; undefined if nothing flowed into the parameter.
+  /// The gradient accumulated since the last release; undefined if nothing flowed into the
+  /// parameter.
   const Tensor& grad(ParamId id) const { return grads_.at(static_cast<std::size_t>(id)); }
   void release(ParamId id) { grads_.at(static_cast<std::size_t>(id)) = {}; }
   void release_all();

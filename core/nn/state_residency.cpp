@@ -12,7 +12,8 @@ void ResidentState::create(const StateKey& key, MemoryTag tag, DType dtype, cons
 
 const Tensor& ResidentState::at(const StateKey& key) const {
   const auto found = tensors_.find(key);
-  TH_CHECK(found != tensors_.end(), "no state {} of parameter {}", key.slot, static_cast<int>(key.param));
+  TH_CHECK(found != tensors_.end(), "no state {} of parameter {}", key.slot,
+           static_cast<int>(key.param));
   return found->second;
 }
 

@@ -1,5 +1,5 @@
-// Where optimizer state waits between its uses. A pass acquires keys in an announced order; the implementation may
-// stream them from wherever they are, a few at a time.
+// Where optimizer state waits between its uses. A pass acquires keys in an announced order; the
+// implementation may stream them from wherever they are, a few at a time.
 #pragma once
 
 #include <functional>
@@ -28,7 +28,9 @@ class [[nodiscard]] StateLease {
   StateLease(StateResidency& home, StateKey key, Tensor tensor)
       : home_(&home), key_(std::move(key)), tensor_(std::move(tensor)) {}
   StateLease(StateLease&& other) noexcept
-      : home_(std::exchange(other.home_, nullptr)), key_(std::move(other.key_)), tensor_(std::move(other.tensor_)) {}
+      : home_(std::exchange(other.home_, nullptr)),
+        key_(std::move(other.key_)),
+        tensor_(std::move(other.tensor_)) {}
   StateLease(const StateLease&) = delete;
   StateLease& operator=(const StateLease&) = delete;
   StateLease& operator=(StateLease&&) = delete;
@@ -51,7 +53,8 @@ class StateResidency {
   /// Announces the keys of a pass in the order in which they will be acquired.
   virtual void begin_pass(std::span<const StateKey> order) = 0;
   virtual StateLease acquire(const StateKey& key) = 0;
-  /// Called by the lease's destructor; must not throw, errors surface at the next acquire or at commit.
+  /// Called by the lease's destructor; must not throw, errors surface at the next acquire or at
+  /// commit.
   virtual void release(const StateKey& key, bool dirty) noexcept = 0;
   /// The pass is over: everything released dirty belongs to `step`.
   virtual void commit(std::int64_t step) = 0;

@@ -1,6 +1,7 @@
-// One struct of function pointers per backend. The front ends in core/ops check shapes once and call through the
-// table of the tensors' own device; a planning device gets a table that knows sizes but computes nothing.
-// Pointers are raw, sizes are in elements unless named _bytes, rows are dense unless a stride is given.
+// One struct of function pointers per backend. The front ends in core/ops check shapes once and
+// call through the table of the tensors' own device; a planning device gets a table that knows
+// sizes but computes nothing. Pointers are raw, sizes are in elements unless named _bytes, rows are
+// dense unless a stride is given.
 #pragma once
 
 #include <cstdint>
@@ -59,7 +60,8 @@ struct RmsNormGradArgs {
   float* partial_dw = nullptr;  // [norm_chunks(rows), cols]; null = no weight gradient
 };
 
-/// Rotates pairs (i, i + head_dim/2) of every head; table[position] = head_dim/2 cosines, then as many sines.
+/// Rotates pairs (i, i + head_dim/2) of every head; table[position] = head_dim/2 cosines, then as
+/// many sines.
 struct RopeArgs {
   std::int64_t tokens = 0, heads = 0, head_dim = 0;
   DType dtype = DType::kF32;
@@ -70,8 +72,9 @@ struct RopeArgs {
 };
 
 /// Causal grouped-query attention of `batch` rows. q [batch*q_len, heads*head_dim], k and v
-/// [batch*kv_len, kv_heads*head_dim]. Query i of a row stands at key index i + kv_len - q_len and sees keys
-/// max(doc_start[i], index - window + 1) .. index (window 0: no limit). lse [batch, heads, q_len].
+/// [batch*kv_len, kv_heads*head_dim]. Query i of a row stands at key index i + kv_len - q_len and
+/// sees keys max(doc_start[i], index - window + 1) .. index (window 0: no limit). lse [batch,
+/// heads, q_len].
 struct AttentionSpec {
   std::int64_t batch = 0, q_len = 0, kv_len = 0;
   std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
@@ -125,17 +128,20 @@ struct KernelTable {
   /// dst += src, summed in f32.
   void (*accumulate)(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
   void (*add)(void* out, const void* a, const void* b, DType dtype, std::int64_t n);
-  void (*transpose)(void* dst, const void* src, std::int64_t rows, std::int64_t cols, std::int64_t element_bytes);
-  /// Sum of squares of each row in f64, in an order that depends on cols alone. Not finite exactly if an element is
-  /// not finite.
-  void (*row_squares)(double* out, const void* x, DType dtype, std::int64_t rows, std::int64_t cols);
+  void (*transpose)(void* dst, const void* src, std::int64_t rows, std::int64_t cols,
+                    std::int64_t element_bytes);
+  /// Sum of squares of each row in f64, in an order that depends on cols alone. Not finite exactly
+  /// if an element is not finite.
+  void (*row_squares)(double* out, const void* x, DType dtype, std::int64_t rows,
+                      std::int64_t cols);
   /// dst (+)= pieces[0] + pieces[1] + ... in that order, summed in f32.
-  void (*sum_in_order)(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype, std::int64_t n,
-                       bool accumulate);
+  void (*sum_in_order)(void* dst, DType dst_dtype, const void* const* pieces, int count,
+                       DType dtype, std::int64_t n, bool accumulate);
 
   void (*embedding)(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,
                     std::int64_t cols, DType dtype);
-  /// dtable[ids[i]] += dy[i] in the order of i, each row summed in f32. order: token indices sorted by (id, index).
+  /// dtable[ids[i]] += dy[i] in the order of i, each row summed in f32. order: token indices sorted
+  /// by (id, index).
   void (*embedding_grad)(void* dtable, DType table_dtype, const void* dy, DType dy_dtype,
                          const std::int32_t* ids, const std::int32_t* order, std::int64_t tokens,
                          std::int64_t cols);
@@ -159,16 +165,19 @@ struct KernelTable {
   void (*cross_entropy)(const CrossEntropyArgs&);
 };
 
-/// Rows per chunk of the reductions over tokens; fixed, so that results do not depend on the thread count.
+/// Rows per chunk of the reductions over tokens; fixed, so that results do not depend on the thread
+/// count.
 inline constexpr std::int64_t kReductionRows = 128;
 constexpr std::int64_t norm_chunks(std::int64_t rows) {
   return (rows + kReductionRows - 1) / kReductionRows;
 }
 
-/// The table of a device. Throws SystemError naming the missing instruction set if the CPU is older than AVX2.
+/// The table of a device. Throws SystemError naming the missing instruction set if the CPU is older
+/// than AVX2.
 const KernelTable& kernels(Device device);
 
-/// Instruction set in use: "avx2", "avx512", "avx512_bf16" or "amx_bf16"; THIMBLE_ISA=avx2|avx512 lowers it.
+/// Instruction set in use: "avx2", "avx512", "avx512_bf16" or "amx_bf16"; THIMBLE_ISA=avx2|avx512
+/// lowers it.
 const char* cpu_isa();
 
 }  // namespace thimble

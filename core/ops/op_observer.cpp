@@ -7,15 +7,20 @@ thread_local OpObserver* observer = nullptr;
 
 }  // namespace
 
-ObserverScope::ObserverScope(OpObserver& next) : previous_(observer) { observer = &next; }
-ObserverScope::~ObserverScope() { observer = previous_; }
+ObserverScope::ObserverScope(OpObserver& next) : previous_(observer) {
+  observer = &next;
+}
+ObserverScope::~ObserverScope() {
+  observer = previous_;
+}
 
 OpTimer::OpTimer(const char* name, double flops) : name_(name), flops_(flops) {
   if (observer != nullptr) start_ns_ = steady_now_ns();
 }
 
 OpTimer::~OpTimer() {
-  if (observer != nullptr && start_ns_ != 0) observer->on_op(name_, start_ns_, steady_now_ns(), flops_);
+  if (observer != nullptr && start_ns_ != 0)
+    observer->on_op(name_, start_ns_, steady_now_ns(), flops_);
 }
 
 }  // namespace thimble

@@ -10,7 +10,8 @@ class OpObserver {
  public:
   virtual ~OpObserver() = default;
   /// Times in nanoseconds of the steady clock; flops 0 where counting them has no meaning.
-  virtual void on_op(const char* name, std::int64_t start_ns, std::int64_t end_ns, double flops) = 0;
+  virtual void on_op(const char* name, std::int64_t start_ns, std::int64_t end_ns,
+                     double flops) = 0;
 };
 
 /// Installs an observer for the operations this thread calls until the end of the scope.
@@ -40,7 +41,8 @@ class OpTimer {
 };
 
 inline std::int64_t steady_now_ns() {
-  return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch())
+  return std::chrono::duration_cast<std::chrono::nanoseconds>(
+             std::chrono::steady_clock::now().time_since_epoch())
       .count();
 }
 

@@ -7,12 +7,15 @@
 namespace thimble::ops {
 namespace {
 
-const KernelTable& table_of(const Tensor& x) { return kernels(x.device()); }
+const KernelTable& table_of(const Tensor& x) {
+  return kernels(x.device());
+}
 
 void check_same_device(std::initializer_list<const Tensor*> tensors) {
   const Device device = (*tensors.begin())->device();
   for (const Tensor* t : tensors) {
-    TH_CHECK(t->device() == device, "tensors on {} and {}", device_name(device), device_name(t->device()));
+    TH_CHECK(t->device() == device, "tensors on {} and {}", device_name(device),
+             device_name(t->device()));
   }
 }
 
@@ -44,9 +47,16 @@ AttentionSpec attention_spec(const AttentionShape& s, const Tensor& q, const Ten
   check_shape(q, Shape{q.dim(0), s.heads * s.head_dim});
   check_shape(k, Shape{k.dim(0), s.kv_heads * s.head_dim});
   TH_CHECK(q.dim(0) % s.batch == 0 && k.dim(0) % s.batch == 0 && k.dim(0) >= q.dim(0));
-  return {.batch = s.batch, .q_len = q.dim(0) / s.batch, .kv_len = k.dim(0) / s.batch, .heads = s.heads,
-          .kv_heads = s.kv_heads, .head_dim = s.head_dim, .kv_stride = k.row_stride(), .window = s.window,
-          .scale = s.scale, .dtype = q.dtype()};
+  return {.batch = s.batch,
+          .q_len = q.dim(0) / s.batch,
+          .kv_len = k.dim(0) / s.batch,
+          .heads = s.heads,
+          .kv_heads = s.kv_heads,
+          .head_dim = s.head_dim,
+          .kv_stride = k.row_stride(),
+          .window = s.window,
+          .scale = s.scale,
+          .dtype = q.dtype()};
 }
 
 }  // namespace
@@ -59,7 +69,8 @@ MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOption
   s.m = at.dim(a.transposed ? 1 : 0);
   s.k = at.dim(a.transposed ? 0 : 1);
   s.n = bt.dim(b.transposed ? 0 : 1);
-  TH_CHECK(bt.dim(b.transposed ? 1 : 0) == s.k, "inner sizes of {} and {}", at.shape().str(), bt.shape().str());
+  TH_CHECK(bt.dim(b.transposed ? 1 : 0) == s.k, "inner sizes of {} and {}", at.shape().str(),
+           bt.shape().str());
   check_shape(c, Shape{s.m, s.n});
   s.a = at.dtype();
   s.b = bt.dtype();
@@ -79,7 +90,8 @@ MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOption
 void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOptions& options) {
   const MatmulSpec spec = matmul_spec(a, b, c, options);
   const OpTimer timer(a.transposed ? "matmul (weight gradient)" : "matmul",
-                      2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) * static_cast<double>(spec.k));
+                      2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) *
+                          static_cast<double>(spec.k));
   check_same_device({&a.tensor, &b.tensor, &c});
   const KernelTable& table = table_of(c);
   const Tensor scratch = workspace(arena, table.matmul_workspace_bytes(spec), "matrix product");
@@ -153,8 +165,8 @@ void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumu
     check_shape(piece, dst.shape());
     data.push_back(piece.raw());
   }
-  table_of(dst).sum_in_order(dst.raw(), dst.dtype(), data.data(), static_cast<int>(data.size()), pieces[0].dtype(),
-                             dst.numel(), accumulate);
+  table_of(dst).sum_in_order(dst.raw(), dst.dtype(), data.data(), static_cast<int>(data.size()),
+                             pieces[0].dtype(), dst.numel(), accumulate);
 }
 
 void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
@@ -164,17 +176,19 @@ void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
   check_dtype(out, table.dtype());
   check_dtype(ids, DType::kI32);
   TH_CHECK(out.is_contiguous() && table.is_contiguous());
-  table_of(out).embedding(out.raw(), table.raw(), ids.data<std::int32_t>(), ids.numel(), table.dim(1),
-                          out.dtype());
+  table_of(out).embedding(out.raw(), table.raw(), ids.data<std::int32_t>(), ids.numel(),
+                          table.dim(1), out.dtype());
 }
 
-void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids, const Tensor& order) {
+void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids,
+                    const Tensor& order) {
   const OpTimer timer("embedding_grad");
   check_same_device({&dtable, &dy, &ids, &order});
   check_shape(dy, Shape{ids.numel(), dtable.dim(1)});
   check_shape(order, ids.shape());
-  table_of(dy).embedding_grad(dtable.raw(), dtable.dtype(), dy.raw(), dy.dtype(), ids.data<std::int32_t>(),
-                              order.data<std::int32_t>(), ids.numel(), dtable.dim(1));
+  table_of(dy).embedding_grad(dtable.raw(), dtable.dtype(), dy.raw(), dy.dtype(),
+                              ids.data<std::int32_t>(), order.data<std::int32_t>(), ids.numel(),
+                              dtable.dim(1));
 }
 
 void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps) {
@@ -183,11 +197,18 @@ void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor
   check_same_device({&y, &w, &rstd});
   check_dtype(w, x.dtype());
   const std::int64_t cols = w.numel();
-  TH_CHECK(x.dim(x.rank() - 1) % cols == 0, "rows of {} normalised in groups of {}", x.shape().str(), cols);
+  TH_CHECK(x.dim(x.rank() - 1) % cols == 0, "rows of {} normalised in groups of {}",
+           x.shape().str(), cols);
   const std::int64_t rows = x.numel() / cols;
   check_shape(rstd, Shape{rows});
-  table_of(y).rms_norm({.rows = rows, .cols = cols, .dtype = x.dtype(), .eps = eps, .x = x.raw(), .w = w.raw(),
-                        .y = y.raw(), .rstd = rstd.data<float>()});
+  table_of(y).rms_norm({.rows = rows,
+                        .cols = cols,
+                        .dtype = x.dtype(),
+                        .eps = eps,
+                        .x = x.raw(),
+                        .w = w.raw(),
+                        .y = y.raw(),
+                        .rstd = rstd.data<float>()});
 }
 
 void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
@@ -203,12 +224,19 @@ void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
     check_shape(*g.dw, g.w.shape());
     partial = workspace(arena, norm_chunks(rows) * cols * 4, "norm gradient");
   }
-  table.rms_norm_grad({.rows = rows, .cols = cols, .dtype = g.x.dtype(), .x = g.x.raw(), .w = g.w.raw(),
-                       .rstd = g.rstd.data<float>(), .dy = g.dy.raw(), .dx = g.dx.raw(),
-                       .accumulate_dx = g.accumulate_dx, .partial_dw = static_cast<float*>(partial.raw())});
+  table.rms_norm_grad({.rows = rows,
+                       .cols = cols,
+                       .dtype = g.x.dtype(),
+                       .x = g.x.raw(),
+                       .w = g.w.raw(),
+                       .rstd = g.rstd.data<float>(),
+                       .dy = g.dy.raw(),
+                       .dx = g.dx.raw(),
+                       .accumulate_dx = g.accumulate_dx,
+                       .partial_dw = static_cast<float*>(partial.raw())});
   if (g.dw == nullptr) return;
-  table.fold_rows(g.dw->raw(), g.dw->dtype(), static_cast<float*>(partial.raw()), norm_chunks(rows), cols,
-                  g.accumulate_dw);
+  table.fold_rows(g.dw->raw(), g.dw->dtype(), static_cast<float*>(partial.raw()), norm_chunks(rows),
+                  cols, g.accumulate_dw);
 }
 
 void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate) {
@@ -230,9 +258,14 @@ void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool in
   TH_CHECK(d % 2 == 0 && x.dim(1) % d == 0, "heads of {} in {}", d, x.shape().str());
   check_shape(positions, Shape{x.dim(0)});
   TH_CHECK(x.is_contiguous() && table.is_contiguous());
-  table_of(x).rope({.tokens = x.dim(0), .heads = x.dim(1) / d, .head_dim = d, .dtype = x.dtype(),
-                    .table = table.data<float>(), .positions = positions.data<std::int32_t>(),
-                    .inverse = inverse, .x = x.raw()});
+  table_of(x).rope({.tokens = x.dim(0),
+                    .heads = x.dim(1) / d,
+                    .head_dim = d,
+                    .dtype = x.dtype(),
+                    .table = table.data<float>(),
+                    .positions = positions.data<std::int32_t>(),
+                    .inverse = inverse,
+                    .x = x.raw()});
 }
 
 void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up) {
@@ -249,8 +282,8 @@ void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, con
                              dout.numel());
 }
 
-void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse, const Tensor& q,
-               const Tensor& k, const Tensor& v, const Tensor& doc_start) {
+void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse,
+               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& doc_start) {
   const OpTimer timer("attention");
   check_alike({&out, &q});
   check_alike({&k, &v});
@@ -258,9 +291,15 @@ void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, con
   check_shape(doc_start, Shape{q.dim(0)});
   if (lse.defined()) check_shape(lse, Shape{spec.batch, spec.heads, spec.q_len});
   const KernelTable& table = table_of(q);
-  const Tensor scratch = workspace(arena, table.attention_workspace_bytes(spec, false), "attention");
-  table.attention(spec, {.q = q.raw(), .k = k.raw(), .v = v.raw(), .doc_start = doc_start.data<std::int32_t>(),
-                         .out = out.raw(), .lse = static_cast<float*>(lse.raw()), .workspace = scratch.raw()});
+  const Tensor scratch =
+      workspace(arena, table.attention_workspace_bytes(spec, false), "attention");
+  table.attention(spec, {.q = q.raw(),
+                         .k = k.raw(),
+                         .v = v.raw(),
+                         .doc_start = doc_start.data<std::int32_t>(),
+                         .out = out.raw(),
+                         .lse = static_cast<float*>(lse.raw()),
+                         .workspace = scratch.raw()});
 }
 
 void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGrad& g) {
@@ -270,16 +309,23 @@ void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGr
   const AttentionSpec spec = attention_spec(shape, g.q, g.k);
   check_shape(g.lse, Shape{spec.batch, spec.heads, spec.q_len});
   const KernelTable& table = table_of(g.q);
-  const Tensor scratch = workspace(arena, table.attention_workspace_bytes(spec, true), "attention backward");
-  table.attention_grad(
-      spec, {.forward = {.q = g.q.raw(), .k = g.k.raw(), .v = g.v.raw(),
-                         .doc_start = g.doc_start.data<std::int32_t>(), .out = g.out.raw(),
-                         .lse = g.lse.data<float>(), .workspace = scratch.raw()},
-             .dout = g.dout.raw(), .dq = g.dq.raw(), .dk = g.dk.raw(), .dv = g.dv.raw()});
+  const Tensor scratch =
+      workspace(arena, table.attention_workspace_bytes(spec, true), "attention backward");
+  table.attention_grad(spec, {.forward = {.q = g.q.raw(),
+                                          .k = g.k.raw(),
+                                          .v = g.v.raw(),
+                                          .doc_start = g.doc_start.data<std::int32_t>(),
+                                          .out = g.out.raw(),
+                                          .lse = g.lse.data<float>(),
+                                          .workspace = scratch.raw()},
+                              .dout = g.dout.raw(),
+                              .dq = g.dq.raw(),
+                              .dk = g.dk.raw(),
+                              .dv = g.dv.raw()});
 }
 
-Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights, const Tensor& losses,
-                     std::optional<DType> grad_dtype, float grad_scale) {
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights,
+                     const Tensor& losses, std::optional<DType> grad_dtype, float grad_scale) {
   const OpTimer timer("cross_entropy");
   check_same_device({&logits, &targets, &weights, &losses});
   const Shape rows{logits.dim(0)};
@@ -287,9 +333,13 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& 
   TH_CHECK(logits.is_contiguous());
   for (const Tensor* t : {&targets, &weights, &losses}) check_shape(*t, rows);
   const std::int64_t vocab = logits.dim(1);
-  table_of(logits).cross_entropy({.rows = logits.dim(0), .vocab = vocab, .logits = logits.data<float>(),
-                                  .targets = targets.data<std::int32_t>(), .weights = weights.data<float>(),
-                                  .losses = losses.data<float>(), .grad_scale = grad_scale,
+  table_of(logits).cross_entropy({.rows = logits.dim(0),
+                                  .vocab = vocab,
+                                  .logits = logits.data<float>(),
+                                  .targets = targets.data<std::int32_t>(),
+                                  .weights = weights.data<float>(),
+                                  .losses = losses.data<float>(),
+                                  .grad_scale = grad_scale,
                                   .grad_dtype = grad_dtype.value_or(DType::kF32),
                                   .want_grad = grad_dtype.has_value()});
   if (grad_dtype != DType::kBF16) return logits;

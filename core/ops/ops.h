@@ -1,6 +1,7 @@
-// The front ends of the kernels: each checks shapes, dtypes and devices once, reserves workspace and calls the
-// kernel table of its tensors' device. Everything is written to tensors the caller allocated.
-// Letters: N tokens (rows of all sequences), C model width, V vocabulary, H heads, D head dimension.
+// The front ends of the kernels: each checks shapes, dtypes and devices once, reserves workspace
+// and calls the kernel table of its tensors' device. Everything is written to tensors the caller
+// allocated. Letters: N tokens (rows of all sequences), C model width, V vocabulary, H heads, D
+// head dimension.
 #pragma once
 
 #include <cstdint>
@@ -20,15 +21,16 @@ struct Operand {
 
 struct MatmulOptions {
   bool accumulate = false;
-  const Tensor* bias = nullptr;    // [n], dtype of b
-  const Tensor* packed = nullptr;  // b in the packed layout of matmul_spec(); b itself is then not read
+  const Tensor* bias = nullptr;  // [n], dtype of b
+  const Tensor* packed =
+      nullptr;  // b in the packed layout of matmul_spec(); b itself is then not read
 };
 
 /// The spec of c = op(a) op(b), with every size checked. Throws LogicError on a mismatch.
 MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOptions& options = {});
 
-/// c [m, n] (+)= op(a) [m, k] op(b) [k, n] (+ bias). f32 or bf16 in and out, f32 accumulation inside.
-/// Workspace from `arena`, tag workspace, given back on return.
+/// c [m, n] (+)= op(a) [m, k] op(b) [k, n] (+ bias). f32 or bf16 in and out, f32 accumulation
+/// inside. Workspace from `arena`, tag workspace, given back on return.
 void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOptions& options = {});
 
 void zero(const Tensor& x);
@@ -37,8 +39,9 @@ void cast(const Tensor& dst, const Tensor& src);  // same shape; f32, bf16 (and 
 void accumulate(const Tensor& dst, const Tensor& src);
 void add(const Tensor& out, const Tensor& a, const Tensor& b);  // out may be a or b
 void transpose(const Tensor& dst, const Tensor& src);           // [m, n] -> [n, m], contiguous
-/// Adds the squares of all elements: each row of a matrix (the whole of a vector) is summed in f64, and the rows'
-/// sums without rounding, so that rows may be spread over ranks. Not finite exactly if an element is not.
+/// Adds the squares of all elements: each row of a matrix (the whole of a vector) is summed in f64,
+/// and the rows' sums without rounding, so that rows may be spread over ranks. Not finite exactly
+/// if an element is not.
 void add_squares(ExactSum& sum, const Tensor& x);
 inline double sum_squares(const Tensor& x) {
   ExactSum sum;
@@ -50,10 +53,12 @@ void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumu
 
 /// out [N, C] = table[ids], ids i32 [N] within [0, V).
 void embedding(const Tensor& out, const Tensor& table, const Tensor& ids);
-/// dtable [V, C] += rows of dy [N, C]; order i32 [N] = token indices sorted by (id, index). Deterministic.
+/// dtable [V, C] += rows of dy [N, C]; order i32 [N] = token indices sorted by (id, index).
+/// Deterministic.
 void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids, const Tensor& order);
 
-/// y = x / sqrt(mean(x^2) + eps) * w over the last dimension; rstd f32, one per row. Ref: Zhang & Sennrich 2019.
+/// y = x / sqrt(mean(x^2) + eps) * w over the last dimension; rstd f32, one per row. Ref: Zhang &
+/// Sennrich 2019.
 void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps);
 
 struct RmsNormGrad {
@@ -85,11 +90,12 @@ struct AttentionShape {
   std::int64_t window = 0;  // keys a query sees at most, itself included; 0 = all
   float scale = 1;
 };
-/// Causal grouped-query attention: out, q [batch*Tq, H*D]; k, v [batch*Tk, Hkv*D], Tk >= Tq, the queries being the
-/// last Tq positions; doc_start i32 [batch*Tq]: the first key each query may see. lse f32 [batch, H, Tq], may be
-/// undefined when no backward pass follows. Workspace is O(Tk * D) per thread.
-void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse, const Tensor& q,
-               const Tensor& k, const Tensor& v, const Tensor& doc_start);
+/// Causal grouped-query attention: out, q [batch*Tq, H*D]; k, v [batch*Tk, Hkv*D], Tk >= Tq, the
+/// queries being the last Tq positions; doc_start i32 [batch*Tq]: the first key each query may see.
+/// lse f32 [batch, H, Tq], may be undefined when no backward pass follows. Workspace is O(Tk * D)
+/// per thread.
+void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse,
+               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& doc_start);
 
 struct AttentionGrad {
   const Tensor& q;
@@ -105,10 +111,11 @@ struct AttentionGrad {
 };
 void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGrad& g);
 
-/// Cross-entropy of logits f32 [R, V] against targets i32 [R] with weights f32 [R]; losses f32 [R] are unweighted,
-/// 0 where the weight is 0. With grad_dtype the logits become (softmax - onehot) * weight * grad_scale in place;
-/// the bf16 form is returned as a dense [R, V] view with row stride 2V.
-Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights, const Tensor& losses,
-                     std::optional<DType> grad_dtype, float grad_scale);
+/// Cross-entropy of logits f32 [R, V] against targets i32 [R] with weights f32 [R]; losses f32 [R]
+/// are unweighted, 0 where the weight is 0. With grad_dtype the logits become (softmax - onehot) *
+/// weight * grad_scale in place; the bf16 form is returned as a dense [R, V] view with row stride
+/// 2V.
+Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights,
+                     const Tensor& losses, std::optional<DType> grad_dtype, float grad_scale);
 
 }  // namespace thimble::ops

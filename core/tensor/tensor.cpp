@@ -19,13 +19,15 @@ std::int64_t Shape::numel() const {
   return n;
 }
 
-std::string Shape::str() const { return fmt::format("[{}]", fmt::join(dims(), ", ")); }
+std::string Shape::str() const {
+  return fmt::format("[{}]", fmt::join(dims(), ", "));
+}
 
 Tensor Tensor::empty(Arena& arena, MemoryTag tag, DType dtype, const Shape& shape,
                      std::string_view label) {
   Tensor t = wrap(nullptr, dtype, shape, arena.device());
-  t.storage_ = std::make_shared<Reservation>(
-      arena.reserve(tag, shape.numel() * dtype_size(dtype), label));
+  t.storage_ =
+      std::make_shared<Reservation>(arena.reserve(tag, shape.numel() * dtype_size(dtype), label));
   t.data_ = t.storage_->data();
   return t;
 }
@@ -68,8 +70,8 @@ Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
 }
 
 Tensor Tensor::columns(std::int64_t begin, std::int64_t end) const {
-  TH_CHECK(rank() == 2 && 0 <= begin && begin <= end && end <= dim(1), "columns {}..{} of {}", begin,
-           end, shape_.str());
+  TH_CHECK(rank() == 2 && 0 <= begin && begin <= end && end <= dim(1), "columns {}..{} of {}",
+           begin, end, shape_.str());
   Tensor t = *this;
   t.shape_ = Shape{dim(0), end - begin};
   t.data_ = static_cast<char*>(data_) + begin * dtype_size(dtype_);

@@ -1,5 +1,5 @@
-// A typed view of bytes from an Arena: dtype, shape, row stride. No autograd inside, and nothing here allocates
-// unless its name says so.
+// A typed view of bytes from an Arena: dtype, shape, row stride. No autograd inside, and nothing
+// here allocates unless its name says so.
 #pragma once
 
 #include <array>
@@ -27,7 +27,9 @@ class Shape {
   std::int64_t operator[](int i) const { return dims_[static_cast<std::size_t>(i)]; }
   std::int64_t numel() const;
   std::string str() const;  // "[2, 3]"
-  std::span<const std::int64_t> dims() const { return {dims_.data(), static_cast<std::size_t>(rank_)}; }
+  std::span<const std::int64_t> dims() const {
+    return {dims_.data(), static_cast<std::size_t>(rank_)};
+  }
   friend bool operator==(const Shape&, const Shape&) = default;
 
  private:
@@ -35,8 +37,8 @@ class Shape {
   int rank_ = 0;
 };
 
-/// A value type: copies share the bytes. Rows (the last dimension) are dense; the distance between rows may be
-/// larger than a row (a column range of a matrix), for rank 2 only.
+/// A value type: copies share the bytes. Rows (the last dimension) are dense; the distance between
+/// rows may be larger than a row (a column range of a matrix), for rank 2 only.
 class Tensor {
  public:
   Tensor() = default;

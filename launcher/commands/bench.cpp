@@ -18,16 +18,22 @@ namespace {
 void bench_gemm(const std::string& size, std::int64_t tokens, bool json) {
   const auto config = named_model_config(size);
   if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", size);
-  if (!json) fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "product", "m", "n", "k", "GFLOP/s");
+  if (!json)
+    fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "product", "m", "n", "k",
+               "GFLOP/s");
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     for (const ProductRate& p : measure_speed_of_light(*config, tokens, dtype, dtype).products) {
       if (json) {
-        fmt::print("{}\n", nlohmann::ordered_json{{"dtype", dtype_name(dtype)}, {"product", p.name}, {"m", p.m},
-                                                  {"n", p.n}, {"k", p.k}, {"gflops", p.flops_per_s / 1e9}}
+        fmt::print("{}\n", nlohmann::ordered_json{{"dtype", dtype_name(dtype)},
+                                                  {"product", p.name},
+                                                  {"m", p.m},
+                                                  {"n", p.n},
+                                                  {"k", p.k},
+                                                  {"gflops", p.flops_per_s / 1e9}}
                                .dump());
       } else {
-        fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10.1f}\n", dtype_name(dtype), p.name, p.m, p.n, p.k,
-                   p.flops_per_s / 1e9);
+        fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10.1f}\n", dtype_name(dtype), p.name, p.m,
+                   p.n, p.k, p.flops_per_s / 1e9);
       }
     }
   }
@@ -56,25 +62,32 @@ void bench_memory(bool json) {
   const double copy = gb(2 * kBytes, best([&] { ops::copy(b, a); }));
   const double add = gb(3 * kBytes, best([&] { ops::add(b, a, b); }));
   if (json) {
-    fmt::print("{}\n", nlohmann::ordered_json{{"threads", team_threads()}, {"read_gb_per_s", read},
-                                              {"write_gb_per_s", write}, {"copy_gb_per_s", copy},
+    fmt::print("{}\n", nlohmann::ordered_json{{"threads", team_threads()},
+                                              {"read_gb_per_s", read},
+                                              {"write_gb_per_s", write},
+                                              {"copy_gb_per_s", copy},
                                               {"add_gb_per_s", add}}
                            .dump());
     return;
   }
-  fmt::print("threads {}\nread  {:6.1f} GB/s\nwrite {:6.1f} GB/s\ncopy  {:6.1f} GB/s (read + written)\n"
-             "add   {:6.1f} GB/s (2 read + 1 written)\n", team_threads(), read, write, copy, add);
+  fmt::print(
+      "threads {}\nread  {:6.1f} GB/s\nwrite {:6.1f} GB/s\ncopy  {:6.1f} GB/s (read + written)\n"
+      "add   {:6.1f} GB/s (2 read + 1 written)\n",
+      team_threads(), read, write, copy, add);
 }
 
 }  // namespace
 
 void add_bench_command(CLI::App& app, CommandSession& session) {
-  CLI::App* bench = app.add_subcommand("bench", "Measure this machine: a training step, matrix products, memory");
+  CLI::App* bench =
+      app.add_subcommand("bench", "Measure this machine: a training step, matrix products, memory");
   bench->require_subcommand(1);
-  bench->footer("Examples:\n"
-                "  thimble bench train --size 130m --batch 4 --seq 512 --dtype bf16 --steps 14 --warmup 8 --json\n"
-                "  thimble bench gemm\n"
-                "  thimble bench memory");
+  bench->footer(
+      "Examples:\n"
+      "  thimble bench train --size 130m --batch 4 --seq 512 --dtype bf16 --steps 14 --warmup 8 "
+      "--json\n"
+      "  thimble bench gemm\n"
+      "  thimble bench memory");
   add_bench_train(*bench, session);
   struct Limits {
     std::string size = "130m";
@@ -84,7 +97,8 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   auto limits = std::make_shared<Limits>();
   CLI::App* gemm = bench->add_subcommand("gemm", "Rates of a model's matrix products");
   gemm->add_option("--size", limits->size, "20m, 60m, 130m, 350m, 1b, 7b");
-  gemm->add_option("--tokens", limits->tokens, "Positions per micro-batch")->check(CLI::PositiveNumber);
+  gemm->add_option("--tokens", limits->tokens, "Positions per micro-batch")
+      ->check(CLI::PositiveNumber);
   gemm->add_flag("--json", limits->json, "One JSON object a line");
   gemm->callback([limits, &session] {
     session.start();

@@ -37,18 +37,22 @@ struct TrainBench {
 };
 
 Recompute recompute_of(const std::string& name) {
-  return name == "full" ? Recompute::kFull : name == "selective" ? Recompute::kSelective : Recompute::kNone;
+  return name == "full"        ? Recompute::kFull
+         : name == "selective" ? Recompute::kSelective
+                               : Recompute::kNone;
 }
 
 // Random tokens of a fixed seed: the work does not depend on the text.
-Batch random_batch(const ModelConfig& config, std::int64_t rows, std::int64_t seq, std::int64_t index) {
+Batch random_batch(const ModelConfig& config, std::int64_t rows, std::int64_t seq,
+                   std::int64_t index) {
   const CounterRandom random(0, RandomPurpose::kSampling, 1, static_cast<std::uint64_t>(index));
   Batch b{.rows = rows, .seq_len = seq};
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t t = 0; t < seq; ++t) {
       const auto token = [&](std::int64_t at) {
-        return static_cast<std::int32_t>(random.u32(static_cast<std::uint64_t>(r * (seq + 1) + at)) %
-                                         static_cast<std::uint32_t>(config.vocab_size));
+        return static_cast<std::int32_t>(
+            random.u32(static_cast<std::uint64_t>(r * (seq + 1) + at)) %
+            static_cast<std::uint32_t>(config.vocab_size));
       };
       b.tokens.push_back(token(t));
       b.targets.push_back(token(t + 1));
@@ -68,14 +72,19 @@ double median(std::vector<double> values) {
 
 EngineOptions engine_options(const TrainBench& b) {
   const DType dtype = b.dtype == "bf16" ? DType::kBF16 : DType::kF32;
-  return {.dtype = dtype, .grad_dtype = dtype, .recompute = recompute_of(b.recompute),
+  return {.dtype = dtype,
+          .grad_dtype = dtype,
+          .recompute = recompute_of(b.recompute),
           .accumulates = b.accumulation > 1,
-          .zero_stage = b.zero_stage, .wire = b.wire == "bf16" ? DType::kBF16 : DType::kF32, .seq_len = b.seq};
+          .zero_stage = b.zero_stage,
+          .wire = b.wire == "bf16" ? DType::kBF16 : DType::kF32,
+          .seq_len = b.seq};
 }
 
 // Runs load and one step on `arena`, which may be a planning one.
-std::unique_ptr<TrainEngine> make_engine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
-                                         const TrainBench& b, Communicator& comm) {
+std::unique_ptr<TrainEngine> make_engine(Arena& arena, const Transformer& model,
+                                         const Optimizer& optimizer, const TrainBench& b,
+                                         Communicator& comm) {
   arena.begin_phase("load");
   auto engine = std::make_unique<TrainEngine>(arena, model, optimizer, engine_options(b), comm);
   InitSource source(0, model.config().init_std);
@@ -106,8 +115,9 @@ MemoryReport plan(const TrainBench& b, const Transformer& model, const Optimizer
   return memory_report(*arena);
 }
 
-void print_result(const TrainBench& b, const nlohmann::ordered_json& result, const MemoryReport& planned,
-                  const MemoryReport& measured, const OpProfile* profile) {
+void print_result(const TrainBench& b, const nlohmann::ordered_json& result,
+                  const MemoryReport& planned, const MemoryReport& measured,
+                  const OpProfile* profile) {
   if (b.json) {
     fmt::print("{}\n", result.dump());
   } else {
@@ -118,17 +128,19 @@ void print_result(const TrainBench& b, const nlohmann::ordered_json& result, con
 }
 
 void bench_train(const TrainBench& b, Communicator& comm) {
-  if (b.batch % comm.size() != 0) throw_user("--batch {}: allowed multiples of the {} ranks", b.batch, comm.size());
+  if (b.batch % comm.size() != 0)
+    throw_user("--batch {}: allowed multiples of the {} ranks", b.batch, comm.size());
   const auto config = named_model_config(b.size);
   if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", b.size);
-  if (b.warmup >= b.steps) throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
+  if (b.warmup >= b.steps)
+    throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
   const Transformer model(*config);
   const AdamW optimizer(AdamWOptions{});
   const MemoryReport planned = plan(b, model, optimizer, comm);
   const std::int64_t tokens = b.batch * b.seq, own_tokens = tokens / comm.size();
   const EngineOptions options = engine_options(b);
-  const SpeedOfLight light =
-      measure_speed_of_light(*config, own_tokens, options.dtype, b.accumulation > 1 ? DType::kF32 : options.grad_dtype);
+  const SpeedOfLight light = measure_speed_of_light(
+      *config, own_tokens, options.dtype, b.accumulation > 1 ? DType::kF32 : options.grad_dtype);
   reset_resident_peak();
   const std::unique_ptr<Arena> arena = Arena::make_cpu(planned.extent_bytes);
   const auto engine = make_engine(*arena, model, optimizer, b, comm);
@@ -152,19 +164,40 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   const double sol = light.seconds_per_micro_batch() * static_cast<double>(b.accumulation) / step_s;
   const auto counted = static_cast<double>(b.steps - b.warmup);
   const Traffic after = comm.traffic();
-  const auto per_step = [&](std::int64_t Traffic::*field) { return static_cast<double>(after.*field - before.*field) / counted; };
-  const double busy_s = per_step(&Traffic::busy_ns) * 1e-9, waited_s = per_step(&Traffic::waited_ns) * 1e-9;
+  const auto per_step = [&](std::int64_t Traffic::*field) {
+    return static_cast<double>(after.*field - before.*field) / counted;
+  };
+  const double busy_s = per_step(&Traffic::busy_ns) * 1e-9,
+               waited_s = per_step(&Traffic::waited_ns) * 1e-9;
   const nlohmann::ordered_json result{
-      {"peer", "thimble " + thimble_version()}, {"size", b.size}, {"batch", b.batch}, {"seq", b.seq},
-      {"dtype", b.dtype}, {"compile", false}, {"checkpoint", b.recompute == "full"}, {"threads", team_threads()},
-      {"params", config->num_parameters()}, {"step_s", step_s}, {"tokens_per_s", total / step_s},
+      {"peer", "thimble " + thimble_version()},
+      {"size", b.size},
+      {"batch", b.batch},
+      {"seq", b.seq},
+      {"dtype", b.dtype},
+      {"compile", false},
+      {"checkpoint", b.recompute == "full"},
+      {"threads", team_threads()},
+      {"params", config->num_parameters()},
+      {"step_s", step_s},
+      {"tokens_per_s", total / step_s},
       {"model_tflops", total * config->train_flops_per_token(b.seq) / step_s / 1e12},
-      {"peak_bytes", resident_memory().peak_bytes}, {"first_loss", losses.front()}, {"last_loss", losses.back()},
-      {"recompute", b.recompute}, {"accumulation", b.accumulation}, {"sol", sol}, {"isa", cpu_isa()},
-      {"planned_peak_bytes", planned.peak_bytes()}, {"measured_peak_bytes", measured.peak_bytes()},
-      {"planned_extent_bytes", planned.extent_bytes}, {"plan_is_exact", planned.phases == measured.phases},
-      {"ranks", comm.size()}, {"zero_stage", engine->parallel().stage()},
-      {"sent_bytes", per_step(&Traffic::tensor_bytes)}, {"comm_busy_s", busy_s}, {"comm_waited_s", waited_s},
+      {"peak_bytes", resident_memory().peak_bytes},
+      {"first_loss", losses.front()},
+      {"last_loss", losses.back()},
+      {"recompute", b.recompute},
+      {"accumulation", b.accumulation},
+      {"sol", sol},
+      {"isa", cpu_isa()},
+      {"planned_peak_bytes", planned.peak_bytes()},
+      {"measured_peak_bytes", measured.peak_bytes()},
+      {"planned_extent_bytes", planned.extent_bytes},
+      {"plan_is_exact", planned.phases == measured.phases},
+      {"ranks", comm.size()},
+      {"zero_stage", engine->parallel().stage()},
+      {"sent_bytes", per_step(&Traffic::tensor_bytes)},
+      {"comm_busy_s", busy_s},
+      {"comm_waited_s", waited_s},
       {"comm_hidden", busy_s > 0 ? std::max(0.0, 1 - waited_s / busy_s) : 1.0}};
   if (comm.rank() != 0) return;
   print_result(b, result, planned, measured, b.profile ? &profile : nullptr);
@@ -188,20 +221,29 @@ void run_bench_train(const TrainBench& b) {
 
 void add_bench_train(CLI::App& bench, CommandSession& session) {
   auto options = std::make_shared<TrainBench>();
-  CLI::App* train = bench.add_subcommand("train", "Steps on random tokens, with the keys of the PyTorch peer");
+  CLI::App* train =
+      bench.add_subcommand("train", "Steps on random tokens, with the keys of the PyTorch peer");
   train->add_option("--size", options->size, "20m, 60m, 130m, 350m, 1b, 7b");
-  train->add_option("--batch", options->batch, "Rows per micro-batch, of all ranks")->check(CLI::PositiveNumber);
+  train->add_option("--batch", options->batch, "Rows per micro-batch, of all ranks")
+      ->check(CLI::PositiveNumber);
   train->add_option("--seq", options->seq, "Positions per row")->check(CLI::Range(1, 1 << 20));
-  train->add_option("--accumulation", options->accumulation, "Micro-batches per step")->check(CLI::PositiveNumber);
+  train->add_option("--accumulation", options->accumulation, "Micro-batches per step")
+      ->check(CLI::PositiveNumber);
   train->add_option("--steps", options->steps, "Steps in all")->check(CLI::PositiveNumber);
-  train->add_option("--warmup", options->warmup, "Steps not counted")->check(CLI::NonNegativeNumber);
-  train->add_option("--dtype", options->dtype, "bf16 or f32")->check(CLI::IsMember({"bf16", "f32"}));
+  train->add_option("--warmup", options->warmup, "Steps not counted")
+      ->check(CLI::NonNegativeNumber);
+  train->add_option("--dtype", options->dtype, "bf16 or f32")
+      ->check(CLI::IsMember({"bf16", "f32"}));
   train->add_option("--recompute", options->recompute, "none, selective or full")
       ->check(CLI::IsMember({"none", "selective", "full"}));
-  train->add_option("--threads", options->threads, "Threads of a rank (default: its share of the cores)");
-  train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")->check(CLI::Range(0, 3));
-  train->add_option("--wire", options->wire, "Under mpirun: gradients between ranks")->check(CLI::IsMember({"bf16", "fp32"}));
-  train->add_option("--trace", options->trace, "Write a Chrome trace of the counted steps to this file");
+  train->add_option("--threads", options->threads,
+                    "Threads of a rank (default: its share of the cores)");
+  train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
+      ->check(CLI::Range(0, 3));
+  train->add_option("--wire", options->wire, "Under mpirun: gradients between ranks")
+      ->check(CLI::IsMember({"bf16", "fp32"}));
+  train->add_option("--trace", options->trace,
+                    "Write a Chrome trace of the counted steps to this file");
   train->add_flag("--profile", options->profile, "Print a table of operations to standard error");
   train->add_flag("--json", options->json, "One JSON object");
   train->callback([options, &session] {

@@ -1,5 +1,5 @@
-// `thimble bench train`: training steps on random tokens, with the keys of the PyTorch peers, on one process or on the
-// ranks of an MPI program.
+// `thimble bench train`: training steps on random tokens, with the keys of the PyTorch peers, on
+// one process or on the ranks of an MPI program.
 #pragma once
 
 namespace CLI {

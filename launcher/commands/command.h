@@ -1,4 +1,5 @@
-// The command line: each command adds itself to the application and leaves its exit code in the session.
+// The command line: each command adds itself to the application and leaves its exit code in the
+// session.
 #pragma once
 
 #include <memory>
@@ -14,7 +15,8 @@ namespace thimble {
 
 class Console;
 
-/// What all commands share. Results go to standard output, everything else to the console (standard error).
+/// What all commands share. Results go to standard output, everything else to the console (standard
+/// error).
 struct CommandSession {
   std::vector<std::string> command_line;
   std::string log_level = "info";
@@ -45,8 +47,8 @@ inline constexpr int kExitUser = 2;
 /// One error on the terminal, after whatever line is live there.
 void report_error(const CommandSession& session, std::string_view message);
 
-/// The whole application; returns the process's exit code: 0 done, 1 system failure, 2 user's mistake, 75 saved and
-/// stopped on a signal.
+/// The whole application; returns the process's exit code: 0 done, 1 system failure, 2 user's
+/// mistake, 75 saved and stopped on a signal.
 int run_command_line(int argc, char** argv);
 
 }  // namespace thimble

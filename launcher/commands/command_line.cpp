@@ -30,7 +30,8 @@ void add_commands(CLI::App& app, CommandSession& session) {
 }
 
 // CLI11's message in one line, with the nearest command for a misspelt one.
-std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error, const CommandSession& session) {
+std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
+                             const CommandSession& session) {
   std::string text = error.what();
   for (char& c : text) c = c == '\n' ? ' ' : c;
   if (session.command_line.size() < 2) return text;
@@ -66,7 +67,8 @@ void CommandSession::start() {
 int run_command_line(int argc, char** argv) {
   CommandSession session;
   session.command_line.assign(argv, argv + argc);
-  CLI::App app("Thimble trains language models that are larger than the memory of the machine.", "thimble");
+  CLI::App app("Thimble trains language models that are larger than the memory of the machine.",
+               "thimble");
   app.require_subcommand(0, 1);
   app.fallthrough();
   app.add_option("--log-level", session.log_level, "Messages to show: " + join(log_level_names()));

@@ -72,8 +72,8 @@ Opened open_checkpoint(const fs::path& path, bool is_run) {
   const std::string name = opened.checkpoint->path().string();
   spdlog::info("{}: step {}, every byte verified", name, opened.checkpoint->step());
   opened.config = parse_model_config(identity.model_config, name);
-  opened.dtype = identity.model_config.find("bfloat16") == std::string::npos ? DType::kF32
-                                                                             : DType::kBF16;
+  opened.dtype =
+      identity.model_config.find("bfloat16") == std::string::npos ? DType::kF32 : DType::kBF16;
   use_tokenizer(opened, identity.tokenizer);
   return opened;
 }
@@ -136,16 +136,18 @@ void print_result(const ConvertArguments& a, const Opened& opened, DType dtype) 
   const std::int64_t parameters = opened.config.num_parameters();
   if (a.json) {
     const nlohmann::ordered_json out{
-        {"source", a.source},         {"kind", opened.kind},
-        {"destination", a.destination}, {"model_type", opened.config.model_type},
-        {"parameters", parameters},   {"dtype", dtype == DType::kBF16 ? "bf16" : "fp32"},
+        {"source", a.source},
+        {"kind", opened.kind},
+        {"destination", a.destination},
+        {"model_type", opened.config.model_type},
+        {"parameters", parameters},
+        {"dtype", dtype == DType::kBF16 ? "bf16" : "fp32"},
         {"tokenizer", opened.byte_tokenizer || !opened.tokenizer.empty()}};
-    fmt::print("{}\n",
-               out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    fmt::print("{}\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return;
   }
-  fmt::print("{}: {:.2f} M parameters, {}\n", a.destination,
-             static_cast<double>(parameters) / 1e6, dtype == DType::kBF16 ? "bf16" : "fp32");
+  fmt::print("{}: {:.2f} M parameters, {}\n", a.destination, static_cast<double>(parameters) / 1e6,
+             dtype == DType::kBF16 ? "bf16" : "fp32");
 }
 
 void run_convert(const ConvertArguments& a) {

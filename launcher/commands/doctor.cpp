@@ -6,7 +6,6 @@
 #include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
-#include <sstream>
 
 #include "core/base/numeric.h"
 #include "core/io/file_engine.h"
@@ -51,7 +50,8 @@ struct DiskSpeed {
   double write_mb_per_s = 0, read_mb_per_s = 0;
 };
 
-// A file of `bytes` written, made durable and read back; what is still in the page cache is dropped before the read.
+// A file of `bytes` written, made durable and read back; what is still in the page cache is dropped
+// before the read.
 DiskSpeed disk_speed(FileEngine& engine, const fs::path& directory, std::int64_t bytes) {
   const fs::path path = directory / fmt::format(".thimble-doctor-{}", ::getpid());
   struct Remove {
@@ -78,18 +78,9 @@ DiskSpeed disk_speed(FileEngine& engine, const fs::path& directory, std::int64_t
   return speed;
 }
 
-bool is_on_path(const std::string& program) {
-  const char* text = std::getenv("PATH");
-  std::istringstream folders(text == nullptr ? "" : text);
-  for (std::string folder; std::getline(folders, folder, ':');) {
-    if (::access((fs::path(folder) / program).c_str(), X_OK) == 0) return true;
-  }
-  return false;
-}
-
 std::string mpi_state() {
   if (!mpi_available()) return "not in this build";
-  return is_on_path("mpirun") ? "ready" : "mpirun is not on PATH";
+  return !find_program("mpirun").empty() ? "ready" : "mpirun is not on PATH";
 }
 
 void run_doctor(const DoctorArguments& a) {
@@ -103,31 +94,48 @@ void run_doctor(const DoctorArguments& a) {
   std::vector<std::string> warnings;
   if (!m.cpu.avx512) warnings.push_back("no AVX-512: bf16 products are computed in f32");
   if (m.cores.usable < m.cores.online) {
-    warnings.push_back(fmt::format("only {} of {} cores may be used ({})", m.cores.usable, m.cores.online, m.cores.bound_by));
+    warnings.push_back(fmt::format("only {} of {} cores may be used ({})", m.cores.usable,
+                                   m.cores.online, m.cores.bound_by));
   }
-  if (disk < kLittleDiskBytes) warnings.push_back(fmt::format("only {} of disk is free here", format_bytes(disk)));
-  if (engine.find("uring") == std::string::npos) warnings.push_back("io_uring is not permitted; files use threads instead");
-  if (!huge_pages()) warnings.push_back("transparent huge pages are off: the first touch of memory is slower");
-  if (mpi != "ready") warnings.push_back(fmt::format("MPI: {}; install openmpi-bin for several processes", mpi));
+  if (disk < kLittleDiskBytes)
+    warnings.push_back(fmt::format("only {} of disk is free here", format_bytes(disk)));
+  if (engine.find("uring") == std::string::npos)
+    warnings.push_back("io_uring is not permitted; files use threads instead");
+  if (!huge_pages())
+    warnings.push_back("transparent huge pages are off: the first touch of memory is slower");
+  if (mpi != "ready")
+    warnings.push_back(fmt::format("MPI: {}; install openmpi-bin for several processes", mpi));
   if (a.json) {
-    const nlohmann::ordered_json out{{"version", thimble_version()}, {"cpu", m.cpu.brand}, {"isa", m.cpu.isa()},
-                                     {"isa_in_use", cpu_isa()}, {"kernel", m.kernel}, {"cores_usable", m.cores.usable},
-                                     {"memory_bytes", m.memory.total_bytes}, {"memory_usable_bytes", m.memory.usable_bytes},
-                                     {"budget_bytes", m.memory.default_budget_bytes()}, {"memory_bound_by", m.memory.bound_by},
-                                     {"disk_free_bytes", disk}, {"disk_write_mb_per_s", speed.write_mb_per_s},
-                                     {"disk_read_mb_per_s", speed.read_mb_per_s}, {"file_engine", engine}, {"mpi", mpi}, {"bf16_gflops", bf16},
-                                     {"f32_gflops", f32}, {"warnings", warnings}};
+    const nlohmann::ordered_json out{{"version", thimble_version()},
+                                     {"cpu", m.cpu.brand},
+                                     {"isa", m.cpu.isa()},
+                                     {"isa_in_use", cpu_isa()},
+                                     {"kernel", m.kernel},
+                                     {"cores_usable", m.cores.usable},
+                                     {"memory_bytes", m.memory.total_bytes},
+                                     {"memory_usable_bytes", m.memory.usable_bytes},
+                                     {"budget_bytes", m.memory.default_budget_bytes()},
+                                     {"memory_bound_by", m.memory.bound_by},
+                                     {"disk_free_bytes", disk},
+                                     {"disk_write_mb_per_s", speed.write_mb_per_s},
+                                     {"disk_read_mb_per_s", speed.read_mb_per_s},
+                                     {"file_engine", engine},
+                                     {"mpi", mpi},
+                                     {"bf16_gflops", bf16},
+                                     {"f32_gflops", f32},
+                                     {"warnings", warnings}};
     fmt::print("{}\n", out.dump());
     return;
   }
   print_version(false);
-  fmt::print("cpu      {}, {} usable cores ({}), {}; in use: {}\n", m.cpu.brand, m.cores.usable, m.cores.bound_by,
-             m.cpu.isa(), cpu_isa());
+  fmt::print("cpu      {}, {} usable cores ({}), {}; in use: {}\n", m.cpu.brand, m.cores.usable,
+             m.cores.bound_by, m.cpu.isa(), cpu_isa());
   fmt::print("products {:.0f} GFLOP/s bf16, {:.0f} GFLOP/s f32\n", bf16, f32);
-  fmt::print("memory   {} in all, {} usable ({}), budget by default {}\n", format_bytes(m.memory.total_bytes),
-             format_bytes(m.memory.usable_bytes), m.memory.bound_by, format_bytes(m.memory.default_budget_bytes()));
-  fmt::print("disk     {} free in {}, written at {:.0f} MB/s and read at {:.0f} MB/s through {}\n", format_bytes(disk),
-             a.directory, speed.write_mb_per_s, speed.read_mb_per_s, engine);
+  fmt::print("memory   {} in all, {} usable ({}), budget by default {}\n",
+             format_bytes(m.memory.total_bytes), format_bytes(m.memory.usable_bytes),
+             m.memory.bound_by, format_bytes(m.memory.default_budget_bytes()));
+  fmt::print("disk     {} free in {}, written at {:.0f} MB/s and read at {:.0f} MB/s through {}\n",
+             format_bytes(disk), a.directory, speed.write_mb_per_s, speed.read_mb_per_s, engine);
   fmt::print("MPI      {}\n", mpi);
   fmt::print("kernel   {}\n", m.kernel);
   for (const std::string& w : warnings) fmt::print("warning: {}\n", w);
@@ -138,7 +146,8 @@ void run_doctor(const DoctorArguments& a) {
 
 void add_doctor_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<DoctorArguments>();
-  CLI::App* doctor = app.add_subcommand("doctor", "Check this machine: processor, memory, disk, libraries, speed");
+  CLI::App* doctor =
+      app.add_subcommand("doctor", "Check this machine: processor, memory, disk, libraries, speed");
   doctor->add_option("--dir", a->directory, "Where runs will be written: its disk is measured")
       ->check(CLI::ExistingDirectory);
   doctor->add_flag("--json", a->json, "One JSON object");

@@ -18,7 +18,6 @@
 namespace thimble {
 namespace {
 
-
 struct EvalArguments {
   std::string model, text, dtype = "auto", separator;
   std::int64_t context = 0, stride = 0;
@@ -36,7 +35,8 @@ struct EvalTotals {
   std::vector<PositionSum> by_power;  // positions [2^i, 2^(i+1))
 };
 
-// Documents of the file: split before every occurrence of the separator, which stays with the text it begins.
+// Documents of the file: split before every occurrence of the separator, which stays with the text
+// it begins.
 std::vector<std::string_view> documents(std::string_view text, const std::string& separator) {
   if (separator.empty()) return {text};
   std::vector<std::string_view> out;
@@ -53,12 +53,15 @@ std::vector<std::string_view> documents(std::string_view text, const std::string
 class Evaluator {
  public:
   Evaluator(LoadedModel& loaded, std::int64_t context, std::int64_t stride)
-      : loaded_(loaded), context_(context), stride_(stride),
+      : loaded_(loaded),
+        context_(context),
+        stride_(stride),
         table_(make_rope_table(*loaded.arena, loaded.model->config(), context)) {}
 
   EvalTotals totals;
 
-  // Windows of `context` inputs, `stride` apart; each target is scored once, with the longest context on offer.
+  // Windows of `context` inputs, `stride` apart; each target is scored once, with the longest
+  // context on offer.
   void document(const std::vector<std::int32_t>& ids) {
     const auto count = static_cast<std::int64_t>(ids.size());
     std::int64_t scored = 0;  // targets ids[1..scored] are done
@@ -71,7 +74,8 @@ class Evaluator {
 
  private:
   // Scores positions [first, n) of the window that begins at `begin`.
-  void window(const std::vector<std::int32_t>& ids, std::int64_t begin, std::int64_t n, std::int64_t first) {
+  void window(const std::vector<std::int32_t>& ids, std::int64_t begin, std::int64_t n,
+              std::int64_t first) {
     Batch batch{.rows = 1, .seq_len = n};
     batch.tokens.assign(ids.begin() + begin, ids.begin() + begin + n);
     batch.targets.assign(ids.begin() + begin + 1, ids.begin() + begin + n + 1);
@@ -87,7 +91,8 @@ class Evaluator {
       const double loss = losses.data<float>()[i];
       totals.loss += loss;
       ++totals.tokens;
-      const auto power = static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(i + 1)) - 1);
+      const auto power =
+          static_cast<std::size_t>(std::bit_width(static_cast<std::uint64_t>(i + 1)) - 1);
       if (totals.by_power.size() <= power) totals.by_power.resize(power + 1);
       totals.by_power[power].loss += loss;
       ++totals.by_power[power].tokens;
@@ -102,20 +107,25 @@ class Evaluator {
 void print_totals(const EvalTotals& t, std::size_t bytes, const EvalArguments& a) {
   const double mean = t.loss / static_cast<double>(t.tokens);
   const double bits = t.loss / std::numbers::ln2 / static_cast<double>(bytes);
-  nlohmann::ordered_json json{{"nats_per_token", mean}, {"perplexity", std::exp(mean)}, {"tokens", t.tokens},
+  nlohmann::ordered_json json{{"nats_per_token", mean},
+                              {"perplexity", std::exp(mean)},
+                              {"tokens", t.tokens},
                               {"bits_per_byte", bits}};
   if (a.by_position) {
     for (std::size_t i = 0; i < t.by_power.size(); ++i) {
       if (t.by_power[i].tokens == 0) continue;
-      json["by_position"].push_back({{"from", 1 << i}, {"nats_per_token", t.by_power[i].loss / static_cast<double>(t.by_power[i].tokens)},
-                                     {"tokens", t.by_power[i].tokens}});
+      json["by_position"].push_back(
+          {{"from", 1 << i},
+           {"nats_per_token", t.by_power[i].loss / static_cast<double>(t.by_power[i].tokens)},
+           {"tokens", t.by_power[i].tokens}});
     }
   }
   if (a.json) {
     fmt::print("{}\n", json.dump());
     return;
   }
-  fmt::print("{:.4f} nats/token, perplexity {:.3f}, {:.4f} bits/byte, {} tokens\n", mean, std::exp(mean), bits, t.tokens);
+  fmt::print("{:.4f} nats/token, perplexity {:.3f}, {:.4f} bits/byte, {} tokens\n", mean,
+             std::exp(mean), bits, t.tokens);
   for (const auto& row : json.value("by_position", nlohmann::ordered_json::array())) {
     fmt::print("  from position {:>6}: {:.4f} ({} tokens)\n", row["from"].get<int>(),
                row["nats_per_token"].get<double>(), row["tokens"].get<std::int64_t>());
@@ -140,9 +150,10 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
     tokenizer.encode_to(all[i], {}, ids);
     evaluator.document(ids);
     if (evaluator.totals.tokens > 0 && session.console->traits().live) {
-      session.console->set_live_line(fmt::format("document {} of {}, {} tokens, {:.4f} nats/token", i + 1, all.size(),
-                                                 evaluator.totals.tokens,
-                                                 evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
+      session.console->set_live_line(
+          fmt::format("document {} of {}, {} tokens, {:.4f} nats/token", i + 1, all.size(),
+                      evaluator.totals.tokens,
+                      evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
     }
   }
   session.console->end_live_line();
@@ -154,19 +165,26 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
 
 void add_eval_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<EvalArguments>();
-  CLI::App* eval = app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
+  CLI::App* eval =
+      app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
   eval->add_option("--model", a->model, "Hugging Face directory or run")->required();
   eval->add_option("--text", a->text, "Text file")->required();
-  eval->add_option("--context", a->context, "Positions per window (default: the model's, at most 2048)")
+  eval->add_option("--context", a->context,
+                   "Positions per window (default: the model's, at most 2048)")
       ->check(CLI::PositiveNumber);
-  eval->add_option("--stride", a->stride, "Positions between windows (default: the context)")->check(CLI::PositiveNumber);
-  eval->add_option("--document-separator", a->separator, "A new document begins at each occurrence of this text");
-  eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  eval->add_option("--stride", a->stride, "Positions between windows (default: the context)")
+      ->check(CLI::PositiveNumber);
+  eval->add_option("--document-separator", a->separator,
+                   "A new document begins at each occurrence of this text");
+  eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
+      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
   eval->add_flag("--by-position", a->by_position, "Also the loss per power-of-two position");
-  eval->add_flag("--json", a->json, "One JSON object: nats_per_token, perplexity, tokens, bits_per_byte");
-  eval->footer("Examples:\n"
-               "  thimble eval --model runs/demo/model --text book.txt --json\n"
-               "  thimble eval --model DIR --text stories.txt --document-separator \"Once upon a time\"");
+  eval->add_flag("--json", a->json,
+                 "One JSON object: nats_per_token, perplexity, tokens, bits_per_byte");
+  eval->footer(
+      "Examples:\n"
+      "  thimble eval --model runs/demo/model --text book.txt --json\n"
+      "  thimble eval --model DIR --text stories.txt --document-separator \"Once upon a time\"");
   eval->callback([a, &session] {
     session.start();
     run_eval(*a, session);

@@ -80,19 +80,24 @@ Generated decode(const GenerateArguments& a, const LoadedModel& loaded, Decoder&
 }
 
 void run_generate(const GenerateArguments& a) {
-  if (!a.prompt.empty() && !a.prompt_file.empty()) throw_user("--prompt and --prompt-file: give one of them");
+  if (!a.prompt.empty() && !a.prompt_file.empty())
+    throw_user("--prompt and --prompt-file: give one of them");
   const LoadedModel loaded = load_model(a.model, a.dtype);
-  const std::string prompt = a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
+  const std::string prompt =
+      a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
   const std::vector<std::int32_t> ids = sample_prompt_ids(*loaded.tokenizer, prompt);
   const std::int64_t wanted = static_cast<std::int64_t>(ids.size()) + a.max_new_tokens;
   const std::int64_t longest = loaded.model->config().max_positions;
   if (static_cast<std::int64_t>(ids.size()) >= longest) {
-    throw_user("the prompt has {} tokens and the model {} positions; shorten the prompt", ids.size(), longest);
+    throw_user("the prompt has {} tokens and the model {} positions; shorten the prompt",
+               ids.size(), longest);
   }
-  const std::int64_t per_position = DenseKvCache::bytes_per_position(loaded.model->config(), loaded.dtype);
+  const std::int64_t per_position =
+      DenseKvCache::bytes_per_position(loaded.model->config(), loaded.dtype);
   const std::int64_t capacity = std::min(wanted, longest);
-  spdlog::info("{} prompt tokens; key-value cache {} for {} positions, {} would fit in free memory", ids.size(),
-               format_bytes(per_position * capacity), capacity, memory_limit().usable_bytes / per_position);
+  spdlog::info("{} prompt tokens; key-value cache {} for {} positions, {} would fit in free memory",
+               ids.size(), format_bytes(per_position * capacity), capacity,
+               memory_limit().usable_bytes / per_position);
   if (wanted > longest) spdlog::warn("stopping at the model's {} positions", longest);
   install_stop_handlers();
   Decoder decoder(*loaded.arena, *loaded.model, *loaded.store, loaded.dtype, capacity);
@@ -101,8 +106,12 @@ void run_generate(const GenerateArguments& a) {
   const Generated out = decode(a, loaded, decoder, ids);
   const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
   if (a.json) {
-    const nlohmann::ordered_json json{{"prompt", prompt}, {"text", out.text}, {"prompt_tokens", ids.size()},
-                                      {"new_tokens", out.ids.size()}, {"token_ids", out.ids}, {"finish_reason", out.reason},
+    const nlohmann::ordered_json json{{"prompt", prompt},
+                                      {"text", out.text},
+                                      {"prompt_tokens", ids.size()},
+                                      {"new_tokens", out.ids.size()},
+                                      {"token_ids", out.ids},
+                                      {"finish_reason", out.reason},
                                       {"seconds", seconds}};
     fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
   } else if (!a.stop.empty()) {
@@ -119,19 +128,27 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   generate->add_option("--model", a->model, "Hugging Face directory or run")->required();
   generate->add_option("--prompt", a->prompt, "Text to continue (default: none)");
   generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue");
-  generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")->check(CLI::PositiveNumber);
-  generate->add_option("--temperature", a->sampling.temperature, "0 = greedy")->check(CLI::NonNegativeNumber);
-  generate->add_option("--top-k", a->sampling.top_k, "Only the k likeliest tokens; 0 = all")->check(CLI::NonNegativeNumber);
-  generate->add_option("--top-p", a->sampling.top_p, "Only the likeliest tokens that make up this share")
+  generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")
+      ->check(CLI::PositiveNumber);
+  generate->add_option("--temperature", a->sampling.temperature, "0 = greedy")
+      ->check(CLI::NonNegativeNumber);
+  generate->add_option("--top-k", a->sampling.top_k, "Only the k likeliest tokens; 0 = all")
+      ->check(CLI::NonNegativeNumber);
+  generate
+      ->add_option("--top-p", a->sampling.top_p,
+                   "Only the likeliest tokens that make up this share")
       ->check(CLI::Range(1e-6, 1.0));
-  generate->add_option("--repetition-penalty", a->sampling.repetition_penalty, "1 = none")->check(CLI::PositiveNumber);
+  generate->add_option("--repetition-penalty", a->sampling.repetition_penalty, "1 = none")
+      ->check(CLI::PositiveNumber);
   generate->add_option("--seed", a->sampling.seed, "Of the draws");
   generate->add_option("--stop", a->stop, "End before this text (repeatable)");
-  generate->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  generate->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
+      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
   generate->add_flag("--json", a->json, "One JSON object");
-  generate->footer("Examples:\n"
-                   "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
-                   "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1");
+  generate->footer(
+      "Examples:\n"
+      "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
+      "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1");
   generate->callback([a, &session] {
     session.start();
     run_generate(*a);

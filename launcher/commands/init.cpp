@@ -11,8 +11,8 @@
 #include "data/document_reader.h"
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
-#include "launcher/job/paths.h"
 #include "launcher/job/load_job.h"
+#include "launcher/job/paths.h"
 #include "launcher/job/write_job.h"
 #include "models/model_config.h"
 

@@ -63,9 +63,8 @@ void inspect_model(const InspectArguments& a) {
                          {"shape", entry.shape},
                          {"bytes", entry.bytes}});
     } else {
-      fmt::print("{:<52} {:<5} {:<16} {:>11}\n", printable(name, 200),
-                 printable(entry.dtype_text), fmt::format("[{}]", fmt::join(entry.shape, ", ")),
-                 format_bytes(entry.bytes));
+      fmt::print("{:<52} {:<5} {:<16} {:>11}\n", printable(name, 200), printable(entry.dtype_text),
+                 fmt::format("[{}]", fmt::join(entry.shape, ", ")), format_bytes(entry.bytes));
     }
   }
   if (a.json) {
@@ -133,7 +132,9 @@ void inspect_tokens(const InspectArguments& a) {
       file.has_prompts() ? fmt::format(", {} tokens in prompts", prompt_tokens) : "");
 }
 
-Json id_or_null(const std::optional<std::int32_t>& id) { return id ? Json(*id) : Json(); }
+Json id_or_null(const std::optional<std::int32_t>& id) {
+  return id ? Json(*id) : Json();
+}
 
 std::vector<std::int32_t> special_ids(const Tokenizer& tokenizer) {
   std::vector<std::int32_t> ids;
@@ -258,11 +259,11 @@ void add_contents(Registrar& inspect) {
                   [](const InspectArguments& x, CommandSession&) { inspect_tokenizer(x); });
   tokenizer->add_option("path", a.path, "Directory, file or \"byte\"")->required();
   tokenizer->add_option("--text", a.text, "Text to tokenise");
-  CLI::App* data = inspect.add("data", "Rows as they are trained on, and a summary",
-                               "data job.toml -n 3",
-                               [](const InspectArguments& x, CommandSession& session) {
-                                 inspect_data(x.path, x.rows, x.json, session);
-                               });
+  CLI::App* data =
+      inspect.add("data", "Rows as they are trained on, and a summary", "data job.toml -n 3",
+                  [](const InspectArguments& x, CommandSession& session) {
+                    inspect_data(x.path, x.rows, x.json, session);
+                  });
   data->add_option("path", a.path, "Job file")->required();
   data->add_option("-n,--rows", a.rows, "Rows to show")->check(CLI::Range(0, 1 << 20));
   CLI::App* logits =

@@ -38,8 +38,7 @@ std::size_t padding_begin(const Batch& row) {
 
 std::span<const std::int32_t> ids_of(const Batch& row, const TokenRun& run) {
   return std::span(row.tokens)
-      .subspan(static_cast<std::size_t>(run.begin),
-               static_cast<std::size_t>(run.end - run.begin));
+      .subspan(static_cast<std::size_t>(run.begin), static_cast<std::size_t>(run.end - run.begin));
 }
 
 // The target of a document's last position, if it has one: the document goes on in another row.
@@ -132,8 +131,8 @@ std::string row_text(const Batch& row, const Tokenizer& tokenizer, bool color) {
   std::int64_t document = -1;
   for (const TokenRun& run : token_runs(row)) {
     if (run.document != document && !run.padding) {
-      text += fmt::format("  document {} of the row, from position {}\n", run.document + 1,
-                          run.begin);
+      text +=
+          fmt::format("  document {} of the row, from position {}\n", run.document + 1, run.begin);
     }
     document = run.document;
     text += run_text(row, run, tokenizer, color);

@@ -10,8 +10,10 @@
 namespace thimble {
 
 void add_job_arguments(CLI::App& app, JobArguments& arguments) {
-  app.add_option("job", arguments.file, "Job file (TOML); `thimble help job` lists its keys")->required();
-  app.add_option("--set", arguments.sets, "Override a key: --set optimizer.lr=1e-4 (repeatable)")->allow_extra_args(false);
+  app.add_option("job", arguments.file, "Job file (TOML); `thimble help job` lists its keys")
+      ->required();
+  app.add_option("--set", arguments.sets, "Override a key: --set optimizer.lr=1e-4 (repeatable)")
+      ->allow_extra_args(false);
 }
 
 job::JobConfig load_job_arguments(const JobArguments& arguments, bool speaks) {
@@ -26,12 +28,15 @@ job::JobConfig load_job_arguments(const JobArguments& arguments, bool speaks) {
 RunShape run_shape(const job::JobConfig& job, const Tokenizer& tokenizer) {
   RunShape shape;
   for (const std::string& prompt : job.eval.sample_prompts) {
-    shape.sample_prompt_tokens.push_back(static_cast<std::int64_t>(sample_prompt_ids(tokenizer, prompt).size()));
+    shape.sample_prompt_tokens.push_back(
+        static_cast<std::int64_t>(sample_prompt_ids(tokenizer, prompt).size()));
   }
   return shape;
 }
 
-std::int64_t checkpoint_disk_bytes(const JobSetup& setup) { return 12 * setup.model.num_parameters(); }
+std::int64_t checkpoint_disk_bytes(const JobSetup& setup) {
+  return 12 * setup.model.num_parameters();
+}
 std::int64_t export_disk_bytes(const JobSetup& setup) {
   return dtype_size(setup.engine.dtype) * setup.model.num_parameters();
 }
@@ -40,16 +45,20 @@ std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
   const std::string ranks =
       plan.batch.ranks == 1
           ? ""
-          : fmt::format("\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights a step",
-                        plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
-                        format_bytes(plan.traffic.gather_bytes));
+          : fmt::format(
+                "\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights a step",
+                plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
+                format_bytes(plan.traffic.gather_bytes));
   return fmt::format(
-      "{:.1f} M parameters, {} with fp32 master and AdamW; {}{}\n{}resident at most {} (arena {} + process {}), budget "
+      "{:.1f} M parameters, {} with fp32 master and AdamW; {}{}\n{}resident at most {} (arena {} + "
+      "process {}), budget "
       "{} ({})\ndisk: {} a checkpoint, {} the exported model",
-      static_cast<double>(setup.model.num_parameters()) / 1e6, dtype_name(setup.engine.dtype), plan.batch.text(), ranks,
-      to_table(plan.memory), format_bytes(plan.memory.extent_bytes + kProcessOverheadBytes),
-      format_bytes(plan.memory.extent_bytes), format_bytes(kProcessOverheadBytes), format_bytes(plan.budget.bytes),
-      plan.budget.bound_by, format_bytes(checkpoint_disk_bytes(setup)), format_bytes(export_disk_bytes(setup)));
+      static_cast<double>(setup.model.num_parameters()) / 1e6, dtype_name(setup.engine.dtype),
+      plan.batch.text(), ranks, to_table(plan.memory),
+      format_bytes(plan.memory.extent_bytes + kProcessOverheadBytes),
+      format_bytes(plan.memory.extent_bytes), format_bytes(kProcessOverheadBytes),
+      format_bytes(plan.budget.bytes), plan.budget.bound_by,
+      format_bytes(checkpoint_disk_bytes(setup)), format_bytes(export_disk_bytes(setup)));
 }
 
 }  // namespace thimble

@@ -18,23 +18,39 @@ void add_launch_command(CLI::App& app, CommandSession& session) {
     bool dry_run = false;
   };
   auto a = std::make_shared<Arguments>();
-  CLI::App* launch_command = app.add_subcommand("launch", "Start a job on several processes, watch them, restart them");
-  launch_command->add_option("-n,--ranks", a->launch.ranks, "Processes in all")->required()->check(CLI::Range(1, 1 << 16));
-  launch_command->add_option("--hostfile", a->hostfile, "Hosts, one a line: NAME slots=N (default: this machine)")
+  CLI::App* launch_command =
+      app.add_subcommand("launch", "Start a job on several processes, watch them, restart them");
+  launch_command->add_option("-n,--ranks", a->launch.ranks, "Processes in all")
+      ->required()
+      ->check(CLI::Range(1, 1 << 16));
+  launch_command
+      ->add_option("--hostfile", a->hostfile,
+                   "Hosts, one a line: NAME slots=N (default: this machine)")
       ->check(CLI::ExistingFile);
-  launch_command->add_option("--max-restarts", a->launch.max_restarts, "Restarts after failures, while steps advance")
+  launch_command
+      ->add_option("--max-restarts", a->launch.max_restarts,
+                   "Restarts after failures, while steps advance")
       ->check(CLI::Range(0, 1000));
-  launch_command->add_option("--heartbeat-timeout", a->launch.heartbeat_timeout_s, "Seconds until a silent rank counts as dead")
+  launch_command
+      ->add_option("--heartbeat-timeout", a->launch.heartbeat_timeout_s,
+                   "Seconds until a silent rank counts as dead")
       ->check(CLI::Range(2.0, 1e6));
-  launch_command->add_option("--progress-timeout", a->launch.progress_timeout_s, "Seconds without anything new until ranks count as stuck")
+  launch_command
+      ->add_option("--progress-timeout", a->launch.progress_timeout_s,
+                   "Seconds without anything new until ranks count as stuck")
       ->check(CLI::Range(2.0, 1e6));
   launch_command->add_flag("--dry-run", a->dry_run, "Print the mpirun command and stop");
-  launch_command->add_option("command", a->launch.command, "After --: the command of each rank, train JOB ...")->required();
+  launch_command
+      ->add_option("command", a->launch.command,
+                   "After --: the command of each rank, train JOB ...")
+      ->required();
   launch_command->footer(
       "Examples:\n"
       "  thimble launch -n 2 -- train job.toml\n"
-      "  thimble launch -n 16 --hostfile hosts.txt -- train job.toml --set parallelism.zero_stage=3\n"
-      "A failed job starts again from its last checkpoint. SIGINT, SIGTERM or SIGUSR1: save and exit 75.");
+      "  thimble launch -n 16 --hostfile hosts.txt -- train job.toml --set "
+      "parallelism.zero_stage=3\n"
+      "A failed job starts again from its last checkpoint. SIGINT, SIGTERM or SIGUSR1: save and "
+      "exit 75.");
   launch_command->callback([a, &session] {
     session.start();
     a->launch.hostfile = a->hostfile;

@@ -22,7 +22,8 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan) {
   for (const MemoryPeak& p : plan.memory.phases) {
     nlohmann::ordered_json tags;
     for (std::size_t t = 0; t < kNumMemoryTags; ++t) {
-      if (p.by_tag[t] > 0) tags[std::string(memory_tag_name(static_cast<MemoryTag>(t)))] = p.by_tag[t];
+      if (p.by_tag[t] > 0)
+        tags[std::string(memory_tag_name(static_cast<MemoryTag>(t)))] = p.by_tag[t];
     }
     phases.push_back({{"phase", p.phase}, {"peak_bytes", p.total_bytes}, {"by_tag", tags}});
   }
@@ -45,7 +46,8 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan) {
           {"phases", phases}};
 }
 
-// The largest value for which `fits` holds, doubling from `start`, up to `limit`; 0 if not even `start` fits.
+// The largest value for which `fits` holds, doubling from `start`, up to `limit`; 0 if not even
+// `start` fits.
 template <typename Fits>
 std::int64_t largest(std::int64_t start, std::int64_t limit, Fits&& fits) {
   if (!fits(start)) return 0;
@@ -66,14 +68,18 @@ std::int64_t largest_fitting(const std::string& what, JobSetup setup, const job:
                              const RunShape& shape, const RankPlace& place) {
   const Budget budget = resolve_budget(job.memory.budget, place.on_host);
   const auto fits = [&](const BatchPlan& batch) {
-    return plan_memory(setup, job, batch, shape, place).extent_bytes + kProcessOverheadBytes <= budget.bytes;
+    return plan_memory(setup, job, batch, shape, place).extent_bytes + kProcessOverheadBytes <=
+           budget.bytes;
   };
   if (what == "micro_batch_size") {
-    return largest(1, setup.rows_per_step, [&](std::int64_t n) { return fits(cut_batch(setup.rows_per_step, n, place.ranks)); });
+    return largest(1, setup.rows_per_step, [&](std::int64_t n) {
+      return fits(cut_batch(setup.rows_per_step, n, place.ranks));
+    });
   }
   return largest(64, setup.model.max_positions, [&](std::int64_t n) {
     setup.engine.seq_len = n;
-    return fits(cut_batch(setup.rows_per_step, job.training.micro_batch_size.value.value_or(1), place.ranks));
+    return fits(cut_batch(setup.rows_per_step, job.training.micro_batch_size.value.value_or(1),
+                          place.ranks));
   });
 }
 
@@ -83,12 +89,15 @@ void run_plan(const PlanArguments& arguments) {
   const JobSetup setup = make_setup(job);
   const RunShape shape = run_shape(job, *open_tokenizer(setup.tokenizer, setup.model));
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
-  const RankPlace place{.rank = 0, .ranks = arguments.ranks, .on_host = arguments.ranks_on_host,
+  const RankPlace place{.rank = 0,
+                        .ranks = arguments.ranks,
+                        .on_host = arguments.ranks_on_host,
                         .here = arguments.ranks == 1 || job.memory.budget.value.has_value()};
   if (!arguments.maximum.empty()) {
     const std::int64_t value = largest_fitting(arguments.maximum, setup, job, shape, place);
     if (arguments.json) {
-      fmt::print("{}\n", nlohmann::ordered_json{{"key", arguments.maximum}, {"largest", value}}.dump());
+      fmt::print("{}\n",
+                 nlohmann::ordered_json{{"key", arguments.maximum}, {"largest", value}}.dump());
     } else {
       fmt::print("largest {} that fits: {}\n", arguments.maximum, value);
     }
@@ -103,18 +112,23 @@ void run_plan(const PlanArguments& arguments) {
 
 void add_plan_command(CLI::App& app, CommandSession& session) {
   auto arguments = std::make_shared<PlanArguments>();
-  CLI::App* plan = app.add_subcommand("plan", "Say what memory and disk a job will take, without starting it");
+  CLI::App* plan =
+      app.add_subcommand("plan", "Say what memory and disk a job will take, without starting it");
   add_job_arguments(*plan, *arguments);
-  plan->add_option("--max", arguments->maximum, "Find the largest value that fits: seq_len or micro_batch_size")
+  plan->add_option("--max", arguments->maximum,
+                   "Find the largest value that fits: seq_len or micro_batch_size")
       ->check(CLI::IsMember({"seq_len", "micro_batch_size"}));
-  plan->add_option("--ranks", arguments->ranks, "Plan for one rank of this many")->check(CLI::Range(1, 1 << 20));
-  plan->add_option("--ranks-per-host", arguments->ranks_on_host, "Ranks that share the memory of a machine like this one")
+  plan->add_option("--ranks", arguments->ranks, "Plan for one rank of this many")
+      ->check(CLI::Range(1, 1 << 20));
+  plan->add_option("--ranks-per-host", arguments->ranks_on_host,
+                   "Ranks that share the memory of a machine like this one")
       ->check(CLI::Range(1, 1 << 20));
   plan->add_flag("--json", arguments->json, "One JSON object");
-  plan->footer("Examples:\n"
-               "  thimble plan job.toml\n"
-               "  thimble plan job.toml --ranks 64 --ranks-per-host 8 --set parallelism.zero_stage=3\n"
-               "  thimble plan job.toml --max seq_len --set memory.budget=16GiB");
+  plan->footer(
+      "Examples:\n"
+      "  thimble plan job.toml\n"
+      "  thimble plan job.toml --ranks 64 --ranks-per-host 8 --set parallelism.zero_stage=3\n"
+      "  thimble plan job.toml --max seq_len --set memory.budget=16GiB");
   plan->callback([arguments, &session] {
     session.start();
     run_plan(*arguments);

@@ -1,4 +1,6 @@
 // `thimble tokenize`: text files to a memory-mapped token file.
+#include "data/tokenize.h"
+
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
@@ -8,7 +10,6 @@
 #include "core/ops/op_observer.h"
 #include "data/summary.h"
 #include "data/token_file.h"
-#include "data/tokenize.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/tokenize_progress.h"
 #include "launcher/run/console.h"
@@ -41,8 +42,7 @@ void print_result(const TokenizeArguments& a, int threads, double seconds) {
                                      {"threads", threads},
                                      {"seconds", seconds},
                                      {"mb_per_s", mb_per_s}};
-    fmt::print("{}\n",
-               out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+    fmt::print("{}\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return;
   }
   fmt::print("{}: {} documents, {} tokens, {} bytes, {:.2f} bytes a token, {:.1f} s, {:.1f} MB/s\n",

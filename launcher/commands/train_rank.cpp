@@ -32,7 +32,8 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kJobTextLimit = 1 << 20;
-// Until the first step ranks wait for one that tokenises or verifies: that may take hours. Then minutes.
+// Until the first step ranks wait for one that tokenises or verifies: that may take hours. Then
+// minutes.
 constexpr auto kStartLimit = std::chrono::hours(24);
 constexpr std::int64_t kStepLimitSeconds = 600;
 
@@ -40,30 +41,14 @@ std::chrono::seconds step_limit() {
   const char* text = std::getenv("THIMBLE_COMM_TIMEOUT_S");
   if (text == nullptr) return std::chrono::seconds(kStepLimitSeconds);
   const long seconds = std::strtol(text, nullptr, 10);
-  if (seconds < 1) throw_user("THIMBLE_COMM_TIMEOUT_S='{}': allowed a number of seconds from 1", text);
+  if (seconds < 1)
+    throw_user("THIMBLE_COMM_TIMEOUT_S='{}': allowed a number of seconds from 1", text);
   return std::chrono::seconds(seconds);
 }
 
-// Continue, start anew, or refuse: compares the job with the one the run was started with.
-void check_resume(const RunDir& run, job::JobConfig& job) {
-  if (!std::filesystem::exists(run.resolved_job())) return;
-  const job::JobConfig earlier = job::parse_job_text(read_text_file(run.resolved_job(), kJobTextLimit),
-                                                     run.resolved_job().string());
-  job::adopt_resolved_values(earlier, job);
-  const job::ResumeDiff diff = job::diff_for_resume(earlier, job, {});
-  if (diff.verdict == job::ResumeVerdict::kRefused) {
-    throw_user("{} was started with another job:\n{}\ncontinue with the old values, or start anew: --fresh (moves the "
-               "old run aside), --set name=OTHER, or --init-from {} (its weights only)",
-               run.path().string(), diff.text(), run.path().string());
-  }
-  if (diff.verdict == job::ResumeVerdict::kContinues) spdlog::info("the job has changed:\n{}", diff.text());
-  if (diff.verdict == job::ResumeVerdict::kNewDuration) {
-    spdlog::info("the duration has changed; the learning-rate schedule is recomputed:\n{}", diff.text());
-  }
-}
-
 std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& arguments,
-                                                  const std::filesystem::path& checkpoints, const CheckpointIo& io) {
+                                                  const std::filesystem::path& checkpoints,
+                                                  const CheckpointIo& io) {
   if (arguments.resume == "never") return std::nullopt;
   if (arguments.resume_from) {
     return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", *arguments.resume_from), io);
@@ -80,8 +65,8 @@ std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& argument
   return newest;
 }
 
-void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& tokenizer, const TrainingData& data,
-                 std::int64_t steps) {
+void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& tokenizer,
+                 const TrainingData& data, std::int64_t steps) {
   spdlog::info("plan\n{}", plan_text(setup, plan));
   const auto id = [](const std::optional<std::int32_t>& value) {
     return value ? std::to_string(*value) : std::string("none");
@@ -93,8 +78,9 @@ void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& to
 }
 
 // Loads weights: from a checkpoint, from another run (weights only), or from the job's own source.
-TrainState load_weights_of(TrainEngine& engine, const TrainArguments& arguments, const JobSetup& setup,
-                           const job::JobConfig& job, const std::optional<CheckpointReader>& checkpoint) {
+TrainState load_weights_of(TrainEngine& engine, const TrainArguments& arguments,
+                           const JobSetup& setup, const job::JobConfig& job,
+                           const std::optional<CheckpointReader>& checkpoint) {
   const PhaseScope phase(engine.arena(), "load");
   if (checkpoint) {
     if (engine.comm().rank() == 0) spdlog::info("resuming from {}", checkpoint->path().string());
@@ -105,7 +91,9 @@ TrainState load_weights_of(TrainEngine& engine, const TrainArguments& arguments,
     const std::unique_ptr<FileEngine> files = make_file_engine();
     std::vector<std::string> rejected;
     const auto newest = open_newest_valid(other / "checkpoints", {*files, {}}, rejected);
-    if (!newest) throw_user("--init-from {}: it has neither an exported model nor a usable checkpoint", other.string());
+    if (!newest)
+      throw_user("--init-from {}: it has neither an exported model nor a usable checkpoint",
+                 other.string());
     CheckpointSource source(*newest, engine.arena());
     engine.load(source);
     return {};
@@ -127,7 +115,8 @@ void check_same_job(Communicator& comm, const job::JobConfig& job) {
   std::vector<std::uint64_t> hashes(static_cast<std::size_t>(comm.size()));
   std::memcpy(hashes.data(), all.data(), all.size());
   for (std::size_t r = 1; r < hashes.size(); ++r) {
-    if (hashes[r] != hashes[0]) throw_user("rank {} was started with another job or another build than rank 0", r);
+    if (hashes[r] != hashes[0])
+      throw_user("rank {} was started with another job or another build than rank 0", r);
   }
 }
 
@@ -140,13 +129,16 @@ std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t valu
 // Rank 0 leaves a file in the run directory, and every rank must find it there.
 void check_shared(Communicator& comm, const fs::path& run) {
   if (comm.size() == 1) return;
-  const std::int64_t token = from_leader(comm, "the run directory", comm.rank() == 0 ? steady_now_ns() : 0);
+  const std::int64_t token =
+      from_leader(comm, "the run directory", comm.rank() == 0 ? steady_now_ns() : 0);
   const fs::path file = run / fmt::format(".shared-{}", token);
   if (comm.rank() == 0) write_file_atomic(file, "");
   barrier(comm, "the run directory");
   if (!fs::exists(file)) {
-    throw_user("rank {} does not see the run directory {} of rank 0: output_dir must be on storage that all hosts share",
-               comm.rank(), run.string());
+    throw_user(
+        "rank {} does not see the run directory {} of rank 0: output_dir must be on storage that "
+        "all hosts share",
+        comm.rank(), run.string());
   }
   barrier(comm, "the run directory");
   if (comm.rank() == 0) fs::remove(file);
@@ -164,17 +156,19 @@ struct Prepared {
   std::int64_t steps = 0;
 };
 
-void open_run(const TrainArguments& arguments, CommandSession& session, Communicator& comm, bool owns_process,
-              Prepared& p) {
+void open_run(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
+              bool owns_process, Prepared& p) {
   p.run = fs::path(p.job.output_dir) / p.job.name;
   if (comm.rank() == 0) {
-    p.held.emplace(RunDir::open({.output_dir = p.job.output_dir, .name = p.job.name, .fresh = arguments.fresh}));
+    p.held.emplace(RunDir::open(
+        {.output_dir = p.job.output_dir, .name = p.job.name, .fresh = arguments.fresh}));
     if (p.held->moved_to()) spdlog::info("the earlier run is now {}", p.held->moved_to()->string());
   }
   barrier(comm, "the run directory");
   check_shared(comm, p.run);
-  if (comm.rank() == 0 || owns_process) add_log_file(p.run / "logs", comm.rank(), session.log_level);
-  if (comm.rank() == 0) check_resume(*p.held, p.job);
+  if (comm.rank() == 0 || owns_process)
+    add_log_file(p.run / "logs", comm.rank(), session.log_level);
+  if (comm.rank() == 0) p.job_change = check_job_of_run(*p.held, p.job);
 }
 
 // Rank 0 tokenises what is not in the cache yet; the others find it there.
@@ -185,7 +179,8 @@ void open_data(CommandSession& session, Communicator& comm, Prepared& p) {
     const auto warn = [leads](const std::string& w) {
       if (leads) spdlog::warn("{}", w);
     };
-    p.data = open_training_data(p.setup.data, *p.tokenizer, warn, leads ? tokenize_progress(session) : ProgressFn());
+    p.data = open_training_data(p.setup.data, *p.tokenizer, warn,
+                                leads ? tokenize_progress(session) : ProgressFn());
   };
   if (leads) open();
   if (leads) session.console->end_live_line();
@@ -193,8 +188,8 @@ void open_data(CommandSession& session, Communicator& comm, Prepared& p) {
   if (!leads) open();
 }
 
-Prepared prepare(const TrainArguments& arguments, CommandSession& session, Communicator& comm, int on_host,
-                 bool owns_process) {
+Prepared prepare(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
+                 int on_host, bool owns_process) {
   const bool leads = comm.rank() == 0;
   Prepared p;
   p.job = load_job_arguments(arguments, leads);
@@ -208,7 +203,8 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   };
   follow("the micro-batch", job.training.micro_batch_size.value);
   follow("the stage", job.parallelism.zero_stage.value);
-  if (comm.size() > 1) job.threads.value.reset();  // another share of the machine than the run had before
+  if (comm.size() > 1)
+    job.threads.value.reset();  // another share of the machine than the run had before
   const int threads = apply_threads(job.threads, on_host);
   p.setup = make_setup(job);
   p.setup.data.threads = threads;
@@ -216,20 +212,24 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   const RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .on_host = on_host};
   p.plan = plan_job(p.setup, job, run_shape(job, *p.tokenizer), place);
   // Ranks on hosts with less memory than rank 0's would find other answers.
-  job.training.micro_batch_size.value = from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
-  if (comm.size() > 1) job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
+  job.training.micro_batch_size.value =
+      from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
+  if (comm.size() > 1)
+    job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
   p.setup = make_setup(job);
   p.setup.data.threads = threads;
   p.plan = plan_job(p.setup, job, run_shape(job, *p.tokenizer), place);
-  if (comm.size() == 1) job.threads.value = threads;  // a rank's share says nothing about another number of ranks
+  if (comm.size() == 1)
+    job.threads.value = threads;  // a rank's share says nothing about another number of ranks
   p.steps = total_steps(job, p.setup, p.data->sampler());
   if (leads) print_start(p.setup, p.plan, *p.tokenizer, *p.data, p.steps);
   return p;
 }
 
 // Rank 0 finds the checkpoint and verifies every byte of it; the others read its layout.
-std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& arguments, Communicator& comm,
-                                                    const fs::path& run, const CheckpointIo& io) {
+std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& arguments,
+                                                    Communicator& comm, const fs::path& run,
+                                                    const CheckpointIo& io) {
   const fs::path checkpoints = run / "checkpoints";
   if (comm.rank() == 0) {
     remove_stale(checkpoints);
@@ -239,36 +239,42 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
   }
   const std::int64_t step = from_leader(comm, "the checkpoint", -1);
   if (step < 0) return std::nullopt;
-  return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io, CheckpointCheck::kManifest);
+  return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
+                                CheckpointCheck::kManifest);
 }
 
 }  // namespace
 
-int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm, RankMonitor& monitor,
-               int on_host, bool owns_process) {
+int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
+               RankMonitor& monitor, int on_host, bool owns_process) {
   comm.set_time_limit(kStartLimit);
   monitor.phase("prepare");
   const bool leads = comm.rank() == 0;
   Prepared p = prepare(arguments, session, comm, on_host, owns_process);
   const std::unique_ptr<FileEngine> files = make_file_engine();
-  const std::optional<CheckpointReader> checkpoint = agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
+  const std::optional<CheckpointReader> checkpoint =
+      agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
   if (checkpoint && checkpoint_state(*checkpoint).step >= p.steps) {
-    if (leads) spdlog::info("{} is finished: {} steps done", p.run.string(), checkpoint_state(*checkpoint).step);
+    if (leads)
+      spdlog::info("{} is finished: {} steps done", p.run.string(),
+                   checkpoint_state(*checkpoint).step);
     return 0;
   }
   const std::string resolved = job::resolved_job_text(p.job);
   if (leads) {
     write_file_atomic(p.held->resolved_job(), resolved);
-    p.held->record_start({.command_line = session.command_line, .version = thimble_version(),
-                          .resumed_step = checkpoint ? std::optional(checkpoint->step()) : std::nullopt},
-                         probe_machine());
+    p.held->record_start(
+        {.command_line = session.command_line,
+         .version = thimble_version(),
+         .resumed_step = checkpoint ? std::optional(checkpoint->step()) : std::nullopt},
+        probe_machine());
   }
   EngineOptions options = p.setup.engine;
   options.accumulates = p.plan.batch.passes > 1;
   options.zero_stage = p.plan.zero_stage;
   const SpeedOfLight light =
-      measure_speed_of_light(p.setup.model, p.plan.batch.micro_batch * options.seq_len, options.dtype,
-                             options.accumulates ? DType::kF32 : options.grad_dtype);
+      measure_speed_of_light(p.setup.model, p.plan.batch.micro_batch * options.seq_len,
+                             options.dtype, options.accumulates ? DType::kF32 : options.grad_dtype);
 
   const std::unique_ptr<Arena> arena = Arena::make_cpu(p.plan.memory.extent_bytes);
   Transformer model(p.setup.model);
@@ -280,8 +286,9 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   const TrainState state = load_weights_of(engine, arguments, p.setup, p.job, checkpoint);
   std::optional<RunLog> log;
   if (leads) {
-    log.emplace(p.run, RunLog::Options{.resumed_step = checkpoint ? std::optional(state.step) : std::nullopt,
-                                       .tensorboard = p.job.logging.tensorboard});
+    log.emplace(p.run, RunLog::Options{
+                           .resumed_step = checkpoint ? std::optional(state.step) : std::nullopt,
+                           .tensorboard = p.job.logging.tensorboard});
   }
   barrier(comm, "the first step");
   comm.set_time_limit(step_limit());
@@ -289,12 +296,24 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   engine.set_phase_hook([&monitor](const char* name, bool begin) {
     if (begin) monitor.phase(name);
   });
-  Trainer trainer({.job = p.job, .setup = p.setup, .plan = p.plan, .tokenizer = *p.tokenizer, .data = *p.data,
-                   .run = p.run, .engine = engine, .files = *files, .log = log ? &*log : nullptr,
-                   .console = session.console, .total_steps = p.steps,
-                   .light_seconds_per_pass = light.seconds_per_micro_batch(), .monitor = &monitor,
-                   .model_config = model_config_json(p.setup.model, options.dtype == DType::kBF16 ? "bfloat16" : "float32"),
-                   .resolved_job = resolved, .trace = leads ? arguments.trace : "", .quiet = session.quiet},
+  Trainer trainer({.job = p.job,
+                   .setup = p.setup,
+                   .plan = p.plan,
+                   .tokenizer = *p.tokenizer,
+                   .data = *p.data,
+                   .run = p.run,
+                   .engine = engine,
+                   .files = *files,
+                   .log = log ? &*log : nullptr,
+                   .console = session.console,
+                   .total_steps = p.steps,
+                   .light_seconds_per_pass = light.seconds_per_micro_batch(),
+                   .monitor = &monitor,
+                   .model_config = model_config_json(
+                       p.setup.model, options.dtype == DType::kBF16 ? "bfloat16" : "float32"),
+                   .resolved_job = resolved,
+                   .trace = leads ? arguments.trace : "",
+                   .quiet = session.quiet},
                   state);
   return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
 }

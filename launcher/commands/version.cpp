@@ -2,17 +2,21 @@
 
 #include <H5public.h>
 #include <fmt/core.h>
-#include <oneapi/dnnl/dnnl.hpp>
 
 #include <nlohmann/json.hpp>
+#include <oneapi/dnnl/dnnl.hpp>
 
 #include "core/ops/kernel_table.h"
 
 namespace thimble {
 
-std::string thimble_version() { return THIMBLE_VERSION; }
+std::string thimble_version() {
+  return THIMBLE_VERSION;
+}
 
-std::string build_commit() { return THIMBLE_COMMIT; }
+std::string build_commit() {
+  return THIMBLE_COMMIT;
+}
 
 void print_version(bool json) {
   const dnnl_version_t* dnnl = dnnl_version();
@@ -29,8 +33,8 @@ void print_version(bool json) {
     fmt::print("{}\n", out.dump());
     return;
   }
-  fmt::print("thimble {} ({}), {}, {}, oneDNN {}, {}\n", thimble_version(), build_commit(), THIMBLE_BUILD_TYPE,
-             cpu_isa(), onednn, H5_VERS_INFO);
+  fmt::print("thimble {} ({}), {}, {}, oneDNN {}, {}\n", thimble_version(), build_commit(),
+             THIMBLE_BUILD_TYPE, cpu_isa(), onednn, H5_VERS_INFO);
 }
 
 }  // namespace thimble

@@ -13,8 +13,8 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
   if (found == nullptr) throw_user("{}: no tensor {}", reader_.path().string(), info.name);
   const std::vector<std::int64_t> wanted(info.shape.dims().begin(), info.shape.dims().end());
   if (found->shape != wanted || found->transposed != info.transposed()) {
-    throw_user("{}: tensor {} is {}, the model asks for {}", reader_.path().string(), info.name, describe(*found),
-               info.shape.str());
+    throw_user("{}: tensor {} is {}, the model asks for {}", reader_.path().string(), info.name,
+               describe(*found), info.shape.str());
   }
   const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
   const std::int64_t count = slice.rows() * width;
@@ -27,7 +27,8 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
     read_to(dst);
     return;
   }
-  const Tensor raw = Tensor::empty(arena_, MemoryTag::kIo, found->dtype, Shape{count}, "checkpoint rows");
+  const Tensor raw =
+      Tensor::empty(arena_, MemoryTag::kIo, found->dtype, Shape{count}, "checkpoint rows");
   read_to(raw);
   kernels(dst.device()).cast(dst.raw(), DType::kF32, raw.raw(), found->dtype, count);
 }

@@ -6,10 +6,12 @@
 
 namespace thimble {
 
-/// Reads the master (or, for a frozen parameter, the weight) of each parameter. The reader must outlive the source.
+/// Reads the master (or, for a frozen parameter, the weight) of each parameter. The reader must
+/// outlive the source.
 class CheckpointSource final : public TensorSource {
  public:
-  explicit CheckpointSource(const CheckpointReader& reader, Arena& arena) : reader_(reader), arena_(arena) {}
+  explicit CheckpointSource(const CheckpointReader& reader, Arena& arena)
+      : reader_(reader), arena_(arena) {}
   void read(const ParamInfo& info, Slice slice, const Tensor& dst) override;
 
  private:

@@ -57,7 +57,8 @@ std::span<std::byte> bytes_of(const Tensor& tensor) {
 
 Json parse_metadata(const CheckpointReader& reader) {
   const Json json = Json::parse(reader.metadata(), nullptr, false);
-  if (json.is_discarded() || !json.is_object() || !json.contains("state") || !json.contains("model_config")) {
+  if (json.is_discarded() || !json.is_object() || !json.contains("state") ||
+      !json.contains("model_config")) {
     throw_user("{}: its metadata is not that of a training run", reader.path().string());
   }
   return json;
@@ -65,11 +66,14 @@ Json parse_metadata(const CheckpointReader& reader) {
 
 }  // namespace
 
-std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine) { return descriptions(arrays(engine)); }
+std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine) {
+  return descriptions(arrays(engine));
+}
 
 namespace {
 
-// Runs one stage of a save on this rank; if it fails on any, it fails on all, with the first rank's reason.
+// Runs one stage of a save on this rank; if it fails on any, it fails on all, with the first rank's
+// reason.
 template <typename Stage>
 void together(Communicator& comm, const std::string& name, Stage&& stage) {
   constexpr std::size_t kReasonBytes = 512;
@@ -90,29 +94,36 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   }
 }
 
-// The rows of an array that this rank writes: where several hold the same rows, each writes a part of them.
-std::span<std::byte> own_bytes(TrainEngine& engine, const SavedArray& array, std::int64_t& byte_offset) {
+// The rows of an array that this rank writes: where several hold the same rows, each writes a part
+// of them.
+std::span<std::byte> own_bytes(TrainEngine& engine, const SavedArray& array,
+                               std::int64_t& byte_offset) {
   const int rank = engine.comm().rank();
-  const Slice held = engine.parallel().updated(array.id, rank), own = engine.parallel().reduced(array.id, rank);
+  const Slice held = engine.parallel().updated(array.id, rank),
+              own = engine.parallel().reduced(array.id, rank);
   byte_offset = own.begin * array.row_bytes;
   return bytes_of(array.held.rows(own.begin - held.begin, own.end - held.begin));
 }
 
-void note_other_ranks(TrainEngine& engine, const std::vector<SavedArray>& all, CheckpointWriter& writer) {
+void note_other_ranks(TrainEngine& engine, const std::vector<SavedArray>& all,
+                      CheckpointWriter& writer) {
   for (int r = 0; r < engine.comm().size(); ++r) {
     if (r == engine.comm().rank()) continue;
     for (const SavedArray& a : all) {
       const Slice rows = engine.parallel().reduced(a.id, r);
-      writer.written_elsewhere(a.described.name, a.described.slot, rows.begin * a.row_bytes, rows.rows() * a.row_bytes);
+      writer.written_elsewhere(a.described.name, a.described.slot, rows.begin * a.row_bytes,
+                               rows.rows() * a.row_bytes);
     }
   }
 }
 
 }  // namespace
 
-std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files, const std::filesystem::path& directory,
+std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
+                                      const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
-  const Reservation scratch = engine.arena().reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  const Reservation scratch =
+      engine.arena().reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
   if (engine.arena().device().planning) return {};
   const Json metadata{{"model_config", identity.model_config},
                       {"tokenizer", identity.tokenizer},
@@ -125,15 +136,19 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files, co
                         {"best_eval_loss", state.best_eval_loss},
                         {"best_step", state.best_step},
                         {"evals_without_gain", state.evals_without_gain}}}};
-  const CheckpointIo io{files, {static_cast<std::byte*>(scratch.data()), static_cast<std::size_t>(kCheckpointScratchBytes)}};
+  const CheckpointIo io{
+      files,
+      {static_cast<std::byte*>(scratch.data()), static_cast<std::size_t>(kCheckpointScratchBytes)}};
   Communicator& comm = engine.comm();
   const auto all = arrays(engine);
-  std::optional<CheckpointWriter> writer;       // of rank 0
+  std::optional<CheckpointWriter> writer;      // of rank 0
   std::optional<SharedCheckpointFile> shared;  // of the others
   together(comm, "checkpoint created", [&] {
     if (comm.rank() != 0) return;
-    writer.emplace(io, directory,
-                   CheckpointContents{.step = state.step, .metadata = metadata.dump(), .tensors = descriptions(all)});
+    writer.emplace(
+        io, directory,
+        CheckpointContents{
+            .step = state.step, .metadata = metadata.dump(), .tensors = descriptions(all)});
   });
   together(comm, "checkpoint written", [&] {
     if (comm.rank() != 0) {
@@ -165,7 +180,8 @@ TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) 
   for (const SavedArray& array : all) {
     const Slice held = engine.parallel().updated(array.id, engine.comm().rank());
     if (held.rows() == 0) continue;
-    reader.read(array.described.name, array.described.slot, held.begin * array.row_bytes, bytes_of(array.held));
+    reader.read(array.described.name, array.described.slot, held.begin * array.row_bytes,
+                bytes_of(array.held));
   }
   engine.refresh_weights();
   return checkpoint_state(reader);
@@ -175,9 +191,13 @@ TrainState checkpoint_state(const CheckpointReader& reader) {
   const Json json = parse_metadata(reader);
   try {
     const Json& s = json.at("state");
-    return {.step = s.at("step"), .tokens_seen = s.at("tokens_seen"), .trained_tokens = s.at("trained_tokens"),
-            .skipped_steps = s.at("skipped_steps"), .best_eval_loss = s.at("best_eval_loss"),
-            .best_step = s.at("best_step"), .evals_without_gain = s.at("evals_without_gain")};
+    return {.step = s.at("step"),
+            .tokens_seen = s.at("tokens_seen"),
+            .trained_tokens = s.at("trained_tokens"),
+            .skipped_steps = s.at("skipped_steps"),
+            .best_eval_loss = s.at("best_eval_loss"),
+            .best_step = s.at("best_step"),
+            .evals_without_gain = s.at("evals_without_gain")};
   } catch (const nlohmann::json::exception& e) {
     throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
   }
@@ -186,7 +206,9 @@ TrainState checkpoint_state(const CheckpointReader& reader) {
 CheckpointIdentity checkpoint_identity(const CheckpointReader& reader) {
   const Json json = parse_metadata(reader);
   try {
-    return {.model_config = json.at("model_config"), .tokenizer = json.at("tokenizer"), .resolved_job = json.at("job")};
+    return {.model_config = json.at("model_config"),
+            .tokenizer = json.at("tokenizer"),
+            .resolved_job = json.at("job")};
   } catch (const nlohmann::json::exception& e) {
     throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
   }

@@ -19,29 +19,30 @@ struct TrainState {
   std::int64_t trained_tokens = 0;  // positions with a loss
   std::int64_t skipped_steps = 0;
   double best_eval_loss = 0;
-  std::int64_t best_step = -1;      // -1: none yet
+  std::int64_t best_step = -1;  // -1: none yet
   std::int64_t evals_without_gain = 0;
 };
 
 /// What makes a checkpoint usable on its own.
 struct CheckpointIdentity {
-  std::string model_config;   // text of config.json
-  std::string tokenizer;      // directory, file or "byte"
-  std::string resolved_job;   // TOML
+  std::string model_config;  // text of config.json
+  std::string tokenizer;     // directory, file or "byte"
+  std::string resolved_job;  // TOML
 };
 
-/// The arrays of a checkpoint: master, exp_avg and exp_avg_sq of what is trained (the f32 weight counts as master),
-/// weight of what is frozen.
+/// The arrays of a checkpoint: master, exp_avg and exp_avg_sq of what is trained (the f32 weight
+/// counts as master), weight of what is frozen.
 std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine);
 
-/// Writes ckpt-<step>, every rank its own rows; all ranks call it together. Scratch memory from the engine's arena (tag
-/// io). On a planning arena only reserves it. Throws SystemError on all ranks if the disk refuses on one; earlier
-/// checkpoints are then untouched.
-std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files, const std::filesystem::path& directory,
+/// Writes ckpt-<step>, every rank its own rows; all ranks call it together. Scratch memory from the
+/// engine's arena (tag io). On a planning arena only reserves it. Throws SystemError on all ranks
+/// if the disk refuses on one; earlier checkpoints are then untouched.
+std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
+                                      const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity);
 
-/// Loads this rank's rows of all state, whatever ranks and stage wrote them; the compute weights are derived anew.
-/// Throws UserError for another model's checkpoint.
+/// Loads this rank's rows of all state, whatever ranks and stage wrote them; the compute weights
+/// are derived anew. Throws UserError for another model's checkpoint.
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
 
 /// The metadata of a checkpoint. Throws UserError if it is not what save_checkpoint wrote.

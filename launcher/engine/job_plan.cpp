@@ -19,7 +19,8 @@ Batch planned_batch(std::int64_t rows, std::int64_t seq_len) {
 void plan_samples(TrainEngine& engine, const RunShape& shape) {
   for (const std::int64_t prompt : shape.sample_prompt_tokens) {
     const std::int64_t capacity = prompt + kSampleNewTokens;
-    Decoder decoder(engine.arena(), engine.model(), engine.store(), engine.options().dtype, capacity);
+    Decoder decoder(engine.arena(), engine.model(), engine.store(), engine.options().dtype,
+                    capacity);
     static_cast<void>(decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(prompt))));
     for (std::int64_t i = 1; i < kSampleNewTokens; ++i) {
       static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
@@ -33,8 +34,9 @@ struct Suggestion {
   std::int64_t peak_bytes = 0;
 };
 
-std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
-                                    const RankPlace& place, std::int64_t budget) {
+std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig& job,
+                                    const RunShape& shape, const RankPlace& place,
+                                    std::int64_t budget) {
   std::vector<Suggestion> fitting;
   const auto consider = [&](const std::string& text, const JobSetup& changed, std::int64_t micro) {
     const BatchPlan batch = cut_batch(changed.rows_per_step, micro, place.ranks);
@@ -46,46 +48,57 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
   for (int stage = setup.engine.zero_stage + 1; place.ranks > 1 && stage <= 3; ++stage) {
     JobSetup changed = setup;
     changed.engine.zero_stage = stage;
-    consider(fmt::format("parallelism.zero_stage = {}, training.micro_batch_size = 1", stage), changed, 1);
+    consider(fmt::format("parallelism.zero_stage = {}, training.micro_batch_size = 1", stage),
+             changed, 1);
   }
   for (const auto& [name, mode, cost] :
        {std::tuple{"selective", Recompute::kSelective, "about 3 % slower"},
         std::tuple{"full", Recompute::kFull, "about 30 % slower"}}) {
     JobSetup changed = setup;
     changed.engine.recompute = mode;
-    consider(fmt::format("memory.recompute = \"{}\", training.micro_batch_size = 1 ({})", name, cost), changed, 1);
+    consider(
+        fmt::format("memory.recompute = \"{}\", training.micro_batch_size = 1 ({})", name, cost),
+        changed, 1);
   }
-  for (std::int64_t seq_len = setup.engine.seq_len / 2; seq_len >= 128 && fitting.size() < 6; seq_len /= 2) {
+  for (std::int64_t seq_len = setup.engine.seq_len / 2; seq_len >= 128 && fitting.size() < 6;
+       seq_len /= 2) {
     JobSetup changed = setup;
     changed.engine.seq_len = seq_len;
     changed.engine.recompute = Recompute::kFull;
-    consider(fmt::format("data.seq_len = {}, memory.recompute = \"full\", training.micro_batch_size = 1", seq_len),
-             changed, 1);
+    consider(
+        fmt::format("data.seq_len = {}, memory.recompute = \"full\", training.micro_batch_size = 1",
+                    seq_len),
+        changed, 1);
   }
   return fitting;
 }
 
 [[noreturn]] void refuse(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
                          const RankPlace& place, const MemoryReport& least, const Budget& budget) {
-  std::string text = fmt::format(
-      "the job needs {} and memory.budget allows {} ({}); nothing was started.",
-      format_bytes(least.extent_bytes + kProcessOverheadBytes), format_bytes(budget.bytes), budget.bound_by);
+  std::string text =
+      fmt::format("the job needs {} and memory.budget allows {} ({}); nothing was started.",
+                  format_bytes(least.extent_bytes + kProcessOverheadBytes),
+                  format_bytes(budget.bytes), budget.bound_by);
   for (const Suggestion& s : suggestions(setup, job, shape, place, budget.bytes)) {
     text += fmt::format("\n  fits: {}: {}", s.text, format_bytes(s.peak_bytes));
   }
   JobSetup smallest = setup;
   smallest.engine.recompute = Recompute::kFull;
-  const MemoryReport report = plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1, place.ranks), shape, place);
-  text += fmt::format("\n  or: memory.budget = \"{}MiB\" with memory.recompute = \"full\" on a machine that has it",
-                      (report.extent_bytes + kProcessOverheadBytes) / kMiB + 1);
+  const MemoryReport report =
+      plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1, place.ranks), shape, place);
+  text += fmt::format(
+      "\n  or: memory.budget = \"{}MiB\" with memory.recompute = \"full\" on a machine that has it",
+      (report.extent_bytes + kProcessOverheadBytes) / kMiB + 1);
   throw UserError(text);
 }
 
 }  // namespace
 
 std::string BatchPlan::text() const {
-  std::string out = ranks == 1 ? fmt::format("{} rows = {} rows x {} passes", rows, micro_batch, passes)
-                               : fmt::format("{} rows = {} rows x {} ranks x {} passes", rows, micro_batch, ranks, passes);
+  std::string out = ranks == 1
+                        ? fmt::format("{} rows = {} rows x {} passes", rows, micro_batch, passes)
+                        : fmt::format("{} rows = {} rows x {} ranks x {} passes", rows, micro_batch,
+                                      ranks, passes);
   const std::int64_t fill = micro_batch * passes * ranks - rows;
   if (fill > 0) out += fmt::format(", the last filled with {} rows without loss", fill);
   return out;
@@ -93,7 +106,8 @@ std::string BatchPlan::text() const {
 
 BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks) {
   const std::int64_t micro = std::clamp<std::int64_t>(micro_batch, 1, ceil_div(rows, ranks));
-  return {.rows = rows, .micro_batch = micro, .passes = ceil_div(rows, micro * ranks), .ranks = ranks};
+  return {
+      .rows = rows, .micro_batch = micro, .passes = ceil_div(rows, micro * ranks), .ranks = ranks};
 }
 
 MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
@@ -109,8 +123,9 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   TrainEngine engine(*arena, model, optimizer, options, comm);
   engine.load(*open_weights(*arena, setup, job, model.params()));
   arena->begin_phase("step");
-  const std::vector<Batch> batches(static_cast<std::size_t>(std::min<std::int64_t>(batch.passes, 2)),
-                                   planned_batch(batch.micro_batch, options.seq_len));
+  const std::vector<Batch> batches(
+      static_cast<std::size_t>(std::min<std::int64_t>(batch.passes, 2)),
+      planned_batch(batch.micro_batch, options.seq_len));
   engine.step(batches, 1, 0);
   engine.step(batches, 2, 0);
   if (shape.evaluates) {
@@ -133,7 +148,8 @@ Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host) {
   const MemoryLimit limit = memory_limit();
   const std::string bound = "90 % of " + limit.bound_by;
   if (ranks_on_host == 1) return {limit.default_budget_bytes(), bound};
-  return {limit.default_budget_bytes() / ranks_on_host, fmt::format("{}, for {} ranks", bound, ranks_on_host)};
+  return {limit.default_budget_bytes() / ranks_on_host,
+          fmt::format("{}, for {} ranks", bound, ranks_on_host)};
 }
 
 namespace {
@@ -143,15 +159,16 @@ StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const B
   Transformer model(setup.model);
   apply_freeze(job, model);
   const AdamW optimizer(setup.optimizer);
-  const ParallelPlan plan(model.params(), [&](const ParamInfo& info) { return optimizer.needs(info); },
+  const ParallelPlan plan(model.params(),
+                          [&](const ParamInfo& info) { return optimizer.needs(info); },
                           {.ranks = place.ranks, .stage = setup.engine.zero_stage});
-  return plan.step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire, setup.engine.dtype,
-                           model.gathers_per_pass());
+  return plan.step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire,
+                           setup.engine.dtype, model.gathers_per_pass());
 }
 
 // The plan at one ZeRO stage; false if not even the smallest micro-batch fits.
-bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape, const RankPlace& place,
-                JobPlan& plan) {
+bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
+                const RankPlace& place, JobPlan& plan) {
   const auto try_micro = [&](std::int64_t micro) {
     plan.batch = cut_batch(setup.rows_per_step, micro, place.ranks);
     plan.memory = plan_memory(setup, job, plan.batch, shape, place);
@@ -175,7 +192,8 @@ bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape
 
 }  // namespace
 
-JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape, const RankPlace& place) {
+JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
+                 const RankPlace& place) {
   JobPlan plan;
   plan.budget = resolve_budget(job.memory.budget, place.on_host);
   JobSetup tried = setup;

@@ -1,5 +1,5 @@
-// Says before a job starts what memory it will take, by running its own code on a planning arena; resolves the
-// job's "auto" values; refuses a job that does not fit and says what would.
+// Says before a job starts what memory it will take, by running its own code on a planning arena;
+// resolves the job's "auto" values; refuses a job that does not fit and says what would.
 #pragma once
 
 #include <cstdint>
@@ -17,9 +17,10 @@ struct BatchPlan {
   std::int64_t micro_batch = 0;  // rows per pass and rank
   std::int64_t passes = 0;       // the last one may be filled up with rows without loss
   int ranks = 1;
-  std::string text() const;      // "64 rows = 4 rows x 2 ranks x 8 passes"
+  std::string text() const;  // "64 rows = 4 rows x 2 ranks x 8 passes"
 
-  /// The place in the step, from 0, of row i of a pass of a rank; `rows` and more: a row without loss.
+  /// The place in the step, from 0, of row i of a pass of a rank; `rows` and more: a row without
+  /// loss.
   std::int64_t place(std::int64_t pass, int rank, std::int64_t i) const {
     return (pass * ranks + rank) * micro_batch + i;
   }
@@ -29,7 +30,8 @@ BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks = 1);
 /// Which rank of how many is planned for, and how many share this machine's memory.
 struct RankPlace {
   int rank = 0, ranks = 1, on_host = 1;
-  bool here = true;  // on this machine: what does not fit is refused, otherwise it is planned all the same
+  bool here =
+      true;  // on this machine: what does not fit is refused, otherwise it is planned all the same
 };
 
 /// What happens in a run besides steps, as far as memory is concerned.
@@ -58,9 +60,10 @@ struct JobPlan {
   bool fits = true;
 };
 
-/// Resolves the ZeRO stage and the micro-batch and plans. Throws UserError, with edits that would fit, if nothing fits
-/// the budget.
-JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape, const RankPlace& place = {});
+/// Resolves the ZeRO stage and the micro-batch and plans. Throws UserError, with edits that would
+/// fit, if nothing fits the budget.
+JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
+                 const RankPlace& place = {});
 
 /// Bytes that the process takes outside the arena: code, libraries, generated kernels.
 inline constexpr std::int64_t kProcessOverheadBytes = 96 * kMiB;

@@ -34,16 +34,18 @@ void override_rope(const job::RopeScalingConfig& from, ModelConfig& model) {
 }
 
 ModelConfig load_config(const job::JobConfig& job) {
-  const fs::path file =
-      job.model.path.empty() ? fs::path(job.model.config) : fs::path(job.model.path) / "config.json";
+  const fs::path file = job.model.path.empty() ? fs::path(job.model.config)
+                                               : fs::path(job.model.path) / "config.json";
   ModelConfig model = load_model_config(file);
   if (job.model.rope_scaling) override_rope(*job.model.rope_scaling, model);
   if (job.data.seq_len > model.max_positions) {
-    throw_user("data.seq_len = {}: the model in {} has max_position_embeddings = {}; stretch it with "
-               "model.rope_scaling = {{ rope_type = \"yarn\", factor = {:.1f}, original_max_position_embeddings = {} }}",
-               job.data.seq_len, file.string(), model.max_positions,
-               std::ceil(static_cast<double>(job.data.seq_len) / static_cast<double>(model.max_positions)),
-               model.max_positions);
+    throw_user(
+        "data.seq_len = {}: the model in {} has max_position_embeddings = {}; stretch it with "
+        "model.rope_scaling = {{ rope_type = \"yarn\", factor = {:.1f}, "
+        "original_max_position_embeddings = {} }}",
+        job.data.seq_len, file.string(), model.max_positions,
+        std::ceil(static_cast<double>(job.data.seq_len) / static_cast<double>(model.max_positions)),
+        model.max_positions);
   }
   return model;
 }
@@ -102,7 +104,8 @@ std::int64_t rows_per_step(const job::JobConfig& job) {
   if (job.training.global_batch_size) return *job.training.global_batch_size;
   const std::int64_t tokens = job.training.global_batch_tokens.value_or(0);
   if (tokens % job.data.seq_len != 0) {
-    throw_user("training.global_batch_tokens = {}: must be a multiple of data.seq_len = {}", tokens, job.data.seq_len);
+    throw_user("training.global_batch_tokens = {}: must be a multiple of data.seq_len = {}", tokens,
+               job.data.seq_len);
   }
   return tokens / job.data.seq_len;
 }
@@ -116,10 +119,12 @@ JobSetup make_setup(const job::JobConfig& job) {
   if (!job.model.tokenizer.empty()) {
     setup.tokenizer = job.model.tokenizer;
   } else if (!job.model.path.empty()) {
-    const bool bytes = std::filesystem::exists(std::filesystem::path(job.model.path) / kByteTokenizerMarker);
+    const bool bytes =
+        std::filesystem::exists(std::filesystem::path(job.model.path) / kByteTokenizerMarker);
     setup.tokenizer = bytes ? "byte" : job.model.path;
   } else {
-    throw_user("model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
+    throw_user(
+        "model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
   }
   setup.engine.dtype = job.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
   setup.engine.grad_dtype =
@@ -128,16 +133,18 @@ JobSetup make_setup(const job::JobConfig& job) {
           : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
   setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
   setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
-  setup.engine.wire = job.parallelism.reduce_dtype == job::WireDType::kBF16 ? DType::kBF16 : DType::kF32;
+  setup.engine.wire =
+      job.parallelism.reduce_dtype == job::WireDType::kBF16 ? DType::kBF16 : DType::kF32;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
   setup.engine.seq_len = job.data.seq_len;
-  setup.optimizer = {.beta1 = job.optimizer.betas[0],
-                     .beta2 = job.optimizer.betas[1],
-                     .eps = job.optimizer.eps,
-                     .weight_decay = job.optimizer.weight_decay,
-                     .eps_mode = job.optimizer.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
-                     .decay_after = job.optimizer.wd_order == job::WeightDecayOrder::kAfter,
-                     .decay_all = job.optimizer.decay_all};
+  setup.optimizer = {
+      .beta1 = job.optimizer.betas[0],
+      .beta2 = job.optimizer.betas[1],
+      .eps = job.optimizer.eps,
+      .weight_decay = job.optimizer.weight_decay,
+      .eps_mode = job.optimizer.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
+      .decay_after = job.optimizer.wd_order == job::WeightDecayOrder::kAfter,
+      .decay_all = job.optimizer.decay_all};
   setup.data = data_spec(job);
   setup.rows_per_step = rows_per_step(job);
   return setup;
@@ -146,8 +153,8 @@ JobSetup make_setup(const job::JobConfig& job) {
 std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& tokenizer, const ModelConfig& model) {
   std::unique_ptr<Tokenizer> opened = load_tokenizer(tokenizer);
   if (opened->vocab_size() > model.vocab_size) {
-    throw_user("tokenizer {}: it can emit id {}, but the model's vocab_size is {}", tokenizer.string(),
-               opened->vocab_size() - 1, model.vocab_size);
+    throw_user("tokenizer {}: it can emit id {}, but the model's vocab_size is {}",
+               tokenizer.string(), opened->vocab_size() - 1, model.vocab_size);
   }
   return opened;
 }
@@ -166,7 +173,9 @@ void apply_freeze(const job::JobConfig& job, Transformer& model) {
       model.params().set_trainable(id, false);
       matched = true;
     }
-    if (!matched) throw_user("model.freeze = '{}': matches no tensor; `thimble inspect model` lists them", pattern);
+    if (!matched)
+      throw_user("model.freeze = '{}': matches no tensor; `thimble inspect model` lists them",
+                 pattern);
   }
   for (const ParamId id : model.params().ids()) {
     if (model.params().info(id).trainable) return;
@@ -180,16 +189,16 @@ Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
   return {.type = static_cast<ScheduleType>(s.type),
           .lr = job.optimizer.lr,
           .total_steps = total_steps,
-          .warmup_steps = s.warmup_steps
-                              ? *s.warmup_steps
-                              : static_cast<std::int64_t>(std::llround(ratio * static_cast<double>(total_steps))),
+          .warmup_steps = s.warmup_steps ? *s.warmup_steps
+                                         : static_cast<std::int64_t>(std::llround(
+                                               ratio * static_cast<double>(total_steps))),
           .min_lr_ratio = s.min_lr_ratio,
           .decay_ratio = s.decay_ratio,
           .decay_type = static_cast<DecayType>(s.decay_type)};
 }
 
-std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, const job::JobConfig& job,
-                                           const ParamTable& params) {
+std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
+                                           const job::JobConfig& job, const ParamTable& params) {
   if (setup.model_dir.empty()) {
     return std::make_unique<InitSource>(static_cast<std::uint64_t>(job.seed), setup.model.init_std);
   }
@@ -198,8 +207,8 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, 
 }
 
 int apply_threads(const job::AutoInt& threads, int ranks_on_host) {
-  const int count =
-      threads.value ? narrow<int>(*threads.value) : std::max(1, cpu_limit().usable / std::max(1, ranks_on_host));
+  const int count = threads.value ? narrow<int>(*threads.value)
+                                  : std::max(1, cpu_limit().usable / std::max(1, ranks_on_host));
   set_team_threads(count);
   return count;
 }

@@ -1,5 +1,5 @@
-// From a loaded job to what the engine, the data side and the optimizer are configured with. Reads model directories'
-// configurations; opens no weights and no data.
+// From a loaded job to what the engine, the data side and the optimizer are configured with. Reads
+// model directories' configurations; opens no weights and no data.
 #pragma once
 
 #include <filesystem>
@@ -18,33 +18,35 @@ namespace thimble {
 
 struct JobSetup {
   ModelConfig model;
-  std::filesystem::path model_dir;      // empty: from scratch
-  std::filesystem::path tokenizer;      // directory, file or "byte"
-  EngineOptions engine;                 // accumulates is set once the micro-batch is known
+  std::filesystem::path model_dir;  // empty: from scratch
+  std::filesystem::path tokenizer;  // directory, file or "byte"
+  EngineOptions engine;             // accumulates is set once the micro-batch is known
   AdamWOptions optimizer;
   DataSpec data;
   std::int64_t rows_per_step = 0;
 };
 
-/// Throws UserError for settings that do not go together: a row longer than the model's positions, a frozen pattern
-/// that matches nothing, a vocabulary too small for the tokenizer.
+/// Throws UserError for settings that do not go together: a row longer than the model's positions,
+/// a frozen pattern that matches nothing, a vocabulary too small for the tokenizer.
 JobSetup make_setup(const job::JobConfig& job);
 
 /// Opens the tokenizer and refuses one that can emit an id outside the model's vocabulary.
-std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& tokenizer, const ModelConfig& model);
+std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& tokenizer,
+                                          const ModelConfig& model);
 
-/// Marks the parameters that match the job's freeze patterns. Throws UserError for a pattern without a match or when
-/// nothing is left to train.
+/// Marks the parameters that match the job's freeze patterns. Throws UserError for a pattern
+/// without a match or when nothing is left to train.
 void apply_freeze(const job::JobConfig& job, Transformer& model);
 
 /// The schedule of a run of `total_steps`.
 Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps);
 
 /// Where the weights of a job come from.
-std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup, const job::JobConfig& job,
-                                           const ParamTable& params);
+std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
+                                           const job::JobConfig& job, const ParamTable& params);
 
-/// Sets the number of threads from the job's value or, for "auto", this rank's share of the cores; returns it.
+/// Sets the number of threads from the job's value or, for "auto", this rank's share of the cores;
+/// returns it.
 int apply_threads(const job::AutoInt& threads, int ranks_on_host = 1);
 
 }  // namespace thimble

@@ -18,14 +18,18 @@ DType stored_dtype(const std::filesystem::path& directory) {
 
 LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype) {
   LoadedModel loaded;
-  loaded.directory = std::filesystem::exists(given / "model" / "config.json") ? given / "model" : given;
+  loaded.directory =
+      std::filesystem::exists(given / "model" / "config.json") ? given / "model" : given;
   const ModelConfig config = load_model_config(loaded.directory / "config.json");
-  loaded.dtype = dtype == "auto" ? stored_dtype(loaded.directory) : dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  loaded.dtype = dtype == "auto"   ? stored_dtype(loaded.directory)
+                 : dtype == "bf16" ? DType::kBF16
+                                   : DType::kF32;
   const bool bytes = std::filesystem::exists(loaded.directory / kByteTokenizerMarker);
   loaded.tokenizer = open_tokenizer(bytes ? "byte" : loaded.directory, config);
   loaded.arena = Arena::make_cpu(memory_limit().total_bytes);
   loaded.model = std::make_unique<Transformer>(config);
-  loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(), loaded.dtype, false);
+  loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(),
+                                                      loaded.dtype, false);
   HfSource source(*loaded.arena, loaded.directory, loaded.model->params(),
                   [](const std::string& note) { spdlog::info("{}", note); });
   load_weights(*loaded.arena, *loaded.model, *loaded.store, source);

@@ -22,8 +22,9 @@ struct LoadedModel {
 /// f32 if any tensor of the directory is, else bf16.
 DType stored_dtype(const std::filesystem::path& directory);
 
-/// Opens a Hugging Face directory, or a run (its exported model). dtype "auto" is that of config.json's tensors:
-/// bf16 unless they are f32. Throws UserError for whatever is wrong with the directory.
+/// Opens a Hugging Face directory, or a run (its exported model). dtype "auto" is that of
+/// config.json's tensors: bf16 unless they are f32. Throws UserError for whatever is wrong with the
+/// directory.
 LoadedModel load_model(const std::filesystem::path& directory, const std::string& dtype);
 
 }  // namespace thimble

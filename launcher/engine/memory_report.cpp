@@ -24,11 +24,13 @@ std::string to_table(const MemoryReport& report) {
     const auto used = [t](const MemoryPeak& p) { return p.by_tag[t] > 0; };
     if (std::none_of(report.phases.begin(), report.phases.end(), used)) continue;
     text += fmt::format("{:<13}", memory_tag_name(static_cast<MemoryTag>(t)));
-    for (const MemoryPeak& p : report.phases) text += fmt::format("{:>13}", format_bytes(p.by_tag[t]));
+    for (const MemoryPeak& p : report.phases)
+      text += fmt::format("{:>13}", format_bytes(p.by_tag[t]));
     text += "\n";
   }
   text += fmt::format("{:<13}", "peak");
-  for (const MemoryPeak& p : report.phases) text += fmt::format("{:>13}", format_bytes(p.total_bytes));
+  for (const MemoryPeak& p : report.phases)
+    text += fmt::format("{:>13}", format_bytes(p.total_bytes));
   return text + "\n";
 }
 

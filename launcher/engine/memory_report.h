@@ -11,8 +11,8 @@
 namespace thimble {
 
 struct MemoryReport {
-  std::vector<MemoryPeak> phases;   // in order of first appearance
-  std::int64_t extent_bytes = 0;    // address space touched at most
+  std::vector<MemoryPeak> phases;  // in order of first appearance
+  std::int64_t extent_bytes = 0;   // address space touched at most
   std::int64_t peak_bytes() const;
 };
 

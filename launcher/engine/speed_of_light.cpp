@@ -33,8 +33,8 @@ double best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, 
     best = best == 0 ? time : std::min(best, time);
     spent += time;
   }
-  return 2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) * static_cast<double>(spec.k) /
-         (static_cast<double>(best) * 1e-9);
+  return 2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) *
+         static_cast<double>(spec.k) / (static_cast<double>(best) * 1e-9);
 }
 
 Tensor matrix(Arena& arena, DType dtype, std::int64_t rows, std::int64_t cols) {
@@ -43,19 +43,23 @@ Tensor matrix(Arena& arena, DType dtype, std::int64_t rows, std::int64_t cols) {
   return t;
 }
 
-void measure(SpeedOfLight& out, const Linear& l, std::int64_t tokens, std::int64_t repeats, DType dtype,
-             DType logits_dtype, DType grad_dtype) {
+void measure(SpeedOfLight& out, const Linear& l, std::int64_t tokens, std::int64_t repeats,
+             DType dtype, DType logits_dtype, DType grad_dtype) {
   const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + 64 * kMiB;
   const std::unique_ptr<Arena> arena = Arena::make_cpu(2 * bytes);
   const Tensor x = matrix(*arena, dtype, tokens, l.in), dy = matrix(*arena, dtype, tokens, l.out);
   const bool transposed = l.in > l.out;
-  const Tensor w = transposed ? matrix(*arena, dtype, l.in, l.out) : matrix(*arena, dtype, l.out, l.in);
-  const Tensor y = matrix(*arena, logits_dtype, tokens, l.out), dx = matrix(*arena, dtype, tokens, l.in);
-  const Tensor dw = transposed ? matrix(*arena, grad_dtype, l.in, l.out) : matrix(*arena, grad_dtype, l.out, l.in);
+  const Tensor w =
+      transposed ? matrix(*arena, dtype, l.in, l.out) : matrix(*arena, dtype, l.out, l.in);
+  const Tensor y = matrix(*arena, logits_dtype, tokens, l.out),
+               dx = matrix(*arena, dtype, tokens, l.in);
+  const Tensor dw = transposed ? matrix(*arena, grad_dtype, l.in, l.out)
+                               : matrix(*arena, grad_dtype, l.out, l.in);
   const std::int64_t count = l.count * repeats;
-  out.products.push_back({"forward", tokens, l.out, l.in, count, best_rate(*arena, {x}, {w, !transposed}, y, true)});
   out.products.push_back(
-      {"input gradient", tokens, l.in, l.out, count, best_rate(*arena, {dy}, {w, transposed}, dx, true)});
+      {"forward", tokens, l.out, l.in, count, best_rate(*arena, {x}, {w, !transposed}, y, true)});
+  out.products.push_back({"input gradient", tokens, l.in, l.out, count,
+                          best_rate(*arena, {dy}, {w, transposed}, dx, true)});
   const Tensor& first = transposed ? x : dy;
   const Tensor& second = transposed ? dy : x;
   out.products.push_back({"weight gradient", dw.dim(0), dw.dim(1), tokens, count,
@@ -70,7 +74,8 @@ double SpeedOfLight::seconds_per_micro_batch() const {
   return total;
 }
 
-SpeedOfLight measure_speed_of_light(const ModelConfig& c, std::int64_t tokens, DType dtype, DType grad_dtype) {
+SpeedOfLight measure_speed_of_light(const ModelConfig& c, std::int64_t tokens, DType dtype,
+                                    DType grad_dtype) {
   std::vector<Linear> linears;
   const auto add = [&](std::int64_t out, std::int64_t in, std::int64_t count) {
     for (Linear& l : linears) {
@@ -91,7 +96,8 @@ SpeedOfLight measure_speed_of_light(const ModelConfig& c, std::int64_t tokens, D
   for (const Linear& l : linears) measure(out, l, tokens, 1, dtype, dtype, grad_dtype);
   const std::int64_t chunk = std::min(tokens, head_chunk_rows(c.vocab_size));
   const std::int64_t chunks = ceil_div(tokens, chunk);
-  measure(out, {c.vocab_size, c.hidden_size, 1}, ceil_div(tokens, chunks), chunks, dtype, DType::kF32, DType::kF32);
+  measure(out, {c.vocab_size, c.hidden_size, 1}, ceil_div(tokens, chunks), chunks, dtype,
+          DType::kF32, DType::kF32);
   return out;
 }
 

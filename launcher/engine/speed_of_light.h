@@ -1,5 +1,5 @@
-// How fast a step could be if its matrix products were all there is: each product of the model timed alone, warm and
-// with packed weights.
+// How fast a step could be if its matrix products were all there is: each product of the model
+// timed alone, warm and with packed weights.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,10 @@ namespace thimble {
 
 /// One kind of product in a training step.
 struct ProductRate {
-  std::string name;         // "forward", "input gradient", "weight gradient"
+  std::string name;  // "forward", "input gradient", "weight gradient"
   std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t count = 0;   // per micro-batch
-  double flops_per_s = 0;   // best of several runs
+  std::int64_t count = 0;  // per micro-batch
+  double flops_per_s = 0;  // best of several runs
   double seconds() const {
     return static_cast<double>(count) * 2.0 * static_cast<double>(m) * static_cast<double>(n) *
            static_cast<double>(k) / flops_per_s;
@@ -29,8 +29,10 @@ struct SpeedOfLight {
   double seconds_per_micro_batch() const;
 };
 
-/// Times every distinct product of a step over `tokens` positions on the CPU; takes about a second at 130M.
-/// Gradients of weights are written in `grad_dtype`. The head's products run in chunks of rows, as in training.
-SpeedOfLight measure_speed_of_light(const ModelConfig& config, std::int64_t tokens, DType dtype, DType grad_dtype);
+/// Times every distinct product of a step over `tokens` positions on the CPU; takes about a second
+/// at 130M. Gradients of weights are written in `grad_dtype`. The head's products run in chunks of
+/// rows, as in training.
+SpeedOfLight measure_speed_of_light(const ModelConfig& config, std::int64_t tokens, DType dtype,
+                                    DType grad_dtype);
 
 }  // namespace thimble

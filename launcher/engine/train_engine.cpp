@@ -17,21 +17,25 @@ constexpr std::int64_t kLoadStagingBytes = 16 * kMiB;
 std::vector<DType> grad_dtypes(const Transformer& model, const EngineOptions& options, int ranks) {
   // Added up over passes before anything rounds it, or sent as it is.
   const bool keep_f32 =
-      ranks == 1 ? options.accumulates : options.wire == DType::kF32 || (options.accumulates && options.zero_stage < 2);
+      ranks == 1 ? options.accumulates
+                 : options.wire == DType::kF32 || (options.accumulates && options.zero_stage < 2);
   std::vector<DType> dtypes;
   for (const ParamId id : model.params().ids()) {
     const ParamRole role = model.params().info(id).role;
     // The head, and a tied embedding, receive several contributions within one pass.
-    const bool several = role == ParamRole::kHead || (role == ParamRole::kEmbedding && model.config().tied_head);
+    const bool several =
+        role == ParamRole::kHead || (role == ParamRole::kEmbedding && model.config().tied_head);
     dtypes.push_back(keep_f32 || several ? DType::kF32 : options.grad_dtype);
   }
   return dtypes;
 }
 
-std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model, const EngineOptions& options,
-                                        const ParallelPlan& plan, Communicator& comm) {
+std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
+                                        const EngineOptions& options, const ParallelPlan& plan,
+                                        Communicator& comm) {
   if (plan.stage() == 3) {
-    return std::make_unique<GatheredStore>(arena, model.params(), options.dtype, model.block_params(), plan, comm);
+    return std::make_unique<GatheredStore>(arena, model.params(), options.dtype,
+                                           model.block_params(), plan, comm);
   }
   return std::make_unique<ReplicatedStore>(arena, model.params(), options.dtype,
                                            options.recompute == Recompute::kNone, plan, comm);
@@ -60,7 +64,8 @@ ExactSum total_weight(std::span<const Batch> batches) {
 std::int64_t count_trained(std::span<const Batch> batches) {
   std::int64_t count = 0;
   for (const Batch& batch : batches) {
-    count += std::count_if(batch.weights.begin(), batch.weights.end(), [](float w) { return w != 0.0f; });
+    count += std::count_if(batch.weights.begin(), batch.weights.end(),
+                           [](float w) { return w != 0.0f; });
   }
   return count;
 }
@@ -70,7 +75,8 @@ double weighted_sum(const Tensor& losses, const Batch& batch) {
   const float* loss = losses.data<float>();
   double sum = 0;
   for (std::size_t i = 0; i < batch.weights.size(); ++i) {
-    if (batch.weights[i] != 0.0f) sum += static_cast<double>(batch.weights[i]) * static_cast<double>(loss[i]);
+    if (batch.weights[i] != 0.0f)
+      sum += static_cast<double>(batch.weights[i]) * static_cast<double>(loss[i]);
   }
   return sum;
 }
@@ -96,8 +102,8 @@ class TrainEngine::Host final : public UpdateLoop::Host {
 
 // What the passes of a step have added up on this rank.
 struct TrainEngine::Sums {
-  ExactSum loss;       // weighted
-  double weight = 0;   // of all ranks
+  ExactSum loss;      // weighted
+  double weight = 0;  // of all ranks
 };
 
 TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
@@ -111,11 +117,13 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       options_(options),
       comm_(comm),
       plan_(model.params(), [&](const ParamInfo& info) { return optimizer.needs(info); },
-            {.ranks = comm.size(), .stage = comm.size() == 1 ? 0 : options.zero_stage,
+            {.ranks = comm.size(),
+             .stage = comm.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
       store_(make_store(arena, model, options, plan_, comm)),
       sink_(arena, model.params(), plan_, comm,
-            {.wire = options.wire, .accumulates = options.accumulates,
+            {.wire = options.wire,
+             .accumulates = options.accumulates,
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
       state_(arena),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm)),
@@ -130,17 +138,20 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
 
 namespace {
 
-// Reads rows of a parameter into a weight of any dtype, a few at a time where they must be converted.
-void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source, const Tensor& weight) {
+// Reads rows of a parameter into a weight of any dtype, a few at a time where they must be
+// converted.
+void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
+               const Tensor& weight) {
   if (rows.rows() == 0) return;
   if (weight.dtype() == DType::kF32) {
     source.read(info, rows, weight);
     return;
   }
   const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
-  const std::int64_t step = std::clamp<std::int64_t>(kLoadStagingBytes / (4 * width), 1, rows.rows());
-  const Tensor staging =
-      Tensor::empty(arena, MemoryTag::kIo, DType::kF32, Shape{step * width}, "weights being loaded");
+  const std::int64_t step =
+      std::clamp<std::int64_t>(kLoadStagingBytes / (4 * width), 1, rows.rows());
+  const Tensor staging = Tensor::empty(arena, MemoryTag::kIo, DType::kF32, Shape{step * width},
+                                       "weights being loaded");
   for (std::int64_t r = 0; r < rows.rows(); r += step) {
     const std::int64_t end = std::min(rows.rows(), r + step);
     source.read(info, {rows.begin + r, rows.begin + end}, staging);
@@ -151,7 +162,8 @@ void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& so
 
 }  // namespace
 
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store, TensorSource& source) {
+void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
+                  TensorSource& source) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
     load_rows(arena, info, whole_slice(info), source, store.writable(id));
@@ -214,7 +226,8 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
           .trained_tokens = count_trained(micro_batches)};
 }
 
-// Of the gradients that this rank updates; first_bad: the first parameter whose gradient is not finite, or -1.
+// Of the gradients that this rank updates; first_bad: the first parameter whose gradient is not
+// finite, or -1.
 ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   ExactSum sum;
   first_bad = -1;
@@ -222,23 +235,27 @@ ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
     const Tensor& grad = sink_.grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
     ops::add_squares(sum, grad);
-    if (first_bad < 0 && !std::isfinite(sum.value())) first_bad = static_cast<std::int32_t>(item.id);
+    if (first_bad < 0 && !std::isfinite(sum.value()))
+      first_bad = static_cast<std::int32_t>(item.id);
   }
   return sum;
 }
 
 // Loss, norm and the verdict on the step, the same on every rank.
-void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result) {
+void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_bad,
+                        StepResult& result) {
   ExactSum tokens;
   tokens.add(static_cast<double>(result.trained_tokens));
-  std::array<ExactSum, 3> shared{sums.loss, std::move(tokens), plan_.stage() == 0 ? ExactSum() : squares};
+  std::array<ExactSum, 3> shared{sums.loss, std::move(tokens),
+                                 plan_.stage() == 0 ? ExactSum() : squares};
   all_reduce(comm_, "loss and norm", shared);
   result.loss = sums.weight > 0 ? shared[0].value() / sums.weight : 0.0;
   result.trained_tokens = std::llround(shared[1].value());
   result.grad_norm = std::sqrt((plan_.stage() == 0 ? squares : shared[2]).value());
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
   if (!result.skipped) return;
-  const auto all = all_gather_control(comm_, "first bad gradient", std::as_bytes(std::span(&first_bad, 1)));
+  const auto all =
+      all_gather_control(comm_, "first bad gradient", std::as_bytes(std::span(&first_bad, 1)));
   for (std::size_t r = 0; r < all.size() / sizeof(first_bad); ++r) {
     std::int32_t theirs = -1;
     std::memcpy(&theirs, all.data() + r * sizeof(theirs), sizeof(theirs));
@@ -262,8 +279,9 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
     return result;
   }
   // As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
-  const double clip =
-      options_.max_grad_norm > 0 ? std::min(1.0, options_.max_grad_norm / (result.grad_norm + 1e-6)) : 1.0;
+  const double clip = options_.max_grad_norm > 0
+                          ? std::min(1.0, options_.max_grad_norm / (result.grad_norm + 1e-6))
+                          : 1.0;
   phase("update", true);
   Host host(*this);
   loop_.step(arena_, host, items_, step, lr, clip);
@@ -276,7 +294,8 @@ EvalSum TrainEngine::evaluate(const Batch& batch) {
   const BatchTensors tensors = upload(arena_, batch);
   Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype};
   const Tensor losses = model_.loss(ctx, tensors, rope_table_, 1.0f);
-  return {.weighted_loss = weighted_sum(losses, batch), .weight = total_weight(std::span(&batch, 1)).value()};
+  return {.weighted_loss = weighted_sum(losses, batch),
+          .weight = total_weight(std::span(&batch, 1)).value()};
 }
 
 }  // namespace thimble

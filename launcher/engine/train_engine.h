@@ -1,6 +1,6 @@
-// One training step on tensors, on one rank of any number: micro-batches forward and backward, the norm, the update.
-// Knows no job file, no data set and no directory; the same code runs on a planning arena (and a planning
-// communicator) to say what memory and traffic it will take.
+// One training step on tensors, on one rank of any number: micro-batches forward and backward, the
+// norm, the update. Knows no job file, no data set and no directory; the same code runs on a
+// planning arena (and a planning communicator) to say what memory and traffic it will take.
 #pragma once
 
 #include <cstdint>
@@ -18,27 +18,30 @@
 namespace thimble {
 
 struct EngineOptions {
-  DType dtype = DType::kBF16;          // compute weights and activations; f32: the weights are their own master
-  DType grad_dtype = DType::kBF16;     // of gradients that are written once per step
-  Recompute recompute = Recompute::kNone;  // kNone, made for speed, also keeps packed weights where they pay
-  bool accumulates = false;            // several micro-batches a step
-  int zero_stage = 0;                  // what is sharded over the ranks: see ParallelOptions
-  DType wire = DType::kBF16;           // of gradients between ranks
-  std::int64_t small_elements = 16384; // parameters up to this size are not cut: see ParallelOptions
-  double max_grad_norm = 1.0;          // 0: no clipping
+  DType dtype =
+      DType::kBF16;  // compute weights and activations; f32: the weights are their own master
+  DType grad_dtype = DType::kBF16;  // of gradients that are written once per step
+  Recompute recompute =
+      Recompute::kNone;       // kNone, made for speed, also keeps packed weights where they pay
+  bool accumulates = false;   // several micro-batches a step
+  int zero_stage = 0;         // what is sharded over the ranks: see ParallelOptions
+  DType wire = DType::kBF16;  // of gradients between ranks
+  std::int64_t small_elements =
+      16384;                   // parameters up to this size are not cut: see ParallelOptions
+  double max_grad_norm = 1.0;  // 0: no clipping
   std::int64_t seq_len = 0;
 };
 
 struct StepResult {
-  double loss = 0;               // nats per trained token over all micro-batches
-  double grad_norm = 0;          // before clipping
+  double loss = 0;       // nats per trained token over all micro-batches
+  double grad_norm = 0;  // before clipping
   std::int64_t trained_tokens = 0;
-  bool skipped = false;          // loss or gradient was not finite: nothing was updated
-  std::string first_bad;         // then: "the loss", or the first tensor whose gradient is not finite
+  bool skipped = false;   // loss or gradient was not finite: nothing was updated
+  std::string first_bad;  // then: "the loss", or the first tensor whose gradient is not finite
 };
 
 struct EvalSum {
-  double weighted_loss = 0;      // sum of weight * loss
+  double weighted_loss = 0;  // sum of weight * loss
   double weight = 0;
 };
 
@@ -47,23 +50,28 @@ using PhaseHook = std::function<void(const char* phase, bool begin)>;
 
 class TrainEngine {
  public:
-  /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same arguments.
-  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer, const EngineOptions& options,
-              Communicator& comm);
+  /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same
+  /// arguments.
+  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+              const EngineOptions& options, Communicator& comm);
   /// One process alone.
-  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer, const EngineOptions& options);
+  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+              const EngineOptions& options);
   TrainEngine(const TrainEngine&) = delete;
   TrainEngine& operator=(const TrainEngine&) = delete;
 
-  /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the compute weights.
+  /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the
+  /// compute weights.
   void load(TensorSource& source);
   /// Derives the compute weights from the master after the state has been loaded from elsewhere.
   void refresh_weights();
 
-  /// One optimizer step; `step` counts from 1. Every rank gives as many micro-batches as the others, of as many rows.
-  /// The loss is the mean over the trained tokens of all micro-batches of all ranks.
+  /// One optimizer step; `step` counts from 1. Every rank gives as many micro-batches as the
+  /// others, of as many rows. The loss is the mean over the trained tokens of all micro-batches of
+  /// all ranks.
   StepResult step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
-  /// Sum of the losses of a batch of this rank, without gradients. At stage 3 all ranks call it together.
+  /// Sum of the losses of a batch of this rank, without gradients. At stage 3 all ranks call it
+  /// together.
   EvalSum evaluate(const Batch& batch);
 
   WeightStore& store() { return *store_; }
@@ -106,7 +114,9 @@ class TrainEngine {
   PhaseHook hook_;
 };
 
-/// Reads every parameter of a store that has no master (evaluation, decoding), a few rows at a time.
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store, TensorSource& source);
+/// Reads every parameter of a store that has no master (evaluation, decoding), a few rows at a
+/// time.
+void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
+                  TensorSource& source);
 
 }  // namespace thimble

@@ -30,9 +30,12 @@ std::int64_t last_row(const job::JobConfig& job, const Sampler& sampler, std::in
 
 std::int64_t total_steps(const job::JobConfig& job, const JobSetup& setup, const Sampler& sampler) {
   if (job.training.max_steps) return *job.training.max_steps;
-  if (job.training.max_tokens) return ceil_div(*job.training.max_tokens, setup.rows_per_step * setup.engine.seq_len);
+  if (job.training.max_tokens)
+    return ceil_div(*job.training.max_tokens, setup.rows_per_step * setup.engine.seq_len);
   if (sampler.rows_per_epoch() == 0) {
-    throw_user("training.num_epochs: an epoch has no meaning for weighted sources; use max_steps or max_tokens");
+    throw_user(
+        "training.num_epochs: an epoch has no meaning for weighted sources; use max_steps or "
+        "max_tokens");
   }
   return std::max<std::int64_t>(1, ceil_div(last_row(job, sampler, 0), setup.rows_per_step));
 }
@@ -73,7 +76,8 @@ void Trainer::train_step(const std::vector<Batch>& batches) {
   consecutive_skips_ = r.skipped ? consecutive_skips_ + 1 : 0;
   if (r.skipped) {
     ++state_.skipped_steps;
-    if (leads()) spdlog::warn("step {}: {} is not finite; nothing was updated", state_.step, r.first_bad);
+    if (leads())
+      spdlog::warn("step {}: {} is not finite; nothing was updated", state_.step, r.first_bad);
   }
   if (parts_.log != nullptr) log_step(r, lr, seconds);
   if (consecutive_skips_ >= parts_.job.training.max_skipped_steps) give_up(r);
@@ -87,23 +91,28 @@ void Trainer::log_step(const StepResult& r, double lr, double seconds) {
     sol = parts_.light_seconds_per_pass * static_cast<double>(plan.passes) / seconds;
   }
   const ResidentMemory memory = resident_memory();
-  parts_.log->step({.step = state_.step,
+  parts_.log->step(
+      {.step = state_.step,
+       .loss = r.loss,
+       .grad_norm = r.grad_norm,
+       .lr = lr,
+       .tokens_seen = state_.tokens_seen,
+       .trained_tokens = state_.trained_tokens,
+       .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
+       .step_ms = seconds * 1e3,
+       .tokens_per_s = rate,
+       .model_tflops =
+           rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len) / 1e12,
+       .mfu = std::nullopt,
+       .sol = sol,
+       .peak_bytes = memory.peak_bytes,
+       .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
+  progress_.update({.step = state_.step,
                     .loss = r.loss,
-                    .grad_norm = r.grad_norm,
-                    .lr = lr,
-                    .tokens_seen = state_.tokens_seen,
-                    .trained_tokens = state_.trained_tokens,
-                    .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
-                    .step_ms = seconds * 1e3,
                     .tokens_per_s = rate,
-                    .model_tflops =
-                        rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len) / 1e12,
-                    .mfu = std::nullopt,
                     .sol = sol,
-                    .peak_bytes = memory.peak_bytes,
-                    .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
-  progress_.update({.step = state_.step, .loss = r.loss, .tokens_per_s = rate, .sol = sol,
-                    .memory_bytes = memory.now_bytes, .step_s = seconds},
+                    .memory_bytes = memory.now_bytes,
+                    .step_s = seconds},
                    static_cast<double>(steady_now_ns()) * 1e-9);
 }
 
@@ -113,9 +122,11 @@ void Trainer::give_up(const StepResult& r) const {
   for (std::int64_t i = 0; i < std::min<std::int64_t>(plan.rows, 8); ++i) {
     rows.push_back(std::to_string(parts_.data.sampler().row_at((state_.step - 1) * plan.rows + i)));
   }
-  throw_system("{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; the last "
-               "checkpoint is step {}",
-               consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", last_saved_);
+  throw_system(
+      "{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; "
+      "the last "
+      "checkpoint is step {}",
+      consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", last_saved_);
 }
 
 // The sums over all ranks; each takes micro-batches in turn, and all take the same number.
@@ -144,12 +155,17 @@ void Trainer::evaluate() {
     const EvalSum sum = evaluate_set(set);
     if (sum.weight == 0) continue;
     const double loss = sum.weighted_loss / sum.weight;
-    EvalMetrics metrics{.step = state_.step, .name = set.name, .eval_loss = loss, .perplexity = std::exp(loss)};
-    if (set.bytes_per_token > 0) metrics.bits_per_byte = loss / std::numbers::ln2 / set.bytes_per_token;
+    EvalMetrics metrics{
+        .step = state_.step, .name = set.name, .eval_loss = loss, .perplexity = std::exp(loss)};
+    if (set.bytes_per_token > 0)
+      metrics.bits_per_byte = loss / std::numbers::ln2 / set.bytes_per_token;
     if (parts_.log != nullptr) {
       parts_.log->eval(metrics);
-      spdlog::info("step {}: {} loss {:.4f}, perplexity {:.2f}{}", state_.step, set.name, loss, std::exp(loss),
-                   metrics.bits_per_byte ? fmt::format(", {:.3f} bits per byte", *metrics.bits_per_byte) : "");
+      spdlog::info("step {}: {} loss {:.4f}, perplexity {:.2f}{}", state_.step, set.name, loss,
+                   std::exp(loss),
+                   metrics.bits_per_byte
+                       ? fmt::format(", {:.3f} bits per byte", *metrics.bits_per_byte)
+                       : "");
     }
     if (first) stop_early_ = note_evaluation(loss);
     first = false;
@@ -175,7 +191,8 @@ void Trainer::sample() {
   for (const std::string& prompt : parts_.job.eval.sample_prompts) {
     std::vector<std::int32_t> ids = sample_prompt_ids(parts_.tokenizer, prompt);
     Decoder decoder(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(),
-                    parts_.engine.options().dtype, static_cast<std::int64_t>(ids.size()) + kSampleNewTokens);
+                    parts_.engine.options().dtype,
+                    static_cast<std::int64_t>(ids.size()) + kSampleNewTokens);
     std::vector<float> logits = decoder.feed(ids);
     std::vector<std::int32_t> made;
     while (true) {
@@ -193,9 +210,9 @@ void Trainer::save() {
   const PhaseScope phase(parts_.engine.arena(), "save");
   if (parts_.monitor != nullptr) parts_.monitor->phase("save");
   try {
-    const auto path =
-        save_checkpoint(parts_.engine, parts_.files, parts_.run / "checkpoints", state_,
-                        {parts_.model_config, parts_.setup.tokenizer.string(), parts_.resolved_job});
+    const auto path = save_checkpoint(
+        parts_.engine, parts_.files, parts_.run / "checkpoints", state_,
+        {parts_.model_config, parts_.setup.tokenizer.string(), parts_.resolved_job});
     last_saved_ = state_.step;
     if (!leads()) return;
     parts_.log->checkpoint(state_.step, path);
@@ -204,8 +221,11 @@ void Trainer::save() {
     prune_checkpoints(parts_.run / "checkpoints", parts_.job.checkpoint.save_total_limit, keep);
     spdlog::info("step {}: saved {}", state_.step, path.string());
   } catch (const SystemError& e) {
-    if (leads()) spdlog::warn("step {}: the checkpoint was not saved: {}; the previous one stays, the next save tries again",
-                 state_.step, e.what());
+    if (leads())
+      spdlog::warn(
+          "step {}: the checkpoint was not saved: {}; the previous one stays, the next save tries "
+          "again",
+          state_.step, e.what());
   }
 }
 
@@ -224,7 +244,8 @@ void Trainer::export_model() {
   if (leads()) spdlog::info("exported {}", options.directory.string());
 }
 
-// Observes the operations of a few steps, not the first ones, which touch memory for the first time.
+// Observes the operations of a few steps, not the first ones, which touch memory for the first
+// time.
 void Trainer::trace_step(std::int64_t first) {
   if (parts_.trace.empty()) return;
   const std::int64_t done = state_.step - first;
@@ -234,7 +255,8 @@ void Trainer::trace_step(std::int64_t first) {
   } else if (done == 2 + kTracedSteps) {
     observer_.reset();
     profile_.reset();
-    if (leads()) spdlog::info("steps {} to {} are in {}", first + 3, first + 2 + kTracedSteps, parts_.trace);
+    if (leads())
+      spdlog::info("steps {} to {} are in {}", first + 3, first + 2 + kTracedSteps, parts_.trace);
   }
 }
 
@@ -254,7 +276,8 @@ TrainOutcome Trainer::run() {
   std::vector<Batch> next;
   Event ready;
   const auto prefetch = [&](std::int64_t step) {
-    if (step <= parts_.total_steps) ready = loader.run([this, step, &next] { next = batches_of(step); });
+    if (step <= parts_.total_steps)
+      ready = loader.run([this, step, &next] { next = batches_of(step); });
   };
   prefetch(state_.step + 1);
   while (state_.step < parts_.total_steps && !stop_early_ && !all_stop()) {
@@ -275,7 +298,8 @@ TrainOutcome Trainer::run() {
   save();
   if (stopping_) {
     if (leads()) {
-      const std::string why = stop_requested() ? fmt::format("signal {}", stop_signal()) : "a signal to another rank";
+      const std::string why =
+          stop_requested() ? fmt::format("signal {}", stop_signal()) : "a signal to another rank";
       parts_.log->end(state_.step, "stopped by " + why);
       spdlog::info("stopped by {} after step {}; the same command continues", why, state_.step);
     }

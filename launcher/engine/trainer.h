@@ -1,4 +1,5 @@
-// Training a job from its first to its last step: data, steps, evaluation, checkpoints, export. One process.
+// Training a job from its first to its last step: data, steps, evaluation, checkpoints, export. One
+// process.
 #pragma once
 
 #include <filesystem>
@@ -11,8 +12,8 @@
 #include "data/training_data.h"
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/job_plan.h"
-#include "launcher/run/metrics.h"
 #include "launcher/engine/op_profile.h"
+#include "launcher/run/metrics.h"
 #include "launcher/run/progress.h"
 #include "launcher/run/run_dir.h"
 
@@ -30,17 +31,17 @@ struct TrainerParts {
   const JobPlan& plan;
   const Tokenizer& tokenizer;
   const TrainingData& data;
-  std::filesystem::path run;          // the run's directory
+  std::filesystem::path run;  // the run's directory
   TrainEngine& engine;
   FileEngine& files;
-  RunLog* log = nullptr;              // of rank 0
+  RunLog* log = nullptr;  // of rank 0
   std::shared_ptr<Console> console;
   std::int64_t total_steps = 0;
   double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
   RankMonitor* monitor = nullptr;     // told of steps, and of what happens between them
   std::string model_config;           // text of config.json, kept in checkpoints
   std::string resolved_job;
-  std::string trace;                  // Chrome trace of this rank's kTracedSteps after the first two; empty: none
+  std::string trace;  // Chrome trace of this rank's kTracedSteps after the first two; empty: none
   bool quiet = false;
 };
 inline constexpr std::int64_t kTracedSteps = 3;
@@ -50,8 +51,8 @@ class Trainer {
   /// All ranks make and run theirs together.
   Trainer(TrainerParts parts, const TrainState& state);
 
-  /// Trains until the last step or a stop signal (then saved); evaluates, saves and exports on the way.
-  /// Throws SystemError after too many consecutive non-finite steps.
+  /// Trains until the last step or a stop signal (then saved); evaluates, saves and exports on the
+  /// way. Throws SystemError after too many consecutive non-finite steps.
   TrainOutcome run();
 
  private:

@@ -233,7 +233,8 @@ void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory) {
 void visit_fields(const FieldVisitor& visitor, ParallelismConfig& parallelism) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "zero_stage",
-         .doc = "What is sharded over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 weights too; auto: the least "
+         .doc = "What is sharded over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 "
+                "weights too; auto: the least "
                 "communication that fits",
          .value = &parallelism.zero_stage,
          .range = {.min = 0, .max = 3},

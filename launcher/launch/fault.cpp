@@ -14,7 +14,8 @@ namespace {
 double number(const std::string& part, const std::string& text) {
   char* end = nullptr;
   const double value = std::strtod(text.c_str(), &end);
-  if (text.empty() || *end != 0 || !(value >= 0)) throw_user("THIMBLE_FAULT: '{}': a number is needed", printable(part));
+  if (text.empty() || *end != 0 || !(value >= 0))
+    throw_user("THIMBLE_FAULT: '{}': a number is needed", printable(part));
   return value;
 }
 
@@ -47,7 +48,8 @@ Fault parse_fault(const std::string& text) {
     } else if (part == "every") {
       fault.every = true;
     } else {
-      throw_user("THIMBLE_FAULT: '{}': allowed rank=, step=, phase=, seconds=, every", printable(part));
+      throw_user("THIMBLE_FAULT: '{}': allowed rank=, step=, phase=, seconds=, every",
+                 printable(part));
     }
   }
   return fault;

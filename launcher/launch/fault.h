@@ -1,8 +1,10 @@
-// A failure on demand, for tests of everything that must survive one; release builds honour it too, and say so.
+// A failure on demand, for tests of everything that must survive one; release builds honour it too,
+// and say so.
 //
-// THIMBLE_FAULT="kill|stop|delay:rank=R:step=S[:phase=P][:seconds=X][:every]": rank R, when step S (from 1; 0 is
-// before the first) enters phase P (load, forward, backward, norm, update, save; forward if not given), kills itself,
-// stops itself (SIGSTOP) or sleeps. Only the first start of a launched job does so, unless `every` is given.
+// THIMBLE_FAULT="kill|stop|delay:rank=R:step=S[:phase=P][:seconds=X][:every]": rank R, when step S
+// (from 1; 0 is before the first) enters phase P (load, forward, backward, norm, update, save;
+// forward if not given), kills itself, stops itself (SIGSTOP) or sleeps. Only the first start of a
+// launched job does so, unless `every` is given.
 #pragma once
 
 #include <cstdint>

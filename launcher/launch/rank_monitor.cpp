@@ -9,7 +9,9 @@
 namespace thimble {
 
 RankMonitor::RankMonitor(int rank, int ranks) : rank_(rank), fault_(armed_fault()) {
-  if (fault_ && rank == 0) spdlog::warn("THIMBLE_FAULT={}: rank {} will fail on purpose", std::getenv("THIMBLE_FAULT"), fault_->rank);
+  if (fault_ && rank == 0)
+    spdlog::warn("THIMBLE_FAULT={}: rank {} will fail on purpose", std::getenv("THIMBLE_FAULT"),
+                 fault_->rank);
   const char* directory = std::getenv(kFlightDirectoryVariable);
   if (directory == nullptr) return;
   ::prctl(PR_SET_PDEATHSIG, SIGKILL);

@@ -1,5 +1,5 @@
-// What a rank tells those who watch it: its flight record, if a launcher asked for one, and the moments at which a
-// fault may strike. Does nothing in a process that nobody launched.
+// What a rank tells those who watch it: its flight record, if a launcher asked for one, and the
+// moments at which a fault may strike. Does nothing in a process that nobody launched.
 #pragma once
 
 #include <memory>

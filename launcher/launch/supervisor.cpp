@@ -33,20 +33,24 @@ constexpr int kFailuresWithoutProgress = 3;
 
 // A second signal ends everything at once.
 std::atomic<int> signals{0};
-extern "C" void count_signal(int) { signals.fetch_add(1); }
+extern "C" void count_signal(int) {
+  signals.fetch_add(1);
+}
 
 void handle_signals() {
   signals = 0;
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = count_signal;
   sigemptyset(&action.sa_mask);
   for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
 }
 
-// mpirun with its ranks; what it writes to standard error passes through, its own notices are read instead.
+// mpirun with its ranks; what it writes to standard error passes through, its own notices are read
+// instead.
 class Ranks {
  public:
-  Ranks(const std::vector<std::string>& words, const fs::path& flights, int restarts) : flights_(flights) {
+  Ranks(const std::vector<std::string>& words, const fs::path& flights, int restarts)
+      : flights_(flights) {
     std::array<int, 2> pipe{};
     if (::pipe2(pipe.data(), O_CLOEXEC) != 0) throw_errno("pipe", "launch");
     const pid_t parent = ::getpid();
@@ -129,21 +133,25 @@ class Ranks {
  private:
   void pass_errors() {
     std::array<char, 4096> chunk{};
-    for (ssize_t n = 0; (n = ::read(errors_, chunk.data(), chunk.size())) > 0;) pending_.append(chunk.data(), static_cast<std::size_t>(n));
-    for (std::size_t end = 0; (end = pending_.find('\n')) != std::string::npos; pending_.erase(0, end + 1)) {
+    for (ssize_t n = 0; (n = ::read(errors_, chunk.data(), chunk.size())) > 0;)
+      pending_.append(chunk.data(), static_cast<std::size_t>(n));
+    for (std::size_t end = 0; (end = pending_.find('\n')) != std::string::npos;
+         pending_.erase(0, end + 1)) {
       pass_line(pending_.substr(0, end));
     }
   }
 
   // Between two rows of dashes mpirun explains itself.
   void pass_line(const std::string& line) {
-    static const std::regex kSignal(R"(process rank (\d+) with PID)"), kExit(R"(Process name: \[\[\d+,\d+\],(\d+)\])");
+    static const std::regex kSignal(R"(process rank (\d+) with PID)"),
+        kExit(R"(Process name: \[\[\d+,\d+\],(\d+)\])");
     if (line.size() > 60 && line.find_first_not_of('-') == std::string::npos) {
       in_notice_ = !in_notice_;
       return;
     }
     std::smatch match;
-    if (!culprit_ && (std::regex_search(line, match, kSignal) || std::regex_search(line, match, kExit))) {
+    if (!culprit_ &&
+        (std::regex_search(line, match, kSignal) || std::regex_search(line, match, kExit))) {
       culprit_ = std::stoi(match[1]);
     }
     if (!in_notice_ && !line.empty()) std::fprintf(stderr, "%s\n", line.c_str());
@@ -169,16 +177,19 @@ class Watch {
     for (const FlightRecord& r : records) {
       const double silent_s = static_cast<double>(now - r.heartbeat_ns) * 1e-9;
       if (silent_s > options_.heartbeat_timeout_s) {
-        return fmt::format("rank {} has shown no sign of life for {:.0f} s (it was at: {})", r.rank, silent_s, r.text());
+        return fmt::format("rank {} has shown no sign of life for {:.0f} s (it was at: {})", r.rank,
+                           silent_s, r.text());
       }
-      state = state * 31 + r.step * 7 + (r.ops.empty() ? 0 : r.ops.back().number) + std::hash<std::string>()(r.phase) % 1000;
+      state = state * 31 + r.step * 7 + (r.ops.empty() ? 0 : r.ops.back().number) +
+              std::hash<std::string>()(r.phase) % 1000;
     }
     if (state != state_ || records.empty()) {
       state_ = state;
       changed_ = Clock::now();
     }
     if (Clock::now() - changed_ > std::chrono::duration<double>(options_.progress_timeout_s)) {
-      return fmt::format("nothing has moved for {:.0f} s: {}", options_.progress_timeout_s, first_divergence(records));
+      return fmt::format("nothing has moved for {:.0f} s: {}", options_.progress_timeout_s,
+                         first_divergence(records));
     }
     return std::nullopt;
   }
@@ -196,10 +207,13 @@ struct Outcome {
 };
 
 void report(const Ranks& ranks, int code, const std::vector<FlightRecord>& records) {
-  const std::string how = code > 128 ? fmt::format("was killed by signal {}", code - 128) : fmt::format("exited with {}", code);
+  const std::string how = code > 128 ? fmt::format("was killed by signal {}", code - 128)
+                                     : fmt::format("exited with {}", code);
   if (ranks.culprit()) {
-    const auto found = std::find_if(records.begin(), records.end(), [&](const auto& r) { return r.rank == *ranks.culprit(); });
-    spdlog::error("rank {} {}{}", *ranks.culprit(), how, found == records.end() ? "" : " at " + found->text());
+    const auto found = std::find_if(records.begin(), records.end(),
+                                    [&](const auto& r) { return r.rank == *ranks.culprit(); });
+    spdlog::error("rank {} {}{}", *ranks.culprit(), how,
+                  found == records.end() ? "" : " at " + found->text());
   } else {
     spdlog::error("the ranks ended: one {}", how);
   }
@@ -207,7 +221,8 @@ void report(const Ranks& ranks, int code, const std::vector<FlightRecord>& recor
 }
 
 // One start of the ranks, to its end.
-Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& words, const fs::path& flights, int restarts) {
+Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& words,
+                 const fs::path& flights, int restarts) {
   for (const auto& entry : fs::directory_iterator(flights)) fs::remove(entry.path());
   Ranks ranks(words, flights, restarts);
   Watch watch(options);
@@ -252,7 +267,9 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
 struct FlightDirectory {
   fs::path path;
   explicit FlightDirectory(bool shared) {
-    std::string name = ((shared ? fs::current_path() : fs::temp_directory_path()) / ".thimble-launch-XXXXXX").string();
+    std::string name =
+        ((shared ? fs::current_path() : fs::temp_directory_path()) / ".thimble-launch-XXXXXX")
+            .string();
     if (::mkdtemp(name.data()) == nullptr) throw_errno("mkdtemp", name);
     path = name;
   }
@@ -282,12 +299,17 @@ int launch(const LaunchOptions& options, const std::string& program) {
       return outcome.exit_code;
     }
     if (without_progress == kFailuresWithoutProgress) {
-      spdlog::error("{} starts in a row made no progress beyond step {}", kFailuresWithoutProgress, furthest);
+      spdlog::error("{} starts in a row made no progress beyond step {}", kFailuresWithoutProgress,
+                    furthest);
       return outcome.exit_code;
     }
-    const auto wait = without_progress == 0 ? kPoll : std::chrono::seconds(1 << std::min(without_progress - 1, 5));
-    spdlog::info("restart {} of {} in {} s", restarts + 1, options.max_restarts, std::chrono::duration<double>(wait).count());
-    for (auto waited = kPoll; waited <= wait && signals.load() == 0; waited += kPoll) std::this_thread::sleep_for(kPoll);
+    const auto wait = without_progress == 0
+                          ? kPoll
+                          : std::chrono::seconds(1 << std::min(without_progress - 1, 5));
+    spdlog::info("restart {} of {} in {} s", restarts + 1, options.max_restarts,
+                 std::chrono::duration<double>(wait).count());
+    for (auto waited = kPoll; waited <= wait && signals.load() == 0; waited += kPoll)
+      std::this_thread::sleep_for(kPoll);
     if (signals.load() > 0) return kExitStopped;
   }
 }

@@ -1,4 +1,5 @@
-// A record file that only grows: whole records or nothing. Failure to record is a warning, never the end of a run.
+// A record file that only grows: whole records or nothing. Failure to record is a warning, never
+// the end of a run.
 #pragma once
 
 #include <cstdint>
@@ -14,8 +15,8 @@ class AppendFile {
   /// Opens or creates the file. Throws UserError if that fails.
   explicit AppendFile(const std::filesystem::path& path);
 
-  /// Appends one record. If the disk refuses it, the part that got through is cut off again, so that the file stays a
-  /// sequence of whole records; the first refusal in a row is logged.
+  /// Appends one record. If the disk refuses it, the part that got through is cut off again, so
+  /// that the file stays a sequence of whole records; the first refusal in a row is logged.
   void append(std::string_view record);
 
  private:

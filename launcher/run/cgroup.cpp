@@ -17,8 +17,8 @@ constexpr std::int64_t kUnlimited = std::int64_t{1} << 60;
 /// One hierarchy this process belongs to.
 struct Membership {
   bool version2 = false;
-  std::string controllers;   ///< "cpu,cpuacct"; empty for version 2
-  std::string path;          ///< "/user.slice/..."
+  std::string controllers;  ///< "cpu,cpuacct"; empty for version 2
+  std::string path;         ///< "/user.slice/..."
 };
 
 std::vector<Membership> memberships(const SystemRoots& roots) {
@@ -38,8 +38,9 @@ bool lists_controller(const std::string& controllers, const std::string& name) {
   return ("," + controllers + ",").find("," + name + ",") != std::string::npos;
 }
 
-/// The directories from our group up to the root of the mounted hierarchy. In a container the path may be the
-/// host's and not exist below the mount; the walk then still ends at the root, which is the container's group.
+/// The directories from our group up to the root of the mounted hierarchy. In a container the path
+/// may be the host's and not exist below the mount; the walk then still ends at the root, which is
+/// the container's group.
 std::vector<fs::path> ancestry(const fs::path& mount, const std::string& group) {
   std::vector<fs::path> result;
   fs::path relative = fs::path(group).relative_path().lexically_normal();
@@ -69,7 +70,7 @@ std::optional<double> quota_at(const fs::path& directory, bool version2) {
   double period = 0;
   if (version2) {
     std::istringstream text(read_kernel_file(directory / "cpu.max"));
-    if (!(text >> quota >> period)) return std::nullopt;   // "max 100000"
+    if (!(text >> quota >> period)) return std::nullopt;  // "max 100000"
   } else {
     quota = static_cast<double>(read_number(directory / "cpu.cfs_quota_us").value_or(-1));
     period = static_cast<double>(read_number(directory / "cpu.cfs_period_us").value_or(0));
@@ -87,8 +88,7 @@ void add_memory_at(const fs::path& directory, bool version2, CgroupLimits& limit
                                  version2 ? "inactive_file" : "total_inactive_file");
   const std::int64_t held = std::max<std::int64_t>(0, used - cache.value_or(0));
   keep_smaller(limits.memory_limit_bytes, limit);
-  keep_smaller(limits.memory_free_bytes,
-               std::optional(std::max<std::int64_t>(0, *limit - held)));
+  keep_smaller(limits.memory_free_bytes, std::optional(std::max<std::int64_t>(0, *limit - held)));
 }
 
 /// Version 1 mounts a hierarchy under its controllers' names, often with one link per controller.

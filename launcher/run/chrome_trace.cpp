@@ -29,7 +29,7 @@ TraceWriter::TraceWriter(const std::filesystem::path& path) : path_(path), file_
 TraceWriter::~TraceWriter() {
   try {
     close();
-  } catch (...) {   // A lost trace must not end a run; call close() to be told.
+  } catch (...) {  // A lost trace must not end a run; call close() to be told.
   }
 }
 

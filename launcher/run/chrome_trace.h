@@ -1,5 +1,5 @@
-// Where the time goes: a Chrome trace file (chrome://tracing, Perfetto) and a per-operation table. Takes finished
-// intervals; it neither reads clocks nor knows what an operation is.
+// Where the time goes: a Chrome trace file (chrome://tracing, Perfetto) and a per-operation table.
+// Takes finished intervals; it neither reads clocks nor knows what an operation is.
 #pragma once
 
 #include <cstdint>
@@ -22,11 +22,13 @@ class TraceWriter {
   TraceWriter(const TraceWriter&) = delete;
   TraceWriter& operator=(const TraceWriter&) = delete;
 
-  /// One interval in nanoseconds of any monotonic clock; the first event's start becomes time 0 or near it.
+  /// One interval in nanoseconds of any monotonic clock; the first event's start becomes time 0 or
+  /// near it.
   void add(std::string_view name, std::string_view category, std::int64_t start_ns,
            std::int64_t end_ns, int tid);
 
-  /// Ends the array and closes the file; later calls do nothing. Throws SystemError if bytes were lost.
+  /// Ends the array and closes the file; later calls do nothing. Throws SystemError if bytes were
+  /// lost.
   void close();
 
  private:
@@ -43,7 +45,8 @@ class ProfileTable {
   /// Adds one call of `name`; `flops` may be 0 when it has no meaning for that operation.
   void add(std::string_view name, std::int64_t start_ns, std::int64_t end_ns, double flops = 0);
 
-  /// Name, calls, total ms, share of all entries, mean microseconds and GFLOP/s, one line each, with a header.
+  /// Name, calls, total ms, share of all entries, mean microseconds and GFLOP/s, one line each,
+  /// with a header.
   std::string to_text() const;
 
  private:

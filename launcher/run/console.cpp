@@ -46,7 +46,7 @@ Console::Console(Traits traits, Write write) : traits_(traits), write_(std::move
 Console::~Console() {
   try {
     end_live_line();
-  } catch (...) {   // A test's sink may throw; the terminal's does not.
+  } catch (...) {  // A test's sink may throw; the terminal's does not.
   }
 }
 
@@ -64,7 +64,8 @@ void Console::set_live_line(std::string_view text) {
   }
   const std::lock_guard lock(mutex_);
   // One column stays free: a full line would wrap and could not be redrawn.
-  live_line_ = text.substr(0, static_cast<std::size_t>(traits_.columns > 1 ? traits_.columns - 1 : 1));
+  live_line_ =
+      text.substr(0, static_cast<std::size_t>(traits_.columns > 1 ? traits_.columns - 1 : 1));
   draw_live_line();
 }
 

@@ -1,6 +1,6 @@
-// Standard error as a terminal: whole lines, and at most one live line below them that is redrawn in place.
-// Log lines and the progress line share one Console, so that they never run into each other. It decides nothing
-// about what is worth printing.
+// Standard error as a terminal: whole lines, and at most one live line below them that is redrawn
+// in place. Log lines and the progress line share one Console, so that they never run into each
+// other. It decides nothing about what is worth printing.
 #pragma once
 
 #include <functional>
@@ -16,9 +16,9 @@ class Console {
 
   /// What standard error can show.
   struct Traits {
-    bool live = false;    ///< a line can be redrawn in place
+    bool live = false;  ///< a line can be redrawn in place
     bool color = false;
-    int columns = 80;     ///< width that a live line is cut to
+    int columns = 80;  ///< width that a live line is cut to
   };
 
   /// Standard error: live on a terminal unless CI is set; colours there unless NO_COLOR is set.

@@ -66,7 +66,7 @@ void start_logging(std::shared_ptr<Console> console, std::string_view level) {
   auto sink = std::make_shared<ConsoleSink>(std::move(console));
   sink->set_level(parse_level(level));
   auto logger = std::make_shared<spdlog::logger>("thimble", std::move(sink));
-  logger->set_level(spdlog::level::trace);   // each sink has its own level
+  logger->set_level(spdlog::level::trace);  // each sink has its own level
   spdlog::set_default_logger(std::move(logger));
 }
 

@@ -1,5 +1,6 @@
-// Sets up the logger (spdlog's default one, the only global of the program): lines on standard error through the
-// Console, and a file per rank in the run directory. Results never pass here; they go to standard output.
+// Sets up the logger (spdlog's default one, the only global of the program): lines on standard
+// error through the Console, and a file per rank in the run directory. Results never pass here;
+// they go to standard output.
 #pragma once
 
 #include <filesystem>
@@ -15,12 +16,12 @@ class Console;
 /// The accepted spellings of --log-level.
 const std::vector<std::string>& log_level_names();
 
-/// Routes the logger to `console`, showing `level` (one of log_level_names()) and worse; "warning: ..." style lines,
-/// no time stamp. Throws UserError for another level, with the nearest spelling.
+/// Routes the logger to `console`, showing `level` (one of log_level_names()) and worse; "warning:
+/// ..." style lines, no time stamp. Throws UserError for another level, with the nearest spelling.
 void start_logging(std::shared_ptr<Console> console, std::string_view level);
 
-/// Adds <logs>/rank-<rank>.log, appended to, with time stamps, at `level` but at least info. Throws UserError if the
-/// file cannot be opened.
+/// Adds <logs>/rank-<rank>.log, appended to, with time stamps, at `level` but at least info. Throws
+/// UserError if the file cannot be opened.
 void add_log_file(const std::filesystem::path& logs, int rank, std::string_view level);
 
 /// Back to spdlog's own default logger; releases console and files.

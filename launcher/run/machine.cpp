@@ -9,6 +9,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <fstream>
 #include <sstream>
 #include <vector>
@@ -24,7 +25,8 @@ namespace {
 int affinity_cores(int online) {
   cpu_set_t set;
   CPU_ZERO(&set);
-  // Fails on machines with more cores than cpu_set_t holds (1024): then nothing is known to bind us.
+  // Fails on machines with more cores than cpu_set_t holds (1024): then nothing is known to bind
+  // us.
   if (::sched_getaffinity(0, sizeof(set), &set) != 0) return online;
   return std::max(1, CPU_COUNT(&set));
 }
@@ -64,7 +66,9 @@ std::int64_t status_bytes(const std::string& status, const std::string& key) {
 
 }  // namespace
 
-std::int64_t MemoryLimit::default_budget_bytes() const { return usable_bytes / 10 * 9; }
+std::int64_t MemoryLimit::default_budget_bytes() const {
+  return usable_bytes / 10 * 9;
+}
 
 std::string CpuModel::isa() const {
   std::vector<std::string> names;
@@ -83,7 +87,8 @@ CpuLimit cpu_limit(const SystemRoots& roots) {
   limit.usable = limit.affinity;
   limit.bound_by = limit.affinity < limit.online ? "affinity" : "machine";
   if (limit.quota && *limit.quota < limit.affinity) {
-    // Rounded down: a team larger than the quota is throttled as a whole and waits in every barrier.
+    // Rounded down: a team larger than the quota is throttled as a whole and waits in every
+    // barrier.
     limit.usable = std::max(1, static_cast<int>(std::floor(*limit.quota)));
     limit.bound_by = "cgroup quota";
   }
@@ -117,9 +122,10 @@ CpuModel cpu_model(const SystemRoots& roots) {
   CpuModel model;
   model.brand = brand_of(roots);
   model.avx2 = __builtin_cpu_supports("avx2") != 0;
-  model.avx512 = __builtin_cpu_supports("avx512f") != 0 && __builtin_cpu_supports("avx512bw") != 0 &&
-                 __builtin_cpu_supports("avx512cd") != 0 && __builtin_cpu_supports("avx512dq") != 0 &&
-                 __builtin_cpu_supports("avx512vl") != 0;
+  model.avx512 = __builtin_cpu_supports("avx512f") != 0 &&
+                 __builtin_cpu_supports("avx512bw") != 0 &&
+                 __builtin_cpu_supports("avx512cd") != 0 &&
+                 __builtin_cpu_supports("avx512dq") != 0 && __builtin_cpu_supports("avx512vl") != 0;
   model.avx512_bf16 = model.avx512 && __builtin_cpu_supports("avx512bf16") != 0;
   model.amx_bf16 = cpu_has_amx_bf16();
   return model;
@@ -138,8 +144,18 @@ Machine probe_machine() {
   return machine;
 }
 
+std::filesystem::path find_program(const std::string& name) {
+  const char* path = std::getenv("PATH");
+  std::istringstream folders(path == nullptr ? "" : path);
+  for (std::string folder; std::getline(folders, folder, ':');) {
+    const std::filesystem::path candidate = std::filesystem::path(folder) / name;
+    if (::access(candidate.c_str(), X_OK) == 0) return candidate;
+  }
+  return {};
+}
+
 std::int64_t disk_free_bytes(const std::filesystem::path& path) {
-  struct statvfs facts{};
+  struct statvfs facts {};
   if (::statvfs(path.c_str(), &facts) != 0) throw_errno("statvfs", path.string());
   return narrow<std::int64_t>(facts.f_bavail * facts.f_frsize);
 }
@@ -154,7 +170,7 @@ ResidentMemory resident_memory() {
 
 bool reset_resident_peak() {
   std::ofstream file("/proc/self/clear_refs");
-  file << 5;   // proc(5): reset the peak resident set size
+  file << 5;  // proc(5): reset the peak resident set size
   file.flush();
   return file.good();
 }

@@ -36,7 +36,7 @@ bool is_record_up_to(const std::string& line, std::int64_t last_step) {
 std::int64_t copy_records(std::ifstream& from, std::ofstream& to, std::int64_t last_step) {
   std::int64_t dropped = 0;
   for (std::string line; std::getline(from, line);) {
-    const bool torn = from.eof();   // the line feed is written last
+    const bool torn = from.eof();  // the line feed is written last
     if (torn || !is_record_up_to(line, last_step)) {
       ++dropped;
     } else {
@@ -46,7 +46,8 @@ std::int64_t copy_records(std::ifstream& from, std::ofstream& to, std::int64_t l
   return dropped;
 }
 
-/// Drops torn lines and those of steps after `last_step`; a crash leaves the old file or the new one.
+/// Drops torn lines and those of steps after `last_step`; a crash leaves the old file or the new
+/// one.
 void drop_records_after(const fs::path& path, std::int64_t last_step) {
   std::ifstream from(path);
   if (!from) return;
@@ -115,11 +116,11 @@ void RunLog::step(const StepMetrics& metrics) {
                 {"peak_bytes", metrics.peak_bytes},
                 {"peak_bytes_by_tag", std::move(tags)}});
   if (impl_->plots) {
-    const std::array<TensorBoardWriter::Scalar, 4> values{{{"train/loss", metrics.loss},
-                                                           {"train/grad_norm", metrics.grad_norm},
-                                                           {"train/lr", metrics.lr},
-                                                           {"perf/tokens_per_s",
-                                                            metrics.tokens_per_s}}};
+    const std::array<TensorBoardWriter::Scalar, 4> values{
+        {{"train/loss", metrics.loss},
+         {"train/grad_norm", metrics.grad_norm},
+         {"train/lr", metrics.lr},
+         {"perf/tokens_per_s", metrics.tokens_per_s}}};
     impl_->plots->scalars(metrics.step, values);
   }
 }

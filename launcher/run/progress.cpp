@@ -14,7 +14,8 @@ namespace {
 /// Shortest time between two lines.
 constexpr double kLiveSeconds = 0.1;
 constexpr double kPlainSeconds = 10;
-/// Weight of the newest step in the mean that the time left is computed from: about the last 20 steps count.
+/// Weight of the newest step in the mean that the time left is computed from: about the last 20
+/// steps count.
 constexpr double kNewestWeight = 0.05;
 
 }  // namespace

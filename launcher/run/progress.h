@@ -1,4 +1,5 @@
-// What the person at the terminal sees of a run: one live line on a terminal, plain lines elsewhere, nothing with
+// What the person at the terminal sees of a run: one live line on a terminal, plain lines
+// elsewhere, nothing with
 // --quiet. Evaluations and warnings are log lines, not its business.
 #pragma once
 
@@ -13,12 +14,12 @@ class Console;
 
 /// One finished step as it is shown.
 struct ProgressPoint {
-  std::int64_t step = 0;   ///< 1-based
+  std::int64_t step = 0;  ///< 1-based
   double loss = 0;
   double tokens_per_s = 0;
   std::optional<double> sol;
   std::int64_t memory_bytes = 0;
-  double step_s = 0;       ///< wall time of this step
+  double step_s = 0;  ///< wall time of this step
 };
 
 /// "step 12/100  loss 2.3456  1.2k tok/s  sol 0.61  1.50 GiB  left 4 min 10 s"
@@ -30,18 +31,20 @@ std::string short_count(double value);
 class Progress {
  public:
   struct Options {
-    std::int64_t last_step = 0;       ///< the step the run ends with
-    std::int64_t logging_steps = 1;   ///< plain lines: only steps divisible by it
+    std::int64_t last_step = 0;      ///< the step the run ends with
+    std::int64_t logging_steps = 1;  ///< plain lines: only steps divisible by it
     bool quiet = false;
   };
 
   Progress(std::shared_ptr<Console> console, const Options& options);
 
-  /// Shows a step. `now_s` is any monotonic clock in seconds. Live lines are redrawn at most ten times a second, plain
-  /// lines come at most every 10 s; the first and the last step are always shown.
+  /// Shows a step. `now_s` is any monotonic clock in seconds. Live lines are redrawn at most ten
+  /// times a second, plain lines come at most every 10 s; the first and the last step are always
+  /// shown.
   void update(const ProgressPoint& point, double now_s);
 
-  /// Ends the display; a step that was not shown yet is shown now. Call it once, after the last update.
+  /// Ends the display; a step that was not shown yet is shown now. Call it once, after the last
+  /// update.
   void finish();
 
  private:
@@ -51,8 +54,8 @@ class Progress {
   std::shared_ptr<Console> console_;
   Options options_;
   std::optional<double> shown_at_s_;
-  std::optional<ProgressPoint> waiting_;   ///< the newest step, while it has not been shown
-  double mean_step_s_ = 0;                 ///< exponential mean
+  std::optional<ProgressPoint> waiting_;  ///< the newest step, while it has not been shown
+  double mean_step_s_ = 0;                ///< exponential mean
 };
 
 }  // namespace thimble

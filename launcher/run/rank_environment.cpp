@@ -27,7 +27,8 @@ std::optional<int> number(const Variables& variables, const char* name, int leas
   int value = 0;
   const auto [end, error] = std::from_chars(text->data(), text->data() + text->size(), value);
   if (error != std::errc() || end != text->data() + text->size() || value < least) {
-    throw_user("{}='{}' in the environment: allowed a number from {}", name, printable(*text), least);
+    throw_user("{}='{}' in the environment: allowed a number from {}", name, printable(*text),
+               least);
   }
   return value;
 }
@@ -55,15 +56,18 @@ std::optional<RankEnvironment> rank_environment(const Variables& variables) {
   }
   for (const RankEnvironment& other : found) {
     if (other.ranks != found.front().ranks) {
-      throw_user("the number of ranks is {} by {} but {} by {}", found.front().ranks, found.front().source,
-                 other.ranks, other.source);
+      throw_user("the number of ranks is {} by {} but {} by {}", found.front().ranks,
+                 found.front().source, other.ranks, other.source);
     }
   }
   if (!found.empty()) return found.front();
   const auto tasks = number(variables, "SLURM_STEP_NUM_TASKS", 1);
   if (tasks && *tasks > 1) {
-    throw_user("SLURM_STEP_NUM_TASKS={} but no MPI connects the processes: start them with srun --mpi=pmix (or pmi2), "
-               "or with mpirun", *tasks);
+    throw_user(
+        "SLURM_STEP_NUM_TASKS={} but no MPI connects the processes: start them with srun "
+        "--mpi=pmix (or pmi2), "
+        "or with mpirun",
+        *tasks);
   }
   return std::nullopt;
 }

@@ -17,8 +17,9 @@ struct RankEnvironment {
 using Variables = std::function<std::optional<std::string>(const char*)>;
 Variables process_variables();
 
-/// None for a process that nobody launched as a rank. Throws UserError, naming both sources, if they disagree on the
-/// number of ranks, or if SLURM started several processes that no MPI connects.
+/// None for a process that nobody launched as a rank. Throws UserError, naming both sources, if
+/// they disagree on the number of ranks, or if SLURM started several processes that no MPI
+/// connects.
 std::optional<RankEnvironment> rank_environment(const Variables& variables);
 
 }  // namespace thimble

@@ -22,6 +22,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 constexpr const char* kLockName = "lock";
+constexpr std::int64_t kRecordLimit = 64 * kMiB;
 
 void make_directory(const fs::path& path) {
   std::error_code error;
@@ -66,8 +67,8 @@ Json start_json(const RunStart& start, const Machine& machine) {
   entry["machine"] = machine_json(machine);
   entry["environment"] = Json::object();
   for (const auto& [name, value] : thimble_environment()) entry["environment"][name] = value;
-  entry["data"] = Json::object();
-  for (const auto& [file, hash] : start.data_hashes) entry["data"][file] = hash;
+  entry["content"] = Json::object();
+  for (const auto& [what, hash] : start.content) entry["content"][what] = hash;
   return entry;
 }
 
@@ -80,7 +81,7 @@ Json read_starts(const fs::path& path) {
     rename_path(path, aside);
     return Json::array();
   };
-  Json document = Json::parse(read_text_file(path, 64 * kMiB), nullptr, false);
+  Json document = Json::parse(read_text_file(path, kRecordLimit), nullptr, false);
   if (document.is_discarded() || !document.is_object()) return put_aside("not a JSON object");
   if (!document.contains("starts") || !document["starts"].is_array()) {
     return put_aside("no list \"starts\"");
@@ -94,7 +95,8 @@ RunDir::RunDir(fs::path path, LockFile lock) : path_(std::move(path)), lock_(std
 
 RunDir RunDir::open(const Options& options) {
   if (!is_plain_file_name(options.name)) {
-    throw_user("run name '{}': allowed is one plain file name, without '/'", printable(options.name));
+    throw_user("run name '{}': allowed is one plain file name, without '/'",
+               printable(options.name));
   }
   const fs::path path = options.output_dir / options.name;
   make_directory(path);
@@ -118,6 +120,22 @@ void RunDir::record_start(const RunStart& start, const Machine& machine) const {
   const Json document{{"starts", std::move(starts)}};
   // Arguments and variables may hold any bytes; JSON may not.
   write_file_atomic(path, document.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
+}
+
+std::map<std::string, std::string> RunDir::recorded_content() const {
+  const fs::path path = path_ / "run.json";
+  std::map<std::string, std::string> content;
+  if (!fs::exists(path)) return content;
+  const Json document = Json::parse(read_text_file(path, kRecordLimit), nullptr, false);
+  const auto starts = document.is_object() ? document.find("starts") : document.end();
+  if (starts == document.end() || !starts->is_array() || starts->empty()) return content;
+  const Json& last = starts->back();
+  const auto found = last.is_object() ? last.find("content") : last.end();
+  if (found == last.end() || !found->is_object()) return content;
+  for (const auto& [what, hash] : found->items()) {
+    if (hash.is_string()) content.emplace(what, hash.get<std::string>());
+  }
+  return content;
 }
 
 std::vector<std::pair<std::string, std::string>> thimble_environment() {

@@ -1,9 +1,11 @@
-// The directory of one run: <output_dir>/<name>/{checkpoints,logs}, held by one process at a time, with run.json
-// saying what was started when, where and with what. It decides nothing about resuming.
+// The directory of one run: <output_dir>/<name>/{checkpoints,logs}, held by one process at a time,
+// with run.json saying what was started when, where and with what. It decides nothing about
+// resuming.
 #pragma once
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <utility>
@@ -19,20 +21,21 @@ struct Machine;
 struct RunStart {
   std::vector<std::string> command_line{};
   std::string version{};
-  std::optional<std::int64_t> resumed_step{};                          ///< none for a run from scratch
-  std::vector<std::pair<std::string, std::string>> data_hashes{};      ///< file, hash
+  std::optional<std::int64_t> resumed_step{};                      ///< none for a run from scratch
+  std::vector<std::pair<std::string, std::string>> content{};  ///< what it trains on, and its hash
 };
 
 class RunDir {
  public:
   struct Options {
     std::filesystem::path output_dir;
-    std::string name;     ///< one plain path component
-    bool fresh = false;   ///< move what an earlier run left to <name>.old-<N> first
+    std::string name;    ///< one plain path component
+    bool fresh = false;  ///< move what an earlier run left to <name>.old-<N> first
   };
 
   /// Creates the directory where needed and locks it for this process until destruction.
-  /// Throws UserError if the name is no plain file name, the directory cannot be made, or a process holds it.
+  /// Throws UserError if the name is no plain file name, the directory cannot be made, or a process
+  /// holds it.
   static RunDir open(const Options& options);
 
   const std::filesystem::path& path() const { return path_; }
@@ -44,9 +47,12 @@ class RunDir {
   /// Where `fresh` moved the earlier run, if there was one.
   const std::optional<std::filesystem::path>& moved_to() const { return moved_to_; }
 
-  /// Appends one entry to run.json: the start, time, process, machine and the THIMBLE_* environment. A run.json that
-  /// cannot be read is kept as run.json.damaged with a warning.
+  /// Appends one entry to run.json: the start, time, process, machine and the THIMBLE_*
+  /// environment. A run.json that cannot be read is kept as run.json.damaged with a warning.
   void record_start(const RunStart& start, const Machine& machine) const;
+
+  /// RunStart::content of the last start in run.json; empty if there is none.
+  std::map<std::string, std::string> recorded_content() const;
 
  private:
   RunDir(std::filesystem::path path, LockFile lock);

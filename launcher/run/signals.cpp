@@ -23,7 +23,7 @@ extern "C" void on_stop_signal(int number) {
 
 void install_stop_handlers() {
   first_signal.store(0);
-  struct sigaction action{};
+  struct sigaction action {};
   action.sa_handler = on_stop_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
@@ -32,8 +32,12 @@ void install_stop_handlers() {
   }
 }
 
-bool stop_requested() { return stop_signal() != 0; }
+bool stop_requested() {
+  return stop_signal() != 0;
+}
 
-int stop_signal() { return first_signal.load(); }
+int stop_signal() {
+  return first_signal.load();
+}
 
 }  // namespace thimble

@@ -1,5 +1,6 @@
-// Stop signals. The first SIGINT, SIGTERM or SIGUSR1 only sets a flag, which the training loop reads at a step
-// boundary to save and stop; a second one ends the process at once. Does no saving itself.
+// Stop signals. The first SIGINT, SIGTERM or SIGUSR1 only sets a flag, which the training loop
+// reads at a step boundary to save and stop; a second one ends the process at once. Does no saving
+// itself.
 #pragma once
 
 namespace thimble {
@@ -7,7 +8,8 @@ namespace thimble {
 /// Exit status of a run that saved and stopped on a signal.
 inline constexpr int kExitStopped = 75;
 
-/// Installs the handlers. A second signal ends the process with status 128 + its number, without clean-up.
+/// Installs the handlers. A second signal ends the process with status 128 + its number, without
+/// clean-up.
 void install_stop_handlers();
 
 /// Whether a stop signal has arrived since the handlers were installed.

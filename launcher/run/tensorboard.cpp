@@ -18,8 +18,8 @@ double wall_time_s() {
   return std::chrono::duration<double>(now).count();
 }
 
-/// TensorBoard lists files by name and expects ".tfevents." and the time in it; starts within one second differ by
-/// the last number.
+/// TensorBoard lists files by name and expects ".tfevents." and the time in it; starts within one
+/// second differ by the last number.
 std::filesystem::path new_event_path(const std::filesystem::path& directory) {
   std::array<char, 256> host{};
   if (::gethostname(host.data(), host.size() - 1) != 0) host[0] = '\0';
@@ -38,14 +38,16 @@ void put_little_endian(std::string& out, T value) {
   out.append(bytes.data(), bytes.size());
 }
 
-/// The format stores checksums rotated and shifted, so that a checksum of data that holds checksums stays useful.
+/// The format stores checksums rotated and shifted, so that a checksum of data that holds checksums
+/// stays useful.
 std::uint32_t masked_checksum(std::string_view bytes) {
   const std::uint32_t checksum = crc32c(std::as_bytes(std::span(bytes)));
   return ((checksum >> 15) | (checksum << 17)) + 0xa282ead8u;
 }
 
-// The wire format of tensorboard_event.proto, written by hand: libprotobuf and the older one that Debian's
-// libsentencepiece exports cannot live in one process. The tests read it back with libprotobuf.
+// The wire format of tensorboard_event.proto, written by hand: libprotobuf and the older one that
+// Debian's libsentencepiece exports cannot live in one process. The tests read it back with
+// libprotobuf.
 enum class Wire : std::uint8_t { kVarint = 0, kFixed64 = 1, kBytes = 2, kFixed32 = 5 };
 
 void put_varint(std::string& out, std::uint64_t value) {

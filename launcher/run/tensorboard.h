@@ -1,5 +1,5 @@
-// Writes one TensorBoard event file of scalars. Record framing: length (8 bytes, little-endian), masked CRC32C of the
-// length, the message, masked CRC32C of the message. Called by RunLog only.
+// Writes one TensorBoard event file of scalars. Record framing: length (8 bytes, little-endian),
+// masked CRC32C of the length, the message, masked CRC32C of the message. Called by RunLog only.
 #pragma once
 
 #include <cstdint>
@@ -15,10 +15,10 @@ namespace thimble {
 
 class TensorBoardWriter {
  public:
-  using Scalar = std::pair<std::string_view, double>;   ///< tag, value
+  using Scalar = std::pair<std::string_view, double>;  ///< tag, value
 
-  /// Creates a new event file in `directory` whose plots replace what earlier files there say about `first_step` and
-  /// later steps.
+  /// Creates a new event file in `directory` whose plots replace what earlier files there say about
+  /// `first_step` and later steps.
   TensorBoardWriter(const std::filesystem::path& directory, std::int64_t first_step);
 
   void scalars(std::int64_t step, std::span<const Scalar> values);

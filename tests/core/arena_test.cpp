@@ -1,11 +1,12 @@
+#include "core/device/arena.h"
+
 #include <gtest/gtest.h>
 
 #include <set>
 
-#include "core/base/random.h"
-#include "core/device/arena.h"
-#include "core/device/stream.h"
 #include "core/base/error.h"
+#include "core/base/random.h"
+#include "core/device/stream.h"
 
 namespace thimble {
 namespace {
@@ -22,7 +23,8 @@ void play(Arena& arena, std::uint64_t seed, std::vector<std::int64_t>& offsets) 
       continue;
     }
     const auto bytes = static_cast<std::int64_t>(random.u32(3 * i + 1) % 300'000);
-    held.push_back(arena.reserve(static_cast<MemoryTag>(random.u32(3 * i + 2) % kNumMemoryTags), bytes, "test"));
+    held.push_back(arena.reserve(static_cast<MemoryTag>(random.u32(3 * i + 2) % kNumMemoryTags),
+                                 bytes, "test"));
     if (origin == nullptr) origin = static_cast<const char*>(held.back().data());
     offsets.push_back(static_cast<const char*>(held.back().data()) - origin);
   }
@@ -62,7 +64,9 @@ TEST(Arena, FullArenaSaysWhatIsLive) {
     const Reservation more = arena->reserve(MemoryTag::kActivations, 2 << 20, "layer 3");
     FAIL();
   } catch (const SystemError& e) {
-    EXPECT_STREQ(e.what(), "out of memory: layer 3 (activations) asked for 2.0 MiB; live: weights 3.0 MiB, of 4.0 MiB");
+    EXPECT_STREQ(e.what(),
+                 "out of memory: layer 3 (activations) asked for 2.0 MiB; live: weights 3.0 MiB, "
+                 "of 4.0 MiB");
   }
   EXPECT_EQ(arena->live_bytes(), 3 << 20);
 }
@@ -79,7 +83,8 @@ TEST(Stream, ErrorsComeOnceAndLaterWorkRuns) {
 }
 
 TEST(CounterRandomTest, IsAFunctionOfKeyAndIndex) {
-  const CounterRandom a(1, RandomPurpose::kInit, hash_name("x")), b(1, RandomPurpose::kInit, hash_name("y"));
+  const CounterRandom a(1, RandomPurpose::kInit, hash_name("x")),
+      b(1, RandomPurpose::kInit, hash_name("y"));
   std::set<std::uint32_t> seen;
   double sum = 0, squares = 0;
   for (std::uint64_t i = 0; i < 100'000; ++i) {

@@ -17,14 +17,17 @@ class OpsTest : public testing::TestWithParam<DType> {
   Tensor random(const Shape& shape, std::uint64_t seed, float size = 1) {
     return random_tensor(*arena_, GetParam(), shape, seed, size);
   }
-  Tensor empty(const Shape& shape) { return Tensor::empty(*arena_, MemoryTag::kActivations, GetParam(), shape); }
+  Tensor empty(const Shape& shape) {
+    return Tensor::empty(*arena_, MemoryTag::kActivations, GetParam(), shape);
+  }
 };
 
 TEST_P(OpsTest, ProductsInEveryOrientation) {
   for (const auto& [m, n, k] : {std::tuple{1, 1, 1}, {5, 7, 3}, {65, 130, 33}, {128, 1100, 64}}) {
     for (int flags = 0; flags < 8; ++flags) {
       const bool ta = flags & 1, tb = flags & 2, accumulate = flags & 4;
-      const Tensor a = random(ta ? Shape{k, m} : Shape{m, k}, 1), b = random(tb ? Shape{n, k} : Shape{k, n}, 2);
+      const Tensor a = random(ta ? Shape{k, m} : Shape{m, k}, 1),
+                   b = random(tb ? Shape{n, k} : Shape{k, n}, 2);
       const Tensor c = random_tensor(*arena_, DType::kF32, Shape{m, n}, 3);
       std::vector<double> want = values_of(c);
       const std::vector<double> av = values_of(a), bv = values_of(b);
@@ -45,12 +48,15 @@ TEST_P(OpsTest, ProductsInEveryOrientation) {
 }
 
 TEST_P(OpsTest, PackedProductsGiveTheSame) {
-  const Tensor a = random(Shape{130, 96}, 1), b = random(Shape{200, 96}, 2), c = empty(Shape{130, 200});
+  const Tensor a = random(Shape{130, 96}, 1), b = random(Shape{200, 96}, 2),
+               c = empty(Shape{130, 200});
   const MatmulSpec spec = ops::matmul_spec({a}, {b, true}, c);
   if (GetParam() == DType::kBF16 && !has_native_bf16()) return;  // converts, and never packs
-  const PackedLayout layout = onednn::packed_layout(spec);  // the kernel table offers it only where it pays
+  const PackedLayout layout =
+      onednn::packed_layout(spec);  // the kernel table offers it only where it pays
   ASSERT_GT(layout.bytes, 0);
-  const Tensor packed = Tensor::empty(*arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes});
+  const Tensor packed =
+      Tensor::empty(*arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes});
   kernels(a.device()).pack(spec, b.raw(), packed.raw());
   ops::matmul(*arena_, {a}, {b, true}, c, {.packed = &packed});
   const std::vector<double> got = values_of(c);
@@ -62,17 +68,24 @@ TEST_P(OpsTest, AttentionSeesItsDocumentAndWindowOnly) {
   struct Case {
     std::int64_t batch, tq, tk, heads, kv, d, window;
   };
-  for (const Case& s : {Case{1, 1, 1, 1, 1, 2, 0}, Case{2, 5, 5, 4, 2, 8, 0}, Case{1, 129, 129, 2, 1, 16, 0},
-                        Case{2, 300, 300, 4, 4, 8, 7}, Case{1, 700, 700, 2, 2, 4, 0}, Case{1, 3, 200, 4, 2, 8, 0}}) {
-    const Tensor q = random(Shape{s.batch * s.tq, s.heads * s.d}, 1), k = random(Shape{s.batch * s.tk, s.kv * s.d}, 2);
+  for (const Case& s : {Case{1, 1, 1, 1, 1, 2, 0}, Case{2, 5, 5, 4, 2, 8, 0},
+                        Case{1, 129, 129, 2, 1, 16, 0}, Case{2, 300, 300, 4, 4, 8, 7},
+                        Case{1, 700, 700, 2, 2, 4, 0}, Case{1, 3, 200, 4, 2, 8, 0}}) {
+    const Tensor q = random(Shape{s.batch * s.tq, s.heads * s.d}, 1),
+                 k = random(Shape{s.batch * s.tk, s.kv * s.d}, 2);
     const Tensor v = random(Shape{s.batch * s.tk, s.kv * s.d}, 3), out = empty(q.shape());
-    const Tensor doc = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kI32, Shape{s.batch * s.tq});
+    const Tensor doc =
+        Tensor::empty(*arena_, MemoryTag::kActivations, DType::kI32, Shape{s.batch * s.tq});
     for (std::int64_t i = 0; i < doc.numel(); ++i) {
       const std::int64_t at = i % s.tq + s.tk - s.tq;  // documents begin at 0 and at 3
       doc.data<std::int32_t>()[i] = at >= 3 && s.tq == s.tk ? 3 : 0;
     }
-    const ops::AttentionShape shape{.batch = s.batch, .heads = s.heads, .kv_heads = s.kv, .head_dim = s.d,
-                                    .window = s.window, .scale = 0.5f};
+    const ops::AttentionShape shape{.batch = s.batch,
+                                    .heads = s.heads,
+                                    .kv_heads = s.kv,
+                                    .head_dim = s.d,
+                                    .window = s.window,
+                                    .scale = 0.5f};
     ops::attention(*arena_, shape, out, {}, q, k, v, doc);
     const auto qv = values_of(q), kvv = values_of(k), vv = values_of(v);
     std::vector<double> want(qv.size());
@@ -93,11 +106,13 @@ TEST_P(OpsTest, AttentionSeesItsDocumentAndWindowOnly) {
             const double p = std::exp(dot * 0.5);
             total += p;
             for (std::int64_t c = 0; c < s.d; ++c) {
-              acc[static_cast<std::size_t>(c)] += p * vv[static_cast<std::size_t>(((b * s.tk + j) * s.kv + g) * s.d + c)];
+              acc[static_cast<std::size_t>(c)] +=
+                  p * vv[static_cast<std::size_t>(((b * s.tk + j) * s.kv + g) * s.d + c)];
             }
           }
           for (std::int64_t c = 0; c < s.d; ++c) {
-            want[static_cast<std::size_t>(((b * s.tq + i) * s.heads + h) * s.d + c)] = acc[static_cast<std::size_t>(c)] / total;
+            want[static_cast<std::size_t>(((b * s.tq + i) * s.heads + h) * s.d + c)] =
+                acc[static_cast<std::size_t>(c)] / total;
           }
         }
       }
@@ -128,9 +143,9 @@ TEST_P(OpsTest, CrossEntropyOfHugeLogitsAndUntrainedRows) {
     want_loss.push_back(r == 1 ? 0 : std::log(sum) + top - x[7 * r]);
     for (int j = 0; j < vocab; ++j) {
       want_grad.push_back(r == 1 ? 0 : (std::exp(x[j] - top) / sum - (j == 7 * r ? 1 : 0)) * 0.25);
-      got_grad.push_back(values_of(Tensor::wrap(static_cast<char*>(grad.raw()) +
-                                                    r * grad.row_stride() * dtype_size(GetParam()),
-                                                GetParam(), Shape{vocab}))[static_cast<std::size_t>(j)]);
+      got_grad.push_back(values_of(Tensor::wrap(
+          static_cast<char*>(grad.raw()) + r * grad.row_stride() * dtype_size(GetParam()),
+          GetParam(), Shape{vocab}))[static_cast<std::size_t>(j)]);
     }
   }
   expect_close(values_of(losses), want_loss, 1e-5, "losses");
@@ -138,7 +153,8 @@ TEST_P(OpsTest, CrossEntropyOfHugeLogitsAndUntrainedRows) {
 }
 
 TEST_P(OpsTest, SumsDoNotDependOnTheNumberOfThreads) {
-  const Tensor x = random(Shape{77'777}, 4), dy = random(Shape{300, 40}, 5), out = empty(Shape{40}), again = empty(Shape{40});
+  const Tensor x = random(Shape{77'777}, 4), dy = random(Shape{300, 40}, 5), out = empty(Shape{40}),
+               again = empty(Shape{40});
   const int threads = team_threads();
   set_team_threads(1);
   const double one = ops::sum_squares(x);
@@ -158,7 +174,8 @@ TEST_P(OpsTest, SumsDoNotDependOnTheNumberOfThreads) {
 }
 
 TEST_P(OpsTest, RotationIsUndoneByItsInverse) {
-  const Tensor x = random(Shape{9, 24}, 1), table = random_tensor(*arena_, DType::kF32, Shape{16, 8}, 2);
+  const Tensor x = random(Shape{9, 24}, 1),
+               table = random_tensor(*arena_, DType::kF32, Shape{16, 8}, 2);
   for (int p = 0; p < 16; ++p) {
     for (int i = 0; i < 4; ++i) {
       table.data<float>()[p * 8 + i] = std::cos(0.3f * static_cast<float>(p * i));

@@ -4,11 +4,11 @@
 #include <numeric>
 
 #include "core/nn/resident_grad_sink.h"
+#include "launcher/engine/train_engine.h"
 #include "models/rope_table.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
-#include "launcher/engine/train_engine.h"
 #include "tests/core/expect_close.h"
 
 namespace thimble {
@@ -47,14 +47,18 @@ Batch small_batch() {
 class PoisoningStore final : public ParamStore {
  public:
   PoisoningStore(Arena& arena, const Transformer& model, ResidentParamStore& truth)
-      : arena_(arena), model_(model), truth_(truth), pins_(static_cast<std::size_t>(model.num_blocks())) {}
+      : arena_(arena),
+        model_(model),
+        truth_(truth),
+        pins_(static_cast<std::size_t>(model.num_blocks())) {}
   const ParamTable& params() const override { return truth_.params(); }
   void pin_block(BlockId block) override { ++pins_.at(static_cast<std::size_t>(block)); }
   void unpin_block(BlockId block) override {
     ASSERT_GT(pins_.at(static_cast<std::size_t>(block)), 0);
     --pins_[static_cast<std::size_t>(block)];
     if (std::accumulate(pins_.begin(), pins_.end(), 0) > 0) return;
-    for (auto& [id, copy] : copies_) std::memset(copy.raw(), 0xFF, static_cast<std::size_t>(copy.nbytes()));
+    for (auto& [id, copy] : copies_)
+      std::memset(copy.raw(), 0xFF, static_cast<std::size_t>(copy.nbytes()));
     copies_.clear();
   }
   Tensor view(ParamId id) override {
@@ -139,7 +143,8 @@ Result run(DType dtype, bool tied, const Variant& v, bool freeze_norms = false) 
   const auto arena = Arena::make_cpu(1 << 26);
   Transformer model(small_config(tied));
   for (const ParamId id : model.params().ids()) {
-    if (freeze_norms && model.params().info(id).role == ParamRole::kNorm) model.params().set_trainable(id, false);
+    if (freeze_norms && model.params().info(id).role == ParamRole::kNorm)
+      model.params().set_trainable(id, false);
   }
   ResidentParamStore truth(*arena, model.params(), dtype, true);
   InitSource source(3, 0.3);
@@ -149,8 +154,9 @@ Result run(DType dtype, bool tied, const Variant& v, bool freeze_norms = false) 
   {
     PoisoningStore hostile(*arena, model, truth);
     ParamStore& store = v.hostile_store ? static_cast<ParamStore&>(hostile) : truth;
-    ResidentGradSink grads(*arena, model.params(),
-                           std::vector<DType>(static_cast<std::size_t>(model.params().size()), DType::kF32));
+    ResidentGradSink grads(
+        *arena, model.params(),
+        std::vector<DType>(static_cast<std::size_t>(model.params().size()), DType::kF32));
     CountingSink sink(grads);
     SavePolicy keep;
     MovingPolicy moving(*arena);
@@ -178,7 +184,8 @@ TEST_P(Seams, HostileImplementationsChangeNoBit) {
   for (const auto& [name, grad] : plain.grads) {
     for (const double g : grad) ASSERT_TRUE(std::isfinite(g)) << name;
   }
-  // The hostile store has no packed weights, which may round differently: it is compared with itself.
+  // The hostile store has no packed weights, which may round differently: it is compared with
+  // itself.
   const Result unpacked = run(dtype, tied, {.hostile_store = true});
   for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
     for (const bool moving : {false, true}) {
@@ -204,8 +211,11 @@ TEST_P(Seams, PlanEqualsMeasurementAndNothingLeaks) {
     for (const std::size_t passes : {1u, 4u}) {
       const Transformer model(small_config(tied));
       const AdamW optimizer(AdamWOptions{});
-      const EngineOptions options{.dtype = dtype, .grad_dtype = dtype, .recompute = recompute,
-                                  .accumulates = passes > 1, .seq_len = 13};
+      const EngineOptions options{.dtype = dtype,
+                                  .grad_dtype = dtype,
+                                  .recompute = recompute,
+                                  .accumulates = passes > 1,
+                                  .seq_len = 13};
       const auto play = [&](Arena& arena) {
         arena.begin_phase("load");
         TrainEngine engine(arena, model, optimizer, options);
@@ -253,7 +263,9 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
       const auto arena = Arena::make_cpu(1 << 27);
       const Transformer model(small_config(false));
       const AdamW optimizer(AdamWOptions{});
-      TrainEngine engine(*arena, model, optimizer, {.dtype = dtype, .grad_dtype = DType::kF32, .accumulates = true, .seq_len = 13});
+      TrainEngine engine(
+          *arena, model, optimizer,
+          {.dtype = dtype, .grad_dtype = DType::kF32, .accumulates = true, .seq_len = 13});
       InitSource source(3, 0.3);
       engine.load(source);
       Batch all{.rows = 0, .seq_len = 13};
@@ -275,9 +287,11 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
         all.doc_start.insert(all.doc_start.end(), row.doc_start.begin(), row.doc_start.end());
         all.positions.insert(all.positions.end(), row.positions.begin(), row.positions.end());
       }
-      const StepResult r = together ? engine.accumulate(std::span(&all, 1)) : engine.accumulate(single);
+      const StepResult r =
+          together ? engine.accumulate(std::span(&all, 1)) : engine.accumulate(single);
       std::vector<std::vector<double>> out{{r.loss}};
-      for (const ParamId id : model.params().ids()) out.push_back(values_of(engine.grads().grad(id)));
+      for (const ParamId id : model.params().ids())
+        out.push_back(values_of(engine.grads().grad(id)));
       return out;
     };
     const auto together = grads_of(true), apart = grads_of(false);
@@ -292,7 +306,9 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, Seams, testing::Combine(testing::Values(DType::kF32, DType::kBF16), testing::Bool()));
+INSTANTIATE_TEST_SUITE_P(All, Seams,
+                         testing::Combine(testing::Values(DType::kF32, DType::kBF16),
+                                          testing::Bool()));
 
 }  // namespace
 }  // namespace thimble

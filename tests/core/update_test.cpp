@@ -1,4 +1,5 @@
-// AdamW by hand, schedules at their edges, and the update loop with an optimizer of two rounds and late state.
+// AdamW by hand, schedules at their edges, and the update loop with an optimizer of two rounds and
+// late state.
 #include <cstring>
 #include <deque>
 
@@ -43,16 +44,20 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
       SliceSums sums;
       UpdateLoop loop(params, adamw, state, sums);
       for (int t = 1; t <= 3; ++t) {
-        host.grad = random_tensor(*arena, t == 2 ? DType::kBF16 : DType::kF32, Shape{11, 7}, static_cast<std::uint64_t>(10 + t));
+        host.grad = random_tensor(*arena, t == 2 ? DType::kBF16 : DType::kF32, Shape{11, 7},
+                                  static_cast<std::uint64_t>(10 + t));
         const std::vector<double> g = values_of(host.grad);
-        const double lr = 0.01 * t, clip = 0.5, c1 = 1 - std::pow(0.9, t), c2 = 1 - std::pow(0.95, t);
+        const double lr = 0.01 * t, clip = 0.5, c1 = 1 - std::pow(0.9, t),
+                     c2 = 1 - std::pow(0.95, t);
         loop.step(*arena, host, {item}, t, lr, clip);
         for (std::size_t i = 0; i < 77; ++i) {
           m[i] = 0.9 * m[i] + 0.1 * g[i] * clip;
           v[i] = 0.95 * v[i] + 0.05 * g[i] * g[i] * clip * clip;
-          const double update = mode == EpsMode::kTorch ? m[i] / c1 / (std::sqrt(v[i] / c2) + 1e-3)
-                                                        : std::sqrt(c2) / c1 * m[i] / (std::sqrt(v[i]) + 1e-3);
-          w[i] = after ? (w[i] - lr * update) * (1 - lr * 0.1) : w[i] * (1 - lr * 0.1) - lr * update;
+          const double update = mode == EpsMode::kTorch
+                                    ? m[i] / c1 / (std::sqrt(v[i] / c2) + 1e-3)
+                                    : std::sqrt(c2) / c1 * m[i] / (std::sqrt(v[i]) + 1e-3);
+          w[i] =
+              after ? (w[i] - lr * update) * (1 - lr * 0.1) : w[i] * (1 - lr * 0.1) - lr * update;
         }
         expect_close(values_of(master), w, 2e-6, "master");
         for (std::int64_t i = 0; i < 77; ++i) {
@@ -91,7 +96,8 @@ class NormalisedStep final : public Optimizer {
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
   int num_sums(const ParamInfo&, int round) const override { return round == 0 ? 1 : 0; }
   std::int64_t carry_bytes(const ParamInfo&, Slice) const override { return 8; }
-  void round(int i, const UpdateArgs& a, std::span<const float> in, std::span<float> out) const override {
+  void round(int i, const UpdateArgs& a, std::span<const float> in,
+             std::span<float> out) const override {
     auto* carry = static_cast<double*>(a.carry.raw());
     if (i == 0) {
       *carry = 41;
@@ -100,7 +106,8 @@ class NormalisedStep final : public Optimizer {
     }
     EXPECT_EQ(*carry, 41);
     for (std::int64_t j = 0; j < a.grad.numel(); ++j) {
-      a.master.data<float>()[j] -= static_cast<float>(a.lr) * a.grad.data<float>()[j] / std::sqrt(in[0]);
+      a.master.data<float>()[j] -=
+          static_cast<float>(a.lr) * a.grad.data<float>()[j] / std::sqrt(in[0]);
       a.state[0].data<float>()[j] += 1;
     }
   }
@@ -120,7 +127,9 @@ class TwoOwners final : public SliceSums {
 class LateState final : public StateResidency {
  public:
   LateState(Arena& arena, ResidentState& home) : arena_(arena), home_(home) {}
-  void begin_pass(std::span<const StateKey> order) override { expected_.assign(order.begin(), order.end()); }
+  void begin_pass(std::span<const StateKey> order) override {
+    expected_.assign(order.begin(), order.end());
+  }
   StateLease acquire(const StateKey& key) override {
     settle();
     EXPECT_FALSE(expected_.empty());

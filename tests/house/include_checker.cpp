@@ -18,8 +18,8 @@ namespace fs = std::filesystem;
 
 /// Zone -> zones it may include besides itself. "*" is every zone but the tests.
 const std::map<std::string, std::set<std::string>>& allowed_arrows() {
-  static const std::set<std::string> core{"core/base",     "core/io",  "core/device", "core/tensor",
-                                          "core/ops",      "core/autograd", "core/nn"};
+  static const std::set<std::string> core{
+      "core/base", "core/io", "core/device", "core/tensor", "core/ops", "core/autograd", "core/nn"};
   static const auto with = [](std::set<std::string> zones, const std::set<std::string>& more) {
     zones.insert(more.begin(), more.end());
     return zones;
@@ -49,18 +49,21 @@ const std::map<std::string, std::set<std::string>>& allowed_arrows() {
 bool may_include(const std::string& from, const std::string& to) {
   if (from == to) return true;
   const auto& zones = allowed_arrows().at(from);
-  return zones.contains(to) || (zones.contains("*") && to != "tests" && to != "bench" && to != "examples");
+  return zones.contains(to) ||
+         (zones.contains("*") && to != "tests" && to != "bench" && to != "examples");
 }
 
-std::string first_folder(const std::string& path) { return path.substr(0, path.find('/')); }
+std::string first_folder(const std::string& path) {
+  return path.substr(0, path.find('/'));
+}
 
 bool is_own_folder(const std::string& folder) {
   return std::any_of(allowed_arrows().begin(), allowed_arrows().end(),
                      [&folder](const auto& entry) { return first_folder(entry.first) == folder; });
 }
 
-/// The text without comments, its lines kept. A string that is not closed ends with its line, so that '"' as a
-/// character cannot hide the rest of the file.
+/// The text without comments, its lines kept. A string that is not closed ends with its line, so
+/// that '"' as a character cannot hide the rest of the file.
 std::string without_comments(const std::string& text) {
   std::string result;
   bool in_block = false;
@@ -91,7 +94,8 @@ std::string without_comments(const std::string& text) {
   return result;
 }
 
-/// What a line includes, if it is an include of ours: in quotes, or in angle brackets from one of our folders.
+/// What a line includes, if it is an include of ours: in quotes, or in angle brackets from one of
+/// our folders.
 std::optional<std::string> quoted_target(std::string_view line) {
   const auto skip = [&line](std::string_view word) {
     line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
@@ -108,7 +112,9 @@ std::optional<std::string> quoted_target(std::string_view line) {
 }
 
 /// Message code is generated into the build tree under the path of its .proto file.
-bool is_generated(const std::string& path) { return path.ends_with(".pb.h"); }
+bool is_generated(const std::string& path) {
+  return path.ends_with(".pb.h");
+}
 
 using Graph = std::map<std::string, std::set<std::string>>;
 
@@ -178,7 +184,8 @@ Tree read_tree(const fs::path& root) {
   for (auto entry = fs::recursive_directory_iterator(root); entry != fs::end(entry); ++entry) {
     const std::string name = entry->path().filename().string();
     const bool top = entry.depth() == 0;
-    if (entry->is_directory() && (name.starts_with('.') || (top && (name == "build" || name == "runs")))) {
+    if (entry->is_directory() &&
+        (name.starts_with('.') || (top && (name == "build" || name == "runs")))) {
       entry.disable_recursion_pending();
     } else if (entry->is_regular_file() && kSources.contains(entry->path().extension().string())) {
       std::ostringstream text;
@@ -208,8 +215,8 @@ std::vector<std::string> check_arrows(const Tree& tree) {
     }
     for (const auto& [target, line] : file.includes) {
       if (!tree.contains(target) && !is_generated(target)) {
-        breaches.push_back(fmt::format("{}:{}: \"{}\" is no file of the project, seen from its root",
-                                       path, line, target));
+        breaches.push_back(fmt::format(
+            "{}:{}: \"{}\" is no file of the project, seen from its root", path, line, target));
       } else if (!may_include(zone, zone_of(target))) {
         breaches.push_back(fmt::format("{}:{}: {} must not include {} (\"{}\")", path, line, zone,
                                        zone_of(target), target));
@@ -247,8 +254,8 @@ std::vector<std::string> check_lengths(const Tree& tree,
   for (const auto& [path, reason] : allowed) {
     const auto file = tree.find(path);
     if (file == tree.end() || file->second.num_lines <= kMaxLines) {
-      breaches.push_back(fmt::format("long_files.txt: {} is not longer than {} lines, remove the entry",
-                                     path, kMaxLines));
+      breaches.push_back(fmt::format(
+          "long_files.txt: {} is not longer than {} lines, remove the entry", path, kMaxLines));
     }
   }
   return breaches;

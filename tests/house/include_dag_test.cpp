@@ -54,9 +54,13 @@ class BadTree {
   fs::path root_;
 };
 
-TEST(IncludeDag, EveryArrowIsAllowed) { EXPECT_EQ(join(check_arrows(own_tree()), "\n"), ""); }
+TEST(IncludeDag, EveryArrowIsAllowed) {
+  EXPECT_EQ(join(check_arrows(own_tree()), "\n"), "");
+}
 
-TEST(IncludeDag, NoCycles) { EXPECT_EQ(join(check_cycles(own_tree()), "\n"), ""); }
+TEST(IncludeDag, NoCycles) {
+  EXPECT_EQ(join(check_cycles(own_tree()), "\n"), "");
+}
 
 TEST(IncludeDag, LongFilesHaveAReason) {
   std::ostringstream text;
@@ -65,10 +69,10 @@ TEST(IncludeDag, LongFilesHaveAReason) {
 }
 
 TEST(IncludeChecker, EveryForbiddenPairOfZonesIsFound) {
-  const std::vector<std::string> zones{"core/base", "core/device",   "core/tensor", "core/ops",
-                                       "core/autograd", "core/nn",   "core/io",     "data",
-                                       "models",    "optim",         "parallel",    "offload",
-                                       "checkpoint", "launcher",     "tests"};
+  const std::vector<std::string> zones{"core/base",     "core/device", "core/tensor", "core/ops",
+                                       "core/autograd", "core/nn",     "core/io",     "data",
+                                       "models",        "optim",       "parallel",    "offload",
+                                       "checkpoint",    "launcher",    "tests"};
   int allowed = 0;
   for (const std::string& from : zones) {
     for (const std::string& to : zones) {
@@ -79,12 +83,14 @@ TEST(IncludeChecker, EveryForbiddenPairOfZonesIsFound) {
       if (breaches.empty()) {
         ++allowed;
       } else {
-        EXPECT_EQ(breaches, (Lines{fmt::format("{0}/a.h:2: {0} must not include {1} (\"{1}/b.h\")",
-                                               from, to)}));
+        EXPECT_EQ(
+            breaches,
+            (Lines{fmt::format("{0}/a.h:2: {0} must not include {1} (\"{1}/b.h\")", from, to)}));
       }
     }
   }
-  // Inside core 5+4+3+2+1 and io 1; five leaves with the 7 zones of core; checkpoint 8; launcher 13; tests 14.
+  // Inside core 5+4+3+2+1 and io 1; five leaves with the 7 zones of core; checkpoint 8; launcher
+  // 13; tests 14.
   EXPECT_EQ(allowed, 16 + 5 * 7 + 8 + 13 + 14);
 }
 
@@ -159,12 +165,13 @@ TEST(IncludeChecker, LongFilesNeedAReasonAndReasonsALongFile) {
   tree.write("data/at_limit.cpp", lines(400));
   tree.write("data/long.cpp", lines(400) + "x");
   tree.write("data/excused.cpp", lines(500));
-  EXPECT_EQ(check_lengths(tree.read(), parse_long_files("# a comment\n\ndata/excused.cpp: a table\n"
-                                                        "data/at_limit.cpp: no longer\n"
-                                                        "data/gone.cpp: gone\n")),
-            (Lines{"data/long.cpp: 401 lines, at most 400 without a reason in long_files.txt",
-                   "long_files.txt: data/at_limit.cpp is not longer than 400 lines, remove the entry",
-                   "long_files.txt: data/gone.cpp is not longer than 400 lines, remove the entry"}));
+  EXPECT_EQ(
+      check_lengths(tree.read(), parse_long_files("# a comment\n\ndata/excused.cpp: a table\n"
+                                                  "data/at_limit.cpp: no longer\n"
+                                                  "data/gone.cpp: gone\n")),
+      (Lines{"data/long.cpp: 401 lines, at most 400 without a reason in long_files.txt",
+             "long_files.txt: data/at_limit.cpp is not longer than 400 lines, remove the entry",
+             "long_files.txt: data/gone.cpp is not longer than 400 lines, remove the entry"}));
   EXPECT_THROW(parse_long_files("data/x.cpp\n"), UserError);
   EXPECT_THROW(parse_long_files("data/x.cpp:  \n"), UserError);
 }

@@ -1,4 +1,5 @@
-// The commands around training, as a user types them: results, --json, exit codes, one clear line for a mistake.
+// The commands around training, as a user types them: results, --json, exit codes, one clear line
+// for a mistake.
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -12,14 +13,17 @@ class CommandsTest : public testing::Test {
   static void SetUpTestSuite() {
     shared_ = new ProgramDir;
     ASSERT_EQ(shared_->run("train job.toml --set training.max_steps=2"), 0) << shared_->err();
-    shared_->write("pairs.jsonl", "{\"prompt\":\"2+2? \",\"completion\":\"4!\"}\n{\"prompt\":\"3+3? \",\"completion\":\"6!\"}\n");
+    shared_->write("pairs.jsonl",
+                   "{\"prompt\":\"2+2? \",\"completion\":\"4!\"}\n{\"prompt\":\"3+3? "
+                   "\",\"completion\":\"6!\"}\n");
   }
   static void TearDownTestSuite() {
     delete shared_;
     shared_ = nullptr;
   }
 
-  // A user's mistake: exit 2, one line on standard error that holds `part`, nothing on standard output.
+  // A user's mistake: exit 2, one line on standard error that holds `part`, nothing on standard
+  // output.
   void expect_mistake(const std::string& arguments, const std::string& part) {
     EXPECT_EQ(d().run(arguments), 2) << arguments;
     const std::string error = d().err();
@@ -39,9 +43,11 @@ TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
   EXPECT_TRUE(fs::exists(d().path("20m.json")));
   EXPECT_EQ(d().run("plan sized.toml --json"), 0) << d().err();
   EXPECT_GT(d().json()["parameters"].get<std::int64_t>(), 1'000'000);
-  EXPECT_EQ(d().run("init --config config.json --data text.txt --out from_config.toml"), 0) << d().err();
+  EXPECT_EQ(d().run("init --config config.json --data text.txt --out from_config.toml"), 0)
+      << d().err();
   EXPECT_EQ(d().run("plan from_config.toml"), 0) << d().err();
-  EXPECT_EQ(d().run("init --model runs/job/model --data pairs.jsonl --out tune.toml"), 0) << d().err();
+  EXPECT_EQ(d().run("init --model runs/job/model --data pairs.jsonl --out tune.toml"), 0)
+      << d().err();
   EXPECT_EQ(d().run("plan tune.toml"), 0) << d().err();
   expect_mistake("init --config config.json --data text.txt --out from_config.toml", "--force");
   expect_mistake("init --data text.txt --out x.toml", "--model");
@@ -51,8 +57,8 @@ TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
 }
 
 TEST_F(CommandsTest, HelpExplainsEverything) {
-  for (const char* command : {"train", "plan", "eval", "generate", "tokenize", "convert", "inspect", "init", "bench",
-                              "doctor", "help", "bench train", "inspect data"}) {
+  for (const char* command : {"train", "plan", "eval", "generate", "tokenize", "convert", "inspect",
+                              "init", "bench", "doctor", "help", "bench train", "inspect data"}) {
     EXPECT_EQ(d().run("help " + std::string(command)), 0) << command;
     EXPECT_TRUE(contains("Examples:") || contains("Example:")) << command;
   }
@@ -63,7 +69,8 @@ TEST_F(CommandsTest, HelpExplainsEverything) {
   EXPECT_EQ(d().run("help completion bash"), 0);
   d().write("completion.bash", d().out());
   EXPECT_EQ(std::system(("bash -n '" + d().path("completion.bash").string() + "'").c_str()), 0);
-  for (const char* shell : {"zsh", "fish"}) EXPECT_EQ(d().run("help completion " + std::string(shell)), 0);
+  for (const char* shell : {"zsh", "fish"})
+    EXPECT_EQ(d().run("help completion " + std::string(shell)), 0);
   expect_mistake("help trian", "did you mean 'train'");
   expect_mistake("help job.optimiser", "optimizer");
   expect_mistake("help completion tcsh", "bash, zsh, fish");
@@ -125,12 +132,14 @@ TEST_F(CommandsTest, InspectShowsWhatIsThere) {
 }
 
 TEST_F(CommandsTest, InspectDataMarksExactlyWhatIsTrained) {
-  ASSERT_EQ(d().run("init --config config.json --data pairs.jsonl --out pairs.toml --force"), 0) << d().err();
+  ASSERT_EQ(d().run("init --config config.json --data pairs.jsonl --out pairs.toml --force"), 0)
+      << d().err();
   ASSERT_EQ(d().run("inspect data pairs.toml -n 1 --json"), 0) << d().err();
   std::string trained, other;
   const auto shown = d().json();
   for (const auto& run : shown["rows"][0]["runs"]) {
-    if (!run["padding"].get<bool>()) (run["trained"].get<bool>() ? trained : other) += run["text"].get<std::string>();
+    if (!run["padding"].get<bool>())
+      (run["trained"].get<bool>() ? trained : other) += run["text"].get<std::string>();
   }
   EXPECT_NE(trained.find("!"), std::string::npos) << trained;  // one of the two is held out
   EXPECT_NE(other.find("?"), std::string::npos) << other;
@@ -142,12 +151,15 @@ TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
   EXPECT_EQ(d().run("eval --model runs/job --text text.txt --json"), 0) << d().err();
   const auto first = d().json();
   EXPECT_GT(first["nats_per_token"].get<double>(), 0);
-  EXPECT_NEAR(std::log(first["perplexity"].get<double>()), first["nats_per_token"].get<double>(), 1e-9);
+  EXPECT_NEAR(std::log(first["perplexity"].get<double>()), first["nats_per_token"].get<double>(),
+              1e-9);
   EXPECT_EQ(d().run("eval --model runs/job/model --text text.txt --json"), 0);
   EXPECT_EQ(d().json(), first);
-  EXPECT_EQ(d().run("generate --model runs/job --prompt the --max-new-tokens 8 --temperature 0"), 0) << d().err();
+  EXPECT_EQ(d().run("generate --model runs/job --prompt the --max-new-tokens 8 --temperature 0"), 0)
+      << d().err();
   const std::string greedy = d().out();
-  EXPECT_EQ(d().run("generate --model runs/job --prompt the --max-new-tokens 8 --temperature 0"), 0);
+  EXPECT_EQ(d().run("generate --model runs/job --prompt the --max-new-tokens 8 --temperature 0"),
+            0);
   EXPECT_EQ(d().out(), greedy);
   expect_mistake("eval --model runs/job --text missing.txt", "missing.txt");
   expect_mistake("generate --model nowhere --prompt x", "nowhere");
@@ -158,12 +170,16 @@ TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
 TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {
   std::int64_t before = 0;
   for (const int ranks : {1, 2, 8, 1024}) {
-    EXPECT_EQ(d().run("plan job.toml --json --set parallelism.zero_stage=3 --ranks " + std::to_string(ranks)), 0) << d().err();
+    EXPECT_EQ(d().run("plan job.toml --json --set parallelism.zero_stage=3 --ranks " +
+                      std::to_string(ranks)),
+              0)
+        << d().err();
     const auto plan = d().json();
     EXPECT_EQ(plan["ranks"], ranks);
     std::int64_t optimizer = 0;
     for (const auto& phase : plan["phases"]) {
-      if (phase["by_tag"].contains("optimizer")) optimizer = std::max(optimizer, phase["by_tag"]["optimizer"].get<std::int64_t>());
+      if (phase["by_tag"].contains("optimizer"))
+        optimizer = std::max(optimizer, phase["by_tag"]["optimizer"].get<std::int64_t>());
     }
     EXPECT_TRUE(before == 0 || optimizer < before);
     before = optimizer;
@@ -174,7 +190,8 @@ TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {
 TEST_F(CommandsTest, DoctorAnswersMachines) {
   EXPECT_EQ(d().run("doctor --json"), 0) << d().err();
   const auto result = d().json();
-  for (const char* key : {"cpu", "isa_in_use", "memory_bytes", "disk_free_bytes", "disk_write_mb_per_s", "mpi", "warnings"}) {
+  for (const char* key : {"cpu", "isa_in_use", "memory_bytes", "disk_free_bytes",
+                          "disk_write_mb_per_s", "mpi", "warnings"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
 }

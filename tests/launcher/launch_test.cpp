@@ -1,5 +1,5 @@
-// `thimble launch` against killed, stopped and mistaken ranks: the job ends with the bits of an undisturbed run, and no
-// process is left behind.
+// `thimble launch` against killed, stopped and mistaken ranks: the job ends with the bits of an
+// undisturbed run, and no process is left behind.
 #include <signal.h>
 #include <sys/prctl.h>
 #include <unistd.h>
@@ -30,17 +30,21 @@ class LaunchTest : public testing::Test {
   // The weights of an undisturbed run on two ranks.
   static void SetUpTestSuite() {
     shared_ = new ProgramDir;
-    ASSERT_EQ(shared_->run("launch -n 2 -- train job.toml --set output_dir=plain"), 0) << shared_->err();
+    ASSERT_EQ(shared_->run("launch -n 2 -- train job.toml --set output_dir=plain"), 0)
+        << shared_->err();
   }
   static void TearDownTestSuite() {
     delete shared_;
     shared_ = nullptr;
   }
   void expect_same_as_plain(const std::string& output) {
-    EXPECT_EQ(shared_->file(output + "/job/model/model.safetensors"), shared_->file("plain/job/model/model.safetensors"));
+    EXPECT_EQ(shared_->file(output + "/job/model/model.safetensors"),
+              shared_->file("plain/job/model/model.safetensors"));
     EXPECT_EQ(running_in(shared_->path("")), 0);
   }
-  static bool said(const std::string& part) { return shared_->err().find(part) != std::string::npos; }
+  static bool said(const std::string& part) {
+    return shared_->err().find(part) != std::string::npos;
+  }
 
   static ProgramDir* shared_;
 };
@@ -48,11 +52,14 @@ ProgramDir* LaunchTest::shared_ = nullptr;
 
 TEST_F(LaunchTest, AKilledRankIsNamedAndTheJobEndsWithTheSameBits) {
   int number = 0;
-  for (const char* fault : {"rank=0:step=0:phase=load", "rank=1:step=1:phase=forward", "rank=1:step=4:phase=backward",
-                            "rank=0:step=4:phase=norm", "rank=1:step=5:phase=update", "rank=0:step=4:phase=save"}) {
+  for (const char* fault :
+       {"rank=0:step=0:phase=load", "rank=1:step=1:phase=forward", "rank=1:step=4:phase=backward",
+        "rank=0:step=4:phase=norm", "rank=1:step=5:phase=update", "rank=0:step=4:phase=save"}) {
     const std::string output = "killed-" + std::to_string(number++);
     EXPECT_EQ(shared_->run("launch -n 2 -- train job.toml --set output_dir=" + output,
-                           std::string("THIMBLE_FAULT=kill:") + fault), 0) << fault << shared_->err();
+                           std::string("THIMBLE_FAULT=kill:") + fault),
+              0)
+        << fault << shared_->err();
     EXPECT_TRUE(said("was killed by signal 9")) << fault << shared_->err();
     EXPECT_TRUE(said("restart 1 of 3")) << fault;
     expect_same_as_plain(output);
@@ -60,15 +67,20 @@ TEST_F(LaunchTest, AKilledRankIsNamedAndTheJobEndsWithTheSameBits) {
 }
 
 TEST_F(LaunchTest, AStoppedRankIsDetectedNamedAndReplaced) {
-  EXPECT_EQ(shared_->run("launch -n 2 --heartbeat-timeout 2 -- train job.toml --set output_dir=stopped",
-                         "THIMBLE_FAULT=stop:rank=1:step=3:phase=backward"), 0) << shared_->err();
+  EXPECT_EQ(
+      shared_->run("launch -n 2 --heartbeat-timeout 2 -- train job.toml --set output_dir=stopped",
+                   "THIMBLE_FAULT=stop:rank=1:step=3:phase=backward"),
+      0)
+      << shared_->err();
   EXPECT_TRUE(said("rank 1 has shown no sign of life")) << shared_->err();
   expect_same_as_plain("stopped");
 }
 
 TEST_F(LaunchTest, GivesUpWhenNothingAdvances) {
   EXPECT_EQ(shared_->run("launch -n 2 --max-restarts 1 -- train job.toml --set output_dir=hopeless",
-                         "THIMBLE_FAULT=kill:rank=1:step=1:phase=forward:every"), 128 + 9) << shared_->err();
+                         "THIMBLE_FAULT=kill:rank=1:step=1:phase=forward:every"),
+            128 + 9)
+      << shared_->err();
   EXPECT_TRUE(said("restarts are used up")) << shared_->err();
   EXPECT_EQ(running_in(shared_->path("")), 0);
 }
@@ -96,11 +108,13 @@ class BackgroundLaunch {
     if (child_ == 0) {
       ::setenv("OMP_WAIT_POLICY", "passive", 1);
       const std::string set = "output_dir=" + output;
-      const bool ready = ::chdir(dir.path("").c_str()) == 0 && std::freopen("err.txt", "w", stderr) != nullptr &&
+      const bool ready = ::chdir(dir.path("").c_str()) == 0 &&
+                         std::freopen("err.txt", "w", stderr) != nullptr &&
                          std::freopen("out.txt", "w", stdout) != nullptr;
       if (ready) {
-        ::execl(THIMBLE_BINARY, THIMBLE_BINARY, "launch", "-n", "2", "--", "train", "job.toml", "--set", set.c_str(),
-                "--set", "training.max_steps=100000", "--set", "checkpoint.save_steps=50000", nullptr);
+        ::execl(THIMBLE_BINARY, THIMBLE_BINARY, "launch", "-n", "2", "--", "train", "job.toml",
+                "--set", set.c_str(), "--set", "training.max_steps=100000", "--set",
+                "checkpoint.save_steps=50000", nullptr);
       }
       ::_exit(99);
     }

@@ -18,9 +18,10 @@ namespace thimble {
 class ProgramDir {
  public:
   ProgramDir() {
-    write("config.json",
-          R"({"model_type":"llama","hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,)"
-          R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":257,"max_position_embeddings":128})");
+    write(
+        "config.json",
+        R"({"model_type":"llama","hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,)"
+        R"("num_attention_heads":4,"num_key_value_heads":2,"vocab_size":257,"max_position_embeddings":128})");
     std::string text;
     for (int i = 0; i < 4000; ++i) text += "the " + std::to_string(i * 7919 % 1000) + " cats sat; ";
     write("text.txt", text);
@@ -49,7 +50,9 @@ eval_steps = 100
   std::filesystem::path path(const std::string& name = "") const {
     return name.empty() ? dir_.path() : dir_.path() / name;
   }
-  void write(const std::string& name, const std::string& text) const { std::ofstream(path(name)) << text; }
+  void write(const std::string& name, const std::string& text) const {
+    std::ofstream(path(name)) << text;
+  }
   std::string file(const std::string& name) const { return read_text_file(path(name), 1 << 26); }
   std::string out() const { return file("out.txt"); }
   std::string err() const { return file("err.txt"); }
@@ -57,8 +60,9 @@ eval_steps = 100
 
   /// The exit code, 128 + signal if it was killed; output in out.txt and err.txt.
   int run(const std::string& arguments, const std::string& environment = "") const {
-    const std::string command = "cd '" + dir_.path().string() + "' && env OMP_WAIT_POLICY=passive " + environment +
-                                " '" + THIMBLE_BINARY + "' " + arguments + " > out.txt 2> err.txt";
+    const std::string command = "cd '" + dir_.path().string() +
+                                "' && env OMP_WAIT_POLICY=passive " + environment + " '" +
+                                THIMBLE_BINARY + "' " + arguments + " > out.txt 2> err.txt";
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }

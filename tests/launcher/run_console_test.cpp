@@ -22,15 +22,19 @@ namespace {
 
 struct Captured {
   explicit Captured(Console::Traits traits)
-      : console(std::make_shared<Console>(
-            traits, [this](std::string_view part) { text.append(part); })) {}
+      : console(std::make_shared<Console>(traits,
+                                          [this](std::string_view part) { text.append(part); })) {}
   std::string text;
   std::shared_ptr<Console> console;
 };
 
 ProgressPoint point(std::int64_t step) {
-  return {.step = step, .loss = 2.34567, .tokens_per_s = 1234, .sol = 0.614,
-          .memory_bytes = 3 * kGiB / 2, .step_s = 2};
+  return {.step = step,
+          .loss = 2.34567,
+          .tokens_per_s = 1234,
+          .sol = 0.614,
+          .memory_bytes = 3 * kGiB / 2,
+          .step_s = 2};
 }
 
 TEST(RunProgress, ShortCounts) {
@@ -45,9 +49,9 @@ TEST(RunProgress, ShortCounts) {
 }
 
 TEST(RunProgress, TextOfAStep) {
-  EXPECT_EQ(progress_text(point(12), 100, 12),
-            "step 12/100  loss 2.3457  1.23k tok/s  sol 0.61  " + format_bytes(3 * kGiB / 2) +
-                "  left " + format_duration(12));
+  EXPECT_EQ(progress_text(point(12), 100, 12), "step 12/100  loss 2.3457  1.23k tok/s  sol 0.61  " +
+                                                   format_bytes(3 * kGiB / 2) + "  left " +
+                                                   format_duration(12));
   ProgressPoint last = point(100);
   last.sol.reset();
   EXPECT_EQ(progress_text(last, 100, 0),
@@ -61,10 +65,11 @@ TEST(RunProgress, PlainLinesAreFirstLastAndAtMostOneIn10Seconds) {
   progress.finish();
   std::vector<std::string> shown;
   std::istringstream lines(captured.text);
-  for (std::string line; std::getline(lines, line);) shown.push_back(line.substr(0, line.find('/')));
-  EXPECT_EQ(shown, (std::vector<std::string>{"step 1", "step 12", "step 24", "step 36", "step 48",
-                                             "step 60", "step 72", "step 84", "step 96",
-                                             "step 100"}));
+  for (std::string line; std::getline(lines, line);)
+    shown.push_back(line.substr(0, line.find('/')));
+  EXPECT_EQ(shown,
+            (std::vector<std::string>{"step 1", "step 12", "step 24", "step 36", "step 48",
+                                      "step 60", "step 72", "step 84", "step 96", "step 100"}));
 }
 
 TEST(RunProgress, AnInterruptedRunStillShowsItsLastStep) {
@@ -140,8 +145,9 @@ TEST(RunLogging, UnknownLevelNamesTheNearest) {
     start_logging(captured.console, "wran");
     FAIL() << "no error";
   } catch (const UserError& error) {
-    EXPECT_STREQ(error.what(),
-                 "log level 'wran' is unknown, did you mean 'warn'?; allowed: debug, info, warn, error");
+    EXPECT_STREQ(
+        error.what(),
+        "log level 'wran' is unknown, did you mean 'warn'?; allowed: debug, info, warn, error");
   }
 }
 

@@ -1,3 +1,5 @@
+#include "launcher/run/run_dir.h"
+
 #include <gtest/gtest.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -6,7 +8,6 @@
 #include <nlohmann/json.hpp>
 
 #include "launcher/run/machine.h"
-#include "launcher/run/run_dir.h"
 #include "tests/launcher/run_temp_dir.h"
 
 namespace thimble {
@@ -102,9 +103,10 @@ TEST(RunDir, EveryStartIsRecorded) {
   const RunDir run = RunDir::open({.output_dir = temp.path(), .name = "x"});
   const Machine machine = probe_machine();
   ::setenv("THIMBLE_TEST_VARIABLE", "a=b", 1);
-  run.record_start({.command_line = {"thimble", "train", "\xff.toml"}, .version = "0.1.0"}, machine);
+  run.record_start({.command_line = {"thimble", "train", "\xff.toml"}, .version = "0.1.0"},
+                   machine);
   ::unsetenv("THIMBLE_TEST_VARIABLE");
-  run.record_start({.version = "0.1.0", .resumed_step = 7, .data_hashes = {{"a.txt", "12ab"}}},
+  run.record_start({.version = "0.1.0", .resumed_step = 7, .content = {{"data.train[0]", "12ab"}}},
                    machine);
   const auto starts = nlohmann::json::parse(read_all(run.path() / "run.json"))["starts"];
   ASSERT_EQ(starts.size(), 2u);
@@ -114,7 +116,8 @@ TEST(RunDir, EveryStartIsRecorded) {
   EXPECT_EQ(starts[0]["pid"], ::getpid());
   EXPECT_EQ(starts[0]["time"].get<std::string>().size(), 20u);
   EXPECT_EQ(starts[1]["resumed_step"], 7);
-  EXPECT_EQ(starts[1]["data"]["a.txt"], "12ab");
+  EXPECT_EQ(starts[1]["content"]["data.train[0]"], "12ab");
+  EXPECT_EQ(run.recorded_content().at("data.train[0]"), "12ab");
   EXPECT_FALSE(starts[1]["environment"].contains("THIMBLE_TEST_VARIABLE"));
   EXPECT_EQ(starts[1]["machine"]["cores"], machine.cores.usable);
 }

@@ -18,7 +18,8 @@ namespace fs = std::filesystem;
 class FakeRoots {
  public:
   FakeRoots() {
-    write("proc/meminfo", "MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:    8000000 kB\n");
+    write("proc/meminfo",
+          "MemTotal:       16000000 kB\nMemFree: 1 kB\nMemAvailable:    8000000 kB\n");
   }
 
   void write(const fs::path& name, const std::string& text) {
@@ -66,7 +67,8 @@ TEST(RunMachine, Version2TakesTheTightestAncestorAndIgnoresReclaimableCache) {
 
 TEST(RunMachine, Version1AndAPathThatTheContainerCannotSee) {
   FakeRoots fake;
-  fake.write("proc/self/cgroup", "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/docker/abc\n");
+  fake.write("proc/self/cgroup",
+             "4:memory:/docker/abc\n2:cpu,cpuacct:/docker/abc\n0::/docker/abc\n");
   fake.write("cgroup/memory/memory.limit_in_bytes", "1000000000\n");
   fake.write("cgroup/memory/memory.usage_in_bytes", "1200000000\n");
   fake.write("cgroup/cpu,cpuacct/cpu.cfs_quota_us", "-1\n");
@@ -128,7 +130,8 @@ TEST(RunMachine, ResidentPeakFollowsUseAndReset) {
   }
   EXPECT_GE(resident_memory().peak_bytes, before.now_bytes + kBlock / 2);
   if (reset_resident_peak()) {
-    // The allocator may have kept the block, so the new peak is compared with what is resident, not with the old one.
+    // The allocator may have kept the block, so the new peak is compared with what is resident, not
+    // with the old one.
     const ResidentMemory after = resident_memory();
     EXPECT_LE(after.peak_bytes, after.now_bytes + kBlock / 4);
   }

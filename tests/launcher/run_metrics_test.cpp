@@ -10,8 +10,8 @@
 #include "launcher/run/append_file.h"
 #include "launcher/run/metrics.h"
 #include "launcher/run/tensorboard.h"
-#include "tests/launcher/tensorboard_event.pb.h"
 #include "tests/launcher/run_temp_dir.h"
+#include "tests/launcher/tensorboard_event.pb.h"
 
 namespace thimble {
 namespace {

@@ -1,4 +1,5 @@
-// The built program on a tiny job: exactness across interruptions and recomputation, memory against its plan, exit codes.
+// The built program on a tiny job: exactness across interruptions and recomputation, memory against
+// its plan, exit codes.
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -8,10 +9,14 @@ namespace fs = std::filesystem;
 
 class TrainTest : public testing::Test {
  protected:
-  int run(const std::string& arguments, const std::string& environment = "") { return dir_.run(arguments, environment); }
+  int run(const std::string& arguments, const std::string& environment = "") {
+    return dir_.run(arguments, environment);
+  }
   std::string file(const std::string& name) { return dir_.file(name); }
   void write(const std::string& name, const std::string& text) { dir_.write(name, text); }
-  std::string model_of(const std::string& output) { return file(output + "/job/model/model.safetensors"); }
+  std::string model_of(const std::string& output) {
+    return file(output + "/job/model/model.safetensors");
+  }
   nlohmann::json last_step(const std::string& output) {
     std::istringstream lines(file(output + "/job/metrics.jsonl"));
     nlohmann::json last;
@@ -28,7 +33,9 @@ class TrainTest : public testing::Test {
 TEST_F(TrainTest, KilledAndResumedOrRecomputedGivesTheSameBits) {
   ASSERT_EQ(run("train job.toml --set output_dir=a"), 0) << file("err.txt");
   // The third save is killed half-way; the second one stays.
-  EXPECT_EQ(run("train job.toml --set output_dir=b", "THIMBLE_FAILPOINT=checkpoint.manifest:5:kill"), 128 + 9);
+  EXPECT_EQ(
+      run("train job.toml --set output_dir=b", "THIMBLE_FAILPOINT=checkpoint.manifest:5:kill"),
+      128 + 9);
   ASSERT_EQ(run("train job.toml --set output_dir=b"), 0) << file("err.txt");
   EXPECT_NE(file("err.txt").find("resuming from"), std::string::npos);
   ASSERT_EQ(run("train job.toml --set output_dir=c --set memory.recompute=full"), 0);
@@ -47,19 +54,23 @@ TEST_F(TrainTest, MemoryIsWhatThePlanSays) {
       for (const char* micro : {"8", "2"}) {
         const std::string sets = std::string(" --set output_dir=run-") + recompute + dtype + micro +
                                  " --set training.max_steps=2 --set memory.recompute=" + recompute +
-                                 " --set model.dtype=" + dtype + " --set training.micro_batch_size=" + micro;
+                                 " --set model.dtype=" + dtype +
+                                 " --set training.micro_batch_size=" + micro;
         ASSERT_EQ(run("plan job.toml --json" + sets), 0) << file("err.txt");
         const auto plan = nlohmann::json::parse(file("out.txt"));
         ASSERT_EQ(run("train job.toml" + sets), 0) << file("err.txt");
         const auto step = last_step(std::string("run-") + recompute + dtype + micro);
         std::map<std::string, std::int64_t> planned;
         for (const auto& phase : plan["phases"]) {
-          if (phase["phase"] != "load" && phase["phase"] != "step" && phase["phase"] != "eval" && phase["phase"] != "save") continue;
+          if (phase["phase"] != "load" && phase["phase"] != "step" && phase["phase"] != "eval" &&
+              phase["phase"] != "save")
+            continue;
           for (const auto& [tag, bytes] : phase["by_tag"].items()) {
             planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
           }
         }
-        // The last step is written before that step's save, so io is compared where an earlier save has shown it.
+        // The last step is written before that step's save, so io is compared where an earlier save
+        // has shown it.
         for (const auto& [tag, bytes] : step["peak_bytes_by_tag"].items()) {
           if (tag == "io") continue;
           EXPECT_EQ(bytes.get<std::int64_t>(), planned[tag]) << tag << sets;
@@ -74,8 +85,10 @@ TEST_F(TrainTest, StopSignalSavesAndExits75) {
   const std::string run_in_background =
       "bash -c '\"" + std::string(THIMBLE_BINARY) + "\" train \"" + dir_.path("job.toml").string() +
       "\" --set output_dir=\"" + dir_.path("s").string() +
-      "\" --set training.max_steps=100000 --set checkpoint.save_steps=100000 > /dev/null 2>&1 & pid=$!; "
-      "for i in $(seq 600); do grep -qs step.:3, \"" + dir_.path("s/job/metrics.jsonl").string() +
+      "\" --set training.max_steps=100000 --set checkpoint.save_steps=100000 > /dev/null 2>&1 & "
+      "pid=$!; "
+      "for i in $(seq 600); do grep -qs step.:3, \"" +
+      dir_.path("s/job/metrics.jsonl").string() +
       "\" && break; sleep 0.05; done; kill -TERM $pid; wait $pid'";
   const int status = std::system(run_in_background.c_str());
   EXPECT_EQ(WEXITSTATUS(status), 75);

@@ -1,4 +1,5 @@
-// Every family against answers computed by transformers: logits, loss, every gradient, and a 50-step training curve.
+// Every family against answers computed by transformers: logits, loss, every gradient, and a
+// 50-step training curve.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -69,7 +70,8 @@ std::vector<float> logical(const ParamInfo& info, const Tensor& grad) {
   const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
   for (std::int64_t r = 0; r < info.shape[0]; ++r) {
     for (std::int64_t c = 0; c < cols; ++c) {
-      out[static_cast<std::size_t>(r * cols + c)] = info.transposed() ? g[c * info.shape[0] + r] : g[r * cols + c];
+      out[static_cast<std::size_t>(r * cols + c)] =
+          info.transposed() ? g[c * info.shape[0] + r] : g[r * cols + c];
     }
   }
   return out;
@@ -85,7 +87,10 @@ struct Loaded {
       : model(load_model_config(kModels / family / "config.json")),
         optimizer(AdamWOptions{}),
         engine(*arena, model, optimizer,
-               {.dtype = DType::kF32, .grad_dtype = DType::kF32, .max_grad_norm = 1.0, .seq_len = seq_len}) {
+               {.dtype = DType::kF32,
+                .grad_dtype = DType::kF32,
+                .max_grad_norm = 1.0,
+                .seq_len = seq_len}) {
     HfSource source(*arena, kModels / family, model.params(), [](const std::string&) {});
     engine.load(source);
     arena->set_poison(true);
@@ -106,9 +111,11 @@ TEST_P(Parity, LogitsLossAndGradients) {
   const BatchTensors t = upload(*loaded.arena, batch);
   Context ctx{.store = loaded.engine.store(), .arena = *loaded.arena, .dtype = DType::kF32};
   const Tensor table = make_rope_table(*loaded.arena, loaded.model.config(), batch.seq_len);
-  const Var hidden = loaded.model.hidden(
-      ctx, t.ids, t.order,
-      {.rows = batch.rows, .positions = t.positions, .doc_start = t.doc_start, .rope_table = table});
+  const Var hidden = loaded.model.hidden(ctx, t.ids, t.order,
+                                         {.rows = batch.rows,
+                                          .positions = t.positions,
+                                          .doc_start = t.doc_start,
+                                          .rope_table = table});
   const Tensor logits = loaded.model.logits(ctx, hidden.value);
   EXPECT_LE(max_relative(logits.data<float>(), read_floats(expected, "logits")), 1e-5);
 
@@ -118,7 +125,8 @@ TEST_P(Parity, LogitsLossAndGradients) {
   for (const ParamId id : loaded.model.params().ids()) {
     const ParamInfo& info = loaded.model.params().info(id);
     const std::vector<float> want = read_floats(expected, "grad." + info.name);
-    EXPECT_LE(norm_relative(logical(info, loaded.engine.grads().grad(id)), want), 1e-4) << info.name;
+    EXPECT_LE(norm_relative(logical(info, loaded.engine.grads().grad(id)), want), 1e-4)
+        << info.name;
   }
 }
 
@@ -143,8 +151,9 @@ TEST(Parity, FiftyStepsOfAdamW) {
   ASSERT_EQ(curve["curve"].size(), 50u);
   for (std::size_t s = 0; s < 50; ++s) {
     const auto& point = curve["curve"][s];
-    const StepResult r = loaded.engine.step(std::span(&batches[s % batches.size()], 1),
-                                            static_cast<std::int64_t>(s) + 1, point["lr"].get<double>());
+    const StepResult r =
+        loaded.engine.step(std::span(&batches[s % batches.size()], 1),
+                           static_cast<std::int64_t>(s) + 1, point["lr"].get<double>());
     const double loss = point["loss"].get<double>(), norm = point["grad_norm"].get<double>();
     EXPECT_LE(std::abs(r.loss - loss) / loss, 1e-4) << "step " << s;
     EXPECT_LE(std::abs(r.grad_norm - norm) / norm, 1e-3) << "step " << s;

@@ -1,6 +1,5 @@
 // A real pretrained model: converted, continued, evaluated, fine-tuned, exported, reloaded.
 #include <gtest/gtest.h>
-
 #include <unistd.h>
 
 #include <cstdlib>
@@ -25,13 +24,18 @@ fs::path shared_data() {
 }
 
 const char* kStart =
-    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. One day, she saw a "
-    "big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, let's go to the park.\" "
-    "Lily was sad and didn't know what to do. She said, \"I want to play with your ball, but I can't find it.\"\nLily "
-    "was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to do.\"\nLily didn't want to "
+    "Once upon a time, there was a little girl named Lily. She loved to play outside in the park. "
+    "One day, she saw a "
+    "big, red ball. She wanted to play with it, but it was too high.\nLily's mom said, \"Lily, "
+    "let's go to the park.\" "
+    "Lily was sad and didn't know what to do. She said, \"I want to play with your ball, but I "
+    "can't find it.\"\nLily "
+    "was sad and didn't know what to do. She said, \"I'm sorry, Lily. I didn't know what to "
+    "do.\"\nLily didn't want to "
     "help her mom, so";
 
-std::vector<std::int32_t> greedy(Decoder& decoder, std::vector<std::int32_t> ids, std::size_t count) {
+std::vector<std::int32_t> greedy(Decoder& decoder, std::vector<std::int32_t> ids,
+                                 std::size_t count) {
   std::vector<float> logits = decoder.feed(ids);
   while (ids.size() < count) {
     ids.push_back(sample_token(logits, {}, 0, {}));
@@ -58,7 +62,8 @@ TEST(Stories260K, DecodingOneByOneEqualsTeacherForcing) {
   const Transformer model(source.config());
   ResidentParamStore store(*arena, model.params(), DType::kF32, false);
   load_weights(*arena, model, store, source);
-  Decoder one(*arena, model, store, DType::kF32, 300), whole(*arena, model, store, DType::kF32, 300);
+  Decoder one(*arena, model, store, DType::kF32, 300),
+      whole(*arena, model, store, DType::kF32, 300);
   const std::vector<std::int32_t> ids = greedy(one, {1}, 299);
   const std::vector<float> a = one.feed(std::vector<std::int32_t>{7});
   std::vector<std::int32_t> all = ids;
@@ -77,11 +82,12 @@ TEST(Stories260K, FineTunesExportsAndReloadsToTheSameLogits) {
   Llama2cSource source(shared_data() / "stories260K/stories260K.bin");
   const Transformer model(source.config());
   const AdamW optimizer(AdamWOptions{});
-  TrainEngine engine(*arena, model, optimizer, {.dtype = DType::kF32, .grad_dtype = DType::kF32, .seq_len = 128});
+  TrainEngine engine(*arena, model, optimizer,
+                     {.dtype = DType::kF32, .grad_dtype = DType::kF32, .seq_len = 128});
   engine.load(source);
   const auto tokenizer = load_tokenizer(shared_data() / "stories260K/tok512.bin");
-  const std::vector<std::int32_t> ids =
-      tokenizer->encode(read_text_file(shared_data() / "text/tinyshakespeare.txt", 1 << 24).substr(0, 60'000));
+  const std::vector<std::int32_t> ids = tokenizer->encode(
+      read_text_file(shared_data() / "text/tinyshakespeare.txt", 1 << 24).substr(0, 60'000));
   Batch batch{.rows = 8, .seq_len = 128};
   for (std::size_t i = 0; i < 8 * 128; ++i) {
     batch.tokens.push_back(ids[i]);
@@ -94,9 +100,12 @@ TEST(Stories260K, FineTunesExportsAndReloadsToTheSameLogits) {
   double last = first;
   for (int step = 2; step <= 20; ++step) last = engine.step(std::span(&batch, 1), step, 1e-3).loss;
   EXPECT_LT(last, first - 0.3);
-  const fs::path directory = fs::temp_directory_path() / ("thimble-stories-" + std::to_string(::getpid()));
+  const fs::path directory =
+      fs::temp_directory_path() / ("thimble-stories-" + std::to_string(::getpid()));
   export_hf(*arena, model, engine.store(),
-            {.directory = directory, .dtype = DType::kF32, .files_to_copy = {shared_data() / "stories260K/tok512.bin"}});
+            {.directory = directory,
+             .dtype = DType::kF32,
+             .files_to_copy = {shared_data() / "stories260K/tok512.bin"}});
   const LoadedModel again = load_model(directory, "auto");
   Decoder ours(*arena, model, engine.store(), DType::kF32, 16);
   Decoder theirs(*again.arena, *again.model, *again.store, DType::kF32, 16);

@@ -1,4 +1,5 @@
-// Every communicator passes this body: what arrives is what was sent, sums are in rank order, errors name the culprit.
+// Every communicator passes this body: what arrives is what was sent, sums are in rank order,
+// errors name the culprit.
 #include <numeric>
 
 #include "core/base/random.h"
@@ -23,14 +24,16 @@ TEST_P(CommunicatorTest, EveryByteArrivesWhereItBelongs) {
     const int n = comm.size(), me = comm.rank();
     for (const std::size_t unit : {0u, 1u, 1000u, 300001u}) {
       Exchange exchange(n);
-      std::vector<std::vector<std::byte>> out(static_cast<std::size_t>(n)), in(static_cast<std::size_t>(n));
+      std::vector<std::vector<std::byte>> out(static_cast<std::size_t>(n)),
+          in(static_cast<std::size_t>(n));
       for (int r = 0; r < n; ++r) {
         if (r == me) continue;
         const auto at = static_cast<std::size_t>(r);
         out[at].resize(unit * static_cast<std::size_t>(me + 1));
         in[at].resize(unit * static_cast<std::size_t>(r + 1));
         for (std::size_t i = 0; i < out[at].size(); ++i) out[at][i] = pattern(me, r, i);
-        exchange.send[at] = {Bytes(out[at]).first(out[at].size() / 3), Bytes(out[at]).subspan(out[at].size() / 3)};
+        exchange.send[at] = {Bytes(out[at]).first(out[at].size() / 3),
+                             Bytes(out[at]).subspan(out[at].size() / 3)};
         exchange.receive[at] = {MutableBytes(in[at]).first(in[at].size() / 3),
                                 MutableBytes(in[at]).subspan(in[at].size() / 3)};
       }
@@ -53,7 +56,8 @@ TEST_P(CommunicatorTest, OperationsUnderWayTogetherDoNotMix) {
     std::vector<std::vector<float>> in(static_cast<std::size_t>(kOps * comm.size()));
     for (int op = 0; op < kOps; ++op) {
       auto& mine = values[static_cast<std::size_t>(op)];
-      mine.assign(static_cast<std::size_t>(100 * op + 1), static_cast<float>(1000 * op + comm.rank()));
+      mine.assign(static_cast<std::size_t>(100 * op + 1),
+                  static_cast<float>(1000 * op + comm.rank()));
       Exchange exchange(comm.size());
       for (int r = 0; r < comm.size(); ++r) {
         if (r == comm.rank()) continue;
@@ -62,10 +66,12 @@ TEST_P(CommunicatorTest, OperationsUnderWayTogetherDoNotMix) {
         exchange.send[static_cast<std::size_t>(r)] = {std::as_bytes(std::span(mine))};
         exchange.receive[static_cast<std::size_t>(r)] = {std::as_writable_bytes(std::span(place))};
       }
-      tickets.push_back(comm.start({"exchange", fmt::format("op {}", op)}, Purpose::kTensor, std::move(exchange)));
+      tickets.push_back(comm.start({"exchange", fmt::format("op {}", op)}, Purpose::kTensor,
+                                   std::move(exchange)));
     }
     // Every rank waits in an order of its own.
-    for (int i = 0; i < kOps; ++i) tickets[static_cast<std::size_t>((i * 7 + comm.rank() * 3) % kOps)].wait();
+    for (int i = 0; i < kOps; ++i)
+      tickets[static_cast<std::size_t>((i * 7 + comm.rank() * 3) % kOps)].wait();
     for (int op = 0; op < kOps; ++op) {
       for (int r = 0; r < comm.size(); ++r) {
         if (r == comm.rank()) continue;
@@ -89,16 +95,19 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
           all.push_back(Tensor::empty(*arena, MemoryTag::kGradients, dtype, shape));
           const CounterRandom random(static_cast<std::uint64_t>(r), RandomPurpose::kSampling);
           Tensor f = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, shape);
-          for (std::int64_t i = 0; i < 35; ++i) f.data<float>()[i] = random.normal(static_cast<std::uint64_t>(i));
+          for (std::int64_t i = 0; i < 35; ++i)
+            f.data<float>()[i] = random.normal(static_cast<std::uint64_t>(i));
           ops::cast(all.back(), f);
         }
         RowParts part{all[static_cast<std::size_t>(comm.rank())], {}};
         for (int r = 0; r <= n; ++r) part.begin.push_back(7 * r / n);
         const std::int64_t begin = part.begin[static_cast<std::size_t>(comm.rank())];
         const std::int64_t rows = part.begin[static_cast<std::size_t>(comm.rank()) + 1] - begin;
-        const Tensor got = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, Shape{rows, 5});
+        const Tensor got =
+            Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, Shape{rows, 5});
         for (const bool accumulate : {false, true}) {
-          RowReduction reduction(comm, *arena, {"reduce_scatter", "test"}, std::span(&part, 1), wire);
+          RowReduction reduction(comm, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
+                                 wire);
           reduction.finish(std::span(&got, 1), accumulate);
         }
         for (std::int64_t i = 0; i < rows * 5; ++i) {

@@ -30,7 +30,8 @@ TEST(LocalWorldTest, AStuckRankIsNamed) {
 
 TEST(LocalWorldTest, RanksAtDifferentOperationsAreNamed) {
   const std::string error = error_of([] {
-    run_ranks(2, [](Communicator& comm) { barrier(comm, comm.rank() == 0 ? "block 1" : "block 2"); });
+    run_ranks(2,
+              [](Communicator& comm) { barrier(comm, comm.rank() == 0 ? "block 1" : "block 2"); });
   });
   EXPECT_NE(error.find("block 1"), std::string::npos) << error;
   EXPECT_NE(error.find("block 2"), std::string::npos) << error;

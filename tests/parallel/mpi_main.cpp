@@ -1,4 +1,5 @@
-// main() of the tests that mpirun starts: every rank runs the same tests, and a failure on any rank is one.
+// main() of the tests that mpirun starts: every rank runs the same tests, and a failure on any rank
+// is one.
 #include "core/base/threads.h"
 #include "parallel/mpi_world.h"
 #include "tests/parallel/rank_team.h"

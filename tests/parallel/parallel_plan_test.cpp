@@ -1,8 +1,9 @@
 // The plan is a pure function: every row has one owner, whatever the sizes.
+#include "parallel/parallel_plan.h"
+
 #include <gtest/gtest.h>
 
 #include "core/base/error.h"
-#include "parallel/parallel_plan.h"
 
 namespace thimble {
 namespace {
@@ -18,15 +19,19 @@ ParamTable some_params() {
   return params;
 }
 
-OptimizerNeed any_slice(const ParamInfo&) { return {}; }
+OptimizerNeed any_slice(const ParamInfo&) {
+  return {};
+}
 
 TEST(ParallelPlanTest, EveryRowHasOneOwner) {
   const ParamTable params = some_params();
   for (const int ranks : {1, 2, 3, 4, 7, 100}) {
     for (const std::int64_t granule : {1, 5, 64}) {
-      const ParallelPlan plan(
-          params, [&](const ParamInfo&) { return OptimizerNeed{OptimizerNeed::Kind::kLongSlice, granule}; },
-          {.ranks = ranks, .stage = 1, .small_elements = 10});
+      const ParallelPlan plan(params,
+                              [&](const ParamInfo&) {
+                                return OptimizerNeed{OptimizerNeed::Kind::kLongSlice, granule};
+                              },
+                              {.ranks = ranks, .stage = 1, .small_elements = 10});
       for (const ParamId id : params.ids()) {
         const ShardSpec& spec = plan.spec(id);
         ASSERT_EQ(spec.begin.size(), static_cast<std::size_t>(ranks) + 1);
@@ -46,12 +51,13 @@ TEST(ParallelPlanTest, EveryRowHasOneOwner) {
 
 TEST(ParallelPlanTest, PlacementsFollowShapeAndNeed) {
   const ParamTable params = some_params();
-  const ParallelPlan plan(
-      params,
-      [](const ParamInfo& info) {
-        return info.name == "square" ? OptimizerNeed{OptimizerNeed::Kind::kWhole, 1} : OptimizerNeed{};
-      },
-      {.ranks = 3, .stage = 2, .small_elements = 100});
+  const ParallelPlan plan(params,
+                          [](const ParamInfo& info) {
+                            return info.name == "square"
+                                       ? OptimizerNeed{OptimizerNeed::Kind::kWhole, 1}
+                                       : OptimizerNeed{};
+                          },
+                          {.ranks = 3, .stage = 2, .small_elements = 100});
   const auto placement = [&](const char* name) { return plan.spec(*params.find(name)).placement; };
   EXPECT_EQ(placement("embed"), Placement::kRows);
   EXPECT_EQ(placement("wide"), Placement::kColumns);
@@ -62,13 +68,17 @@ TEST(ParallelPlanTest, PlacementsFollowShapeAndNeed) {
 
 TEST(ParallelPlanTest, WholeParametersAreBalanced) {
   ParamTable params;
-  for (int i = 0; i < 40; ++i) params.add({.name = fmt::format("norm{}", i), .shape = Shape{100 + i}, .role = ParamRole::kNorm});
+  for (int i = 0; i < 40; ++i)
+    params.add(
+        {.name = fmt::format("norm{}", i), .shape = Shape{100 + i}, .role = ParamRole::kNorm});
   const ParallelPlan plan(params, any_slice, {.ranks = 4, .stage = 1});
   std::vector<std::int64_t> load(4);
   for (const ParamId id : params.ids()) {
     for (int r = 0; r < 4; ++r) load[static_cast<std::size_t>(r)] += plan.spec(id).slice(r).rows();
   }
-  EXPECT_LE(*std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()), 139);
+  EXPECT_LE(
+      *std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()),
+      139);
 }
 
 TEST(ParallelPlanTest, AtStageZeroEveryRankUpdatesEverything) {
@@ -88,12 +98,14 @@ TEST(ParallelPlanTest, TrafficOverAllRanksIsTheFormula) {
     for (const std::int64_t m : {1, 3}) {
       const std::int64_t units[] = {2, 2, m + 1, 3 * m};  // of (N - 1) psi elements of 2 bytes
       for (int stage = 0; stage <= 3; ++stage) {
-        const ParallelPlan plan(params, any_slice, {.ranks = ranks, .stage = stage, .small_elements = 10});
+        const ParallelPlan plan(params, any_slice,
+                                {.ranks = ranks, .stage = stage, .small_elements = 10});
         std::int64_t total = 0;
         for (int r = 0; r < ranks; ++r) {
           total += plan.step_traffic(params, r, m, DType::kBF16, DType::kBF16, gathers).total();
         }
-        EXPECT_EQ(total, (ranks - 1) * psi * 2 * units[stage]) << ranks << " ranks, stage " << stage;
+        EXPECT_EQ(total, (ranks - 1) * psi * 2 * units[stage])
+            << ranks << " ranks, stage " << stage;
       }
     }
   }

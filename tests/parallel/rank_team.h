@@ -1,4 +1,5 @@
-// Runs a body once per rank: as threads of this process, or, in a program started by mpirun, as this process's rank.
+// Runs a body once per rank: as threads of this process, or, in a program started by mpirun, as
+// this process's rank.
 #pragma once
 
 #include <gtest/gtest.h>

@@ -1,4 +1,5 @@
-// A checkpoint written on N ranks at stage S is the same bytes as one written on M ranks at stage T, and resumes there.
+// A checkpoint written on N ranks at stage S is the same bytes as one written on M ranks at stage
+// T, and resumes there.
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -55,7 +56,9 @@ struct Layout {
 
 class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>> {
  protected:
-  ResumeTest() : dir_(fs::temp_directory_path() / fmt::format("thimble-resume-{}-{}", ::getpid(), std::random_device()())) {
+  ResumeTest()
+      : dir_(fs::temp_directory_path() /
+             fmt::format("thimble-resume-{}-{}", ::getpid(), std::random_device()())) {
     fs::create_directories(dir_);
   }
   ~ResumeTest() override { fs::remove_all(dir_); }
@@ -67,8 +70,12 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
       const Transformer model(odd_config());
       const AdamW optimizer(AdamWOptions{});
       TrainEngine engine(*arena, model, optimizer,
-                         {.dtype = DType::kBF16, .grad_dtype = DType::kBF16, .zero_stage = layout.stage,
-                          .wire = DType::kF32, .small_elements = 50, .seq_len = kSeq},
+                         {.dtype = DType::kBF16,
+                          .grad_dtype = DType::kBF16,
+                          .zero_stage = layout.stage,
+                          .wire = DType::kF32,
+                          .small_elements = 50,
+                          .seq_len = kSeq},
                          comm);
       const auto files = make_file_engine();
       body(engine, *files);
@@ -131,8 +138,9 @@ TEST_P(ResumeTest, OnOtherRanksAndStages) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Layouts, ResumeTest,
-                         testing::Values(std::tuple{1, 0, 4, 3}, std::tuple{4, 3, 1, 0}, std::tuple{2, 1, 3, 2},
-                                         std::tuple{3, 2, 2, 3}, std::tuple{4, 0, 3, 1}, std::tuple{3, 3, 4, 0},
+                         testing::Values(std::tuple{1, 0, 4, 3}, std::tuple{4, 3, 1, 0},
+                                         std::tuple{2, 1, 3, 2}, std::tuple{3, 2, 2, 3},
+                                         std::tuple{4, 0, 3, 1}, std::tuple{3, 3, 4, 0},
                                          std::tuple{2, 2, 2, 1}, std::tuple{1, 0, 1, 0}));
 
 TEST_F(ResumeTest, AFullDiskOnOneRankFailsTheSaveOnAll) {

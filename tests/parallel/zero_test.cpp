@@ -1,5 +1,5 @@
-// Sharded training against one rank: the same bits where they are promised, the same numbers elsewhere, the planned
-// bytes in memory and on the wire.
+// Sharded training against one rank: the same bits where they are promised, the same numbers
+// elsewhere, the planned bytes in memory and on the wire.
 #include <cmath>
 
 #include "launcher/engine/memory_report.h"
@@ -58,7 +58,8 @@ std::vector<float> floats(const Tensor& t) {
   return out;
 }
 
-// Everything a run produced, by parameter: rows [slice) of gradient of the first step, master after three steps.
+// Everything a run produced, by parameter: rows [slice) of gradient of the first step, master after
+// three steps.
 struct Outcome {
   std::vector<double> losses, norms;
   std::vector<Slice> slices;
@@ -73,8 +74,14 @@ struct Setting {
 };
 
 EngineOptions engine_options(const Setting& s, int passes) {
-  return {.dtype = s.dtype, .grad_dtype = s.dtype, .recompute = s.recompute, .accumulates = passes > 1,
-          .zero_stage = s.stage, .wire = s.wire, .small_elements = 64, .seq_len = kSeq};
+  return {.dtype = s.dtype,
+          .grad_dtype = s.dtype,
+          .recompute = s.recompute,
+          .accumulates = passes > 1,
+          .zero_stage = s.stage,
+          .wire = s.wire,
+          .small_elements = 64,
+          .seq_len = kSeq};
 }
 
 Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& batches) {
@@ -83,7 +90,8 @@ Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& ba
   Outcome out;
   const Transformer model(odd_config(s.tied));
   const AdamW optimizer(AdamWOptions{});
-  TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())), comm);
+  TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
+                     comm);
   InitSource source(3, 0.3);
   engine.load(source);
   static_cast<void>(engine.accumulate(batches));
@@ -142,7 +150,8 @@ TEST_P(ZeroTest, OnePassOnRanksIsManyPassesOnOneBitForBit) {
           for (const ParamId id : model.params().ids()) {
             const auto i = static_cast<std::size_t>(id);
             const ParamInfo& info = model.params().info(id);
-            EXPECT_EQ(got.grads[i], rows_of(want.grads[i], info, got.slices[i])) << info.name << " stage " << s.stage;
+            EXPECT_EQ(got.grads[i], rows_of(want.grads[i], info, got.slices[i]))
+                << info.name << " stage " << s.stage;
             EXPECT_EQ(got.masters[i], rows_of(want.masters[i], info, got.slices[i])) << info.name;
           }
         });
@@ -168,7 +177,8 @@ TEST_P(ZeroTest, EveryStageWireAndAccumulationIsCloseToOneRank) {
             const ParamInfo& info = model.params().info(id);
             const std::vector<float> expected = rows_of(want.grads[i], info, got.slices[i]);
             ASSERT_EQ(got.grads[i].size(), expected.size());
-            EXPECT_TRUE(relative(got.grads[i], expected) <= (wire == DType::kF32 || ranks == 1 ? 1e-5 : 1e-2))
+            EXPECT_TRUE(relative(got.grads[i], expected) <=
+                        (wire == DType::kF32 || ranks == 1 ? 1e-5 : 1e-2))
                 << info.name << " stage " << s.stage << " passes " << passes;
           }
         });
@@ -184,7 +194,11 @@ TEST_P(ZeroTest, StagesOfOneGroupGiveTheSameBits) {
     for (const auto& [first, second] : {std::pair{0, 1}, std::pair{2, 3}, std::pair{1, 2}}) {
       if (passes > 1 && first == 1) continue;
       run_ranks(ranks, [&, first = first, second = second](Communicator& comm) {
-        Setting s{.stage = first, .passes = passes, .dtype = DType::kBF16, .wire = DType::kBF16, .tied = true};
+        Setting s{.stage = first,
+                  .passes = passes,
+                  .dtype = DType::kBF16,
+                  .wire = DType::kBF16,
+                  .tied = true};
         const auto batches = batches_of(comm.rank(), ranks, passes, -1);
         const Outcome a = train(comm, s, batches);
         s.stage = second;
@@ -195,7 +209,8 @@ TEST_P(ZeroTest, StagesOfOneGroupGiveTheSameBits) {
         for (const ParamId id : model.params().ids()) {
           const auto i = static_cast<std::size_t>(id);
           const auto part = [&](const std::vector<float>& v, Slice have) {
-            const std::int64_t width = model.params().info(id).shape.numel() / model.params().info(id).storage_shape()[0];
+            const std::int64_t width =
+                model.params().info(id).shape.numel() / model.params().info(id).storage_shape()[0];
             const Slice want = b.slices[i];
             return std::vector<float>(v.begin() + (want.begin - have.begin) * width,
                                       v.begin() + (want.end - have.begin) * width);
@@ -213,7 +228,11 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
     for (const int passes : {1, 3}) {
       for (const Recompute recompute : {Recompute::kNone, Recompute::kFull}) {
         for (int stage = 0; stage <= 3; ++stage) {
-          const Setting s{.stage = stage, .passes = passes, .dtype = DType::kBF16, .wire = DType::kBF16, .tied = tied,
+          const Setting s{.stage = stage,
+                          .passes = passes,
+                          .dtype = DType::kBF16,
+                          .wire = DType::kBF16,
+                          .tied = tied,
                           .recompute = recompute};
           const Transformer model(odd_config(tied));
           const AdamW optimizer(AdamWOptions{});
@@ -230,8 +249,9 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
             const std::int64_t sent = comm.traffic().tensor_bytes - before;
             EXPECT_EQ(sent, ranks == 1 ? 0
                                        : engine.parallel()
-                                             .step_traffic(model.params(), comm.rank(), passes, DType::kBF16,
-                                                           DType::kBF16, model.gathers_per_pass())
+                                             .step_traffic(model.params(), comm.rank(), passes,
+                                                           DType::kBF16, DType::kBF16,
+                                                           model.gathers_per_pass())
                                              .total());
             engine.step(batches, 2, 1e-3);
           };

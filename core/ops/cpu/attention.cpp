@@ -17,14 +17,17 @@ using onednn::Team;
 
 constexpr std::int64_t kQueryRows = 128;  // queries of a tile
 constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
-constexpr std::int64_t kKeyStep = 128;    // tile widths are multiples of this, so that few shapes exist
+constexpr std::int64_t kKeyStep =
+    128;  // tile widths are multiples of this, so that few shapes exist
 
 // Tiles are computed in the tensor's own type where the CPU multiplies it, else in f32.
 DType tile_dtype(const AttentionSpec& s) {
   return s.dtype == DType::kBF16 && has_native_bf16() ? DType::kBF16 : DType::kF32;
 }
 
-std::int64_t padded_keys(const AttentionSpec& s) { return round_up(std::max<std::int64_t>(s.kv_len, 1), kKeyStep); }
+std::int64_t padded_keys(const AttentionSpec& s) {
+  return round_up(std::max<std::int64_t>(s.kv_len, 1), kKeyStep);
+}
 
 MatmulSpec product(std::int64_t m, std::int64_t n, std::int64_t k, DType in) {
   return {.m = m, .n = n, .k = k, .a = in, .b = in, .c = DType::kF32, .lda = k, .ldb = n, .ldc = n};
@@ -53,7 +56,8 @@ std::int64_t tile_workspace(const AttentionSpec& s, bool backward) {
   std::int64_t most = 0;
   for (const std::int64_t rows : {std::min(kQueryRows, s.q_len), s.q_len % kQueryRows}) {
     if (rows == 0) continue;
-    for (std::int64_t cols = kKeyStep; cols <= std::min(kKeyCols, padded_keys(s)); cols += kKeyStep) {
+    for (std::int64_t cols = kKeyStep; cols <= std::min(kKeyCols, padded_keys(s));
+         cols += kKeyStep) {
       const TileProducts tile(rows, cols, s.head_dim, tile_dtype(s));
       most = std::max(most, onednn::workspace_bytes(tile.scores, Team::kSingleThread));
       most = std::max(most, onednn::workspace_bytes(tile.output, Team::kSingleThread));
@@ -103,8 +107,8 @@ char* thread_base(const Scratch& layout, void* workspace) {
 }
 
 // Copies rows of one head into a dense tile, converting; rows past the end are zero.
-void gather(char* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t rows, std::int64_t padded,
-            std::int64_t d, std::int64_t stride) {
+void gather(char* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t rows,
+            std::int64_t padded, std::int64_t d, std::int64_t stride) {
   const auto* in = static_cast<const char*>(src);
   const std::int64_t row_bytes = d * dtype_size(dst_dtype);
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -120,17 +124,19 @@ void gather(char* dst, DType dst_dtype, const void* src, DType src_dtype, std::i
 
 // A block of queries of one head, and the keys it can see.
 struct QueryBlock {
-  std::int64_t q0 = 0, rows = 0;           // queries q0 .. q0 + rows of the row of tokens
+  std::int64_t q0 = 0, rows = 0;            // queries q0 .. q0 + rows of the row of tokens
   std::int64_t key_begin = 0, key_end = 0;  // key_begin is a multiple of kKeyStep
 
   QueryBlock(const AttentionSpec& s, const std::int32_t* doc_start, std::int64_t begin)
       : q0(begin), rows(std::min(kQueryRows, s.q_len - begin)) {
     key_begin = s.kv_len;
-    for (std::int64_t i = 0; i < rows; ++i) key_begin = std::min(key_begin, first_key(s, doc_start, q0 + i));
+    for (std::int64_t i = 0; i < rows; ++i)
+      key_begin = std::min(key_begin, first_key(s, doc_start, q0 + i));
     key_begin = key_begin / kKeyStep * kKeyStep;
     key_end = q0 + rows + s.kv_len - s.q_len;
   }
-  static std::int64_t first_key(const AttentionSpec& s, const std::int32_t* doc_start, std::int64_t query) {
+  static std::int64_t first_key(const AttentionSpec& s, const std::int32_t* doc_start,
+                                std::int64_t query) {
     const std::int64_t index = query + s.kv_len - s.q_len;
     const std::int64_t window_start = s.window > 0 ? index - s.window + 1 : 0;
     return std::max<std::int64_t>(doc_start[query], window_start);
@@ -138,16 +144,22 @@ struct QueryBlock {
 };
 
 // Fills the visibility of each query of the block for the tile that begins at key0.
-SoftmaxTile make_tile(const AttentionSpec& s, const std::int32_t* doc_start, const QueryBlock& block,
-                      std::int64_t key0, const Scratch& w) {
+SoftmaxTile make_tile(const AttentionSpec& s, const std::int32_t* doc_start,
+                      const QueryBlock& block, std::int64_t key0, const Scratch& w) {
   const std::int64_t cols = round_up(std::min(kKeyCols, block.key_end - key0), kKeyStep);
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const std::int64_t index = block.q0 + i + s.kv_len - s.q_len;
-    w.first[i] = static_cast<std::int32_t>(QueryBlock::first_key(s, doc_start, block.q0 + i) - key0);
+    w.first[i] =
+        static_cast<std::int32_t>(QueryBlock::first_key(s, doc_start, block.q0 + i) - key0);
     w.end[i] = static_cast<std::int32_t>(index + 1 - key0);
   }
-  return {.rows = block.rows, .cols = cols, .stride = cols, .scores = w.scores, .scale = s.scale,
-          .first_key = w.first, .end_key = w.end};
+  return {.rows = block.rows,
+          .cols = cols,
+          .stride = cols,
+          .scores = w.scores,
+          .scale = s.scale,
+          .first_key = w.first,
+          .end_key = w.end};
 }
 
 void run(const MatmulSpec& spec, const void* a, const void* b, void* c, void* workspace) {
@@ -161,13 +173,14 @@ Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, st
   return base + (position * stride + head * s.head_dim) * dtype_size(s.dtype);
 }
 
-void forward_block(const AttentionSpec& s, const AttentionArgs& args, const QueryBlock& block, std::int64_t b,
-                   std::int64_t h, const Scratch& w) {
+void forward_block(const AttentionSpec& s, const AttentionArgs& args, const QueryBlock& block,
+                   std::int64_t b, std::int64_t h, const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
   const std::int32_t* doc_start = args.doc_start + b * s.q_len;
-  gather(w.q, in, head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h), s.dtype,
-         block.rows, block.rows, d, q_stride);
+  gather(w.q, in,
+         head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h),
+         s.dtype, block.rows, block.rows, d, q_stride);
   std::fill(w.acc, w.acc + block.rows * d, 0.0f);
   std::fill(w.max, w.max + block.rows, -HUGE_VALF);
   std::fill(w.sum, w.sum + block.rows, 0.0f);
@@ -188,24 +201,25 @@ void forward_block(const AttentionSpec& s, const AttentionArgs& args, const Quer
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const float inverse = 1.0f / w.sum[i];
     for (std::int64_t j = 0; j < d; ++j) w.acc[i * d + j] *= inverse;
-    isa_kernels().cast(out + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * d, DType::kF32, d);
+    isa_kernels().cast(out + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * d,
+                       DType::kF32, d);
     if (lse != nullptr) lse[i] = w.max[i] + std::log(w.sum[i]);
   }
 }
 
-void gather_keys(const AttentionSpec& s, const AttentionArgs& args, std::int64_t b, std::int64_t kv_head,
-                 const Scratch& w) {
+void gather_keys(const AttentionSpec& s, const AttentionArgs& args, std::int64_t b,
+                 std::int64_t kv_head, const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t keys = padded_keys(s);
   const std::int64_t position = b * s.kv_len;
-  gather(w.k, in, head_pointer(static_cast<const char*>(args.k), s, position, s.kv_stride, kv_head), s.dtype,
-         s.kv_len, keys, s.head_dim, s.kv_stride);
-  gather(w.v, in, head_pointer(static_cast<const char*>(args.v), s, position, s.kv_stride, kv_head), s.dtype,
-         s.kv_len, keys, s.head_dim, s.kv_stride);
+  gather(w.k, in, head_pointer(static_cast<const char*>(args.k), s, position, s.kv_stride, kv_head),
+         s.dtype, s.kv_len, keys, s.head_dim, s.kv_stride);
+  gather(w.v, in, head_pointer(static_cast<const char*>(args.v), s, position, s.kv_stride, kv_head),
+         s.dtype, s.kv_len, keys, s.head_dim, s.kv_stride);
 }
 
-void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const QueryBlock& block, std::int64_t b,
-                    std::int64_t h, const Scratch& w) {
+void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const QueryBlock& block,
+                    std::int64_t b, std::int64_t h, const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
   const std::int32_t* doc_start = args.forward.doc_start + b * s.q_len;
@@ -215,7 +229,8 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   };
   gather(w.q, in, at(args.forward.q), s.dtype, block.rows, block.rows, d, q_stride);
   gather(w.dout, in, at(args.dout), s.dtype, block.rows, block.rows, d, q_stride);
-  isa_kernels().row_dots(w.delta, at(args.dout), at(args.forward.out), s.dtype, block.rows, d, q_stride);
+  isa_kernels().row_dots(w.delta, at(args.dout), at(args.forward.out), s.dtype, block.rows, d,
+                         q_stride);
   const float* lse = args.forward.lse + (b * s.heads + h) * s.q_len + block.q0;
   std::fill(w.acc, w.acc + block.rows * d, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
@@ -231,14 +246,16 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   }
   char* dq = head_pointer(static_cast<char*>(args.dq), s, position, q_stride, h);
   for (std::int64_t i = 0; i < block.rows; ++i) {
-    isa_kernels().cast(dq + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * d, DType::kF32, d);
+    isa_kernels().cast(dq + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * d, DType::kF32,
+                       d);
   }
 }
 
 }  // namespace
 
 std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
-  return round_up(Scratch(s, backward, tile_workspace(s, backward), nullptr).bytes, 4096) * team_threads();
+  return round_up(Scratch(s, backward, tile_workspace(s, backward), nullptr).bytes, 4096) *
+         team_threads();
 }
 
 void attention(const AttentionSpec& s, const AttentionArgs& args) {
@@ -277,10 +294,12 @@ void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
     }
     for (std::int64_t i = 0; i < s.kv_len; ++i) {
       const std::int64_t position = b * s.kv_len + i;
-      isa_kernels().cast(head_pointer(static_cast<char*>(args.dk), s, position, s.kv_stride, kv_head), s.dtype,
-                         w.dk + i * s.head_dim, DType::kF32, s.head_dim);
-      isa_kernels().cast(head_pointer(static_cast<char*>(args.dv), s, position, s.kv_stride, kv_head), s.dtype,
-                         w.dv + i * s.head_dim, DType::kF32, s.head_dim);
+      isa_kernels().cast(
+          head_pointer(static_cast<char*>(args.dk), s, position, s.kv_stride, kv_head), s.dtype,
+          w.dk + i * s.head_dim, DType::kF32, s.head_dim);
+      isa_kernels().cast(
+          head_pointer(static_cast<char*>(args.dv), s, position, s.kv_stride, kv_head), s.dtype,
+          w.dv + i * s.head_dim, DType::kF32, s.head_dim);
     }
   }
 }

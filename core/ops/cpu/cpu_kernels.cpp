@@ -48,8 +48,8 @@ Isa isa() {
   return kIsa;
 }
 
-void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens, std::int64_t cols,
-               DType dtype) {
+void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,
+               std::int64_t cols, DType dtype) {
   const std::int64_t row = cols * dtype_size(dtype);
 #pragma omp parallel for schedule(static)
   for (std::int64_t t = 0; t < tokens; ++t) {
@@ -63,7 +63,8 @@ constexpr std::int64_t kCopyChunk = std::int64_t{1} << 20;
 void zero(void* dst, std::int64_t bytes) {
 #pragma omp parallel for schedule(static) if (bytes > kCopyChunk)
   for (std::int64_t i = 0; i < bytes; i += kCopyChunk) {
-    std::memset(static_cast<char*>(dst) + i, 0, static_cast<std::size_t>(std::min(kCopyChunk, bytes - i)));
+    std::memset(static_cast<char*>(dst) + i, 0,
+                static_cast<std::size_t>(std::min(kCopyChunk, bytes - i)));
   }
 }
 
@@ -75,9 +76,12 @@ void copy(void* dst, const void* src, std::int64_t bytes) {
   }
 }
 
-std::int64_t matmul_workspace(const MatmulSpec& s) { return cpu::matmul_workspace_bytes(s, Team::kWhole); }
+std::int64_t matmul_workspace(const MatmulSpec& s) {
+  return cpu::matmul_workspace_bytes(s, Team::kWhole);
+}
 
-// Measured: a third faster with AMX tiles; elsewhere within 5 %, which is not worth a second copy of the weights.
+// Measured: a third faster with AMX tiles; elsewhere within 5 %, which is not worth a second copy
+// of the weights.
 PackedLayout packed_layout(const MatmulSpec& s) {
   if (isa() != Isa::kAmxBf16 || s.b != DType::kBF16) return {};
   return onednn::packed_layout(s);
@@ -131,16 +135,18 @@ KernelTable make_planning_table() {
       .transpose = [](void*, const void*, std::int64_t, std::int64_t, std::int64_t) {},
       .row_squares = [](double*, const void*, DType, std::int64_t, std::int64_t) {},
       .sum_in_order = [](void*, DType, const void* const*, int, DType, std::int64_t, bool) {},
-      .embedding = [](void*, const void*, const std::int32_t*, std::int64_t, std::int64_t, DType) {},
-      .embedding_grad = [](void*, DType, const void*, DType, const std::int32_t*, const std::int32_t*,
-                           std::int64_t, std::int64_t) {},
+      .embedding = [](void*, const void*, const std::int32_t*, std::int64_t, std::int64_t,
+                      DType) {},
+      .embedding_grad = [](void*, DType, const void*, DType, const std::int32_t*,
+                           const std::int32_t*, std::int64_t, std::int64_t) {},
       .rms_norm = [](const RmsNormArgs&) {},
       .rms_norm_grad = [](const RmsNormGradArgs&) {},
       .fold_rows = [](void*, DType, const float*, std::int64_t, std::int64_t, bool) {},
       .column_sums = [](float*, const void*, DType, std::int64_t, std::int64_t) {},
       .rope = [](const RopeArgs&) {},
       .swiglu = [](void*, const void*, const void*, DType, std::int64_t) {},
-      .swiglu_grad = [](void*, void*, const void*, const void*, const void*, DType, std::int64_t) {},
+      .swiglu_grad = [](void*, void*, const void*, const void*, const void*, DType,
+                        std::int64_t) {},
       .attention_workspace_bytes = cpu::attention_workspace_bytes,
       .attention = [](const AttentionSpec&, const AttentionArgs&) {},
       .attention_grad = [](const AttentionSpec&, const AttentionGradArgs&) {},
@@ -151,11 +157,14 @@ KernelTable make_planning_table() {
 }  // namespace
 
 const IsaKernels& isa_kernels() {
-  static const IsaKernels& kChosen = isa() == Isa::kAvx2 ? avx2::isa_kernels() : avx512::isa_kernels();
+  static const IsaKernels& kChosen =
+      isa() == Isa::kAvx2 ? avx2::isa_kernels() : avx512::isa_kernels();
   return kChosen;
 }
 
-bool has_native_bf16() { return isa() == Isa::kAvx512Bf16 || isa() == Isa::kAmxBf16; }
+bool has_native_bf16() {
+  return isa() == Isa::kAvx512Bf16 || isa() == Isa::kAmxBf16;
+}
 
 const char* cpu_isa() {
   switch (isa()) {

@@ -1,4 +1,5 @@
-// Elementwise kernels and reductions: one pass over memory each, split over threads in fixed chunks.
+// Elementwise kernels and reductions: one pass over memory each, split over threads in fixed
+// chunks.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -51,7 +52,8 @@ void cast(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int
   }
   with_float_type(dst_dtype, [&](auto* d) {
     with_float_type(src_dtype, [&](auto* s) {
-      cast_typed(static_cast<decltype(d)>(dst), static_cast<const std::remove_pointer_t<decltype(s)>*>(src), n);
+      cast_typed(static_cast<decltype(d)>(dst),
+                 static_cast<const std::remove_pointer_t<decltype(s)>*>(src), n);
     });
   });
 }
@@ -100,8 +102,8 @@ void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols)
   }
 }
 
-// Each lane sums in f32 over a short run, which is exact enough for squares of one sign, and is then added in f64.
-// A square beyond f32 is not lost: the run is then summed again in f64.
+// Each lane sums in f32 over a short run, which is exact enough for squares of one sign, and is
+// then added in f64. A square beyond f32 is not lost: the run is then summed again in f64.
 template <typename T>
 double run_squares(const T* x, std::int64_t n) {
   constexpr std::int64_t kLanes = 32;
@@ -116,7 +118,8 @@ double run_squares(const T* x, std::int64_t n) {
   for (; i < n; ++i) sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));
   if (sum < 3.0e38 && sum > 1.0e-30) return sum;
   sum = 0;
-  for (i = 0; i < n; ++i) sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));
+  for (i = 0; i < n; ++i)
+    sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));
   return sum;
 }
 
@@ -127,7 +130,8 @@ void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t 
 #pragma omp parallel for schedule(static) if (rows * cols > kChunk)
   for (std::int64_t r = 0; r < rows; ++r) {
     double sum = 0;
-    for (std::int64_t i = 0; i < cols; i += kRun) sum += run_squares(x + r * cols + i, std::min(kRun, cols - i));
+    for (std::int64_t i = 0; i < cols; i += kRun)
+      sum += run_squares(x + r * cols + i, std::min(kRun, cols - i));
     out[r] = sum;
   }
 }
@@ -136,7 +140,8 @@ void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t 
 constexpr std::int64_t kSumRun = 2048;
 
 template <typename D, typename S>
-void sum_run(D* dst, const void* const* pieces, int count, std::int64_t begin, std::int64_t n, bool accumulate) {
+void sum_run(D* dst, const void* const* pieces, int count, std::int64_t begin, std::int64_t n,
+             bool accumulate) {
   float sum[kSumRun];
   for (int p = 0; p < count; ++p) {
     const S* in = static_cast<const S*>(pieces[p]) + begin;
@@ -161,20 +166,23 @@ void sum_run(D* dst, const void* const* pieces, int count, std::int64_t begin, s
 void transpose(void* dst, const void* src, std::int64_t rows, std::int64_t cols,
                std::int64_t element_bytes) {
   if (element_bytes == 2) {
-    transpose_typed(static_cast<std::uint16_t*>(dst), static_cast<const std::uint16_t*>(src), rows, cols);
+    transpose_typed(static_cast<std::uint16_t*>(dst), static_cast<const std::uint16_t*>(src), rows,
+                    cols);
   } else {
-    transpose_typed(static_cast<std::uint32_t*>(dst), static_cast<const std::uint32_t*>(src), rows, cols);
+    transpose_typed(static_cast<std::uint32_t*>(dst), static_cast<const std::uint32_t*>(src), rows,
+                    cols);
   }
 }
 
 void row_squares(double* out, const void* x, DType dtype, std::int64_t rows, std::int64_t cols) {
   with_float_type(dtype, [&](auto* type) {
-    row_squares_typed(out, static_cast<const std::remove_pointer_t<decltype(type)>*>(x), rows, cols);
+    row_squares_typed(out, static_cast<const std::remove_pointer_t<decltype(type)>*>(x), rows,
+                      cols);
   });
 }
 
-void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype, std::int64_t n,
-                  bool accumulate) {
+void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype,
+                  std::int64_t n, bool accumulate) {
   with_float_type(dst_dtype, [&](auto* d) {
     with_float_type(dtype, [&](auto* s) {
       auto* out = static_cast<decltype(d)>(dst);
@@ -204,8 +212,8 @@ void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64
   });
 }
 
-void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, const void* up, DType dtype,
-                 std::int64_t n) {
+void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, const void* up,
+                 DType dtype, std::int64_t n) {
   with_float_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     auto* dg = static_cast<T*>(dgate);
@@ -228,9 +236,10 @@ void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, con
 namespace {
 
 template <typename D, typename S>
-void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids, const std::int32_t* order,
-                          std::int64_t tokens, std::int64_t cols) {
-  // Each thread owns whole groups of equal ids: a group starts where the id differs from its predecessor's.
+void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids,
+                          const std::int32_t* order, std::int64_t tokens, std::int64_t cols) {
+  // Each thread owns whole groups of equal ids: a group starts where the id differs from its
+  // predecessor's.
 #pragma omp parallel
   {
     std::vector<float> sum(static_cast<std::size_t>(cols));
@@ -259,8 +268,8 @@ void embedding_grad(void* dtable, DType table_dtype, const void* dy, DType dy_dt
   with_float_type(table_dtype, [&](auto* t) {
     with_float_type(dy_dtype, [&](auto* s) {
       embedding_grad_typed(static_cast<decltype(t)>(dtable),
-                           static_cast<const std::remove_pointer_t<decltype(s)>*>(dy), ids, order, tokens,
-                           cols);
+                           static_cast<const std::remove_pointer_t<decltype(s)>*>(dy), ids, order,
+                           tokens, cols);
     });
   });
 }

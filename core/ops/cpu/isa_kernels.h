@@ -1,4 +1,5 @@
-// The CPU kernels that are compiled once per instruction set; cpu_kernels.cpp picks one set at run time.
+// The CPU kernels that are compiled once per instruction set; cpu_kernels.cpp picks one set at run
+// time.
 #pragma once
 
 #include "core/ops/kernel_table.h"
@@ -10,8 +11,10 @@ struct SoftmaxTile {
   std::int64_t rows = 0, cols = 0, stride = 0;  // scores [rows, cols], f32
   float* scores = nullptr;
   float scale = 1;
-  const std::int32_t* first_key = nullptr;  // per row, first visible column of this tile (may be < 0)
-  const std::int32_t* end_key = nullptr;    // per row, one past the last visible column (may be > cols)
+  const std::int32_t* first_key =
+      nullptr;  // per row, first visible column of this tile (may be < 0)
+  const std::int32_t* end_key =
+      nullptr;  // per row, one past the last visible column (may be > cols)
 };
 
 /// Functions of one instruction set.
@@ -33,12 +36,15 @@ struct IsaKernels {
   void (*swiglu_grad)(void*, void*, const void*, const void*, const void*, DType, std::int64_t);
   void (*cross_entropy)(const CrossEntropyArgs&);
 
-  /// Softmax of a tile with running maximum and sum; writes unnormalised probabilities in `p_dtype` (stride cols of
-  /// the tile), updates max_i and sum_i, and gives the factor by which earlier output rows shrink.
-  void (*softmax_tile)(const SoftmaxTile&, float* max, float* sum, float* shrink, void* p, DType p_dtype);
-  /// p = exp(scores * scale - lse), ds = p * (dp - delta) * scale for one tile; zero where not visible.
-  void (*softmax_grad_tile)(const SoftmaxTile&, const float* lse, const float* delta, const float* dp, void* p,
-                            void* ds, DType dtype);
+  /// Softmax of a tile with running maximum and sum; writes unnormalised probabilities in `p_dtype`
+  /// (stride cols of the tile), updates max_i and sum_i, and gives the factor by which earlier
+  /// output rows shrink.
+  void (*softmax_tile)(const SoftmaxTile&, float* max, float* sum, float* shrink, void* p,
+                       DType p_dtype);
+  /// p = exp(scores * scale - lse), ds = p * (dp - delta) * scale for one tile; zero where not
+  /// visible.
+  void (*softmax_grad_tile)(const SoftmaxTile&, const float* lse, const float* delta,
+                            const float* dp, void* p, void* ds, DType dtype);
   /// Row dot products: out[i] = sum_j a[i,j] * b[i,j] over rows of `cols`.
   void (*row_dots)(float* out, const void* a, const void* b, DType dtype, std::int64_t rows,
                    std::int64_t cols, std::int64_t stride);

@@ -1,5 +1,5 @@
-// Arithmetic shared by the per-instruction-set kernels. Everything lives in the namespace of the instruction set, so
-// that no function compiled for AVX-512 can be linked into the AVX2 path.
+// Arithmetic shared by the per-instruction-set kernels. Everything lives in the namespace of the
+// instruction set, so that no function compiled for AVX-512 can be linked into the AVX2 path.
 #pragma once
 
 #include <bit>
@@ -16,7 +16,8 @@ inline float fast_exp(float x) {
   constexpr float kLn2Low = -2.12194440e-4f;
   x = x < -87.0f ? -87.0f : x;
   x = x > 88.0f ? 88.0f : x;
-  const float shifted = x * kLog2E + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
+  const float shifted =
+      x * kLog2E + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
   const float n = shifted - 12582912.0f;
   const float r = (x - n * kLn2High) - n * kLn2Low;
   float p = 1.9875691500e-4f;
@@ -30,13 +31,19 @@ inline float fast_exp(float x) {
   return p * std::bit_cast<float>((exponent + 127) << 23);
 }
 
-inline float fast_sigmoid(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+inline float fast_sigmoid(float x) {
+  return 1.0f / (1.0f + fast_exp(-x));
+}
 
-inline float load(const float* p) { return *p; }
+inline float load(const float* p) {
+  return *p;
+}
 inline float load(const BF16* p) {
   return std::bit_cast<float>(static_cast<std::uint32_t>(p->bits) << 16);
 }
-inline void store(float* p, float value) { *p = value; }
+inline void store(float* p, float value) {
+  *p = value;
+}
 inline void store(BF16* p, float value) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16;
@@ -44,7 +51,8 @@ inline void store(BF16* p, float value) {
   p->bits = static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
 }
 
-/// Calls f with a null pointer of the element type, to choose a template by dtype (f32 or bf16 only).
+/// Calls f with a null pointer of the element type, to choose a template by dtype (f32 or bf16
+/// only).
 template <typename F>
 void with_float_type(DType dtype, F&& f) {
   if (dtype == DType::kBF16) {

@@ -57,7 +57,8 @@ void rms_norm_grad_row(const RmsNormGradArgs& a, std::int64_t r, float* dw) {
 }  // namespace
 
 void rms_norm(const RmsNormArgs& a) {
-  with_float_type(a.dtype, [&](auto* type) { rms_norm_typed<std::remove_pointer_t<decltype(type)>>(a); });
+  with_float_type(a.dtype,
+                  [&](auto* type) { rms_norm_typed<std::remove_pointer_t<decltype(type)>>(a); });
 }
 
 void rms_norm_grad(const RmsNormGradArgs& a) {
@@ -74,8 +75,8 @@ void rms_norm_grad(const RmsNormGradArgs& a) {
   });
 }
 
-void fold_rows(void* out, DType out_dtype, const float* partial, std::int64_t chunks, std::int64_t cols,
-               bool accumulate) {
+void fold_rows(void* out, DType out_dtype, const float* partial, std::int64_t chunks,
+               std::int64_t cols, bool accumulate) {
   with_float_type(out_dtype, [&](auto* type) {
     auto* o = static_cast<decltype(type)>(out);
     for (std::int64_t c = 0; c < cols; ++c) {
@@ -86,7 +87,8 @@ void fold_rows(void* out, DType out_dtype, const float* partial, std::int64_t ch
   });
 }
 
-void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows, std::int64_t cols) {
+void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
+                 std::int64_t cols) {
   with_float_type(dtype, [&](auto* type) {
     const auto* x = static_cast<const std::remove_pointer_t<decltype(type)>*>(dy);
     const std::int64_t chunks = norm_chunks(rows);

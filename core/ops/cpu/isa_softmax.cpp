@@ -1,4 +1,5 @@
-// Softmax in its three uses: cross-entropy over a chunk of logits, attention tiles forward and backward.
+// Softmax in its three uses: cross-entropy over a chunk of logits, attention tiles forward and
+// backward.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -36,7 +37,8 @@ void store_bf16_in_place(float* row, std::int64_t n, float factor) {
   for (std::int64_t i = 0; i < n; i += kBlock) {
     const std::int64_t m = std::min(kBlock, n - i);
 #pragma omp simd
-    for (std::int64_t j = 0; j < m; ++j) store(&block[static_cast<std::size_t>(j)], row[i + j] * factor);
+    for (std::int64_t j = 0; j < m; ++j)
+      store(&block[static_cast<std::size_t>(j)], row[i + j] * factor);
     std::memcpy(out + 2 * i, block.data(), static_cast<std::size_t>(2 * m));
   }
 }
@@ -46,7 +48,8 @@ void cross_entropy_row(const CrossEntropyArgs& a, std::int64_t r) {
   const float weight = a.weights[r];
   if (weight == 0.0f) {
     a.losses[r] = 0.0f;
-    if (a.want_grad) std::memset(row, 0, static_cast<std::size_t>(a.vocab * dtype_size(a.grad_dtype)));
+    if (a.want_grad)
+      std::memset(row, 0, static_cast<std::size_t>(a.vocab * dtype_size(a.grad_dtype)));
     return;
   }
   const float top = row_max(row, a.vocab);
@@ -72,7 +75,8 @@ void cross_entropy(const CrossEntropyArgs& a) {
   for (std::int64_t r = 0; r < a.rows; ++r) cross_entropy_row(a, r);
 }
 
-void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, void* p, DType p_dtype) {
+void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, void* p,
+                  DType p_dtype) {
   with_float_type(p_dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < t.rows; ++i) {
@@ -95,13 +99,14 @@ void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, v
         sum[i] = sum[i] * shrink[i] + total;
       }
       std::memset(static_cast<void*>(out), 0, static_cast<std::size_t>(lo) * sizeof(T));
-      std::memset(static_cast<void*>(out + hi), 0, static_cast<std::size_t>(t.cols - hi) * sizeof(T));
+      std::memset(static_cast<void*>(out + hi), 0,
+                  static_cast<std::size_t>(t.cols - hi) * sizeof(T));
     }
   });
 }
 
-void softmax_grad_tile(const SoftmaxTile& t, const float* lse, const float* delta, const float* dp, void* p,
-                       void* ds, DType dtype) {
+void softmax_grad_tile(const SoftmaxTile& t, const float* lse, const float* delta, const float* dp,
+                       void* p, void* ds, DType dtype) {
   with_float_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < t.rows; ++i) {
@@ -120,14 +125,15 @@ void softmax_grad_tile(const SoftmaxTile& t, const float* lse, const float* delt
       }
       for (T* row : {pr, dsr}) {
         std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(lo) * sizeof(T));
-        std::memset(static_cast<void*>(row + hi), 0, static_cast<std::size_t>(t.cols - hi) * sizeof(T));
+        std::memset(static_cast<void*>(row + hi), 0,
+                    static_cast<std::size_t>(t.cols - hi) * sizeof(T));
       }
     }
   });
 }
 
-void row_dots(float* out, const void* a, const void* b, DType dtype, std::int64_t rows, std::int64_t cols,
-              std::int64_t stride) {
+void row_dots(float* out, const void* a, const void* b, DType dtype, std::int64_t rows,
+              std::int64_t cols, std::int64_t stride) {
   with_float_type(dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < rows; ++i) {

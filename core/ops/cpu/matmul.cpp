@@ -41,14 +41,16 @@ struct Converted {
 };
 
 // Converts `rows` rows of `cols` elements with stride `ld` into dense f32.
-void to_f32(float* dst, const void* src, DType dtype, std::int64_t rows, std::int64_t cols, std::int64_t ld) {
+void to_f32(float* dst, const void* src, DType dtype, std::int64_t rows, std::int64_t cols,
+            std::int64_t ld) {
   const auto* bytes = static_cast<const char*>(src);
   if (ld == cols) {
     isa_kernels().cast(dst, DType::kF32, bytes, dtype, rows * cols);
     return;
   }
   for (std::int64_t r = 0; r < rows; ++r) {
-    isa_kernels().cast(dst + r * cols, DType::kF32, bytes + r * ld * dtype_size(dtype), dtype, cols);
+    isa_kernels().cast(dst + r * cols, DType::kF32, bytes + r * ld * dtype_size(dtype), dtype,
+                       cols);
   }
 }
 
@@ -69,8 +71,13 @@ void run_converted(const MatmulSpec& s, const MatmulArgs& args, Team team) {
     if (s.bias) to_f32(bias, static_cast<const char*>(args.bias) + n0 * b_size, s.b, 1, cols, cols);
     auto* c_dst = static_cast<char*>(args.c) + n0 * c_size;
     const bool direct = block.c_elems == 0;
-    onednn::matmul(block.spec, {.a = a, .b = b, .c = direct ? static_cast<void*>(c_dst) : c, .bias = bias,
-                                .workspace = inner}, team);
+    onednn::matmul(block.spec,
+                   {.a = a,
+                    .b = b,
+                    .c = direct ? static_cast<void*>(c_dst) : c,
+                    .bias = bias,
+                    .workspace = inner},
+                   team);
     if (direct) continue;
     for (std::int64_t r = 0; r < s.m; ++r) {
       void* row = c_dst + r * s.ldc * c_size;

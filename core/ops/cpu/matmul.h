@@ -1,4 +1,5 @@
-// The CPU's matrix product: oneDNN where it has the types, blocks converted to f32 where it has not (bf16 on AVX2).
+// The CPU's matrix product: oneDNN where it has the types, blocks converted to f32 where it has not
+// (bf16 on AVX2).
 #pragma once
 
 #include "core/ops/cpu/onednn_matmul.h"

@@ -35,7 +35,8 @@ memory::data_type type_of(DType dtype) {
 }
 
 // A stored matrix of leading dimension ld seen as [rows, cols], transposed on the fly if asked.
-memory::desc matrix(std::int64_t rows, std::int64_t cols, DType dtype, bool transposed, std::int64_t ld) {
+memory::desc matrix(std::int64_t rows, std::int64_t cols, DType dtype, bool transposed,
+                    std::int64_t ld) {
   const memory::dims strides = transposed ? memory::dims{1, ld} : memory::dims{ld, 1};
   return {memory::dims{rows, cols}, type_of(dtype), strides};
 }
@@ -45,9 +46,9 @@ struct SpecHash {
     std::uint64_t h = mix64(static_cast<std::uint64_t>(s.m), static_cast<std::uint64_t>(s.n));
     h = mix64(h, static_cast<std::uint64_t>(s.k));
     h = mix64(h, static_cast<std::uint64_t>(s.lda * 31 + s.ldb * 17 + s.ldc));
-    const int flags = (s.trans_a ? 1 : 0) | (s.trans_b ? 2 : 0) | (s.accumulate ? 4 : 0) | (s.bias ? 8 : 0) |
-                      (s.b_packed ? 16 : 0) | static_cast<int>(s.a) << 5 | static_cast<int>(s.b) << 8 |
-                      static_cast<int>(s.c) << 11;
+    const int flags = (s.trans_a ? 1 : 0) | (s.trans_b ? 2 : 0) | (s.accumulate ? 4 : 0) |
+                      (s.bias ? 8 : 0) | (s.b_packed ? 16 : 0) | static_cast<int>(s.a) << 5 |
+                      static_cast<int>(s.b) << 8 | static_cast<int>(s.c) << 11;
     return mix64(h, static_cast<std::uint64_t>(flags));
   }
 };
@@ -63,8 +64,8 @@ dnnl::primitive_attr attributes(bool accumulate) {
   return attr;
 }
 
-// The layout of B that oneDNN prefers for exactly this product: it refuses, or computes a thousand times slower,
-// with a layout chosen for other sizes.
+// The layout of B that oneDNN prefers for exactly this product: it refuses, or computes a thousand
+// times slower, with a layout chosen for other sizes.
 memory::desc packed_desc(const MatmulSpec& spec) {
   static std::mutex mutex;
   static std::unordered_map<MatmulSpec, memory::desc, SpecHash> cache;
@@ -89,7 +90,8 @@ class Product {
     const memory::desc b = s.b_packed ? packed_desc(s) : matrix(s.k, s.n, s.b, s.trans_b, s.ldb);
     const memory::desc c = matrix(s.m, s.n, s.c, false, s.ldc);
     const dnnl::matmul::desc desc =
-        s.bias ? dnnl::matmul::desc(a, b, matrix(1, s.n, s.b, false, s.n), c) : dnnl::matmul::desc(a, b, c);
+        s.bias ? dnnl::matmul::desc(a, b, matrix(1, s.n, s.b, false, s.n), c)
+               : dnnl::matmul::desc(a, b, c);
     const dnnl::matmul::primitive_desc pd(desc, attributes(s.accumulate), engine());
     primitive_ = dnnl::matmul(pd);
     workspace_bytes_ = static_cast<std::int64_t>(pd.scratchpad_desc().get_size());
@@ -119,8 +121,10 @@ class Product {
       list[4] = {DNNL_ARG_BIAS, bias_.get()};
       count = 5;
     }
-    const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(), count, list.data());
-    TH_CHECK(status == dnnl_success, "oneDNN product failed with status {}", static_cast<int>(status));
+    const dnnl_status_t status =
+        dnnl_primitive_execute(primitive_.get(), stream().get(), count, list.data());
+    TH_CHECK(status == dnnl_success, "oneDNN product failed with status {}",
+             static_cast<int>(status));
   }
 
  private:
@@ -156,9 +160,9 @@ Product& product(const MatmulSpec& spec, Team team) {
     try {
       slot = std::make_unique<Product>(spec);
     } catch (const dnnl::error& e) {
-      throw SystemError(fmt::format("oneDNN cannot multiply [{}, {}] by [{}, {}] ({} by {} to {}): {}", spec.m,
-                                    spec.k, spec.k, spec.n, dtype_name(spec.a), dtype_name(spec.b),
-                                    dtype_name(spec.c), e.what()));
+      throw SystemError(fmt::format(
+          "oneDNN cannot multiply [{}, {}] by [{}, {}] ({} by {} to {}): {}", spec.m, spec.k,
+          spec.k, spec.n, dtype_name(spec.a), dtype_name(spec.b), dtype_name(spec.c), e.what()));
     }
   }
   return *slot;
@@ -166,9 +170,13 @@ Product& product(const MatmulSpec& spec, Team team) {
 
 }  // namespace
 
-std::int64_t workspace_bytes(const MatmulSpec& spec, Team team) { return product(spec, team).workspace_bytes(); }
+std::int64_t workspace_bytes(const MatmulSpec& spec, Team team) {
+  return product(spec, team).workspace_bytes();
+}
 
-void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team) { product(spec, team).run(args); }
+void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team) {
+  product(spec, team).run(args);
+}
 
 PackedLayout packed_layout(const MatmulSpec& spec) {
   if (spec.m < kLeastPackRows) return {};
@@ -196,6 +204,8 @@ void pack(const MatmulSpec& spec, const void* b, void* packed) {
   dnnl::reorder(source, target).execute(stream(), source, target);
 }
 
-void limit_to_avx2() { dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2); }
+void limit_to_avx2() {
+  dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
+}
 
 }  // namespace thimble::onednn

@@ -1,4 +1,5 @@
-// Matrix products through oneDNN, with caller-supplied workspace and an optional packed layout of B.
+// Matrix products through oneDNN, with caller-supplied workspace and an optional packed layout of
+// B.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ enum class Team : std::uint8_t { kWhole, kSingleThread };
 /// Workspace that matmul() needs for this spec, in bytes.
 std::int64_t workspace_bytes(const MatmulSpec& spec, Team team);
 
-/// Runs the product on the calling thread (kSingleThread) or its team. bf16 must be native (has_native_bf16()).
+/// Runs the product on the calling thread (kSingleThread) or its team. bf16 must be native
+/// (has_native_bf16()).
 void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team);
 
 /// The layout of B that oneDNN prefers for this product; none if the plain one is as good.
