@@ -11,13 +11,13 @@
 #include "core/ops/op_observer.h"
 #include "data/content_hash.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/run_content.h"
 #include "launcher/commands/tokenize_progress.h"
 #include "launcher/commands/version.h"
 #include "launcher/engine/checkpoint_source.h"
 #include "launcher/engine/speed_of_light.h"
 #include "launcher/engine/trainer.h"
 #include "launcher/job/load_job.h"
-#include "launcher/job/resume_job.h"
 #include "launcher/job/write_job.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/console.h"
@@ -31,7 +31,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr std::int64_t kJobTextLimit = 1 << 20;
 // Until the first step ranks wait for one that tokenises or verifies: that may take hours. Then
 // minutes.
 constexpr auto kStartLimit = std::chrono::hours(24);
@@ -148,7 +147,9 @@ void check_shared(Communicator& comm, const fs::path& run) {
 struct Prepared {
   job::JobConfig job;
   JobSetup setup;
-  std::optional<RunDir> held;  // of rank 0
+  std::optional<RunDir> held;  // of rank 0, as the two that follow
+  job::ResumeDiff job_change;
+  std::vector<std::pair<std::string, std::string>> content;
   fs::path run;
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<TrainingData> data;
@@ -182,8 +183,12 @@ void open_data(CommandSession& session, Communicator& comm, Prepared& p) {
     p.data = open_training_data(p.setup.data, *p.tokenizer, warn,
                                 leads ? tokenize_progress(session) : ProgressFn());
   };
-  if (leads) open();
-  if (leads) session.console->end_live_line();
+  if (leads) {
+    open();
+    session.console->end_live_line();
+    p.content = content_of(p.setup, *p.tokenizer, *p.data);
+    check_content_of_run(*p.held, p.job_change, p.content);
+  }
   barrier(comm, "the data");
   if (!leads) open();
 }
@@ -266,7 +271,8 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
     p.held->record_start(
         {.command_line = session.command_line,
          .version = thimble_version(),
-         .resumed_step = checkpoint ? std::optional(checkpoint->step()) : std::nullopt},
+         .resumed_step = checkpoint ? std::optional(checkpoint->step()) : std::nullopt,
+         .content = p.content},
         probe_machine());
   }
   EngineOptions options = p.setup.engine;
