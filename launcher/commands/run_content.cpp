@@ -19,7 +19,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::int64_t kJobTextLimit = 1 << 20;
-constexpr std::size_t kWholeBytes = std::size_t{1} << 20;   // at the start of a file of weights
+constexpr std::size_t kWholeBytes = std::size_t{1} << 20;    // at the start of a file of weights
 constexpr std::size_t kSampleBytes = std::size_t{64} << 10;  // of every kSampleStride beyond
 constexpr std::size_t kSampleStride = std::size_t{4} << 20;
 

@@ -21,7 +21,7 @@ struct Machine;
 struct RunStart {
   std::vector<std::string> command_line{};
   std::string version{};
-  std::optional<std::int64_t> resumed_step{};                      ///< none for a run from scratch
+  std::optional<std::int64_t> resumed_step{};                  ///< none for a run from scratch
   std::vector<std::pair<std::string, std::string>> content{};  ///< what it trains on, and its hash
 };
 
