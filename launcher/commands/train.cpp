@@ -58,7 +58,7 @@ int run_simulated(const TrainArguments& arguments, CommandSession& session) {
 // mistake that every rank makes is told by the first.
 [[noreturn]] void leave(const CommandSession& session, int rank, const std::string& message,
                         int exit_code) {
-  if (rank > 0) std::this_thread::sleep_for(std::chrono::milliseconds(500));
+  if (rank > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
   report_error(session, message);
   std::fflush(nullptr);
   std::_Exit(exit_code);
