@@ -7,8 +7,6 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "data/content_hash.h"
-#include "data/document_reader.h"
-#include "data/token_writer.h"
 
 namespace thimble {
 namespace {
@@ -37,28 +35,6 @@ InputChunk read_chunk(DocumentReader& reader) {
   }
   chunk.hash = hash.value64();
   return chunk;
-}
-
-DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
-                              std::vector<std::int32_t>& tokens) {
-  DocumentRecord record;
-  record.begins = piece.begins;
-  if (piece.begins && piece.ends && piece.prompt.empty() && piece.text.empty()) return record;
-  const std::size_t begin = tokens.size();
-  if (piece.begins && tokenizer.add_bos() && tokenizer.bos_id())
-    tokens.push_back(*tokenizer.bos_id());
-  if (!piece.prompt.empty()) {
-    tokenizer.encode_to(piece.prompt, {}, tokens);
-    record.prompt_tokens = narrow<std::int64_t>(tokens.size() - begin);
-  }
-  if (!piece.text.empty()) tokenizer.encode_to(piece.text, {}, tokens);
-  if (piece.ends && tokenizer.eos_id()) tokens.push_back(*tokenizer.eos_id());
-  record.tokens = narrow<std::int64_t>(tokens.size() - begin);
-  ContentHash hash;
-  hash.add(piece.prompt);
-  hash.add(piece.text);
-  record.hash = hash.value64();
-  return record;
 }
 
 TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer) {
@@ -161,6 +137,28 @@ void tokenize_resolved(const SourceSpec& source, const std::vector<std::string>&
 }
 
 }  // namespace
+
+DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
+                              std::vector<std::int32_t>& tokens) {
+  DocumentRecord record;
+  record.begins = piece.begins;
+  if (piece.begins && piece.ends && piece.prompt.empty() && piece.text.empty()) return record;
+  const std::size_t begin = tokens.size();
+  if (piece.begins && tokenizer.add_bos() && tokenizer.bos_id())
+    tokens.push_back(*tokenizer.bos_id());
+  if (!piece.prompt.empty()) {
+    tokenizer.encode_to(piece.prompt, {}, tokens);
+    record.prompt_tokens = narrow<std::int64_t>(tokens.size() - begin);
+  }
+  if (!piece.text.empty()) tokenizer.encode_to(piece.text, {}, tokens);
+  if (piece.ends && tokenizer.eos_id()) tokens.push_back(*tokenizer.eos_id());
+  record.tokens = narrow<std::int64_t>(tokens.size() - begin);
+  ContentHash hash;
+  hash.add(piece.prompt);
+  hash.add(piece.text);
+  record.hash = hash.value64();
+  return record;
+}
 
 void tokenize_files(const SourceSpec& source, const Tokenizer& tokenizer,
                     const std::filesystem::path& out, const TokenizeOptions& options) {

@@ -4,8 +4,11 @@
 #pragma once
 
 #include <filesystem>
+#include <vector>
 
 #include "data/data_spec.h"
+#include "data/document_reader.h"
+#include "data/token_writer.h"
 #include "data/tokenizer.h"
 
 namespace thimble {
@@ -16,6 +19,10 @@ struct TokenizeOptions {
   ProgressFn
       progress;  // may be empty; called after each chunk; an exception from it interrupts the run
 };
+
+/// Appends the tokens of one document or piece to `tokens`, as tokenize_files writes them.
+DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
+                              std::vector<std::int32_t>& tokens);
 
 /// Reads the files of `source` (not format tokens) and writes `out`. A document becomes [BOS if
 /// tokenizer.add_bos()] tokens EOS; a sample becomes [BOS] prompt completion EOS, prompt and

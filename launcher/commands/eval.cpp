@@ -4,11 +4,14 @@
 
 #include <CLI/CLI.hpp>
 #include <cmath>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <numbers>
 #include <numeric>
 
+#include "core/base/numeric.h"
 #include "core/io/file.h"
+#include "data/tokenize.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/job_setup.h"
 #include "launcher/engine/loaded_model.h"
@@ -62,11 +65,14 @@ class Evaluator {
 
   // Windows of `context` inputs, `stride` apart; each target is scored once, with the longest
   // context on offer.
-  void document(const std::vector<std::int32_t>& ids) {
+  // The first `prompt_tokens` are context only.
+  void document(const std::vector<std::int32_t>& ids, std::int64_t prompt_tokens = 0) {
     const auto count = static_cast<std::int64_t>(ids.size());
-    std::int64_t scored = 0;  // targets ids[1..scored] are done
+    // Targets ids[1..scored] are done.
+    std::int64_t scored = std::max<std::int64_t>(0, prompt_tokens - 1);
     for (std::int64_t begin = 0; scored < count - 1; begin += stride_) {
       const std::int64_t n = std::min(context_, count - 1 - begin);
+      if (begin + n <= scored) continue;
       window(ids, begin, n, scored - begin);
       scored = begin + n;
     }
@@ -104,7 +110,7 @@ class Evaluator {
   Tensor table_;
 };
 
-void print_totals(const EvalTotals& t, std::size_t bytes, const EvalArguments& a) {
+void print_totals(const EvalTotals& t, std::int64_t bytes, const EvalArguments& a) {
   const double mean = t.loss / static_cast<double>(t.tokens);
   const double bits = t.loss / std::numbers::ln2 / static_cast<double>(bytes);
   nlohmann::ordered_json json{{"nats_per_token", mean},
@@ -132,9 +138,41 @@ void print_totals(const EvalTotals& t, std::size_t bytes, const EvalArguments& a
   }
 }
 
-void run_eval(const EvalArguments& a, CommandSession& session) {
+// Called with the tokens of each document and how many of them are its prompt.
+using DocumentFn = std::function<void(const std::vector<std::int32_t>&, std::int64_t)>;
+
+// A text's documents; returns the bytes that are scored.
+std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const DocumentFn& next) {
   const MappedFile file(a.text);
-  if (file.text().empty()) throw_user("{}: the file is empty", a.text);
+  for (const std::string_view document : documents(file.text(), a.separator)) {
+    std::vector<std::int32_t> ids;
+    if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
+    tokenizer.encode_to(document, {}, ids);
+    next(ids, 0);
+  }
+  return narrow<std::int64_t>(file.text().size());
+}
+
+// The samples of JSON lines, as training sees them: with EOS, the prompt not scored.
+std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
+                          const DocumentFn& next) {
+  if (!a.separator.empty()) throw_user("--document-separator: {} has one document a line", a.text);
+  SourceSpec source{.paths = {a.text}};
+  source.format = resolve_format(source, source.paths);
+  DocumentReader reader(source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); });
+  std::int64_t bytes = 0;
+  while (const std::optional<DocumentPiece> piece = reader.next()) {
+    std::vector<std::int32_t> ids;
+    const DocumentRecord record = tokenize_piece(*piece, tokenizer, ids);
+    next(ids, record.prompt_tokens);
+    bytes += narrow<std::int64_t>(piece->text.size());
+  }
+  return bytes;
+}
+
+void run_eval(const EvalArguments& a, CommandSession& session) {
+  if (is_token_path(a.text)) throw_user("{}: name the text, not its tokens", a.text);
+  if (MappedFile(a.text).text().empty()) throw_user("{}: the file is empty", a.text);
   LoadedModel loaded = load_model(a.model, a.dtype);
   const std::int64_t longest = loaded.model->config().max_positions;
   const std::int64_t context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
@@ -142,23 +180,20 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
   const std::int64_t stride = a.stride > 0 ? a.stride : context;
   if (stride > context) throw_user("--stride {}: allowed up to the context, {}", stride, context);
   Evaluator evaluator(loaded, context, stride);
-  const Tokenizer& tokenizer = *loaded.tokenizer;
-  const std::vector<std::string_view> all = documents(file.text(), a.separator);
-  for (std::size_t i = 0; i < all.size(); ++i) {
-    std::vector<std::int32_t> ids;
-    if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
-    tokenizer.encode_to(all[i], {}, ids);
-    evaluator.document(ids);
-    if (evaluator.totals.tokens > 0 && session.console->traits().live) {
-      session.console->set_live_line(
-          fmt::format("document {} of {}, {} tokens, {:.4f} nats/token", i + 1, all.size(),
-                      evaluator.totals.tokens,
-                      evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
-    }
-  }
+  std::int64_t count = 0;
+  const DocumentFn score = [&](const std::vector<std::int32_t>& ids, std::int64_t prompt_tokens) {
+    evaluator.document(ids, prompt_tokens);
+    ++count;
+    if (evaluator.totals.tokens == 0 || !session.console->traits().live) return;
+    session.console->set_live_line(
+        fmt::format("{} documents, {} tokens, {:.4f} nats/token", count, evaluator.totals.tokens,
+                    evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
+  };
+  const bool samples = a.text.ends_with(".jsonl") || a.text.ends_with(".jsonl.gz");
+  const std::int64_t bytes = (samples ? read_samples : read_text)(a, *loaded.tokenizer, score);
   session.console->end_live_line();
   if (evaluator.totals.tokens == 0) throw_user("{}: a single token has no loss", a.text);
-  print_totals(evaluator.totals, file.text().size(), a);
+  print_totals(evaluator.totals, bytes, a);
 }
 
 }  // namespace
@@ -168,7 +203,9 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
   CLI::App* eval =
       app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
   eval->add_option("--model", a->model, "Hugging Face directory or run")->required();
-  eval->add_option("--text", a->text, "Text file")->required();
+  eval->add_option("--text", a->text,
+                   "Text (.txt), or JSON lines: their text, or the loss of completions only")
+      ->required();
   eval->add_option("--context", a->context,
                    "Positions per window (default: the model's, at most 2048)")
       ->check(CLI::PositiveNumber);
@@ -184,7 +221,8 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
   eval->footer(
       "Examples:\n"
       "  thimble eval --model runs/demo/model --text book.txt --json\n"
-      "  thimble eval --model DIR --text stories.txt --document-separator \"Once upon a time\"");
+      "  thimble eval --model DIR --text stories.txt --document-separator \"Once upon a time\"\n"
+      "  thimble eval --model runs/tuned --text held_out.jsonl");
   eval->callback([a, &session] {
     session.start();
     run_eval(*a, session);

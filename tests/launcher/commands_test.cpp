@@ -167,6 +167,30 @@ TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
   expect_mistake("eval --model runs/job --text empty.txt", "empty.txt");
 }
 
+TEST_F(CommandsTest, EvalScoresCompletionsOnly) {
+  d().write("pair.jsonl", "{\"prompt\":\"the 12 cats \",\"completion\":\"sat; the 7 cats\"}\n");
+  d().write("whole.jsonl", "{\"text\":\"the 12 cats sat; the 7 cats\"}\n");
+  d().write("start.txt", "the 12 cats ");
+  double nats[3];
+  int tokens[3];
+  int i = 0;
+  for (const char* file : {"pair.jsonl", "whole.jsonl", "start.txt"}) {
+    ASSERT_EQ(d().run("eval --model runs/job --dtype fp32 --json --text " + std::string(file)), 0)
+        << d().err();
+    tokens[i] = d().json()["tokens"].get<int>();
+    nats[i] = tokens[i] * d().json()["nats_per_token"].get<double>();
+    ++i;
+  }
+  EXPECT_EQ(tokens[0], 16);  // the completion and EOS
+  EXPECT_EQ(tokens[0] + tokens[2], tokens[1]);
+  EXPECT_NEAR(nats[0] + nats[2], nats[1], 1e-4 * nats[1]);
+  ASSERT_EQ(d().run("eval --model runs/job --json --text pair.jsonl --context 4 --stride 2"), 0);
+  EXPECT_EQ(d().json()["tokens"], 16);
+  d().write("other.jsonl", "{\"a\":1}\n");
+  expect_mistake("eval --model runs/job --text other.jsonl", "other.jsonl:1");
+  expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x", "a line");
+}
+
 TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {
   std::int64_t before = 0;
   for (const int ranks : {1, 2, 8, 1024}) {

@@ -113,5 +113,41 @@ TEST_F(TrainTest, MistakesExitWith2AndOneLine) {
   EXPECT_EQ(run("inspect model converted --json"), 0);
 }
 
+TEST_F(TrainTest, MovedDataContinuesAlteredDataIsRefused) {
+  ASSERT_EQ(dir_.run("train job.toml --set training.max_steps=2"), 0) << dir_.err();
+  const std::string job = dir_.file("job.toml"), text = dir_.file("text.txt");
+  const auto moved = [&](const char* to) {
+    std::string changed = job;
+    changed.replace(changed.find("text.txt"), 8, to);
+    dir_.write("job.toml", changed);
+  };
+  dir_.write("moved.txt", text);
+  dir_.write("altered.txt", text + "x");
+  fs::remove(dir_.path("text.txt"));
+  moved("altered.txt");
+  EXPECT_EQ(dir_.run("train job.toml"), 2);
+  EXPECT_NE(dir_.err().find("not the same content"), std::string::npos) << dir_.err();
+  moved("moved.txt");
+  EXPECT_EQ(dir_.run("train job.toml --set training.max_steps=3"), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("resuming from"), std::string::npos) << dir_.err();
+  dir_.write("moved.txt", text + "x");
+  EXPECT_EQ(dir_.run("train job.toml --set training.max_steps=4"), 2);
+  EXPECT_NE(dir_.err().find("data.train[0]: its content has changed"), std::string::npos)
+      << dir_.err();
+}
+
+TEST_F(TrainTest, WeightsOfAnotherRunComeFromItsCheckpoint) {
+  // In f32 the exported model and the checkpoint hold the same bits.
+  const std::string train = "train job.toml --set model.dtype=fp32 --set training.max_steps=";
+  ASSERT_EQ(run(train + "2"), 0) << file("err.txt");
+  ASSERT_EQ(run(train + "1 --set name=a --init-from runs/job"), 0) << file("err.txt");
+  fs::remove_all(dir_.path("runs/job/model"));
+  ASSERT_EQ(run(train + "1 --set name=b --init-from runs/job"), 0) << file("err.txt");
+  EXPECT_TRUE(file("runs/a/model/model.safetensors") == file("runs/b/model/model.safetensors"));
+  fs::remove_all(dir_.path("runs/job/checkpoints"));
+  EXPECT_EQ(run(train + "1 --set name=c --init-from runs/job"), 2);
+  EXPECT_NE(file("err.txt").find("--init-from runs/job"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace thimble
