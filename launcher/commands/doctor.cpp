@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/numeric.h"
+#include "core/base/random.h"
 #include "core/io/file_engine.h"
 #include "core/ops/kernel_table.h"
 #include "core/ops/op_observer.h"
@@ -61,7 +62,9 @@ DiskSpeed disk_speed(FileEngine& engine, const fs::path& directory, std::int64_t
       fs::remove(path, ignored);
     }
   } const remove{path};
-  std::vector<std::byte> data(static_cast<std::size_t>(bytes), std::byte{1});
+  // A file system that compresses must not gain from it.
+  std::vector<std::byte> data(static_cast<std::size_t>(bytes));
+  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(mix64(1, i));
   const File file = File::create(path);
   const auto rate = [bytes](std::int64_t start) {
     return static_cast<double>(bytes) / static_cast<double>(steady_now_ns() - start) * 1e3;
@@ -83,63 +86,141 @@ std::string mpi_state() {
   return !find_program("mpirun").empty() ? "ready" : "mpirun is not on PATH";
 }
 
-void run_doctor(const DoctorArguments& a) {
-  const Machine m = probe_machine();
-  const std::int64_t disk = disk_free_bytes(a.directory);
-  const auto files = make_file_engine();
-  const std::string engine(files->name());
-  const DiskSpeed speed = disk_speed(*files, a.directory, std::min(kDiskTestBytes, disk / 2));
-  const std::string mpi = mpi_state();
-  const double bf16 = best_gflops(DType::kBF16), f32 = best_gflops(DType::kF32);
-  std::vector<std::string> warnings;
-  if (!m.cpu.avx512) warnings.push_back("no AVX-512: bf16 products are computed in f32");
-  if (m.cores.usable < m.cores.online) {
-    warnings.push_back(fmt::format("only {} of {} cores may be used ({})", m.cores.usable,
-                                   m.cores.online, m.cores.bound_by));
+int numa_nodes() {
+  std::error_code error;
+  int count = 0;
+  for (const auto& entry : fs::directory_iterator("/sys/devices/system/node", error)) {
+    const std::string name = entry.path().filename().string();
+    count +=
+        name.size() > 4 && name.starts_with("node") && name[4] >= '0' && name[4] <= '9' ? 1 : 0;
   }
-  if (disk < kLittleDiskBytes)
-    warnings.push_back(fmt::format("only {} of disk is free here", format_bytes(disk)));
-  if (engine.find("uring") == std::string::npos)
-    warnings.push_back("io_uring is not permitted; files use threads instead");
-  if (!huge_pages())
-    warnings.push_back("transparent huge pages are off: the first touch of memory is slower");
-  if (mpi != "ready")
-    warnings.push_back(fmt::format("MPI: {}; install openmpi-bin for several processes", mpi));
+  return std::max(count, 1);
+}
+
+// What was found, and what to do about it if it is in the way.
+struct Check {
+  std::string name, found, advice{};
+};
+
+struct Findings {
+  Machine machine = probe_machine();
+  std::int64_t disk_free = 0;
+  DiskSpeed disk;
+  std::string engine, disk_problem, mpi = mpi_state();
+  int nodes = numa_nodes();
+  double bf16_gflops = 0, f32_gflops = 0;
+};
+
+Findings find(const fs::path& directory) {
+  Findings f;
+  f.disk_free = disk_free_bytes(directory);
+  const auto files = make_file_engine();
+  f.engine = files->name();
+  try {
+    f.disk = disk_speed(*files, directory, std::min(kDiskTestBytes, f.disk_free / 2));
+  } catch (const std::exception& e) {
+    f.disk_problem = e.what();
+  }
+  f.bf16_gflops = best_gflops(DType::kBF16);
+  f.f32_gflops = best_gflops(DType::kF32);
+  return f;
+}
+
+Check cpu_check(const CpuModel& cpu) {
+  Check check{"cpu", fmt::format("{}: {}; in use: {}", cpu.brand, cpu.isa(), cpu_isa())};
+  if (!cpu.avx512_bf16 && !cpu.amx_bf16) {
+    check.advice = "bf16 products are computed in f32: model.dtype = \"fp32\" is as fast";
+  }
+  return check;
+}
+
+Check cores_check(const CpuLimit& cores) {
+  Check check{"threads",
+              fmt::format("{} of {} cores ({})", cores.usable, cores.online, cores.bound_by)};
+  if (cores.usable < cores.online) {
+    check.advice = fmt::format("raise the {} to use them all", cores.bound_by);
+  }
+  return check;
+}
+
+Check disk_check(const Findings& f, const fs::path& directory) {
+  Check check{"disk", fmt::format("{} free in {}", format_bytes(f.disk_free), directory.string())};
+  if (!f.disk_problem.empty()) {
+    check.advice = f.disk_problem + "; choose another place with output_dir";
+    return check;
+  }
+  check.found += fmt::format(", written at {:.0f} MB/s, read at {:.0f} MB/s", f.disk.write_mb_per_s,
+                             f.disk.read_mb_per_s);
+  if (f.disk_free < kLittleDiskBytes) {
+    check.advice = "little room for checkpoints: `thimble plan` says what a job writes";
+  }
+  return check;
+}
+
+std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
+  const MemoryLimit& memory = f.machine.memory;
+  const bool uring = f.engine.find("uring") != std::string::npos;
+  const bool huge = huge_pages();
+  return {
+      cpu_check(f.machine.cpu),
+      cores_check(f.machine.cores),
+      {"products",
+       fmt::format("{:.0f} GFLOP/s bf16, {:.0f} GFLOP/s f32", f.bf16_gflops, f.f32_gflops)},
+      {"memory", fmt::format("{} in all, {} usable (limited by: {}), budget by default {}",
+                             format_bytes(memory.total_bytes), format_bytes(memory.usable_bytes),
+                             memory.bound_by, format_bytes(memory.default_budget_bytes()))},
+      {"pages", huge ? "transparent huge pages" : "no transparent huge pages",
+       huge ? ""
+            : "the first touch of memory is slower: write madvise to "
+              "/sys/kernel/mm/transparent_hugepage/enabled"},
+      {"NUMA", fmt::format("{} node{}", f.nodes, f.nodes == 1 ? "" : "s"),
+       f.nodes == 1 ? "" : fmt::format("start one rank a node: thimble launch -n {}", f.nodes)},
+      disk_check(f, directory),
+      {"io", f.engine, uring ? "" : "io_uring is not permitted here; files are read by threads"},
+      {"MPI", f.mpi, f.mpi == "ready" ? "" : "install openmpi-bin to train on several processes"},
+      {"kernel", f.machine.kernel},
+  };
+}
+
+void print_json(const Findings& f, const std::vector<Check>& checks) {
+  const Machine& m = f.machine;
+  nlohmann::ordered_json out{{"version", thimble_version()},
+                             {"cpu", m.cpu.brand},
+                             {"isa", m.cpu.isa()},
+                             {"isa_in_use", cpu_isa()},
+                             {"kernel", m.kernel},
+                             {"cores_usable", m.cores.usable},
+                             {"numa_nodes", f.nodes},
+                             {"memory_bytes", m.memory.total_bytes},
+                             {"memory_usable_bytes", m.memory.usable_bytes},
+                             {"budget_bytes", m.memory.default_budget_bytes()},
+                             {"memory_bound_by", m.memory.bound_by},
+                             {"disk_free_bytes", f.disk_free},
+                             {"disk_write_mb_per_s", f.disk.write_mb_per_s},
+                             {"disk_read_mb_per_s", f.disk.read_mb_per_s},
+                             {"file_engine", f.engine},
+                             {"mpi", f.mpi},
+                             {"bf16_gflops", f.bf16_gflops},
+                             {"f32_gflops", f.f32_gflops},
+                             {"warnings", nlohmann::ordered_json::array()}};
+  for (const Check& check : checks) {
+    if (!check.advice.empty()) out["warnings"].push_back(check.name + ": " + check.advice);
+  }
+  fmt::print("{}\n", out.dump());
+}
+
+void run_doctor(const DoctorArguments& a) {
+  const Findings found = find(a.directory);
+  const std::vector<Check> checks = checks_of(found, a.directory);
   if (a.json) {
-    const nlohmann::ordered_json out{{"version", thimble_version()},
-                                     {"cpu", m.cpu.brand},
-                                     {"isa", m.cpu.isa()},
-                                     {"isa_in_use", cpu_isa()},
-                                     {"kernel", m.kernel},
-                                     {"cores_usable", m.cores.usable},
-                                     {"memory_bytes", m.memory.total_bytes},
-                                     {"memory_usable_bytes", m.memory.usable_bytes},
-                                     {"budget_bytes", m.memory.default_budget_bytes()},
-                                     {"memory_bound_by", m.memory.bound_by},
-                                     {"disk_free_bytes", disk},
-                                     {"disk_write_mb_per_s", speed.write_mb_per_s},
-                                     {"disk_read_mb_per_s", speed.read_mb_per_s},
-                                     {"file_engine", engine},
-                                     {"mpi", mpi},
-                                     {"bf16_gflops", bf16},
-                                     {"f32_gflops", f32},
-                                     {"warnings", warnings}};
-    fmt::print("{}\n", out.dump());
+    print_json(found, checks);
     return;
   }
   print_version(false);
-  fmt::print("cpu      {}, {} usable cores ({}), {}; in use: {}\n", m.cpu.brand, m.cores.usable,
-             m.cores.bound_by, m.cpu.isa(), cpu_isa());
-  fmt::print("products {:.0f} GFLOP/s bf16, {:.0f} GFLOP/s f32\n", bf16, f32);
-  fmt::print("memory   {} in all, {} usable ({}), budget by default {}\n",
-             format_bytes(m.memory.total_bytes), format_bytes(m.memory.usable_bytes),
-             m.memory.bound_by, format_bytes(m.memory.default_budget_bytes()));
-  fmt::print("disk     {} free in {}, written at {:.0f} MB/s and read at {:.0f} MB/s through {}\n",
-             format_bytes(disk), a.directory, speed.write_mb_per_s, speed.read_mb_per_s, engine);
-  fmt::print("MPI      {}\n", mpi);
-  fmt::print("kernel   {}\n", m.kernel);
-  for (const std::string& w : warnings) fmt::print("warning: {}\n", w);
-  if (warnings.empty()) fmt::print("nothing is in the way\n");
+  for (const Check& check : checks) {
+    fmt::print("{}  {:<8}  {}\n", check.advice.empty() ? "PASS" : "WARN", check.name, check.found);
+    if (!check.advice.empty()) fmt::print("{:16}{}\n", "", check.advice);
+  }
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "core/base/text.h"
 #include "launcher/commands/version.h"
+#include "launcher/job/load_job.h"
 
 namespace thimble {
 namespace {
@@ -63,14 +64,17 @@ std::string man_page(const CLI::App& app) {
       "OPTIONS\n{}.SH COMMANDS\n",
       escaped(thimble_version()), options_of(app));
   for (const CLI::App* sub : app.get_subcommands({})) text += section(*sub, sub->get_name());
+  text +=
+      ".SH EXIT STATUS\n0 done; 1 the system failed; 2 a mistake in the job or on the command "
+      "line; "
+      "75 saved and stopped on a signal, the same command continues.\n.SH ENVIRONMENT\n.TP\n.B "
+      "THIMBLE_<KEY>\nOverrides a key of the job: THIMBLE_OPTIMIZER_LR is optimizer.lr\n";
+  for (const job::OtherVariable& variable : job::other_variables()) {
+    text += fmt::format(".TP\n.B {}\n{}\n", variable.name, escaped(std::string(variable.doc)));
+  }
   return text +
-         ".SH EXIT STATUS\n0 done; 1 the system failed; 2 a mistake in the job or on the command "
-         "line; 75 saved and "
-         "stopped on a signal, the same command continues.\n.SH FILES\n.TP\n.I job.toml\nthe job; "
-         "thimble help job "
-         "explains its keys\n.TP\n.I runs/NAME\nthe resolved job, metrics.jsonl, checkpoints, logs "
-         "and the exported "
-         "model\n";
+         ".SH FILES\n.TP\n.I job.toml\nthe job; thimble help job explains its keys\n.TP\n.I "
+         "runs/NAME\nthe resolved job, metrics.jsonl, checkpoints, logs and the exported model\n";
 }
 
 }  // namespace thimble

@@ -7,6 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "launcher/job/fields.h"
+#include "launcher/job/load_job.h"
 
 namespace thimble::job {
 namespace {
@@ -163,8 +164,7 @@ errors are reported at once with line and column.
 
 - **Strength.** The job is weaker than a `THIMBLE_*` variable, which is weaker than `--set`. Each override is printed.
 - **Variables.** `THIMBLE_` and the key in upper case with `_` for `.`: `optimizer.lr` is `THIMBLE_OPTIMIZER_LR`.
-  Every key that is no list has one; an empty variable counts as not set. Others: `THIMBLE_FAILPOINT`, `THIMBLE_ISA`,
-  `THIMBLE_SHARED_DATA`.
+  Every key that is no list has one; an empty variable counts as not set. The others stand at the end.
 - **`--set key=value`.** `--set optimizer.lr=1e-4`; text needs no quotes; `--set training.max_steps=` takes a key out of
   the job, so that its default holds.
 - **Paths** are relative to the job file, `output_dir` to the working directory. A leading `~` and `${VAR}` expand.
@@ -235,6 +235,10 @@ std::string job_markdown() {
                           is_code ? code(plain) : cell(plain), cell(allowed_text(field)), unit,
                           cell(field.doc), released_mark(field), resume_text(field.resume));
     }
+  }
+  text += "\n## Other variables\n\n| variable | meaning |\n|---|---|\n";
+  for (const OtherVariable& variable : other_variables()) {
+    text += fmt::format("| {} | {} |\n", code(variable.name), variable.doc);
   }
   return text;
 }

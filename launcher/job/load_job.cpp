@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <fstream>
 #include <sstream>
 
@@ -19,9 +20,15 @@ namespace fs = std::filesystem;
 constexpr std::size_t kMaxJobBytes = std::size_t{1} << 20;
 constexpr std::string_view kPrefix = "THIMBLE_";
 
-/// Variables of Thimble that override no key.
-const std::vector<std::string> kOtherVariables{"THIMBLE_FAILPOINT", "THIMBLE_ISA",
-                                               "THIMBLE_SHARED_DATA"};
+constexpr std::array kOtherVariables{
+    OtherVariable{"THIMBLE_COMM_TIMEOUT_S",
+                  "Seconds after which ranks give up waiting for one of them (600)"},
+    OtherVariable{"THIMBLE_FAILPOINT", "For tests: fails or kills at a named place"},
+    OtherVariable{"THIMBLE_FAULT", "For tests: kills, stops or delays a rank at a step"},
+    OtherVariable{"THIMBLE_ISA", "avx2: kernels without AVX-512 and AMX"},
+    OtherVariable{"THIMBLE_RESTART_COUNT", "Set by `thimble launch`: starts before this one"},
+    OtherVariable{"THIMBLE_SHARED_DATA", "For tests: folder of models and texts"},
+};
 
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
@@ -43,7 +50,8 @@ void check_size(std::string_view text, const std::string& file) {
 
 std::vector<JobOverride> from_environment(const Environment& environment, JobNotes& notes) {
   std::vector<JobOverride> overrides;
-  std::vector<std::string> names = kOtherVariables;
+  std::vector<std::string> names;
+  for (const OtherVariable& variable : kOtherVariables) names.emplace_back(variable.name);
   for (const std::string& key : variable_keys()) {
     names.push_back(variable_name(key));
     const auto found = environment.find(names.back());
@@ -75,6 +83,10 @@ void add_sets(std::span<const std::string> sets, std::vector<JobOverride>& overr
 }
 
 }  // namespace
+
+std::span<const OtherVariable> other_variables() {
+  return kOtherVariables;
+}
 
 JobConfig load_job(const fs::path& path, std::span<const std::string> sets,
                    const Environment& environment, JobNotes& notes) {

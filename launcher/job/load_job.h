@@ -42,6 +42,13 @@ std::string variable_name(std::string_view key);
 /// The keys that have a variable: all but lists and what stands in lists of tables.
 std::vector<std::string> variable_keys();
 
+struct OtherVariable {
+  std::string_view name, doc;
+};
+
+/// The variables of Thimble that override no key.
+std::span<const OtherVariable> other_variables();
+
 /// The process's environment.
 Environment process_environment();
 

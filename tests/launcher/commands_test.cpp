@@ -215,7 +215,7 @@ TEST_F(CommandsTest, DoctorAnswersMachines) {
   EXPECT_EQ(d().run("doctor --json"), 0) << d().err();
   const auto result = d().json();
   for (const char* key : {"cpu", "isa_in_use", "memory_bytes", "disk_free_bytes",
-                          "disk_write_mb_per_s", "mpi", "warnings"}) {
+                          "disk_write_mb_per_s", "numa_nodes", "mpi", "warnings"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
 }
