@@ -54,6 +54,7 @@ class TrainingDataBuilder {
     std::vector<SamplerSource> order;
     for (std::size_t s = 0; s < files.size(); ++s) {
       const double part = static_cast<double>(files[s]->num_tokens()) / tokens;
+      check_fills_a_row(spec_.train[s], *files[s]);
       SplitRows rows = make_rows(spec_.train[s], *files[s], val_set_size(part));
       order.push_back({rows.train->num_rows(), spec_.train[s].weight});
       data_->train_.add(std::move(rows.train));
@@ -106,6 +107,13 @@ class TrainingDataBuilder {
   double val_set_size(double part) const {
     if (spec_.val_set_size < 1) return spec_.val_set_size;
     return std::max(1.0, std::round(spec_.val_set_size * part));
+  }
+
+  // Less text would be padding for the most part, which nobody means.
+  void check_fills_a_row(const SourceSpec& source, const TokenFile& file) const {
+    if (file.has_prompts() || file.num_tokens() >= spec_.seq_len) return;
+    throw_user("{}: {} tokens found, fewer than one row of data.seq_len = {}; add text or lower it",
+               name_of(source), file.num_tokens(), spec_.seq_len);
   }
 
   SplitRows make_rows(const SourceSpec& source, const TokenFile& file, double held_out) const {

@@ -7,6 +7,7 @@
 #include <cstring>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "core/base/text.h"
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "data/content_hash.h"
@@ -45,11 +46,30 @@ std::chrono::seconds step_limit() {
   return std::chrono::seconds(seconds);
 }
 
+void check_has_step(const fs::path& checkpoints, std::int64_t step) {
+  std::vector<std::string> steps;
+  for (const CheckpointName& c : list_checkpoints(checkpoints)) {
+    if (c.step == step) return;
+    steps.push_back(std::to_string(c.step));
+  }
+  throw_user("--resume-from {}: {} holds {}", step, checkpoints.string(),
+             steps.empty() ? "no checkpoint" : "the checkpoints of steps " + join(steps));
+}
+
+// Before hours of training, not after them.
+void check_trace(const std::string& trace) {
+  if (trace.empty()) return;
+  const fs::path directory = fs::absolute(trace).parent_path();
+  if (!fs::is_directory(directory))
+    throw_user("--trace {}: its directory does not exist", printable(trace));
+}
+
 std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& arguments,
                                                   const std::filesystem::path& checkpoints,
                                                   const CheckpointIo& io) {
   if (arguments.resume == "never") return std::nullopt;
   if (arguments.resume_from) {
+    check_has_step(checkpoints, *arguments.resume_from);
     return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", *arguments.resume_from), io);
   }
   std::vector<std::string> rejected;
@@ -254,6 +274,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                RankMonitor& monitor, int on_host, bool owns_process) {
   comm.set_time_limit(kStartLimit);
   monitor.phase("prepare");
+  check_trace(arguments.trace);
   const bool leads = comm.rank() == 0;
   Prepared p = prepare(arguments, session, comm, on_host, owns_process);
   const std::unique_ptr<FileEngine> files = make_file_engine();

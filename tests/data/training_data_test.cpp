@@ -183,6 +183,10 @@ TEST(TrainingData, Messages) {
             "data.eval: no source is given");
   testing::write_tokens(dir.file("one.tokens"), {{{5}, 0}}, 258, false);
   EXPECT_EQ(error_of(spec_of(dir, {dir.file("one.tokens")}, 8)),
+            dir.file("one.tokens") +
+                ": 1 tokens found, fewer than one row of data.seq_len = 8; add "
+                "text or lower it");
+  EXPECT_EQ(error_of(spec_of(dir, {dir.file("one.tokens")}, 1)),
             dir.file("one.tokens") + ": 1 tokens found, at least 2 are needed to make one row");
   testing::write_tokens(dir.file("p.tokens"), {{{5, 6}, 2}}, 258, true);
   EXPECT_EQ(

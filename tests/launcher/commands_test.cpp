@@ -96,6 +96,26 @@ TEST_F(CommandsTest, TokenizeWritesWhatTrainingReads) {
   EXPECT_FALSE(fs::exists(d().path("x.tokens")));
 }
 
+TEST_F(CommandsTest, TokenizeContinuesWhereItWasKilled) {
+  std::string text;
+  for (int i = 0; i < 300'000; ++i) text += std::to_string(i * 7919L % 1'000'003) + " cats. ";
+  d().write("large.jsonl", "");
+  std::ofstream lines(d().path("large.jsonl"));
+  for (std::size_t at = 0; at < text.size(); at += 1000) {
+    lines << "{\"text\":\"" << text.substr(at, 1000) << "\"}\n";
+  }
+  lines.close();
+  ASSERT_EQ(d().run("tokenize --tokenizer byte --out whole.tokens large.jsonl"), 0) << d().err();
+  EXPECT_EQ(d().run("tokenize --tokenizer byte --out again.tokens large.jsonl",
+                    "THIMBLE_FAILPOINT=tokenize.chunk:2:kill"),
+            128 + 9);
+  EXPECT_FALSE(fs::exists(d().path("again.tokens")));
+  EXPECT_TRUE(fs::exists(d().path("again.tokens.partial")));
+  ASSERT_EQ(d().run("tokenize --tokenizer byte --out again.tokens large.jsonl"), 0) << d().err();
+  EXPECT_TRUE(d().file("again.tokens") == d().file("whole.tokens"));
+  EXPECT_FALSE(fs::exists(d().path("again.tokens.partial")));
+}
+
 TEST_F(CommandsTest, ConvertKeepsEveryByte) {
   EXPECT_EQ(d().run("convert runs/job from-run/"), 0) << d().err();
   EXPECT_EQ(d().run("convert runs/job/checkpoints/ckpt-2 from-checkpoint --json"), 0) << d().err();

@@ -105,6 +105,8 @@ TEST_F(TrainTest, MistakesExitWith2AndOneLine) {
   ASSERT_EQ(run("train job.toml --set training.max_steps=2"), 0);
   EXPECT_EQ(run("train job.toml --set optimizer.lr=1e-2"), 2);
   EXPECT_NE(file("err.txt").find("optimizer.lr"), std::string::npos);
+  EXPECT_EQ(run("train job.toml --resume-from 7"), 2);
+  EXPECT_NE(file("err.txt").find("holds the checkpoints of steps 2"), std::string::npos);
   EXPECT_EQ(run("generate --model runs/job --prompt the --max-new-tokens 5 --json"), 0);
   EXPECT_EQ(nlohmann::json::parse(file("out.txt"))["new_tokens"], 5);
   EXPECT_EQ(run("eval --model runs/job --text text.txt --json"), 0);
@@ -147,6 +149,65 @@ TEST_F(TrainTest, WeightsOfAnotherRunComeFromItsCheckpoint) {
   fs::remove_all(dir_.path("runs/job/checkpoints"));
   EXPECT_EQ(run(train + "1 --set name=c --init-from runs/job"), 2);
   EXPECT_NE(file("err.txt").find("--init-from runs/job"), std::string::npos);
+}
+
+TEST_F(TrainTest, BadInputIsNamed) {
+  const std::string config = file("config.json"), job = file("job.toml");
+  const auto replaced = [](std::string text, const std::string& from, const std::string& to) {
+    return text.replace(text.find(from), from.size(), to);
+  };
+  const auto expect = [&](const std::string& arguments, const std::string& part) {
+    EXPECT_EQ(run("train " + arguments), 2) << arguments;
+    EXPECT_NE(file("err.txt").find(part), std::string::npos) << arguments << file("err.txt");
+  };
+  write("short.txt", "few words");
+  write("short.toml", replaced(job, "text.txt", "short.txt"));
+  expect("short.toml --set data.val_set_size=0", "fewer than one row of data.seq_len = 64");
+  write("empty.txt", "");
+  write("empty.toml", replaced(job, "text.txt", "empty.txt"));
+  expect("empty.toml", "empty.txt: the file is empty");
+  write("bert.json", replaced(config, "llama", "bert"));
+  expect("job.toml --set model.config=bert.json", "model_type 'bert' is not supported");
+  write("narrow.json", replaced(config, "257", "200"));
+  expect("job.toml --set model.config=narrow.json", "vocab_size is 200");
+  expect("job.toml --trace nowhere/trace.json", "its directory does not exist");
+  expect("job.toml --resume must", "no checkpoint to resume from");
+}
+
+TEST_F(TrainTest, DamagedOrForeignCheckpointsAreRefused) {
+  ASSERT_EQ(run("train job.toml --set training.max_steps=2"), 0) << file("err.txt");
+  // A run of another model, into which the checkpoint of this one is moved.
+  std::string other = file("config.json");
+  other.replace(other.find("\"num_hidden_layers\":2"), 21, "\"num_hidden_layers\":3");
+  write("other.json", other);
+  ASSERT_EQ(run("train job.toml --set model.config=other.json --set name=other --set "
+                "training.max_steps=2"),
+            0);
+  const fs::path ours = dir_.path("runs/job/checkpoints/ckpt-2");
+  const fs::path theirs = dir_.path("runs/other/checkpoints/ckpt-2");
+  fs::remove_all(theirs);
+  fs::copy(ours, theirs, fs::copy_options::recursive);
+  EXPECT_EQ(run("train job.toml --set model.config=other.json --set name=other --set "
+                "training.max_steps=4"),
+            2);
+  EXPECT_NE(file("err.txt").find("the checkpoint is of another model"), std::string::npos);
+  std::string bytes = file("runs/job/checkpoints/ckpt-2/data-0.h5");
+  bytes[bytes.size() / 2] ^= 4;
+  write("runs/job/checkpoints/ckpt-2/data-0.h5", bytes);
+  EXPECT_EQ(run("train job.toml --set training.max_steps=4"), 2);
+  EXPECT_NE(file("err.txt").find("the checkpoint is damaged"), std::string::npos);
+  EXPECT_NE(file("err.txt").find("no usable checkpoint is left"), std::string::npos);
+}
+
+TEST_F(TrainTest, TraceHoldsTheOperationsOfThreeSteps) {
+  ASSERT_EQ(run("train job.toml --trace trace.json"), 0) << file("err.txt");
+  EXPECT_NE(file("err.txt").find("steps 3 to 5 are in trace.json"), std::string::npos);
+  int losses = 0;
+  for (const auto& event : nlohmann::json::parse(file("trace.json"))) {
+    EXPECT_GE(event.value("dur", 0.0), 0.0);
+    losses += event["name"] == "cross_entropy" ? 1 : 0;
+  }
+  EXPECT_EQ(losses, 3);
 }
 
 }  // namespace
