@@ -20,7 +20,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::array<char, 8> kMagic{'t', 'h', 'f', 'l', 'i', 'g', 'h', '1'};
+constexpr std::array<char, 8> kMagic{'t', 'h', 'f', 'l', 'i', 'g', 'h', '2'};
 constexpr std::int64_t kOps = 1024;
 
 // The file, as it lies in memory of this machine; nothing else reads it.
@@ -33,6 +33,7 @@ struct Layout {
   std::array<char, 8> magic;
   std::int32_t rank, ranks;
   std::int64_t pid;
+  std::array<char, 64> host;
   std::int64_t heartbeat_ns, step;
   std::array<char, 32> phase;
   std::array<OpSlot, kOps> ops;
@@ -56,16 +57,17 @@ std::string get(const std::array<char, N>& field) {
   return printable(std::string_view(field.data(), ::strnlen(field.data(), N)));
 }
 
-}  // namespace
-
 std::int64_t boottime_ns() {
   timespec now{};
   ::clock_gettime(CLOCK_BOOTTIME, &now);
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
+}  // namespace
+
 struct FlightRecorder::Impl {
   Layout* layout = nullptr;
+  bool flushes = false;
   std::mutex mutex;
   std::condition_variable changed;
   bool closing = false;
@@ -75,12 +77,13 @@ struct FlightRecorder::Impl {
     std::unique_lock lock(mutex);
     while (!closing) {
       put(layout->heartbeat_ns, boottime_ns());
+      if (flushes) ::msync(layout, sizeof(Layout), MS_SYNC);
       changed.wait_for(lock, std::chrono::seconds(1), [this] { return closing; });
     }
   }
 };
 
-FlightRecorder::FlightRecorder(const std::filesystem::path& path, int rank, int ranks)
+FlightRecorder::FlightRecorder(const std::filesystem::path& path, const Owner& owner)
     : impl_(std::make_unique<Impl>()) {
   const File file = File::create(path);
   if (::ftruncate(file.descriptor(), sizeof(Layout)) != 0) throw_errno("ftruncate", path.string());
@@ -88,8 +91,10 @@ FlightRecorder::FlightRecorder(const std::filesystem::path& path, int rank, int 
       ::mmap(nullptr, sizeof(Layout), PROT_READ | PROT_WRITE, MAP_SHARED, file.descriptor(), 0);
   if (memory == MAP_FAILED) throw_errno("mmap", path.string());
   impl_->layout = static_cast<Layout*>(memory);  // all zero, which is a valid state of every field
-  impl_->layout->rank = rank;
-  impl_->layout->ranks = ranks;
+  impl_->layout->rank = owner.rank;
+  impl_->layout->ranks = owner.ranks;
+  put(impl_->layout->host, owner.host);
+  impl_->flushes = owner.read_elsewhere;
   impl_->layout->pid = ::getpid();
   put(impl_->layout->phase, "start");
   put(impl_->layout->heartbeat_ns, boottime_ns());
@@ -145,6 +150,7 @@ FlightRecord read_flight_record(const std::filesystem::path& path) {
   std::memcpy(copy.get(), bytes.data(), sizeof(Layout));
   FlightRecord record{.rank = copy->rank,
                       .ranks = copy->ranks,
+                      .host = get(copy->host),
                       .pid = copy->pid,
                       .heartbeat_ns = copy->heartbeat_ns,
                       .step = copy->step,
@@ -162,6 +168,20 @@ FlightRecord read_flight_record(const std::filesystem::path& path) {
   std::sort(record.ops.begin(), record.ops.end(),
             [](const FlightOp& a, const FlightOp& b) { return a.number < b.number; });
   return record;
+}
+
+std::vector<FlightRecord> read_flight_records(const std::filesystem::path& directory) {
+  std::vector<FlightRecord> all;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (!entry.path().filename().string().starts_with("flight-")) continue;
+    try {
+      all.push_back(read_flight_record(entry.path()));
+    } catch (const std::exception&) {  // NOLINT(bugprone-empty-catch) being made just now, or torn
+    }
+  }
+  std::sort(all.begin(), all.end(),
+            [](const FlightRecord& a, const FlightRecord& b) { return a.rank < b.rank; });
+  return all;
 }
 
 std::string FlightRecord::text() const {

@@ -22,8 +22,9 @@ struct FlightOp {
 /// A file's contents.
 struct FlightRecord {
   int rank = 0, ranks = 1;
+  std::string host;
   std::int64_t pid = 0;
-  std::int64_t heartbeat_ns = 0;  // CLOCK_BOOTTIME
+  std::int64_t heartbeat_ns = 0;  // CLOCK_BOOTTIME of its host
   std::int64_t step = 0;
   std::string phase;
   std::vector<FlightOp> ops;  // oldest first
@@ -34,9 +35,14 @@ struct FlightRecord {
 
 class FlightRecorder {
  public:
+  struct Owner {
+    int rank = 0, ranks = 1;
+    std::string host;
+    bool read_elsewhere = false;  // on another host: the file is then flushed with each heartbeat
+  };
   /// Creates or replaces the file; a thread of its own writes a heartbeat once a second from now
   /// on.
-  FlightRecorder(const std::filesystem::path& file, int rank, int ranks);
+  FlightRecorder(const std::filesystem::path& file, const Owner& owner);
   ~FlightRecorder();
   FlightRecorder(const FlightRecorder&) = delete;
   FlightRecorder& operator=(const FlightRecorder&) = delete;
@@ -59,9 +65,10 @@ std::filesystem::path flight_file(const std::filesystem::path& logs, int rank);
 /// Throws UserError if the file is not a flight record; whatever else it holds, it is read safely.
 FlightRecord read_flight_record(const std::filesystem::path& file);
 
+/// All that a directory holds, by rank; files that are no flight records are passed over.
+std::vector<FlightRecord> read_flight_records(const std::filesystem::path& directory);
+
 /// Names the operation that some ranks are in and others never entered, or where each rank is.
 std::string first_divergence(const std::vector<FlightRecord>& records);
-
-std::int64_t boottime_ns();
 
 }  // namespace thimble

@@ -14,6 +14,7 @@
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/loaded_model.h"
 #include "models/decoder.h"
+#include "parallel/flight_recorder.h"
 
 namespace thimble {
 namespace {
@@ -209,6 +210,28 @@ void inspect_logits(const InspectArguments& a) {
 }
 
 // Registers one of the things to look into.
+void inspect_ranks(const InspectArguments& a) {
+  const fs::path logs = fs::path(a.path) / "logs";
+  const std::vector<FlightRecord> records =
+      fs::is_directory(logs) ? read_flight_records(logs) : std::vector<FlightRecord>();
+  if (records.empty()) {
+    throw_user(
+        "{}: no flight records; ranks of mpirun or srun leave them there, `thimble launch` "
+        "reads its own",
+        logs.string());
+  }
+  if (a.json) {
+    Json ranks = Json::array();
+    for (const FlightRecord& r : records) {
+      ranks.push_back({{"rank", r.rank}, {"host", r.host}, {"step", r.step}, {"at", r.text()}});
+    }
+    print_json({{"ranks", ranks}, {"divergence", first_divergence(records)}});
+    return;
+  }
+  for (const FlightRecord& r : records) fmt::print("rank {} on {}: {}\n", r.rank, r.host, r.text());
+  fmt::print("{}\n", first_divergence(records));
+}
+
 class Registrar {
  public:
   Registrar(CLI::App& inspect, CommandSession& session)
@@ -251,6 +274,14 @@ void add_files(Registrar& inspect) {
   tokens->add_option("path", a.path, "File *.tokens")->required();
 }
 
+void add_ranks(Registrar& inspect) {
+  InspectArguments& a = inspect.arguments();
+  CLI::App* ranks = inspect.add(
+      "ranks", "What each rank of a run did last, and which one fell behind", "ranks runs/demo",
+      [](const InspectArguments& x, CommandSession&) { inspect_ranks(x); });
+  ranks->add_option("path", a.path, "Run directory")->required();
+}
+
 void add_contents(Registrar& inspect) {
   InspectArguments& a = inspect.arguments();
   CLI::App* tokenizer =
@@ -278,7 +309,8 @@ void add_contents(Registrar& inspect) {
 
 void add_inspect_command(CLI::App& app, CommandSession& session) {
   CLI::App* inspect = app.add_subcommand(
-      "inspect", "Look into a model, checkpoint, token file, tokenizer or a job's data");
+      "inspect",
+      "Look into a model, checkpoint, token file, tokenizer, a job's data or a run's ranks");
   inspect->require_subcommand(1);
   inspect->footer(
       "Examples:\n"
@@ -288,6 +320,7 @@ void add_inspect_command(CLI::App& app, CommandSession& session) {
       "  thimble inspect tokenizer models/SmolLM2-135M --text \"Hello\"");
   Registrar registrar(*inspect, session);
   add_files(registrar);
+  add_ranks(registrar);
   add_contents(registrar);
 }
 

@@ -14,15 +14,19 @@ namespace thimble {
 void add_launch_command(CLI::App& app, CommandSession& session) {
   struct Arguments {
     LaunchOptions launch;
-    std::string hostfile;
+    int ranks = 0;
+    std::string hostfile, elastic;
     bool dry_run = false;
   };
   auto a = std::make_shared<Arguments>();
   CLI::App* launch_command =
       app.add_subcommand("launch", "Start a job on several processes, watch them, restart them");
-  launch_command->add_option("-n,--ranks", a->launch.ranks, "Processes in all")
-      ->required()
-      ->check(CLI::Range(1, 1 << 16));
+  CLI::Option* ranks = launch_command->add_option("-n,--ranks", a->ranks, "Processes in all")
+                           ->check(CLI::Range(1, 1 << 16));
+  launch_command
+      ->add_option("--elastic", a->elastic,
+                   "MIN:MAX processes instead: when hosts are lost, go on with those that answer")
+      ->excludes(ranks);
   launch_command
       ->add_option("--hostfile", a->hostfile,
                    "Hosts, one a line: NAME slots=N (default: this machine)")
@@ -49,6 +53,7 @@ void add_launch_command(CLI::App& app, CommandSession& session) {
       "  thimble launch -n 2 -- train job.toml\n"
       "  thimble launch -n 16 --hostfile hosts.txt -- train job.toml --set "
       "parallelism.zero_stage=3\n"
+      "  thimble launch --elastic 8:16 --hostfile hosts.txt -- train job.toml\n"
       "A failed job starts again from its last checkpoint. SIGINT, SIGTERM or SIGUSR1: save and "
       "exit 75.");
   launch_command->callback([a, &session] {
@@ -57,11 +62,15 @@ void add_launch_command(CLI::App& app, CommandSession& session) {
     if (a->launch.command[0] != "train" && a->launch.command[0] != "bench") {
       throw_user("launch -- {}: allowed train and bench", printable(a->launch.command[0]));
     }
-    const std::string program = std::filesystem::read_symlink("/proc/self/exe").string();
+    if (a->ranks == 0 && a->elastic.empty())
+      throw_user("launch: give -n RANKS or --elastic MIN:MAX");
+    a->launch.ranks = a->ranks > 0 ? ElasticRanks{a->ranks, a->ranks} : parse_elastic(a->elastic);
+    a->launch.command.insert(a->launch.command.begin(),
+                             std::filesystem::read_symlink("/proc/self/exe").string());
     if (a->dry_run) {
-      fmt::print("{}\n", join(mpirun_command(a->launch, program), " "));
+      fmt::print("{}\n", join(first_command(a->launch), " "));
     } else {
-      session.exit_code = launch(a->launch, program);
+      session.exit_code = launch(a->launch);
     }
   });
 }

@@ -21,6 +21,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 #include "launcher/launch/rank_monitor.h"
+#include "launcher/run/allocation.h"
 #include "launcher/run/console.h"
 #include "launcher/run/log.h"
 #include "launcher/run/machine.h"
@@ -178,7 +179,7 @@ struct Prepared {
 };
 
 void open_run(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-              bool owns_process, Prepared& p) {
+              RankMonitor& monitor, bool owns_process, Prepared& p) {
   p.run = fs::path(p.job.output_dir) / p.job.name;
   if (comm.rank() == 0) {
     p.held.emplace(RunDir::open(
@@ -189,6 +190,7 @@ void open_run(const TrainArguments& arguments, CommandSession& session, Communic
   check_shared(comm, p.run);
   if (comm.rank() == 0 || owns_process)
     add_log_file(p.run / "logs", comm.rank(), session.log_level);
+  if (comm.size() > 1 && owns_process) monitor.record_in(p.run / "logs");
   if (comm.rank() == 0) p.job_change = check_job_of_run(*p.held, p.job);
 }
 
@@ -214,14 +216,16 @@ void open_data(CommandSession& session, Communicator& comm, Prepared& p) {
 }
 
 Prepared prepare(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-                 int on_host, bool owns_process) {
+                 RankMonitor& monitor, int on_host, bool owns_process) {
   const bool leads = comm.rank() == 0;
   Prepared p;
   p.job = load_job_arguments(arguments, leads);
   check_same_job(comm, p.job);
-  open_run(arguments, session, comm, owns_process, p);
-  // What the run was resolved to before, rank 0 has adopted; the others follow it.
   auto& job = p.job;
+  const bool any_micro = !job.training.micro_batch_size.value;
+  const bool any_stage = !job.parallelism.zero_stage.value;
+  open_run(arguments, session, comm, monitor, owns_process, p);
+  // What the run was resolved to before, rank 0 has adopted; the others follow it.
   const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
     const std::int64_t decided = from_leader(comm, what, value.value_or(-1));
     value = decided < 0 ? std::nullopt : std::optional(decided);
@@ -234,7 +238,18 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   p.setup = make_setup(job);
   p.setup.data.threads = threads;
   open_data(session, comm, p);
-  const RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .on_host = on_host};
+  RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .on_host = on_host, .here = false};
+  if (any_micro || any_stage) {
+    p.plan = plan_job(p.setup, job, run_shape(job, *p.tokenizer), place);
+    if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
+      // Fewer ranks than before hold more each.
+      if (any_micro) job.training.micro_batch_size.value.reset();
+      if (any_stage) job.parallelism.zero_stage.value.reset();
+      p.setup = make_setup(job);
+      p.setup.data.threads = threads;
+    }
+  }
+  place.here = true;
   p.plan = plan_job(p.setup, job, run_shape(job, *p.tokenizer), place);
   // Ranks on hosts with less memory than rank 0's would find other answers.
   job.training.micro_batch_size.value =
@@ -276,7 +291,9 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   monitor.phase("prepare");
   check_trace(arguments.trace);
   const bool leads = comm.rank() == 0;
-  Prepared p = prepare(arguments, session, comm, on_host, owns_process);
+  const std::optional<Allocation> batch = allocation(process_variables());
+  if (leads && batch) spdlog::info("{}", batch->text());
+  Prepared p = prepare(arguments, session, comm, monitor, on_host, owns_process);
   const std::unique_ptr<FileEngine> files = make_file_engine();
   const std::optional<CheckpointReader> checkpoint =
       agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
@@ -336,6 +353,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                    .total_steps = p.steps,
                    .light_seconds_per_pass = light.seconds_per_micro_batch(),
                    .monitor = &monitor,
+                   .end_s = batch ? batch->end_s : std::nullopt,
                    .model_config = model_config_json(
                        p.setup.model, options.dtype == DType::kBF16 ? "bfloat16" : "float32"),
                    .resolved_job = resolved,

@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <cmath>
+#include <ctime>
 #include <numbers>
 
 #include "checkpoint/checkpoint_directory.h"
@@ -70,6 +72,7 @@ void Trainer::train_step(const std::vector<Batch>& batches) {
   const double lr = schedule_.at(state_.step + 1);
   const StepResult r = parts_.engine.step(batches, state_.step + 1, lr);
   const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
+  step_s_ = std::max(step_s_, seconds);
   ++state_.step;
   state_.tokens_seen += parts_.plan.batch.rows * parts_.setup.engine.seq_len;
   state_.trained_tokens += r.trained_tokens;
@@ -209,11 +212,13 @@ void Trainer::save() {
   if (last_saved_ == state_.step) return;
   const PhaseScope phase(parts_.engine.arena(), "save");
   if (parts_.monitor != nullptr) parts_.monitor->phase("save");
+  const std::int64_t start = steady_now_ns();
   try {
     const auto path = save_checkpoint(
         parts_.engine, parts_.files, parts_.run / "checkpoints", state_,
         {parts_.model_config, parts_.setup.tokenizer.string(), parts_.resolved_job});
     last_saved_ = state_.step;
+    save_s_ = std::max(save_s_, static_cast<double>(steady_now_ns() - start) * 1e-9);
     if (!leads()) return;
     parts_.log->checkpoint(state_.step, path);
     std::set<std::int64_t> keep{state_.step};
@@ -260,15 +265,29 @@ void Trainer::trace_step(std::int64_t first) {
   }
 }
 
-// True on every rank as soon as a signal has reached one of them.
+// By a signal, or because there is just time enough left to save.
+bool Trainer::must_stop() {
+  constexpr double kMargin_s = 60;  // for what comes after the save, and for clocks that differ
+  if (stop_requested()) why_ = fmt::format("signal {}", stop_signal());
+  if (parts_.end_s) {
+    const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
+    const double left = static_cast<double>(*parts_.end_s) - now.count();
+    if (left < kMargin_s + step_s_ + 2 * save_s_) why_ = "the end of the allocation";
+  }
+  return !why_.empty();
+}
+
+// True on every rank as soon as one of them must.
 bool Trainer::all_stop() {
-  float wanted = stop_requested() ? 1.0f : 0.0f;
+  float wanted = must_stop() ? 1.0f : 0.0f;
   all_reduce(comm(), "stop", std::span(&wanted, 1));
   return stopping_ = wanted > 0;
 }
 
 TrainOutcome Trainer::run() {
   last_saved_ = state_.step > 0 ? state_.step : -1;
+  // A variable of a job that is over says nothing about this one.
+  if (parts_.end_s && *parts_.end_s < std::time(nullptr)) parts_.end_s.reset();
   if (state_.step == 0) evaluate();
   parts_.engine.arena().begin_phase("step");
   const std::int64_t first = state_.step;
@@ -298,8 +317,7 @@ TrainOutcome Trainer::run() {
   save();
   if (stopping_) {
     if (leads()) {
-      const std::string why =
-          stop_requested() ? fmt::format("signal {}", stop_signal()) : "a signal to another rank";
+      const std::string why = why_.empty() ? "a signal to another rank" : why_;
       parts_.log->end(state_.step, "stopped by " + why);
       spdlog::info("stopped by {} after step {}; the same command continues", why, state_.step);
     }

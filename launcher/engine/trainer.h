@@ -39,6 +39,7 @@ struct TrainerParts {
   std::int64_t total_steps = 0;
   double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
   RankMonitor* monitor = nullptr;     // told of steps, and of what happens between them
+  std::optional<std::int64_t> end_s;  // when the batch system ends this job, since 1970
   std::string model_config;           // text of config.json, kept in checkpoints
   std::string resolved_job;
   std::string trace;  // Chrome trace of this rank's kTracedSteps after the first two; empty: none
@@ -66,6 +67,7 @@ class Trainer {
   Communicator& comm() const { return parts_.engine.comm(); }
   bool leads() const { return comm().rank() == 0; }
   bool all_stop();
+  bool must_stop();
   void trace_step(std::int64_t first);
   void log_step(const StepResult& r, double lr, double seconds);
   void give_up(const StepResult& r) const;
@@ -79,7 +81,9 @@ class Trainer {
   std::int64_t consecutive_skips_ = 0;
   std::int64_t last_saved_ = -1;
   bool stop_early_ = false;
-  bool stopping_ = false;  // a signal has reached a rank
+  bool stopping_ = false;           // a rank was told to stop
+  double save_s_ = 0, step_s_ = 0;  // the longest so far
+  std::string why_;                 // this rank was told to stop; empty: it was not
   std::unique_ptr<OpProfile> profile_;
   std::optional<ObserverScope> observer_;
 };

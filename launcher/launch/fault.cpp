@@ -1,8 +1,13 @@
 #include "launcher/launch/fault.h"
 
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <array>
 #include <csignal>
 #include <cstdlib>
 #include <sstream>
+#include <string_view>
 #include <thread>
 
 #include "core/base/error.h"
@@ -10,6 +15,9 @@
 
 namespace thimble {
 namespace {
+
+constexpr std::array kPhases{"prepare", "load",   "forward", "backward", "reduce",
+                             "norm",    "update", "save",    "eval"};
 
 double number(const std::string& part, const std::string& text) {
   char* end = nullptr;
@@ -43,12 +51,16 @@ Fault parse_fault(const std::string& text) {
       fault.step = static_cast<std::int64_t>(number(part, value));
     } else if (key == "phase") {
       fault.phase = value;
+      if (std::find(kPhases.begin(), kPhases.end(), value) == kPhases.end())
+        throw_user("THIMBLE_FAULT: '{}': allowed {}", printable(part), fmt::join(kPhases, ", "));
+    } else if (key == "op") {
+      fault.op = static_cast<std::int64_t>(number(part, value));
     } else if (key == "seconds") {
       fault.seconds = number(part, value);
     } else if (part == "every") {
       fault.every = true;
     } else {
-      throw_user("THIMBLE_FAULT: '{}': allowed rank=, step=, phase=, seconds=, every",
+      throw_user("THIMBLE_FAULT: '{}': allowed rank=, step=, phase=, op=, seconds=, every",
                  printable(part));
     }
   }
@@ -64,8 +76,18 @@ std::optional<Fault> armed_fault() {
   return first || fault.every ? std::optional(std::move(fault)) : std::nullopt;
 }
 
-void Fault::strike(int at_rank, std::int64_t at_step, std::string_view at_phase) const {
-  if (at_rank != rank || at_step != step || at_phase != phase) return;
+void Fault::at_phase(int at_rank, std::int64_t at_step, std::string_view entered) const {
+  if (op < 0 && at_rank == rank && at_step == step && entered == phase) strike();
+}
+
+void Fault::at_operation(int at_rank, std::int64_t at_step, std::int64_t number,
+                         std::string_view operation) const {
+  if (at_rank != rank) return;
+  const bool reduces = op < 0 && phase == "reduce" && operation == "reduce_scatter";
+  if (op >= 0 ? number == op : reduces && at_step == step) strike();
+}
+
+void Fault::strike() const {
   switch (action) {
     case Action::kKill:
       std::raise(SIGKILL);

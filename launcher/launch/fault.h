@@ -1,10 +1,11 @@
 // A failure on demand, for tests of everything that must survive one; release builds honour it too,
 // and say so.
 //
-// THIMBLE_FAULT="kill|stop|delay:rank=R:step=S[:phase=P][:seconds=X][:every]": rank R, when step S
-// (from 1; 0 is before the first) enters phase P (load, forward, backward, norm, update, save;
-// forward if not given), kills itself, stops itself (SIGSTOP) or sleeps. Only the first start of a
-// launched job does so, unless `every` is given.
+// THIMBLE_FAULT="kill|stop|delay:rank=R[:step=S][:phase=P | :op=N][:seconds=X][:every]": rank R
+// kills itself, stops itself (SIGSTOP) or sleeps when step S (from 1; 0 is before the first) enters
+// phase P (forward if not given), or when it starts operation N between ranks, counted from 0.
+// Phase reduce is the start of each reduction of gradients. Only the first start of a launched job
+// does so, unless `every` is given.
 #pragma once
 
 #include <cstdint>
@@ -20,11 +21,17 @@ struct Fault {
   int rank = 0;
   std::int64_t step = 1;
   std::string phase = "forward";
+  std::int64_t op = -1;  // instead of step and phase
   double seconds = 1;
   bool every = false;
 
   /// Does it, if this is the moment.
-  void strike(int at_rank, std::int64_t at_step, std::string_view at_phase) const;
+  void at_phase(int at_rank, std::int64_t at_step, std::string_view entered) const;
+  void at_operation(int at_rank, std::int64_t at_step, std::int64_t number,
+                    std::string_view operation) const;
+
+ private:
+  void strike() const;
 };
 
 /// Throws UserError naming the part that cannot be read.

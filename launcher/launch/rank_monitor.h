@@ -1,7 +1,9 @@
-// What a rank tells those who watch it: its flight record, if a launcher asked for one, and the
-// moments at which a fault may strike. Does nothing in a process that nobody launched.
+// What a rank tells those who watch it: its flight record, where its launcher wants it or in the
+// run's logs, and the moments at which a fault may strike.
 #pragma once
 
+#include <atomic>
+#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -13,12 +15,14 @@ namespace thimble {
 
 /// Variables that `launch` sets for its ranks.
 inline constexpr const char* kFlightDirectoryVariable = "THIMBLE_FLIGHT_DIR";
-inline constexpr const char* kRestartCountVariable = "THIMBLE_RESTART_COUNT";
+inline constexpr const char* kFlightHostVariable = "THIMBLE_FLIGHT_HOST";  // of the launcher
 
 class RankMonitor {
  public:
   /// Under a launcher: opens the flight record, and makes this process die with its parent.
   RankMonitor(int rank, int ranks);
+  /// Otherwise: opens it here.
+  void record_in(const std::filesystem::path& logs);
 
   /// A phase of a step begins, or one outside of steps: "load", "save".
   void phase(const char* name);
@@ -28,9 +32,12 @@ class RankMonitor {
   OpListener listener();
 
  private:
-  int rank_;
-  std::int64_t step_ = 0;
+  void open(const std::filesystem::path& directory, bool read_elsewhere);
+
+  int rank_, ranks_;
+  std::atomic<std::int64_t> step_ = 0;
   std::unique_ptr<FlightRecorder> recorder_;
+  std::atomic<FlightRecorder*> listening_ = nullptr;  // recorder_, for the thread of operations
   std::optional<Fault> fault_;
 };
 

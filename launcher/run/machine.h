@@ -70,6 +70,9 @@ Machine probe_machine();
 /// SystemError.
 std::int64_t disk_free_bytes(const std::filesystem::path& path);
 
+/// As this machine calls itself; empty if it does not say.
+std::string host_name();
+
 /// The program of this name in a folder of PATH; empty if there is none.
 std::filesystem::path find_program(const std::string& name);
 

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "core/io/crc32c.h"
+#include "launcher/run/machine.h"
 
 namespace thimble {
 namespace {
@@ -21,12 +22,10 @@ double wall_time_s() {
 /// TensorBoard lists files by name and expects ".tfevents." and the time in it; starts within one
 /// second differ by the last number.
 std::filesystem::path new_event_path(const std::filesystem::path& directory) {
-  std::array<char, 256> host{};
-  if (::gethostname(host.data(), host.size() - 1) != 0) host[0] = '\0';
   const auto seconds = static_cast<std::int64_t>(wall_time_s());
   for (int number = 0;; ++number) {
     std::filesystem::path path =
-        directory / fmt::format("events.out.tfevents.{}.{}.{}", seconds, host.data(), number);
+        directory / fmt::format("events.out.tfevents.{}.{}.{}", seconds, host_name(), number);
     if (!std::filesystem::exists(path)) return path;
   }
 }

@@ -54,7 +54,8 @@ TEST_F(LaunchTest, AKilledRankIsNamedAndTheJobEndsWithTheSameBits) {
   int number = 0;
   for (const char* fault :
        {"rank=0:step=0:phase=load", "rank=1:step=1:phase=forward", "rank=1:step=4:phase=backward",
-        "rank=0:step=4:phase=norm", "rank=1:step=5:phase=update", "rank=0:step=4:phase=save"}) {
+        "rank=1:step=2:phase=reduce", "rank=0:op=30", "rank=0:step=4:phase=norm",
+        "rank=1:step=5:phase=update", "rank=0:step=4:phase=save"}) {
     const std::string output = "killed-" + std::to_string(number++);
     EXPECT_EQ(shared_->run("launch -n 2 -- train job.toml --set output_dir=" + output,
                            std::string("THIMBLE_FAULT=kill:") + fault),
@@ -72,8 +73,57 @@ TEST_F(LaunchTest, AStoppedRankIsDetectedNamedAndReplaced) {
                    "THIMBLE_FAULT=stop:rank=1:step=3:phase=backward"),
       0)
       << shared_->err();
-  EXPECT_TRUE(said("rank 1 has shown no sign of life")) << shared_->err();
+  EXPECT_TRUE(said("has shown no sign of life")) << shared_->err();
   expect_same_as_plain("stopped");
+}
+
+// Two hosts, of which the second no longer answers once its rank has died. An agent instead of ssh
+// runs what it is given here.
+TEST_F(LaunchTest, GoesOnWithTheHostsThatAreLeft) {
+  shared_->write(
+      "agent",
+      "#!/bin/bash\n"
+      "host=$1; shift\n"
+      "if [ $host = node-b ]; then\n"
+      "  echo x >> calls\n"
+      "  [ $(wc -l < calls) -gt 2 ] && { echo 'node-b: No route to host' >&2; exit 255; }\n"
+      "fi\n"
+      "exec sh -c \"$*\"\n");
+  fs::permissions(shared_->path("agent"), fs::perms::owner_all);
+  shared_->write("hosts", "node-a slots=1\nnode-b slots=1\n");
+  const std::string agent = "OMPI_MCA_plm_rsh_agent=" + shared_->path("agent").string();
+  const std::string job = "--hostfile hosts -- train job.toml --set output_dir=elastic";
+  EXPECT_EQ(shared_->run("launch --elastic 1:2 " + job,
+                         agent + " THIMBLE_FAULT=kill:rank=1:step=4:phase=backward"),
+            0)
+      << shared_->err();
+  EXPECT_TRUE(said("going on with 1 ranks without node-b (node-b: No route to host)"))
+      << shared_->err();
+  EXPECT_TRUE(said("8 rows = 4 rows x 2 ranks x 1 passes")) << shared_->err();
+  EXPECT_TRUE(said("8 rows = 4 rows x 2 passes")) << shared_->err();
+  EXPECT_TRUE(fs::exists(shared_->path("elastic/job/checkpoints/ckpt-6")));
+  EXPECT_EQ(shared_->run("launch --elastic 2:2 " + job, agent), 2);
+  EXPECT_TRUE(said("1 slots are left, 2 ranks are needed; no answer from node-b"))
+      << shared_->err();
+  EXPECT_EQ(shared_->run("launch -n 2 " + job, agent), 2);
+  EXPECT_EQ(shared_->run("launch --elastic 1:2 -- train job.toml"), 2);
+  EXPECT_TRUE(said("--elastic needs --hostfile")) << shared_->err();
+  EXPECT_EQ(shared_->run("launch --elastic 3:2 " + job), 2);
+  EXPECT_TRUE(said("--elastic '3:2': allowed MIN:MAX")) << shared_->err();
+  EXPECT_EQ(running_in(shared_->path("")), 0);
+}
+
+TEST_F(LaunchTest, PlainMpirunLeavesRecords) {
+  const std::string command =
+      "cd '" + shared_->path("").string() +
+      "' && OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_WAIT_POLICY=passive "
+      "THIMBLE_FAULT=kill:rank=1:step=3:phase=reduce mpirun --oversubscribe --bind-to none -np 2 " +
+      THIMBLE_BINARY + " train job.toml --set output_dir=plain-mpi > out.txt 2> err.txt";
+  EXPECT_NE(std::system(command.c_str()), 0);
+  EXPECT_EQ(shared_->run("inspect ranks plain-mpi/job"), 0) << shared_->err();
+  EXPECT_NE(shared_->out().find("rank 1 on "), std::string::npos) << shared_->out();
+  EXPECT_NE(shared_->out().find("step 3, backward"), std::string::npos) << shared_->out();
+  EXPECT_EQ(shared_->run("inspect ranks plain/job"), 2);
 }
 
 TEST_F(LaunchTest, GivesUpWhenNothingAdvances) {
@@ -91,7 +141,7 @@ TEST_F(LaunchTest, AMistakeIsNotRestarted) {
   EXPECT_FALSE(said("restart")) << shared_->err();
   shared_->write("hosts", "localhost slots=1\n");
   EXPECT_EQ(shared_->run("launch -n 2 --hostfile hosts -- train job.toml"), 2);
-  EXPECT_TRUE(said("1 slots, -n asks for 2")) << shared_->err();
+  EXPECT_TRUE(said("1 slots, 2 ranks are asked for")) << shared_->err();
   shared_->write("hosts", "no-such-host.invalid slots=2\n");
   EXPECT_EQ(shared_->run("launch -n 2 --hostfile hosts -- train job.toml"), 2);
   EXPECT_TRUE(said("no-such-host.invalid")) << shared_->err();

@@ -199,6 +199,19 @@ TEST_F(TrainTest, DamagedOrForeignCheckpointsAreRefused) {
   EXPECT_NE(file("err.txt").find("no usable checkpoint is left"), std::string::npos);
 }
 
+TEST_F(TrainTest, SavesBeforeTheAllocationEnds) {
+  const std::string slurm = "SLURM_JOB_ID=17 SLURM_JOB_NODELIST=node[1-4] SLURM_JOB_END_TIME=";
+  EXPECT_EQ(run("train job.toml", slurm + std::to_string(std::time(nullptr) + 30)), 75)
+      << file("err.txt");
+  EXPECT_NE(file("err.txt").find("SLURM job 17 on node[1-4], until "), std::string::npos);
+  EXPECT_NE(file("err.txt").find("stopped by the end of the allocation after step 0"),
+            std::string::npos)
+      << file("err.txt");
+  EXPECT_TRUE(fs::exists(dir_.path("runs/job/checkpoints/ckpt-0")));
+  // An end that has passed is of another job.
+  EXPECT_EQ(run("train job.toml", slurm + "1000"), 0) << file("err.txt");
+}
+
 TEST_F(TrainTest, TraceHoldsTheOperationsOfThreeSteps) {
   ASSERT_EQ(run("train job.toml --trace trace.json"), 0) << file("err.txt");
   EXPECT_NE(file("err.txt").find("steps 3 to 5 are in trace.json"), std::string::npos);
