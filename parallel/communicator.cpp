@@ -12,6 +12,7 @@ void Ticket::finish() noexcept {
 }
 
 void Traffic::count(Purpose purpose, const Exchange& exchange) {
+  if (purpose == Purpose::kTensor) ++tensor_operations;
   for (const auto& pieces : exchange.send) {
     for (const Bytes piece : pieces) {
       (purpose == Purpose::kTensor ? tensor_bytes : control_bytes) +=

@@ -76,6 +76,7 @@ enum class Purpose : std::uint8_t { kTensor, kControl };
 struct Traffic {
   std::int64_t tensor_bytes = 0;
   std::int64_t control_bytes = 0;
+  std::int64_t tensor_operations = 0;
   std::int64_t busy_ns = 0;
   std::int64_t waited_ns = 0;
   void count(Purpose purpose, const Exchange& exchange);

@@ -39,11 +39,11 @@ struct ParallelOptions {
   std::int64_t small_elements = 16384;
 };
 
-/// Bytes that one rank sends in one optimizer step, as the communicator counts them, and how many
-/// operations.
+/// What one rank sends in one optimizer step, as the communicator counts it.
 struct StepTraffic {
   std::int64_t reduce_bytes = 0;  // gradients
   std::int64_t gather_bytes = 0;  // weights (stage 0: reduced gradients)
+  std::int64_t operations = 0;    // collectives on tensors, if somebody counted them
   std::int64_t total() const { return reduce_bytes + gather_bytes; }
 };
 

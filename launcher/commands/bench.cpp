@@ -11,6 +11,9 @@
 #include "launcher/commands/bench_train.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/speed_of_light.h"
+#include "launcher/engine/time_plan.h"
+#include "launcher/run/rank_environment.h"
+#include "parallel/mpi_world.h"
 
 namespace thimble {
 namespace {
@@ -35,6 +38,28 @@ void bench_gemm(const std::string& size, std::int64_t tokens, bool json) {
         fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10.1f}\n", dtype_name(dtype), p.name, p.m,
                    p.n, p.k, p.flops_per_s / 1e9);
       }
+    }
+  }
+}
+
+// What a rank sends: under mpirun to the other ranks, alone between two threads.
+void bench_comm(bool json) {
+  const std::optional<RankEnvironment> launched = rank_environment(process_variables());
+  const bool is_rank = launched && launched->ranks > 1;
+  const auto comm = is_rank ? make_mpi_world(std::chrono::minutes(10)) : nullptr;
+  for (const std::int64_t bytes : {kMiB, 8 * kMiB, 64 * kMiB}) {
+    const double rate =
+        is_rank ? measure_exchange_rate(*comm, bytes) : measure_local_exchange_rate(bytes);
+    if (is_rank && comm->rank() != 0) continue;
+    if (json) {
+      fmt::print("{}\n", nlohmann::ordered_json{{"ranks", is_rank ? launched->ranks : 2},
+                                                {"bytes", bytes},
+                                                {"sent_gb_per_s", rate / 1e9}}
+                             .dump());
+    } else {
+      fmt::print("{:>8} of gradients reduced and gathered by {} {}: {:6.2f} GB/s sent by each\n",
+                 format_bytes(bytes), is_rank ? launched->ranks : 2, is_rank ? "ranks" : "threads",
+                 rate / 1e9);
     }
   }
 }
@@ -79,14 +104,15 @@ void bench_memory(bool json) {
 }  // namespace
 
 void add_bench_command(CLI::App& app, CommandSession& session) {
-  CLI::App* bench =
-      app.add_subcommand("bench", "Measure this machine: a training step, matrix products, memory");
+  CLI::App* bench = app.add_subcommand(
+      "bench", "Measure this machine: a training step, matrix products, memory, communication");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"
       "  thimble bench train --size 130m --batch 4 --seq 512 --dtype bf16 --steps 14 --warmup 8 "
       "--json\n"
       "  thimble bench gemm\n"
+      "  mpirun -np 2 thimble bench comm\n"
       "  thimble bench memory");
   add_bench_train(*bench, session);
   struct Limits {
@@ -103,6 +129,13 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   gemm->callback([limits, &session] {
     session.start();
     bench_gemm(limits->size, limits->tokens, limits->json);
+  });
+  CLI::App* comm =
+      bench->add_subcommand("comm", "What a rank can send to others; run it by mpirun");
+  comm->add_flag("--json", limits->json, "One JSON object a line");
+  comm->callback([limits, &session] {
+    session.start();
+    bench_comm(limits->json);
   });
   CLI::App* memory = bench->add_subcommand("memory", "Memory bandwidth");
   memory->add_flag("--json", limits->json, "One JSON object");

@@ -46,9 +46,11 @@ std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
       plan.batch.ranks == 1
           ? ""
           : fmt::format(
-                "\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights a step",
+                "\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights a step, "
+                "in {} "
+                "collectives",
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
-                format_bytes(plan.traffic.gather_bytes));
+                format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
   return fmt::format(
       "{:.1f} M parameters, {} with fp32 master and AdamW; {}{}\n{}resident at most {} (arena {} + "
       "process {}), budget "

@@ -4,10 +4,12 @@
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
+#include <optional>
 
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
+#include "launcher/engine/time_plan.h"
 
 namespace thimble {
 namespace {
@@ -15,36 +17,8 @@ namespace {
 struct PlanArguments : JobArguments {
   std::string maximum;
   int ranks = 1, ranks_on_host = 1;
+  std::optional<double> tflops, gb_per_s;  // of a rank; none: measured here
 };
-
-nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan) {
-  nlohmann::ordered_json phases = nlohmann::ordered_json::array();
-  for (const MemoryPeak& p : plan.memory.phases) {
-    nlohmann::ordered_json tags;
-    for (std::size_t t = 0; t < kNumMemoryTags; ++t) {
-      if (p.by_tag[t] > 0)
-        tags[std::string(memory_tag_name(static_cast<MemoryTag>(t)))] = p.by_tag[t];
-    }
-    phases.push_back({{"phase", p.phase}, {"peak_bytes", p.total_bytes}, {"by_tag", tags}});
-  }
-  nlohmann::ordered_json traffic{{"reduce_bytes", plan.traffic.reduce_bytes},
-                                 {"gather_bytes", plan.traffic.gather_bytes}};
-  return {{"parameters", setup.model.num_parameters()},
-          {"ranks", plan.batch.ranks},
-          {"zero_stage", plan.zero_stage},
-          {"sent_per_step", traffic},
-          {"micro_batch_size", plan.batch.micro_batch},
-          {"passes", plan.batch.passes},
-          {"peak_bytes", plan.memory.peak_bytes()},
-          {"arena_bytes", plan.memory.extent_bytes},
-          {"resident_bytes", plan.memory.extent_bytes + kProcessOverheadBytes},
-          {"budget_bytes", plan.budget.bytes},
-          {"fits", plan.fits},
-          {"budget_bound_by", plan.budget.bound_by},
-          {"checkpoint_disk_bytes", checkpoint_disk_bytes(setup)},
-          {"export_disk_bytes", export_disk_bytes(setup)},
-          {"phases", phases}};
-}
 
 // The largest value for which `fits` holds, doubling from `start`, up to `limit`; 0 if not even
 // `start` fits.
@@ -83,6 +57,84 @@ std::int64_t largest_fitting(const std::string& what, JobSetup setup, const job:
   });
 }
 
+// Rates where they can be known.
+struct KnownRates {
+  Rates rates;
+  std::string flops_from, bytes_from;  // empty: not known
+};
+
+KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
+  KnownRates known;
+  if (a.tflops) {
+    known.rates.flops_per_s = *a.tflops * 1e12;
+    known.flops_from = "given";
+  } else {
+    known.rates.flops_per_s = measure_product_rate(setup.engine.dtype) / a.ranks_on_host;
+    known.flops_from = "measured here";
+  }
+  if (a.gb_per_s) {
+    known.rates.bytes_per_s = *a.gb_per_s * 1e9;
+    known.bytes_from = "given";
+  } else if (a.ranks > 1 && a.ranks <= a.ranks_on_host) {
+    known.rates.bytes_per_s = measure_local_exchange_rate();
+    known.bytes_from = "measured here";
+  }
+  return known;
+}
+
+nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
+                                 const KnownRates& known) {
+  nlohmann::ordered_json phases = nlohmann::ordered_json::array();
+  for (const MemoryPeak& p : plan.memory.phases) {
+    nlohmann::ordered_json tags;
+    for (std::size_t t = 0; t < kNumMemoryTags; ++t) {
+      if (p.by_tag[t] > 0)
+        tags[std::string(memory_tag_name(static_cast<MemoryTag>(t)))] = p.by_tag[t];
+    }
+    phases.push_back({{"phase", p.phase}, {"peak_bytes", p.total_bytes}, {"by_tag", tags}});
+  }
+  nlohmann::ordered_json traffic{{"reduce_bytes", plan.traffic.reduce_bytes},
+                                 {"gather_bytes", plan.traffic.gather_bytes},
+                                 {"collectives", plan.traffic.operations}};
+  const StepTime time = predict_step(setup, plan, known.rates);
+  const bool knows_comm = plan.batch.ranks == 1 || !known.bytes_from.empty();
+  return {{"parameters", setup.model.num_parameters()},
+          {"ranks", plan.batch.ranks},
+          {"zero_stage", plan.zero_stage},
+          {"sent_per_step", traffic},
+          {"compute_s", time.compute_s},
+          {"comm_s", knows_comm ? nlohmann::ordered_json(time.comm_s) : nlohmann::ordered_json()},
+          {"micro_batch_size", plan.batch.micro_batch},
+          {"passes", plan.batch.passes},
+          {"peak_bytes", plan.memory.peak_bytes()},
+          {"arena_bytes", plan.memory.extent_bytes},
+          {"resident_bytes", plan.memory.extent_bytes + kProcessOverheadBytes},
+          {"budget_bytes", plan.budget.bytes},
+          {"fits", plan.fits},
+          {"budget_bound_by", plan.budget.bound_by},
+          {"checkpoint_disk_bytes", checkpoint_disk_bytes(setup)},
+          {"export_disk_bytes", export_disk_bytes(setup)},
+          {"phases", phases}};
+}
+
+std::string time_text(const JobSetup& setup, const JobPlan& plan, const KnownRates& known) {
+  const auto tokens = static_cast<double>(plan.batch.rows * setup.engine.seq_len);
+  const StepTime time = predict_step(setup, plan, known.rates);
+  std::string text = fmt::format(
+      "time of a step: {:.3g} s of matrix products at {:.3g} TFLOP/s a "
+      "rank ({})",
+      time.compute_s, known.rates.flops_per_s / 1e12, known.flops_from);
+  if (plan.batch.ranks == 1)
+    return text + fmt::format("; at most {:.4g} tokens/s", tokens / time.compute_s);
+  if (known.bytes_from.empty())
+    return text + "; --gb-per-s, what a rank can send to other hosts, tells the rest";
+  return text + fmt::format(
+                    ", {:.3g} s of communication at {:.3g} GB/s a rank ({}), most of it "
+                    "meanwhile; {:.4g} to {:.4g} tokens/s",
+                    time.comm_s, known.rates.bytes_per_s / 1e9, known.bytes_from,
+                    tokens / time.at_worst_s(), tokens / time.at_best_s());
+}
+
 void run_plan(const PlanArguments& arguments) {
   const job::JobConfig job = load_job_arguments(arguments);
   apply_threads(job.threads);
@@ -104,7 +156,12 @@ void run_plan(const PlanArguments& arguments) {
     return;
   }
   const JobPlan plan = plan_job(setup, job, shape, place);
-  fmt::print("{}\n", arguments.json ? plan_json(setup, plan).dump() : plan_text(setup, plan));
+  const KnownRates known = known_rates(arguments, setup);
+  if (arguments.json) {
+    fmt::print("{}\n", plan_json(setup, plan, known).dump());
+  } else {
+    fmt::print("{}\n{}\n", plan_text(setup, plan), time_text(setup, plan, known));
+  }
   if (!plan.fits) spdlog::warn("a rank does not fit the memory of a machine like this one");
 }
 
@@ -123,11 +180,20 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
   plan->add_option("--ranks-per-host", arguments->ranks_on_host,
                    "Ranks that share the memory of a machine like this one")
       ->check(CLI::Range(1, 1 << 20));
+  plan->add_option("--tflops", arguments->tflops,
+                   "What a rank's matrix products reach (default: measured here)")
+      ->check(CLI::Range(1e-6, 1e6));
+  plan->add_option(
+          "--gb-per-s", arguments->gb_per_s,
+          "What a rank can send: `mpirun -np 2 thimble bench comm` (default: measured here "
+          "if all ranks are on one host)")
+      ->check(CLI::Range(1e-6, 1e6));
   plan->add_flag("--json", arguments->json, "One JSON object");
   plan->footer(
       "Examples:\n"
       "  thimble plan job.toml\n"
       "  thimble plan job.toml --ranks 64 --ranks-per-host 8 --set parallelism.zero_stage=3\n"
+      "  thimble plan job.toml --ranks 1024 --ranks-per-host 8 --tflops 400 --gb-per-s 25\n"
       "  thimble plan job.toml --max seq_len --set memory.budget=16GiB");
   plan->callback([arguments, &session] {
     session.start();

@@ -154,6 +154,33 @@ Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host) {
 
 namespace {
 
+// Operations on tensors in one step of `passes` micro-batches.
+std::int64_t count_operations(const JobSetup& setup, const job::JobConfig& job,
+                              const BatchPlan& batch, std::int64_t passes, const RankPlace& place) {
+  const std::unique_ptr<Arena> arena = Arena::make_planning();
+  PlanningCommunicator comm(place.rank, place.ranks);
+  Transformer model(setup.model);
+  apply_freeze(job, model);
+  const AdamW optimizer(setup.optimizer);
+  EngineOptions options = setup.engine;
+  options.accumulates = batch.passes > 1;
+  TrainEngine engine(*arena, model, optimizer, options, comm);
+  const std::int64_t before = comm.traffic().tensor_operations;
+  engine.step(std::vector<Batch>(static_cast<std::size_t>(passes),
+                                 planned_batch(batch.micro_batch, options.seq_len)),
+              1, 0);
+  return comm.traffic().tensor_operations - before;
+}
+
+// From the third on, every pass does what the one before it did.
+std::int64_t operations_of(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
+                           const RankPlace& place) {
+  if (batch.passes <= 3) return count_operations(setup, job, batch, batch.passes, place);
+  const std::int64_t two = count_operations(setup, job, batch, 2, place),
+                     three = count_operations(setup, job, batch, 3, place);
+  return three + (batch.passes - 3) * (three - two);
+}
+
 StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
                        const RankPlace& place) {
   Transformer model(setup.model);
@@ -162,8 +189,11 @@ StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const B
   const ParallelPlan plan(model.params(),
                           [&](const ParamInfo& info) { return optimizer.needs(info); },
                           {.ranks = place.ranks, .stage = setup.engine.zero_stage});
-  return plan.step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire,
-                           setup.engine.dtype, model.gathers_per_pass());
+  StepTraffic traffic =
+      plan.step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire,
+                        setup.engine.dtype, model.gathers_per_pass());
+  traffic.operations = operations_of(setup, job, batch, place);
+  return traffic;
 }
 
 // The plan at one ZeRO stage; false if not even the smallest micro-batch fits.

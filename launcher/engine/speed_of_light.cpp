@@ -68,6 +68,12 @@ void measure(SpeedOfLight& out, const Linear& l, std::int64_t tokens, std::int64
 
 }  // namespace
 
+double product_rate(std::int64_t m, std::int64_t n, std::int64_t k, DType dtype) {
+  const std::unique_ptr<Arena> arena = Arena::make_cpu(16 * (m * k + n * k + m * n) + 64 * kMiB);
+  return best_rate(*arena, {matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true},
+                   matrix(*arena, dtype, m, n), true);
+}
+
 double SpeedOfLight::seconds_per_micro_batch() const {
   double total = 0;
   for (const ProductRate& p : products) total += p.seconds();

@@ -35,4 +35,7 @@ struct SpeedOfLight {
 SpeedOfLight measure_speed_of_light(const ModelConfig& config, std::int64_t tokens, DType dtype,
                                     DType grad_dtype);
 
+/// FLOPs per second of one product [m, k] x [k, n], best of several runs, weights packed.
+double product_rate(std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);
+
 }  // namespace thimble

@@ -231,6 +231,32 @@ TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {
   expect_mistake("plan job.toml --set parallelism.zero_stage=4", "zero_stage");
 }
 
+TEST_F(CommandsTest, PlanTellsTheTimeOfAStep) {
+  const auto plan_of = [&](const std::string& arguments) {
+    EXPECT_EQ(d().run("plan job.toml --json --tflops 0.5 " + arguments), 0) << d().err();
+    return d().json();
+  };
+  const auto one = plan_of(""), four = plan_of("--ranks 4 --gb-per-s 2"),
+             many = plan_of(
+                 "--ranks 4 --gb-per-s 2 --set training.micro_batch_size=1 --set "
+                 "training.global_batch_size=20 --set parallelism.zero_stage=3");
+  // 8 rows of 64; 2 blocks: q, k, v, o, gate, up, down; the head; the causal half of attention.
+  const double flops =
+      6.0 * 8 * 64 * (2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160) + 257 * 64 + 2 * 64 * 64);
+  EXPECT_NEAR(one["compute_s"], flops / 0.5e12, 1e-9 * flops / 0.5e12);
+  EXPECT_NEAR(four["compute_s"], one["compute_s"].get<double>() / 4, 1e-12);
+  EXPECT_EQ(one["comm_s"], 0.0);
+  for (const auto& plan : {four, many}) {
+    const auto& sent = plan["sent_per_step"];
+    const double bytes = sent["reduce_bytes"].get<double>() + sent["gather_bytes"].get<double>();
+    EXPECT_NEAR(plan["comm_s"], bytes / 2e9, 1e-12);
+  }
+  EXPECT_EQ(many["passes"], 5);
+  EXPECT_TRUE(plan_of("--ranks 4")["comm_s"].is_null());
+  EXPECT_EQ(d().run("bench comm --json"), 0) << d().err();
+  EXPECT_GT(nlohmann::json::parse(d().out().substr(0, d().out().find('\n')))["sent_gb_per_s"], 0.0);
+}
+
 TEST_F(CommandsTest, DoctorAnswersMachines) {
   EXPECT_EQ(d().run("doctor --json"), 0) << d().err();
   const auto result = d().json();

@@ -260,8 +260,13 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
             PlanningCommunicator planned(comm.rank(), ranks);
             play(*plan, planned);
             const auto arena = Arena::make_cpu(plan->extent_bytes());
+            std::int64_t operations = comm.traffic().tensor_operations;
             play(*arena, comm);
             EXPECT_EQ(plan->peaks(), arena->peaks()) << "stage " << stage;
+            if (ranks > 1) {
+              operations = comm.traffic().tensor_operations - operations;
+              EXPECT_EQ(planned.traffic().tensor_operations, operations) << "stage " << stage;
+            }
             EXPECT_EQ(arena->live_bytes(), 0);
           });
         }
