@@ -4,7 +4,7 @@
 
 #include "core/base/random.h"
 #include "core/ops/ops.h"
-#include "optim/adamw_kernel.h"
+#include "optim/elementwise_table.h"
 
 namespace thimble {
 namespace {
@@ -151,18 +151,13 @@ void adamw(benchmark::State& state, bool avx512) {
                m = in.floats(Shape{n}, DType::kF32);
   const Tensor v = in.floats(Shape{n}, DType::kF32), weight = in.floats(Shape{n}, DType::kBF16);
   ops::zero(v);
-  const AdamWStep step{.n = n,
-                       .grad = grad.raw(),
-                       .grad_dtype = DType::kBF16,
-                       .master = master.data<float>(),
-                       .exp_avg = m.data<float>(),
-                       .exp_avg_sq = v.data<float>(),
-                       .weight = weight.data<BF16>(),
-                       .beta1 = 0.9f,
-                       .beta2 = 0.999f,
-                       .step_size = 1e-6f,
-                       .eps = 1e-8f};
-  for (auto _ : state) avx512 ? avx512::adamw_step(step) : avx2::adamw_step(step);
+  const StoredValues weights{
+      .kind = StoredValues::Kind::kMaster, .data = master.raw(), .extra = weight.raw()};
+  const AdamState moments{{.kind = StoredValues::Kind::kF32, .data = m.raw()},
+                          {.kind = StoredValues::Kind::kF32, .data = v.raw()}};
+  const AdamMath math{.beta1 = 0.9f, .beta2 = 0.999f, .step_size = 1e-6f, .eps = 1e-8f};
+  const auto* step = avx512 ? avx512::kElementwise.adam_step : avx2::kElementwise.adam_step;
+  for (auto _ : state) step(n, tensor_source(grad), weights, moments, math, {});
   count_bytes(state, n * 28);  // three f32 in and out, a bf16 in, a bf16 out
 }
 

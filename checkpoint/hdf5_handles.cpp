@@ -57,6 +57,8 @@ Id make_type(DType dtype) {
       return make_float16(5, 10, 15);
     case DType::kI32:
       return Id(H5Tcopy(H5T_STD_I32LE));
+    case DType::kU16:
+      return Id(H5Tcopy(H5T_STD_U16LE));
     case DType::kU8:
       return Id(H5Tcopy(H5T_STD_U8LE));
   }

@@ -151,7 +151,8 @@ class LayoutReader {
 
   DType dtype_of(const Id& dataset, const std::string& key) {
     const Id type(H5Dget_type(dataset.get()));
-    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI32, DType::kU8}) {
+    for (const DType dtype : {DType::kF32, DType::kBF16, DType::kF16, DType::kI32, DType::kU16,
+                              DType::kU8}) {
       if (type && H5Tequal(type.get(), hdf5::make_type(dtype).get()) > 0) return dtype;
     }
     fail("dataset '{}' has a type other than f32, bf16, f16, i32, u8", key);

@@ -70,9 +70,9 @@ std::vector<int> Transformer::gathers_per_pass() const {
 }
 
 Weight Transformer::add_param(BlockId block, const std::string& name, const Shape& shape,
-                              ParamRole role) {
+                              ParamRole role, std::int64_t head_dim) {
   blocks_.push_back(block);
-  return {params_.add({.name = name, .shape = shape, .role = role}), block};
+  return {params_.add({.name = name, .shape = shape, .role = role, .head_dim = head_dim}), block};
 }
 
 void Transformer::add_layer(int index) {
@@ -84,8 +84,10 @@ void Transformer::add_layer(int index) {
   const auto norm = [&](const char* name, std::int64_t n) {
     return add_param(block, prefix + name + ".weight", Shape{n}, ParamRole::kNorm);
   };
-  const auto matrix = [&](const char* name, std::int64_t out, std::int64_t in) {
-    return add_param(block, prefix + name + ".weight", Shape{out, in}, ParamRole::kMatrix);
+  const auto matrix = [&](const char* name, std::int64_t out, std::int64_t in,
+                          std::int64_t head_dim = 0) {
+    return add_param(block, prefix + name + ".weight", Shape{out, in}, ParamRole::kMatrix,
+                     head_dim);
   };
   const auto bias = [&](const char* name, std::int64_t n, bool exists) {
     return exists ? add_param(block, prefix + name + ".bias", Shape{n}, ParamRole::kBias)
@@ -93,9 +95,9 @@ void Transformer::add_layer(int index) {
   };
   Layer l;
   l.input_norm = norm("input_layernorm", c);
-  l.q = matrix("self_attn.q_proj", q, c);
+  l.q = matrix("self_attn.q_proj", q, c, config_.head_dim);
   l.q_bias = bias("self_attn.q_proj", q, config_.qkv_bias);
-  l.k = matrix("self_attn.k_proj", kv, c);
+  l.k = matrix("self_attn.k_proj", kv, c, config_.head_dim);
   l.k_bias = bias("self_attn.k_proj", kv, config_.qkv_bias);
   l.v = matrix("self_attn.v_proj", kv, c);
   l.v_bias = bias("self_attn.v_proj", kv, config_.qkv_bias);

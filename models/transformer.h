@@ -55,7 +55,8 @@ class Transformer {
     Weight input_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm;
     Weight post_norm, gate, up, down, gate_bias, up_bias, down_bias;
   };
-  Weight add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role);
+  Weight add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role,
+                   std::int64_t head_dim = 0);
   void add_layer(int index);
   Var layers(Context& ctx, const Tensor& ids, const Tensor& order,
              const AttentionContext& attention) const;

@@ -7,62 +7,96 @@ namespace thimble {
 struct UpdateLoop::Running {
   UpdateItem item;
   int rounds = 1;
-  std::size_t first_sum = 0;  // of the previous round
-  std::size_t num_sums = 0;
   Tensor carry;
-  std::vector<float> in, out;
+  RoundSums in, out;
 };
 
+namespace {
+
+// All sums of a round, one parameter's after another's.
+void append(RoundSums& all, const RoundSums& part) {
+  all.exact.insert(all.exact.end(), part.exact.begin(), part.exact.end());
+  all.values.insert(all.values.end(), part.values.begin(), part.values.end());
+}
+
+// The sums of one that made `part`, from where the last one's ended.
+template <typename T>
+std::vector<T> take(const std::vector<T>& all, std::size_t& at, std::size_t count) {
+  const auto begin = all.begin() + static_cast<std::ptrdiff_t>(at);
+  at += count;
+  return {begin, begin + static_cast<std::ptrdiff_t>(count)};
+}
+
+}  // namespace
+
+std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
+                                 MasterFormat master) {
+  std::vector<StateSlot> slots;
+  if (master == MasterFormat::kF32)
+    slots.push_back(element_slot("master", DType::kF32, info, slice));
+  if (master == MasterFormat::kSplit)
+    slots.push_back(element_slot("remainder", DType::kU16, info, slice));
+  for (StateSlot& slot : optimizer.state_slots(info, slice)) slots.push_back(std::move(slot));
+  return slots;
+}
+
 void create_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
-                  const UpdateItem& item, bool separate_master) {
-  const ParamInfo& info = params.info(item.id);
-  if (separate_master) {
-    const Shape shape = info.is_matrix() ? Shape{item.slice.rows(), info.storage_shape()[1]}
-                                         : Shape{item.slice.rows()};
-    state.create({item.id, "master"}, MemoryTag::kMaster, DType::kF32, shape);
-  }
-  for (const StateSlot& slot : optimizer.state_slots(info, item.slice)) {
-    state.create({item.id, slot.name}, MemoryTag::kOptimizer, slot.dtype, slot.shape);
+                  const UpdateItem& item, MasterFormat master) {
+  for (const StateSlot& slot : all_slots(optimizer, params.info(item.id), item.slice, master)) {
+    const bool is_master = slot.name == "master" || slot.name == "remainder";
+    state.create({item.id, slot.name}, is_master ? MemoryTag::kMaster : MemoryTag::kOptimizer,
+                 slot.dtype, slot.shape);
   }
 }
 
-void UpdateLoop::run_round(Host& host, Running& r, int round, std::int64_t step, double lr,
-                           double grad_scale) {
+std::vector<StateKey> UpdateLoop::keys_of(const UpdateItem& item) const {
+  std::vector<StateKey> keys;
+  for (const StateSlot& slot : all_slots(optimizer_, params_.info(item.id), item.slice, master_))
+    keys.push_back({item.id, slot.name});
+  return keys;
+}
+
+void UpdateLoop::run_round(const Step& step, Running& r, int round) {
   const ParamInfo& info = params_.info(r.item.id);
-  const UpdateTensors tensors = host.tensors(r.item);
+  const UpdateTensors tensors = step.host.tensors(r.item);
   std::vector<StateLease> leases;
-  std::vector<Tensor> slots;
-  if (tensors.separate_master) leases.push_back(state_.acquire({r.item.id, "master"}));
-  for (const StateSlot& slot : optimizer_.state_slots(info, r.item.slice)) {
-    leases.push_back(state_.acquire({r.item.id, slot.name}));
-    slots.push_back(leases.back().tensor());
+  std::vector<Tensor> state;
+  for (const StateKey& key : keys_of(r.item)) {
+    leases.push_back(state_.acquire(key));
+    state.push_back(leases.back().tensor());
   }
+  const std::size_t masters = master_ == MasterFormat::kNone ? 0 : 1;
   const UpdateArgs args{.info = info,
                         .slice = r.item.slice,
-                        .step = step,
-                        .lr = lr,
-                        .grad_scale = grad_scale,
+                        .step = step.number,
+                        .lr = step.lr,
+                        .grad_scale = step.grad_scale,
+                        .seed = seed_,
                         .grad = tensors.grad,
-                        .master = tensors.separate_master ? leases[0].tensor() : tensors.weight,
-                        .weight = tensors.separate_master ? tensors.weight : Tensor(),
-                        .state = slots,
-                        .carry = r.carry};
-  r.out.assign(static_cast<std::size_t>(optimizer_.num_sums(info, round)), 0.0f);
+                        .weight = tensors.weight,
+                        .master = masters > 0 ? state[0] : Tensor(),
+                        .state = std::span(state).subspan(masters),
+                        .carry = r.carry,
+                        .arena = &step.arena};
+  SumCount count;
+  if (round + 1 < r.rounds) count = optimizer_.sums(info, step.number, round);
+  r.out.exact.assign(static_cast<std::size_t>(count.exact), ExactSum());
+  r.out.values.assign(static_cast<std::size_t>(count.values), 0.0f);
   optimizer_.round(round, args, r.in, r.out);
   for (StateLease& lease : leases) lease.mark_dirty();
-  if (round + 1 == r.rounds) host.updated(r.item);
+  if (round + 1 == r.rounds) step.host.updated(r.item);
 }
 
 void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& items,
-                      std::int64_t step, double lr, double grad_scale) {
+                      std::int64_t number, double lr, double grad_scale) {
+  const Step step{arena, host, number, lr, grad_scale};
   std::vector<Running> running;
-  std::vector<StateKey> order;
   int most_rounds = 1;
   for (const UpdateItem& item : items) {
     const ParamInfo& info = params_.info(item.id);
-    Running r{.item = item, .rounds = optimizer_.rounds(info, step)};
+    Running r{.item = item, .rounds = optimizer_.rounds(info, number)};
     most_rounds = std::max(most_rounds, r.rounds);
-    const std::int64_t carry = optimizer_.carry_bytes(info, item.slice);
+    const std::int64_t carry = r.rounds > 1 ? optimizer_.carry_bytes(info, item.slice, number) : 0;
     if (carry > 0) {
       r.carry =
           Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
@@ -70,31 +104,28 @@ void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& i
     running.push_back(std::move(r));
   }
   for (int round = 0; round < most_rounds; ++round) {
-    order.clear();
+    std::vector<StateKey> order;
     for (const Running& r : running) {
       if (round >= r.rounds) continue;
-      if (host.tensors(r.item).separate_master) order.push_back({r.item.id, "master"});
-      for (const StateSlot& slot : optimizer_.state_slots(params_.info(r.item.id), r.item.slice)) {
-        order.push_back({r.item.id, slot.name});
-      }
+      for (StateKey& key : keys_of(r.item)) order.push_back(std::move(key));
     }
     state_.begin_pass(order);
-    std::vector<float> sums;
+    RoundSums sums;
     for (Running& r : running) {
       if (round >= r.rounds) continue;
-      run_round(host, r, round, step, lr, grad_scale);
-      r.first_sum = sums.size();
-      r.num_sums = r.out.size();
-      sums.insert(sums.end(), r.out.begin(), r.out.end());
+      run_round(step, r, round);
+      if (round + 1 == r.rounds) r.carry = {};
+      append(sums, r.out);
     }
     sums_.sum(sums);
+    std::size_t exact = 0, values = 0;
     for (Running& r : running) {
       if (round >= r.rounds) continue;
-      const auto begin = sums.begin() + static_cast<std::ptrdiff_t>(r.first_sum);
-      r.in.assign(begin, begin + static_cast<std::ptrdiff_t>(r.num_sums));
+      r.in.exact = take(sums.exact, exact, r.out.exact.size());
+      r.in.values = take(sums.values, values, r.out.values.size());
     }
   }
-  state_.commit(step);
+  state_.commit(number);
 }
 
 }  // namespace thimble

@@ -19,8 +19,14 @@ struct UpdateItem {
 /// What the loop needs to know of one parameter at the time of its update.
 struct UpdateTensors {
   Tensor grad;
-  Tensor weight;  // the compute weight; in pure f32 mode this is also the master
-  bool separate_master = false;
+  Tensor weight;  // the compute weight
+};
+
+/// What is kept besides a compute weight.
+enum class MasterFormat : std::uint8_t {
+  kNone,   // nothing: the weight is f32, or is bf16 and rounded at random
+  kF32,    // all of it
+  kSplit,  // u16: what a bf16 weight lacks of an f32
 };
 
 class UpdateLoop {
@@ -34,8 +40,13 @@ class UpdateLoop {
   };
 
   UpdateLoop(const ParamTable& params, const Optimizer& optimizer, StateResidency& state,
-             SliceSums& sums)
-      : params_(params), optimizer_(optimizer), state_(state), sums_(sums) {}
+             SliceSums& sums, MasterFormat master, std::uint64_t seed)
+      : params_(params),
+        optimizer_(optimizer),
+        state_(state),
+        sums_(sums),
+        master_(master),
+        seed_(seed) {}
 
   /// One optimizer step over `items`, in order. Parameters that need the same number of rounds go
   /// together: all run round i, the sums of all are made at once, all run round i + 1. carry memory
@@ -45,17 +56,30 @@ class UpdateLoop {
 
  private:
   struct Running;
-  void run_round(Host& host, Running& r, int round, std::int64_t step, double lr,
-                 double grad_scale);
+  struct Step {
+    Arena& arena;
+    Host& host;
+    std::int64_t number;
+    double lr, grad_scale;
+  };
+  std::vector<StateKey> keys_of(const UpdateItem& item) const;
+  void run_round(const Step& step, Running& r, int round);
 
   const ParamTable& params_;
   const Optimizer& optimizer_;
   StateResidency& state_;
   SliceSums& sums_;
+  MasterFormat master_;
+  std::uint64_t seed_;
 };
 
-/// Creates the state of `optimizer` for a slice, master included when it is separate, in `state`.
+/// The slots of a slice's state: the master (slot "master" or "remainder") if there is one, and the
+/// optimizer's.
+std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
+                                 MasterFormat master);
+
+/// Creates them, filled with zeros, in `state`.
 void create_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
-                  const UpdateItem& item, bool separate_master);
+                  const UpdateItem& item, MasterFormat master);
 
 }  // namespace thimble

@@ -8,7 +8,7 @@
 
 namespace thimble {
 
-enum class DType : std::uint8_t { kF32, kBF16, kF16, kI32, kU8 };
+enum class DType : std::uint8_t { kF32, kBF16, kF16, kI32, kU16, kU8 };
 
 constexpr std::int64_t dtype_size(DType dtype) {
   switch (dtype) {
@@ -17,6 +17,7 @@ constexpr std::int64_t dtype_size(DType dtype) {
       return 4;
     case DType::kBF16:
     case DType::kF16:
+    case DType::kU16:
       return 2;
     case DType::kU8:
       return 1;
@@ -34,6 +35,8 @@ constexpr std::string_view dtype_name(DType dtype) {
       return "f16";
     case DType::kI32:
       return "i32";
+    case DType::kU16:
+      return "u16";
     case DType::kU8:
       return "u8";
   }
@@ -51,6 +54,21 @@ constexpr float to_float(BF16 value) {
 }
 constexpr float to_float(float value) {
   return value;
+}
+
+/// A bf16 and what it lacks of an f32: together every bit of the f32. The bf16 is the nearest one,
+/// ties away from zero; the remainder is the low half of the f32's bits.
+struct SplitFloat {
+  BF16 high;
+  std::uint16_t low = 0;
+};
+constexpr SplitFloat split_float(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  return {{static_cast<std::uint16_t>((bits + 0x8000u) >> 16)}, static_cast<std::uint16_t>(bits)};
+}
+constexpr float join_float(BF16 high, std::uint16_t low) {
+  const std::uint32_t bits = (static_cast<std::uint32_t>(high.bits) << 16 | low);
+  return std::bit_cast<float>(low >= 0x8000u ? bits - 0x10000u : bits);
 }
 
 /// Round to nearest, ties to even; every NaN becomes a quiet NaN.

@@ -46,6 +46,9 @@ class CounterRandom {
                           std::uint64_t index = 0)
       : key_(mix64(mix64(seed, static_cast<std::uint64_t>(purpose)), subject)), index_(index) {}
 
+  constexpr std::uint64_t key() const { return key_; }
+  constexpr std::uint64_t index() const { return index_; }
+
   /// Four independent 32-bit words for block `counter`.
   constexpr std::array<std::uint32_t, 4> block(std::uint64_t counter) const {
     std::array<std::uint32_t, 4> x{

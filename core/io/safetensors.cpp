@@ -28,6 +28,8 @@ std::string_view safetensors_name(DType dtype) {
       return "F16";
     case DType::kI32:
       return "I32";
+    case DType::kU16:
+      return "U16";
     case DType::kU8:
       return "U8";
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "core/base/exact_sum.h"
 #include "core/nn/param.h"
 
 namespace thimble {
@@ -23,12 +24,26 @@ struct OptimizerNeed {
   std::int64_t granule_rows = 1;  // slices begin and end at multiples of this
 };
 
-/// One piece of state kept for a slice of a parameter between steps.
+/// One piece of state kept for a slice of a parameter between steps. The slices' pieces, one after
+/// another, make up the state of the parameter, or each slice keeps all of it.
 struct StateSlot {
   std::string name;  // as in checkpoints: "exp_avg"
   DType dtype = DType::kF32;
-  Shape shape;
+  Shape shape;              // of this slice's piece
+  Shape whole;              // of the parameter's
+  std::int64_t begin = 0;   // the first element of the piece within it
+  bool like_param = false;  // the parameter's own elements, in its storage order
+
+  bool shared() const { return begin == 0 && shape == whole; }
 };
+
+/// A value for each element of the parameter.
+StateSlot element_slot(const std::string& name, DType dtype, const ParamInfo& info, Slice slice);
+/// `width` values for each row of the parameter's storage.
+StateSlot row_slot(const std::string& name, DType dtype, const ParamInfo& info, Slice slice,
+                   std::int64_t width);
+/// The same on every slice.
+StateSlot shared_slot(const std::string& name, DType dtype, const Shape& shape);
 
 /// What one round of one slice's update sees.
 struct UpdateArgs {
@@ -36,12 +51,26 @@ struct UpdateArgs {
   Slice slice;
   std::int64_t step = 1;  // 1 for the first update
   double lr = 0;
-  double grad_scale = 1;  // multiplies the gradient first (clipping)
-  Tensor grad;            // slice of the gradient, storage layout; f32 or bf16
-  Tensor master;          // f32 weight, updated in place
-  Tensor weight;  // compute weight written from master; undefined if master is the weight itself
+  double grad_scale = 1;   // multiplies the gradient first (clipping)
+  std::uint64_t seed = 0;  // of what is random in an update
+  Tensor grad;             // slice of the gradient, storage layout; f32 or bf16
+  Tensor weight;           // compute weight, written; f32: it is its own master
+  /// f32: read and written; u16: what bf16 `weight` lacks of an f32 (see stored_values.h);
+  /// undefined: none, a bf16 weight is then rounded at random.
+  Tensor master;
   std::span<const Tensor> state;  // in the order of state_slots()
   Tensor carry;                   // carry_bytes() of memory that lives from round to round
+  Arena* arena = nullptr;         // for what lives within a round
+};
+
+/// How many sums over all slices a round asks for, the same for every slice.
+struct SumCount {
+  int exact = 0;            // without rounding, in any order
+  std::int64_t values = 0;  // f32, in the order of the slices
+};
+struct RoundSums {
+  std::vector<ExactSum> exact;
+  std::vector<float> values;
 };
 
 class Optimizer {
@@ -52,15 +81,17 @@ class Optimizer {
 
   /// Rounds of this step's update, at least 1.
   virtual int rounds(const ParamInfo&, std::int64_t /*step*/) const { return 1; }
-  /// Floats that round i (of all but the last) contributes to the sums over all slices.
-  virtual int num_sums(const ParamInfo&, int /*round*/) const { return 0; }
+  /// What round i, of all but the last, contributes to the sums over all slices.
+  virtual SumCount sums(const ParamInfo&, std::int64_t /*step*/, int /*round*/) const { return {}; }
   /// Bytes kept between the rounds of one step.
-  virtual std::int64_t carry_bytes(const ParamInfo&, Slice) const { return 0; }
+  virtual std::int64_t carry_bytes(const ParamInfo&, Slice, std::int64_t /*step*/) const {
+    return 0;
+  }
 
-  /// Runs round i. sums_in: the sums of round i - 1 over all slices; sums_out: this slice's
-  /// contribution.
-  virtual void round(int i, const UpdateArgs& args, std::span<const float> sums_in,
-                     std::span<float> sums_out) const = 0;
+  /// Runs round i. in: the sums of round i - 1 over all slices; out, all zero: this slice's
+  /// contribution. A slice may have no rows. On a planning arena: the same reservations, nothing
+  /// read or written.
+  virtual void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const = 0;
 };
 
 /// Sums over the slices of all owners. In one process a parameter has one slice and its sums are
@@ -68,7 +99,7 @@ class Optimizer {
 class SliceSums {
  public:
   virtual ~SliceSums() = default;
-  virtual void sum(std::span<float> /*values*/) {}
+  virtual void sum(RoundSums&) {}
 };
 
 }  // namespace thimble

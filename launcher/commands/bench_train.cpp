@@ -135,7 +135,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   if (b.warmup >= b.steps)
     throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
   const Transformer model(*config);
-  const AdamW optimizer(AdamWOptions{});
+  const AdamW optimizer(AdamOptions{});
   const MemoryReport planned = plan(b, model, optimizer, comm);
   const std::int64_t tokens = b.batch * b.seq, own_tokens = tokens / comm.size();
   const EngineOptions options = engine_options(b);

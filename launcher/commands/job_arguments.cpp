@@ -34,12 +34,36 @@ RunShape run_shape(const job::JobConfig& job, const Tokenizer& tokenizer) {
   return shape;
 }
 
-std::int64_t checkpoint_disk_bytes(const JobSetup& setup) {
-  return 12 * setup.model.num_parameters();
-}
 std::int64_t export_disk_bytes(const JobSetup& setup) {
   return dtype_size(setup.engine.dtype) * setup.model.num_parameters();
 }
+
+namespace {
+
+std::string weights_text(const EngineOptions& engine) {
+  if (engine.dtype == DType::kF32) return "f32";
+  switch (engine.master) {
+    case MasterFormat::kF32:
+      return "bf16 with f32 master";
+    case MasterFormat::kSplit:
+      return "bf16 with 16-bit remainder";
+    case MasterFormat::kNone:
+      return "bf16, rounded at random";
+  }
+  return "?";
+}
+
+std::string optimizers_text(const JobPlan& plan) {
+  if (plan.groups.size() == 1) return plan.groups[0].name;
+  std::string text;
+  for (const GroupSummary& g : plan.groups) {
+    text += fmt::format("{}{} for {} tensors ({:.1f} M)", text.empty() ? "" : ", ", g.name,
+                        g.tensors, static_cast<double>(g.elements) / 1e6);
+  }
+  return text;
+}
+
+}  // namespace
 
 std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
   const std::string ranks =
@@ -52,15 +76,15 @@ std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
   return fmt::format(
-      "{:.1f} M parameters, {} with fp32 master and AdamW; {}{}\n{}resident at most {} (arena {} + "
+      "{:.1f} M parameters, {}; {}; {}{}\n{}resident at most {} (arena {} + "
       "process {}), budget "
       "{} ({})\ndisk: {} a checkpoint, {} the exported model",
-      static_cast<double>(setup.model.num_parameters()) / 1e6, dtype_name(setup.engine.dtype),
-      plan.batch.text(), ranks, to_table(plan.memory),
+      static_cast<double>(setup.model.num_parameters()) / 1e6, weights_text(setup.engine),
+      optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
       format_bytes(plan.memory.extent_bytes + kProcessOverheadBytes),
       format_bytes(plan.memory.extent_bytes), format_bytes(kProcessOverheadBytes),
-      format_bytes(plan.budget.bytes), plan.budget.bound_by,
-      format_bytes(checkpoint_disk_bytes(setup)), format_bytes(export_disk_bytes(setup)));
+      format_bytes(plan.budget.bytes), plan.budget.bound_by, format_bytes(plan.checkpoint_bytes),
+      format_bytes(export_disk_bytes(setup)));
 }
 
 }  // namespace thimble

@@ -33,7 +33,6 @@ RunShape run_shape(const job::JobConfig& job, const Tokenizer& tokenizer);
 /// The plan in words, as `plan` and the start of `train` show it.
 std::string plan_text(const JobSetup& setup, const JobPlan& plan);
 
-std::int64_t checkpoint_disk_bytes(const JobSetup& setup);
 std::int64_t export_disk_bytes(const JobSetup& setup);
 
 }  // namespace thimble

@@ -98,6 +98,14 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
                                  {"collectives", plan.traffic.operations}};
   const StepTime time = predict_step(setup, plan, known.rates);
   const bool knows_comm = plan.batch.ranks == 1 || !known.bytes_from.empty();
+  nlohmann::ordered_json groups = nlohmann::ordered_json::array();
+  for (const GroupSummary& g : plan.groups) {
+    groups.push_back({{"group", g.label},
+                      {"name", g.name},
+                      {"lr", g.lr},
+                      {"tensors", g.tensors},
+                      {"parameters", g.elements}});
+  }
   return {{"parameters", setup.model.num_parameters()},
           {"ranks", plan.batch.ranks},
           {"zero_stage", plan.zero_stage},
@@ -112,8 +120,9 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
           {"budget_bytes", plan.budget.bytes},
           {"fits", plan.fits},
           {"budget_bound_by", plan.budget.bound_by},
-          {"checkpoint_disk_bytes", checkpoint_disk_bytes(setup)},
+          {"checkpoint_disk_bytes", plan.checkpoint_bytes},
           {"export_disk_bytes", export_disk_bytes(setup)},
+          {"optimizers", groups},
           {"phases", phases}};
 }
 

@@ -323,7 +323,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   const std::unique_ptr<Arena> arena = Arena::make_cpu(p.plan.memory.extent_bytes);
   Transformer model(p.setup.model);
   apply_freeze(p.job, model);
-  const AdamW optimizer(p.setup.optimizer);
+  const OptimizerGroups optimizer = make_optimizer(p.job, model.params());
   arena->begin_phase("load");
   monitor.phase("load");
   TrainEngine engine(*arena, model, optimizer, options, comm);

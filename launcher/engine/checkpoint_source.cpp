@@ -30,6 +30,16 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
   const Tensor raw =
       Tensor::empty(arena_, MemoryTag::kIo, found->dtype, Shape{count}, "checkpoint rows");
   read_to(raw);
+  if (const CheckpointTensor* rest = reader_.find(info.name, "remainder")) {
+    TH_CHECK(rest->dtype == DType::kU16 && found->dtype == DType::kBF16);
+    const Tensor low =
+        Tensor::empty(arena_, MemoryTag::kIo, DType::kU16, Shape{count}, "checkpoint rows");
+    reader_.read(info.name, "remainder", slice.begin * width * 2,
+                 {static_cast<std::byte*>(low.raw()), static_cast<std::size_t>(count * 2)});
+    for (std::int64_t i = 0; i < count; ++i)
+      dst.data<float>()[i] = join_float(raw.data<BF16>()[i], low.data<std::uint16_t>()[i]);
+    return;
+  }
   kernels(dst.device()).cast(dst.raw(), DType::kF32, raw.raw(), found->dtype, count);
 }
 

@@ -9,40 +9,83 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A saved array, and the rows of it that this rank holds.
+// A saved array, and the run of it that this rank holds.
 struct SavedArray {
   CheckpointTensor described;
   ParamId id = ParamId::kNone;
+  std::string state;  // slot of the optimizer or its master; empty: the weight itself
   Tensor held;
-  std::int64_t row_bytes = 0;
 };
+
+// A run of bytes of a saved array.
+struct ByteRun {
+  std::int64_t begin = 0, size = 0;
+};
+
+StateSlot weight_slot(TrainEngine& engine, const ParamInfo& info, Slice slice) {
+  // f32 weights are their own master, and are saved under that name.
+  const bool is_master = info.trainable && engine.options().dtype == DType::kF32;
+  return element_slot(is_master ? "master" : "weight", engine.options().dtype, info, slice);
+}
+
+// Everything saved of a slice of a parameter.
+std::vector<StateSlot> saved_slots(TrainEngine& engine, ParamId id, Slice slice) {
+  const ParamInfo& info = engine.model().params().info(id);
+  std::vector<StateSlot> slots;
+  if (!info.trainable || engine.master() != MasterFormat::kF32)
+    slots.push_back(weight_slot(engine, info, slice));
+  if (!info.trainable) return slots;
+  for (StateSlot& slot : all_slots(engine.optimizer(), info, slice, engine.master()))
+    slots.push_back(std::move(slot));
+  return slots;
+}
 
 std::vector<SavedArray> arrays(TrainEngine& engine) {
   std::vector<SavedArray> all;
   const ParamTable& params = engine.model().params();
-  const auto add = [&](ParamId id, const std::string& slot, const Tensor& tensor) {
-    const ParamInfo& info = params.info(id);
-    const std::int64_t rows = std::max<std::int64_t>(info.storage_shape()[0], 1);
-    all.push_back({.described = {.name = info.name,
-                                 .slot = slot,
-                                 .dtype = tensor.dtype(),
-                                 .shape = {info.shape.dims().begin(), info.shape.dims().end()},
-                                 .transposed = info.transposed()},
-                   .id = id,
-                   .held = tensor,
-                   .row_bytes = info.shape.numel() / rows * dtype_size(tensor.dtype())});
-  };
   for (const ParamId id : params.ids()) {
-    if (!params.info(id).trainable) {
-      add(id, "weight", engine.store().shard(id));
-      continue;
-    }
-    if (engine.options().dtype == DType::kF32) add(id, "master", engine.store().shard(id));
-    for (const auto& [key, tensor] : engine.state().all()) {
-      if (key.param == id) add(id, key.slot, tensor);
+    const ParamInfo& info = params.info(id);
+    bool is_weight = !info.trainable || engine.master() != MasterFormat::kF32;
+    for (const StateSlot& slot :
+         saved_slots(engine, id, engine.parallel().updated(id, engine.comm().rank()))) {
+      const Shape& shape = slot.like_param ? info.shape : slot.whole;
+      all.push_back(
+          {.described = {.name = info.name,
+                         .slot = slot.name,
+                         .dtype = slot.dtype,
+                         .shape = {shape.dims().begin(), shape.dims().end()},
+                         .transposed = slot.like_param && info.transposed()},
+           .id = id,
+           .state = is_weight ? "" : slot.name,
+           .held = is_weight ? engine.store().shard(id) : engine.state().at({id, slot.name})});
+      is_weight = false;
     }
   }
   return all;
+}
+
+// Where the part of an array that belongs to a slice of its parameter lies.
+ByteRun run_of(TrainEngine& engine, const SavedArray& array, Slice slice) {
+  for (const StateSlot& slot : saved_slots(engine, array.id, slice)) {
+    if (slot.name != array.described.slot) continue;
+    const std::int64_t size = dtype_size(slot.dtype);
+    return {slot.begin * size, slot.shape.numel() * size};
+  }
+  throw LogicError(array.described.slot + " is no slot of " + array.described.name);
+}
+
+// What rank r writes: where several hold the same, each a part of it, and what all slices share the
+// first that has rows.
+ByteRun written_by(TrainEngine& engine, const SavedArray& array, int rank) {
+  const Slice own = engine.parallel().reduced(array.id, rank);
+  const ByteRun run = run_of(engine, array, own);
+  for (int r = 0; r < rank; ++r) {
+    const Slice earlier = engine.parallel().reduced(array.id, r);
+    if (earlier.rows() == 0) continue;
+    const ByteRun theirs = run_of(engine, array, earlier);
+    if (theirs.begin == run.begin && theirs.size > 0) return {};
+  }
+  return own.rows() == 0 ? ByteRun{} : run;
 }
 
 std::vector<CheckpointTensor> descriptions(const std::vector<SavedArray>& all) {
@@ -94,25 +137,14 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   }
 }
 
-// The rows of an array that this rank writes: where several hold the same rows, each writes a part
-// of them.
-std::span<std::byte> own_bytes(TrainEngine& engine, const SavedArray& array,
-                               std::int64_t& byte_offset) {
-  const int rank = engine.comm().rank();
-  const Slice held = engine.parallel().updated(array.id, rank),
-              own = engine.parallel().reduced(array.id, rank);
-  byte_offset = own.begin * array.row_bytes;
-  return bytes_of(array.held.rows(own.begin - held.begin, own.end - held.begin));
-}
-
 void note_other_ranks(TrainEngine& engine, const std::vector<SavedArray>& all,
                       CheckpointWriter& writer) {
   for (int r = 0; r < engine.comm().size(); ++r) {
     if (r == engine.comm().rank()) continue;
     for (const SavedArray& a : all) {
-      const Slice rows = engine.parallel().reduced(a.id, r);
-      writer.written_elsewhere(a.described.name, a.described.slot, rows.begin * a.row_bytes,
-                               rows.rows() * a.row_bytes);
+      const ByteRun run = written_by(engine, a, r);
+      if (run.size > 0)
+        writer.written_elsewhere(a.described.name, a.described.slot, run.begin, run.size);
     }
   }
 }
@@ -155,12 +187,17 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
       shared.emplace(io, CheckpointWriter::data_path(directory, state.step));
     }
     for (const SavedArray& array : all) {
-      std::int64_t offset = 0;
-      const std::span<const std::byte> bytes = own_bytes(engine, array, offset);
+      const ByteRun own = written_by(engine, array, comm.rank());
+      if (own.size == 0) continue;
+      const ByteRun held = run_of(engine, array, engine.parallel().updated(array.id, comm.rank()));
+      const std::span<const std::byte> bytes =
+          bytes_of(array.held)
+              .subspan(static_cast<std::size_t>(own.begin - held.begin),
+                       static_cast<std::size_t>(own.size));
       if (writer) {
-        writer->write(array.described.name, array.described.slot, offset, bytes);
+        writer->write(array.described.name, array.described.slot, own.begin, bytes);
       } else {
-        shared->write(array.described.name, array.described.slot, offset, bytes);
+        shared->write(array.described.name, array.described.slot, own.begin, bytes);
       }
     }
     if (shared) shared->sync();
@@ -179,9 +216,9 @@ TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) 
   reader.require(descriptions(all));
   for (const SavedArray& array : all) {
     const Slice held = engine.parallel().updated(array.id, engine.comm().rank());
-    if (held.rows() == 0) continue;
-    reader.read(array.described.name, array.described.slot, held.begin * array.row_bytes,
-                bytes_of(array.held));
+    const ByteRun run = run_of(engine, array, held);
+    if (run.size > 0)
+      reader.read(array.described.name, array.described.slot, run.begin, bytes_of(array.held));
   }
   engine.refresh_weights();
   return checkpoint_state(reader);

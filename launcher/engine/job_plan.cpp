@@ -116,7 +116,7 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   PlanningCommunicator comm(place.rank, place.ranks);
   Transformer model(setup.model);
   apply_freeze(job, model);
-  const AdamW optimizer(setup.optimizer);
+  const OptimizerGroups optimizer = make_optimizer(job, model.params());
   EngineOptions options = setup.engine;
   options.accumulates = batch.passes > 1;
   arena->begin_phase("load");
@@ -161,7 +161,7 @@ std::int64_t count_operations(const JobSetup& setup, const job::JobConfig& job,
   PlanningCommunicator comm(place.rank, place.ranks);
   Transformer model(setup.model);
   apply_freeze(job, model);
-  const AdamW optimizer(setup.optimizer);
+  const OptimizerGroups optimizer = make_optimizer(job, model.params());
   EngineOptions options = setup.engine;
   options.accumulates = batch.passes > 1;
   TrainEngine engine(*arena, model, optimizer, options, comm);
@@ -185,7 +185,7 @@ StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const B
                        const RankPlace& place) {
   Transformer model(setup.model);
   apply_freeze(job, model);
-  const AdamW optimizer(setup.optimizer);
+  const OptimizerGroups optimizer = make_optimizer(job, model.params());
   const ParallelPlan plan(model.params(),
                           [&](const ParamInfo& info) { return optimizer.needs(info); },
                           {.ranks = place.ranks, .stage = setup.engine.zero_stage});
@@ -222,6 +222,29 @@ bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape
 
 }  // namespace
 
+namespace {
+
+// Of every array that a checkpoint holds.
+std::int64_t checkpoint_bytes(const JobSetup& setup, const job::JobConfig& job) {
+  Transformer model(setup.model);
+  apply_freeze(job, model);
+  const OptimizerGroups optimizer = make_optimizer(job, model.params());
+  const bool f32 = setup.engine.dtype == DType::kF32;
+  const MasterFormat master = f32 ? MasterFormat::kNone : setup.engine.master;
+  std::int64_t bytes = 0;
+  for (const ParamId id : model.params().ids()) {
+    const ParamInfo& info = model.params().info(id);
+    if (!info.trainable || master != MasterFormat::kF32)
+      bytes += info.shape.numel() * dtype_size(setup.engine.dtype);
+    if (!info.trainable) continue;
+    for (const StateSlot& slot : all_slots(optimizer, info, whole_slice(info), master))
+      bytes += slot.whole.numel() * dtype_size(slot.dtype);
+  }
+  return bytes;
+}
+
+}  // namespace
+
 JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
                  const RankPlace& place) {
   JobPlan plan;
@@ -236,6 +259,10 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
     }
     ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
   }
+  plan.checkpoint_bytes = checkpoint_bytes(setup, job);
+  Transformer model(setup.model);
+  apply_freeze(job, model);
+  plan.groups = make_optimizer(job, model.params()).summary();
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   if (place.ranks > 1) plan.traffic = traffic_of(tried, job, plan.batch, place);
   return plan;

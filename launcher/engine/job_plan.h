@@ -56,6 +56,8 @@ struct JobPlan {
   int zero_stage = 0;
   StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
+  std::vector<GroupSummary> groups;  // which optimizer took how much
+  std::int64_t checkpoint_bytes = 0;
   Budget budget;
   bool fits = true;
 };

@@ -137,14 +137,10 @@ JobSetup make_setup(const job::JobConfig& job) {
       job.parallelism.reduce_dtype == job::WireDType::kBF16 ? DType::kBF16 : DType::kF32;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
   setup.engine.seq_len = job.data.seq_len;
-  setup.optimizer = {
-      .beta1 = job.optimizer.betas[0],
-      .beta2 = job.optimizer.betas[1],
-      .eps = job.optimizer.eps,
-      .weight_decay = job.optimizer.weight_decay,
-      .eps_mode = job.optimizer.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
-      .decay_after = job.optimizer.wd_order == job::WeightDecayOrder::kAfter,
-      .decay_all = job.optimizer.decay_all};
+  setup.engine.master = static_cast<MasterFormat>(
+      std::array{MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}.at(
+          static_cast<std::size_t>(job.model.master_weights)));
+  setup.engine.seed = static_cast<std::uint64_t>(job.seed);
   setup.data = data_spec(job);
   setup.rows_per_step = rows_per_step(job);
   return setup;
@@ -204,6 +200,62 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
   }
   return std::make_unique<HfSource>(arena, setup.model_dir, params,
                                     [](const std::string& note) { spdlog::info("{}", note); });
+}
+
+namespace {
+
+AdamOptions adam_options(const job::OptimizerConfig& o) {
+  return {
+      .beta1 = o.betas[0],
+      .beta2 = o.betas[1],
+      .eps = o.eps,
+      .weight_decay = o.weight_decay,
+      .eps_mode = o.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
+      .decay_after = o.wd_order == job::WeightDecayOrder::kAfter,
+      .decay_all = o.decay_all,
+      .state = o.state_dtype == job::StateDType::kFP32 ? StateFormat::kF32 : StateFormat::kBF16};
+}
+
+// What a table says of matrix optimizers, over what an outer one says.
+void read_matrix_options(const job::MatrixOptimizerConfig& from, OptimizerSettings& to) {
+  const auto read = [](const auto& value, auto& target) {
+    if (value) target = *value;
+  };
+  read(from.rank, to.rank);
+  read(from.update_proj_gap, to.update_gap);
+  read(from.scale, to.scale);
+  read(from.momentum, to.momentum);
+  read(from.density, to.density);
+  if (!from.scale_type.empty()) to.scale_type = from.scale_type;
+  if (!from.proj_type.empty()) to.proj_type = from.proj_type;
+}
+
+}  // namespace
+
+OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& params) {
+  const job::OptimizerConfig& o = job.optimizer;
+  GroupSettings base{.label = "optimizer", .match = "", .optimizer = {.name = o.name}, .lr = o.lr};
+  base.optimizer.adam = adam_options(o);
+  base.optimizer.low_precision = job.model.dtype == job::ComputeDType::kBF16;
+  GroupSettings main = base, fallback = base;
+  read_matrix_options(o, main.optimizer);
+  fallback.label = "optimizer.fallback";
+  fallback.optimizer.name = o.fallback ? o.fallback->name : "adamw";
+  if (o.fallback && o.fallback->lr) fallback.lr = *o.fallback->lr;
+  std::vector<GroupSettings> groups;
+  for (std::size_t i = 0; i < o.groups.size(); ++i) {
+    const job::OptimizerGroup& from = o.groups[i];
+    const bool same = from.name.empty() || from.name == o.name;
+    GroupSettings group = same ? main : base;
+    group.label = fmt::format("optimizer.groups[{}]", i);
+    group.match = from.match;
+    if (!from.name.empty()) group.optimizer.name = from.name;
+    if (from.lr) group.lr = *from.lr;
+    if (from.weight_decay) group.optimizer.adam.weight_decay = *from.weight_decay;
+    read_matrix_options(from, group.optimizer);
+    groups.push_back(std::move(group));
+  }
+  return {params, std::move(groups), std::move(main), std::move(fallback)};
 }
 
 int apply_threads(const job::AutoInt& threads, int ranks_on_host) {

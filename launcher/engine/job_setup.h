@@ -11,7 +11,7 @@
 #include "launcher/engine/train_engine.h"
 #include "launcher/job/job_config.h"
 #include "models/model_config.h"
-#include "optim/adamw.h"
+#include "optim/groups.h"
 #include "optim/schedule.h"
 
 namespace thimble {
@@ -21,7 +21,6 @@ struct JobSetup {
   std::filesystem::path model_dir;  // empty: from scratch
   std::filesystem::path tokenizer;  // directory, file or "byte"
   EngineOptions engine;             // accumulates is set once the micro-batch is known
-  AdamWOptions optimizer;
   DataSpec data;
   std::int64_t rows_per_step = 0;
 };
@@ -37,6 +36,10 @@ std::unique_ptr<Tokenizer> open_tokenizer(const std::filesystem::path& tokenizer
 /// Marks the parameters that match the job's freeze patterns. Throws UserError for a pattern
 /// without a match or when nothing is left to train.
 void apply_freeze(const job::JobConfig& job, Transformer& model);
+
+/// The optimizer of the job for the model's parameters that are not frozen. Throws UserError for a
+/// group that makes no sense of them.
+OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& params);
 
 /// The schedule of a run of `total_steps`.
 Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps);

@@ -7,6 +7,7 @@
 
 #include "core/ops/ops.h"
 #include "models/rope_table.h"
+#include "optim/stored_values.h"
 
 namespace thimble {
 namespace {
@@ -41,11 +42,14 @@ std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
                                            options.recompute == Recompute::kNone, plan, comm);
 }
 
-// Sums over the slices of all ranks, in rank order.
+// Sums over the slices of all ranks.
 class RankSums final : public SliceSums {
  public:
   explicit RankSums(Communicator& comm) : comm_(comm) {}
-  void sum(std::span<float> values) override { all_reduce(comm_, "optimizer sums", values); }
+  void sum(RoundSums& sums) override {
+    all_reduce(comm_, "optimizer sums", std::span(sums.exact));
+    all_reduce(comm_, "optimizer sums", std::span(sums.values));
+  }
 
  private:
   Communicator& comm_;
@@ -87,9 +91,7 @@ class TrainEngine::Host final : public UpdateLoop::Host {
  public:
   explicit Host(TrainEngine& engine) : engine_(engine) {}
   UpdateTensors tensors(const UpdateItem& item) override {
-    return {.grad = engine_.sink_.grad(item.id),
-            .weight = engine_.store_->shard(item.id),
-            .separate_master = engine_.options_.dtype != DType::kF32};
+    return {.grad = engine_.sink_.grad(item.id), .weight = engine_.store_->shard(item.id)};
   }
   void updated(const UpdateItem& item) override {
     engine_.store_->changed(item.id);
@@ -114,6 +116,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
                          const EngineOptions& options, Communicator& comm)
     : arena_(arena),
       model_(model),
+      optimizer_(optimizer),
       options_(options),
       comm_(comm),
       plan_(model.params(), [&](const ParamInfo& info) { return optimizer.needs(info); },
@@ -127,11 +130,11 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
       state_(arena),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm)),
-      loop_(model.params(), optimizer, state_, *sums_) {
+      loop_(model.params(), optimizer, state_, *sums_, master(), options.seed) {
   for (const ParamId id : model.params().ids()) {
     if (!model.params().info(id).trainable) continue;
     items_.push_back({id, plan_.updated(id, comm.rank())});
-    create_state(state_, optimizer, model.params(), items_.back(), options.dtype != DType::kF32);
+    create_state(state_, optimizer, model.params(), items_.back(), master());
   }
   rope_table_ = make_rope_table(arena, model.config(), options.seq_len);
 }
@@ -139,9 +142,9 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
 namespace {
 
 // Reads rows of a parameter into a weight of any dtype, a few at a time where they must be
-// converted.
+// converted; what a bf16 weight lacks goes to `remainder` if that is defined.
 void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
-               const Tensor& weight) {
+               const Tensor& weight, const Tensor& remainder = {}) {
   if (rows.rows() == 0) return;
   if (weight.dtype() == DType::kF32) {
     source.read(info, rows, weight);
@@ -156,7 +159,12 @@ void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& so
     const std::int64_t end = std::min(rows.rows(), r + step);
     source.read(info, {rows.begin + r, rows.begin + end}, staging);
     const Tensor part = weight.rows(r, end);
-    ops::cast(part, staging.rows(0, (end - r) * width).view(part.shape()));
+    const Tensor read = staging.rows(0, (end - r) * width).view(part.shape());
+    if (remainder.defined()) {
+      split_weight(part, remainder.rows(r, end), read);
+    } else {
+      ops::cast(part, read);
+    }
   }
 }
 
@@ -172,14 +180,15 @@ void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& st
 }
 
 void TrainEngine::load(TensorSource& source) {
-  const bool separate_master = options_.dtype != DType::kF32;
   for (const ParamId id : model_.params().ids()) {
     const ParamInfo& info = model_.params().info(id);
     const Slice rows = plan_.updated(id, comm_.rank());
-    if (separate_master && info.trainable) {
+    const MasterFormat format = info.trainable ? master() : MasterFormat::kNone;
+    if (format == MasterFormat::kF32) {
       if (rows.rows() > 0) source.read(info, rows, state_.at({id, "master"}));
     } else {
-      load_rows(arena_, info, rows, source, store_->shard(id));
+      load_rows(arena_, info, rows, source, store_->shard(id),
+                format == MasterFormat::kSplit ? state_.at({id, "remainder"}) : Tensor());
     }
   }
   refresh_weights();
@@ -187,8 +196,8 @@ void TrainEngine::load(TensorSource& source) {
 
 void TrainEngine::refresh_weights() {
   for (const ParamId id : model_.params().ids()) {
-    if (options_.dtype != DType::kF32 && model_.params().info(id).trainable) {
-      ops::cast(store_->shard(id), state_.at({id, "master"}));
+    if (master() == MasterFormat::kF32 && model_.params().info(id).trainable) {
+      derive_weight(store_->shard(id), state_.at({id, "master"}));
     }
     store_->changed(id);
   }

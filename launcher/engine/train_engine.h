@@ -29,6 +29,8 @@ struct EngineOptions {
   std::int64_t small_elements =
       16384;                   // parameters up to this size are not cut: see ParallelOptions
   double max_grad_norm = 1.0;  // 0: no clipping
+  MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
+  std::uint64_t seed = 42;                   // of what is random in updates
   std::int64_t seq_len = 0;
 };
 
@@ -63,7 +65,7 @@ class TrainEngine {
   /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the
   /// compute weights.
   void load(TensorSource& source);
-  /// Derives the compute weights from the master after the state has been loaded from elsewhere.
+  /// Derives the compute weights from a f32 master after the state has been loaded from elsewhere.
   void refresh_weights();
 
   /// One optimizer step; `step` counts from 1. Every rank gives as many micro-batches as the
@@ -83,6 +85,10 @@ class TrainEngine {
   Arena& arena() { return arena_; }
   const Transformer& model() const { return model_; }
   const EngineOptions& options() const { return options_; }
+  const Optimizer& optimizer() const { return optimizer_; }
+  MasterFormat master() const {
+    return options_.dtype == DType::kF32 ? MasterFormat::kNone : options_.master;
+  }
   void set_phase_hook(PhaseHook hook) { hook_ = std::move(hook); }
   /// Forward and backward only, gradients kept in grads() until release_grads().
   StepResult accumulate(std::span<const Batch> micro_batches);
@@ -100,6 +106,7 @@ class TrainEngine {
 
   Arena& arena_;
   const Transformer& model_;
+  const Optimizer& optimizer_;
   EngineOptions options_;
   SingleCommunicator alone_;
   Communicator& comm_;

@@ -133,8 +133,7 @@ void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .doc = "The weights the optimizer updates; split16: bf16 and a 16-bit remainder, "
                 "lossless; none: "
                 "stochastic rounding",
-         .value = choice(model.master_weights),
-         .later = {"split16", "none"}});
+         .value = choice(model.master_weights)});
   visit({.name = "tokenizer",
          .doc = "Directory of the tokenizer; \"byte\": one token per byte",
          .value = &model.tokenizer,

@@ -1,5 +1,6 @@
 // The keys of [training], [optimizer] and the tables after them.
 #include "launcher/job/fields.h"
+#include "optim/registry.h"
 
 namespace thimble::job {
 namespace {
@@ -12,9 +13,49 @@ constexpr Range above(double min) {
 }
 constexpr Range kShare{.min = 0, .max = 1};
 
-const std::vector<std::string_view> kOptimizerNames{"adamw",         "adamw_8bit", "galore",
-                                                    "galore_8bit",   "apollo",     "apollo_mini",
-                                                    "q_apollo_mini", "muon"};
+const std::vector<std::string_view>& names_of_optimizers() {
+  static const std::vector<std::string_view> kNames = [] {
+    std::vector<std::string_view> names;
+    for (const OptimizerEntry& e : optimizer_entries()) names.push_back(e.name);
+    return names;
+  }();
+  return kNames;
+}
+
+// What matrix optimizers read, for all matrices or for a group.
+void visit_matrix_fields(const FieldVisitor& visitor, MatrixOptimizerConfig& m) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit({.name = "rank",
+         .doc = "Rank of the projection: galore 128, apollo 256",
+         .value = &m.rank,
+         .range = at_least(1)});
+  visit({.name = "scale",
+         .doc = "Factor on the update: galore 0.25; its square: apollo 1, apollo_mini 128",
+         .value = &m.scale,
+         .range = above(0)});
+  visit({.name = "scale_type",
+         .doc = "apollo: channel or tensor; muon: match_rms (AdamW's lr serves) or spectral",
+         .value = &m.scale_type,
+         .choices = {"channel", "tensor", "match_rms", "spectral"}});
+  visit({.name = "update_proj_gap",
+         .doc = "Steps between two projections, 200",
+         .value = &m.update_proj_gap,
+         .range = at_least(1),
+         .unit = "steps"});
+  visit(
+      {.name = "proj_type",
+       .doc = "galore: how the subspace is found; power: iteration from the last one; svd: exactly",
+       .value = &m.proj_type,
+       .choices = {"power", "svd"}});
+  visit({.name = "momentum",
+         .doc = "sgd and scale 0.9, muon 0.95",
+         .value = &m.momentum,
+         .range = {.min = 0, .max = 1, .max_open = true}});
+  visit({.name = "density",
+         .doc = "frugal: share of the columns with moments, 0.25",
+         .value = &m.density,
+         .range = {.min = 0, .max = 1, .min_open = true}});
+}
 
 void visit_duration_fields(const FieldVisitor& visitor, TrainingConfig& training) {
   const auto visit = [&](Field field) { visitor(field); };
@@ -84,12 +125,10 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
 
 void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
   const auto visit = [&](Field field) { visitor(field); };
-  const std::vector<std::string_view> later(kOptimizerNames.begin() + 1, kOptimizerNames.end());
   visit({.name = "name",
          .doc = "The update rule",
          .value = &optimizer.name,
-         .choices = kOptimizerNames,
-         .later = later});
+         .choices = names_of_optimizers()});
   visit({.name = "lr",
          .doc = "Peak learning rate",
          .value = &optimizer.lr,
@@ -116,22 +155,20 @@ void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
          .later = {"true"}});
   visit({.name = "state_dtype",
          .doc = "Moments; bf16 with stochastic rounding",
-         .value = choice(optimizer.state_dtype),
-         .later = {"bf16"}});
+         .value = choice(optimizer.state_dtype)});
   visit({.name = "eps_mode",
          .doc = "torch: sqrt(v / c2) + eps; hf: sqrt(v) + eps",
          .value = choice(optimizer.eps_mode)});
   visit({.name = "wd_order",
          .doc = "Weight decay before or after the update",
          .value = choice(optimizer.wd_order)});
+  visit_matrix_fields(visitor, optimizer);
   visit({.name = "fallback",
          .doc = "For embedding, head and norms when name is a matrix optimizer",
-         .value = inline_table(optimizer.fallback),
-         .released = false});
+         .value = inline_table(optimizer.fallback)});
   visit({.name = "groups",
          .doc = "Other settings for some tensors; the first match wins",
-         .value = table_list(optimizer.groups),
-         .released = false});
+         .value = table_list(optimizer.groups)});
 }
 
 void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback) {
@@ -139,7 +176,7 @@ void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback) {
   visit({.name = "name",
          .doc = "The update rule",
          .value = &fallback.name,
-         .choices = kOptimizerNames});
+         .choices = names_of_optimizers()});
   visit({.name = "lr",
          .doc = "Its peak learning rate",
          .value = &fallback.lr,
@@ -157,7 +194,7 @@ void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group) {
          .doc = "The update rule",
          .value = &group.name,
          .default_text = "optimizer.name",
-         .choices = kOptimizerNames});
+         .choices = names_of_optimizers()});
   visit({.name = "lr",
          .doc = "Peak learning rate",
          .value = &group.lr,
@@ -168,24 +205,7 @@ void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group) {
          .value = &group.weight_decay,
          .range = at_least(0),
          .default_text = "optimizer.weight_decay"});
-  visit({.name = "rank",
-         .doc = "Rank of the projection",
-         .value = &group.rank,
-         .range = at_least(1)});
-  visit({.name = "scale", .doc = "Factor on the update", .value = &group.scale, .range = above(0)});
-  visit({.name = "scale_type",
-         .doc = "One scale per channel or per tensor",
-         .value = &group.scale_type,
-         .choices = {"channel", "tensor"}});
-  visit({.name = "update_proj_gap",
-         .doc = "Steps between two projections",
-         .value = &group.update_proj_gap,
-         .range = at_least(1),
-         .unit = "steps"});
-  visit({.name = "proj_type",
-         .doc = "Which side is projected",
-         .value = &group.proj_type,
-         .choices = {"std", "reverse_std", "left", "right", "full"}});
+  visit_matrix_fields(visitor, group);
 }
 
 void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedule) {

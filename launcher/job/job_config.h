@@ -174,19 +174,22 @@ struct FallbackConfig {
   bool operator==(const FallbackConfig&) const = default;
 };
 
-struct OptimizerGroup {
+/// What matrix optimizers read; left out, each has its own default.
+struct MatrixOptimizerConfig {
+  std::optional<std::int64_t> rank, update_proj_gap;
+  std::optional<double> scale, momentum, density;
+  std::string scale_type, proj_type;
+  bool operator==(const MatrixOptimizerConfig&) const = default;
+};
+
+struct OptimizerGroup : MatrixOptimizerConfig {
   std::string match;
   std::string name;  // empty: optimizer.name
   std::optional<double> lr, weight_decay;
-  std::optional<std::int64_t> rank;
-  std::optional<double> scale;
-  std::string scale_type;
-  std::optional<std::int64_t> update_proj_gap;
-  std::string proj_type;
   bool operator==(const OptimizerGroup&) const = default;
 };
 
-struct OptimizerConfig {
+struct OptimizerConfig : MatrixOptimizerConfig {
   std::string name = "adamw";
   double lr = 0;
   std::array<double, 2> betas{0.9, 0.95};

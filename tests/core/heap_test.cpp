@@ -21,7 +21,7 @@ TEST(Heap, GrowsByLessThanAMebibyteInTenSteps) {
   c.max_positions = 128;
   c.windows = {0, 0};
   const Transformer model(c);
-  const AdamW optimizer(AdamWOptions{});
+  const AdamW optimizer(AdamOptions{});
   Batch batch{.rows = 4, .seq_len = 128};
   for (int i = 0; i < 512; ++i) {
     batch.tokens.push_back(i * 7 % 500);

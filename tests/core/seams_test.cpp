@@ -210,7 +210,7 @@ TEST_P(Seams, PlanEqualsMeasurementAndNothingLeaks) {
   for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
     for (const std::size_t passes : {1u, 4u}) {
       const Transformer model(small_config(tied));
-      const AdamW optimizer(AdamWOptions{});
+      const AdamW optimizer(AdamOptions{});
       const EngineOptions options{.dtype = dtype,
                                   .grad_dtype = dtype,
                                   .recompute = recompute,
@@ -262,7 +262,7 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
     const auto grads_of = [&](bool together) {
       const auto arena = Arena::make_cpu(1 << 27);
       const Transformer model(small_config(false));
-      const AdamW optimizer(AdamWOptions{});
+      const AdamW optimizer(AdamOptions{});
       TrainEngine engine(
           *arena, model, optimizer,
           {.dtype = dtype, .grad_dtype = DType::kF32, .accumulates = true, .seq_len = 13});

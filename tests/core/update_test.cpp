@@ -16,9 +16,8 @@ constexpr ParamId kParam{0};
 
 struct OneParam final : UpdateLoop::Host {
   Tensor grad, weight;
-  bool separate = false;
   int updates = 0;
-  UpdateTensors tensors(const UpdateItem&) override { return {grad, weight, separate}; }
+  UpdateTensors tensors(const UpdateItem&) override { return {grad, weight}; }
   void updated(const UpdateItem&) override { ++updates; }
 };
 
@@ -28,13 +27,12 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
       const auto arena = Arena::make_cpu(1 << 24);
       ParamTable params;
       params.add({.name = "w", .shape = Shape{11, 7}});
-      const AdamWOptions o{.eps = 1e-3, .eps_mode = mode, .decay_after = after};
+      const AdamOptions o{.eps = 1e-3, .eps_mode = mode, .decay_after = after};
       const AdamW adamw(o);
       ResidentState state(*arena);
       const UpdateItem item{kParam, whole_slice(params.info(kParam))};
-      create_state(state, adamw, params, item, true);
+      create_state(state, adamw, params, item, MasterFormat::kF32);
       OneParam host;
-      host.separate = true;
       host.weight = Tensor::empty(*arena, MemoryTag::kWeights, DType::kBF16, Shape{11, 7});
       const Tensor master = state.at({kParam, "master"});
       std::vector<double> w, m(77), v(77);
@@ -42,7 +40,7 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
       ops::copy(master, initial);
       w = values_of(initial);
       SliceSums sums;
-      UpdateLoop loop(params, adamw, state, sums);
+      UpdateLoop loop(params, adamw, state, sums, MasterFormat::kF32, 0);
       for (int t = 1; t <= 3; ++t) {
         host.grad = random_tensor(*arena, t == 2 ? DType::kBF16 : DType::kF32, Shape{11, 7},
                                   static_cast<std::uint64_t>(10 + t));
@@ -61,7 +59,8 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
         }
         expect_close(values_of(master), w, 2e-6, "master");
         for (std::int64_t i = 0; i < 77; ++i) {
-          EXPECT_EQ(host.weight.data<BF16>()[i].bits, to_bf16(master.data<float>()[i]).bits);
+          EXPECT_EQ(host.weight.data<BF16>()[i].bits,
+                    split_float(master.data<float>()[i]).high.bits);
         }
       }
       EXPECT_EQ(host.updates, 3);
@@ -90,24 +89,27 @@ TEST(ScheduleTest, EdgesOfEveryType) {
 class NormalisedStep final : public Optimizer {
  public:
   OptimizerNeed needs(const ParamInfo&) const override { return {}; }
-  std::vector<StateSlot> state_slots(const ParamInfo&, Slice slice) const override {
-    return {{"count", DType::kF32, Shape{slice.rows()}}};
+  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override {
+    return {element_slot("count", DType::kF32, info, slice)};
   }
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
-  int num_sums(const ParamInfo&, int round) const override { return round == 0 ? 1 : 0; }
-  std::int64_t carry_bytes(const ParamInfo&, Slice) const override { return 8; }
-  void round(int i, const UpdateArgs& a, std::span<const float> in,
-             std::span<float> out) const override {
+  SumCount sums(const ParamInfo&, std::int64_t, int) const override {
+    return {.exact = 1, .values = 1};
+  }
+  std::int64_t carry_bytes(const ParamInfo&, Slice, std::int64_t) const override { return 8; }
+  void round(int i, const UpdateArgs& a, const RoundSums& in, RoundSums& out) const override {
     auto* carry = static_cast<double*>(a.carry.raw());
     if (i == 0) {
       *carry = 41;
-      out[0] = static_cast<float>(ops::sum_squares(a.grad));
+      ops::add_squares(out.exact[0], a.grad);
+      out.values[0] = 3;
       return;
     }
     EXPECT_EQ(*carry, 41);
+    EXPECT_EQ(in.values[0], 6);
+    const auto norm = static_cast<float>(std::sqrt(in.exact[0].value()));
     for (std::int64_t j = 0; j < a.grad.numel(); ++j) {
-      a.master.data<float>()[j] -=
-          static_cast<float>(a.lr) * a.grad.data<float>()[j] / std::sqrt(in[0]);
+      a.weight.data<float>()[j] -= static_cast<float>(a.lr) * a.grad.data<float>()[j] / norm;
       a.state[0].data<float>()[j] += 1;
     }
   }
@@ -116,9 +118,13 @@ class NormalisedStep final : public Optimizer {
 // Adds what another owner of the same parameter would: sums double.
 class TwoOwners final : public SliceSums {
  public:
-  void sum(std::span<float> values) override {
+  void sum(RoundSums& sums) override {
     ++calls;
-    for (float& v : values) v *= 2;
+    for (ExactSum& s : sums.exact) {
+      const ExactSum other = s;
+      s.add(other);
+    }
+    for (float& v : sums.values) v *= 2;
   }
   int calls = 0;
 };
@@ -170,7 +176,7 @@ TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
   LateState late(*arena, home);
   TwoOwners sums;
   const UpdateItem item{kParam, whole_slice(params.info(kParam))};
-  create_state(home, optimizer, params, item, false);
+  create_state(home, optimizer, params, item, MasterFormat::kNone);
   OneParam host;
   host.weight = random_tensor(*arena, DType::kF32, Shape{5}, 1);
   host.grad = random_tensor(*arena, DType::kF32, Shape{5}, 2);
@@ -178,7 +184,7 @@ TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
   const std::vector<double> g = values_of(host.grad);
   double norm = 0;
   for (const double x : g) norm += 2 * x * x;
-  UpdateLoop loop(params, optimizer, late, sums);
+  UpdateLoop loop(params, optimizer, late, sums, MasterFormat::kNone, 0);
   for (int step = 1; step <= 2; ++step) {
     loop.step(*arena, host, {item}, step, 0.1, 1);
     for (std::size_t i = 0; i < 5; ++i) want[i] -= 0.1 * g[i] / std::sqrt(norm);

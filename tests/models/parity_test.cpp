@@ -85,7 +85,7 @@ struct Loaded {
 
   Loaded(const std::string& family, std::int64_t seq_len)
       : model(load_model_config(kModels / family / "config.json")),
-        optimizer(AdamWOptions{}),
+        optimizer(AdamOptions{}),
         engine(*arena, model, optimizer,
                {.dtype = DType::kF32,
                 .grad_dtype = DType::kF32,

@@ -81,7 +81,7 @@ TEST(Stories260K, FineTunesExportsAndReloadsToTheSameLogits) {
   const auto arena = Arena::make_cpu(512 * kMiB);
   Llama2cSource source(shared_data() / "stories260K/stories260K.bin");
   const Transformer model(source.config());
-  const AdamW optimizer(AdamWOptions{});
+  const AdamW optimizer(AdamOptions{});
   TrainEngine engine(*arena, model, optimizer,
                      {.dtype = DType::kF32, .grad_dtype = DType::kF32, .seq_len = 128});
   engine.load(source);

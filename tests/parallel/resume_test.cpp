@@ -68,7 +68,7 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
     run_ranks(layout.ranks, [&](Communicator& comm) {
       const auto arena = Arena::make_cpu(1 << 26);
       const Transformer model(odd_config());
-      const AdamW optimizer(AdamWOptions{});
+      const AdamW optimizer(AdamOptions{});
       TrainEngine engine(*arena, model, optimizer,
                          {.dtype = DType::kBF16,
                           .grad_dtype = DType::kBF16,

@@ -89,7 +89,7 @@ Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& ba
   arena->set_poison(true);
   Outcome out;
   const Transformer model(odd_config(s.tied));
-  const AdamW optimizer(AdamWOptions{});
+  const AdamW optimizer(AdamOptions{});
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
                      comm);
   InitSource source(3, 0.3);
@@ -235,7 +235,7 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
                           .tied = tied,
                           .recompute = recompute};
           const Transformer model(odd_config(tied));
-          const AdamW optimizer(AdamWOptions{});
+          const AdamW optimizer(AdamOptions{});
           // One step's bytes, and every peak.
           const auto play = [&](Arena& arena, Communicator& comm) {
             arena.begin_phase("load");

@@ -1,0 +1,78 @@
+#include "optim/adam_mini.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace thimble {
+namespace {
+
+// Output rows that share a second moment.
+std::int64_t block(const ParamInfo& info) {
+  return std::max<std::int64_t>(1, info.head_dim);
+}
+
+}  // namespace
+
+OptimizerNeed AdamMini::needs(const ParamInfo& info) const {
+  const std::int64_t whole_blocks = info.transposed() ? 1 : block(info);
+  return {.kind = OptimizerNeed::Kind::kLongSlice, .granule_rows = whole_blocks};
+}
+
+std::vector<StateSlot> AdamMini::state_slots(const ParamInfo& info, Slice slice) const {
+  const StateSlot m = element_slot("exp_avg", DType::kF32, info, slice);
+  const std::int64_t rows = info.shape[0] / block(info);
+  if (info.transposed()) return {m, shared_slot("exp_avg_sq", DType::kF32, Shape{rows})};
+  const StateSlot v{.name = "exp_avg_sq",
+                    .dtype = DType::kF32,
+                    .shape = Shape{slice.rows() / block(info)},
+                    .whole = Shape{rows},
+                    .begin = slice.begin / block(info)};
+  return {m, v};
+}
+
+int AdamMini::rounds(const ParamInfo& info, std::int64_t) const {
+  return info.transposed() ? 2 : 1;
+}
+
+SumCount AdamMini::sums(const ParamInfo& info, std::int64_t, int) const {
+  return {.values = info.shape[0]};
+}
+
+void AdamMini::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {
+  const ParamInfo& info = args.info;
+  const std::int64_t rows = args.slice.rows(), width = info.storage_shape()[1];
+  const std::int64_t outputs = info.transposed() ? width : rows, inputs = info.shape[1];
+  const Tensor scratch = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kU8,
+                                       Shape{outputs * 12}, "squares and scales of rows");
+  if (scratch.device().planning) return;
+  auto* squares = static_cast<double*>(scratch.raw());
+  auto* scales = reinterpret_cast<float*>(squares + outputs);
+  const UpdateSource grad = gradient_source(args);
+  if (!info.transposed()) {
+    row_squares(rows, width, grad, squares);
+  } else if (i == 0) {
+    return column_squares(rows, width, grad, out.values.data());
+  } else {
+    std::copy(in.values.begin(), in.values.end(), squares);
+  }
+  const AdamMath math = adam_math(options_, args.step, args.lr);
+  float* v = args.state[1].data<float>();
+  const std::int64_t each = block(info);
+  for (std::int64_t b = 0; b < outputs / each; ++b) {
+    double sum = 0;
+    for (std::int64_t r = 0; r < each; ++r) sum += squares[b * each + r];
+    const auto mean = static_cast<float>(sum / static_cast<double>(each * inputs));
+    v[b] = math.beta2 * v[b] + (1.0f - math.beta2) * mean;
+    const float scale = 1.0f / (std::sqrt(v[b]) * math.inverse_sqrt_c2 + math.eps);
+    std::fill_n(scales + b * each, each, scale);
+  }
+  const StoredValues m{.kind = StoredValues::Kind::kF32, .data = args.state[0].raw()};
+  accumulate_momentum(rows * width, grad, m, {.momentum = math.beta1, .gain = 1.0f - math.beta1});
+  scaled_step(rows, width, tensor_source(args.state[0]), weight_values(args),
+              {.lr = math.step_size,
+               .rows = info.transposed() ? nullptr : scales,
+               .columns = info.transposed() ? scales : nullptr},
+              weight_decay(options_, info, args.lr));
+}
+
+}  // namespace thimble

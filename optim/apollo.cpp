@@ -1,0 +1,115 @@
+#include "optim/apollo.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace thimble {
+namespace {
+
+constexpr double kTiny = 1e-8;
+
+}  // namespace
+
+OptimizerNeed Apollo::needs(const ParamInfo& info) const {
+  OptimizerNeed need{.kind = OptimizerNeed::Kind::kLongSlice};
+  if (options_.adam.state == StateFormat::k8Bit)
+    need.granule_rows = block_rows(low_rank_shape(info, {}, rank()).rank);
+  return need;
+}
+
+std::vector<StateSlot> Apollo::state_slots(const ParamInfo& info, Slice slice) const {
+  const std::int64_t r = low_rank_shape(info, slice, rank()).rank;
+  std::vector<StateSlot> slots = moment_slots(row_moments(info, slice, r), options_.adam.state);
+  slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
+  return slots;
+}
+
+SumCount Apollo::sums(const ParamInfo&, std::int64_t, int) const {
+  return {.exact = options_.per_tensor ? 3 : 1};
+}
+
+std::int64_t Apollo::carry_bytes(const ParamInfo&, Slice slice, std::int64_t) const {
+  return options_.per_tensor ? 0 : slice.rows() * 4;
+}
+
+void Apollo::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {
+  if (i == 0) {
+    measure(args, out);
+  } else {
+    apply(args, in);
+  }
+}
+
+// The moments advance; what the scales need of the norms is summed.
+void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
+  const LowRankShape shape = low_rank_shape(args.info, args.slice, rank());
+  const std::int64_t refresh = refresh_index(args.step, options_.update_gap);
+  const Tensor p = random_projection(args, shape, refresh, args.grad.dtype());
+  const Tensor r = project(args, shape, p);
+  const Tensor direction = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32, r.shape(),
+                                         "adapted projection");
+  const Tensor squares = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kU8,
+                                       Shape{shape.rows * 3 * 8}, "squares of rows");
+  if (r.device().planning || shape.rows == 0) return;
+  const AdamState state =
+      moment_state(args, row_moments(args.info, args.slice, shape.rank), options_.adam.state);
+  AdamMath math = adam_math(options_.adam, args.step, 1.0);
+  math.step_size = 1;  // the correction of the bias multiplies the whole update, below
+  math.inverse_sqrt_c2 = 1;
+  const bool is_new = args.step > 1 && refresh != refresh_index(args.step - 1, options_.update_gap);
+  if (options_.reset_moments && is_new) math.beta1 = 0;
+  const std::int64_t n = shape.rows * shape.rank;
+  adam_direction(n, tensor_source(r, args.grad_scale), state, math, direction.data<float>());
+  auto* rows = static_cast<double*>(squares.raw());
+  double* of_r = rows;
+  double* of_direction = rows + shape.rows;
+  double* of_grad = rows + 2 * shape.rows;
+  row_squares(shape.rows, shape.rank, tensor_source(r, args.grad_scale), of_r);
+  row_squares(shape.rows, shape.rank, tensor_source(direction), of_direction);
+  row_squares(shape.rows, shape.width, gradient_source(args), of_grad);
+  if (options_.per_tensor) {
+    for (std::int64_t j = 0; j < shape.rows; ++j) {
+      out.exact[0].add(of_r[j]);
+      out.exact[1].add(of_direction[j]);
+      out.exact[2].add(of_grad[j]);
+    }
+    return;
+  }
+  auto* scales = static_cast<float*>(args.carry.raw());
+  for (std::int64_t j = 0; j < shape.rows; ++j) {
+    const double scale = std::sqrt(of_direction[j]) / (std::sqrt(of_r[j]) + kTiny);
+    scales[j] = static_cast<float>(scale);
+    out.exact[0].add(scale * scale * of_grad[j]);
+  }
+}
+
+void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
+  if (args.weight.device().planning) return;
+  const LowRankShape shape = low_rank_shape(args.info, args.slice, rank());
+  double factor = 1, norm = std::sqrt(in.exact[0].value());
+  if (options_.per_tensor) {
+    factor = std::sqrt(in.exact[1].value()) / (norm + kTiny);
+    norm = factor * std::sqrt(in.exact[2].value());
+  }
+  if (!std::isfinite(norm)) return;  // nothing of it is remembered
+  float& last_norm = *args.state.back().data<float>();
+  // After a first gradient of zeros there is nothing to grow from.
+  if (last_norm > 0) {
+    const double grown =
+        std::max(norm / (static_cast<double>(last_norm) + kTiny), options_.max_growth) /
+        options_.max_growth;
+    factor /= grown;
+    norm /= grown;
+  }
+  last_norm = static_cast<float>(norm);
+  AdamOptions hf = options_.adam;
+  hf.eps_mode = EpsMode::kHf;
+  const double step_size = static_cast<double>(adam_math(hf, args.step, args.lr).step_size);
+  const Scaling scaling{
+      .lr = static_cast<float>(step_size * factor * std::sqrt(options_.scale)),
+      .rows = options_.per_tensor ? nullptr : static_cast<const float*>(args.carry.raw())};
+  scaled_step(shape.rows, shape.width, gradient_source(args), weight_values(args), scaling,
+              weight_decay(options_.adam, args.info, args.lr));
+}
+
+}  // namespace thimble

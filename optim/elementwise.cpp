@@ -1,0 +1,114 @@
+#include "optim/elementwise.h"
+
+#include <cstring>
+#include <string_view>
+
+#include "core/base/numeric.h"
+#include "core/ops/kernel_table.h"
+#include "core/ops/op_observer.h"
+#include "optim/elementwise_table.h"
+
+namespace thimble {
+namespace {
+
+const ElementwiseTable& table() {
+  return std::string_view(cpu_isa()) == "avx2" ? avx2::kElementwise : avx512::kElementwise;
+}
+
+}  // namespace
+
+const CodeTables& code_tables(bool is_signed) {
+  static const CodeTables kSigned{code_values(true).data(), code_bounds(true).data(), true, 127},
+      kUnsigned{code_values(false).data(), code_bounds(false).data(), false, 0};
+  return is_signed ? kSigned : kUnsigned;
+}
+
+UpdateSource tensor_source(const Tensor& tensor, double scale) {
+  return {.values = {.kind = tensor.dtype() == DType::kBF16 ? StoredValues::Kind::kBF16Random
+                                                            : StoredValues::Kind::kF32,
+                     .data = tensor.raw()},
+          .scale = static_cast<float>(scale)};
+}
+
+UpdateSource gradient_source(const UpdateArgs& args) {
+  return tensor_source(args.grad, args.grad_scale);
+}
+
+void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+               const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
+  const OpTimer timer("adam");
+  table().adam_step(n, g, weight, state, math, decay);
+}
+
+void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
+                    const AdamMath& math, float* out) {
+  const OpTimer timer("adam direction");
+  table().adam_direction(n, g, state, math, out);
+}
+
+void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
+  const OpTimer timer("momentum");
+  table().momentum_step(n, g, weight, state, math, decay);
+}
+
+void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValues& state,
+                        const MomentumMath& math, const Tensor& out) {
+  const OpTimer timer("momentum direction");
+  table().momentum_direction(n, g, state, math, out);
+}
+
+void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
+                         const MomentumMath& math) {
+  const OpTimer timer("accumulate momentum");
+  table().accumulate_momentum(n, g, state, math);
+}
+
+void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+               const StoredValues& state, float beta1, float beta2, float lr,
+               const WeightDecay& decay) {
+  const OpTimer timer("lion");
+  table().lion_step(n, g, weight, state, beta1, beta2, lr, decay);
+}
+
+void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
+                 const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay) {
+  const OpTimer timer("scaled step");
+  table().scaled_step(rows, width, d, weight, scaling, decay);
+}
+
+void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
+                 const float* columns) {
+  const OpTimer timer("row squares");
+  table().row_squares(rows, width, x, out, columns);
+}
+
+void clear_values(std::int64_t n, const AdamState& state) {
+  const auto clear = [n](const StoredValues& v) {
+    const auto count = static_cast<std::size_t>(n);
+    switch (v.kind) {
+      case StoredValues::Kind::kF32:
+        std::memset(v.data, 0, count * sizeof(float));
+        break;
+      case StoredValues::Kind::kBF16Random:
+        std::memset(v.data, 0, count * sizeof(BF16));
+        break;
+      default:  // whatever the codes are, they are multiplied by it
+        std::memset(v.extra, 0, static_cast<std::size_t>(ceil_div(n, kBlock8Bit)) * sizeof(float));
+    }
+  };
+  clear(state.exp_avg);
+  clear(state.exp_avg_sq);
+}
+
+void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
+  const OpTimer timer("column squares");
+  table().column_squares(rows, width, x, out);
+}
+
+void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
+  const OpTimer timer("fill normal");
+  table().fill_normal(out, random, scale);
+}
+
+}  // namespace thimble

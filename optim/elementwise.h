@@ -1,0 +1,97 @@
+// The element-wise arithmetic of updates: one pass over memory each, whatever formats weights and
+// state have. Compiled per instruction set; the functions here choose.
+#pragma once
+
+#include <cstdint>
+
+#include "optim/stored_values.h"
+
+namespace thimble {
+
+/// A gradient, or anything else an update is made from; read only. scale multiplies it first.
+struct UpdateSource {
+  StoredValues values;
+  float scale = 1;
+};
+UpdateSource gradient_source(const UpdateArgs& args);
+UpdateSource tensor_source(const Tensor& tensor, double scale = 1);
+
+/// Weights are multiplied by `factor` (1 - lr * weight_decay) before or after the update.
+struct WeightDecay {
+  float factor = 1;
+  bool after = false;
+};
+
+struct AdamMath {
+  float beta1 = 0, beta2 = 0;
+  float step_size = 0;        // lr / c1, or lr * sqrt(c2) / c1
+  float inverse_sqrt_c2 = 1;  // 1 for the Hugging Face convention
+  float eps = 0;
+};
+struct AdamState {
+  StoredValues exp_avg, exp_avg_sq;
+};
+/// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
+/// w -= step_size * m / (sqrt(v) * inverse_sqrt_c2 + eps).
+void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+               const AdamState& state, const AdamMath& math, const WeightDecay& decay);
+/// The same m and v; out[i] = step_size * m / (...), weights untouched.
+void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
+                    const AdamMath& math, float* out);
+
+struct MomentumMath {
+  float momentum = 0;  // m = momentum * m + gain * g
+  float gain = 1;
+  bool nesterov = false;  // the update is momentum * m + gain * g, otherwise m
+  float lr = 0;
+};
+/// SGD; without momentum state (kind kNone) the update is g.
+void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay);
+/// The same m; the update goes to `out` (bf16 or f32), weights untouched.
+void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValues& state,
+                        const MomentumMath& math, const Tensor& out);
+
+/// m alone.
+void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
+                         const MomentumMath& math);
+
+/// w -= lr * sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g. Ref: Chen et al. 2023,
+/// algorithm 2.
+void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+               const StoredValues& state, float beta1, float beta2, float lr,
+               const WeightDecay& decay);
+
+/// w -= lr * row[r] * column[c] * d for a [rows, width] matrix; a null factor is 1. With sign: of
+/// d.
+struct Scaling {
+  float lr = 0;
+  const float* rows = nullptr;
+  const float* columns = nullptr;
+  bool sign = false;
+};
+void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
+                 const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay);
+
+/// out[r] = sum of the squares of row r, in f64; of row[c] * columns[c] if columns are given.
+void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
+                 const float* columns = nullptr);
+/// out[c] += sum of the squares of column c, each summed in f64 and rounded once. Not of 8 bits.
+void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out);
+
+/// Sets both moments to zero.
+void clear_values(std::int64_t n, const AdamState& state);
+
+/// Independent N(0, 1) * scale; element i is a function of (random, i) alone. bf16 or f32.
+/// Box-Muller on the words of Philox block i / 4.
+void fill_normal(const Tensor& out, const CounterRandom& random, double scale);
+
+struct CodeTables {
+  const float* values;
+  const float* bounds;
+  bool is_signed;
+  std::int32_t zero;  // the code of 0
+};
+const CodeTables& code_tables(bool is_signed);
+
+}  // namespace thimble

@@ -1,0 +1,305 @@
+#include "optim/elementwise_table.h"
+#include "optim/stored_values_isa.h"
+
+namespace thimble::THIMBLE_ISA {
+namespace {
+
+struct Buffer {
+  alignas(64) float values[kRun];
+};
+
+// The source's run, scaled, always in the buffer.
+const float* open_scaled(const UpdateSource& s, std::int64_t begin, std::int64_t n,
+                         Buffer& buffer) {
+  const float* x = open(s.values, begin, n, buffer.values);
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) buffer.values[i] = x[i] * s.scale;
+  return buffer.values;
+}
+
+float before(const WeightDecay& d) {
+  return d.after ? 1.0f : d.factor;
+}
+float after(const WeightDecay& d) {
+  return d.after ? d.factor : 1.0f;
+}
+
+void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+               const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
+  const float c1 = 1.0f - math.beta1, c2 = 1.0f - math.beta2;
+  const float first = before(decay), last = after(decay);
+  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+    Buffer gb, wb, mb, vb;
+    const float* x = open(g.values, begin, count, gb.values);
+    float* w = open(weight, begin, count, wb.values);
+    float* m = open(state.exp_avg, begin, count, mb.values);
+    float* v = open(state.exp_avg_sq, begin, count, vb.values);
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float gi = x[i] * g.scale;
+      const float mi = math.beta1 * m[i] + c1 * gi;
+      const float vi = math.beta2 * v[i] + c2 * gi * gi;
+      const float update = math.step_size * mi / (std::sqrt(vi) * math.inverse_sqrt_c2 + math.eps);
+      m[i] = mi;
+      v[i] = vi;
+      w[i] = (w[i] * first - update) * last;
+    }
+    close(weight, begin, count, w);
+    close(state.exp_avg, begin, count, m);
+    close(state.exp_avg_sq, begin, count, v);
+  });
+}
+
+void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
+                    const AdamMath& math, float* out) {
+  const float c1 = 1.0f - math.beta1, c2 = 1.0f - math.beta2;
+  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+    Buffer gb, mb, vb;
+    const float* x = open(g.values, begin, count, gb.values);
+    float* m = open(state.exp_avg, begin, count, mb.values);
+    float* v = open(state.exp_avg_sq, begin, count, vb.values);
+    float* to = out + begin;
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float gi = x[i] * g.scale;
+      const float mi = math.beta1 * m[i] + c1 * gi;
+      const float vi = math.beta2 * v[i] + c2 * gi * gi;
+      m[i] = mi;
+      v[i] = vi;
+      to[i] = math.step_size * mi / (std::sqrt(vi) * math.inverse_sqrt_c2 + math.eps);
+    }
+    close(state.exp_avg, begin, count, m);
+    close(state.exp_avg_sq, begin, count, v);
+  });
+}
+
+// Updates m in place; the update replaces x.
+void momentum_run(float* x, float* m, std::int64_t n, const MomentumMath& math) {
+  if (m == nullptr) return;
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float gained = math.gain * x[i];
+    m[i] = math.momentum * m[i] + gained;
+    x[i] = math.nesterov ? math.momentum * m[i] + gained : m[i];
+  }
+}
+
+void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
+  const float first = before(decay), last = after(decay);
+  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+    Buffer gb, wb, mb;
+    open_scaled(g, begin, count, gb);
+    float* x = gb.values;
+    float* w = open(weight, begin, count, wb.values);
+    float* m = open(state, begin, count, mb.values);
+    momentum_run(x, m, count, math);
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) w[i] = (w[i] * first - math.lr * x[i]) * last;
+    close(weight, begin, count, w);
+    close(state, begin, count, m);
+  });
+}
+
+void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValues& state,
+                        const MomentumMath& math, const Tensor& out) {
+  with_float_type(out.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    T* to = static_cast<T*>(out.raw());
+    for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+      Buffer gb, mb;
+      open_scaled(g, begin, count, gb);
+      float* m = open(state, begin, count, mb.values);
+      momentum_run(gb.values, m, count, math);
+#pragma omp simd
+      for (std::int64_t i = 0; i < count; ++i) store(to + begin + i, gb.values[i]);
+      close(state, begin, count, m);
+    });
+  });
+}
+
+void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
+                         const MomentumMath& math) {
+  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+    Buffer gb, mb;
+    open_scaled(g, begin, count, gb);
+    float* m = open(state, begin, count, mb.values);
+    momentum_run(gb.values, m, count, math);
+    close(state, begin, count, m);
+  });
+}
+
+float sign_of(float x) {
+  return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : 0.0f * x);  // NaN stays NaN
+}
+
+void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
+               const StoredValues& state, float beta1, float beta2, float lr,
+               const WeightDecay& decay) {
+  const float first = before(decay), last = after(decay);
+  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+    Buffer gb, wb, mb;
+    const float* x = open_scaled(g, begin, count, gb);
+    float* w = open(weight, begin, count, wb.values);
+    float* m = open(state, begin, count, mb.values);
+#pragma omp simd
+    for (std::int64_t i = 0; i < count; ++i) {
+      const float c = beta1 * m[i] + (1.0f - beta1) * x[i];
+      m[i] = beta2 * m[i] + (1.0f - beta2) * x[i];
+      w[i] = (w[i] * first - lr * sign_of(c)) * last;
+    }
+    close(weight, begin, count, w);
+    close(state, begin, count, m);
+  });
+}
+
+void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
+                 const StoredValues& weight, const Scaling& s, const WeightDecay& decay) {
+  const float first = before(decay), last = after(decay);
+  for_runs(rows * width, [&](std::int64_t begin, std::int64_t count) {
+    Buffer db, wb;
+    open_scaled(d, begin, count, db);
+    float* x = db.values;
+    float* w = open(weight, begin, count, wb.values);
+    for (std::int64_t at = 0; at < count;) {
+      const std::int64_t row = (begin + at) / width, column = (begin + at) % width;
+      const std::int64_t n = std::min(count - at, width - column);
+      const float factor = s.lr * (s.rows == nullptr ? 1.0f : s.rows[row]);
+      const float* columns = s.columns == nullptr ? nullptr : s.columns + column;
+      if (s.sign) {
+#pragma omp simd
+        for (std::int64_t i = at; i < at + n; ++i) x[i] = sign_of(x[i]);
+      }
+      if (columns != nullptr) {
+#pragma omp simd
+        for (std::int64_t i = 0; i < n; ++i) x[at + i] *= columns[i];
+      }
+#pragma omp simd
+      for (std::int64_t i = at; i < at + n; ++i) w[i] = (w[i] * first - factor * x[i]) * last;
+      at += n;
+    }
+    close(weight, begin, count, w);
+  });
+}
+
+// f(row) -> pointer to its first value is not possible for 8-bit sources, whose blocks are opened
+// whole: rows are read in runs, each row by one thread.
+void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
+                 const float* columns) {
+#pragma omp parallel for schedule(static) if (rows * width > 65536)
+  for (std::int64_t r = 0; r < rows; ++r) {
+    double sum = 0;
+    for (std::int64_t at = r * width; at < (r + 1) * width;) {
+      const std::int64_t aligned = at / kBlock8Bit * kBlock8Bit;
+      const std::int64_t n = std::min(kRun, (r + 1) * width - aligned);
+      Buffer buffer;
+      const float* v = open(x.values, aligned, n, buffer.values);
+      const std::int64_t first = at - aligned, column = at - r * width;
+      if (columns != nullptr) {
+        for (std::int64_t i = first; i < n; ++i)
+          buffer.values[i] = v[i] * columns[column + i - first];
+        v = buffer.values;
+      }
+#pragma omp simd reduction(+ : sum)
+      for (std::int64_t i = first; i < n; ++i) {
+        const double value = static_cast<double>(v[i] * x.scale);
+        sum += value * value;
+      }
+      at = aligned + n;
+    }
+    out[r] = sum;
+  }
+}
+
+void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
+  constexpr std::int64_t kColumns = 64;
+  const std::int64_t strips = (width + kColumns - 1) / kColumns;
+#pragma omp parallel for schedule(static) if (rows * width > 65536)
+  for (std::int64_t strip = 0; strip < strips; ++strip) {
+    const std::int64_t column = strip * kColumns, n = std::min(kColumns, width - column);
+    double sums[kColumns] = {};
+    for (std::int64_t r = 0; r < rows; ++r) {
+      Buffer buffer;
+      const float* v = open(x.values, r * width + column, n, buffer.values);
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) {
+        const double value = static_cast<double>(v[i] * x.scale);
+        sums[i] += value * value;
+      }
+    }
+    for (std::int64_t i = 0; i < n; ++i) out[column + i] += static_cast<float>(sums[i]);
+  }
+}
+
+// ln x for normal x > 0; 1e-7 relative. Ref: the polynomial of Cephes' logf.
+float fast_log(float x) {
+  const auto bits = std::bit_cast<std::int32_t>(x);
+  const std::int32_t exponent = (bits - 0x3F3504F3) >> 23;  // so that m is in [sqrt(1/2), sqrt(2))
+  const float m = std::bit_cast<float>(bits - (exponent << 23)) - 1.0f;
+  const auto e = static_cast<float>(exponent);
+  float p = 7.0376836292e-2f;
+  p = p * m - 1.1514610310e-1f;
+  p = p * m + 1.1676998740e-1f;
+  p = p * m - 1.2420140846e-1f;
+  p = p * m + 1.4249322787e-1f;
+  p = p * m - 1.6668057665e-1f;
+  p = p * m + 2.0000714765e-1f;
+  p = p * m - 2.4999993993e-1f;
+  p = p * m + 3.3333331174e-1f;
+  return m * m * m * p - 0.5f * m * m + m + e * 0.69314718056f;
+}
+
+// One pair of normals from two words.
+void normal_pair(std::uint32_t a, std::uint32_t b, float scale, float& first, float& second) {
+  const float u = (static_cast<float>(a >> 8) + 0.5f) * 0x1p-24f;
+  const float radius = std::sqrt(-2.0f * fast_log(u)) * scale;
+  const float turns = static_cast<float>(b >> 8) * 0x1p-22f;  // quarters of a turn, [0, 4)
+  const auto quarter = static_cast<std::int32_t>(turns + 0.5f);
+  const float x = (turns - static_cast<float>(quarter)) * 1.57079632679f;
+  const float x2 = x * x;
+  const float sine =
+      x + x * x2 * (-1.6666654611e-1f + x2 * (8.3321608736e-3f - x2 * 1.9515295891e-4f));
+  const float cosine = 1.0f - 0.5f * x2 +
+                       x2 * x2 * (4.166664568e-2f - x2 * (1.388731625e-3f - x2 * 2.443315712e-5f));
+  const float s = (quarter & 1) != 0 ? cosine : sine, c = (quarter & 1) != 0 ? sine : cosine;
+  first = radius * (((quarter + 1) & 2) != 0 ? -c : c);
+  second = radius * ((quarter & 2) != 0 ? -s : s);
+}
+
+void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
+  const std::int64_t n = out.numel();
+  const StoredValues stream{.key = random.key(), .index = random.index()};
+  with_float_type(out.dtype(), [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    T* to = static_cast<T*>(out.raw());
+    for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+      // A block of 8 halves is a block of 4 words.
+      alignas(64) std::uint16_t halves[2 * kRun + 16];
+      Buffer values;
+      for (std::int64_t half = 0; half < count; half += kRun / 2) {
+        const std::int64_t part = std::min(kRun / 2, count - half);
+        static_cast<void>(noise(stream, 2 * static_cast<std::uint64_t>(begin + half),
+                                (2 * part + 7) / 8 * 8, halves));
+        const std::int64_t pairs = (part + 1) / 2;
+#pragma omp simd
+        for (std::int64_t i = 0; i < pairs; ++i) {
+          const std::uint32_t a = halves[4 * i] | static_cast<std::uint32_t>(halves[4 * i + 1])
+                                                      << 16,
+                              b = halves[4 * i + 2] | static_cast<std::uint32_t>(halves[4 * i + 3])
+                                                          << 16;
+          normal_pair(a, b, static_cast<float>(scale), values.values[half + 2 * i],
+                      values.values[half + 2 * i + 1]);
+        }
+      }
+      for (std::int64_t i = 0; i < count; ++i) store(to + begin + i, values.values[i]);
+    });
+  });
+}
+
+}  // namespace
+
+const ElementwiseTable kElementwise{
+    adam_step, adam_direction, momentum_step, momentum_direction, accumulate_momentum,
+    lion_step, scaled_step,    row_squares,   column_squares,     fill_normal};
+
+}  // namespace thimble::THIMBLE_ISA

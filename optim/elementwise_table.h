@@ -1,0 +1,28 @@
+// The functions of elementwise.h, one struct of pointers per instruction set.
+#pragma once
+
+#include "optim/elementwise.h"
+
+namespace thimble {
+
+struct ElementwiseTable {
+  decltype(&thimble::adam_step) adam_step;
+  decltype(&thimble::adam_direction) adam_direction;
+  decltype(&thimble::momentum_step) momentum_step;
+  decltype(&thimble::momentum_direction) momentum_direction;
+  decltype(&thimble::accumulate_momentum) accumulate_momentum;
+  decltype(&thimble::lion_step) lion_step;
+  decltype(&thimble::scaled_step) scaled_step;
+  decltype(&thimble::row_squares) row_squares;
+  decltype(&thimble::column_squares) column_squares;
+  decltype(&thimble::fill_normal) fill_normal;
+};
+
+namespace avx2 {
+extern const ElementwiseTable kElementwise;
+}
+namespace avx512 {
+extern const ElementwiseTable kElementwise;
+}
+
+}  // namespace thimble

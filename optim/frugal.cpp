@@ -1,0 +1,92 @@
+#include "optim/frugal.h"
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+namespace thimble {
+namespace {
+
+float sign_of(float x) {
+  return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : 0.0f * x);  // NaN stays NaN
+}
+
+float element(const Tensor& t, std::int64_t i) {
+  return t.dtype() == DType::kBF16 ? to_float(t.data<BF16>()[i]) : t.data<float>()[i];
+}
+
+}  // namespace
+
+std::int64_t Frugal::num_active(const ParamInfo& info) const {
+  const std::int64_t width = info.storage_shape()[1];
+  return std::clamp<std::int64_t>(std::llround(options_.density * static_cast<double>(width)), 1,
+                                  width);
+}
+
+OptimizerNeed Frugal::needs(const ParamInfo& info) const {
+  OptimizerNeed need{.kind = OptimizerNeed::Kind::kLongSlice};
+  if (options_.adam.state == StateFormat::k8Bit) need.granule_rows = block_rows(num_active(info));
+  return need;
+}
+
+std::vector<StateSlot> Frugal::state_slots(const ParamInfo& info, Slice slice) const {
+  return moment_slots(row_moments(info, slice, num_active(info)), options_.adam.state);
+}
+
+std::vector<std::int64_t> Frugal::active_columns(const ParamInfo& info, std::uint64_t seed,
+                                                 std::int64_t refresh) const {
+  const std::int64_t width = info.storage_shape()[1];
+  const CounterRandom random(seed, RandomPurpose::kProjection, hash_name(info.name),
+                             static_cast<std::uint64_t>(refresh));
+  // The columns whose random keys are smallest; ties by number.
+  std::vector<std::int64_t> order(static_cast<std::size_t>(width));
+  std::iota(order.begin(), order.end(), 0);
+  const auto key = [&](std::int64_t c) { return random.u32(static_cast<std::uint64_t>(c)); };
+  std::stable_sort(order.begin(), order.end(),
+                   [&](std::int64_t a, std::int64_t b) { return key(a) < key(b); });
+  order.resize(static_cast<std::size_t>(num_active(info)));
+  std::sort(order.begin(), order.end());
+  return order;
+}
+
+void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const {
+  const std::int64_t rows = args.slice.rows(), width = args.info.storage_shape()[1];
+  const std::int64_t active = num_active(args.info);
+  const auto temporary = [&](std::int64_t columns, const char* what) {
+    return Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32, Shape{rows, columns},
+                         what);
+  };
+  const Tensor some = temporary(active, "active gradient"),
+               direction = temporary(active, "active direction"), all = temporary(width, "update");
+  if (all.device().planning || rows == 0) return;
+  const std::int64_t refresh = refresh_index(args.step, options_.update_gap);
+  const std::int64_t age = args.step - refresh * options_.update_gap;  // of the moments, from 1
+  const std::vector<std::int64_t> columns = active_columns(args.info, args.seed, refresh);
+  const auto scale = static_cast<float>(args.grad_scale);
+  const auto inactive = static_cast<float>(options_.inactive_lr_scale);
+  float* gathered = some.data<float>();
+  float* update = all.data<float>();
+#pragma omp parallel for if (rows * width > 65536)
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t j = 0; j < active; ++j)
+      gathered[r * active + j] =
+          element(args.grad, r * width + columns[static_cast<std::size_t>(j)]) * scale;
+    for (std::int64_t c = 0; c < width; ++c)
+      update[r * width + c] = inactive * sign_of(element(args.grad, r * width + c) * scale);
+  }
+  AdamState state =
+      moment_state(args, row_moments(args.info, args.slice, active), options_.adam.state);
+  AdamMath math = adam_math(options_.adam, age, 1.0);
+  if (age == 1) clear_values(rows * active, state);
+  adam_direction(rows * active, tensor_source(some), state, math, direction.data<float>());
+  const float* values = direction.data<float>();
+#pragma omp parallel for if (rows * width > 65536)
+  for (std::int64_t r = 0; r < rows; ++r) {
+    for (std::int64_t j = 0; j < active; ++j)
+      update[r * width + columns[static_cast<std::size_t>(j)]] = values[r * active + j];
+  }
+  scaled_step(rows, width, tensor_source(all), weight_values(args),
+              {.lr = static_cast<float>(args.lr)}, weight_decay(options_.adam, args.info, args.lr));
+}
+
+}  // namespace thimble

@@ -1,0 +1,35 @@
+// FRUGAL: Adam for some columns of the short side, the sign of the gradient for the others; the
+// columns change every update_gap steps, and their moments start again.
+// Ref: Zmushko et al. 2025, "FRUGAL: memory-efficient optimization by reducing state overhead",
+// algorithm 1, projection "columns".
+#pragma once
+
+#include "optim/low_rank.h"
+
+namespace thimble {
+
+struct FrugalOptions {
+  AdamOptions adam;
+  double density = 0.25;         // share of the columns that have moments
+  double inactive_lr_scale = 1;  // of the sign's step
+  std::int64_t update_gap = 200;
+};
+
+/// State: 8 * density bytes a parameter in f32. Nothing is summed over slices.
+class Frugal final : public Optimizer {
+ public:
+  explicit Frugal(const FrugalOptions& options) : options_(options) {}
+  OptimizerNeed needs(const ParamInfo& info) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
+
+  /// The columns with moments at refresh number `refresh`, ascending; the same on every slice.
+  std::vector<std::int64_t> active_columns(const ParamInfo& info, std::uint64_t seed,
+                                           std::int64_t refresh) const;
+
+ private:
+  std::int64_t num_active(const ParamInfo& info) const;
+  FrugalOptions options_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,116 @@
+#include "optim/groups.h"
+
+#include <regex>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+
+namespace thimble {
+namespace {
+
+bool takes(const OptimizerEntry& entry, const ParamInfo& info) {
+  switch (entry.takes) {
+    case OptimizerEntry::Takes::kEverything:
+      return true;
+    case OptimizerEntry::Takes::kMatrices:
+      return info.is_matrix();
+    case OptimizerEntry::Takes::kBlockMatrices:
+      return info.role == ParamRole::kMatrix;
+  }
+  return false;
+}
+
+std::regex compile(const GroupSettings& group) {
+  try {
+    return std::regex(group.match);
+  } catch (const std::regex_error& e) {
+    throw_user("{}.match = '{}': not a regular expression: {}", group.label, printable(group.match),
+               e.what());
+  }
+}
+
+}  // namespace
+
+OptimizerGroups::OptimizerGroups(const ParamTable& params, std::vector<GroupSettings> groups,
+                                 GroupSettings main, GroupSettings fallback) {
+  std::vector<std::regex> patterns;
+  for (GroupSettings& g : groups) {
+    patterns.push_back(compile(g));
+    groups_.push_back(make(std::move(g)));
+  }
+  groups_.push_back(make(std::move(main)));
+  groups_.push_back(make(std::move(fallback)));
+  const std::size_t main_index = patterns.size();
+  for (const ParamId id : params.ids()) {
+    const ParamInfo& info = params.info(id);
+    if (!info.trainable) continue;
+    std::size_t g = 0;
+    while (g < main_index && !std::regex_match(info.name, patterns[g])) ++g;
+    if (g == main_index && !takes(*groups_[g].entry, info)) ++g;
+    assign(info, g);
+  }
+  for (std::size_t g = 0; g < main_index; ++g) {
+    if (groups_[g].taken.tensors == 0) {
+      throw_user(
+          "{}.match = '{}': matches no tensor that an earlier group has not taken; `thimble "
+          "inspect "
+          "model` lists them",
+          groups_[g].settings.label, printable(groups_[g].settings.match));
+    }
+  }
+}
+
+OptimizerGroups::Group OptimizerGroups::make(GroupSettings settings) const {
+  const OptimizerEntry* entry = find_optimizer(settings.optimizer.name);
+  if (entry == nullptr) {
+    throw_user("{}.name = \"{}\": allowed {}", settings.label, printable(settings.optimizer.name),
+               optimizer_names());
+  }
+  Group group;
+  group.entry = entry;
+  group.optimizer = entry->make(settings.optimizer);
+  group.taken = {.label = settings.label, .name = entry->name, .lr = settings.lr};
+  group.settings = std::move(settings);
+  return group;
+}
+
+void OptimizerGroups::assign(const ParamInfo& info, std::size_t g) {
+  Group& group = groups_[g];
+  const GroupSettings& s = group.settings;
+  // A matrix optimizer may be asked for an embedding by name, but not for a vector.
+  if (!info.is_matrix() && group.entry->takes != OptimizerEntry::Takes::kEverything) {
+    throw_user("{}: {} needs matrices, and {} has one dimension", s.label, group.entry->name,
+               info.name);
+  }
+  const std::int64_t rank = s.optimizer.rank.value_or(1);
+  if (info.is_matrix() && rank > info.storage_shape()[1]) {
+    throw_user("{}.rank = {}: {} is {} x {}; allowed 1 to {}", s.label, rank, info.name,
+               info.shape[0], info.shape[1], info.storage_shape()[1]);
+  }
+  by_name_[info.name] = g;
+  ++group.taken.tensors;
+  group.taken.elements += info.shape.numel();
+}
+
+const Optimizer& OptimizerGroups::of(const ParamInfo& info) const {
+  return *groups_[by_name_.at(info.name)].optimizer;
+}
+
+void OptimizerGroups::round(int i, const UpdateArgs& args, const RoundSums& in,
+                            RoundSums& out) const {
+  const Group& group = groups_[by_name_.at(args.info.name)];
+  const double main_lr = groups_[groups_.size() - 2].settings.lr;
+  UpdateArgs own = args;
+  if (main_lr > 0) own.lr *= group.settings.lr / main_lr;
+  group.optimizer->round(i, own, in, out);
+}
+
+std::vector<GroupSummary> OptimizerGroups::summary() const {
+  std::vector<GroupSummary> all;
+  for (const Group& g : groups_) {
+    if (g.taken.tensors > 0) all.push_back(g.taken);
+  }
+  return all;
+}
+
+}  // namespace thimble

@@ -1,0 +1,92 @@
+#include "optim/low_rank.h"
+
+#include <Eigen/Dense>
+#include <algorithm>
+#include <cmath>
+
+#include "core/base/error.h"
+#include "core/ops/op_observer.h"
+#include "core/ops/ops.h"
+#include "optim/elementwise_table.h"
+
+namespace thimble {
+namespace {
+
+using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+
+// y <- y R^-1 with R^T R = y^T y; false if y^T y is not safely positive definite.
+bool cholesky_qr(Eigen::Map<Matrix>& y) {
+  const Matrix gram = y.transpose() * y;
+  const Eigen::LLT<Matrix> llt(gram);
+  if (llt.info() != Eigen::Success) return false;
+  const auto diagonal = llt.matrixLLT().diagonal().array().abs();
+  // The square root of the rounding error of the Gram matrix: below it columns are noise.
+  if (!(diagonal.minCoeff() > 1e-3f * diagonal.maxCoeff())) return false;
+  llt.matrixU().template solveInPlace<Eigen::OnTheRight>(y);
+  return true;
+}
+
+bool usable(const float* values, std::int64_t n) {
+  float largest = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (!std::isfinite(values[i])) return false;
+    largest = std::max(largest, std::abs(values[i]));
+  }
+  return largest > 0;
+}
+
+}  // namespace
+
+LowRankShape low_rank_shape(const ParamInfo& info, Slice slice, std::int64_t rank) {
+  const std::int64_t width = info.storage_shape()[1];
+  return {slice.rows(), width, std::min(rank, width)};
+}
+
+Tensor random_projection(const UpdateArgs& args, const LowRankShape& shape, std::int64_t refresh,
+                         DType dtype) {
+  const Tensor p = Tensor::empty(*args.arena, MemoryTag::kWorkspace, dtype,
+                                 Shape{shape.width, shape.rank}, "projection");
+  if (p.device().planning) return p;
+  const OpTimer timer("random projection");
+  const CounterRandom random(args.seed, RandomPurpose::kProjection, hash_name(args.info.name),
+                             static_cast<std::uint64_t>(refresh));
+  fill_normal(p, random, 1.0 / std::sqrt(static_cast<double>(shape.rank)));
+  return p;
+}
+
+Tensor project(const UpdateArgs& args, const LowRankShape& shape, const Tensor& projection) {
+  const Tensor r = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32,
+                                 Shape{shape.rows, shape.rank}, "projected gradient");
+  if (shape.rows > 0) ops::matmul(*args.arena, {args.grad}, {projection}, r);
+  return r;
+}
+
+bool orthonormalise(float* y, std::int64_t rows, std::int64_t columns) {
+  if (!usable(y, rows * columns)) return false;
+  const OpTimer timer("orthonormalise");
+  Eigen::Map<Matrix> map(y, rows, columns);
+  map /= map.cwiseAbs().maxCoeff();  // far from overflow of squares
+  const Matrix original = map;
+  if (cholesky_qr(map) && cholesky_qr(map)) return true;
+  Eigen::HouseholderQR<Matrix> qr(original);
+  map = qr.householderQ() * Matrix::Identity(rows, columns);
+  return true;
+}
+
+bool largest_eigenvectors(const float* matrix, std::int64_t n, std::int64_t rank, float* out) {
+  if (!usable(matrix, n * n)) return false;
+  const OpTimer timer("eigenvectors");
+  const Eigen::Map<const Matrix> map(matrix, n, n);
+  const Eigen::SelfAdjointEigenSolver<Eigen::MatrixXd> solver(map.cast<double>());
+  if (solver.info() != Eigen::Success) return false;
+  Eigen::Map<Matrix> result(out, n, rank);
+  for (std::int64_t c = 0; c < rank; ++c) {
+    const Eigen::VectorXd v = solver.eigenvectors().col(n - 1 - c);
+    Eigen::Index largest = 0;
+    v.cwiseAbs().maxCoeff(&largest);
+    result.col(c) = (v * (v[largest] < 0 ? -1.0 : 1.0)).cast<float>();
+  }
+  return true;
+}
+
+}  // namespace thimble

@@ -1,0 +1,115 @@
+#include "optim/muon.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+
+#include "core/ops/op_observer.h"
+#include "core/ops/ops.h"
+
+namespace thimble {
+namespace {
+
+// x <- a x + x (b A + c A^2) with A = x^T x.
+constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
+
+StateSlot momentum_slot(const ParamInfo& info, Slice slice) {
+  return element_slot("momentum", DType::kF32, info, slice);
+}
+
+template <typename T>
+void multiply(const Tensor& x, double factor) {
+  T* values = x.data<T>();
+  const auto f = static_cast<float>(factor);
+  const std::int64_t n = x.numel();
+#pragma omp parallel for if (n > 65536)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float v = to_float(values[i]) * f;
+    if constexpr (std::is_same_v<T, float>) {
+      values[i] = v;
+    } else {
+      values[i] = to_bf16(v);
+    }
+  }
+}
+
+// p <- a I + b A + c A2 for square matrices.
+template <typename T>
+void polynomial(const Tensor& p, const Tensor& a, const Tensor& a2) {
+  const std::int64_t n = p.dim(0);
+  const float* x = a.data<float>();
+  const float* y = a2.data<float>();
+  T* out = p.data<T>();
+#pragma omp parallel for if (n > 256)
+  for (std::int64_t r = 0; r < n; ++r) {
+    for (std::int64_t c = 0; c < n; ++c) {
+      const std::int64_t i = r * n + c;
+      const float v = static_cast<float>(kB) * x[i] + static_cast<float>(kC) * y[i] +
+                      (r == c ? static_cast<float>(kA) : 0.0f);
+      if constexpr (std::is_same_v<T, float>) {
+        out[i] = v;
+      } else {
+        out[i] = to_bf16(v);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void newton_schulz(Arena& arena, const Tensor& x, int iterations) {
+  const OpTimer timer("newton_schulz");
+  const auto temporary = [&](DType dtype, const Shape& shape) {
+    return Tensor::empty(arena, MemoryTag::kWorkspace, dtype, shape, "newton_schulz");
+  };
+  const bool planning = x.device().planning, bf16 = x.dtype() == DType::kBF16;
+  const Shape square{x.dim(1), x.dim(1)};
+  if (!planning) {
+    const double factor = 1.0 / (std::sqrt(ops::sum_squares(x)) + 1e-7);
+    bf16 ? multiply<BF16>(x, factor) : multiply<float>(x, factor);
+  }
+  const Tensor gram = temporary(DType::kF32, square), gram2 = temporary(DType::kF32, square);
+  const Tensor low = bf16 ? temporary(x.dtype(), square) : gram;
+  const Tensor p = temporary(x.dtype(), square), next = temporary(x.dtype(), x.shape());
+  for (int i = 0; i < iterations; ++i) {
+    ops::matmul(arena, {x, true}, {x}, gram);
+    if (bf16) ops::cast(low, gram);
+    ops::matmul(arena, {low}, {low}, gram2);
+    if (!planning) bf16 ? polynomial<BF16>(p, gram, gram2) : polynomial<float>(p, gram, gram2);
+    ops::matmul(arena, {x}, {p}, next);
+    ops::copy(x, next);
+  }
+}
+
+std::vector<StateSlot> Muon::state_slots(const ParamInfo& info, Slice slice) const {
+  return state_slots_of(momentum_slot(info, slice), options_.state);
+}
+
+void Muon::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const {
+  const std::int64_t rows = args.slice.rows(), width = args.info.storage_shape()[1];
+  if (rows == 0) return;  // another rank's
+  const Tensor x = Tensor::empty(*args.arena, MemoryTag::kWorkspace, args.grad.dtype(),
+                                 args.grad.shape(), "orthogonal momentum");
+  const bool planning = x.device().planning;
+  if (!planning) {
+    const MomentumMath math{.momentum = static_cast<float>(options_.momentum),
+                            .gain = 1,
+                            .nesterov = options_.nesterov};
+    momentum_direction(rows * width, gradient_source(args),
+                       state_values(args, momentum_slot(args.info, args.slice), args.state,
+                                    options_.state, true, 1),
+                       math, x);
+  }
+  newton_schulz(*args.arena, x, options_.iterations);
+  if (planning) return;
+  const auto out = static_cast<double>(args.info.shape[0]),
+             in = static_cast<double>(args.info.shape[1]);
+  const double scale = options_.scale_type == MuonOptions::ScaleType::kSpectral
+                           ? std::sqrt(std::max(1.0, out / in))
+                           : 0.2 * std::sqrt(std::max(out, in));
+  const AdamOptions decay{.weight_decay = options_.weight_decay};
+  scaled_step(rows, width, tensor_source(x), weight_values(args),
+              {.lr = static_cast<float>(args.lr * scale)}, weight_decay(decay, args.info, args.lr));
+}
+
+}  // namespace thimble

@@ -1,0 +1,177 @@
+#include "optim/registry.h"
+
+#include <array>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "optim/adafactor.h"
+#include "optim/adam_mini.h"
+#include "optim/adamw.h"
+#include "optim/apollo.h"
+#include "optim/frugal.h"
+#include "optim/galore.h"
+#include "optim/momentum.h"
+#include "optim/muon.h"
+#include "optim/scale.h"
+
+namespace thimble {
+namespace {
+
+using Settings = OptimizerSettings;
+using Made = std::unique_ptr<Optimizer>;
+
+AdamOptions with_8bit(AdamOptions adam) {
+  adam.state = StateFormat::k8Bit;
+  return adam;
+}
+
+template <typename T>
+void set(T& option, const std::optional<T>& setting) {
+  if (setting) option = *setting;
+}
+
+// True for the first of two names, the default if there is none.
+bool is_first(const std::optional<std::string>& value, const char* key, const char* first,
+              const char* second, bool otherwise) {
+  if (!value) return otherwise;
+  if (*value != first && *value != second) {
+    throw_user("optimizer: {} = \"{}\": allowed \"{}\", \"{}\"", key, printable(*value), first,
+               second);
+  }
+  return *value == first;
+}
+
+Made make_adamw(const Settings& s) {
+  return std::make_unique<AdamW>(s.adam);
+}
+Made make_adamw_8bit(const Settings& s) {
+  return std::make_unique<AdamW>(with_8bit(s.adam));
+}
+Made make_adam_mini(const Settings& s) {
+  return std::make_unique<AdamMini>(s.adam);
+}
+Made make_adafactor(const Settings& s) {
+  return std::make_unique<Adafactor>(AdafactorOptions{.weight_decay = s.adam.weight_decay});
+}
+Made make_lion(const Settings& s) {
+  return std::make_unique<Lion>(s.adam);
+}
+Made make_sgd(const Settings& s) {
+  return std::make_unique<Sgd>(SgdOptions{.momentum = s.momentum.value_or(0.9),
+                                          .weight_decay = s.adam.weight_decay,
+                                          .decay_all = s.adam.decay_all,
+                                          .state = s.adam.state});
+}
+
+Made make_galore_of(const Settings& s, bool fira, StateFormat state) {
+  GaloreOptions o{.adam = s.adam, .fira = fira};
+  o.adam.state = state;
+  set(o.rank, s.rank);
+  set(o.scale, s.scale);
+  set(o.update_gap, s.update_gap);
+  o.exact = is_first(s.proj_type, "proj_type", "svd", "power", false);
+  o.projector = s.low_precision ? DType::kBF16 : DType::kF32;
+  return std::make_unique<Galore>(o);
+}
+Made make_galore(const Settings& s) {
+  return make_galore_of(s, false, s.adam.state);
+}
+Made make_galore_8bit(const Settings& s) {
+  return make_galore_of(s, false, StateFormat::k8Bit);
+}
+Made make_fira(const Settings& s) {
+  return make_galore_of(s, true, s.adam.state);
+}
+
+Made make_apollo_of(const Settings& s, ApolloOptions o) {
+  const double eps = o.adam.eps;
+  o.adam = s.adam;
+  o.adam.eps = eps;  // of a direction that is not corrected for its bias
+  set(o.rank, s.rank);
+  set(o.scale, s.scale);
+  set(o.update_gap, s.update_gap);
+  o.per_tensor = is_first(s.scale_type, "scale_type", "tensor", "channel", o.per_tensor);
+  return std::make_unique<Apollo>(o);
+}
+Made make_apollo(const Settings& s) {
+  return make_apollo_of(s, {});
+}
+Made make_apollo_mini(const Settings& s) {
+  return make_apollo_of(s, {.rank = 1, .per_tensor = true, .scale = 128});
+}
+
+Made make_frugal(const Settings& s) {
+  FrugalOptions o{.adam = s.adam};
+  set(o.density, s.density);
+  set(o.update_gap, s.update_gap);
+  return std::make_unique<Frugal>(o);
+}
+Made make_muon(const Settings& s) {
+  const bool spectral = is_first(s.scale_type, "scale_type", "spectral", "match_rms", false);
+  return std::make_unique<Muon>(MuonOptions{.momentum = s.momentum.value_or(0.95),
+                                            .weight_decay = s.adam.weight_decay,
+                                            .scale_type = spectral
+                                                              ? MuonOptions::ScaleType::kSpectral
+                                                              : MuonOptions::ScaleType::kMatchRms,
+                                            .state = s.adam.state});
+}
+Made make_scale(const Settings& s) {
+  return std::make_unique<Scale>(
+      ScaleOptions{.momentum = s.momentum.value_or(0.9), .weight_decay = s.adam.weight_decay});
+}
+
+using Takes = OptimizerEntry::Takes;
+constexpr std::array kEntries{
+    OptimizerEntry{"adamw", "Adam with decoupled weight decay", "8 L s", "any rows; nothing",
+                   Takes::kEverything, make_adamw},
+    OptimizerEntry{"adamw_8bit", "AdamW with 8-bit moments in blocks of 256", "2.03 L s",
+                   "rows in whole blocks; nothing", Takes::kEverything, make_adamw_8bit},
+    OptimizerEntry{"adam_mini", "AdamW with one second moment a row or head", "4 L s",
+                   "long rows; a number a short row", Takes::kMatrices, make_adam_mini},
+    OptimizerEntry{"adafactor", "factored second moment, relative steps", "4 (L + s)",
+                   "long rows; a number a column and three", Takes::kMatrices, make_adafactor},
+    OptimizerEntry{"apollo", "gradient scaled by channel as Adam would, in a random subspace",
+                   "8 L r", "long rows; a number", Takes::kBlockMatrices, make_apollo},
+    OptimizerEntry{"apollo_mini", "APOLLO with one scale a matrix, rank 1", "8 L",
+                   "long rows; three numbers", Takes::kBlockMatrices, make_apollo_mini},
+    OptimizerEntry{"fira", "GaLore and, scaled, what is outside of its subspace", "8 L r + 2 s r",
+                   "long rows; s r numbers at a refresh, one a step", Takes::kBlockMatrices,
+                   make_fira},
+    OptimizerEntry{"frugal", "AdamW for some columns, sign steps for the others", "8 L s density",
+                   "long rows; nothing", Takes::kBlockMatrices, make_frugal},
+    OptimizerEntry{"galore", "Adam in the gradient's leading subspace", "8 L r + 2 s r",
+                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore},
+    OptimizerEntry{"galore_8bit", "GaLore with 8-bit moments", "2.03 L r + 2 s r",
+                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore_8bit},
+    OptimizerEntry{"lion", "sign of an interpolated momentum", "4 L s", "any rows; nothing",
+                   Takes::kEverything, make_lion},
+    OptimizerEntry{"muon", "orthogonalised momentum", "4 L s", "whole matrices; nothing",
+                   Takes::kBlockMatrices, make_muon},
+    OptimizerEntry{"scale", "gradient divided by its rows' norms, momentum for the head",
+                   "0 (head: 4 L s)", "long rows; a number a short row", Takes::kMatrices,
+                   make_scale},
+    OptimizerEntry{"sgd", "gradient descent with momentum", "4 L s", "any rows; nothing",
+                   Takes::kEverything, make_sgd},
+};
+
+}  // namespace
+
+std::span<const OptimizerEntry> optimizer_entries() {
+  return kEntries;
+}
+
+const OptimizerEntry* find_optimizer(const std::string& name) {
+  for (const OptimizerEntry& e : kEntries) {
+    if (e.name == name) return &e;
+  }
+  return nullptr;
+}
+
+std::string optimizer_names() {
+  std::string names;
+  for (const OptimizerEntry& e : kEntries)
+    names += (names.empty() ? "" : ", ") + std::string(e.name);
+  return names;
+}
+
+}  // namespace thimble

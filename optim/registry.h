@@ -1,0 +1,38 @@
+// All optimizers by name, and what a user can set of them.
+#pragma once
+
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+
+#include "optim/adam_options.h"
+
+namespace thimble {
+
+/// What is left out takes the optimizer's own default.
+struct OptimizerSettings {
+  std::string name = "adamw";
+  AdamOptions adam;  // what any optimizer uses of it
+  std::optional<std::int64_t> rank, update_gap;
+  std::optional<double> scale, momentum, density;
+  std::optional<std::string> scale_type, proj_type;
+  bool low_precision = true;  // bf16 compute: projectors may be bf16 too
+};
+
+struct OptimizerEntry {
+  const char* name;
+  const char* summary;
+  const char* state;  // bytes for a matrix of L long rows and s short columns
+  const char* needs;  // of a shard, and what is summed over shards
+  enum class Takes : std::uint8_t { kEverything, kMatrices, kBlockMatrices } takes;
+  std::unique_ptr<Optimizer> (*make)(const OptimizerSettings&);
+};
+
+std::span<const OptimizerEntry> optimizer_entries();
+/// Null if there is none.
+const OptimizerEntry* find_optimizer(const std::string& name);
+/// Names of all, "adamw, adamw_8bit, ...".
+std::string optimizer_names();
+
+}  // namespace thimble

@@ -1,0 +1,79 @@
+#include "optim/scale.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace thimble {
+namespace {
+
+constexpr double kLeastRms = 1e-8;
+
+// Output rows of the matrix, columns of the embedding: whether these are rows as stored.
+bool norms_of_stored_rows(const ParamInfo& info) {
+  return (info.role == ParamRole::kEmbedding) == info.transposed();
+}
+
+float inverse_rms(double squares, std::int64_t count) {
+  return static_cast<float>(1.0 /
+                            std::max(std::sqrt(squares / static_cast<double>(count)), kLeastRms));
+}
+
+StateSlot momentum_slot(const ParamInfo& info, Slice slice) {
+  return element_slot("exp_avg", DType::kF32, info, slice);
+}
+
+}  // namespace
+
+std::vector<StateSlot> Scale::state_slots(const ParamInfo& info, Slice slice) const {
+  if (info.role != ParamRole::kHead) return {};
+  return {momentum_slot(info, slice)};
+}
+
+int Scale::rounds(const ParamInfo& info, std::int64_t) const {
+  return norms_of_stored_rows(info) ? 1 : 2;
+}
+
+SumCount Scale::sums(const ParamInfo& info, std::int64_t, int) const {
+  return {.values = info.storage_shape()[1]};
+}
+
+void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {
+  const bool by_rows = norms_of_stored_rows(args.info);
+  const std::int64_t rows = args.slice.rows(), width = args.info.storage_shape()[1];
+  const Tensor scales =
+      Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32,
+                    Shape{by_rows ? 3 * rows + 1 : width}, "scales");  // and squares in f64
+  if (scales.device().planning || rows == 0) return;
+  UpdateSource source = gradient_source(args);
+  if (args.info.role == ParamRole::kHead) {
+    const Tensor& m = args.state[0];
+    if (i == 0) {
+      const MomentumMath ema{.momentum = static_cast<float>(options_.momentum),
+                             .gain = static_cast<float>(1 - options_.momentum)};
+      const StoredValues state = state_values(args, momentum_slot(args.info, args.slice),
+                                              args.state, StateFormat::kF32, true, 1);
+      accumulate_momentum(rows * width, source, state, ema);
+    }
+    source = tensor_source(m);
+  }
+  Scaling scaling{.lr = static_cast<float>(args.lr)};
+  float* factors = scales.data<float>();
+  if (by_rows) {
+    auto* squares = reinterpret_cast<double*>(factors + rows + rows % 2);
+    row_squares(rows, width, source, squares);
+    for (std::int64_t r = 0; r < rows; ++r) factors[r] = inverse_rms(squares[r], width);
+    scaling.rows = factors;
+  } else if (i == 0) {
+    return column_squares(rows, width, source, out.values.data());
+  } else {
+    const std::int64_t length = args.info.storage_shape()[0];
+    for (std::int64_t c = 0; c < width; ++c)
+      factors[c] = inverse_rms(in.values[static_cast<std::size_t>(c)], length);
+    scaling.columns = factors;
+  }
+  const AdamOptions decay{.weight_decay = options_.weight_decay};
+  scaled_step(rows, width, source, weight_values(args), scaling,
+              weight_decay(decay, args.info, args.lr));
+}
+
+}  // namespace thimble

@@ -1,0 +1,194 @@
+// Opening and closing runs of stored values, compiled per instruction set. Include only from
+// per-instruction-set sources.
+#pragma once
+
+#include <pmmintrin.h>
+#include <xmmintrin.h>
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/ops/cpu/isa_math.h"
+#include "optim/elementwise.h"
+
+namespace thimble::THIMBLE_ISA {
+
+/// Values opened at once: they stay in the cache between the passes over them.
+inline constexpr std::int64_t kRun = 2048;
+static_assert(kRun % kBlock8Bit == 0);
+
+/// 16 random bits for each of n elements from `first` on; buffer holds n + 16. Ref: random.h; a
+/// block serves eight elements.
+inline const std::uint16_t* noise(const StoredValues& s, std::uint64_t first, std::int64_t n,
+                                  std::uint16_t* buffer) {
+  const std::uint64_t block = first / 8;
+  const auto skip = static_cast<std::int64_t>(first % 8);
+  const std::int64_t blocks = (skip + n + 7) / 8;
+  const auto key0 = static_cast<std::uint32_t>(s.key),
+             key1 = static_cast<std::uint32_t>(s.key >> 32);
+  const auto index0 = static_cast<std::uint32_t>(s.index),
+             index1 = static_cast<std::uint32_t>(s.index >> 32);
+#pragma omp simd
+  for (std::int64_t b = 0; b < blocks; ++b) {
+    const std::uint64_t counter = block + static_cast<std::uint64_t>(b);
+    std::uint32_t x0 = static_cast<std::uint32_t>(counter),
+                  x1 = static_cast<std::uint32_t>(counter >> 32), x2 = index0, x3 = index1;
+    std::uint32_t k0 = key0, k1 = key1;
+    for (int round = 0; round < 10; ++round) {
+      const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * x0,
+                          p1 = std::uint64_t{0xCD9E8D57u} * x2;
+      const std::uint32_t y0 = static_cast<std::uint32_t>(p1 >> 32) ^ x1 ^ k0,
+                          y2 = static_cast<std::uint32_t>(p0 >> 32) ^ x3 ^ k1;
+      x1 = static_cast<std::uint32_t>(p1);
+      x3 = static_cast<std::uint32_t>(p0);
+      x0 = y0;
+      x2 = y2;
+      k0 += 0x9E3779B9u;
+      k1 += 0xBB67AE85u;
+    }
+    std::uint16_t* out = buffer + 8 * b;
+    out[0] = static_cast<std::uint16_t>(x0);
+    out[1] = static_cast<std::uint16_t>(x0 >> 16);
+    out[2] = static_cast<std::uint16_t>(x1);
+    out[3] = static_cast<std::uint16_t>(x1 >> 16);
+    out[4] = static_cast<std::uint16_t>(x2);
+    out[5] = static_cast<std::uint16_t>(x2 >> 16);
+    out[6] = static_cast<std::uint16_t>(x3);
+    out[7] = static_cast<std::uint16_t>(x3 >> 16);
+  }
+  return buffer + skip;
+}
+
+/// Nearest code of values / largest; of signed codes, none changes its sign.
+inline void encode(const float* x, std::int64_t n, float largest, const CodeTables& t,
+                   std::uint8_t* codes) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float v = largest > 0 ? x[i] / largest : 0.0f;
+    std::int32_t code = 0;
+    for (std::int32_t step = 128; step > 0; step /= 2)
+      code += v > t.bounds[code + step - 1] ? step : 0;
+    if (t.is_signed && v < 0.0f && code == t.zero) --code;
+    codes[i] = static_cast<std::uint8_t>(code);
+  }
+}
+
+/// Elements [begin, begin + n) as f32; buffer holds kRun. begin: a multiple of kBlock8Bit for 8
+/// bits.
+inline float* open(const StoredValues& s, std::int64_t begin, std::int64_t n, float* buffer) {
+  using Kind = StoredValues::Kind;
+  switch (s.kind) {
+    case Kind::kNone:
+      return nullptr;
+    case Kind::kF32:
+    case Kind::kMaster:
+      return static_cast<float*>(s.data) + begin;
+    case Kind::kBF16Random: {
+      const BF16* from = static_cast<const BF16*>(s.data) + begin;
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) buffer[i] = load(from + i);
+      return buffer;
+    }
+    case Kind::kSplit: {
+      const BF16* high = static_cast<const BF16*>(s.data) + begin;
+      const std::uint16_t* low = static_cast<const std::uint16_t*>(s.extra) + begin;
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) {
+        const std::uint32_t bits = static_cast<std::uint32_t>(high[i].bits) << 16 | low[i];
+        buffer[i] = std::bit_cast<float>(low[i] >= 0x8000u ? bits - 0x10000u : bits);
+      }
+      return buffer;
+    }
+    case Kind::kSigned8:
+    case Kind::kUnsigned8: {
+      const float* values = code_tables(s.kind == Kind::kSigned8).values;
+      const std::uint8_t* codes = static_cast<const std::uint8_t*>(s.data) + begin;
+      const float* largest = static_cast<const float*>(s.extra) + begin / kBlock8Bit;
+      for (std::int64_t b = 0; b < n; b += kBlock8Bit) {
+        const std::int64_t end = std::min(n, b + kBlock8Bit);
+        const float scale = largest[b / kBlock8Bit];
+#pragma omp simd
+        for (std::int64_t i = b; i < end; ++i) buffer[i] = values[codes[i]] * scale;
+      }
+      return buffer;
+    }
+  }
+  return nullptr;
+}
+
+/// Writes back what open() returned.
+inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, const float* values) {
+  using Kind = StoredValues::Kind;
+  switch (s.kind) {
+    case Kind::kNone:
+    case Kind::kF32:
+      return;
+    case Kind::kMaster: {
+      BF16* weight = static_cast<BF16*>(s.extra) + begin;
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i)
+        weight[i].bits =
+            static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(values[i]) + 0x8000u) >> 16);
+      return;
+    }
+    case Kind::kBF16Random: {
+      alignas(64) std::uint16_t buffer[kRun + 16];
+      const std::uint16_t* random =
+          noise(s, s.first + static_cast<std::uint64_t>(begin), n, buffer);
+      BF16* to = static_cast<BF16*>(s.data) + begin;
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) {
+        const auto bits = std::bit_cast<std::uint32_t>(values[i]);
+        const std::uint32_t rounded = (bits + random[i]) >> 16, quiet_nan = (bits >> 16) | 0x40u;
+        to[i].bits =
+            static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
+      }
+      return;
+    }
+    case Kind::kSplit: {
+      BF16* high = static_cast<BF16*>(s.data) + begin;
+      std::uint16_t* low = static_cast<std::uint16_t*>(s.extra) + begin;
+#pragma omp simd
+      for (std::int64_t i = 0; i < n; ++i) {
+        const auto bits = std::bit_cast<std::uint32_t>(values[i]);
+        high[i].bits = static_cast<std::uint16_t>((bits + 0x8000u) >> 16);
+        low[i] = static_cast<std::uint16_t>(bits);
+      }
+      return;
+    }
+    case Kind::kSigned8:
+    case Kind::kUnsigned8: {
+      const CodeTables& tables = code_tables(s.kind == Kind::kSigned8);
+      std::uint8_t* codes = static_cast<std::uint8_t*>(s.data) + begin;
+      float* largest = static_cast<float*>(s.extra) + begin / kBlock8Bit;
+      for (std::int64_t b = 0; b < n; b += kBlock8Bit) {
+        const std::int64_t count = std::min(n - b, kBlock8Bit);
+        float most = 0;
+#pragma omp simd reduction(max : most)
+        for (std::int64_t i = 0; i < count; ++i) most = std::max(most, std::abs(values[b + i]));
+        largest[b / kBlock8Bit] = most;
+        encode(values + b, count, most, tables, codes + b);
+      }
+      return;
+    }
+  }
+}
+
+/// Calls f(begin, n) for runs of [0, n), on all threads. Moments of elements without gradient decay
+/// into denormals, which are ten times slower: they are flushed.
+template <typename F>
+void for_runs(std::int64_t n, F&& f) {
+  const std::int64_t runs = (n + kRun - 1) / kRun;
+#pragma omp parallel if (runs > 16)
+  {
+    const unsigned saved = _mm_getcsr();
+    _MM_SET_FLUSH_ZERO_MODE(_MM_FLUSH_ZERO_ON);
+    _MM_SET_DENORMALS_ZERO_MODE(_MM_DENORMALS_ZERO_ON);
+#pragma omp for schedule(static)
+    for (std::int64_t r = 0; r < runs; ++r) f(r * kRun, std::min(kRun, n - r * kRun));
+    _mm_setcsr(saved);
+  }
+}
+
+}  // namespace thimble::THIMBLE_ISA
