@@ -44,7 +44,8 @@ void Apollo::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums
 void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
   const LowRankShape shape = low_rank_shape(args.info, args.slice, rank());
   const std::int64_t refresh = refresh_index(args.step, options_.update_gap);
-  const Tensor p = random_projection(args, shape, refresh, args.grad.dtype());
+  const Tensor p = options_.projection ? options_.projection(args, shape, refresh)
+                                       : random_projection(args, shape, refresh, args.grad.dtype());
   const Tensor r = project(args, shape, p);
   const Tensor direction = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32, r.shape(),
                                          "adapted projection");

@@ -3,6 +3,8 @@
 // Ref: Zhu et al. 2025, "APOLLO: SGD-like memory, AdamW-level performance", algorithm 1.
 #pragma once
 
+#include <functional>
+
 #include "optim/low_rank.h"
 
 namespace thimble {
@@ -15,6 +17,8 @@ struct ApolloOptions {
   std::int64_t update_gap = 200;  // steps between new projections
   double max_growth = 1.01;       // of the update's norm from step to step
   bool reset_moments = false;     // at a new projection; the published form keeps them
+  /// For a given projection [s, r] instead of a random one.
+  std::function<Tensor(const UpdateArgs&, const LowRankShape&, std::int64_t refresh)> projection;
 };
 
 /// State: 2 r floats for each of the L long rows, and the last update's norm. The projection is

@@ -1,0 +1,104 @@
+// One parameter under an optimizer, in one slice or several, with weights and gradients that both
+// the tests and the script of the fixtures can compute.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <functional>
+#include <vector>
+
+#include "core/ops/ops.h"
+#include "optim/update_loop.h"
+
+namespace thimble {
+
+/// As in tests/fixtures/make_optimizer_fixtures.py; step 0 is the weights.
+inline float fixture_value(std::int64_t element, std::int64_t step) {
+  return static_cast<float>(
+      static_cast<double>((element * 7919 + step * 104729 + element * element * 31) % 2003) / 1001 -
+      1);
+}
+
+/// Element of the storage -> element of the logical matrix.
+inline std::int64_t logical_element(const ParamInfo& info, std::int64_t stored) {
+  if (!info.transposed()) return stored;
+  const std::int64_t out = info.shape[0];
+  return stored % out * info.shape[1] + stored / out;
+}
+
+class OneMatrix : public UpdateLoop::Host {
+ public:
+  OneMatrix(const Optimizer& optimizer, const ParamInfo& info, DType dtype = DType::kF32,
+            MasterFormat master = MasterFormat::kNone)
+      : optimizer_(optimizer), state_(*arena_), master_(master) {
+    id_ = params_.add(info);
+    item_ = {id_, whole_slice(info)};
+    create_state(state_, optimizer, params_, item_, master);
+    weight_ = Tensor::empty(*arena_, MemoryTag::kWeights, dtype, info.storage_shape());
+    grad_ = Tensor::empty(*arena_, MemoryTag::kGradients, DType::kF32, info.storage_shape());
+    const Tensor first = filled(0);
+    if (master == MasterFormat::kF32) ops::copy(state_.at({id_, "master"}), first);
+    if (master == MasterFormat::kSplit) {
+      split_weight(weight_, state_.at({id_, "remainder"}), first);
+    } else {
+      ops::cast(weight_, first);
+    }
+  }
+
+  UpdateTensors tensors(const UpdateItem&) override { return {grad_, weight_}; }
+  void updated(const UpdateItem&) override {}
+
+  /// Gradient by logical element; the formula if none is given.
+  void step(std::int64_t number, double lr, const std::function<float(std::int64_t)>& grad = {}) {
+    for (std::int64_t i = 0; i < grad_.numel(); ++i) {
+      const std::int64_t e = logical_element(info(), i);
+      grad_.data<float>()[i] = grad ? grad(e) : fixture_value(e, number);
+    }
+    UpdateLoop loop(params_, optimizer_, state_, sums_, master_, 42);
+    loop.step(*arena_, *this, {item_}, number, lr, 1);
+  }
+
+  /// In logical order.
+  std::vector<double> weights() const {
+    const bool f32 = weight_.dtype() == DType::kF32;
+    return logical([&](std::int64_t i) {
+      if (master_ == MasterFormat::kF32) return state_.at({id_, "master"}).data<float>()[i];
+      if (master_ == MasterFormat::kSplit) {
+        return join_float(weight_.data<BF16>()[i],
+                          state_.at({id_, "remainder"}).data<std::uint16_t>()[i]);
+      }
+      return f32 ? weight_.data<float>()[i] : to_float(weight_.data<BF16>()[i]);
+    });
+  }
+  const Tensor& state(const std::string& slot) const { return state_.at({id_, slot}); }
+  const Tensor& weight() const { return weight_; }
+  const ParamInfo& info() const { return params_.info(id_); }
+
+ private:
+  template <typename F>
+  std::vector<double> logical(F&& value) const {
+    std::vector<double> out(static_cast<std::size_t>(weight_.numel()));
+    for (std::int64_t i = 0; i < weight_.numel(); ++i)
+      out[static_cast<std::size_t>(logical_element(info(), i))] = static_cast<double>(value(i));
+    return out;
+  }
+  Tensor filled(std::int64_t step) {
+    const Tensor t =
+        Tensor::empty(*arena_, MemoryTag::kWeights, DType::kF32, info().storage_shape());
+    for (std::int64_t i = 0; i < t.numel(); ++i)
+      t.data<float>()[i] = fixture_value(logical_element(info(), i), step);
+    return t;
+  }
+
+  std::unique_ptr<Arena> arena_ = Arena::make_cpu(1 << 26);
+  ParamTable params_;
+  ParamId id_{};
+  const Optimizer& optimizer_;
+  ResidentState state_;
+  SliceSums sums_;
+  MasterFormat master_;
+  UpdateItem item_;
+  Tensor weight_, grad_;
+};
+
+}  // namespace thimble
