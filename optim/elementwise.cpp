@@ -1,6 +1,10 @@
 #include "optim/elementwise.h"
 
+#include <algorithm>
+#include <array>
+#include <bit>
 #include <cstring>
+#include <limits>
 #include <string_view>
 
 #include "core/base/numeric.h"
@@ -17,10 +21,43 @@ const ElementwiseTable& table() {
 
 }  // namespace
 
+namespace {
+
+struct CodeStorage {
+  std::array<float, 256> bounds{};
+  std::array<std::int32_t, std::size_t{2} * kCodeCells> first{};
+  CodeTables tables{};
+
+  explicit CodeStorage(bool is_signed) {
+    const auto& between = code_bounds(is_signed);
+    std::copy(between.begin(), between.end(), bounds.begin());
+    bounds.back() = std::numeric_limits<float>::infinity();
+    for (std::int32_t cell = 0; cell < kCodeCells; ++cell) {
+      const auto edge = [](std::int32_t c) {
+        return std::bit_cast<float>(static_cast<std::uint32_t>(kFirstCell + c) << 16);
+      };
+      const float low = cell == 0 ? 0.0f : edge(cell), high = edge(cell + 1);
+      const auto below = [&](auto&& is_below) {
+        return static_cast<std::int32_t>(std::count_if(between.begin(), between.end(), is_below));
+      };
+      const auto at = static_cast<std::size_t>(cell);
+      first[at] = below([low](float b) { return b < low; });
+      first[at + kCodeCells] = below([high](float b) { return b <= -high; });
+      const std::int32_t last = below([high](float b) { return b < high; }),
+                         last_negative = below([low](float b) { return b < -low; });
+      TH_CHECK(last - first[at] <= kCodesPerCell &&
+               last_negative - first[at + kCodeCells] <= kCodesPerCell);
+    }
+    tables = {code_values(is_signed).data(), bounds.data(), is_signed, is_signed ? 127 : 0,
+              first.data()};
+  }
+};
+
+}  // namespace
+
 const CodeTables& code_tables(bool is_signed) {
-  static const CodeTables kSigned{code_values(true).data(), code_bounds(true).data(), true, 127},
-      kUnsigned{code_values(false).data(), code_bounds(false).data(), false, 0};
-  return is_signed ? kSigned : kUnsigned;
+  static const CodeStorage kSigned(true), kUnsigned(false);
+  return is_signed ? kSigned.tables : kUnsigned.tables;
 }
 
 UpdateSource tensor_source(const Tensor& tensor, double scale) {

@@ -88,10 +88,17 @@ void fill_normal(const Tensor& out, const CounterRandom& random, double scale);
 
 struct CodeTables {
   const float* values;
-  const float* bounds;
+  const float* bounds;  // 256, the last infinite
   bool is_signed;
   std::int32_t zero;  // the code of 0
+  /// By cell of a value in [-1, 1] (its sign, exponent and 7 bits): the least code of any value in
+  /// the cell; the greatest is at most kCodesPerCell more.
+  const std::int32_t* first;
 };
+inline constexpr std::int32_t kCodesPerCell = 2;
+/// Cells of one sign; magnitudes below 2^-23 are in the first.
+inline constexpr std::int32_t kCodeCells = 23 * 128 + 1;
+inline constexpr std::int32_t kFirstCell = (127 - 23) * 128;  // upper 16 bits of 2^-23
 const CodeTables& code_tables(bool is_signed);
 
 }  // namespace thimble

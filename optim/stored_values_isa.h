@@ -63,13 +63,21 @@ inline const std::uint16_t* noise(const StoredValues& s, std::uint64_t first, st
 /// Nearest code of values / largest; of signed codes, none changes its sign.
 inline void encode(const float* x, std::int64_t n, float largest, const CodeTables& t,
                    std::uint8_t* codes) {
+  const float* bounds = t.bounds;
+  const std::int32_t* first = t.first;
+  const std::int32_t zero = t.is_signed ? t.zero : -1;
+  const float divisor = largest > 0 ? largest : 1.0f;
+  static_assert(kCodesPerCell == 2);
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    const float v = largest > 0 ? x[i] / largest : 0.0f;
-    std::int32_t code = 0;
-    for (std::int32_t step = 128; step > 0; step /= 2)
-      code += v > t.bounds[code + step - 1] ? step : 0;
-    if (t.is_signed && v < 0.0f && code == t.zero) --code;
+    const float v = x[i] / divisor;
+    const auto bits = std::bit_cast<std::uint32_t>(v);
+    const auto upper = static_cast<std::int32_t>((bits & 0x7FFFFFFFu) >> 16) - kFirstCell;
+    const std::int32_t cell = upper < 0 ? 0 : (upper < kCodeCells ? upper : kCodeCells - 1);
+    std::int32_t code = first[cell + static_cast<std::int32_t>(bits >> 31) * kCodeCells];
+    code += v > bounds[code] ? 1 : 0;
+    code += v > bounds[code] ? 1 : 0;
+    code -= static_cast<std::int32_t>(code == zero) & static_cast<std::int32_t>(v < 0.0f);
     codes[i] = static_cast<std::uint8_t>(code);
   }
 }

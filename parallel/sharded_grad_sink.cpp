@@ -46,6 +46,7 @@ void ShardedGradSink::complete(ParamId id) {
   }
   if (comm_.size() == 1) {
     reduced_.at(index(id)) = std::move(gradient);
+    if (ready_) ready_(std::span(&id, 1));
   } else {
     reduce(id, std::move(gradient));
   }
@@ -91,7 +92,10 @@ void ShardedGradSink::finish_oldest() {
     targets.push_back(reduced);
   }
   oldest.reduction.finish(targets, accumulate);
+  targets.clear();
+  const std::vector<ParamId> ids = std::move(oldest.ids);
   running_.pop_front();
+  if (last_pass_ && ready_ && plan_.stage() > 0) ready_(ids);
 }
 
 void ShardedGradSink::begin_pass(bool last) {
@@ -114,6 +118,10 @@ void ShardedGradSink::gather_reduced() {
   for (const ParamId id : params_.ids()) {
     Tensor& whole = gathered_.at(index(id));
     if (whole.defined()) reduced_.at(index(id)) = std::exchange(whole, {});
+  }
+  if (!ready_) return;
+  for (const ParamId id : params_.ids()) {
+    if (reduced_.at(index(id)).defined()) ready_(std::span(&id, 1));
   }
 }
 

@@ -6,6 +6,7 @@
 #pragma once
 
 #include <deque>
+#include <functional>
 #include <vector>
 
 #include "core/autograd/grad_sink.h"
@@ -34,6 +35,10 @@ class ShardedGradSink final : public GradSink {
   void begin_pass(bool last);
   void end_pass();
 
+  /// To be told in the last pass which gradients are where they are needed, as soon as they are,
+  /// all ranks in the same order; by end_pass() all have been told. It may release them.
+  void set_ready(std::function<void(std::span<const ParamId>)> ready) { ready_ = std::move(ready); }
+
   /// The gradient of the rows that this rank updates, over all ranks and passes; undefined if
   /// nothing flowed.
   const Tensor& grad(ParamId id) const { return reduced_.at(index(id)); }
@@ -57,6 +62,7 @@ class ShardedGradSink final : public GradSink {
   const ParallelPlan& plan_;
   Communicator& comm_;
   GradSinkOptions options_;
+  std::function<void(std::span<const ParamId>)> ready_;
   bool last_pass_ = true;
   std::vector<Tensor> pass_;   // of the running pass, by id
   std::vector<Tensor> total_;  // over the passes so far (stages 0 and 1, one rank)

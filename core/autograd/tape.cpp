@@ -50,7 +50,7 @@ void Tape::begin_use(ParamId id) {
 void Tape::finish_use(ParamId id) {
   int& open = open_uses_.at(static_cast<std::int32_t>(id));
   TH_CHECK(open > 0, "a parameter finished more often than it was used");
-  if (--open == 0) sink_.complete(id);
+  if (--open == 0) completed_.push_back(id);
 }
 
 Var Tape::segment(const Var& x, const std::function<Var(const Var&)>& body) {
@@ -114,6 +114,8 @@ void Tape::backward() {
     std::function<void(Tape&)> node = std::move(nodes_.back());
     nodes_.pop_back();
     node(*this);
+    // Only now: the node may have used the weight after its gradient, and the sink may change it.
+    for (const ParamId id : std::exchange(completed_, {})) sink_.complete(id);
   }
   grads_.clear();
   for (const auto& [id, open] : open_uses_) TH_CHECK(open == 0, "parameter {} is still open", id);

@@ -81,6 +81,7 @@ class Tape {
   std::vector<std::function<void(Tape&)>> nodes_;
   std::unordered_map<std::int32_t, Tensor> grads_;
   std::unordered_map<std::int32_t, int> open_uses_;
+  std::vector<ParamId> completed_;  // in the node that runs
   std::int32_t next_id_ = 0;
 };
 

@@ -20,7 +20,7 @@
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
 #include "models/weight_sources.h"
-#include "optim/adamw.h"
+#include "optim/groups.h"
 #include "parallel/mpi_world.h"
 #include "parallel/planning_communicator.h"
 
@@ -32,6 +32,9 @@ struct TrainBench {
   std::int64_t batch = 4, seq = 512, accumulation = 1, steps = 12, warmup = 6;
   std::string dtype = "bf16", recompute = "none", trace;
   std::string wire = "bf16";
+  std::string optimizer = "adamw", master = "fp32", state_dtype = "fp32";
+  std::optional<std::int64_t> rank;
+  bool fused = false;
   int threads = 0, zero_stage = 1;
   bool json = false, profile = false;
 };
@@ -78,7 +81,26 @@ EngineOptions engine_options(const TrainBench& b) {
           .accumulates = b.accumulation > 1,
           .zero_stage = b.zero_stage,
           .wire = b.wire == "bf16" ? DType::kBF16 : DType::kF32,
+          .clip_mode = b.fused ? ClipMode::kLagged : ClipMode::kExact,
+          .fused_backward = b.fused,
+          .master = b.master == "fp32"      ? MasterFormat::kF32
+                    : b.master == "split16" ? MasterFormat::kSplit
+                                            : MasterFormat::kNone,
           .seq_len = b.seq};
+}
+
+OptimizerGroups bench_optimizer(const TrainBench& b, const ParamTable& params) {
+  GroupSettings main{
+      .label = "--optimizer", .match = "", .optimizer = {.name = b.optimizer}, .lr = 1e-4};
+  main.optimizer.rank = b.rank;
+  main.optimizer.low_precision = b.dtype == "bf16";
+  main.optimizer.adam.state = b.state_dtype == "bf16"   ? StateFormat::kBF16
+                              : b.state_dtype == "8bit" ? StateFormat::k8Bit
+                                                        : StateFormat::kF32;
+  GroupSettings fallback = main;
+  fallback.optimizer.name = "adamw";
+  fallback.optimizer.rank.reset();
+  return {params, {}, std::move(main), std::move(fallback)};
 }
 
 // Runs load and one step on `arena`, which may be a planning one.
@@ -135,7 +157,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   if (b.warmup >= b.steps)
     throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
   const Transformer model(*config);
-  const AdamW optimizer(AdamOptions{});
+  const OptimizerGroups optimizer = bench_optimizer(b, model.params());
   const MemoryReport planned = plan(b, model, optimizer, comm);
   const std::int64_t tokens = b.batch * b.seq, own_tokens = tokens / comm.size();
   const EngineOptions options = engine_options(b);
@@ -186,6 +208,10 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"first_loss", losses.front()},
       {"last_loss", losses.back()},
       {"recompute", b.recompute},
+      {"optimizer", b.optimizer},
+      {"master", b.master},
+      {"state_dtype", b.state_dtype},
+      {"fused", b.fused},
       {"accumulation", b.accumulation},
       {"sol", sol},
       {"isa", cpu_isa()},
@@ -242,6 +268,13 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->check(CLI::Range(0, 3));
   train->add_option("--wire", options->wire, "Under mpirun: gradients between ranks")
       ->check(CLI::IsMember({"bf16", "fp32"}));
+  train->add_option("--optimizer", options->optimizer, "`thimble optimizers` lists them");
+  train->add_option("--rank", options->rank, "Of a low-rank optimizer")->check(CLI::PositiveNumber);
+  train->add_option("--master", options->master, "Beside bf16 weights: fp32, split16 or none")
+      ->check(CLI::IsMember({"fp32", "split16", "none"}));
+  train->add_option("--state-dtype", options->state_dtype, "Moments: fp32, bf16 or 8bit")
+      ->check(CLI::IsMember({"fp32", "bf16", "8bit"}));
+  train->add_flag("--fused", options->fused, "Update within the backward pass, lagged clipping");
   train->add_option("--trace", options->trace,
                     "Write a Chrome trace of the counted steps to this file");
   train->add_flag("--profile", options->profile, "Print a table of operations to standard error");

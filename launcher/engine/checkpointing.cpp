@@ -167,7 +167,8 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                         {"skipped_steps", state.skipped_steps},
                         {"best_eval_loss", state.best_eval_loss},
                         {"best_step", state.best_step},
-                        {"evals_without_gain", state.evals_without_gain}}}};
+                        {"evals_without_gain", state.evals_without_gain},
+                        {"last_grad_norm", state.last_grad_norm}}}};
   const CheckpointIo io{
       files,
       {static_cast<std::byte*>(scratch.data()), static_cast<std::size_t>(kCheckpointScratchBytes)}};
@@ -234,7 +235,8 @@ TrainState checkpoint_state(const CheckpointReader& reader) {
             .skipped_steps = s.at("skipped_steps"),
             .best_eval_loss = s.at("best_eval_loss"),
             .best_step = s.at("best_step"),
-            .evals_without_gain = s.at("evals_without_gain")};
+            .evals_without_gain = s.at("evals_without_gain"),
+            .last_grad_norm = s.value("last_grad_norm", 0.0)};
   } catch (const nlohmann::json::exception& e) {
     throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
   }

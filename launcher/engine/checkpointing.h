@@ -21,6 +21,7 @@ struct TrainState {
   double best_eval_loss = 0;
   std::int64_t best_step = -1;  // -1: none yet
   std::int64_t evals_without_gain = 0;
+  double last_grad_norm = 0;  // of the last step, for lagged clipping; 0: none
 };
 
 /// What makes a checkpoint usable on its own.

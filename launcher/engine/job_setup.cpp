@@ -136,6 +136,8 @@ JobSetup make_setup(const job::JobConfig& job) {
   setup.engine.wire =
       job.parallelism.reduce_dtype == job::WireDType::kBF16 ? DType::kBF16 : DType::kF32;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
+  setup.engine.fused_backward = job.optimizer.fused_backward;
+  setup.engine.clip_mode = static_cast<ClipMode>(job.training.grad_norm_mode);
   setup.engine.seq_len = job.data.seq_len;
   setup.engine.master = static_cast<MasterFormat>(
       std::array{MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}.at(

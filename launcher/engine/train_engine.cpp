@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "core/ops/ops.h"
 #include "models/rope_table.h"
@@ -55,6 +56,11 @@ class RankSums final : public SliceSums {
   Communicator& comm_;
 };
 
+// As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
+double clip_factor(const EngineOptions& options, double norm) {
+  return options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (norm + 1e-6)) : 1.0;
+}
+
 ExactSum total_weight(std::span<const Batch> batches) {
   ExactSum total;
   for (const Batch& batch : batches) {
@@ -104,8 +110,9 @@ class TrainEngine::Host final : public UpdateLoop::Host {
 
 // What the passes of a step have added up on this rank.
 struct TrainEngine::Sums {
-  ExactSum loss;      // weighted
-  double weight = 0;  // of all ranks
+  ExactSum loss;       // weighted
+  double weight = 0;   // of all ranks
+  bool usable = true;  // fused: the loss is finite on all ranks, so the last backward pass has run
 };
 
 TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
@@ -135,6 +142,12 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
     if (!model.params().info(id).trainable) continue;
     items_.push_back({id, plan_.updated(id, comm.rank())});
     create_state(state_, optimizer, model.params(), items_.back(), master());
+  }
+  host_ = std::make_unique<Host>(*this);
+  if (options.fused_backward) {
+    fused_ = std::make_unique<FusedUpdate>(arena, model.params(), comm, plan_.stage() > 0, sink_,
+                                           loop_, *host_);
+    sink_.set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
   rope_table_ = make_rope_table(arena, model.config(), options.seq_len);
 }
@@ -221,6 +234,13 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
     const Tensor losses = model_.loss(ctx, tensors, rope_table_, static_cast<float>(scale));
     phase("forward", false);
     sums.loss.add(weighted_sum(losses, batch));
+    if (fused_ && i + 1 == micro_batches.size()) {
+      // The backward pass changes weights: it must not begin in vain.
+      ExactSum loss = sums.loss;
+      all_reduce(comm_, "loss", std::span(&loss, 1));
+      sums.usable = std::isfinite(loss.value());
+      if (!sums.usable) break;
+    }
     phase("backward", true);
     tape.backward();
     sink_.end_pass();
@@ -230,6 +250,7 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
 }
 
 StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
+  TH_CHECK(!fused_, "gradients are not kept");
   const Sums sums = run_passes(micro_batches);
   return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
           .trained_tokens = count_trained(micro_batches)};
@@ -258,7 +279,7 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
   std::array<ExactSum, 3> shared{sums.loss, std::move(tokens),
                                  plan_.stage() == 0 ? ExactSum() : squares};
   all_reduce(comm_, "loss and norm", shared);
-  result.loss = sums.weight > 0 ? shared[0].value() / sums.weight : 0.0;
+  result.loss = sums.weight != 0 ? shared[0].value() / sums.weight : 0.0;
   result.trained_tokens = std::llround(shared[1].value());
   result.grad_norm = std::sqrt((plan_.stage() == 0 ? squares : shared[2]).value());
   result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
@@ -276,6 +297,7 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
 }
 
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
+  if (fused_) return fused_step(micro_batches, step, lr);
   const Sums sums = run_passes(micro_batches);
   StepResult result{.trained_tokens = count_trained(micro_batches)};
   phase("norm", true);
@@ -287,15 +309,53 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
     sink_.release_all();
     return result;
   }
-  // As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
-  const double clip = options_.max_grad_norm > 0
-                          ? std::min(1.0, options_.max_grad_norm / (result.grad_norm + 1e-6))
-                          : 1.0;
   phase("update", true);
-  Host host(*this);
-  loop_.step(arena_, host, items_, step, lr, clip);
+  loop_.step(arena_, *host_, items_, step, lr, clip_factor(options_, result.grad_norm));
   store_->publish();
   phase("update", false);
+  return result;
+}
+
+StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::int64_t step,
+                                   double lr) {
+  FusedUpdate::Step update{.number = step, .lr = lr};
+  StepResult result{.trained_tokens = count_trained(micro_batches)};
+  Sums sums;
+  if (options_.clip_mode == ClipMode::kTwoPass) {
+    update.only_measures = true;
+    fused_->begin(update, items_);
+    sums = run_passes(micro_batches);
+    const double norm = std::sqrt(fused_->squares().value());
+    if (!sums.usable || !fused_->skipped().empty()) {
+      const std::int32_t bad =
+          fused_->skipped().empty() ? -1 : static_cast<std::int32_t>(fused_->skipped().front());
+      ExactSum none;
+      none.add(std::numeric_limits<double>::quiet_NaN());
+      sink_.release_all();
+      agree(sums, none, bad, result);
+      return result;
+    }
+    update.only_measures = false;
+    update.grad_scale = clip_factor(options_, norm);
+  } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
+    update.grad_scale = clip_factor(options_, last_grad_norm_);
+  } else if (options_.clip_mode == ClipMode::kPerTensor) {
+    update.max_tensor_norm = options_.max_grad_norm;
+  }
+  fused_->begin(update, items_);
+  sums = run_passes(micro_batches);
+  if (sums.usable) store_->publish();
+  // Every rank has the sum over all of them.
+  const ExactSum squares = plan_.stage() == 0 || comm_.rank() == 0 ? fused_->squares() : ExactSum();
+  agree(sums, squares, -1, result);
+  if (result.skipped) {
+    sink_.release_all();
+    return result;
+  }
+  result.skipped_tensors = static_cast<int>(fused_->skipped().size());
+  if (result.skipped_tensors > 0)
+    result.first_bad = model_.params().info(fused_->skipped().front()).name;
+  last_grad_norm_ = result.grad_norm;
   return result;
 }
 

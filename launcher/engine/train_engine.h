@@ -10,6 +10,7 @@
 #include <string>
 
 #include "core/autograd/saved_tensor.h"
+#include "launcher/engine/fused_update.h"
 #include "models/transformer.h"
 #include "optim/update_loop.h"
 #include "parallel/sharded_grad_sink.h"
@@ -29,6 +30,8 @@ struct EngineOptions {
   std::int64_t small_elements =
       16384;                   // parameters up to this size are not cut: see ParallelOptions
   double max_grad_norm = 1.0;  // 0: no clipping
+  ClipMode clip_mode = ClipMode::kExact;
+  bool fused_backward = false;  // update within the backward pass; with clipping not kExact
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
   std::uint64_t seed = 42;                   // of what is random in updates
   std::int64_t seq_len = 0;
@@ -38,8 +41,9 @@ struct StepResult {
   double loss = 0;       // nats per trained token over all micro-batches
   double grad_norm = 0;  // before clipping
   std::int64_t trained_tokens = 0;
-  bool skipped = false;   // loss or gradient was not finite: nothing was updated
-  std::string first_bad;  // then: "the loss", or the first tensor whose gradient is not finite
+  bool skipped = false;     // loss or gradient was not finite: nothing was updated
+  int skipped_tensors = 0;  // fused: left alone because their gradient was not finite
+  std::string first_bad;    // then: "the loss", or the first tensor whose gradient is not finite
 };
 
 struct EvalSum {
@@ -76,6 +80,10 @@ class TrainEngine {
   /// together.
   EvalSum evaluate(const Batch& batch);
 
+  /// Of the last step, which lagged clipping goes by; 0: none yet.
+  double last_grad_norm() const { return last_grad_norm_; }
+  void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
+
   WeightStore& store() { return *store_; }
   ResidentState& state() { return state_; }
   Communicator& comm() { return comm_; }
@@ -98,6 +106,7 @@ class TrainEngine {
   class Host;
   struct Sums;
   Sums run_passes(std::span<const Batch> micro_batches);
+  StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   ExactSum squares(std::int32_t& first_bad) const;
   void agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result);
   void phase(const char* name, bool begin) const {
@@ -116,6 +125,9 @@ class TrainEngine {
   ResidentState state_;
   std::unique_ptr<SliceSums> sums_;
   UpdateLoop loop_;
+  std::unique_ptr<UpdateLoop::Host> host_;
+  std::unique_ptr<FusedUpdate> fused_;  // if asked for
+  double last_grad_norm_ = 0;
   std::vector<UpdateItem> items_;
   Tensor rope_table_;
   PhaseHook hook_;

@@ -48,7 +48,9 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
       schedule_(make_schedule(parts_.job, parts_.total_steps)),
       progress_(parts_.console, {.last_step = parts_.total_steps,
                                  .logging_steps = parts_.job.logging.logging_steps,
-                                 .quiet = parts_.quiet || !leads()}) {}
+                                 .quiet = parts_.quiet || !leads()}) {
+  parts_.engine.set_last_grad_norm(state.last_grad_norm);
+}
 
 std::vector<Batch> Trainer::batches_of(std::int64_t step) const {
   const BatchPlan& plan = parts_.plan.batch;
@@ -76,7 +78,14 @@ void Trainer::train_step(const std::vector<Batch>& batches) {
   ++state_.step;
   state_.tokens_seen += parts_.plan.batch.rows * parts_.setup.engine.seq_len;
   state_.trained_tokens += r.trained_tokens;
-  consecutive_skips_ = r.skipped ? consecutive_skips_ + 1 : 0;
+  state_.last_grad_norm = parts_.engine.last_grad_norm();
+  consecutive_skips_ = r.skipped || r.skipped_tensors > 0 ? consecutive_skips_ + 1 : 0;
+  if (r.skipped_tensors > 0 && leads()) {
+    spdlog::warn(
+        "step {}: the gradients of {} tensors are not finite, first {}; these were not "
+        "updated",
+        state_.step, r.skipped_tensors, r.first_bad);
+  }
   if (r.skipped) {
     ++state_.skipped_steps;
     if (leads())

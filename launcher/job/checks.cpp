@@ -126,12 +126,19 @@ void check_data(JobDraft& draft) {
 }
 
 void check_optimizer(JobDraft& draft) {
-  if (draft.config.optimizer.fused_backward &&
+  if (draft.config.optimizer.fused_backward && draft.config.training.max_grad_norm > 0 &&
       draft.config.training.grad_norm_mode == GradNormMode::kExact) {
     draft.errors.add(draft.place_of("optimizer.fused_backward"),
                      "optimizer.fused_backward = true needs training.grad_norm_mode = "
                      "\"two_pass\", \"lagged\" or "
                      "\"per_tensor\"");
+  }
+  if (!draft.config.optimizer.fused_backward &&
+      draft.config.training.grad_norm_mode != GradNormMode::kExact) {
+    draft.errors.add(
+        draft.place_of("training.grad_norm_mode"),
+        fmt::format("training.grad_norm_mode = \"{}\" needs optimizer.fused_backward = true",
+                    spelling(draft.config.training.grad_norm_mode)));
   }
 }
 

@@ -110,8 +110,7 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
   visit(
       {.name = "grad_norm_mode",
        .doc = "How the norm is known in time; optimizer.fused_backward needs one of the last three",
-       .value = choice(training.grad_norm_mode),
-       .later = {"two_pass", "lagged", "per_tensor"}});
+       .value = choice(training.grad_norm_mode)});
   visit({.name = "grad_dtype",
          .doc = "The gradient buffer; auto: fp32 when accumulated or tied, else the model's dtype",
          .value = choice(training.grad_dtype)});
@@ -151,8 +150,7 @@ void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
          .value = &optimizer.decay_all});
   visit({.name = "fused_backward",
          .doc = "Update and free each gradient as soon as it is reduced",
-         .value = &optimizer.fused_backward,
-         .later = {"true"}});
+         .value = &optimizer.fused_backward});
   visit({.name = "state_dtype",
          .doc = "Moments; bf16 with stochastic rounding",
          .value = choice(optimizer.state_dtype)});

@@ -1,0 +1,159 @@
+// Training a tiny model of odd sizes on any number of ranks.
+#pragma once
+
+#include <cmath>
+
+#include "launcher/engine/memory_report.h"
+#include "launcher/engine/train_engine.h"
+#include "models/weight_sources.h"
+#include "optim/groups.h"
+#include "parallel/planning_communicator.h"
+#include "tests/parallel/rank_team.h"
+
+namespace thimble {
+
+constexpr std::int64_t kSeq = 13;
+
+inline ModelConfig odd_config(bool tied) {
+  ModelConfig c;
+  c.hidden_size = 24;
+  c.intermediate_size = 37;
+  c.num_layers = 3;
+  c.num_heads = 3;
+  c.num_kv_heads = 1;
+  c.head_dim = 8;
+  c.vocab_size = 61;
+  c.max_positions = 64;
+  c.tied_head = tied;
+  c.qkv_bias = true;
+  c.windows = {0, 5, 0};
+  return c;
+}
+
+// Micro-batch `index` of a step; some positions, and in one of them all, are not trained.
+inline Batch micro_batch(int index, int empty = -1) {
+  Batch b{.rows = 2, .seq_len = kSeq};
+  for (int i = 0; i < 2 * kSeq; ++i) {
+    const int t = i % static_cast<int>(kSeq), start = t >= 6 ? 6 : 0;
+    b.tokens.push_back((i * 17 + index * 5) % 61);
+    b.targets.push_back((i * 17 + 17 + index * 5) % 61);
+    b.weights.push_back(index == empty || (i + index) % 5 == 0 ? 0.0f : 1.0f);
+    b.doc_start.push_back(start);
+    b.positions.push_back(t - start);
+  }
+  return b;
+}
+
+inline std::vector<Batch> batches_of(int rank, int ranks, int passes, int empty) {
+  std::vector<Batch> mine;
+  for (int p = 0; p < passes; ++p) mine.push_back(micro_batch(p * ranks + rank, empty));
+  return mine;
+}
+
+inline std::vector<float> floats(const Tensor& t) {
+  std::vector<float> out(static_cast<std::size_t>(t.numel()));
+  for (std::size_t i = 0; i < out.size(); ++i) {
+    out[i] = t.dtype() == DType::kBF16 ? to_float(t.data<BF16>()[i]) : t.data<float>()[i];
+  }
+  return out;
+}
+
+// Everything a run produced, by parameter: rows [slice) of gradient of the first step, master after
+// three steps.
+struct Outcome {
+  std::vector<double> losses, norms;
+  std::vector<Slice> slices;
+  std::vector<std::vector<float>> grads, masters;
+};
+
+struct Setting {
+  std::string optimizer = "adamw";
+  int stage = 0, passes = 1, empty = -1;
+  DType dtype = DType::kF32, wire = DType::kF32;
+  bool tied = false;
+  Recompute recompute = Recompute::kNone;
+  MasterFormat master = MasterFormat::kF32;
+  bool fused = false;
+  ClipMode clip_mode = ClipMode::kExact;
+  double max_grad_norm = 1;
+};
+
+// Small enough for every matrix here; the second of three steps refreshes too.
+inline OptimizerGroups make_groups(const ParamTable& params, const std::string& name) {
+  GroupSettings main{.label = "main",
+                     .match = "",
+                     .optimizer = {.name = name, .rank = 3, .update_gap = 1},
+                     .lr = 1e-3};
+  GroupSettings fallback = main;
+  fallback.optimizer.name = "adamw";
+  return {params, {}, main, fallback};
+}
+
+inline EngineOptions engine_options(const Setting& s, int passes) {
+  return {.dtype = s.dtype,
+          .grad_dtype = s.dtype,
+          .recompute = s.recompute,
+          .accumulates = passes > 1,
+          .zero_stage = s.stage,
+          .wire = s.wire,
+          .small_elements = 64,
+          .max_grad_norm = s.max_grad_norm,
+          .clip_mode = s.clip_mode,
+          .fused_backward = s.fused,
+          .master = s.master,
+          .seq_len = kSeq};
+}
+
+inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& batches) {
+  const auto arena = Arena::make_cpu(1 << 26);
+  arena->set_poison(true);
+  Outcome out;
+  const Transformer model(odd_config(s.tied));
+  const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
+  TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
+                     comm);
+  InitSource source(3, 0.3);
+  engine.load(source);
+  for (const ParamId id : model.params().ids())
+    out.slices.push_back(engine.parallel().updated(id, comm.rank()));
+  if (!s.fused) {
+    static_cast<void>(engine.accumulate(batches));
+    for (const ParamId id : model.params().ids())
+      out.grads.push_back(floats(engine.grads().grad(id)));
+    engine.release_grads();
+  }
+  for (int step = 1; step <= 3; ++step) {
+    const StepResult result = engine.step(batches, step, 1e-3);
+    EXPECT_FALSE(result.skipped);
+    out.losses.push_back(result.loss);
+    out.norms.push_back(result.grad_norm);
+  }
+  for (const ParamId id : model.params().ids()) {
+    out.masters.push_back(engine.master() == MasterFormat::kF32
+                              ? floats(engine.state().at({id, "master"}))
+                              : floats(engine.store().shard(id)));
+  }
+  return out;
+}
+
+// The run of one process that takes all micro-batches in the order in which the ranks are counted.
+inline Outcome reference(const Setting& s, int ranks) {
+  SingleCommunicator alone;
+  return train(alone, s, batches_of(0, 1, ranks * s.passes, s.empty));
+}
+
+inline std::vector<float> rows_of(const std::vector<float>& whole, const ParamInfo& info, Slice slice) {
+  const std::int64_t width = info.shape.numel() / info.storage_shape()[0];
+  return {whole.begin() + slice.begin * width, whole.begin() + slice.end * width};
+}
+
+inline double relative(const std::vector<float>& got, const std::vector<float>& want) {
+  double error = 0, norm = 0;
+  for (std::size_t i = 0; i < want.size(); ++i) {
+    error += std::pow(static_cast<double>(got[i]) - static_cast<double>(want[i]), 2);
+    norm += std::pow(static_cast<double>(want[i]), 2);
+  }
+  return norm > 0 ? std::sqrt(error / norm) : std::sqrt(error);
+}
+
+}  // namespace thimble
