@@ -212,6 +212,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"master", b.master},
       {"state_dtype", b.state_dtype},
       {"fused", b.fused},
+      {"state_bytes", arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer))},
       {"accumulation", b.accumulation},
       {"sol", sol},
       {"isa", cpu_isa()},

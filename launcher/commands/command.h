@@ -38,6 +38,7 @@ void add_init_command(CLI::App& app, CommandSession& session);
 void add_inspect_command(CLI::App& app, CommandSession& session);
 void add_launch_command(CLI::App& app, CommandSession& session);
 void add_optimizers_command(CLI::App& app, CommandSession& session);
+void add_sweep_command(CLI::App& app, CommandSession& session);
 void add_plan_command(CLI::App& app, CommandSession& session);
 void add_tokenize_command(CLI::App& app, CommandSession& session);
 void add_train_command(CLI::App& app, CommandSession& session);

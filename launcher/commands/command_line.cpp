@@ -19,6 +19,7 @@ void add_commands(CLI::App& app, CommandSession& session) {
   add_plan_command(app, session);
   add_launch_command(app, session);
   add_optimizers_command(app, session);
+  add_sweep_command(app, session);
   add_eval_command(app, session);
   add_generate_command(app, session);
   add_tokenize_command(app, session);

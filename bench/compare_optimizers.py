@@ -1,0 +1,44 @@
+#!/usr/bin/env python3
+"""Step time and memory of the optimizers on the same steps; prints a Markdown table.
+
+    bench/compare_optimizers.py [--thimble build/release/thimble] [--size 130m] [--batch 4] [--seq 512]
+
+Each optimizer runs with an f32 master and, in the last columns, as small as it gets: updated within the backward pass, bf16 weights
+rounded at random, no master. State is what `thimble plan` counts under optimizer.
+"""
+import argparse
+
+from compare import HERE, measure
+
+OPTIMIZERS = ["adamw", "adamw_8bit", "adam_mini", "adafactor", "lion", "sgd", "galore", "galore_8bit", "fira", "apollo", "apollo_mini",
+              "frugal", "scale", "muon"]
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--thimble", default=str(HERE.parent / "build/release/thimble"))
+    p.add_argument("--size", default="130m")
+    p.add_argument("--batch", default="4")
+    p.add_argument("--seq", default="512")
+    p.add_argument("--steps", default="10")
+    p.add_argument("--warmup", default="5")
+    p.add_argument("--rank", default="192")
+    p.add_argument("--only", default="")
+    a = p.parse_args()
+    work = ["--size", a.size, "--batch", a.batch, "--seq", a.seq, "--steps", a.steps, "--warmup", a.warmup]
+    base = [a.thimble, "--quiet", "bench", "train", "--json", *work]
+    names = a.only.split(",") if a.only else OPTIMIZERS
+    print("| optimizer | step s | of AdamW | optimizer state MB | peak MB | fused, no master: step s | peak MB |\n|---|---|---|---|---|---|---|")
+    adamw = None
+    for name in names:
+        more = ["--optimizer", name] + (["--rank", a.rank] if name in ("galore", "galore_8bit", "fira", "apollo") else [])
+        plain = measure(base + more)
+        small = measure(base + more + ["--fused", "--master", "none"])
+        adamw = adamw or plain["step_s"]
+        state = plain["state_bytes"] / 1e6
+        print(f"| {name} | {plain['step_s']:.3f} | {plain['step_s'] / adamw:.2f} | {state:.0f} | {plain['measured_peak_bytes'] / 1e6:.0f} | "
+              f"{small['step_s']:.3f} | {small['measured_peak_bytes'] / 1e6:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
