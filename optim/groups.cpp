@@ -96,6 +96,11 @@ const Optimizer& OptimizerGroups::of(const ParamInfo& info) const {
   return *groups_[by_name_.at(info.name)].optimizer;
 }
 
+bool OptimizerGroups::int8_weight(const ParamInfo& info) const {
+  const auto found = by_name_.find(info.name);
+  return found != by_name_.end() && groups_[found->second].entry->int8_weights;
+}
+
 void OptimizerGroups::round(int i, const UpdateArgs& args, const RoundSums& in,
                             RoundSums& out) const {
   const Group& group = groups_[by_name_.at(args.info.name)];

@@ -37,6 +37,7 @@ class OptimizerGroups final : public Optimizer {
   std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override {
     return of(info).state_slots(info, slice);
   }
+  bool int8_weight(const ParamInfo& info) const override;
   int rounds(const ParamInfo& info, std::int64_t step) const override {
     return of(info).rounds(info, step);
   }

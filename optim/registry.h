@@ -27,6 +27,7 @@ struct OptimizerEntry {
   const char* needs;  // of a shard, and what is summed over shards
   enum class Takes : std::uint8_t { kEverything, kMatrices, kBlockMatrices } takes;
   std::unique_ptr<Optimizer> (*make)(const OptimizerSettings&);
+  bool int8_weights = false;
 };
 
 std::span<const OptimizerEntry> optimizer_entries();

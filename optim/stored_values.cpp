@@ -66,6 +66,10 @@ StoredValues weight_values(const UpdateArgs& args) {
   StoredValues values{.data = args.weight.raw()};
   if (args.weight.dtype() == DType::kF32) {
     values.kind = StoredValues::Kind::kF32;
+  } else if (args.weight.dtype() == DType::kU8) {
+    values.kind = StoredValues::Kind::kInt8;
+    values.extra = args.master.raw();
+    set_random(values, rounding(args, 0), args.slice.begin * args.info.storage_shape()[1]);
   } else if (!args.master.defined()) {
     values.kind = StoredValues::Kind::kBF16Random;
     const std::int64_t width =

@@ -41,6 +41,7 @@ struct StoredValues {
     kMaster,      // data: f32; extra: bf16, written when closed
     kSplit,       // data: bf16; extra: u16
     kBF16Random,  // data: bf16
+    kInt8,        // data: 8-bit weights; extra: f32 scales of kInt8Group, rounded at random
     kSigned8,     // data: u8 codes; extra: f32 largest magnitude of each block
     kUnsigned8,
   };

@@ -9,6 +9,7 @@
 #include <bit>
 #include <cmath>
 
+#include "core/ops/cpu/isa_int8.h"
 #include "core/ops/cpu/isa_math.h"
 #include "optim/elementwise.h"
 
@@ -108,6 +109,9 @@ inline float* open(const StoredValues& s, std::int64_t begin, std::int64_t n, fl
       }
       return buffer;
     }
+    case Kind::kInt8:
+      decode_int8(s.data, s.extra, begin, n, buffer);
+      return buffer;
     case Kind::kSigned8:
     case Kind::kUnsigned8: {
       const float* values = code_tables(s.kind == Kind::kSigned8).values;
@@ -163,6 +167,13 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
         high[i].bits = static_cast<std::uint16_t>((bits + 0x8000u) >> 16);
         low[i] = static_cast<std::uint16_t>(bits);
       }
+      return;
+    }
+    case Kind::kInt8: {
+      alignas(64) std::uint16_t buffer[kRun + 16];
+      encode_int8(values, begin, n,
+                  noise(s, s.first + static_cast<std::uint64_t>(begin), n, buffer), s.data,
+                  s.extra);
       return;
     }
     case Kind::kSigned8:

@@ -32,6 +32,7 @@ std::vector<T> take(const std::vector<T>& all, std::size_t& at, std::size_t coun
 std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
                                  MasterFormat master) {
   std::vector<StateSlot> slots;
+  if (optimizer.int8_weight(info)) master = MasterFormat::kNone;
   if (master == MasterFormat::kF32)
     slots.push_back(element_slot("master", DType::kF32, info, slice));
   if (master == MasterFormat::kSplit)
@@ -65,7 +66,8 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round) {
     leases.push_back(state_.acquire(key));
     state.push_back(leases.back().tensor());
   }
-  const std::size_t masters = master_ == MasterFormat::kNone ? 0 : 1;
+  const bool has_master = master_ != MasterFormat::kNone && !tensors.scales.defined();
+  const std::size_t masters = has_master ? 1 : 0;
   const UpdateArgs args{.info = info,
                         .slice = r.item.slice,
                         .step = step.number,
@@ -74,7 +76,7 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round) {
                         .seed = seed_,
                         .grad = tensors.grad,
                         .weight = tensors.weight,
-                        .master = masters > 0 ? state[0] : Tensor(),
+                        .master = has_master ? state[0] : tensors.scales,
                         .state = std::span(state).subspan(masters),
                         .carry = r.carry,
                         .arena = &step.arena};

@@ -20,6 +20,7 @@ struct UpdateItem {
 struct UpdateTensors {
   Tensor grad;
   Tensor weight;  // the compute weight
+  Tensor scales;  // of 8-bit weights
 };
 
 /// What is kept besides a compute weight.

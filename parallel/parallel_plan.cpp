@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/base/numeric.h"
 
 namespace thimble {
 namespace {
@@ -94,8 +95,8 @@ Slice ParallelPlan::updated(ParamId id, int rank) const {
 }
 
 StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes,
-                                       DType wire, DType weights,
-                                       const std::vector<int>& gathers) const {
+                                       DType wire, DType weights, const std::vector<int>& gathers,
+                                       const std::vector<bool>& int8) const {
   StepTraffic traffic;
   const std::int64_t reductions = options_.stage >= 2 ? passes : 1;
   for (const ParamId id : params.ids()) {
@@ -108,6 +109,9 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
     if (options_.stage == 3) {
       traffic.gather_bytes +=
           to_all * dtype_size(weights) * gathers.at(static_cast<std::size_t>(id)) * passes;
+    } else if (info.trainable && options_.stage > 0 && !int8.empty() &&
+               int8.at(static_cast<std::size_t>(id))) {
+      traffic.gather_bytes += to_all + ceil_div(own, kInt8Group) * 4 * (options_.ranks - 1);
     } else if (info.trainable) {
       traffic.gather_bytes += to_all * dtype_size(options_.stage == 0 ? wire : weights);
     }

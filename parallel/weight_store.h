@@ -15,6 +15,8 @@ class WeightStore : public ParamStore {
  public:
   /// The rows of the compute weight that this rank updates; [0, ...] if none.
   virtual Tensor shard(ParamId id) = 0;
+  /// Of 8-bit weights: the scales of the shard; otherwise undefined.
+  virtual Tensor shard_scales(ParamId) { return {}; }
   /// The shard has been written. Every rank reports the same parameters in the same order.
   virtual void changed(ParamId id) = 0;
   /// All changes of an update have been reported: afterwards every rank can pin anything.

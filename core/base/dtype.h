@@ -43,6 +43,9 @@ constexpr std::string_view dtype_name(DType dtype) {
   return "?";
 }
 
+/// Elements of a weight in 8 bits that share a scale, counted from element 0 of the storage.
+inline constexpr std::int64_t kInt8Group = 128;
+
 /// The upper half of a float: 8 exponent bits, 7 mantissa bits.
 struct BF16 {
   std::uint16_t bits = 0;

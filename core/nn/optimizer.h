@@ -55,8 +55,9 @@ struct UpdateArgs {
   std::uint64_t seed = 0;  // of what is random in an update
   Tensor grad;             // slice of the gradient, storage layout; f32 or bf16
   Tensor weight;           // compute weight, written; f32: it is its own master
-  /// f32: read and written; u16: what bf16 `weight` lacks of an f32 (see stored_values.h);
-  /// undefined: none, a bf16 weight is then rounded at random.
+  /// Of 8-bit weights (u8): their f32 scales. Else f32: read and written; u16: what bf16 `weight`
+  /// lacks of an f32 (see stored_values.h); undefined: none, a bf16 weight is then rounded at
+  /// random.
   Tensor master;
   std::span<const Tensor> state;  // in the order of state_slots()
   Tensor carry;                   // carry_bytes() of memory that lives from round to round
@@ -78,6 +79,8 @@ class Optimizer {
   virtual ~Optimizer() = default;
   virtual OptimizerNeed needs(const ParamInfo& info) const = 0;
   virtual std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const = 0;
+  /// Whether the weight is kept in 8 bits, without a master.
+  virtual bool int8_weight(const ParamInfo&) const { return false; }
 
   /// Rounds of this step's update, at least 1.
   virtual int rounds(const ParamInfo&, std::int64_t /*step*/) const { return 1; }

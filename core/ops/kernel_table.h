@@ -125,6 +125,10 @@ struct KernelTable {
   void (*zero)(void* dst, std::int64_t bytes);
   void (*copy)(void* dst, const void* src, std::int64_t bytes);
   void (*cast)(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
+  /// Of 8-bit weights (see isa_int8.h): dst bf16 or f32; src f32, rounded to nearest.
+  void (*dequantize)(void* dst, DType dst_dtype, const void* codes, const float* scales,
+                     std::int64_t n);
+  void (*quantize)(void* codes, float* scales, const float* src, std::int64_t n);
   /// dst += src, summed in f32.
   void (*accumulate)(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
   void (*add)(void* out, const void* a, const void* b, DType dtype, std::int64_t n);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/numeric.h"
 #include "core/ops/op_observer.h"
 
 namespace thimble::ops {
@@ -120,6 +121,34 @@ void cast(const Tensor& dst, const Tensor& src) {
   check_shape(dst, src.shape());
   TH_CHECK(dst.is_contiguous() && src.is_contiguous());
   table_of(dst).cast(dst.raw(), dst.dtype(), src.raw(), src.dtype(), dst.numel());
+}
+
+namespace {
+
+void check_int8(const Tensor& codes, const Tensor& scales, const Tensor& values) {
+  check_same_device({&codes, &scales, &values});
+  check_dtype(codes, DType::kU8);
+  check_dtype(scales, DType::kF32);
+  check_shape(values, codes.shape());
+  TH_CHECK(scales.numel() == ceil_div(codes.numel(), kInt8Group));
+  TH_CHECK(codes.is_contiguous() && scales.is_contiguous() && values.is_contiguous());
+}
+
+}  // namespace
+
+void dequantize(const Tensor& dst, const Tensor& codes, const Tensor& scales) {
+  const OpTimer timer("dequantize");
+  check_int8(codes, scales, dst);
+  table_of(dst).dequantize(dst.raw(), dst.dtype(), codes.raw(),
+                           static_cast<const float*>(scales.raw()), dst.numel());
+}
+
+void quantize(const Tensor& codes, const Tensor& scales, const Tensor& src) {
+  const OpTimer timer("quantize");
+  check_int8(codes, scales, src);
+  check_dtype(src, DType::kF32);
+  table_of(src).quantize(codes.raw(), static_cast<float*>(scales.raw()),
+                         static_cast<const float*>(src.raw()), src.numel());
 }
 
 void accumulate(const Tensor& dst, const Tensor& src) {

@@ -36,6 +36,10 @@ void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOpt
 void zero(const Tensor& x);
 void copy(const Tensor& dst, const Tensor& src);  // same dtype, shape and device
 void cast(const Tensor& dst, const Tensor& src);  // same shape; f32, bf16 (and f16 as source)
+/// 8-bit weights and their scales, one f32 for each kInt8Group elements (of a slice that begins
+/// with a group): to bf16 or f32 `dst`; from f32 `src`, rounded to nearest.
+void dequantize(const Tensor& dst, const Tensor& codes, const Tensor& scales);
+void quantize(const Tensor& codes, const Tensor& scales, const Tensor& src);
 void accumulate(const Tensor& dst, const Tensor& src);
 void add(const Tensor& out, const Tensor& a, const Tensor& b);  // out may be a or b
 void transpose(const Tensor& dst, const Tensor& src);           // [m, n] -> [n, m], contiguous

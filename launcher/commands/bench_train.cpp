@@ -32,7 +32,7 @@ struct TrainBench {
   std::int64_t batch = 4, seq = 512, accumulation = 1, steps = 12, warmup = 6;
   std::string dtype = "bf16", recompute = "none", trace;
   std::string wire = "bf16";
-  std::string optimizer = "adamw", master = "fp32", state_dtype = "fp32";
+  std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
   bool fused = false;
   int threads = 0, zero_stage = 1;
@@ -98,7 +98,7 @@ OptimizerGroups bench_optimizer(const TrainBench& b, const ParamTable& params) {
                               : b.state_dtype == "8bit" ? StateFormat::k8Bit
                                                         : StateFormat::kF32;
   GroupSettings fallback = main;
-  fallback.optimizer.name = "adamw";
+  fallback.optimizer.name = b.fallback;
   fallback.optimizer.rank.reset();
   return {params, {}, std::move(main), std::move(fallback)};
 }
@@ -270,6 +270,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_option("--wire", options->wire, "Under mpirun: gradients between ranks")
       ->check(CLI::IsMember({"bf16", "fp32"}));
   train->add_option("--optimizer", options->optimizer, "`thimble optimizers` lists them");
+  train->add_option("--fallback", options->fallback, "For what --optimizer does not take");
   train->add_option("--rank", options->rank, "Of a low-rank optimizer")->check(CLI::PositiveNumber);
   train->add_option("--master", options->master, "Beside bf16 weights: fp32, split16 or none")
       ->check(CLI::IsMember({"fp32", "split16", "none"}));

@@ -1,7 +1,9 @@
 #include "launcher/engine/checkpoint_source.h"
 
 #include <algorithm>
+#include <vector>
 
+#include "core/base/numeric.h"
 #include "core/ops/ops.h"
 
 namespace thimble {
@@ -30,6 +32,19 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
   const Tensor raw =
       Tensor::empty(arena_, MemoryTag::kIo, found->dtype, Shape{count}, "checkpoint rows");
   read_to(raw);
+  if (const CheckpointTensor* scale = reader_.find(info.name, "scale")) {
+    TH_CHECK(scale->dtype == DType::kF32 && found->dtype == DType::kU8);
+    const std::int64_t begin = slice.begin * width, first = begin / kInt8Group;
+    const std::int64_t groups = ceil_div(begin + count, kInt8Group) - first;
+    std::vector<float> scales(static_cast<std::size_t>(groups));
+    reader_.read(info.name, "scale", first * 4, std::as_writable_bytes(std::span(scales)));
+    const auto* codes = static_cast<const std::int8_t*>(raw.raw());
+    for (std::int64_t i = 0; i < count; ++i) {
+      const auto group = static_cast<std::size_t>((begin + i) / kInt8Group - first);
+      dst.data<float>()[i] = static_cast<float>(codes[i]) * scales[group];
+    }
+    return;
+  }
   if (const CheckpointTensor* rest = reader_.find(info.name, "remainder")) {
     TH_CHECK(rest->dtype == DType::kU16 && found->dtype == DType::kBF16);
     const Tensor low =

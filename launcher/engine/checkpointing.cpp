@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "parallel/quantised_store.h"
+
 namespace thimble {
 namespace {
 
@@ -13,7 +15,6 @@ using Json = nlohmann::ordered_json;
 struct SavedArray {
   CheckpointTensor described;
   ParamId id = ParamId::kNone;
-  std::string state;  // slot of the optimizer or its master; empty: the weight itself
   Tensor held;
 };
 
@@ -22,22 +23,9 @@ struct ByteRun {
   std::int64_t begin = 0, size = 0;
 };
 
-StateSlot weight_slot(TrainEngine& engine, const ParamInfo& info, Slice slice) {
-  // f32 weights are their own master, and are saved under that name.
-  const bool is_master = info.trainable && engine.options().dtype == DType::kF32;
-  return element_slot(is_master ? "master" : "weight", engine.options().dtype, info, slice);
-}
-
-// Everything saved of a slice of a parameter.
-std::vector<StateSlot> saved_slots(TrainEngine& engine, ParamId id, Slice slice) {
-  const ParamInfo& info = engine.model().params().info(id);
-  std::vector<StateSlot> slots;
-  if (!info.trainable || engine.master() != MasterFormat::kF32)
-    slots.push_back(weight_slot(engine, info, slice));
-  if (!info.trainable) return slots;
-  for (StateSlot& slot : all_slots(engine.optimizer(), info, slice, engine.master()))
-    slots.push_back(std::move(slot));
-  return slots;
+std::vector<StateSlot> slots_of(TrainEngine& engine, ParamId id, Slice slice) {
+  return saved_slots(engine.optimizer(), engine.model().params().info(id), slice, engine.master(),
+                     engine.options().dtype);
 }
 
 std::vector<SavedArray> arrays(TrainEngine& engine) {
@@ -45,20 +33,22 @@ std::vector<SavedArray> arrays(TrainEngine& engine) {
   const ParamTable& params = engine.model().params();
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
-    bool is_weight = !info.trainable || engine.master() != MasterFormat::kF32;
-    for (const StateSlot& slot :
-         saved_slots(engine, id, engine.parallel().updated(id, engine.comm().rank()))) {
+    const std::vector<StateSlot> slots =
+        slots_of(engine, id, engine.parallel().updated(id, engine.comm().rank()));
+    for (const StateSlot& slot : slots) {
+      const StateKey key{id, slot.name};
+      // What is no state is the weight itself, or its scales.
+      const bool is_state = engine.state().all().contains(key);
       const Shape& shape = slot.like_param ? info.shape : slot.whole;
-      all.push_back(
-          {.described = {.name = info.name,
-                         .slot = slot.name,
-                         .dtype = slot.dtype,
-                         .shape = {shape.dims().begin(), shape.dims().end()},
-                         .transposed = slot.like_param && info.transposed()},
-           .id = id,
-           .state = is_weight ? "" : slot.name,
-           .held = is_weight ? engine.store().shard(id) : engine.state().at({id, slot.name})});
-      is_weight = false;
+      all.push_back({.described = {.name = info.name,
+                                   .slot = slot.name,
+                                   .dtype = slot.dtype,
+                                   .shape = {shape.dims().begin(), shape.dims().end()},
+                                   .transposed = slot.like_param && info.transposed()},
+                     .id = id,
+                     .held = is_state               ? engine.state().at(key)
+                             : slot.name == "scale" ? engine.store().shard_scales(id)
+                                                    : engine.store().shard(id)});
     }
   }
   return all;
@@ -66,7 +56,7 @@ std::vector<SavedArray> arrays(TrainEngine& engine) {
 
 // Where the part of an array that belongs to a slice of its parameter lies.
 ByteRun run_of(TrainEngine& engine, const SavedArray& array, Slice slice) {
-  for (const StateSlot& slot : saved_slots(engine, array.id, slice)) {
+  for (const StateSlot& slot : slots_of(engine, array.id, slice)) {
     if (slot.name != array.described.slot) continue;
     const std::int64_t size = dtype_size(slot.dtype);
     return {slot.begin * size, slot.shape.numel() * size};
@@ -108,6 +98,28 @@ Json parse_metadata(const CheckpointReader& reader) {
 }
 
 }  // namespace
+
+std::vector<StateSlot> saved_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
+                                   MasterFormat master, DType dtype) {
+  std::vector<StateSlot> slots;
+  if (info.trainable && optimizer.int8_weight(info)) {
+    slots.push_back(element_slot("weight", DType::kU8, info, slice));
+    const Slice groups = int8_scales(info, slice), all = int8_scales(info, whole_slice(info));
+    slots.push_back({.name = "scale",
+                     .dtype = DType::kF32,
+                     .shape = Shape{groups.rows()},
+                     .whole = Shape{all.rows()},
+                     .begin = groups.begin});
+  } else if (!info.trainable || master != MasterFormat::kF32) {
+    // f32 weights are their own master, and are saved under that name.
+    const bool is_master = info.trainable && dtype == DType::kF32;
+    slots.push_back(element_slot(is_master ? "master" : "weight", dtype, info, slice));
+  }
+  if (!info.trainable) return slots;
+  for (StateSlot& slot : all_slots(optimizer, info, slice, master))
+    slots.push_back(std::move(slot));
+  return slots;
+}
 
 std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine) {
   return descriptions(arrays(engine));

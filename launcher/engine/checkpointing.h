@@ -31,6 +31,11 @@ struct CheckpointIdentity {
   std::string resolved_job;  // TOML
 };
 
+/// Everything saved of a slice of a parameter: the weight if no f32 master stands for it ("weight",
+/// of 8 bits with "scale"; "master" if it is f32), the master and the optimizer's state.
+std::vector<StateSlot> saved_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
+                                   MasterFormat master, DType dtype);
+
 /// The arrays of a checkpoint: master, exp_avg and exp_avg_sq of what is trained (the f32 weight
 /// counts as master), weight of what is frozen.
 std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine);

@@ -186,12 +186,12 @@ StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const B
   Transformer model(setup.model);
   apply_freeze(job, model);
   const OptimizerGroups optimizer = make_optimizer(job, model.params());
-  const ParallelPlan plan(model.params(),
-                          [&](const ParamInfo& info) { return optimizer.needs(info); },
-                          {.ranks = place.ranks, .stage = setup.engine.zero_stage});
+  const std::unique_ptr<Arena> arena = Arena::make_planning();
+  PlanningCommunicator comm(place.rank, place.ranks);
+  const TrainEngine engine(*arena, model, optimizer, setup.engine, comm);
   StepTraffic traffic =
-      plan.step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire,
-                        setup.engine.dtype, model.gathers_per_pass());
+      engine.parallel().step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire,
+                                     setup.engine.dtype, model.gathers_per_pass(), engine.int8());
   traffic.operations = operations_of(setup, job, batch, place);
   return traffic;
 }
@@ -224,6 +224,15 @@ bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape
 
 namespace {
 
+bool has_int8(const JobSetup& setup, const job::JobConfig& job) {
+  Transformer model(setup.model);
+  apply_freeze(job, model);
+  const OptimizerGroups optimizer = make_optimizer(job, model.params());
+  const auto ids = model.params().ids();
+  return std::any_of(ids.begin(), ids.end(),
+                     [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
+}
+
 // Of every array that a checkpoint holds.
 std::int64_t checkpoint_bytes(const JobSetup& setup, const job::JobConfig& job) {
   Transformer model(setup.model);
@@ -234,10 +243,8 @@ std::int64_t checkpoint_bytes(const JobSetup& setup, const job::JobConfig& job) 
   std::int64_t bytes = 0;
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
-    if (!info.trainable || master != MasterFormat::kF32)
-      bytes += info.shape.numel() * dtype_size(setup.engine.dtype);
-    if (!info.trainable) continue;
-    for (const StateSlot& slot : all_slots(optimizer, info, whole_slice(info), master))
+    for (const StateSlot& slot :
+         saved_slots(optimizer, info, whole_slice(info), master, setup.engine.dtype))
       bytes += slot.whole.numel() * dtype_size(slot.dtype);
   }
   return bytes;
@@ -251,8 +258,9 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
   plan.budget = resolve_budget(job.memory.budget, place.on_host);
   JobSetup tried = setup;
   const bool any_stage = place.ranks > 1 && !job.parallelism.zero_stage.value;
+  const int last_stage = has_int8(setup, job) ? 2 : 3;
   while (!plan_stage(tried, job, shape, place, plan)) {
-    if (!any_stage || tried.engine.zero_stage == 3) {
+    if (!any_stage || tried.engine.zero_stage == last_stage) {
       if (place.here) refuse(tried, job, shape, place, plan.memory, plan.budget);
       plan.fits = false;
       break;

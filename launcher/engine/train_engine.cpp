@@ -5,10 +5,12 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <numeric>
 
 #include "core/ops/ops.h"
 #include "models/rope_table.h"
 #include "optim/stored_values.h"
+#include "parallel/quantised_store.h"
 
 namespace thimble {
 namespace {
@@ -32,9 +34,31 @@ std::vector<DType> grad_dtypes(const Transformer& model, const EngineOptions& op
   return dtypes;
 }
 
+std::vector<bool> int8_weights(const ParamTable& params, const Optimizer& optimizer) {
+  std::vector<bool> int8;
+  for (const ParamId id : params.ids()) int8.push_back(optimizer.int8_weight(params.info(id)));
+  return int8;
+}
+
+// What the optimizer needs, and what the format of the weight does.
+OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
+  OptimizerNeed need = optimizer.needs(info);
+  if (optimizer.int8_weight(info))
+    need.granule_rows = std::lcm(need.granule_rows, int8_granule_rows(info));
+  return need;
+}
+
 std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
                                         const EngineOptions& options, const ParallelPlan& plan,
-                                        Communicator& comm) {
+                                        const std::vector<bool>& int8, Communicator& comm) {
+  if (std::find(int8.begin(), int8.end(), true) != int8.end()) {
+    if (plan.stage() == 3 || options.dtype != DType::kBF16) {
+      throw_user(
+          "8-bit weights: allowed with parallelism.zero_stage 0, 1, 2 and model.dtype = "
+          "\"bf16\"");
+    }
+    return std::make_unique<QuantisedStore>(arena, model.params(), options.dtype, int8, plan, comm);
+  }
   if (plan.stage() == 3) {
     return std::make_unique<GatheredStore>(arena, model.params(), options.dtype,
                                            model.block_params(), plan, comm);
@@ -97,7 +121,9 @@ class TrainEngine::Host final : public UpdateLoop::Host {
  public:
   explicit Host(TrainEngine& engine) : engine_(engine) {}
   UpdateTensors tensors(const UpdateItem& item) override {
-    return {.grad = engine_.sink_.grad(item.id), .weight = engine_.store_->shard(item.id)};
+    return {.grad = engine_.sink_.grad(item.id),
+            .weight = engine_.store_->shard(item.id),
+            .scales = engine_.store_->shard_scales(item.id)};
   }
   void updated(const UpdateItem& item) override {
     engine_.store_->changed(item.id);
@@ -126,11 +152,12 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       optimizer_(optimizer),
       options_(options),
       comm_(comm),
-      plan_(model.params(), [&](const ParamInfo& info) { return optimizer.needs(info); },
+      int8_(int8_weights(model.params(), optimizer)),
+      plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
             {.ranks = comm.size(),
              .stage = comm.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
-      store_(make_store(arena, model, options, plan_, comm)),
+      store_(make_store(arena, model, options, plan_, int8_, comm)),
       sink_(arena, model.params(), plan_, comm,
             {.wire = options.wire,
              .accumulates = options.accumulates,
@@ -181,6 +208,25 @@ void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& so
   }
 }
 
+// As load_rows(), in whole groups.
+void load_int8(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
+               const Tensor& codes, const Tensor& scales) {
+  if (rows.rows() == 0) return;
+  const std::int64_t width = info.storage_shape()[1], granule = int8_granule_rows(info);
+  const std::int64_t step = std::min(
+      rows.rows(), std::max<std::int64_t>(1, kLoadStagingBytes / (4 * width * granule)) * granule);
+  const Tensor staging = Tensor::empty(arena, MemoryTag::kIo, DType::kF32, Shape{step * width},
+                                       "weights being loaded");
+  for (std::int64_t r = 0; r < rows.rows(); r += step) {
+    const std::int64_t end = std::min(rows.rows(), r + step);
+    source.read(info, {rows.begin + r, rows.begin + end}, staging);
+    const Slice groups = int8_scales(info, {r, end});
+    const Tensor part = codes.rows(r, end);
+    ops::quantize(part, scales.rows(groups.begin, groups.end),
+                  staging.rows(0, (end - r) * width).view(part.shape()));
+  }
+}
+
 }  // namespace
 
 void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
@@ -197,7 +243,9 @@ void TrainEngine::load(TensorSource& source) {
     const ParamInfo& info = model_.params().info(id);
     const Slice rows = plan_.updated(id, comm_.rank());
     const MasterFormat format = info.trainable ? master() : MasterFormat::kNone;
-    if (format == MasterFormat::kF32) {
+    if (int8_[static_cast<std::size_t>(id)]) {
+      load_int8(arena_, info, rows, source, store_->shard(id), store_->shard_scales(id));
+    } else if (format == MasterFormat::kF32) {
       if (rows.rows() > 0) source.read(info, rows, state_.at({id, "master"}));
     } else {
       load_rows(arena_, info, rows, source, store_->shard(id),
@@ -209,7 +257,8 @@ void TrainEngine::load(TensorSource& source) {
 
 void TrainEngine::refresh_weights() {
   for (const ParamId id : model_.params().ids()) {
-    if (master() == MasterFormat::kF32 && model_.params().info(id).trainable) {
+    if (master() == MasterFormat::kF32 && model_.params().info(id).trainable &&
+        !int8_[static_cast<std::size_t>(id)]) {
       derive_weight(store_->shard(id), state_.at({id, "master"}));
     }
     store_->changed(id);

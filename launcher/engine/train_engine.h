@@ -80,6 +80,8 @@ class TrainEngine {
   /// together.
   EvalSum evaluate(const Batch& batch);
 
+  /// Which weights are kept in 8 bits, by parameter.
+  const std::vector<bool>& int8() const { return int8_; }
   /// Of the last step, which lagged clipping goes by; 0: none yet.
   double last_grad_norm() const { return last_grad_norm_; }
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
@@ -119,6 +121,7 @@ class TrainEngine {
   EngineOptions options_;
   SingleCommunicator alone_;
   Communicator& comm_;
+  std::vector<bool> int8_;
   ParallelPlan plan_;
   std::unique_ptr<WeightStore> store_;
   ShardedGradSink sink_;

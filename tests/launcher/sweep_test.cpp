@@ -72,6 +72,7 @@ TEST(OptimizersTest, MistakesOfAJob) {
   expect("--set optimizer.fused_backward=true", "grad_norm_mode");
   expect("--set training.grad_norm_mode=lagged", "needs optimizer.fused_backward = true");
   expect(R"(--set 'optimizer.groups=[{match=".*nothing", name="muon"}]')", "matches no tensor");
+  expect("--set optimizer.name=q_apollo --set model.dtype=fp32", "8-bit weights: allowed with");
   ASSERT_EQ(d.run("train job.toml --set training.max_steps=2"), 0) << d.err();
   expect("--set optimizer.name=lion --set training.max_steps=4", "optimizer.name");
   ASSERT_EQ(d.run("optimizers --json"), 0);

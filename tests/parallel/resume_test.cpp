@@ -172,7 +172,8 @@ TEST_F(ResumeTest, EveryOptimizerAndWeightFormat) {
           if (engine.comm().rank() == 0) losses.push_back(loss);
         }
       };
-      const Layout two{2, 2, entry.name, master}, three{3, 3, entry.name, master};
+      const Layout two{2, 2, entry.name, master},
+          three{3, entry.int8_weights ? 1 : 3, entry.name, master};
       on(two, [&](TrainEngine& engine, FileEngine& files) {
         InitSource source(5, 0.2);
         engine.load(source);

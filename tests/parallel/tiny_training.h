@@ -129,7 +129,10 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
     out.norms.push_back(result.grad_norm);
   }
   for (const ParamId id : model.params().ids()) {
-    out.masters.push_back(engine.master() == MasterFormat::kF32
+    const Slice rows = engine.parallel().updated(id, comm.rank());
+    out.masters.push_back(engine.int8()[static_cast<std::size_t>(id)]
+                              ? floats(engine.store().view(id).rows(rows.begin, rows.end))
+                          : engine.master() == MasterFormat::kF32
                               ? floats(engine.state().at({id, "master"}))
                               : floats(engine.store().shard(id)));
   }
@@ -142,7 +145,8 @@ inline Outcome reference(const Setting& s, int ranks) {
   return train(alone, s, batches_of(0, 1, ranks * s.passes, s.empty));
 }
 
-inline std::vector<float> rows_of(const std::vector<float>& whole, const ParamInfo& info, Slice slice) {
+inline std::vector<float> rows_of(const std::vector<float>& whole, const ParamInfo& info,
+                                  Slice slice) {
   const std::int64_t width = info.shape.numel() / info.storage_shape()[0];
   return {whole.begin() + slice.begin * width, whole.begin() + slice.end * width};
 }

@@ -152,10 +152,12 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
 TEST_P(ZeroTest, EveryOptimizerGivesTheWeightsOfOneRank) {
   const int ranks = GetParam();
   for (const OptimizerEntry& entry : optimizer_entries()) {
-    Setting s{.optimizer = entry.name};
+    Setting s{.optimizer = entry.name, .dtype = entry.int8_weights ? DType::kBF16 : DType::kF32};
     const Transformer model(odd_config(false));
     const Outcome want = reference(s, ranks);
-    for (s.stage = 0; s.stage <= 3; ++s.stage) {
+    // A code of 8 bits may be rounded the other way.
+    const double tolerance = entry.int8_weights ? 1e-2 : 2e-6;
+    for (s.stage = 0; s.stage <= (entry.int8_weights ? 2 : 3); ++s.stage) {
       run_ranks(ranks, [&](Communicator& comm) {
         const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, 1, -1));
         for (const ParamId id : model.params().ids()) {
@@ -165,7 +167,7 @@ TEST_P(ZeroTest, EveryOptimizerGivesTheWeightsOfOneRank) {
           if (info.name.ends_with("k_proj.bias")) continue;
           const std::vector<float> expected = rows_of(want.masters[i], info, got.slices[i]);
           ASSERT_EQ(got.masters[i].size(), expected.size());
-          EXPECT_TRUE(relative(got.masters[i], expected) <= 2e-6)
+          EXPECT_TRUE(relative(got.masters[i], expected) <= tolerance)
               << entry.name << " " << info.name << " stage " << s.stage << ": "
               << relative(got.masters[i], expected);
         }
@@ -180,7 +182,7 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
     for (const MasterFormat master :
          {MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}) {
       const Setting s{.optimizer = entry.name,
-                      .stage = ranks - 1,
+                      .stage = std::min(ranks - 1, entry.int8_weights ? 2 : 3),
                       .dtype = DType::kBF16,
                       .wire = DType::kBF16,
                       .master = master};

@@ -7,6 +7,8 @@
 namespace thimble::THIMBLE_ISA {
 
 void cast(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
+void dequantize(void* dst, DType dst_dtype, const void* codes, const float* scales, std::int64_t n);
+void quantize(void* codes, float* scales, const float* src, std::int64_t n);
 void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
 void add(void* out, const void* a, const void* b, DType dtype, std::int64_t n);
 void transpose(void* dst, const void* src, std::int64_t rows, std::int64_t cols,

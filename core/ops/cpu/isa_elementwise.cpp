@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/ops/cpu/isa_declare.h"
+#include "core/ops/cpu/isa_int8.h"
 #include "core/ops/cpu/isa_math.h"
 
 namespace thimble::THIMBLE_ISA {
@@ -55,6 +56,31 @@ void cast(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int
       cast_typed(static_cast<decltype(d)>(dst),
                  static_cast<const std::remove_pointer_t<decltype(s)>*>(src), n);
     });
+  });
+}
+
+void dequantize(void* dst, DType dst_dtype, const void* codes, const float* scales,
+                std::int64_t n) {
+  with_float_type(dst_dtype, [&](auto* type) {
+    auto* out = static_cast<decltype(type)>(dst);
+    const std::int64_t groups = (n + kInt8Group - 1) / kInt8Group;
+    for_chunks(groups, [=](std::int64_t first, std::int64_t last) {
+      float values[kInt8Group];
+      for (std::int64_t g = first; g < last; ++g) {
+        const std::int64_t begin = g * kInt8Group, count = std::min(kInt8Group, n - begin);
+        decode_int8(codes, scales, begin, count, values);
+#pragma omp simd
+        for (std::int64_t i = 0; i < count; ++i) store(out + begin + i, values[i]);
+      }
+    });
+  });
+}
+
+void quantize(void* codes, float* scales, const float* src, std::int64_t n) {
+  const std::int64_t groups = (n + kInt8Group - 1) / kInt8Group;
+  for_chunks(groups, [=](std::int64_t first, std::int64_t last) {
+    const std::int64_t begin = first * kInt8Group, end = std::min(n, last * kInt8Group);
+    encode_int8(src + begin, begin, end - begin, nullptr, codes, scales);
   });
 }
 

@@ -20,6 +20,8 @@ struct SoftmaxTile {
 /// Functions of one instruction set.
 struct IsaKernels {
   void (*cast)(void*, DType, const void*, DType, std::int64_t);
+  void (*dequantize)(void*, DType, const void*, const float*, std::int64_t);
+  void (*quantize)(void*, float*, const float*, std::int64_t);
   void (*accumulate)(void*, DType, const void*, DType, std::int64_t);
   void (*add)(void*, const void*, const void*, DType, std::int64_t);
   void (*transpose)(void*, const void*, std::int64_t, std::int64_t, std::int64_t);

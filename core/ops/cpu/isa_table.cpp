@@ -5,6 +5,8 @@ namespace thimble::THIMBLE_ISA {
 const IsaKernels& isa_kernels() {
   static constexpr IsaKernels kTable{
       .cast = cast,
+      .dequantize = dequantize,
+      .quantize = quantize,
       .accumulate = accumulate,
       .add = add,
       .transpose = transpose,

@@ -1,0 +1,97 @@
+#include "parallel/quantised_store.h"
+
+#include <numeric>
+
+#include "core/base/numeric.h"
+#include "core/ops/ops.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kBucketBytes = 8 * kMiB;
+
+std::int64_t width_of(const ParamInfo& info) {
+  return info.is_matrix() ? info.storage_shape()[1] : 1;
+}
+
+}  // namespace
+
+std::int64_t int8_granule_rows(const ParamInfo& info) {
+  return kInt8Group / std::gcd(kInt8Group, width_of(info));
+}
+
+Slice int8_scales(const ParamInfo& info, Slice rows) {
+  const std::int64_t width = width_of(info);
+  return {ceil_div(rows.begin * width, kInt8Group), ceil_div(rows.end * width, kInt8Group)};
+}
+
+QuantisedStore::QuantisedStore(Arena& arena, const ParamTable& params, DType dtype,
+                               std::vector<bool> int8, const ParallelPlan& plan, Communicator& comm)
+    : arena_(arena),
+      params_(params),
+      dtype_(dtype),
+      plan_(plan),
+      comm_(comm),
+      versions_(static_cast<std::size_t>(params.size())) {
+  for (const ParamId id : params.ids()) {
+    const ParamInfo& info = params.info(id);
+    const bool small = int8.at(index(id));
+    weights_.push_back(Tensor::empty(arena, MemoryTag::kWeights, small ? DType::kU8 : dtype,
+                                     info.storage_shape(), info.name));
+    scales_.push_back(small ? Tensor::empty(arena, MemoryTag::kWeights, DType::kF32,
+                                            Shape{ceil_div(info.shape.numel(), kInt8Group)},
+                                            "scales of a weight")
+                            : Tensor());
+  }
+}
+
+Tensor QuantisedStore::view(ParamId id) {
+  if (!scales_.at(index(id)).defined()) return weights_[index(id)];
+  const Tensor full = Tensor::empty(arena_, MemoryTag::kWeights, dtype_,
+                                    params_.info(id).storage_shape(), "dequantised weight");
+  ops::dequantize(full, weights_[index(id)], scales_[index(id)]);
+  return full;
+}
+
+Tensor QuantisedStore::shard(ParamId id) {
+  const Slice rows = plan_.updated(id, comm_.rank());
+  return weights_.at(index(id)).rows(rows.begin, rows.end);
+}
+
+Tensor QuantisedStore::shard_scales(ParamId id) {
+  const Tensor& all = scales_.at(index(id));
+  if (!all.defined()) return {};
+  const Slice own = int8_scales(params_.info(id), plan_.updated(id, comm_.rank()));
+  return all.rows(own.begin, own.end);
+}
+
+void QuantisedStore::changed(ParamId id) {
+  ++versions_.at(index(id));
+  if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
+  const std::vector<std::int64_t>& begin = plan_.spec(id).begin;
+  bucket_.push_back({weights_[index(id)], begin});
+  bucket_bytes_ += weights_[index(id)].nbytes();
+  if (scales_[index(id)].defined()) {
+    std::vector<std::int64_t> groups;
+    for (const std::int64_t row : begin)
+      groups.push_back(int8_scales(params_.info(id), {row, row}).begin);
+    bucket_.push_back({scales_[index(id)], std::move(groups)});
+    bucket_bytes_ += scales_[index(id)].nbytes();
+  }
+  if (bucket_bytes_ >= kBucketBytes) start();
+}
+
+void QuantisedStore::start() {
+  if (bucket_.empty()) return;
+  running_.push_back(start_all_gather(comm_, {"all_gather", "updated weights"}, bucket_));
+  bucket_.clear();
+  bucket_bytes_ = 0;
+}
+
+void QuantisedStore::publish() {
+  start();
+  for (Ticket& ticket : running_) ticket.wait();
+  running_.clear();
+}
+
+}  // namespace thimble

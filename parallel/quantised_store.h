@@ -1,0 +1,50 @@
+// Compute weights of which some are kept in 8 bits, on every rank; they exist in full precision
+// only while one product reads them.
+#pragma once
+
+#include "parallel/weight_store.h"
+
+namespace thimble {
+
+/// Rows to which slices of an 8-bit weight are aligned, so that no group of scales is cut.
+std::int64_t int8_granule_rows(const ParamInfo& info);
+/// Scales of the rows of a slice.
+Slice int8_scales(const ParamInfo& info, Slice rows);
+
+/// Stages 0, 1, 2.
+class QuantisedStore final : public WeightStore {
+ public:
+  /// int8: by parameter. The plan aligns its slices by int8_granule_rows().
+  QuantisedStore(Arena& arena, const ParamTable& params, DType dtype, std::vector<bool> int8,
+                 const ParallelPlan& plan, Communicator& comm);
+
+  const ParamTable& params() const override { return params_; }
+  void pin_block(BlockId) override {}
+  void unpin_block(BlockId) override {}
+  /// Of an 8-bit weight a copy in the compute dtype, which is its caller's.
+  Tensor view(ParamId id) override;
+  Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
+  std::int64_t version(ParamId id) const override { return versions_.at(index(id)); }
+  Tensor shard(ParamId id) override;
+  Tensor shard_scales(ParamId id) override;
+  void changed(ParamId id) override;
+  void publish() override;
+
+ private:
+  static std::size_t index(ParamId id) { return static_cast<std::size_t>(id); }
+  void start();
+
+  Arena& arena_;
+  const ParamTable& params_;
+  DType dtype_;
+  const ParallelPlan& plan_;
+  Communicator& comm_;
+  std::vector<Tensor> weights_;  // or codes
+  std::vector<Tensor> scales_;   // undefined: not in 8 bits
+  std::vector<std::int64_t> versions_;
+  std::vector<RowParts> bucket_;
+  std::int64_t bucket_bytes_ = 0;
+  std::vector<Ticket> running_;
+};
+
+}  // namespace thimble
