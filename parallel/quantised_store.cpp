@@ -8,8 +8,6 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBucketBytes = 8 * kMiB;
-
 std::int64_t width_of(const ParamInfo& info) {
   return info.is_matrix() ? info.storage_shape()[1] : 1;
 }
@@ -32,6 +30,7 @@ QuantisedStore::QuantisedStore(Arena& arena, const ParamTable& params, DType dty
       dtype_(dtype),
       plan_(plan),
       comm_(comm),
+      rows_(comm),
       versions_(static_cast<std::size_t>(params.size())) {
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
@@ -69,29 +68,13 @@ void QuantisedStore::changed(ParamId id) {
   ++versions_.at(index(id));
   if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
   const std::vector<std::int64_t>& begin = plan_.spec(id).begin;
-  bucket_.push_back({weights_[index(id)], begin});
-  bucket_bytes_ += weights_[index(id)].nbytes();
+  rows_.add({weights_[index(id)], begin});
   if (scales_[index(id)].defined()) {
     std::vector<std::int64_t> groups;
     for (const std::int64_t row : begin)
       groups.push_back(int8_scales(params_.info(id), {row, row}).begin);
-    bucket_.push_back({scales_[index(id)], std::move(groups)});
-    bucket_bytes_ += scales_[index(id)].nbytes();
+    rows_.add({scales_[index(id)], std::move(groups)});
   }
-  if (bucket_bytes_ >= kBucketBytes) start();
-}
-
-void QuantisedStore::start() {
-  if (bucket_.empty()) return;
-  running_.push_back(start_all_gather(comm_, {"all_gather", "updated weights"}, bucket_));
-  bucket_.clear();
-  bucket_bytes_ = 0;
-}
-
-void QuantisedStore::publish() {
-  start();
-  for (Ticket& ticket : running_) ticket.wait();
-  running_.clear();
 }
 
 }  // namespace thimble

@@ -28,23 +28,19 @@ class QuantisedStore final : public WeightStore {
   Tensor shard(ParamId id) override;
   Tensor shard_scales(ParamId id) override;
   void changed(ParamId id) override;
-  void publish() override;
+  void publish() override { rows_.publish(); }
 
  private:
   static std::size_t index(ParamId id) { return static_cast<std::size_t>(id); }
-  void start();
-
   Arena& arena_;
   const ParamTable& params_;
   DType dtype_;
   const ParallelPlan& plan_;
   Communicator& comm_;
+  ChangedRows rows_;
   std::vector<Tensor> weights_;  // or codes
   std::vector<Tensor> scales_;   // undefined: not in 8 bits
   std::vector<std::int64_t> versions_;
-  std::vector<RowParts> bucket_;
-  std::int64_t bucket_bytes_ = 0;
-  std::vector<Ticket> running_;
 };
 
 }  // namespace thimble

@@ -8,8 +8,6 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBucketBytes = 8 * kMiB;
-
 Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
   return info.is_matrix() ? Shape{rows, info.storage_shape()[1]} : Shape{rows};
 }
@@ -18,7 +16,7 @@ Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
 
 ReplicatedStore::ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype,
                                  bool cache_packed, const ParallelPlan& plan, Communicator& comm)
-    : resident_(arena, params, dtype, cache_packed), plan_(plan), comm_(comm) {}
+    : resident_(arena, params, dtype, cache_packed), plan_(plan), comm_(comm), rows_(comm) {}
 
 Tensor ReplicatedStore::shard(ParamId id) {
   const Slice rows = plan_.updated(id, comm_.rank());
@@ -28,22 +26,7 @@ Tensor ReplicatedStore::shard(ParamId id) {
 void ReplicatedStore::changed(ParamId id) {
   resident_.changed(id);
   if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
-  bucket_.push_back({resident_.writable(id), plan_.spec(id).begin});
-  bucket_bytes_ += bucket_.back().tensor.nbytes();
-  if (bucket_bytes_ >= kBucketBytes) start();
-}
-
-void ReplicatedStore::start() {
-  if (bucket_.empty()) return;
-  running_.push_back(start_all_gather(comm_, {"all_gather", "updated weights"}, bucket_));
-  bucket_.clear();
-  bucket_bytes_ = 0;
-}
-
-void ReplicatedStore::publish() {
-  start();
-  for (Ticket& ticket : running_) ticket.wait();
-  running_.clear();
+  rows_.add({resident_.writable(id), plan_.spec(id).begin});
 }
 
 GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype,

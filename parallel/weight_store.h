@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "core/nn/param_store.h"
-#include "parallel/collectives.h"
+#include "parallel/changed_rows.h"
 #include "parallel/parallel_plan.h"
 
 namespace thimble {
@@ -38,17 +38,13 @@ class ReplicatedStore final : public WeightStore {
   std::int64_t version(ParamId id) const override { return resident_.version(id); }
   Tensor shard(ParamId id) override;
   void changed(ParamId id) override;
-  void publish() override;
+  void publish() override { rows_.publish(); }
 
  private:
-  void start();
-
   ResidentParamStore resident_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  std::vector<RowParts> bucket_;
-  std::int64_t bucket_bytes_ = 0;
-  std::vector<Ticket> running_;
+  ChangedRows rows_;
 };
 
 /// Stage 3: every rank keeps its rows; a block's weights exist while it is pinned, or about to be.

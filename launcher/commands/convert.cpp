@@ -12,6 +12,7 @@
 #include "launcher/engine/checkpoint_source.h"
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/loaded_model.h"
+#include "launcher/engine/weight_loading.h"
 #include "launcher/job/sizes.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"

@@ -16,6 +16,26 @@ Batch planned_batch(std::int64_t rows, std::int64_t seq_len) {
   return {.rows = rows, .seq_len = seq_len};  // sizes only
 }
 
+// The engine of one rank of a job on a planning arena and communicator.
+struct PlannedEngine {
+  std::unique_ptr<Arena> arena = Arena::make_planning();
+  PlanningCommunicator comm;
+  Transformer model;
+  std::unique_ptr<OptimizerGroups> optimizer;
+  std::unique_ptr<TrainEngine> engine;
+
+  PlannedEngine(const JobSetup& setup, const job::JobConfig& job, const RankPlace& place,
+                bool accumulates)
+      : comm(place.rank, place.ranks), model(setup.model) {
+    apply_freeze(job, model);
+    optimizer = std::make_unique<OptimizerGroups>(make_optimizer(job, model.params()));
+    EngineOptions options = setup.engine;
+    options.accumulates = accumulates;
+    arena->begin_phase("load");
+    engine = std::make_unique<TrainEngine>(*arena, model, *optimizer, options, comm);
+  }
+};
+
 void plan_samples(TrainEngine& engine, const RunShape& shape) {
   for (const std::int64_t prompt : shape.sample_prompt_tokens) {
     const std::int64_t capacity = prompt + kSampleNewTokens;
@@ -112,35 +132,30 @@ BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks) {
 
 MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
                          const RunShape& shape, const RankPlace& place) {
-  const std::unique_ptr<Arena> arena = Arena::make_planning();
-  PlanningCommunicator comm(place.rank, place.ranks);
-  Transformer model(setup.model);
-  apply_freeze(job, model);
-  const OptimizerGroups optimizer = make_optimizer(job, model.params());
-  EngineOptions options = setup.engine;
-  options.accumulates = batch.passes > 1;
-  arena->begin_phase("load");
-  TrainEngine engine(*arena, model, optimizer, options, comm);
-  engine.load(*open_weights(*arena, setup, job, model.params()));
-  arena->begin_phase("step");
+  const PlannedEngine planned(setup, job, place, batch.passes > 1);
+  Arena& arena = *planned.arena;
+  TrainEngine& engine = *planned.engine;
+  engine.load(*open_weights(arena, setup, job, planned.model.params()));
+  arena.begin_phase("step");
   const std::vector<Batch> batches(
       static_cast<std::size_t>(std::min<std::int64_t>(batch.passes, 2)),
-      planned_batch(batch.micro_batch, options.seq_len));
+      planned_batch(batch.micro_batch, setup.engine.seq_len));
   engine.step(batches, 1, 0);
   engine.step(batches, 2, 0);
   if (shape.evaluates) {
-    const PhaseScope phase(*arena, "eval");
+    const PhaseScope phase(arena, "eval");
     engine.evaluate(batches[0]);
     plan_samples(engine, shape);
   }
   {
-    const PhaseScope phase(*arena, "save");
+    const PhaseScope phase(arena, "save");
     const std::unique_ptr<FileEngine> files = make_file_engine();
     save_checkpoint(engine, *files, {}, {}, {});
   }
-  const PhaseScope phase(*arena, "export");
-  export_hf(*arena, model, engine.store(), {.directory = "plan", .dtype = options.dtype});
-  return memory_report(*arena);
+  const PhaseScope phase(arena, "export");
+  export_hf(arena, planned.model, engine.store(),
+            {.directory = "plan", .dtype = setup.engine.dtype});
+  return memory_report(arena);
 }
 
 Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host) {
@@ -157,19 +172,12 @@ namespace {
 // Operations on tensors in one step of `passes` micro-batches.
 std::int64_t count_operations(const JobSetup& setup, const job::JobConfig& job,
                               const BatchPlan& batch, std::int64_t passes, const RankPlace& place) {
-  const std::unique_ptr<Arena> arena = Arena::make_planning();
-  PlanningCommunicator comm(place.rank, place.ranks);
-  Transformer model(setup.model);
-  apply_freeze(job, model);
-  const OptimizerGroups optimizer = make_optimizer(job, model.params());
-  EngineOptions options = setup.engine;
-  options.accumulates = batch.passes > 1;
-  TrainEngine engine(*arena, model, optimizer, options, comm);
-  const std::int64_t before = comm.traffic().tensor_operations;
-  engine.step(std::vector<Batch>(static_cast<std::size_t>(passes),
-                                 planned_batch(batch.micro_batch, options.seq_len)),
-              1, 0);
-  return comm.traffic().tensor_operations - before;
+  const PlannedEngine planned(setup, job, place, batch.passes > 1);
+  const std::int64_t before = planned.comm.traffic().tensor_operations;
+  planned.engine->step(std::vector<Batch>(static_cast<std::size_t>(passes),
+                                          planned_batch(batch.micro_batch, setup.engine.seq_len)),
+                       1, 0);
+  return planned.comm.traffic().tensor_operations - before;
 }
 
 // From the third on, every pass does what the one before it did.
@@ -181,17 +189,11 @@ std::int64_t operations_of(const JobSetup& setup, const job::JobConfig& job, con
   return three + (batch.passes - 3) * (three - two);
 }
 
-StepTraffic traffic_of(const JobSetup& setup, const job::JobConfig& job, const BatchPlan& batch,
-                       const RankPlace& place) {
-  Transformer model(setup.model);
-  apply_freeze(job, model);
-  const OptimizerGroups optimizer = make_optimizer(job, model.params());
-  const std::unique_ptr<Arena> arena = Arena::make_planning();
-  PlanningCommunicator comm(place.rank, place.ranks);
-  const TrainEngine engine(*arena, model, optimizer, setup.engine, comm);
-  StepTraffic traffic =
-      engine.parallel().step_traffic(model.params(), place.rank, batch.passes, setup.engine.wire,
-                                     setup.engine.dtype, model.gathers_per_pass(), engine.int8());
+StepTraffic traffic_of(const PlannedEngine& planned, const JobSetup& setup,
+                       const job::JobConfig& job, const BatchPlan& batch, const RankPlace& place) {
+  StepTraffic traffic = planned.engine->parallel().step_traffic(
+      planned.model.params(), place.rank, batch.passes, setup.engine.wire, setup.engine.dtype,
+      planned.model.gathers_per_pass(), planned.engine->int8());
   traffic.operations = operations_of(setup, job, batch, place);
   return traffic;
 }
@@ -220,10 +222,6 @@ bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape
   return try_micro(ceil_div(rows, good));
 }
 
-}  // namespace
-
-namespace {
-
 bool has_int8(const JobSetup& setup, const job::JobConfig& job) {
   Transformer model(setup.model);
   apply_freeze(job, model);
@@ -234,17 +232,13 @@ bool has_int8(const JobSetup& setup, const job::JobConfig& job) {
 }
 
 // Of every array that a checkpoint holds.
-std::int64_t checkpoint_bytes(const JobSetup& setup, const job::JobConfig& job) {
-  Transformer model(setup.model);
-  apply_freeze(job, model);
-  const OptimizerGroups optimizer = make_optimizer(job, model.params());
-  const bool f32 = setup.engine.dtype == DType::kF32;
-  const MasterFormat master = f32 ? MasterFormat::kNone : setup.engine.master;
+std::int64_t checkpoint_bytes(const PlannedEngine& planned) {
+  const TrainEngine& engine = *planned.engine;
   std::int64_t bytes = 0;
-  for (const ParamId id : model.params().ids()) {
-    const ParamInfo& info = model.params().info(id);
-    for (const StateSlot& slot :
-         saved_slots(optimizer, info, whole_slice(info), master, setup.engine.dtype))
+  for (const ParamId id : planned.model.params().ids()) {
+    const ParamInfo& info = planned.model.params().info(id);
+    for (const StateSlot& slot : saved_slots(*planned.optimizer, info, whole_slice(info),
+                                             engine.master(), engine.options().dtype))
       bytes += slot.whole.numel() * dtype_size(slot.dtype);
   }
   return bytes;
@@ -267,12 +261,11 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
     }
     ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
   }
-  plan.checkpoint_bytes = checkpoint_bytes(setup, job);
-  Transformer model(setup.model);
-  apply_freeze(job, model);
-  plan.groups = make_optimizer(job, model.params()).summary();
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
-  if (place.ranks > 1) plan.traffic = traffic_of(tried, job, plan.batch, place);
+  const PlannedEngine planned(tried, job, place, plan.batch.passes > 1);
+  plan.checkpoint_bytes = checkpoint_bytes(planned);
+  plan.groups = planned.optimizer->summary();
+  if (place.ranks > 1) plan.traffic = traffic_of(planned, tried, job, plan.batch, place);
   return plan;
 }
 

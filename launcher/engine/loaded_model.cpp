@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include "launcher/engine/job_setup.h"
+#include "launcher/engine/weight_loading.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
 #include "models/weight_sources.h"

@@ -136,9 +136,4 @@ class TrainEngine {
   PhaseHook hook_;
 };
 
-/// Reads every parameter of a store that has no master (evaluation, decoding), a few rows at a
-/// time.
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
-                  TensorSource& source);
-
 }  // namespace thimble

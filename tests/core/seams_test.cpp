@@ -5,6 +5,7 @@
 
 #include "core/nn/resident_grad_sink.h"
 #include "launcher/engine/train_engine.h"
+#include "launcher/engine/weight_loading.h"
 #include "models/rope_table.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"

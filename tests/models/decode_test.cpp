@@ -7,6 +7,7 @@
 #include "core/base/random.h"
 #include "core/nn/param_store.h"
 #include "launcher/engine/train_engine.h"
+#include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/rope_table.h"
 #include "models/weight_sources.h"

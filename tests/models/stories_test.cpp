@@ -8,6 +8,7 @@
 #include "data/tokenizer.h"
 #include "launcher/engine/loaded_model.h"
 #include "launcher/engine/train_engine.h"
+#include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
 #include "models/weight_sources.h"
