@@ -17,6 +17,29 @@ Tensor workspace(const UpdateArgs& args, const Shape& shape, const char* what,
   return Tensor::empty(*args.arena, MemoryTag::kWorkspace, dtype, shape, what);
 }
 
+template <typename T>
+void mix_typed(const Tensor& to, const Tensor& other, double own, double share) {
+  T* x = to.data<T>();
+  const T* y = other.data<T>();
+  const auto a = static_cast<float>(own), b = static_cast<float>(share);
+  const std::int64_t n = to.numel();
+#pragma omp parallel for if (n > 65536)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float v = a * to_float(x[i]) + b * to_float(y[i]);
+    if constexpr (std::is_same_v<T, float>) {
+      x[i] = v;
+    } else {
+      x[i] = to_bf16(v);
+    }
+  }
+}
+
+// to <- own to + share other, of one dtype.
+void mix(const Tensor& to, const Tensor& other, double own, double share) {
+  to.dtype() == DType::kBF16 ? mix_typed<BF16>(to, other, own, share)
+                             : mix_typed<float>(to, other, own, share);
+}
+
 // What Fira keeps from the round that measures to the one that applies.
 struct FiraCarry {
   float *direction, *projected, *scales;
@@ -86,6 +109,26 @@ void Galore::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums
   add_outside(args, shape, in);
 }
 
+// What the subspace is found for: the gradient, or its mean with the momentum. Ref: Robert et al.
+// 2024, "LDAdam", algorithm 1.
+Tensor Galore::subject(const UpdateArgs& args, const LowRankShape& shape) const {
+  if (options_.momentum_share == 0 || options_.adam.state != StateFormat::kF32) return args.grad;
+  const Tensor p = projector(args);
+  const Tensor basis = workspace(args, p.shape(), "basis", args.grad.dtype());
+  const Tensor low = workspace(args, Shape{shape.rows, shape.rank}, "momentum", args.grad.dtype());
+  const Tensor mixed =
+      workspace(args, args.grad.shape(), "gradient and momentum", args.grad.dtype());
+  if (shape.rows == 0) return mixed;
+  ops::cast(basis, p);
+  ops::cast(low, args.state[0]);
+  ops::matmul(*args.arena, {low}, {basis, true}, mixed);
+  if (mixed.device().planning) return mixed;
+  const double rho = args.step == 1 ? 0.0 : options_.momentum_share;
+  const double c1 = 1 - std::pow(options_.adam.beta1, static_cast<double>(args.step - 1));
+  mix(mixed, args.grad, args.step == 1 ? 0.0 : rho / c1, (1 - rho) * args.grad_scale);
+  return mixed;
+}
+
 // This slice's part of G^T (G P), of the next basis; or of G^T G.
 void Galore::iterate(int iteration, const UpdateArgs& args, const LowRankShape& shape,
                      RoundSums& out) const {
@@ -97,18 +140,19 @@ void Galore::iterate(int iteration, const UpdateArgs& args, const LowRankShape& 
     if (!planning) orthonormalise(random.data<float>(), shape.width, shape.rank);
     ops::cast(p, random);
   }
+  const Tensor of = subject(args, shape);
   const std::int64_t columns = options_.exact ? shape.width : shape.rank;
   const Tensor sum = workspace(args, Shape{shape.width, columns}, "subspace");
   if (shape.rows > 0) {
     if (options_.exact) {
-      ops::matmul(*args.arena, {args.grad, true}, {args.grad}, sum);
+      ops::matmul(*args.arena, {of, true}, {of}, sum);
     } else {
       const Tensor basis = workspace(args, p.shape(), "basis", args.grad.dtype());
       ops::cast(basis, p);
       const Tensor r =
           workspace(args, Shape{shape.rows, shape.rank}, "projected gradient", args.grad.dtype());
-      ops::matmul(*args.arena, {args.grad}, {basis}, r);
-      ops::matmul(*args.arena, {args.grad, true}, {r}, sum);
+      ops::matmul(*args.arena, {of}, {basis}, r);
+      ops::matmul(*args.arena, {of, true}, {r}, sum);
     }
   } else if (!planning) {
     ops::zero(sum);
@@ -138,8 +182,8 @@ void Galore::adopt(const UpdateArgs& args, const LowRankShape& shape, const Roun
   if (before.defined()) rotate(args, shape, before);
 }
 
-// m <- m C, v <- |(v - m^2) (C o C) + (m C)^2| with C = before^T now. Ref: Robert et al. 2024,
-// "LDAdam", eq. 5, without the corrections of the bias.
+// m <- m C, v <- c2 |(v / c2 - (m / c1)^2) (C o C) + (m C / c1)^2| with C = before^T now and the
+// corrections of the last step's bias. Ref: Robert et al. 2024, "LDAdam", algorithm 1.
 void Galore::rotate(const UpdateArgs& args, const LowRankShape& shape, const Tensor& before) const {
   if (options_.adam.state != StateFormat::kF32 || shape.rows == 0) return;
   const Tensor now = workspace(args, before.shape(), "basis");
@@ -150,16 +194,26 @@ void Galore::rotate(const UpdateArgs& args, const LowRankShape& shape, const Ten
   const Tensor turned = workspace(args, tall, "rotated"), spread = workspace(args, tall, "rotated");
   ops::matmul(*args.arena, {before, true}, {now}, c);
   ops::matmul(*args.arena, {m}, {c}, turned);
-  if (c.device().planning || args.step == 1) return;
-  for (std::int64_t i = 0; i < c.numel(); ++i)
-    c2.data<float>()[i] = c.data<float>()[i] * c.data<float>()[i];
-  for (std::int64_t i = 0; i < m.numel(); ++i)
-    v.data<float>()[i] -= m.data<float>()[i] * m.data<float>()[i];
+  const bool idle = c.device().planning || args.step == 1;
+  const auto t = static_cast<double>(args.step - 1);
+  const auto bias1 = static_cast<float>(1 - std::pow(options_.adam.beta1, t)),
+             bias2 = static_cast<float>(1 - std::pow(options_.adam.beta2, t));
+  if (!idle) {
+    for (std::int64_t i = 0; i < c.numel(); ++i)
+      c2.data<float>()[i] = c.data<float>()[i] * c.data<float>()[i];
+#pragma omp parallel for
+    for (std::int64_t i = 0; i < m.numel(); ++i) {
+      const float mean = m.data<float>()[i] / bias1;
+      v.data<float>()[i] = v.data<float>()[i] / bias2 - mean * mean;
+    }
+  }
   ops::matmul(*args.arena, {v}, {c2}, spread);
+  if (idle) return;
+#pragma omp parallel for
   for (std::int64_t i = 0; i < m.numel(); ++i) {
-    const float t = turned.data<float>()[i];
-    m.data<float>()[i] = t;
-    v.data<float>()[i] = std::abs(spread.data<float>()[i] + t * t);
+    const float moved = turned.data<float>()[i], mean = moved / bias1;
+    m.data<float>()[i] = moved;
+    v.data<float>()[i] = bias2 * std::abs(spread.data<float>()[i] + mean * mean);
   }
 }
 

@@ -17,6 +17,9 @@ struct GaloreOptions {
   bool exact = false;             // all eigenvectors of G^T G instead of power iteration
   bool stagger = true;            // matrices refresh at different steps
   bool rotate_moments = false;    // into the new basis (LDAdam's rule); published: left as they are
+  /// Share of the momentum in what the subspace is found for (LDAdam's rho); 0: of the gradient
+  /// alone.
+  double momentum_share = 0;
   bool fira = false;
   double max_growth = 1.01;        // of the norm of what Fira adds
   DType projector = DType::kBF16;  // how P is kept
@@ -43,6 +46,7 @@ class Galore final : public Optimizer {
   std::size_t projector_slot(const UpdateArgs& args) const;
   void iterate(int iteration, const UpdateArgs& args, const LowRankShape& shape,
                RoundSums& out) const;
+  Tensor subject(const UpdateArgs& args, const LowRankShape& shape) const;
   void adopt(const UpdateArgs& args, const LowRankShape& shape, const RoundSums& in) const;
   void rotate(const UpdateArgs& args, const LowRankShape& shape, const Tensor& before) const;
   void update(const UpdateArgs& args, const LowRankShape& shape, RoundSums& out) const;

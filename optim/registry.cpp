@@ -83,6 +83,21 @@ Made make_fira(const Settings& s) {
   return make_galore_of(s, true, s.adam.state);
 }
 
+// Without error feedback, which would keep a whole gradient.
+Made make_ldadam(const Settings& s) {
+  GaloreOptions o{.adam = s.adam,
+                  .rank = 16,
+                  .scale = 1,
+                  .update_gap = 1,
+                  .rotate_moments = true,
+                  .momentum_share = 0.908};
+  set(o.rank, s.rank);
+  set(o.scale, s.scale);
+  o.adam.state = StateFormat::kF32;
+  o.projector = DType::kF32;
+  return std::make_unique<Galore>(o);
+}
+
 Made make_apollo_of(const Settings& s, ApolloOptions o) {
   const double eps = o.adam.eps;
   o.adam = s.adam;
@@ -143,6 +158,8 @@ constexpr std::array kEntries{
                    "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore},
     OptimizerEntry{"galore_8bit", "GaLore with 8-bit moments", "2.03 L r + 2 s r",
                    "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore_8bit},
+    OptimizerEntry{"ldadam", "Adam in a subspace that follows gradient and momentum each step",
+                   "8 L r + 4 s r", "long rows; s r numbers", Takes::kBlockMatrices, make_ldadam},
     OptimizerEntry{"lion", "sign of an interpolated momentum", "4 L s", "any rows; nothing",
                    Takes::kEverything, make_lion},
     OptimizerEntry{"muon", "orthogonalised momentum", "4 L s", "whole matrices; nothing",

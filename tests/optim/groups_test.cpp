@@ -124,6 +124,7 @@ TEST(RegistryTest, EveryOptimizerSaysWhatItKeeps) {
                                              {"q_apollo", 8 * L * r + 4},
                                              {"q_apollo_mini", 8 * L + 4},
                                              {"q_galore", 8 * L * r + 2 * s * r},
+                                             {"ldadam", 8 * L * r + 4 * s * r},
                                              {"lion", 4 * L * s},
                                              {"muon", 4 * L * s},
                                              {"scale", 0},

@@ -98,6 +98,51 @@ TEST(GaloreTest, AZeroOrInfiniteGradientLeavesTheSubspaceAlone) {
   for (const double w : zero.weights()) EXPECT_TRUE(std::isfinite(w));
 }
 
+// A subspace that stays turns nothing: rotated moments are the moments.
+TEST(GaloreTest, RotationIntoTheSameBasisIsNone) {
+  const ParamInfo info = matrix(11, 6);
+  const auto with = [&](bool rotates) {
+    const Galore galore({.adam = adam(),
+                         .rank = 3,
+                         .update_gap = 1,
+                         .exact = true,
+                         .rotate_moments = rotates,
+                         .projector = DType::kF32});
+    OneMatrix one(galore, info);
+    for (int step = 1; step <= 6; ++step)
+      one.step(step, 0.01, [](std::int64_t e) { return fixture_value(e, 1); });
+    return one.weights();
+  };
+  expect_close(with(true), with(false), 1e-5, "weights");
+}
+
+// Of full rank in a basis that turns, the first moment is that of Adam.
+TEST(GaloreTest, RotatedFirstMomentIsAdamsInTheNewBasis) {
+  const ParamInfo info = matrix(9, 4);
+  const Galore galore({.adam = adam(),
+                       .rank = 4,
+                       .update_gap = 1,
+                       .exact = true,
+                       .rotate_moments = true,
+                       .projector = DType::kF32});
+  const AdamW adamw(adam());
+  OneMatrix low(galore, info), full(adamw, info);
+  for (int step = 1; step <= 5; ++step) {
+    low.step(step, 0.01);
+    full.step(step, 0.01);
+  }
+  const float* m = low.state("exp_avg").data<float>();
+  const float* p = low.state("projector").data<float>();
+  std::vector<double> back(9 * 4);
+  for (std::size_t r = 0; r < 9; ++r) {
+    for (std::size_t c = 0; c < 4; ++c) {
+      for (std::size_t k = 0; k < 4; ++k)
+        back[r * 4 + c] += static_cast<double>(m[r * 4 + k]) * static_cast<double>(p[c * 4 + k]);
+    }
+  }
+  expect_close(back, values_of(full.state("exp_avg")), 1e-4, "first moment");
+}
+
 // With all of the gradient inside the subspace nothing is left for Fira to add.
 TEST(GaloreTest, FiraOfFullRankIsGalore) {
   const ParamInfo info = matrix(7, 4);
