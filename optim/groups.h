@@ -38,6 +38,15 @@ class OptimizerGroups final : public Optimizer {
     return of(info).state_slots(info, slice);
   }
   bool int8_weight(const ParamInfo& info) const override;
+  std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).image_width(info, step);
+  }
+  std::vector<StateSlot> image_slots(const ParamInfo& info) const override {
+    return of(info).image_slots(info);
+  }
+  void image(const UpdateArgs& args, const Tensor& out) const override {
+    of(args.info).image(args, out);
+  }
   int rounds(const ParamInfo& info, std::int64_t step) const override {
     return of(info).rounds(info, step);
   }

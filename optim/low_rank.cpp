@@ -89,4 +89,13 @@ bool largest_eigenvectors(const float* matrix, std::int64_t n, std::int64_t rank
   return true;
 }
 
+bool solve_positive(std::int64_t n, const double* a, double* b) {
+  const Eigen::Map<const Eigen::MatrixXd> matrix(a, n, n);
+  const Eigen::LLT<Eigen::MatrixXd> llt(matrix);
+  if (llt.info() != Eigen::Success) return false;
+  Eigen::Map<Eigen::VectorXd> solution(b, n);
+  llt.solveInPlace(solution);
+  return true;
+}
+
 }  // namespace thimble

@@ -30,6 +30,9 @@ bool orthonormalise(float* y, std::int64_t rows, std::int64_t columns);
 /// [n, rank]; the largest entry of each is positive. False if the matrix is zero or not finite.
 bool largest_eigenvectors(const float* matrix, std::int64_t n, std::int64_t rank, float* out);
 
+/// b <- A^-1 b for a symmetric positive definite A [n, n]. False, b untouched, if A is not.
+bool solve_positive(std::int64_t n, const double* a, double* b);
+
 /// The step numbers 0, T, 2T, ... count refreshes; 0 for update number 1.
 inline std::int64_t refresh_index(std::int64_t step, std::int64_t gap) {
   return (step - 1) / gap;

@@ -63,38 +63,47 @@ Made make_sgd(const Settings& s) {
                                           .state = s.adam.state});
 }
 
-Made make_galore_of(const Settings& s, bool fira, StateFormat state) {
-  GaloreOptions o{.adam = s.adam, .fira = fira};
+Made make_galore_of(const Settings& s, GaloreOptions o, StateFormat state) {
+  o.adam = s.adam;
   o.adam.state = state;
   set(o.rank, s.rank);
   set(o.scale, s.scale);
   set(o.update_gap, s.update_gap);
   o.exact = is_first(s.proj_type, "proj_type", "svd", "power", false);
-  o.projector = s.low_precision ? DType::kBF16 : DType::kF32;
+  if (o.projector == ProjectorFormat::kBF16 && !s.low_precision)
+    o.projector = ProjectorFormat::kF32;
+  o.project_gradients = s.project_gradients && !o.fira;
   return std::make_unique<Galore>(o);
 }
 Made make_galore(const Settings& s) {
-  return make_galore_of(s, false, s.adam.state);
+  return make_galore_of(s, {}, s.adam.state);
 }
 Made make_galore_8bit(const Settings& s) {
-  return make_galore_of(s, false, StateFormat::k8Bit);
+  return make_galore_of(s, {}, StateFormat::k8Bit);
+}
+Made make_natural_galore(const Settings& s) {
+  return make_galore_of(s, {.history = 20}, s.adam.state);
+}
+Made make_q_galore(const Settings& s) {
+  return make_galore_of(s, {.lazy = true, .projector = ProjectorFormat::kInt4}, StateFormat::k8Bit);
 }
 Made make_fira(const Settings& s) {
-  return make_galore_of(s, true, s.adam.state);
+  return make_galore_of(s, {.fira = true}, s.adam.state);
 }
 
-// Without error feedback, which would keep a whole gradient.
 Made make_ldadam(const Settings& s) {
   GaloreOptions o{.adam = s.adam,
                   .rank = 16,
                   .scale = 1,
                   .update_gap = 1,
                   .rotate_moments = true,
-                  .momentum_share = 0.908};
+                  .momentum_share = 0.908,
+                  .error_feedback = true};
   set(o.rank, s.rank);
   set(o.scale, s.scale);
   o.adam.state = StateFormat::kF32;
-  o.projector = DType::kF32;
+  o.projector = ProjectorFormat::kF32;
+  o.error_feedback = s.error_feedback;
   return std::make_unique<Galore>(o);
 }
 
@@ -155,15 +164,21 @@ constexpr std::array kEntries{
     OptimizerEntry{"frugal", "AdamW for some columns, sign steps for the others", "8 L s density",
                    "long rows; nothing", Takes::kBlockMatrices, make_frugal},
     OptimizerEntry{"galore", "Adam in the gradient's leading subspace", "8 L r + 2 s r",
-                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore},
+                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore, false,
+                   true},
     OptimizerEntry{"galore_8bit", "GaLore with 8-bit moments", "2.03 L r + 2 s r",
-                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore_8bit},
+                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore_8bit,
+                   false, true},
     OptimizerEntry{"ldadam", "Adam in a subspace that follows gradient and momentum each step",
-                   "8 L r + 4 s r", "long rows; s r numbers", Takes::kBlockMatrices, make_ldadam},
+                   "8 L r + 4 s r + 4 L s", "long rows; s r numbers", Takes::kBlockMatrices,
+                   make_ldadam},
     OptimizerEntry{"lion", "sign of an interpolated momentum", "4 L s", "any rows; nothing",
                    Takes::kEverything, make_lion},
     OptimizerEntry{"muon", "orthogonalised momentum", "4 L s", "whole matrices; nothing",
                    Takes::kBlockMatrices, make_muon},
+    OptimizerEntry{"natural_galore", "GaLore preconditioned with its last 20 gradients",
+                   "48 L r + 2 s r", "long rows; s r numbers at a refresh, 20 a step",
+                   Takes::kBlockMatrices, make_natural_galore, false, true},
     OptimizerEntry{"q_apollo", "APOLLO on 8-bit weights, rounded at random", "8 L r",
                    "long rows in whole groups of 128; a number", Takes::kBlockMatrices, make_apollo,
                    true},
@@ -171,8 +186,8 @@ constexpr std::array kEntries{
                    "long rows in whole groups of 128; three numbers", Takes::kBlockMatrices,
                    make_apollo_mini, true},
     OptimizerEntry{"q_galore", "8-bit GaLore on 8-bit weights, rounded at random",
-                   "2.03 L r + 2 s r", "long rows in whole groups; s r numbers at a refresh",
-                   Takes::kBlockMatrices, make_galore_8bit, true},
+                   "2.03 L r + 0.53 s r", "long rows in whole groups; s r numbers at a refresh",
+                   Takes::kBlockMatrices, make_q_galore, true, true},
     OptimizerEntry{"scale", "gradient divided by its rows' norms, momentum for the head",
                    "0 (head: 4 L s)", "long rows; a number a short row", Takes::kMatrices,
                    make_scale},

@@ -17,6 +17,7 @@ struct OptimizerSettings {
   std::optional<std::int64_t> rank, update_gap;
   std::optional<double> scale, momentum, density;
   std::optional<std::string> scale_type, proj_type;
+  bool error_feedback = true, project_gradients = false;  // of those that can
   bool low_precision = true;  // bf16 compute: projectors may be bf16 too
 };
 
@@ -28,6 +29,7 @@ struct OptimizerEntry {
   enum class Takes : std::uint8_t { kEverything, kMatrices, kBlockMatrices } takes;
   std::unique_ptr<Optimizer> (*make)(const OptimizerSettings&);
   bool int8_weights = false;
+  bool projects_gradients = false;  // can
 };
 
 std::span<const OptimizerEntry> optimizer_entries();

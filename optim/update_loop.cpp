@@ -89,6 +89,33 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round) {
   if (round + 1 == r.rounds) step.host.updated(r.item);
 }
 
+Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tensor& grad) {
+  const ParamInfo& info = params_.info(id);
+  const Slice all = whole_slice(info);
+  const Tensor out =
+      Tensor::empty(arena, MemoryTag::kGradients, DType::kF32,
+                    Shape{all.rows(), optimizer_.image_width(info, step)}, "projected gradient");
+  std::vector<StateLease> leases;
+  std::vector<Tensor> state;
+  for (const StateSlot& slot : optimizer_.image_slots(info)) {
+    leases.push_back(state_.acquire({id, slot.name}));
+    leases.back().mark_dirty();  // a first basis may be made
+    state.push_back(leases.back().tensor());
+  }
+  optimizer_.image({.info = info,
+                    .slice = all,
+                    .step = step,
+                    .seed = seed_,
+                    .grad = grad,
+                    .weight = {},
+                    .master = {},
+                    .state = state,
+                    .carry = {},
+                    .arena = &arena},
+                   out);
+  return out;
+}
+
 void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& items,
                       std::int64_t number, double lr, double grad_scale) {
   const Step step{arena, host, number, lr, grad_scale};

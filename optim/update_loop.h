@@ -55,6 +55,10 @@ class UpdateLoop {
   void step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step,
             double lr, double grad_scale);
 
+  /// The image of a gradient of all rows that the update of this step will take in its place, f32
+  /// [rows, optimizer.image_width()], in `arena` among the gradients.
+  Tensor image(Arena& arena, ParamId id, std::int64_t step, const Tensor& grad);
+
  private:
   struct Running;
   struct Step {

@@ -96,7 +96,8 @@ Slice ParallelPlan::updated(ParamId id, int rank) const {
 
 StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes,
                                        DType wire, DType weights, const std::vector<int>& gathers,
-                                       const std::vector<bool>& int8) const {
+                                       const std::vector<bool>& int8,
+                                       const std::vector<std::int64_t>& images) const {
   StepTraffic traffic;
   const std::int64_t reductions = options_.stage >= 2 ? passes : 1;
   for (const ParamId id : params.ids()) {
@@ -104,7 +105,11 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
     const std::int64_t rows = info.storage_shape()[0];
     const std::int64_t row = info.shape.numel() / std::max<std::int64_t>(rows, 1);
     const std::int64_t own = spec(id).slice(rank).rows() * row, others = info.shape.numel() - own;
-    if (info.trainable) traffic.reduce_bytes += others * dtype_size(wire) * reductions;
+    const std::int64_t image = images.empty() ? 0 : images.at(static_cast<std::size_t>(id));
+    const auto sent = [&](std::int64_t elements) {
+      return image > 0 ? elements / row * image : elements;
+    };
+    if (info.trainable) traffic.reduce_bytes += sent(others) * dtype_size(wire) * reductions;
     const std::int64_t to_all = own * (options_.ranks - 1);
     if (options_.stage == 3) {
       traffic.gather_bytes +=
@@ -113,7 +118,8 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
                int8.at(static_cast<std::size_t>(id))) {
       traffic.gather_bytes += to_all + ceil_div(own, kInt8Group) * 4 * (options_.ranks - 1);
     } else if (info.trainable) {
-      traffic.gather_bytes += to_all * dtype_size(options_.stage == 0 ? wire : weights);
+      traffic.gather_bytes +=
+          options_.stage == 0 ? sent(to_all) * dtype_size(wire) : to_all * dtype_size(weights);
     }
   }
   return traffic;

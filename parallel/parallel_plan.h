@@ -61,11 +61,13 @@ class ParallelPlan {
   /// The rows that this rank updates: at stage 0 every rank updates everything.
   Slice updated(ParamId id, int rank) const;
 
-  /// int8: which weights travel in 8 bits with their scales; empty: none.
+  /// int8: which weights travel in 8 bits with their scales; empty: none. images: elements of a row
+  /// of what is sent in place of a gradient, 0 of one that is sent itself; empty: all are.
   /// `passes` micro-batches a step; gathers[id]: how often a pass gathers the parameter at stage 3.
   StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire,
                            DType weights, const std::vector<int>& gathers,
-                           const std::vector<bool>& int8 = {}) const;
+                           const std::vector<bool>& int8 = {},
+                           const std::vector<std::int64_t>& images = {}) const;
 
  private:
   ParallelOptions options_;

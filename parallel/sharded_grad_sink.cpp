@@ -12,11 +12,12 @@ constexpr std::size_t kMostRunning = 2;          // buckets whose buffers may be
 }  // namespace
 
 ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                                 Communicator& comm, GradSinkOptions options)
+                                 Communicator& comm, const GradMap& map, GradSinkOptions options)
     : arena_(arena),
       params_(params),
       plan_(plan),
       comm_(comm),
+      map_(map),
       options_(std::move(options)),
       pass_(options_.local_dtypes.size()),
       total_(pass_.size()),
@@ -34,6 +35,7 @@ GradTarget ShardedGradSink::accumulate_into(ParamId id) {
 void ShardedGradSink::complete(ParamId id) {
   Tensor gradient = std::exchange(pass_.at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
+  if (map_.width(id) > 0) gradient = map_.apply(id, gradient);
   if (plan_.stage() < 2 || comm_.size() == 1) {
     Tensor& total = total_.at(index(id));
     if (total.defined()) {
@@ -50,6 +52,13 @@ void ShardedGradSink::complete(ParamId id) {
   } else {
     reduce(id, std::move(gradient));
   }
+}
+
+// Of so many rows of a reduced gradient or image.
+Shape ShardedGradSink::rows_shape(ParamId id, std::int64_t rows) const {
+  if (!params_.info(id).is_matrix()) return Shape{rows};
+  const std::int64_t image = map_.width(id);
+  return {rows, image > 0 ? image : params_.info(id).storage_shape()[1]};
 }
 
 void ShardedGradSink::reduce(ParamId id, Tensor gradient) {
@@ -76,18 +85,17 @@ void ShardedGradSink::finish_oldest() {
   const DType dtype = sums_shards() ? DType::kF32 : options_.wire;
   bool accumulate = false;
   for (const ParamId id : oldest.ids) {
-    const ParamInfo& info = params_.info(id);
     const Slice rows = plan_.reduced(id, comm_.rank());
     Tensor& reduced = reduced_.at(index(id));
     accumulate = reduced.defined();
     if (!accumulate && plan_.stage() == 0) {
-      gathered_.at(index(id)) = Tensor::empty(arena_, MemoryTag::kGradients, dtype,
-                                              info.storage_shape(), "reduced gradient");
+      const Shape whole = rows_shape(id, params_.info(id).storage_shape()[0]);
+      gathered_.at(index(id)) =
+          Tensor::empty(arena_, MemoryTag::kGradients, dtype, whole, "reduced gradient");
       reduced = gathered_.at(index(id)).rows(rows.begin, rows.end);
     } else if (!accumulate) {
-      const Shape shape =
-          info.is_matrix() ? Shape{rows.rows(), info.storage_shape()[1]} : Shape{rows.rows()};
-      reduced = Tensor::empty(arena_, MemoryTag::kGradients, dtype, shape, "reduced gradient");
+      reduced = Tensor::empty(arena_, MemoryTag::kGradients, dtype, rows_shape(id, rows.rows()),
+                              "reduced gradient");
     }
     targets.push_back(reduced);
   }

@@ -21,10 +21,20 @@ struct GradSinkOptions {
   std::vector<DType> local_dtypes;  // of one pass's gradient, by parameter
 };
 
+/// What is added up and sent in place of a gradient: a linear image of it.
+class GradMap {
+ public:
+  virtual ~GradMap() = default;
+  /// Elements of a row of the image in the running step; 0: the gradient itself.
+  virtual std::int64_t width(ParamId id) const = 0;
+  /// The image, f32 [rows, width(id)], of the gradient of all rows.
+  virtual Tensor apply(ParamId id, const Tensor& gradient) const = 0;
+};
+
 class ShardedGradSink final : public GradSink {
  public:
   ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                  Communicator& comm, GradSinkOptions options);
+                  Communicator& comm, const GradMap& map, GradSinkOptions options);
 
   bool wants(ParamId id) const override { return params_.info(id).trainable; }
   GradTarget accumulate_into(ParamId id) override;
@@ -39,8 +49,8 @@ class ShardedGradSink final : public GradSink {
   /// all ranks in the same order; by end_pass() all have been told. It may release them.
   void set_ready(std::function<void(std::span<const ParamId>)> ready) { ready_ = std::move(ready); }
 
-  /// The gradient of the rows that this rank updates, over all ranks and passes; undefined if
-  /// nothing flowed.
+  /// The gradient, or its image, of the rows that this rank updates, over all ranks and passes;
+  /// undefined if nothing flowed.
   const Tensor& grad(ParamId id) const { return reduced_.at(index(id)); }
   void release(ParamId id) { reduced_.at(index(id)) = {}; }
   void release_all();
@@ -51,6 +61,7 @@ class ShardedGradSink final : public GradSink {
     std::vector<ParamId> ids;
   };
   static std::size_t index(ParamId id) { return static_cast<std::size_t>(id); }
+  Shape rows_shape(ParamId id, std::int64_t rows) const;
   void reduce(ParamId id, Tensor gradient);
   void start_bucket();
   void finish_oldest();
@@ -61,6 +72,7 @@ class ShardedGradSink final : public GradSink {
   const ParamTable& params_;
   const ParallelPlan& plan_;
   Communicator& comm_;
+  const GradMap& map_;
   GradSinkOptions options_;
   std::function<void(std::span<const ParamId>)> ready_;
   bool last_pass_ = true;

@@ -82,6 +82,15 @@ class Optimizer {
   /// Whether the weight is kept in 8 bits, without a master.
   virtual bool int8_weight(const ParamInfo&) const { return false; }
 
+  /// Elements of a row of the gradient's image, which a step's update takes instead of the gradient:
+  /// linear in it, so that images may be added up and sent. 0: it takes the gradient itself.
+  virtual std::int64_t image_width(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
+  /// The state, the same on every slice, that the image depends on.
+  virtual std::vector<StateSlot> image_slots(const ParamInfo&) const { return {}; }
+  /// out f32 [slice.rows(), image_width()] <- the image of args.grad. args.state: that of
+  /// image_slots(); no weight.
+  virtual void image(const UpdateArgs& /*args*/, const Tensor& /*out*/) const {}
+
   /// Rounds of this step's update, at least 1.
   virtual int rounds(const ParamInfo&, std::int64_t /*step*/) const { return 1; }
   /// What round i, of all but the last, contributes to the sums over all slices.

@@ -112,6 +112,36 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
   throw UserError(text);
 }
 
+// Steps whose memory no other step exceeds: the first two, and of those in which some gradients are
+// replaced by smaller images the one that keeps most of them whole.
+std::vector<std::int64_t> planned_steps(const TrainEngine& engine) {
+  constexpr std::int64_t kHorizon = 1024;
+  const ParamTable& params = engine.model().params();
+  std::vector<std::int64_t> steps{1, 2};
+  std::int64_t most = -1, worst = 0;
+  for (std::int64_t step = 1; step <= kHorizon; ++step) {
+    const std::vector<std::int64_t> widths = engine.image_widths(step);
+    if (step <= 2 && std::all_of(widths.begin(), widths.end(), [](auto w) { return w == 0; }))
+      continue;
+    if (step == 3 && most < 0) break;
+    std::int64_t whole = 0;
+    for (const ParamId id : params.ids())
+      whole += widths[static_cast<std::size_t>(id)] == 0 ? params.info(id).shape.numel() : 0;
+    if (whole > most) most = whole, worst = step;
+  }
+  if (worst > 2) steps.push_back(worst);
+  return steps;
+}
+
+// Elements of a row of what is usually sent of a gradient; see TrainEngine::image_widths().
+std::vector<std::int64_t> usual_images(const TrainEngine& engine) {
+  constexpr std::int64_t kLate = 1'000'000;
+  std::vector<std::int64_t> widths = engine.image_widths(kLate);
+  const std::vector<std::int64_t> next = engine.image_widths(kLate + 1);
+  for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], next[i]);
+  return widths;
+}
+
 }  // namespace
 
 std::string BatchPlan::text() const {
@@ -140,8 +170,7 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   const std::vector<Batch> batches(
       static_cast<std::size_t>(std::min<std::int64_t>(batch.passes, 2)),
       planned_batch(batch.micro_batch, setup.engine.seq_len));
-  engine.step(batches, 1, 0);
-  engine.step(batches, 2, 0);
+  for (const std::int64_t step : planned_steps(engine)) engine.step(batches, step, 0);
   if (shape.evaluates) {
     const PhaseScope phase(arena, "eval");
     engine.evaluate(batches[0]);
@@ -193,7 +222,7 @@ StepTraffic traffic_of(const PlannedEngine& planned, const JobSetup& setup,
                        const job::JobConfig& job, const BatchPlan& batch, const RankPlace& place) {
   StepTraffic traffic = planned.engine->parallel().step_traffic(
       planned.model.params(), place.rank, batch.passes, setup.engine.wire, setup.engine.dtype,
-      planned.model.gathers_per_pass(), planned.engine->int8());
+      planned.model.gathers_per_pass(), planned.engine->int8(), usual_images(*planned.engine));
   traffic.operations = operations_of(setup, job, batch, place);
   return traffic;
 }

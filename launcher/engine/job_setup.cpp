@@ -239,6 +239,8 @@ OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& para
   GroupSettings base{.label = "optimizer", .match = "", .optimizer = {.name = o.name}, .lr = o.lr};
   base.optimizer.adam = adam_options(o);
   base.optimizer.low_precision = job.model.dtype == job::ComputeDType::kBF16;
+  base.optimizer.error_feedback = o.error_feedback;
+  base.optimizer.project_gradients = o.project_gradients;
   GroupSettings main = base, fallback = base;
   read_matrix_options(o, main.optimizer);
   fallback.label = "optimizer.fallback";

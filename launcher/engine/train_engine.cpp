@@ -133,6 +133,23 @@ class TrainEngine::Host final : public UpdateLoop::Host {
   TrainEngine& engine_;
 };
 
+// What the running step's updates take.
+class TrainEngine::Images final : public GradMap {
+ public:
+  explicit Images(TrainEngine& engine) : engine_(engine) {}
+  std::int64_t width(ParamId id) const override {
+    const ParamInfo& info = engine_.model_.params().info(id);
+    if (engine_.step_ == 0 || !info.trainable) return 0;
+    return engine_.optimizer_.image_width(info, engine_.step_);
+  }
+  Tensor apply(ParamId id, const Tensor& gradient) const override {
+    return engine_.loop_.image(engine_.arena_, id, engine_.step_, gradient);
+  }
+
+ private:
+  TrainEngine& engine_;
+};
+
 // What the passes of a step have added up on this rank.
 struct TrainEngine::Sums {
   ExactSum loss;       // weighted
@@ -157,7 +174,8 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
              .stage = comm.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
       store_(make_store(arena, model, options, plan_, int8_, comm)),
-      sink_(arena, model.params(), plan_, comm,
+      images_(std::make_unique<Images>(*this)),
+      sink_(arena, model.params(), plan_, comm, *images_,
             {.wire = options.wire,
              .accumulates = options.accumulates,
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
@@ -238,7 +256,17 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
   return sums;
 }
 
+std::vector<std::int64_t> TrainEngine::image_widths(std::int64_t step) const {
+  std::vector<std::int64_t> widths;
+  for (const ParamId id : model_.params().ids()) {
+    const ParamInfo& info = model_.params().info(id);
+    widths.push_back(info.trainable ? optimizer_.image_width(info, step) : 0);
+  }
+  return widths;
+}
+
 StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
+  step_ = 0;
   TH_CHECK(!fused_, "gradients are not kept");
   const Sums sums = run_passes(micro_batches);
   return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
@@ -286,6 +314,7 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
 }
 
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
+  step_ = step;
   if (fused_) return fused_step(micro_batches, step, lr);
   const Sums sums = run_passes(micro_batches);
   StepResult result{.trained_tokens = count_trained(micro_batches)};

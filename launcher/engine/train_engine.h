@@ -82,6 +82,9 @@ class TrainEngine {
 
   /// Which weights are kept in 8 bits, by parameter.
   const std::vector<bool>& int8() const { return int8_; }
+  /// Elements of a row of what update number `step` takes in place of the gradient, by parameter;
+  /// 0: the gradient itself.
+  std::vector<std::int64_t> image_widths(std::int64_t step) const;
   /// Of the last step, which lagged clipping goes by; 0: none yet.
   double last_grad_norm() const { return last_grad_norm_; }
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
@@ -106,6 +109,7 @@ class TrainEngine {
 
  private:
   class Host;
+  class Images;
   struct Sums;
   Sums run_passes(std::span<const Batch> micro_batches);
   StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
@@ -124,6 +128,8 @@ class TrainEngine {
   std::vector<bool> int8_;
   ParallelPlan plan_;
   std::unique_ptr<WeightStore> store_;
+  std::int64_t step_ = 0;  // the running one; 0: none, gradients are then kept as they are
+  std::unique_ptr<GradMap> images_;
   ShardedGradSink sink_;
   ResidentState state_;
   std::unique_ptr<SliceSums> sums_;

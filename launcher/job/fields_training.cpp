@@ -161,6 +161,12 @@ void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
          .doc = "Weight decay before or after the update",
          .value = choice(optimizer.wd_order)});
   visit_matrix_fields(visitor, optimizer);
+  visit({.name = "project_gradients",
+         .doc = "galore: add up and send gradients in the subspace, whole ones only when it changes",
+         .value = &optimizer.project_gradients});
+  visit({.name = "error_feedback",
+         .doc = "ldadam: keep what an update leaves out for the next",
+         .value = &optimizer.error_feedback});
   visit({.name = "fallback",
          .doc = "For embedding, head and norms when name is a matrix optimizer",
          .value = inline_table(optimizer.fallback)});

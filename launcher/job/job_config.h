@@ -197,6 +197,8 @@ struct OptimizerConfig : MatrixOptimizerConfig {
   double weight_decay = 0.1;
   bool decay_all = false;
   bool fused_backward = false;
+  bool project_gradients = false;
+  bool error_feedback = true;
   StateDType state_dtype = StateDType::kFP32;
   EpsMode eps_mode = EpsMode::kTorch;
   WeightDecayOrder wd_order = WeightDecayOrder::kBefore;

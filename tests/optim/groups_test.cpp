@@ -111,24 +111,26 @@ TEST(RegistryTest, EveryOptimizerSaysWhatItKeeps) {
       bytes += slot.whole.numel() * dtype_size(slot.dtype);
     // The registry's formula, evaluated.
     const double L = 96, s = 64, r = 16;
-    const std::map<std::string, double> want{{"adamw", 8 * L * s},
-                                             {"adamw_8bit", 2 * L * s + 8 * L * s / 256},
-                                             {"adam_mini", 4 * L * s + 4 * L},
-                                             {"adafactor", 4 * (L + s)},
-                                             {"apollo", 8 * L * r + 4},
-                                             {"apollo_mini", 8 * L + 4},
-                                             {"fira", 8 * L * r + 2 * s * r + 4},
-                                             {"frugal", 8 * L * s * 0.25},
-                                             {"galore", 8 * L * r + 2 * s * r},
-                                             {"galore_8bit", 8 * L * r + 2 * s * r},
-                                             {"q_apollo", 8 * L * r + 4},
-                                             {"q_apollo_mini", 8 * L + 4},
-                                             {"q_galore", 8 * L * r + 2 * s * r},
-                                             {"ldadam", 8 * L * r + 4 * s * r},
-                                             {"lion", 4 * L * s},
-                                             {"muon", 4 * L * s},
-                                             {"scale", 0},
-                                             {"sgd", 4 * L * s}};
+    const std::map<std::string, double> want{
+        {"adamw", 8 * L * s},
+        {"adamw_8bit", 2 * L * s + 8 * L * s / 256},
+        {"adam_mini", 4 * L * s + 4 * L},
+        {"adafactor", 4 * (L + s)},
+        {"apollo", 8 * L * r + 4},
+        {"apollo_mini", 8 * L + 4},
+        {"fira", 8 * L * r + 2 * s * r + 4},
+        {"frugal", 8 * L * s * 0.25},
+        {"galore", 8 * L * r + 2 * s * r},
+        {"galore_8bit", 8 * L * r + 2 * s * r},
+        {"q_apollo", 8 * L * r + 4},
+        {"q_apollo_mini", 8 * L + 4},
+        {"natural_galore", 8 * L * r + 2 * s * r + 40 * L * r + 4 * 20 * 20},
+        {"q_galore", 8 * L * r + s * r / 2 + 8 * s * r / 256 + 32},
+        {"ldadam", 8 * L * r + 4 * s * r + 4 * L * s},
+        {"lion", 4 * L * s},
+        {"muon", 4 * L * s},
+        {"scale", 0},
+        {"sgd", 4 * L * s}};
     EXPECT_EQ(static_cast<double>(bytes), want.at(e.name)) << e.name;
   }
   EXPECT_EQ(find_optimizer("adam"), nullptr);

@@ -6,7 +6,6 @@
 #include "optim/adamw.h"
 #include "optim/apollo.h"
 #include "optim/frugal.h"
-#include "optim/galore.h"
 #include "optim/low_rank.h"
 #include "optim/muon.h"
 #include "optim/scale.h"
@@ -25,131 +24,6 @@ std::vector<double> after(const Optimizer& optimizer, const ParamInfo& info, int
   OneMatrix one(optimizer, info);
   for (int step = 1; step <= steps; ++step) one.step(step, lr);
   return one.weights();
-}
-
-AdamOptions adam() {
-  return {.eps = 1e-6, .weight_decay = 0.05, .eps_mode = EpsMode::kHf, .decay_after = true};
-}
-
-// Of full rank, the basis is a rotation: GaLore whose basis is the identity is Adam. A diagonal
-// gradient has it for its eigenvectors.
-TEST(GaloreTest, FullRankInTheIdentityBasisIsAdam) {
-  const ParamInfo info = matrix(6, 6);
-  GaloreOptions o{.adam = adam(),
-                  .rank = 6,
-                  .scale = 1,
-                  .update_gap = 100,
-                  .exact = true,
-                  .projector = DType::kF32};
-  const Galore galore(o);
-  const AdamW adamw(adam());
-  OneMatrix a(galore, info), b(adamw, info);
-  for (int step = 1; step <= 6; ++step) {
-    const auto grad = [step](std::int64_t e) {
-      const std::int64_t r = e / 6, c = e % 6;
-      return r == c ? static_cast<float>(6 - r) : (step == 1 ? 0.0f : fixture_value(e, step));
-    };
-    a.step(step, 0.01, grad);
-    b.step(step, 0.01, grad);
-  }
-  expect_close(a.weights(), b.weights(), 1e-5, "weights");
-}
-
-// The power iteration finds the exact subspace of a gradient of that rank; bases may differ by
-// rotations, in which Adam's step is not invariant, but its first moment is: beta2 = 0 cannot be,
-// so compare the subspaces themselves.
-TEST(GaloreTest, PowerIterationFindsTheLeadingSubspace) {
-  const ParamInfo info = matrix(40, 17);
-  const auto grad = [](std::int64_t e) {
-    const auto r = static_cast<double>(e / 17), c = static_cast<double>(e % 17);
-    return static_cast<float>(5 * std::sin(r + 1) * std::cos(2 * c) +
-                              3 * std::cos(3 * r) * std::sin(c + 2) + 0.01 * std::sin(r * c));
-  };
-  std::vector<std::vector<double>> projections;
-  for (const bool exact : {false, true}) {
-    const Galore galore({.rank = 2, .exact = exact, .projector = DType::kF32});
-    OneMatrix one(galore, info);
-    one.step(1, 0.01, grad);
-    const float* p = one.state("projector").data<float>();
-    std::vector<double> product(17 * 17);
-    for (std::size_t i = 0; i < 17; ++i) {
-      for (std::size_t j = 0; j < 17; ++j)
-        product[i * 17 + j] = static_cast<double>(p[2 * i]) * static_cast<double>(p[2 * j]) +
-                              static_cast<double>(p[2 * i + 1]) * static_cast<double>(p[2 * j + 1]);
-    }
-    projections.push_back(product);
-  }
-  expect_close(projections[0], projections[1], 1e-3, "projection");
-}
-
-TEST(GaloreTest, AZeroOrInfiniteGradientLeavesTheSubspaceAlone) {
-  const ParamInfo info = matrix(9, 5);
-  const Galore galore({.rank = 2, .update_gap = 1});
-  for (const float bad : {0.0f, std::numeric_limits<float>::infinity()}) {
-    OneMatrix one(galore, info);
-    one.step(1, 0.01);
-    const std::vector<double> before = values_of(one.state("projector"));
-    one.step(2, 0, [bad](std::int64_t) { return bad; });
-    EXPECT_EQ(values_of(one.state("projector")), before);
-  }
-  OneMatrix zero(galore, info);
-  zero.step(1, 0.01, [](std::int64_t) { return 0.0f; });
-  zero.step(2, 0.01);
-  for (const double w : zero.weights()) EXPECT_TRUE(std::isfinite(w));
-}
-
-// A subspace that stays turns nothing: rotated moments are the moments.
-TEST(GaloreTest, RotationIntoTheSameBasisIsNone) {
-  const ParamInfo info = matrix(11, 6);
-  const auto with = [&](bool rotates) {
-    const Galore galore({.adam = adam(),
-                         .rank = 3,
-                         .update_gap = 1,
-                         .exact = true,
-                         .rotate_moments = rotates,
-                         .projector = DType::kF32});
-    OneMatrix one(galore, info);
-    for (int step = 1; step <= 6; ++step)
-      one.step(step, 0.01, [](std::int64_t e) { return fixture_value(e, 1); });
-    return one.weights();
-  };
-  expect_close(with(true), with(false), 1e-5, "weights");
-}
-
-// Of full rank in a basis that turns, the first moment is that of Adam.
-TEST(GaloreTest, RotatedFirstMomentIsAdamsInTheNewBasis) {
-  const ParamInfo info = matrix(9, 4);
-  const Galore galore({.adam = adam(),
-                       .rank = 4,
-                       .update_gap = 1,
-                       .exact = true,
-                       .rotate_moments = true,
-                       .projector = DType::kF32});
-  const AdamW adamw(adam());
-  OneMatrix low(galore, info), full(adamw, info);
-  for (int step = 1; step <= 5; ++step) {
-    low.step(step, 0.01);
-    full.step(step, 0.01);
-  }
-  const float* m = low.state("exp_avg").data<float>();
-  const float* p = low.state("projector").data<float>();
-  std::vector<double> back(9 * 4);
-  for (std::size_t r = 0; r < 9; ++r) {
-    for (std::size_t c = 0; c < 4; ++c) {
-      for (std::size_t k = 0; k < 4; ++k)
-        back[r * 4 + c] += static_cast<double>(m[r * 4 + k]) * static_cast<double>(p[c * 4 + k]);
-    }
-  }
-  expect_close(back, values_of(full.state("exp_avg")), 1e-4, "first moment");
-}
-
-// With all of the gradient inside the subspace nothing is left for Fira to add.
-TEST(GaloreTest, FiraOfFullRankIsGalore) {
-  const ParamInfo info = matrix(7, 4);
-  GaloreOptions o{.adam = adam(), .rank = 4, .scale = 1, .exact = true, .projector = DType::kF32};
-  const std::vector<double> plain = after(Galore(o), info, 5);
-  o.fira = true;
-  expect_close(after(Galore(o), info, 5), plain, 1e-4, "weights");
 }
 
 // r = s and an orthogonal P: the norms that APOLLO compares are those of the full gradient's rows.

@@ -45,7 +45,7 @@ class OneMatrix : public UpdateLoop::Host {
     }
   }
 
-  UpdateTensors tensors(const UpdateItem&) override { return {grad_, weight_}; }
+  UpdateTensors tensors(const UpdateItem&) override { return {taken_, weight_}; }
   void updated(const UpdateItem&) override {}
 
   /// Gradient by logical element; the formula if none is given.
@@ -55,8 +55,14 @@ class OneMatrix : public UpdateLoop::Host {
       grad_.data<float>()[i] = grad ? grad(e) : fixture_value(e, number);
     }
     UpdateLoop loop(params_, optimizer_, state_, sums_, master_, 42);
+    taken_ = takes_images_ && optimizer_.image_width(info(), number) > 0
+                 ? loop.image(*arena_, id_, number, grad_)
+                 : grad_;
     loop.step(*arena_, *this, {item_}, number, lr, 1);
   }
+
+  /// Updates take the images of gradients, where there are any.
+  void take_images() { takes_images_ = true; }
 
   /// In logical order.
   std::vector<double> weights() const {
@@ -98,7 +104,8 @@ class OneMatrix : public UpdateLoop::Host {
   SliceSums sums_;
   MasterFormat master_;
   UpdateItem item_;
-  Tensor weight_, grad_;
+  Tensor weight_, grad_, taken_;
+  bool takes_images_ = false;
 };
 
 }  // namespace thimble

@@ -57,7 +57,7 @@ TEST_P(OptimizerParity, TorchMuon) {
 }
 
 TEST_P(OptimizerParity, GaloreTorch) {
-  GaloreOptions o{.rank = 3, .exact = true, .stagger = false, .projector = DType::kF32};
+  GaloreOptions o{.rank = 3, .exact = true, .stagger = false, .projector = ProjectorFormat::kF32};
   o.adam.beta2 = 0.999;
   o.adam.eps = 1e-6;
   expect_parity(named("galore"), Galore(o), 1e-4);

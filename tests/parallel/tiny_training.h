@@ -76,13 +76,19 @@ struct Setting {
   bool fused = false;
   ClipMode clip_mode = ClipMode::kExact;
   double max_grad_norm = 1;
+  bool project_gradients = false;
 };
 
-// Small enough for every matrix here; the second of three steps refreshes too.
-inline OptimizerGroups make_groups(const ParamTable& params, const std::string& name) {
+// Small enough for every matrix here; the second of three steps refreshes too. With projected
+// gradients every matrix refreshes in one of the three.
+inline OptimizerGroups make_groups(const ParamTable& params, const std::string& name,
+                                   bool project_gradients = false) {
   GroupSettings main{.label = "main",
                      .match = "",
-                     .optimizer = {.name = name, .rank = 3, .update_gap = 1},
+                     .optimizer = {.name = name,
+                                   .rank = 3,
+                                   .update_gap = project_gradients ? 3 : 1,
+                                   .project_gradients = project_gradients},
                      .lr = 1e-3};
   GroupSettings fallback = main;
   fallback.optimizer.name = "adamw";
@@ -109,7 +115,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   arena->set_poison(true);
   Outcome out;
   const Transformer model(odd_config(s.tied));
-  const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
+  const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer, s.project_gradients);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
                      comm);
   InitSource source(3, 0.3);

@@ -208,6 +208,80 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
   }
 }
 
+// What N ranks send of a pass each is what one rank adds up over N passes: the same bits.
+TEST_P(ZeroTest, ProjectedGradientsAreAddedUpAndSentInTheirStead) {
+  const int ranks = GetParam();
+  for (const char* name : {"galore", "natural_galore"}) {
+    Setting s{.optimizer = name, .project_gradients = true};
+    const Transformer model(odd_config(false));
+    const OptimizerGroups optimizer = make_groups(model.params(), name, true);
+    const Outcome want = reference(s, ranks);
+    for (s.stage = 0; s.stage <= 3; ++s.stage) {
+      run_ranks(ranks, [&](Communicator& comm) {
+        const auto batches = batches_of(comm.rank(), ranks, 1, -1);
+        const Outcome got = train(comm, s, batches);
+        EXPECT_EQ(got.losses[1], want.losses[1]) << name << " stage " << s.stage;
+        EXPECT_EQ(got.norms[0], want.norms[0]) << name << " stage " << s.stage;
+        for (const ParamId id : model.params().ids()) {
+          const auto i = static_cast<std::size_t>(id);
+          const ParamInfo& info = model.params().info(id);
+          if (info.name.ends_with("k_proj.bias")) continue;
+          EXPECT_TRUE(relative(got.masters[i], rows_of(want.masters[i], info, got.slices[i])) <=
+                      2e-6)
+              << name << " " << info.name << " stage " << s.stage;
+        }
+        // Memory and traffic of every step are those that were planned, and less than of whole
+        // gradients.
+        for (const int passes : {1, 3}) {
+          const auto play = [&](Arena& arena, Communicator& playing) {
+            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing);
+            InitSource source(3, 0.3);
+            engine.load(source);
+            arena.begin_phase("step");
+            const auto own = batches_of(comm.rank(), ranks, passes, -1);
+            for (int step = 1; step <= 4; ++step) {
+              const std::int64_t before = playing.traffic().tensor_bytes;
+              engine.step(own, step, 1e-3);
+              const auto planned = [&](const std::vector<std::int64_t>& images) {
+                return engine.parallel()
+                    .step_traffic(model.params(), comm.rank(), passes, DType::kF32, DType::kF32,
+                                  model.gathers_per_pass(), {}, images)
+                    .total();
+              };
+              if (ranks == 1) continue;
+              EXPECT_EQ(playing.traffic().tensor_bytes - before,
+                        planned(engine.image_widths(step)));
+              EXPECT_LT(planned(engine.image_widths(step)), planned({}));
+            }
+          };
+          const auto plan = Arena::make_planning();
+          PlanningCommunicator planned(comm.rank(), ranks);
+          play(*plan, planned);
+          const auto arena = Arena::make_cpu(plan->extent_bytes());
+          play(*arena, comm);
+          EXPECT_EQ(plan->peaks(), arena->peaks()) << name << " stage " << s.stage;
+        }
+      });
+    }
+  }
+}
+
+// Passes add up to the image of the whole batch's gradient.
+TEST_P(ZeroTest, ProjectedPassesAreTheProjectedBatch) {
+  SingleCommunicator alone;
+  Setting s{.optimizer = "galore", .stage = 0, .max_grad_norm = 0};
+  const auto batches = batches_of(0, 1, GetParam() + 1, -1);
+  // The first refreshes differ: compare from the same state, which one rank and no images give.
+  s.project_gradients = true;
+  const Outcome projected = train(alone, s, batches);
+  Setting fused = s;
+  fused.fused = true;
+  fused.clip_mode = ClipMode::kPerTensor;
+  const Outcome same = train(alone, fused, batches);
+  EXPECT_EQ(same.losses, projected.losses);
+  EXPECT_EQ(same.masters, projected.masters);
+}
+
 // The remainder holds what a f32 master does.
 TEST_P(ZeroTest, SplitWeightsAreThoseOfAMaster) {
   const int ranks = GetParam();
