@@ -72,7 +72,13 @@ std::vector<int> Transformer::gathers_per_pass() const {
 Weight Transformer::add_param(BlockId block, const std::string& name, const Shape& shape,
                               ParamRole role, std::int64_t head_dim) {
   blocks_.push_back(block);
-  return {params_.add({.name = name, .shape = shape, .role = role, .head_dim = head_dim}), block};
+  const bool in_layer = block > 0 && block <= config_.num_layers;
+  return {params_.add({.name = name,
+                       .shape = shape,
+                       .role = role,
+                       .layer = in_layer ? static_cast<int>(block) - 1 : -1,
+                       .head_dim = head_dim}),
+          block};
 }
 
 void Transformer::add_layer(int index) {

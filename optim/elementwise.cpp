@@ -120,24 +120,6 @@ void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, d
   table().row_squares(rows, width, x, out, columns);
 }
 
-void clear_values(std::int64_t n, const AdamState& state) {
-  const auto clear = [n](const StoredValues& v) {
-    const auto count = static_cast<std::size_t>(n);
-    switch (v.kind) {
-      case StoredValues::Kind::kF32:
-        std::memset(v.data, 0, count * sizeof(float));
-        break;
-      case StoredValues::Kind::kBF16Random:
-        std::memset(v.data, 0, count * sizeof(BF16));
-        break;
-      default:  // whatever the codes are, they are multiplied by it
-        std::memset(v.extra, 0, static_cast<std::size_t>(ceil_div(n, kBlock8Bit)) * sizeof(float));
-    }
-  };
-  clear(state.exp_avg);
-  clear(state.exp_avg_sq);
-}
-
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
   const OpTimer timer("column squares");
   table().column_squares(rows, width, x, out);

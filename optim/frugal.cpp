@@ -19,6 +19,7 @@ float element(const Tensor& t, std::int64_t i) {
 
 std::int64_t Frugal::num_active(const ParamInfo& info) const {
   const std::int64_t width = info.storage_shape()[1];
+  if (options_.layers) return width;
   return std::clamp<std::int64_t>(std::llround(options_.density * static_cast<double>(width)), 1,
                                   width);
 }
@@ -49,7 +50,28 @@ std::vector<std::int64_t> Frugal::active_columns(const ParamInfo& info, std::uin
   return order;
 }
 
+std::int64_t Frugal::state_generation(const ParamInfo& info, std::int64_t step) const {
+  if (!options_.layers) return refresh_index(step, options_.update_gap);
+  return options_.layers->is_active(info.layer, step) ? options_.layers->period(step) : -1;
+}
+
+void Frugal::step_layer(const UpdateArgs& args) const {
+  const std::int64_t rows = args.slice.rows(), width = args.info.storage_shape()[1];
+  if (args.weight.device().planning || rows == 0) return;
+  const WeightDecay decay = weight_decay(options_.adam, args.info, args.lr);
+  if (!args.state.empty()) {
+    adam_step(rows * width, gradient_source(args), weight_values(args),
+              moment_state(args, row_moments(args.info, args.slice, width), options_.adam.state),
+              adam_math(options_.adam, options_.layers->age(args.step), args.lr), decay);
+  } else {
+    const auto lr = static_cast<float>(args.lr * options_.inactive_lr_scale);
+    scaled_step(rows, width, gradient_source(args), weight_values(args), {.lr = lr, .sign = true},
+                decay);
+  }
+}
+
 void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const {
+  if (options_.layers) return step_layer(args);
   const std::int64_t rows = args.slice.rows(), width = args.info.storage_shape()[1];
   const std::int64_t active = num_active(args.info);
   const auto temporary = [&](std::int64_t columns, const char* what) {
@@ -77,7 +99,6 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
   AdamState state =
       moment_state(args, row_moments(args.info, args.slice, active), options_.adam.state);
   AdamMath math = adam_math(options_.adam, age, 1.0);
-  if (age == 1) clear_values(rows * active, state);
   adam_direction(rows * active, tensor_source(some), state, math, direction.data<float>());
   const float* values = direction.data<float>();
 #pragma omp parallel for if (rows * width > 65536)

@@ -1,9 +1,12 @@
-// FRUGAL: Adam for some columns of the short side, the sign of the gradient for the others; the
-// columns change every update_gap steps, and their moments start again.
-// Ref: Zmushko et al. 2025, "FRUGAL: memory-efficient optimization by reducing state overhead",
-// algorithm 1, projection "columns".
+// FRUGAL: Adam for some columns of the short side (or some layers), the sign of the gradient for
+// the others; which ones changes every update_gap steps, and their moments start again. Ref:
+// Zmushko et al. 2025, "FRUGAL: memory-efficient optimization by reducing state overhead",
+// algorithm 1, projections "columns" and "blockwise".
 #pragma once
 
+#include <optional>
+
+#include "optim/layer_schedule.h"
 #include "optim/low_rank.h"
 
 namespace thimble {
@@ -13,6 +16,8 @@ struct FrugalOptions {
   double density = 0.25;         // share of the columns that have moments
   double inactive_lr_scale = 1;  // of the sign's step
   std::int64_t update_gap = 200;
+  /// Whole layers have moments instead of columns; density is then not read.
+  std::optional<LayerSchedule> layers;
 };
 
 /// State: 8 * density bytes a parameter in f32. Nothing is summed over slices.
@@ -21,6 +26,8 @@ class Frugal final : public Optimizer {
   explicit Frugal(const FrugalOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override;
+  bool varies() const override { return options_.layers.has_value(); }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
   /// The columns with moments at refresh number `refresh`, ascending; the same on every slice.
@@ -28,6 +35,7 @@ class Frugal final : public Optimizer {
                                            std::int64_t refresh) const;
 
  private:
+  void step_layer(const UpdateArgs& args) const;
   std::int64_t num_active(const ParamInfo& info) const;
   FrugalOptions options_;
 };

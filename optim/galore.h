@@ -50,6 +50,7 @@ class Galore final : public Optimizer {
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
+  bool varies() const override { return options_.project_gradients; }
   std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override;
   std::vector<StateSlot> image_slots(const ParamInfo& info) const override;
   void image(const UpdateArgs& args, const Tensor& out) const override;

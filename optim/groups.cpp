@@ -1,5 +1,6 @@
 #include "optim/groups.h"
 
+#include <algorithm>
 #include <regex>
 
 #include "core/base/error.h"
@@ -14,6 +15,8 @@ bool takes(const OptimizerEntry& entry, const ParamInfo& info) {
       return true;
     case OptimizerEntry::Takes::kMatrices:
       return info.is_matrix();
+    case OptimizerEntry::Takes::kLayers:
+      return info.layer >= 0;
     case OptimizerEntry::Takes::kBlockMatrices:
       return info.role == ParamRole::kMatrix;
   }
@@ -33,6 +36,13 @@ std::regex compile(const GroupSettings& group) {
 
 OptimizerGroups::OptimizerGroups(const ParamTable& params, std::vector<GroupSettings> groups,
                                  GroupSettings main, GroupSettings fallback) {
+  std::int64_t layers = 0;
+  for (const ParamId id : params.ids())
+    layers = std::max<std::int64_t>(layers, params.info(id).layer + 1);
+  const auto with_layers = [layers](GroupSettings& g) { g.optimizer.layers = layers; };
+  std::for_each(groups.begin(), groups.end(), with_layers);
+  with_layers(main);
+  with_layers(fallback);
   std::vector<std::regex> patterns;
   for (GroupSettings& g : groups) {
     patterns.push_back(compile(g));
@@ -78,7 +88,9 @@ void OptimizerGroups::assign(const ParamInfo& info, std::size_t g) {
   Group& group = groups_[g];
   const GroupSettings& s = group.settings;
   // A matrix optimizer may be asked for an embedding by name, but not for a vector.
-  if (!info.is_matrix() && group.entry->takes != OptimizerEntry::Takes::kEverything) {
+  const auto of_any_shape = {OptimizerEntry::Takes::kEverything, OptimizerEntry::Takes::kLayers};
+  if (!info.is_matrix() && std::find(of_any_shape.begin(), of_any_shape.end(),
+                                     group.entry->takes) == of_any_shape.end()) {
     throw_user("{}: {} needs matrices, and {} has one dimension", s.label, group.entry->name,
                info.name);
   }
@@ -99,6 +111,11 @@ const Optimizer& OptimizerGroups::of(const ParamInfo& info) const {
 bool OptimizerGroups::int8_weight(const ParamInfo& info) const {
   const auto found = by_name_.find(info.name);
   return found != by_name_.end() && groups_[found->second].entry->int8_weights;
+}
+
+bool OptimizerGroups::varies() const {
+  return std::any_of(groups_.begin(), groups_.end(),
+                     [](const Group& g) { return g.taken.tensors > 0 && g.optimizer->varies(); });
 }
 
 void OptimizerGroups::round(int i, const UpdateArgs& args, const RoundSums& in,

@@ -38,6 +38,13 @@ class OptimizerGroups final : public Optimizer {
     return of(info).state_slots(info, slice);
   }
   bool int8_weight(const ParamInfo& info) const override;
+  bool varies() const override;
+  bool updates(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).updates(info, step);
+  }
+  std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).state_generation(info, step);
+  }
   std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override {
     return of(info).image_width(info, step);
   }

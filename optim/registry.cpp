@@ -1,6 +1,7 @@
 #include "optim/registry.h"
 
 #include <array>
+#include <cmath>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -8,6 +9,7 @@
 #include "optim/adam_mini.h"
 #include "optim/adamw.h"
 #include "optim/apollo.h"
+#include "optim/blockwise.h"
 #include "optim/frugal.h"
 #include "optim/galore.h"
 #include "optim/momentum.h"
@@ -124,10 +126,31 @@ Made make_apollo_mini(const Settings& s) {
   return make_apollo_of(s, {.rank = 1, .per_tensor = true, .scale = 128});
 }
 
+LayerSchedule schedule_of(const Settings& s, LayerSchedule schedule) {
+  schedule.layers = s.layers;
+  schedule.seed = s.seed;
+  set(schedule.active, s.active_layers);
+  set(schedule.gap, s.update_gap);
+  if (s.layer_order) schedule.order = parse_layer_order(*s.layer_order, "optimizer.layer_order");
+  return schedule;
+}
+Made make_badam(const Settings& s) {
+  return std::make_unique<Blockwise>(s.adam,
+                                     schedule_of(s, {.order = LayerSchedule::Order::kDescending}));
+}
+Made make_lisa(const Settings& s) {
+  return std::make_unique<Blockwise>(s.adam, schedule_of(s, {.active = 2, .gap = 20}));
+}
+
 Made make_frugal(const Settings& s) {
   FrugalOptions o{.adam = s.adam};
   set(o.density, s.density);
   set(o.update_gap, s.update_gap);
+  if (is_first(s.proj_type, "proj_type", "layers", "columns", false)) {
+    const double share = o.density * static_cast<double>(s.layers);
+    o.layers = schedule_of(
+        s, {.active = std::max<std::int64_t>(1, std::llround(share)), .gap = o.update_gap});
+  }
   return std::make_unique<Frugal>(o);
 }
 Made make_muon(const Settings& s) {
@@ -158,11 +181,14 @@ constexpr std::array kEntries{
                    "8 L r", "long rows; a number", Takes::kBlockMatrices, make_apollo},
     OptimizerEntry{"apollo_mini", "APOLLO with one scale a matrix, rank 1", "8 L",
                    "long rows; three numbers", Takes::kBlockMatrices, make_apollo_mini},
+    OptimizerEntry{"badam", "AdamW on one layer at a time, the others rest",
+                   "8 L s of the active layers", "any rows; nothing", Takes::kEverything,
+                   make_badam},
     OptimizerEntry{"fira", "GaLore and, scaled, what is outside of its subspace", "8 L r + 2 s r",
                    "long rows; s r numbers at a refresh, one a step", Takes::kBlockMatrices,
                    make_fira},
-    OptimizerEntry{"frugal", "AdamW for some columns, sign steps for the others", "8 L s density",
-                   "long rows; nothing", Takes::kBlockMatrices, make_frugal},
+    OptimizerEntry{"frugal", "AdamW for some columns or layers, sign steps for the others",
+                   "8 L s density", "long rows; nothing", Takes::kBlockMatrices, make_frugal},
     OptimizerEntry{"galore", "Adam in the gradient's leading subspace", "8 L r + 2 s r",
                    "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore, false,
                    true},
@@ -172,6 +198,8 @@ constexpr std::array kEntries{
     OptimizerEntry{"ldadam", "Adam in a subspace that follows gradient and momentum each step",
                    "8 L r + 4 s r + 4 L s", "long rows; s r numbers", Takes::kBlockMatrices,
                    make_ldadam},
+    OptimizerEntry{"lisa", "AdamW on two random layers at a time, the others rest",
+                   "8 L s of the active layers", "any rows; nothing", Takes::kLayers, make_lisa},
     OptimizerEntry{"lion", "sign of an interpolated momentum", "4 L s", "any rows; nothing",
                    Takes::kEverything, make_lion},
     OptimizerEntry{"muon", "orthogonalised momentum", "4 L s", "whole matrices; nothing",

@@ -17,6 +17,10 @@ struct OptimizerSettings {
   std::optional<std::int64_t> rank, update_gap;
   std::optional<double> scale, momentum, density;
   std::optional<std::string> scale_type, proj_type;
+  std::optional<std::int64_t> active_layers;
+  std::optional<std::string> layer_order;
+  std::int64_t layers = 1;  // of the model; what makes the optimizers sets it
+  std::uint64_t seed = 42;
   bool error_feedback = true, project_gradients = false;  // of those that can
   bool low_precision = true;  // bf16 compute: projectors may be bf16 too
 };
@@ -26,7 +30,7 @@ struct OptimizerEntry {
   const char* summary;
   const char* state;  // bytes for a matrix of L long rows and s short columns
   const char* needs;  // of a shard, and what is summed over shards
-  enum class Takes : std::uint8_t { kEverything, kMatrices, kBlockMatrices } takes;
+  enum class Takes : std::uint8_t { kEverything, kLayers, kMatrices, kBlockMatrices } takes;
   std::unique_ptr<Optimizer> (*make)(const OptimizerSettings&);
   bool int8_weights = false;
   bool projects_gradients = false;  // can

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "core/ops/ops.h"
+
 namespace thimble {
 
 struct UpdateLoop::Running {
@@ -30,29 +32,54 @@ std::vector<T> take(const std::vector<T>& all, std::size_t& at, std::size_t coun
 }  // namespace
 
 std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                 MasterFormat master) {
+                                 MasterFormat master, std::int64_t step) {
   std::vector<StateSlot> slots;
   if (optimizer.int8_weight(info)) master = MasterFormat::kNone;
   if (master == MasterFormat::kF32)
     slots.push_back(element_slot("master", DType::kF32, info, slice));
   if (master == MasterFormat::kSplit)
     slots.push_back(element_slot("remainder", DType::kU16, info, slice));
+  if (optimizer.state_generation(info, step) < 0) return slots;
   for (StateSlot& slot : optimizer.state_slots(info, slice)) slots.push_back(std::move(slot));
   return slots;
 }
 
 void create_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
                   const UpdateItem& item, MasterFormat master) {
-  for (const StateSlot& slot : all_slots(optimizer, params.info(item.id), item.slice, master)) {
+  for (const StateSlot& slot : all_slots(optimizer, params.info(item.id), item.slice, master, 1)) {
     const bool is_master = slot.name == "master" || slot.name == "remainder";
     state.create({item.id, slot.name}, is_master ? MemoryTag::kMaster : MemoryTag::kOptimizer,
                  slot.dtype, slot.shape);
   }
 }
 
-std::vector<StateKey> UpdateLoop::keys_of(const UpdateItem& item) const {
+void change_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
+                  std::span<const UpdateItem> items, std::int64_t from, std::int64_t to) {
+  // All that ends makes room before anything begins.
+  for (const bool begins : {false, true}) {
+    for (const UpdateItem& item : items) {
+      const ParamInfo& info = params.info(item.id);
+      const std::int64_t before = optimizer.state_generation(info, from),
+                         now = optimizer.state_generation(info, to);
+      if (before == now || (now >= 0) != begins) continue;
+      for (const StateSlot& slot : optimizer.state_slots(info, item.slice)) {
+        const StateKey key{item.id, slot.name};
+        if (!begins) {
+          state.erase(key);
+        } else if (before < 0) {
+          state.create(key, MemoryTag::kOptimizer, slot.dtype, slot.shape);
+        } else {
+          ops::zero(state.at(key));
+        }
+      }
+    }
+  }
+}
+
+std::vector<StateKey> UpdateLoop::keys_of(const UpdateItem& item, std::int64_t step) const {
   std::vector<StateKey> keys;
-  for (const StateSlot& slot : all_slots(optimizer_, params_.info(item.id), item.slice, master_))
+  for (const StateSlot& slot :
+       all_slots(optimizer_, params_.info(item.id), item.slice, master_, step))
     keys.push_back({item.id, slot.name});
   return keys;
 }
@@ -62,7 +89,7 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round) {
   const UpdateTensors tensors = step.host.tensors(r.item);
   std::vector<StateLease> leases;
   std::vector<Tensor> state;
-  for (const StateKey& key : keys_of(r.item)) {
+  for (const StateKey& key : keys_of(r.item, step.number)) {
     leases.push_back(state_.acquire(key));
     state.push_back(leases.back().tensor());
   }
@@ -136,7 +163,7 @@ void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& i
     std::vector<StateKey> order;
     for (const Running& r : running) {
       if (round >= r.rounds) continue;
-      for (StateKey& key : keys_of(r.item)) order.push_back(std::move(key));
+      for (StateKey& key : keys_of(r.item, number)) order.push_back(std::move(key));
     }
     state_.begin_pass(order);
     RoundSums sums;

@@ -67,7 +67,7 @@ class UpdateLoop {
     std::int64_t number;
     double lr, grad_scale;
   };
-  std::vector<StateKey> keys_of(const UpdateItem& item) const;
+  std::vector<StateKey> keys_of(const UpdateItem& item, std::int64_t step) const;
   void run_round(const Step& step, Running& r, int round);
 
   const ParamTable& params_;
@@ -78,13 +78,18 @@ class UpdateLoop {
   std::uint64_t seed_;
 };
 
-/// The slots of a slice's state: the master (slot "master" or "remainder") if there is one, and the
-/// optimizer's.
+/// The slots of a slice's state at a step: the master (slot "master" or "remainder") if there is
+/// one, and the optimizer's.
 std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                 MasterFormat master);
+                                 MasterFormat master, std::int64_t step);
 
-/// Creates them, filled with zeros, in `state`.
+/// Creates those of the first step, filled with zeros, in `state`.
 void create_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
                   const UpdateItem& item, MasterFormat master);
+
+/// Makes `state` hold what the optimizer keeps at step `to` instead of `from`: what begins anew is
+/// zero.
+void change_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
+                  std::span<const UpdateItem> items, std::int64_t from, std::int64_t to);
 
 }  // namespace thimble

@@ -109,15 +109,16 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
     const auto sent = [&](std::int64_t elements) {
       return image > 0 ? elements / row * image : elements;
     };
-    if (info.trainable) traffic.reduce_bytes += sent(others) * dtype_size(wire) * reductions;
+    const bool updated = info.trainable && image != kNotUpdated;
+    if (updated) traffic.reduce_bytes += sent(others) * dtype_size(wire) * reductions;
     const std::int64_t to_all = own * (options_.ranks - 1);
     if (options_.stage == 3) {
       traffic.gather_bytes +=
           to_all * dtype_size(weights) * gathers.at(static_cast<std::size_t>(id)) * passes;
-    } else if (info.trainable && options_.stage > 0 && !int8.empty() &&
+    } else if (updated && options_.stage > 0 && !int8.empty() &&
                int8.at(static_cast<std::size_t>(id))) {
       traffic.gather_bytes += to_all + ceil_div(own, kInt8Group) * 4 * (options_.ranks - 1);
-    } else if (info.trainable) {
+    } else if (updated) {
       traffic.gather_bytes +=
           options_.stage == 0 ? sent(to_all) * dtype_size(wire) : to_all * dtype_size(weights);
     }

@@ -47,6 +47,8 @@ struct StepTraffic {
   std::int64_t total() const { return reduce_bytes + gather_bytes; }
 };
 
+inline constexpr std::int64_t kNotUpdated = -1;
+
 class ParallelPlan {
  public:
   using Needs = std::function<OptimizerNeed(const ParamInfo&)>;
@@ -62,7 +64,8 @@ class ParallelPlan {
   Slice updated(ParamId id, int rank) const;
 
   /// int8: which weights travel in 8 bits with their scales; empty: none. images: elements of a row
-  /// of what is sent in place of a gradient, 0 of one that is sent itself; empty: all are.
+  /// of what is sent in place of a gradient, 0 of one that is sent itself; empty: all are;
+  /// kNotUpdated: neither gradient nor weight is sent.
   /// `passes` micro-batches a step; gathers[id]: how often a pass gathers the parameter at stage 3.
   StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire,
                            DType weights, const std::vector<int>& gathers,

@@ -21,10 +21,12 @@ struct GradSinkOptions {
   std::vector<DType> local_dtypes;  // of one pass's gradient, by parameter
 };
 
-/// What is added up and sent in place of a gradient: a linear image of it.
+/// What is added up and sent in place of a gradient: a linear image of it, or nothing at all.
 class GradMap {
  public:
   virtual ~GradMap() = default;
+  /// Whether the running step needs the gradient.
+  virtual bool wants(ParamId id) const = 0;
   /// Elements of a row of the image in the running step; 0: the gradient itself.
   virtual std::int64_t width(ParamId id) const = 0;
   /// The image, f32 [rows, width(id)], of the gradient of all rows.
@@ -36,7 +38,7 @@ class ShardedGradSink final : public GradSink {
   ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
                   Communicator& comm, const GradMap& map, GradSinkOptions options);
 
-  bool wants(ParamId id) const override { return params_.info(id).trainable; }
+  bool wants(ParamId id) const override { return params_.info(id).trainable && map_.wants(id); }
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId id) override;
 

@@ -82,8 +82,17 @@ class Optimizer {
   /// Whether the weight is kept in 8 bits, without a master.
   virtual bool int8_weight(const ParamInfo&) const { return false; }
 
-  /// Elements of a row of the gradient's image, which a step's update takes instead of the gradient:
-  /// linear in it, so that images may be added up and sent. 0: it takes the gradient itself.
+  /// Whether what a step does with a parameter depends on the step's number in any of the next
+  /// three ways.
+  virtual bool varies() const { return false; }
+  /// Whether update number `step` changes the parameter. If not, its gradient is not computed.
+  virtual bool updates(const ParamInfo&, std::int64_t /*step*/) const { return true; }
+  /// Tells states apart: with another number the state begins anew, from zero; while it is negative
+  /// there is none.
+  virtual std::int64_t state_generation(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
+  /// Elements of a row of the gradient's image, which a step's update takes instead of the
+  /// gradient: linear in it, so that images may be added up and sent. 0: it takes the gradient
+  /// itself.
   virtual std::int64_t image_width(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
   /// The state, the same on every slice, that the image depends on.
   virtual std::vector<StateSlot> image_slots(const ParamInfo&) const { return {}; }

@@ -70,6 +70,7 @@ class ResidentState final : public StateResidency {
   explicit ResidentState(Arena& arena) : arena_(arena) {}
   /// Creates state filled with zeros.
   void create(const StateKey& key, MemoryTag tag, DType dtype, const Shape& shape);
+  void erase(const StateKey& key) { tensors_.erase(key); }
   /// The tensor itself, for loading and saving.
   const Tensor& at(const StateKey& key) const;
   const std::map<StateKey, Tensor>& all() const { return tensors_; }

@@ -14,6 +14,8 @@ const char* takes(const OptimizerEntry& entry) {
   switch (entry.takes) {
     case OptimizerEntry::Takes::kEverything:
       return "everything";
+    case OptimizerEntry::Takes::kLayers:
+      return "layers";
     case OptimizerEntry::Takes::kMatrices:
       return "matrices";
     case OptimizerEntry::Takes::kBlockMatrices:
@@ -35,7 +37,7 @@ void list_optimizers(bool json) {
     return;
   }
   for (const OptimizerEntry& e : optimizer_entries()) {
-    fmt::print("{:<12} {}\n{:<12}   state {} bytes; takes {}; shards: {}\n", e.name, e.summary, "",
+    fmt::print("{:<14} {}\n{:<14}   state {} bytes; takes {}; shards: {}\n", e.name, e.summary, "",
                e.state, takes(e), e.needs);
   }
   fmt::print(

@@ -25,7 +25,7 @@ struct ByteRun {
 
 std::vector<StateSlot> slots_of(TrainEngine& engine, ParamId id, Slice slice) {
   return saved_slots(engine.optimizer(), engine.model().params().info(id), slice, engine.master(),
-                     engine.options().dtype);
+                     engine.options().dtype, engine.state_step());
 }
 
 std::vector<SavedArray> arrays(TrainEngine& engine) {
@@ -100,7 +100,7 @@ Json parse_metadata(const CheckpointReader& reader) {
 }  // namespace
 
 std::vector<StateSlot> saved_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                   MasterFormat master, DType dtype) {
+                                   MasterFormat master, DType dtype, std::int64_t step) {
   std::vector<StateSlot> slots;
   if (info.trainable && optimizer.int8_weight(info)) {
     slots.push_back(element_slot("weight", DType::kU8, info, slice));
@@ -116,7 +116,7 @@ std::vector<StateSlot> saved_slots(const Optimizer& optimizer, const ParamInfo& 
     slots.push_back(element_slot(is_master ? "master" : "weight", dtype, info, slice));
   }
   if (!info.trainable) return slots;
-  for (StateSlot& slot : all_slots(optimizer, info, slice, master))
+  for (StateSlot& slot : all_slots(optimizer, info, slice, master, step))
     slots.push_back(std::move(slot));
   return slots;
 }
@@ -225,6 +225,7 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
 }
 
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {
+  engine.keep_state_of(std::max<std::int64_t>(1, checkpoint_state(reader).step));
   const auto all = arrays(engine);
   reader.require(descriptions(all));
   for (const SavedArray& array : all) {

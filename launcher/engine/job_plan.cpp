@@ -1,6 +1,7 @@
 #include "launcher/engine/job_plan.h"
 
 #include <algorithm>
+#include <map>
 #include <numeric>
 
 #include "launcher/engine/checkpointing.h"
@@ -112,24 +113,28 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
   throw UserError(text);
 }
 
-// Steps whose memory no other step exceeds: the first two, and of those in which some gradients are
-// replaced by smaller images the one that keeps most of them whole.
+// Steps whose memory no other step exceeds: the first two, and, where steps differ, those whose
+// gradients are largest and live longest: the last parameters' come first.
 std::vector<std::int64_t> planned_steps(const TrainEngine& engine) {
-  constexpr std::int64_t kHorizon = 1024;
-  const ParamTable& params = engine.model().params();
+  constexpr std::int64_t kHorizon = 4096;
+  constexpr std::size_t kMost = 3;
   std::vector<std::int64_t> steps{1, 2};
-  std::int64_t most = -1, worst = 0;
+  if (!engine.optimizer().varies()) return steps;
+  const ParamTable& params = engine.model().params();
+  std::map<double, std::int64_t, std::greater<>> by_weight;
   for (std::int64_t step = 1; step <= kHorizon; ++step) {
     const std::vector<std::int64_t> widths = engine.image_widths(step);
-    if (step <= 2 && std::all_of(widths.begin(), widths.end(), [](auto w) { return w == 0; }))
-      continue;
-    if (step == 3 && most < 0) break;
-    std::int64_t whole = 0;
-    for (const ParamId id : params.ids())
-      whole += widths[static_cast<std::size_t>(id)] == 0 ? params.info(id).shape.numel() : 0;
-    if (whole > most) most = whole, worst = step;
+    double weight = 0;
+    for (const ParamId id : params.ids()) {
+      const auto elements = static_cast<double>(params.info(id).shape.numel());
+      const double lives = 1 + static_cast<double>(id) / params.size();
+      if (widths[static_cast<std::size_t>(id)] == 0) weight += elements * lives;
+    }
+    by_weight.emplace(weight, step);
   }
-  if (worst > 2) steps.push_back(worst);
+  for (const auto& [weight, step] : by_weight) {
+    if (steps.size() < 2 + kMost && step > 2) steps.push_back(step);
+  }
   return steps;
 }
 
@@ -138,7 +143,9 @@ std::vector<std::int64_t> usual_images(const TrainEngine& engine) {
   constexpr std::int64_t kLate = 1'000'000;
   std::vector<std::int64_t> widths = engine.image_widths(kLate);
   const std::vector<std::int64_t> next = engine.image_widths(kLate + 1);
-  for (std::size_t i = 0; i < widths.size(); ++i) widths[i] = std::max(widths[i], next[i]);
+  for (std::size_t i = 0; i < widths.size(); ++i) {
+    if (widths[i] == 0) widths[i] = std::max<std::int64_t>(next[i], 0);
+  }
   return widths;
 }
 
@@ -267,7 +274,7 @@ std::int64_t checkpoint_bytes(const PlannedEngine& planned) {
   for (const ParamId id : planned.model.params().ids()) {
     const ParamInfo& info = planned.model.params().info(id);
     for (const StateSlot& slot : saved_slots(*planned.optimizer, info, whole_slice(info),
-                                             engine.master(), engine.options().dtype))
+                                             engine.master(), engine.options().dtype, 1))
       bytes += slot.whole.numel() * dtype_size(slot.dtype);
   }
   return bytes;

@@ -228,8 +228,24 @@ void read_matrix_options(const job::MatrixOptimizerConfig& from, OptimizerSettin
   read(from.scale, to.scale);
   read(from.momentum, to.momentum);
   read(from.density, to.density);
+  read(from.active_layers, to.active_layers);
   if (!from.scale_type.empty()) to.scale_type = from.scale_type;
   if (!from.proj_type.empty()) to.proj_type = from.proj_type;
+  if (!from.layer_order.empty()) to.layer_order = from.layer_order;
+}
+
+void require_projecting(const GroupSettings& main, const std::vector<GroupSettings>& groups) {
+  const auto projects = [](const GroupSettings& group) {
+    const OptimizerEntry* entry = find_optimizer(group.optimizer.name);
+    return entry == nullptr || entry->projects_gradients;  // an unknown name has its own message
+  };
+  if (projects(main) || std::any_of(groups.begin(), groups.end(), projects)) return;
+  std::string names;
+  for (const OptimizerEntry& e : optimizer_entries()) {
+    if (e.projects_gradients) names += (names.empty() ? "" : ", ") + std::string(e.name);
+  }
+  throw_user("optimizer.project_gradients = true: {} takes whole gradients; allowed with {}",
+             main.optimizer.name, names);
 }
 
 }  // namespace
@@ -239,6 +255,7 @@ OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& para
   GroupSettings base{.label = "optimizer", .match = "", .optimizer = {.name = o.name}, .lr = o.lr};
   base.optimizer.adam = adam_options(o);
   base.optimizer.low_precision = job.model.dtype == job::ComputeDType::kBF16;
+  base.optimizer.seed = static_cast<std::uint64_t>(job.seed);
   base.optimizer.error_feedback = o.error_feedback;
   base.optimizer.project_gradients = o.project_gradients;
   GroupSettings main = base, fallback = base;
@@ -259,6 +276,7 @@ OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& para
     read_matrix_options(from, group.optimizer);
     groups.push_back(std::move(group));
   }
+  if (o.project_gradients) require_projecting(main, groups);
   return {params, std::move(groups), std::move(main), std::move(fallback)};
 }
 

@@ -137,6 +137,10 @@ class TrainEngine::Host final : public UpdateLoop::Host {
 class TrainEngine::Images final : public GradMap {
  public:
   explicit Images(TrainEngine& engine) : engine_(engine) {}
+  bool wants(ParamId id) const override {
+    return engine_.step_ == 0 ||
+           engine_.optimizer_.updates(engine_.model_.params().info(id), engine_.step_);
+  }
   std::int64_t width(ParamId id) const override {
     const ParamInfo& info = engine_.model_.params().info(id);
     if (engine_.step_ == 0 || !info.trainable) return 0;
@@ -260,7 +264,8 @@ std::vector<std::int64_t> TrainEngine::image_widths(std::int64_t step) const {
   std::vector<std::int64_t> widths;
   for (const ParamId id : model_.params().ids()) {
     const ParamInfo& info = model_.params().info(id);
-    widths.push_back(info.trainable ? optimizer_.image_width(info, step) : 0);
+    const bool updated = info.trainable && optimizer_.updates(info, step);
+    widths.push_back(updated ? optimizer_.image_width(info, step) : kNotUpdated);
   }
   return widths;
 }
@@ -278,7 +283,7 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
 ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   ExactSum sum;
   first_bad = -1;
-  for (const UpdateItem& item : items_) {
+  for (const UpdateItem& item : active_) {
     const Tensor& grad = sink_.grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
     ops::add_squares(sum, grad);
@@ -313,8 +318,23 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
                          : model_.params().info(static_cast<ParamId>(first_bad)).name;
 }
 
-StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
+void TrainEngine::keep_state_of(std::int64_t step) {
+  if (optimizer_.varies())
+    change_state(state_, optimizer_, model_.params(), items_, state_step_, step);
+  state_step_ = step;
+}
+
+void TrainEngine::begin_step(std::int64_t step) {
   step_ = step;
+  keep_state_of(step);
+  active_.clear();
+  for (const UpdateItem& item : items_) {
+    if (optimizer_.updates(model_.params().info(item.id), step)) active_.push_back(item);
+  }
+}
+
+StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
+  begin_step(step);
   if (fused_) return fused_step(micro_batches, step, lr);
   const Sums sums = run_passes(micro_batches);
   StepResult result{.trained_tokens = count_trained(micro_batches)};
@@ -328,7 +348,7 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
     return result;
   }
   phase("update", true);
-  loop_.step(arena_, *host_, items_, step, lr, clip_factor(options_, result.grad_norm));
+  loop_.step(arena_, *host_, active_, step, lr, clip_factor(options_, result.grad_norm));
   store_->publish();
   phase("update", false);
   return result;
@@ -341,7 +361,7 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
   Sums sums;
   if (options_.clip_mode == ClipMode::kTwoPass) {
     update.only_measures = true;
-    fused_->begin(update, items_);
+    fused_->begin(update, active_);
     sums = run_passes(micro_batches);
     const double norm = std::sqrt(fused_->squares().value());
     if (!sums.usable || !fused_->skipped().empty()) {
@@ -360,7 +380,7 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
   } else if (options_.clip_mode == ClipMode::kPerTensor) {
     update.max_tensor_norm = options_.max_grad_norm;
   }
-  fused_->begin(update, items_);
+  fused_->begin(update, active_);
   sums = run_passes(micro_batches);
   if (sums.usable) store_->publish();
   // Every rank has the sum over all of them.

@@ -83,8 +83,11 @@ class TrainEngine {
   /// Which weights are kept in 8 bits, by parameter.
   const std::vector<bool>& int8() const { return int8_; }
   /// Elements of a row of what update number `step` takes in place of the gradient, by parameter;
-  /// 0: the gradient itself.
+  /// 0: the gradient itself; kNotUpdated: nothing.
   std::vector<std::int64_t> image_widths(std::int64_t step) const;
+  /// The optimizer's state is that of this update; another number changes what is kept of it.
+  std::int64_t state_step() const { return state_step_; }
+  void keep_state_of(std::int64_t step);
   /// Of the last step, which lagged clipping goes by; 0: none yet.
   double last_grad_norm() const { return last_grad_norm_; }
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
@@ -112,6 +115,7 @@ class TrainEngine {
   class Images;
   struct Sums;
   Sums run_passes(std::span<const Batch> micro_batches);
+  void begin_step(std::int64_t step);
   StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   ExactSum squares(std::int32_t& first_bad) const;
   void agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result);
@@ -132,12 +136,14 @@ class TrainEngine {
   std::unique_ptr<GradMap> images_;
   ShardedGradSink sink_;
   ResidentState state_;
+  std::int64_t state_step_ = 1;
   std::unique_ptr<SliceSums> sums_;
   UpdateLoop loop_;
   std::unique_ptr<UpdateLoop::Host> host_;
   std::unique_ptr<FusedUpdate> fused_;  // if asked for
   double last_grad_norm_ = 0;
-  std::vector<UpdateItem> items_;
+  std::vector<UpdateItem> items_;   // all that is trained
+  std::vector<UpdateItem> active_;  // what the running step updates
   Tensor rope_table_;
   PhaseHook hook_;
 };

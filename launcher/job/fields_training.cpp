@@ -38,21 +38,30 @@ void visit_matrix_fields(const FieldVisitor& visitor, MatrixOptimizerConfig& m) 
          .value = &m.scale_type,
          .choices = {"channel", "tensor", "match_rms", "spectral"}});
   visit({.name = "update_proj_gap",
-         .doc = "Steps between two projections, 200",
+         .doc = "Steps between two projections, 200; between layers, badam 50, lisa 20",
          .value = &m.update_proj_gap,
          .range = at_least(1),
          .unit = "steps"});
-  visit(
-      {.name = "proj_type",
-       .doc = "galore: how the subspace is found; power: iteration from the last one; svd: exactly",
-       .value = &m.proj_type,
-       .choices = {"power", "svd"}});
+  visit({.name = "proj_type",
+         .doc =
+             "galore: how the subspace is found; power: iteration from the last one; svd: exactly; "
+             "frugal: what has moments, columns or layers",
+         .value = &m.proj_type,
+         .choices = {"power", "svd", "columns", "layers"}});
+  visit({.name = "active_layers",
+         .doc = "Layers at work at a time: badam 1, lisa 2",
+         .value = &m.active_layers,
+         .range = at_least(1)});
+  visit({.name = "layer_order",
+         .doc = "Of layers at work: badam descending, lisa and frugal random",
+         .value = &m.layer_order,
+         .choices = {"random", "ascending", "descending"}});
   visit({.name = "momentum",
          .doc = "sgd and scale 0.9, muon 0.95",
          .value = &m.momentum,
          .range = {.min = 0, .max = 1, .max_open = true}});
   visit({.name = "density",
-         .doc = "frugal: share of the columns with moments, 0.25",
+         .doc = "frugal: share of the columns, or layers, with moments, 0.25",
          .value = &m.density,
          .range = {.min = 0, .max = 1, .min_open = true}});
 }
@@ -161,9 +170,10 @@ void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
          .doc = "Weight decay before or after the update",
          .value = choice(optimizer.wd_order)});
   visit_matrix_fields(visitor, optimizer);
-  visit({.name = "project_gradients",
-         .doc = "galore: add up and send gradients in the subspace, whole ones only when it changes",
-         .value = &optimizer.project_gradients});
+  visit(
+      {.name = "project_gradients",
+       .doc = "galore: add up and send gradients in the subspace, whole ones only when it changes",
+       .value = &optimizer.project_gradients});
   visit({.name = "error_feedback",
          .doc = "ldadam: keep what an update leaves out for the next",
          .value = &optimizer.error_feedback});

@@ -176,9 +176,9 @@ struct FallbackConfig {
 
 /// What matrix optimizers read; left out, each has its own default.
 struct MatrixOptimizerConfig {
-  std::optional<std::int64_t> rank, update_proj_gap;
+  std::optional<std::int64_t> rank, update_proj_gap, active_layers;
   std::optional<double> scale, momentum, density;
-  std::string scale_type, proj_type;
+  std::string scale_type, proj_type, layer_order;
   bool operator==(const MatrixOptimizerConfig&) const = default;
 };
 

@@ -54,6 +54,8 @@ class OneMatrix : public UpdateLoop::Host {
       const std::int64_t e = logical_element(info(), i);
       grad_.data<float>()[i] = grad ? grad(e) : fixture_value(e, number);
     }
+    const std::vector<UpdateItem> items{item_};
+    change_state(state_, optimizer_, params_, items, std::exchange(state_step_, number), number);
     UpdateLoop loop(params_, optimizer_, state_, sums_, master_, 42);
     taken_ = takes_images_ && optimizer_.image_width(info(), number) > 0
                  ? loop.image(*arena_, id_, number, grad_)
@@ -104,6 +106,7 @@ class OneMatrix : public UpdateLoop::Host {
   SliceSums sums_;
   MasterFormat master_;
   UpdateItem item_;
+  std::int64_t state_step_ = 1;
   Tensor weight_, grad_, taken_;
   bool takes_images_ = false;
 };

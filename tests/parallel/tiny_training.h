@@ -90,6 +90,11 @@ inline OptimizerGroups make_groups(const ParamTable& params, const std::string& 
                                    .update_gap = project_gradients ? 3 : 1,
                                    .project_gradients = project_gradients},
                      .lr = 1e-3};
+  // "frugal layers": the other thing that it can keep moments of.
+  if (const std::size_t space = name.find(' '); space != std::string::npos) {
+    main.optimizer.name = name.substr(0, space);
+    main.optimizer.proj_type = name.substr(space + 1);
+  }
   GroupSettings fallback = main;
   fallback.optimizer.name = "adamw";
   return {params, {}, main, fallback};

@@ -208,10 +208,11 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
   }
 }
 
-// What N ranks send of a pass each is what one rank adds up over N passes: the same bits.
-TEST_P(ZeroTest, ProjectedGradientsAreAddedUpAndSentInTheirStead) {
+// Images of gradients, or those of the layers at work alone. What N ranks send of a pass each is
+// what one rank adds up over N passes: the same bits.
+TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
   const int ranks = GetParam();
-  for (const char* name : {"galore", "natural_galore"}) {
+  for (const char* name : {"galore", "natural_galore", "badam", "lisa", "frugal layers"}) {
     Setting s{.optimizer = name, .project_gradients = true};
     const Transformer model(odd_config(false));
     const OptimizerGroups optimizer = make_groups(model.params(), name, true);
@@ -230,8 +231,7 @@ TEST_P(ZeroTest, ProjectedGradientsAreAddedUpAndSentInTheirStead) {
                       2e-6)
               << name << " " << info.name << " stage " << s.stage;
         }
-        // Memory and traffic of every step are those that were planned, and less than of whole
-        // gradients.
+        // Memory and traffic of every step are those that were planned.
         for (const int passes : {1, 3}) {
           const auto play = [&](Arena& arena, Communicator& playing) {
             TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing);
@@ -251,7 +251,9 @@ TEST_P(ZeroTest, ProjectedGradientsAreAddedUpAndSentInTheirStead) {
               if (ranks == 1) continue;
               EXPECT_EQ(playing.traffic().tensor_bytes - before,
                         planned(engine.image_widths(step)));
-              EXPECT_LT(planned(engine.image_widths(step)), planned({}));
+              if (std::string_view(name) != "frugal layers") {
+                EXPECT_LT(planned(engine.image_widths(step)), planned({})) << name;
+              }
             }
           };
           const auto plan = Arena::make_planning();
