@@ -17,6 +17,7 @@ class TrainTest : public testing::Test {
   std::string model_of(const std::string& output) {
     return file(output + "/job/model/model.safetensors");
   }
+  nlohmann::json expect_planned_memory(const std::string& name, const std::string& more);
   nlohmann::json last_step(const std::string& output) {
     std::istringstream lines(file(output + "/job/metrics.jsonl"));
     nlohmann::json last;
@@ -48,36 +49,60 @@ TEST_F(TrainTest, KilledAndResumedOrRecomputedGivesTheSameBits) {
   EXPECT_NE(file("err.txt").find("is finished"), std::string::npos);
 }
 
+// Runs the job and returns its plan.
+nlohmann::json TrainTest::expect_planned_memory(const std::string& name, const std::string& more) {
+  const std::string sets = " --set output_dir=" + name + " " + more;
+  EXPECT_EQ(run("plan job.toml --json" + sets), 0) << file("err.txt");
+  const auto plan = nlohmann::json::parse(file("out.txt"));
+  EXPECT_EQ(run("train job.toml" + sets), 0) << file("err.txt");
+  const auto step = last_step(name);
+  std::map<std::string, std::int64_t> planned;
+  for (const auto& phase : plan["phases"]) {
+    if (phase["phase"] != "load" && phase["phase"] != "step" && phase["phase"] != "eval" &&
+        phase["phase"] != "save")
+      continue;
+    for (const auto& [tag, bytes] : phase["by_tag"].items()) {
+      planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
+    }
+  }
+  // The last step is written before that step's save, so io is compared where an earlier save has
+  // shown it.
+  for (const auto& [tag, bytes] : step["peak_bytes_by_tag"].items()) {
+    if (tag == "io") continue;
+    EXPECT_EQ(bytes.get<std::int64_t>(), planned[tag]) << tag << sets;
+  }
+  return plan;
+}
+
 TEST_F(TrainTest, MemoryIsWhatThePlanSays) {
-  for (const char* recompute : {"none", "selective", "full"}) {
-    for (const char* dtype : {"bf16", "fp32"}) {
-      for (const char* micro : {"8", "2"}) {
-        const std::string sets = std::string(" --set output_dir=run-") + recompute + dtype + micro +
-                                 " --set training.max_steps=2 --set memory.recompute=" + recompute +
-                                 " --set model.dtype=" + dtype +
-                                 " --set training.micro_batch_size=" + micro;
-        ASSERT_EQ(run("plan job.toml --json" + sets), 0) << file("err.txt");
-        const auto plan = nlohmann::json::parse(file("out.txt"));
-        ASSERT_EQ(run("train job.toml" + sets), 0) << file("err.txt");
-        const auto step = last_step(std::string("run-") + recompute + dtype + micro);
-        std::map<std::string, std::int64_t> planned;
-        for (const auto& phase : plan["phases"]) {
-          if (phase["phase"] != "load" && phase["phase"] != "step" && phase["phase"] != "eval" &&
-              phase["phase"] != "save")
-            continue;
-          for (const auto& [tag, bytes] : phase["by_tag"].items()) {
-            planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
-          }
-        }
-        // The last step is written before that step's save, so io is compared where an earlier save
-        // has shown it.
-        for (const auto& [tag, bytes] : step["peak_bytes_by_tag"].items()) {
-          if (tag == "io") continue;
-          EXPECT_EQ(bytes.get<std::int64_t>(), planned[tag]) << tag << sets;
-        }
-        EXPECT_EQ(plan["passes"], micro == std::string("8") ? 1 : 4);
+  for (const std::string recompute : {"none", "selective", "full"}) {
+    for (const std::string dtype : {"bf16", "fp32"}) {
+      for (const std::string micro : {"8", "2"}) {
+        const auto plan = expect_planned_memory(
+            "run-" + recompute + dtype + micro,
+            "--set training.max_steps=2 --set memory.recompute=" + recompute +
+                " --set model.dtype=" + dtype + " --set training.micro_batch_size=" + micro);
+        EXPECT_EQ(plan["passes"], micro == "8" ? 1 : 4);
       }
     }
+  }
+}
+
+// Where steps differ, the plan is of the one that needs most.
+TEST_F(TrainTest, MemoryOfStepsThatDifferIsPlanned) {
+  for (const std::string fused : {"false", "true"}) {
+    const std::string sets =
+        "--set training.max_steps=8 --set training.micro_batch_size=2 "
+        "--set training.grad_norm_mode=" +
+        std::string(fused == "true" ? "per_tensor" : "exact") +
+        " --set optimizer.fused_backward=" + fused + " --set optimizer.update_proj_gap=3";
+    expect_planned_memory("galore" + fused,
+                          sets +
+                              " --set optimizer.name=galore --set optimizer.rank=2"
+                              " --set optimizer.project_gradients=true");
+    expect_planned_memory("badam" + fused, sets + " --set optimizer.name=badam");
+    expect_planned_memory("frugal" + fused,
+                          sets + " --set optimizer.name=frugal --set optimizer.proj_type=layers");
   }
 }
 

@@ -1,0 +1,18 @@
+// What a step adds up over its micro-batches.
+#pragma once
+
+#include <span>
+
+#include "core/base/exact_sum.h"
+#include "models/transformer.h"
+
+namespace thimble {
+
+/// Of the losses of all positions.
+ExactSum total_weight(std::span<const Batch> batches);
+/// Positions whose loss has a weight.
+std::int64_t count_trained(std::span<const Batch> batches);
+/// losses f32 [rows * seq_len], weighted; 0 on a planning arena.
+double weighted_sum(const Tensor& losses, const Batch& batch);
+
+}  // namespace thimble
