@@ -102,6 +102,9 @@ void OptimizerGroups::assign(const ParamInfo& info, std::size_t g) {
   by_name_[info.name] = g;
   ++group.taken.tensors;
   group.taken.elements += info.shape.numel();
+  if (group.optimizer->state_generation(info, 1) < 0) return;
+  for (const StateSlot& slot : group.optimizer->state_slots(info, whole_slice(info)))
+    group.taken.state_bytes += slot.whole.numel() * dtype_size(slot.dtype);
 }
 
 const Optimizer& OptimizerGroups::of(const ParamInfo& info) const {

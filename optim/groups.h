@@ -21,6 +21,7 @@ struct GroupSettings {
 struct GroupSummary {
   std::string label, name;
   std::int64_t tensors = 0, elements = 0;
+  std::int64_t state_bytes = 0;  // of the optimizer, on all ranks together, at the first step
   double lr = 0;
 };
 

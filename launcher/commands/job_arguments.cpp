@@ -54,11 +54,11 @@ std::string weights_text(const EngineOptions& engine) {
 }
 
 std::string optimizers_text(const JobPlan& plan) {
-  if (plan.groups.size() == 1) return plan.groups[0].name;
   std::string text;
   for (const GroupSummary& g : plan.groups) {
-    text += fmt::format("{}{} for {} tensors ({:.1f} M)", text.empty() ? "" : ", ", g.name,
-                        g.tensors, static_cast<double>(g.elements) / 1e6);
+    text +=
+        fmt::format("{}{} for {} tensors ({:.1f} M, state {})", text.empty() ? "" : ", ", g.name,
+                    g.tensors, static_cast<double>(g.elements) / 1e6, format_bytes(g.state_bytes));
   }
   return text;
 }

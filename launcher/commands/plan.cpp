@@ -104,7 +104,8 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
                       {"name", g.name},
                       {"lr", g.lr},
                       {"tensors", g.tensors},
-                      {"parameters", g.elements}});
+                      {"parameters", g.elements},
+                      {"state_bytes", g.state_bytes}});
   }
   return {{"parameters", setup.model.num_parameters()},
           {"ranks", plan.batch.ranks},
