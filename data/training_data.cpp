@@ -12,6 +12,7 @@
 namespace thimble {
 namespace {
 
+// Of messages: the file, unless the user named the source.
 std::string name_of(const SourceSpec& source) {
   if (!source.name.empty()) return source.name;
   return source.paths.empty() ? "data" : source.paths.front();

@@ -49,7 +49,7 @@ constexpr float kSimilar = 0.4f;
 void Galore::start_basis(const UpdateArgs& args, std::span<const Tensor> projector) const {
   const LowRankShape shape = shape_of(args);
   const Tensor random = random_projection(args, shape, 0, DType::kF32);
-  if (!random.device().planning) orthonormalise(random.data<float>(), shape.width, shape.rank);
+  orthonormalise(*args.arena, random);
   store_projector(random, options_.projector, projector);
 }
 
@@ -104,15 +104,15 @@ Tensor Galore::adopt(const UpdateArgs& args, const RoundSums& in) const {
   const Tensor next = workspace(args, of_p, "next basis");
   const Tensor before =
       options_.rotate_moments || options_.lazy ? basis(args, DType::kF32) : Tensor();
-  if (next.device().planning) return options_.rotate_moments ? before : Tensor();
-  auto* values = next.data<float>();
+  const bool planning = next.device().planning;
   bool found = false;
-  if (options_.exact) {
-    found = largest_eigenvectors(in.values.data(), shape.width, shape.rank, values);
-  } else {
-    std::copy(in.values.begin(), in.values.end(), values);
-    found = orthonormalise(values, shape.width, shape.rank);
+  if (!options_.exact) {
+    if (!planning) std::copy(in.values.begin(), in.values.end(), next.data<float>());
+    found = orthonormalise(*args.arena, next);
+  } else if (!planning) {
+    found = largest_eigenvectors(in.values.data(), shape.width, shape.rank, next.data<float>());
   }
+  if (planning) return options_.rotate_moments ? before : Tensor();
   if (found) store_projector(next, options_.projector, state(args).projector);
   if (options_.lazy && args.step > first_refresh(args.info))
     learn_interval(args, before, found ? next : before);

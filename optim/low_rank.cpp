@@ -14,10 +14,10 @@ namespace {
 
 using Matrix = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-// y <- y R^-1 with R^T R = y^T y; false if y^T y is not safely positive definite.
-bool cholesky_qr(Eigen::Map<Matrix>& y) {
-  const Matrix gram = y.transpose() * y;
-  const Eigen::LLT<Matrix> llt(gram);
+// y <- y R^-1 with R^T R = y^T y, made in `gram`; false if y^T y is not safely positive definite.
+bool cholesky_qr(Eigen::Map<Matrix>& y, Eigen::Map<Matrix>& gram) {
+  gram.noalias() = y.transpose() * y;
+  const Eigen::LLT<Eigen::Ref<Matrix>> llt(gram);
   if (llt.info() != Eigen::Success) return false;
   const auto diagonal = llt.matrixLLT().diagonal().array().abs();
   // The square root of the rounding error of the Gram matrix: below it columns are noise.
@@ -61,15 +61,23 @@ Tensor project(const UpdateArgs& args, const LowRankShape& shape, const Tensor& 
   return r;
 }
 
-bool orthonormalise(float* y, std::int64_t rows, std::int64_t columns) {
-  if (!usable(y, rows * columns)) return false;
+bool orthonormalise(Arena& arena, const Tensor& y) {
+  const std::int64_t rows = y.shape()[0], columns = y.shape()[1];
+  const auto temporary = [&](std::int64_t of_rows) {
+    return Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{of_rows, columns},
+                         "orthonormalise");
+  };
+  const Tensor kept = temporary(rows), products = temporary(columns);
+  if (y.device().planning || !usable(y.data<float>(), y.numel())) return false;
   const OpTimer timer("orthonormalise");
-  Eigen::Map<Matrix> map(y, rows, columns);
+  Eigen::Map<Matrix> map(y.data<float>(), rows, columns),
+      original(kept.data<float>(), rows, columns), gram(products.data<float>(), columns, columns);
   map /= map.cwiseAbs().maxCoeff();  // far from overflow of squares
-  const Matrix original = map;
-  if (cholesky_qr(map) && cholesky_qr(map)) return true;
-  Eigen::HouseholderQR<Matrix> qr(original);
-  map = qr.householderQ() * Matrix::Identity(rows, columns);
+  original = map;
+  if (cholesky_qr(map, gram) && cholesky_qr(map, gram)) return true;
+  const Eigen::HouseholderQR<Eigen::Ref<Matrix>> qr(original);
+  map.setIdentity();
+  map.applyOnTheLeft(qr.householderQ());
   return true;
 }
 

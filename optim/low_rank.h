@@ -21,10 +21,10 @@ Tensor random_projection(const UpdateArgs& args, const LowRankShape& shape, std:
 /// R = G P, f32 [l, r].
 Tensor project(const UpdateArgs& args, const LowRankShape& shape, const Tensor& projection);
 
-/// Q with orthonormal columns spanning those of `y` [s, r], in place. Ref: Yamamoto et al. 2015,
-/// CholeskyQR2; Householder QR where that breaks down. False, y untouched, if y is zero or not
-/// finite.
-bool orthonormalise(float* y, std::int64_t rows, std::int64_t columns);
+/// Q with orthonormal columns spanning those of `y`, f32 [s, r], in place. Ref: Yamamoto et al.
+/// 2015, CholeskyQR2; Householder QR where that breaks down (as of dependent columns). False, y
+/// untouched, if y is zero or not finite. On a planning arena only reserves.
+bool orthonormalise(Arena& arena, const Tensor& y);
 
 /// The eigenvectors of the largest `rank` eigenvalues of a symmetric matrix [n, n], as columns
 /// [n, rank]; the largest entry of each is positive. False if the matrix is zero or not finite.

@@ -13,24 +13,6 @@ struct UpdateLoop::Running {
   RoundSums in, out;
 };
 
-namespace {
-
-// All sums of a round, one parameter's after another's.
-void append(RoundSums& all, const RoundSums& part) {
-  all.exact.insert(all.exact.end(), part.exact.begin(), part.exact.end());
-  all.values.insert(all.values.end(), part.values.begin(), part.values.end());
-}
-
-// The sums of one that made `part`, from where the last one's ended.
-template <typename T>
-std::vector<T> take(const std::vector<T>& all, std::size_t& at, std::size_t count) {
-  const auto begin = all.begin() + static_cast<std::ptrdiff_t>(at);
-  at += count;
-  return {begin, begin + static_cast<std::ptrdiff_t>(count)};
-}
-
-}  // namespace
-
 std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
                                  MasterFormat master, std::int64_t step) {
   std::vector<StateSlot> slots;
@@ -84,7 +66,7 @@ std::vector<StateKey> UpdateLoop::keys_of(const UpdateItem& item, std::int64_t s
   return keys;
 }
 
-void UpdateLoop::run_round(const Step& step, Running& r, int round) {
+void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<float> values) {
   const ParamInfo& info = params_.info(r.item.id);
   const UpdateTensors tensors = step.host.tensors(r.item);
   std::vector<StateLease> leases;
@@ -107,10 +89,8 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round) {
                         .state = std::span(state).subspan(masters),
                         .carry = r.carry,
                         .arena = &step.arena};
-  SumCount count;
-  if (round + 1 < r.rounds) count = optimizer_.sums(info, step.number, round);
-  r.out.exact.assign(static_cast<std::size_t>(count.exact), ExactSum());
-  r.out.values.assign(static_cast<std::size_t>(count.values), 0.0f);
+  r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step, round).exact), ExactSum());
+  r.out.values = values;
   optimizer_.round(round, args, r.in, r.out);
   for (StateLease& lease : leases) lease.mark_dirty();
   if (round + 1 == r.rounds) step.host.updated(r.item);
@@ -143,45 +123,86 @@ Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tens
   return out;
 }
 
+SumCount UpdateLoop::sums_of(const Running& r, const Step& step, int round) const {
+  if (round + 1 >= r.rounds) return {};
+  return optimizer_.sums(params_.info(r.item.id), step.number, round);
+}
+
 void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& items,
                       std::int64_t number, double lr, double grad_scale) {
   const Step step{arena, host, number, lr, grad_scale};
+  std::size_t begin = 0;
+  std::int64_t summed = 0;
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    const ParamInfo& info = params_.info(items[i].id);
+    std::int64_t most = 0;
+    for (int round = 0; round + 1 < optimizer_.rounds(info, number); ++round)
+      most = std::max(most, optimizer_.sums(info, number, round).values);
+    if (i > begin && summed + most > kMostSummed) {
+      run(step, std::span(items).subspan(begin, i - begin));
+      begin = i;
+      summed = 0;
+    }
+    summed += most;
+  }
+  run(step, std::span(items).subspan(begin));
+  state_.commit(number);
+}
+
+void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
   std::vector<Running> running;
   int most_rounds = 1;
   for (const UpdateItem& item : items) {
     const ParamInfo& info = params_.info(item.id);
-    Running r{.item = item, .rounds = optimizer_.rounds(info, number)};
+    Running r{.item = item, .rounds = optimizer_.rounds(info, step.number)};
     most_rounds = std::max(most_rounds, r.rounds);
-    const std::int64_t carry = r.rounds > 1 ? optimizer_.carry_bytes(info, item.slice, number) : 0;
+    const std::int64_t carry =
+        r.rounds > 1 ? optimizer_.carry_bytes(info, item.slice, step.number) : 0;
     if (carry > 0) {
-      r.carry =
-          Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
+      r.carry = Tensor::empty(step.arena, MemoryTag::kWorkspace, DType::kU8, Shape{carry},
+                              "optimizer carry");
     }
     running.push_back(std::move(r));
   }
+  Tensor before;  // the values of the last round, which this one reads
   for (int round = 0; round < most_rounds; ++round) {
     std::vector<StateKey> order;
+    std::int64_t total = 0;
     for (const Running& r : running) {
       if (round >= r.rounds) continue;
-      for (StateKey& key : keys_of(r.item, number)) order.push_back(std::move(key));
+      for (StateKey& key : keys_of(r.item, step.number)) order.push_back(std::move(key));
+      total += sums_of(r, step, round).values;
     }
     state_.begin_pass(order);
-    RoundSums sums;
-    for (Running& r : running) {
-      if (round >= r.rounds) continue;
-      run_round(step, r, round);
-      if (round + 1 == r.rounds) r.carry = {};
-      append(sums, r.out);
+    Tensor values;
+    if (total > 0) {
+      values = Tensor::empty(step.arena, MemoryTag::kWorkspace, DType::kF32, Shape{total},
+                             "optimizer sums");
+      ops::zero(values);
     }
-    sums_.sum(sums);
-    std::size_t exact = 0, values = 0;
+    RoundSums sums{.exact = {},
+                   .values = {total > 0 ? static_cast<float*>(values.raw()) : nullptr,
+                              static_cast<std::size_t>(total)}};
+    std::size_t begin = 0;
     for (Running& r : running) {
       if (round >= r.rounds) continue;
-      r.in.exact = take(sums.exact, exact, r.out.exact.size());
-      r.in.values = take(sums.values, values, r.out.values.size());
+      const auto own = static_cast<std::size_t>(sums_of(r, step, round).values);
+      run_round(step, r, round, sums.values.subspan(begin, own));
+      if (round + 1 == r.rounds) r.carry = {};
+      sums.exact.insert(sums.exact.end(), r.out.exact.begin(), r.out.exact.end());
+      begin += own;
+    }
+    sums_.sum(step.arena, sums);
+    before = std::move(values);
+    auto exact = sums.exact.begin();
+    for (Running& r : running) {
+      if (round >= r.rounds) continue;
+      const auto count = static_cast<std::ptrdiff_t>(r.out.exact.size());
+      r.in.exact.assign(exact, exact + count);
+      r.in.values = r.out.values;
+      exact += count;
     }
   }
-  state_.commit(number);
 }
 
 }  // namespace thimble

@@ -23,6 +23,9 @@ struct UpdateTensors {
   Tensor scales;  // of 8-bit weights
 };
 
+/// f32 sums that are made at once, unless those of one parameter are more.
+inline constexpr std::int64_t kMostSummed = std::int64_t{1} << 22;
+
 /// What is kept besides a compute weight.
 enum class MasterFormat : std::uint8_t {
   kNone,   // nothing: the weight is f32, or is bf16 and rounded at random
@@ -49,9 +52,9 @@ class UpdateLoop {
         master_(master),
         seed_(seed) {}
 
-  /// One optimizer step over `items`, in order. Parameters that need the same number of rounds go
-  /// together: all run round i, the sums of all are made at once, all run round i + 1. carry memory
-  /// comes from `arena`.
+  /// One optimizer step over `items`, in order. As many as have kMostSummed values to sum go
+  /// together: all run round i, the sums of all are made at once, all run round i + 1. Sums and
+  /// carry memory come from `arena`.
   void step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step,
             double lr, double grad_scale);
 
@@ -68,7 +71,9 @@ class UpdateLoop {
     double lr, grad_scale;
   };
   std::vector<StateKey> keys_of(const UpdateItem& item, std::int64_t step) const;
-  void run_round(const Step& step, Running& r, int round);
+  SumCount sums_of(const Running& r, const Step& step, int round) const;
+  void run(const Step& step, std::span<const UpdateItem> items);
+  void run_round(const Step& step, Running& r, int round, std::span<float> values);
 
   const ParamTable& params_;
   const Optimizer& optimizer_;

@@ -70,15 +70,39 @@ void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactS
   }
 }
 
-void all_reduce(Communicator& comm, const std::string& subject, std::span<float> values) {
-  if (comm.size() == 1 || values.empty()) return;
-  const std::vector<std::byte> all = all_gather_control(comm, subject, std::as_bytes(values));
-  std::vector<float> part(values.size());
-  for (int r = 0; r < comm.size(); ++r) {
-    std::memcpy(part.data(), all.data() + index(r) * values.size_bytes(), values.size_bytes());
-    for (std::size_t i = 0; i < values.size(); ++i)
-      values[i] = r == 0 ? part[i] : values[i] + part[i];
+void all_reduce(Communicator& comm, Arena& arena, const std::string& subject,
+                std::span<float> values) {
+  const int ranks = comm.size();
+  if (ranks == 1 || values.empty()) return;
+  const auto part = [&](int r) {
+    const std::size_t begin = values.size() * index(r) / index(ranks),
+                      end = values.size() * index(r + 1) / index(ranks);
+    return values.subspan(begin, end - begin);
+  };
+  const std::span<float> own = part(comm.rank());
+  const Tensor received =
+      Tensor::empty(arena, MemoryTag::kComm, DType::kF32,
+                    Shape{ranks, static_cast<std::int64_t>(own.size())}, "parts of sums");
+  const auto part_of = [&](int r) {
+    return std::span(static_cast<float*>(received.raw()) + index(r) * own.size(), own.size());
+  };
+  Exchange scatter(ranks), gather(ranks);
+  for (int r = 0; r < ranks; ++r) {
+    if (r == comm.rank()) continue;
+    scatter.send[index(r)] = {std::as_bytes(part(r))};
+    scatter.receive[index(r)] = {std::as_writable_bytes(part_of(r))};
+    gather.send[index(r)] = {std::as_bytes(own)};
+    gather.receive[index(r)] = {std::as_writable_bytes(part(r))};
   }
+  comm.start({"all_reduce", subject}, Purpose::kControl, std::move(scatter)).wait();
+  if (!received.device().planning) {
+    std::copy(own.begin(), own.end(), part_of(comm.rank()).begin());
+    std::copy(part_of(0).begin(), part_of(0).end(), own.begin());
+    for (int r = 1; r < ranks; ++r) {
+      for (std::size_t i = 0; i < own.size(); ++i) own[i] += part_of(r)[i];
+    }
+  }
+  comm.start({"all_gather", subject}, Purpose::kControl, std::move(gather)).wait();
 }
 
 void broadcast(Communicator& comm, const std::string& subject, int root, MutableBytes bytes) {

@@ -17,8 +17,10 @@ void barrier(Communicator& comm, const std::string& subject);
 /// Replaces each sum by the sum over all ranks, exactly: the order of the ranks cannot matter.
 void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactSum> sums);
 
-/// Replaces values by their sums over all ranks, in the order of the ranks.
-void all_reduce(Communicator& comm, const std::string& subject, std::span<float> values);
+/// Replaces values by their sums over all ranks, in the order of the ranks: each rank sums its part
+/// of them and sends it to all. Control traffic. On a planning arena nothing is read.
+void all_reduce(Communicator& comm, Arena& arena, const std::string& subject,
+                std::span<float> values);
 
 /// Gives everyone the bytes of `root`.
 void broadcast(Communicator& comm, const std::string& subject, int root, MutableBytes bytes);

@@ -71,7 +71,7 @@ struct SumCount {
 };
 struct RoundSums {
   std::vector<ExactSum> exact;
-  std::vector<float> values;
+  std::span<float> values;  // of no memory on a planning arena
 };
 
 class Optimizer {
@@ -120,7 +120,7 @@ class Optimizer {
 class SliceSums {
  public:
   virtual ~SliceSums() = default;
-  virtual void sum(RoundSums&) {}
+  virtual void sum(Arena&, RoundSums&) {}
 };
 
 }  // namespace thimble

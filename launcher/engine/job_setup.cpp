@@ -74,7 +74,10 @@ DataSpec data_spec(const job::JobConfig& job) {
   }
   for (const job::EvalSource& source : job.data.eval) {
     spec.eval.push_back(source_spec(source));
-    spec.eval.back().name = source.name;
+    std::vector<std::string>& paths = spec.eval.back().paths;
+    spec.eval.back().name = source.name.empty() && !paths.empty()
+                                ? std::filesystem::path(paths.front()).stem().string()
+                                : source.name;
   }
   spec.seq_len = job.data.seq_len;
   spec.packing = job.data.packing;

@@ -71,9 +71,9 @@ std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
 class RankSums final : public SliceSums {
  public:
   explicit RankSums(Communicator& comm) : comm_(comm) {}
-  void sum(RoundSums& sums) override {
+  void sum(Arena& arena, RoundSums& sums) override {
     all_reduce(comm_, "optimizer sums", std::span(sums.exact));
-    all_reduce(comm_, "optimizer sums", std::span(sums.values));
+    all_reduce(comm_, arena, "optimizer sums", sums.values);
   }
 
  private:

@@ -288,9 +288,10 @@ bool Trainer::must_stop() {
 
 // True on every rank as soon as one of them must.
 bool Trainer::all_stop() {
-  float wanted = must_stop() ? 1.0f : 0.0f;
-  all_reduce(comm(), "stop", std::span(&wanted, 1));
-  return stopping_ = wanted > 0;
+  const auto wanted = static_cast<std::byte>(must_stop() ? 1 : 0);
+  const auto all = all_gather_control(comm(), "stop", std::span(&wanted, 1));
+  stopping_ = std::find(all.begin(), all.end(), std::byte{1}) != all.end();
+  return stopping_;
 }
 
 TrainOutcome Trainer::run() {

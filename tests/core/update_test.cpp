@@ -118,7 +118,7 @@ class NormalisedStep final : public Optimizer {
 // Adds what another owner of the same parameter would: sums double.
 class TwoOwners final : public SliceSums {
  public:
-  void sum(RoundSums& sums) override {
+  void sum(Arena&, RoundSums& sums) override {
     ++calls;
     for (ExactSum& s : sums.exact) {
       const ExactSum other = s;

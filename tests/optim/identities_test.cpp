@@ -210,13 +210,21 @@ TEST(FrugalTest, ColumnsChangeAtARefreshAndMomentsStartAgain) {
 }
 
 TEST(OrthonormaliseTest, DependentZeroAndHugeColumns) {
-  std::vector<float> y(30 * 3);
+  const auto arena = Arena::make_cpu(1 << 20);
+  const auto matrix_of = [&](std::int64_t rows, std::int64_t columns, float value) {
+    const Tensor t =
+        Tensor::empty(*arena, MemoryTag::kWorkspace, DType::kF32, Shape{rows, columns});
+    std::fill_n(t.data<float>(), t.numel(), value);
+    return t;
+  };
+  const Tensor tall = matrix_of(30, 3, 0);
+  float* y = tall.data<float>();
   for (std::size_t i = 0; i < 30; ++i) {
     y[3 * i] = 1e18f * fixture_value(static_cast<std::int64_t>(i), 1);
     y[3 * i + 1] = 2 * y[3 * i];  // the same direction
     y[3 * i + 2] = fixture_value(static_cast<std::int64_t>(i), 2);
   }
-  ASSERT_TRUE(orthonormalise(y.data(), 30, 3));
+  ASSERT_TRUE(orthonormalise(*arena, tall));
   for (std::size_t a = 0; a < 3; ++a) {
     for (std::size_t b = 0; b < 3; ++b) {
       double dot = 0;
@@ -225,9 +233,8 @@ TEST(OrthonormaliseTest, DependentZeroAndHugeColumns) {
       EXPECT_NEAR(dot, a == b ? 1 : 0, 1e-4);
     }
   }
-  std::vector<float> zero(6), bad(6, std::numeric_limits<float>::quiet_NaN());
-  EXPECT_FALSE(orthonormalise(zero.data(), 3, 2));
-  EXPECT_FALSE(orthonormalise(bad.data(), 3, 2));
+  EXPECT_FALSE(orthonormalise(*arena, matrix_of(3, 2, 0)));
+  EXPECT_FALSE(orthonormalise(*arena, matrix_of(3, 2, std::numeric_limits<float>::quiet_NaN())));
 }
 
 }  // namespace

@@ -129,9 +129,21 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
 TEST_P(CommunicatorTest, SmallCollectives) {
   run([](Communicator& comm) {
     barrier(comm, "start");
-    std::vector<float> values{static_cast<float>(comm.rank() + 1), 0.5f};
-    all_reduce(comm, "values", values);
-    EXPECT_EQ(values[0], static_cast<float>(comm.size() * (comm.size() + 1) / 2));
+    const auto arena = Arena::make_cpu(1 << 20);
+    // Fewer than ranks, and more.
+    for (const std::size_t n : {std::size_t{1}, std::size_t{1001}}) {
+      const auto value = [](int rank, std::size_t i) {
+        return 1e-3f * static_cast<float>(i) + 1e4f * static_cast<float>(rank);
+      };
+      std::vector<float> values(n);
+      for (std::size_t i = 0; i < n; ++i) values[i] = value(comm.rank(), i);
+      all_reduce(comm, *arena, "values", values);
+      for (std::size_t i = 0; i < n; ++i) {
+        float sum = value(0, i);
+        for (int r = 1; r < comm.size(); ++r) sum += value(r, i);
+        ASSERT_EQ(values[i], sum);
+      }
+    }
     std::vector<ExactSum> sums(2);
     sums[0].add(comm.rank() == 0 ? 1e300 : 1.0);
     sums[1].add(comm.rank() == comm.size() - 1 ? std::numeric_limits<double>::quiet_NaN() : 1.0);
