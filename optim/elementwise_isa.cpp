@@ -1,3 +1,4 @@
+#include "optim/element_math.h"
 #include "optim/elementwise_table.h"
 #include "optim/stored_values_isa.h"
 
@@ -17,17 +18,8 @@ const float* open_scaled(const UpdateSource& s, std::int64_t begin, std::int64_t
   return buffer.values;
 }
 
-float before(const WeightDecay& d) {
-  return d.after ? 1.0f : d.factor;
-}
-float after(const WeightDecay& d) {
-  return d.after ? d.factor : 1.0f;
-}
-
 void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
-  const float c1 = 1.0f - math.beta1, c2 = 1.0f - math.beta2;
-  const float first = before(decay), last = after(decay);
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb, vb;
     const float* x = open(g.values, begin, count, gb.values);
@@ -36,13 +28,11 @@ void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
     float* v = open(state.exp_avg_sq, begin, count, vb.values);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const float gi = x[i] * g.scale;
-      const float mi = math.beta1 * m[i] + c1 * gi;
-      const float vi = math.beta2 * v[i] + c2 * gi * gi;
-      const float update = math.step_size * mi / (std::sqrt(vi) * math.inverse_sqrt_c2 + math.eps);
+      float mi = m[i], vi = v[i];
+      const float update = adam_update(x[i] * g.scale, mi, vi, math);
       m[i] = mi;
       v[i] = vi;
-      w[i] = (w[i] * first - update) * last;
+      w[i] = stepped(w[i], update, decay);
     }
     close(weight, begin, count, w);
     close(state.exp_avg, begin, count, m);
@@ -52,7 +42,6 @@ void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
 
 void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
                     const AdamMath& math, float* out) {
-  const float c1 = 1.0f - math.beta1, c2 = 1.0f - math.beta2;
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, mb, vb;
     const float* x = open(g.values, begin, count, gb.values);
@@ -61,12 +50,10 @@ void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& stat
     float* to = out + begin;
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const float gi = x[i] * g.scale;
-      const float mi = math.beta1 * m[i] + c1 * gi;
-      const float vi = math.beta2 * v[i] + c2 * gi * gi;
+      float mi = m[i], vi = v[i];
+      to[i] = adam_update(x[i] * g.scale, mi, vi, math);
       m[i] = mi;
       v[i] = vi;
-      to[i] = math.step_size * mi / (std::sqrt(vi) * math.inverse_sqrt_c2 + math.eps);
     }
     close(state.exp_avg, begin, count, m);
     close(state.exp_avg_sq, begin, count, v);
@@ -78,15 +65,14 @@ void momentum_run(float* x, float* m, std::int64_t n, const MomentumMath& math) 
   if (m == nullptr) return;
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    const float gained = math.gain * x[i];
-    m[i] = math.momentum * m[i] + gained;
-    x[i] = math.nesterov ? math.momentum * m[i] + gained : m[i];
+    float mi = m[i];
+    x[i] = momentum_update(x[i], mi, math);
+    m[i] = mi;
   }
 }
 
 void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                    const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
-  const float first = before(decay), last = after(decay);
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb;
     open_scaled(g, begin, count, gb);
@@ -95,7 +81,7 @@ void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& we
     float* m = open(state, begin, count, mb.values);
     momentum_run(x, m, count, math);
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) w[i] = (w[i] * first - math.lr * x[i]) * last;
+    for (std::int64_t i = 0; i < count; ++i) w[i] = stepped(w[i], math.lr * x[i], decay);
     close(weight, begin, count, w);
     close(state, begin, count, m);
   });
@@ -129,14 +115,9 @@ void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValu
   });
 }
 
-float sign_of(float x) {
-  return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : 0.0f * x);  // NaN stays NaN
-}
-
 void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const StoredValues& state, float beta1, float beta2, float lr,
                const WeightDecay& decay) {
-  const float first = before(decay), last = after(decay);
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb;
     const float* x = open_scaled(g, begin, count, gb);
@@ -144,9 +125,9 @@ void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
     float* m = open(state, begin, count, mb.values);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const float c = beta1 * m[i] + (1.0f - beta1) * x[i];
-      m[i] = beta2 * m[i] + (1.0f - beta2) * x[i];
-      w[i] = (w[i] * first - lr * sign_of(c)) * last;
+      float mi = m[i];
+      w[i] = stepped(w[i], lr * lion_update(x[i], mi, beta1, beta2), decay);
+      m[i] = mi;
     }
     close(weight, begin, count, w);
     close(state, begin, count, m);
@@ -155,7 +136,6 @@ void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
 
 void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
                  const StoredValues& weight, const Scaling& s, const WeightDecay& decay) {
-  const float first = before(decay), last = after(decay);
   for_runs(rows * width, [&](std::int64_t begin, std::int64_t count) {
     Buffer db, wb;
     open_scaled(d, begin, count, db);
@@ -175,7 +155,7 @@ void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
         for (std::int64_t i = 0; i < n; ++i) x[at + i] *= columns[i];
       }
 #pragma omp simd
-      for (std::int64_t i = at; i < at + n; ++i) w[i] = (w[i] * first - factor * x[i]) * last;
+      for (std::int64_t i = at; i < at + n; ++i) w[i] = stepped(w[i], factor * x[i], decay);
       at += n;
     }
     close(weight, begin, count, w);
@@ -229,41 +209,6 @@ void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x
     }
     for (std::int64_t i = 0; i < n; ++i) out[column + i] += static_cast<float>(sums[i]);
   }
-}
-
-// ln x for normal x > 0; 1e-7 relative. Ref: the polynomial of Cephes' logf.
-float fast_log(float x) {
-  const auto bits = std::bit_cast<std::int32_t>(x);
-  const std::int32_t exponent = (bits - 0x3F3504F3) >> 23;  // so that m is in [sqrt(1/2), sqrt(2))
-  const float m = std::bit_cast<float>(bits - (exponent << 23)) - 1.0f;
-  const auto e = static_cast<float>(exponent);
-  float p = 7.0376836292e-2f;
-  p = p * m - 1.1514610310e-1f;
-  p = p * m + 1.1676998740e-1f;
-  p = p * m - 1.2420140846e-1f;
-  p = p * m + 1.4249322787e-1f;
-  p = p * m - 1.6668057665e-1f;
-  p = p * m + 2.0000714765e-1f;
-  p = p * m - 2.4999993993e-1f;
-  p = p * m + 3.3333331174e-1f;
-  return m * m * m * p - 0.5f * m * m + m + e * 0.69314718056f;
-}
-
-// One pair of normals from two words.
-void normal_pair(std::uint32_t a, std::uint32_t b, float scale, float& first, float& second) {
-  const float u = (static_cast<float>(a >> 8) + 0.5f) * 0x1p-24f;
-  const float radius = std::sqrt(-2.0f * fast_log(u)) * scale;
-  const float turns = static_cast<float>(b >> 8) * 0x1p-22f;  // quarters of a turn, [0, 4)
-  const auto quarter = static_cast<std::int32_t>(turns + 0.5f);
-  const float x = (turns - static_cast<float>(quarter)) * 1.57079632679f;
-  const float x2 = x * x;
-  const float sine =
-      x + x * x2 * (-1.6666654611e-1f + x2 * (8.3321608736e-3f - x2 * 1.9515295891e-4f));
-  const float cosine = 1.0f - 0.5f * x2 +
-                       x2 * x2 * (4.166664568e-2f - x2 * (1.388731625e-3f - x2 * 2.443315712e-5f));
-  const float s = (quarter & 1) != 0 ? cosine : sine, c = (quarter & 1) != 0 ? sine : cosine;
-  first = radius * (((quarter + 1) & 2) != 0 ? -c : c);
-  second = radius * ((quarter & 2) != 0 ? -s : s);
 }
 
 void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {

@@ -11,7 +11,7 @@
 
 #include "core/ops/cpu/isa_int8.h"
 #include "core/ops/cpu/isa_math.h"
-#include "optim/elementwise.h"
+#include "optim/element_math.h"
 
 namespace thimble::THIMBLE_ISA {
 
@@ -26,61 +26,21 @@ inline const std::uint16_t* noise(const StoredValues& s, std::uint64_t first, st
   const std::uint64_t block = first / 8;
   const auto skip = static_cast<std::int64_t>(first % 8);
   const std::int64_t blocks = (skip + n + 7) / 8;
-  const auto key0 = static_cast<std::uint32_t>(s.key),
-             key1 = static_cast<std::uint32_t>(s.key >> 32);
-  const auto index0 = static_cast<std::uint32_t>(s.index),
-             index1 = static_cast<std::uint32_t>(s.index >> 32);
 #pragma omp simd
-  for (std::int64_t b = 0; b < blocks; ++b) {
-    const std::uint64_t counter = block + static_cast<std::uint64_t>(b);
-    std::uint32_t x0 = static_cast<std::uint32_t>(counter),
-                  x1 = static_cast<std::uint32_t>(counter >> 32), x2 = index0, x3 = index1;
-    std::uint32_t k0 = key0, k1 = key1;
-    for (int round = 0; round < 10; ++round) {
-      const std::uint64_t p0 = std::uint64_t{0xD2511F53u} * x0,
-                          p1 = std::uint64_t{0xCD9E8D57u} * x2;
-      const std::uint32_t y0 = static_cast<std::uint32_t>(p1 >> 32) ^ x1 ^ k0,
-                          y2 = static_cast<std::uint32_t>(p0 >> 32) ^ x3 ^ k1;
-      x1 = static_cast<std::uint32_t>(p1);
-      x3 = static_cast<std::uint32_t>(p0);
-      x0 = y0;
-      x2 = y2;
-      k0 += 0x9E3779B9u;
-      k1 += 0xBB67AE85u;
-    }
-    std::uint16_t* out = buffer + 8 * b;
-    out[0] = static_cast<std::uint16_t>(x0);
-    out[1] = static_cast<std::uint16_t>(x0 >> 16);
-    out[2] = static_cast<std::uint16_t>(x1);
-    out[3] = static_cast<std::uint16_t>(x1 >> 16);
-    out[4] = static_cast<std::uint16_t>(x2);
-    out[5] = static_cast<std::uint16_t>(x2 >> 16);
-    out[6] = static_cast<std::uint16_t>(x3);
-    out[7] = static_cast<std::uint16_t>(x3 >> 16);
-  }
+  for (std::int64_t b = 0; b < blocks; ++b)
+    random_halves(s.key, s.index, block + static_cast<std::uint64_t>(b), buffer + 8 * b);
   return buffer + skip;
 }
 
-/// Nearest code of values / largest; of signed codes, none changes its sign.
+/// Codes of a block whose largest magnitude is `largest`.
 inline void encode(const float* x, std::int64_t n, float largest, const CodeTables& t,
                    std::uint8_t* codes) {
+  const float divisor = largest > 0 ? largest : 1.0f;
   const float* bounds = t.bounds;
   const std::int32_t* first = t.first;
   const std::int32_t zero = t.is_signed ? t.zero : -1;
-  const float divisor = largest > 0 ? largest : 1.0f;
-  static_assert(kCodesPerCell == 2);
 #pragma omp simd
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float v = x[i] / divisor;
-    const auto bits = std::bit_cast<std::uint32_t>(v);
-    const auto upper = static_cast<std::int32_t>((bits & 0x7FFFFFFFu) >> 16) - kFirstCell;
-    const std::int32_t cell = upper < 0 ? 0 : (upper < kCodeCells ? upper : kCodeCells - 1);
-    std::int32_t code = first[cell + static_cast<std::int32_t>(bits >> 31) * kCodeCells];
-    code += v > bounds[code] ? 1 : 0;
-    code += v > bounds[code] ? 1 : 0;
-    code -= static_cast<std::int32_t>(code == zero) & static_cast<std::int32_t>(v < 0.0f);
-    codes[i] = static_cast<std::uint8_t>(code);
-  }
+  for (std::int64_t i = 0; i < n; ++i) codes[i] = nearest_code(x[i] / divisor, bounds, first, zero);
 }
 
 /// Elements [begin, begin + n) as f32; buffer holds kRun. begin: a multiple of kBlock8Bit for 8
@@ -104,8 +64,7 @@ inline float* open(const StoredValues& s, std::int64_t begin, std::int64_t n, fl
       const std::uint16_t* low = static_cast<const std::uint16_t*>(s.extra) + begin;
 #pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) {
-        const std::uint32_t bits = static_cast<std::uint32_t>(high[i].bits) << 16 | low[i];
-        buffer[i] = std::bit_cast<float>(low[i] >= 0x8000u ? bits - 0x10000u : bits);
+        buffer[i] = join_halves(high[i].bits, low[i]);
       }
       return buffer;
     }
@@ -139,9 +98,7 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
     case Kind::kMaster: {
       BF16* weight = static_cast<BF16*>(s.extra) + begin;
 #pragma omp simd
-      for (std::int64_t i = 0; i < n; ++i)
-        weight[i].bits =
-            static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(values[i]) + 0x8000u) >> 16);
+      for (std::int64_t i = 0; i < n; ++i) weight[i].bits = high_half(values[i]);
       return;
     }
     case Kind::kBF16Random: {
@@ -151,10 +108,7 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
       BF16* to = static_cast<BF16*>(s.data) + begin;
 #pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) {
-        const auto bits = std::bit_cast<std::uint32_t>(values[i]);
-        const std::uint32_t rounded = (bits + random[i]) >> 16, quiet_nan = (bits >> 16) | 0x40u;
-        to[i].bits =
-            static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
+        to[i].bits = round_at_random(values[i], random[i]);
       }
       return;
     }
@@ -163,9 +117,8 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
       std::uint16_t* low = static_cast<std::uint16_t*>(s.extra) + begin;
 #pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) {
-        const auto bits = std::bit_cast<std::uint32_t>(values[i]);
-        high[i].bits = static_cast<std::uint16_t>((bits + 0x8000u) >> 16);
-        low[i] = static_cast<std::uint16_t>(bits);
+        high[i].bits = high_half(values[i]);
+        low[i] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(values[i]));
       }
       return;
     }
