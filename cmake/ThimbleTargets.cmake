@@ -26,12 +26,17 @@ function(thimble_library name)
   target_link_libraries(thimble_${name} PUBLIC thimble_flags ${arg_LINK} PRIVATE ${arg_PRIVATE_LINK})
 endfunction()
 
-# thimble_isa_sources(target files...): compiles each file twice, as namespace thimble::avx2 and
-# thimble::avx512 (macro THIMBLE_ISA), so that one binary runs on both and the choice is made at run time.
+# thimble_isa_sources(target files... [EXACT]): compiles each file twice, as namespace thimble::avx2 and
+# thimble::avx512 (macro THIMBLE_ISA), so that one binary runs on both and the choice is made at run time. EXACT: without
+# fused operations that are not written as such, so that all give the same bits.
 function(thimble_isa_sources target)
+  cmake_parse_arguments(arg "EXACT" "" "" ${ARGN})
   foreach(isa avx2 avx512)
     set(object thimble_${target}_${isa})
-    add_library(${object} OBJECT ${ARGN})
+    add_library(${object} OBJECT ${arg_UNPARSED_ARGUMENTS})
+    if(arg_EXACT)
+      target_compile_options(${object} PRIVATE -ffp-contract=off)
+    endif()
     target_link_libraries(${object} PRIVATE thimble_flags)
     target_compile_definitions(${object} PRIVATE THIMBLE_ISA=${isa})
     target_compile_options(${object} PRIVATE -O3 -fno-trapping-math)

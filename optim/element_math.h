@@ -1,5 +1,7 @@
 // The arithmetic of updates, element by element: one text for every instruction set and for GPUs,
-// each compiled in a namespace of its own. Include only from per-instruction-set sources.
+// each compiled in a namespace of its own. Where a product and a sum are one operation it is
+// written as one, and compilers are told to make no others, so that all give the same bits. Include
+// only from per-instruction-set sources.
 #pragma once
 
 #include <bit>
@@ -19,21 +21,21 @@ TH_HOST_DEVICE inline float after(const WeightDecay& d) {
 }
 /// The weight after a step of `update` against it.
 TH_HOST_DEVICE inline float stepped(float w, float update, const WeightDecay& decay) {
-  return (w * before(decay) - update) * after(decay);
+  return std::fma(w, before(decay), -update) * after(decay);
 }
 
 /// Moves both moments; returns the update.
 TH_HOST_DEVICE inline float adam_update(float g, float& m, float& v, const AdamMath& math) {
-  m = math.beta1 * m + (1.0f - math.beta1) * g;
-  v = math.beta2 * v + (1.0f - math.beta2) * g * g;
-  return math.step_size * m / (std::sqrt(v) * math.inverse_sqrt_c2 + math.eps);
+  m = std::fma(math.beta1, m, (1.0f - math.beta1) * g);
+  v = std::fma(math.beta2, v, (1.0f - math.beta2) * g * g);
+  return math.step_size * m / std::fma(std::sqrt(v), math.inverse_sqrt_c2, math.eps);
 }
 
 /// Moves the momentum; returns the update before the learning rate.
 TH_HOST_DEVICE inline float momentum_update(float g, float& m, const MomentumMath& math) {
   const float gained = math.gain * g;
-  m = math.momentum * m + gained;
-  return math.nesterov ? math.momentum * m + gained : m;
+  m = std::fma(math.momentum, m, gained);
+  return math.nesterov ? std::fma(math.momentum, m, gained) : m;
 }
 
 /// -1, 0 or 1; NaN stays NaN.
@@ -43,8 +45,8 @@ TH_HOST_DEVICE inline float sign_of(float x) {
 
 /// Moves the momentum; returns the update before the learning rate.
 TH_HOST_DEVICE inline float lion_update(float g, float& m, float beta1, float beta2) {
-  const float c = beta1 * m + (1.0f - beta1) * g;
-  m = beta2 * m + (1.0f - beta2) * g;
+  const float c = std::fma(beta1, m, (1.0f - beta1) * g);
+  m = std::fma(beta2, m, (1.0f - beta2) * g);
   return sign_of(c);
 }
 

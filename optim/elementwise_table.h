@@ -24,5 +24,8 @@ extern const ElementwiseTable kElementwise;
 namespace avx512 {
 extern const ElementwiseTable kElementwise;
 }
+namespace cuda {
+extern const ElementwiseTable kElementwise;
+}
 
 }  // namespace thimble

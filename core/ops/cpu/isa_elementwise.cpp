@@ -231,8 +231,7 @@ void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64
     for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
-        const float x = load(g + i);
-        store(o + i, x * fast_sigmoid(x) * load(u + i));
+        store(o + i, swiglu_value(load(g + i), load(u + i)));
       }
     });
   });
@@ -250,10 +249,10 @@ void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, con
     for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
-        const float x = load(g + i), y = load(u + i), dy = load(d + i);
-        const float s = fast_sigmoid(x);
-        store(dg + i, dy * y * s * (1.0f + x * (1.0f - s)));
-        store(du + i, dy * x * s);
+        float of_gate, of_up;
+        swiglu_grads(load(d + i), load(g + i), load(u + i), of_gate, of_up);
+        store(dg + i, of_gate);
+        store(du + i, of_up);
       }
     });
   });

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "core/base/dtype.h"
+#include "core/ops/element_math.h"
 
 namespace thimble::THIMBLE_ISA {
 
@@ -35,12 +36,11 @@ inline void encode_int8(const float* values, std::int64_t begin, std::int64_t n,
 #pragma omp simd reduction(max : most)
     for (std::int64_t i = g; i < end; ++i) most = std::max(most, std::abs(values[i]));
     scale[g / kInt8Group] = most / 127.0f;
-    const float divisor = most > 0 ? most / 127.0f : 1.0f;
+    const float divisor = int8_divisor(most);
 #pragma omp simd
     for (std::int64_t i = g; i < end; ++i) {
       const float up = random == nullptr ? 0.5f : static_cast<float>(random[i]) * 0x1p-16f;
-      const float rounded = std::floor(values[i] / divisor + up);
-      code[i] = static_cast<std::int8_t>(std::min(127.0f, std::max(-127.0f, rounded)));
+      code[i] = int8_code(values[i], divisor, up);
     }
   }
 }

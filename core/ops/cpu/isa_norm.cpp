@@ -118,10 +118,10 @@ void rope(const RopeArgs& a) {
         auto* x = base + (t * a.heads + h) * a.head_dim;
 #pragma omp simd
         for (std::int64_t i = 0; i < half; ++i) {
-          const float x1 = load(x + i), x2 = load(x + half + i);
-          const float s = sign * sine[i];
-          store(x + i, x1 * cosine[i] - x2 * s);
-          store(x + half + i, x2 * cosine[i] + x1 * s);
+          float first = load(x + i), second = load(x + half + i);
+          rotate_pair(cosine[i], sign * sine[i], first, second);
+          store(x + i, first);
+          store(x + half + i, second);
         }
       }
     }

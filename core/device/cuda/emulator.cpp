@@ -1,0 +1,202 @@
+#include "core/device/cuda/emulator.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "core/base/error.h"
+
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/common_interface_defs.h>
+#endif
+
+namespace thimble::gpu {
+
+thread_local Index threadIdx, blockIdx, blockDim, gridDim;
+
+namespace {
+
+constexpr std::size_t kStackBytes = std::size_t{64} << 10;
+constexpr unsigned kWarpThreads = 32;
+
+enum class Waits : std::uint8_t { kNothing, kWarp, kBlock, kEnded };
+
+struct Fibre {
+  ucontext_t context{};
+  std::unique_ptr<char[]> stack;
+  Waits waits = Waits::kNothing;
+  double exchanged = 0;
+  void* sanitizer_stack = nullptr;
+};
+
+class Block {
+ public:
+  explicit Block(unsigned threads) : fibres_(threads) {}
+
+  void run(const std::function<void()>& body);
+  void wait(Waits what);
+  double exchange(double value, unsigned mask);
+
+ private:
+  static void enter();
+  void resume(unsigned thread);
+  void leave(Fibre& fibre, bool ends);
+  bool release();
+
+  std::vector<Fibre> fibres_;
+  ucontext_t scheduler_{};
+  void* scheduler_stack_ = nullptr;
+  const void* scheduler_bottom_ = nullptr;
+  std::size_t scheduler_bytes_ = 0;
+  unsigned running_ = 0;
+  const std::function<void()>* body_ = nullptr;
+  std::exception_ptr error_;
+};
+
+thread_local Block* current = nullptr;
+
+void Block::enter() {
+  Block& block = *current;
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_bottom_, &block.scheduler_bytes_);
+#endif
+  try {
+    (*block.body_)();
+  } catch (...) {
+    if (!block.error_) block.error_ = std::current_exception();
+  }
+  Fibre& fibre = block.fibres_[block.running_];
+  fibre.waits = Waits::kEnded;
+  block.leave(fibre, true);
+}
+
+// Back to the scheduler.
+void Block::leave(Fibre& fibre, [[maybe_unused]] bool ends) {
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(ends ? nullptr : &fibre.sanitizer_stack, scheduler_bottom_,
+                                 scheduler_bytes_);
+#endif
+  swapcontext(&fibre.context, &scheduler_);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(fibre.sanitizer_stack, &scheduler_bottom_, &scheduler_bytes_);
+#endif
+}
+
+void Block::resume(unsigned thread) {
+  Fibre& fibre = fibres_[thread];
+  running_ = thread;
+  threadIdx.x = thread;
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_start_switch_fiber(&scheduler_stack_, fibre.stack.get(), kStackBytes);
+#endif
+  swapcontext(&scheduler_, &fibre.context);
+#ifdef __SANITIZE_ADDRESS__
+  __sanitizer_finish_switch_fiber(scheduler_stack_, nullptr, nullptr);
+#endif
+}
+
+// Lets those go on whose whole warp, or block, has arrived; false if there are none.
+bool Block::release() {
+  bool any = false;
+  const auto all_wait = [&](std::size_t begin, std::size_t end, Waits what) {
+    for (std::size_t i = begin; i < end; ++i) {
+      if (fibres_[i].waits != what) return false;
+    }
+    return true;
+  };
+  const auto let_go = [&](std::size_t begin, std::size_t end) {
+    for (std::size_t i = begin; i < end; ++i) fibres_[i].waits = Waits::kNothing;
+    any = true;
+  };
+  if (all_wait(0, fibres_.size(), Waits::kBlock)) let_go(0, fibres_.size());
+  for (std::size_t w = 0; w < fibres_.size(); w += kWarpThreads) {
+    const std::size_t end = std::min(fibres_.size(), w + kWarpThreads);
+    if (all_wait(w, end, Waits::kWarp)) let_go(w, end);
+  }
+  return any;
+}
+
+void Block::run(const std::function<void()>& body) {
+  body_ = &body;
+  Block* outer = std::exchange(current, this);
+  for (Fibre& fibre : fibres_) {
+    if (!fibre.stack) fibre.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
+    getcontext(&fibre.context);
+    fibre.context.uc_stack = {.ss_sp = fibre.stack.get(), .ss_flags = 0, .ss_size = kStackBytes};
+    fibre.context.uc_link = nullptr;
+    fibre.waits = Waits::kNothing;
+    makecontext(&fibre.context, &Block::enter, 0);
+  }
+  bool stuck = false;
+  for (bool left = true; left && !stuck && !error_;) {
+    left = false;
+    for (unsigned t = 0; t < fibres_.size(); ++t) {
+      if (fibres_[t].waits == Waits::kNothing) resume(t);
+      left = left || fibres_[t].waits != Waits::kEnded;
+    }
+    stuck = left && !release();
+  }
+  current = outer;
+  if (error_) std::rethrow_exception(error_);
+  TH_CHECK(!stuck, "threads of a block wait for others that have ended or wait elsewhere");
+}
+
+void Block::wait(Waits what) {
+  Fibre& fibre = fibres_[running_];
+  const unsigned thread = running_;
+  fibre.waits = what;
+  leave(fibre, false);
+  threadIdx.x = thread;
+}
+
+double Block::exchange(double value, unsigned mask) {
+  const unsigned thread = running_;
+  fibres_[thread].exchanged = value;
+  wait(Waits::kWarp);
+  const double got = fibres_.at(thread ^ mask).exchanged;
+  wait(Waits::kWarp);  // before anybody exchanges again
+  return got;
+}
+
+}  // namespace
+
+void block_barrier() {
+  current->wait(Waits::kBlock);
+}
+
+float shuffle_xor(float value, int mask) {
+  return static_cast<float>(
+      current->exchange(static_cast<double>(value), static_cast<unsigned>(mask)));
+}
+double shuffle_xor(double value, int mask) {
+  return current->exchange(value, static_cast<unsigned>(mask));
+}
+
+void run_grid(unsigned grid, unsigned threads, const std::function<void()>& body) {
+  gridDim.x = grid;
+  blockDim.x = threads;
+  Block block(threads);
+  for (unsigned b = 0; b < grid; ++b) {
+    blockIdx.x = b;
+    block.run(body);
+  }
+}
+
+void run_grid_flat(unsigned grid, unsigned threads, const std::function<void()>& body) {
+  gridDim.x = grid;
+  blockDim.x = threads;
+  for (unsigned b = 0; b < grid; ++b) {
+    blockIdx.x = b;
+    for (unsigned t = 0; t < threads; ++t) {
+      threadIdx.x = t;
+      body();
+    }
+  }
+}
+
+}  // namespace thimble::gpu

@@ -1,0 +1,101 @@
+// What kernels are written in. nvcc compiles them for GPUs; any C++ compiler compiles them against
+// the emulator, which runs blocks one after another with real barriers and warps, so that tests
+// prove every kernel on the CPU. Kernels return only at their end: every thread of a block takes
+// part in every barrier and every exchange of a warp.
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/host_device.h"
+
+#ifdef __CUDACC__
+
+#include <cuda_runtime.h>
+
+#define TH_KERNEL __global__
+#define TH_DEVICE __device__ __forceinline__
+/// An array that the threads of a block share.
+#define TH_SHARED(type, name, count) __shared__ type name[count]
+
+namespace thimble::gpu {
+using Stream = cudaStream_t;
+
+/// Starts `grid` blocks of `block` threads of a kernel. An error surfaces at the next wait.
+template <typename... Parameters, typename... Arguments>
+void launch(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream stream,
+            Arguments... arguments) {
+  if (grid > 0) kernel<<<grid, block, 0, stream>>>(arguments...);
+}
+/// Of kernels without barriers and exchanges.
+template <typename... Parameters, typename... Arguments>
+void launch_flat(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream stream,
+                 Arguments... arguments) {
+  launch(kernel, grid, block, stream, arguments...);
+}
+TH_DEVICE float shuffle_xor(float value, int mask) {
+  return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+}
+TH_DEVICE double shuffle_xor(double value, int mask) {
+  return __shfl_xor_sync(0xFFFFFFFFu, value, mask);
+}
+TH_DEVICE void block_barrier() {
+  __syncthreads();
+}
+}  // namespace thimble::gpu
+
+#else
+
+#include "core/device/cuda/emulator.h"
+
+#define TH_KERNEL static
+#define TH_DEVICE static inline
+#define TH_SHARED(type, name, count) static thread_local type name[count]
+
+#endif
+
+namespace thimble::gpu {
+
+inline constexpr int kWarp = 32;
+
+/// The same sum, in the same order, on every thread of a warp.
+template <typename T>
+TH_DEVICE T warp_sum(T value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) value += shuffle_xor(value, mask);
+  return value;
+}
+TH_DEVICE float warp_max(float value) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) {
+    const float other = shuffle_xor(value, mask);
+    value = other > value ? other : value;
+  }
+  return value;
+}
+
+/// The same sum on every thread of a block of kThreads (a multiple of 32, at most 1024), in an
+/// order that depends on kThreads alone.
+template <int kThreads, typename T>
+TH_DEVICE T block_sum(T value) {
+  static_assert(kThreads % kWarp == 0 && kThreads <= kWarp * kWarp);
+  TH_SHARED(T, parts, kThreads / kWarp);
+  value = warp_sum(value);
+  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
+  block_barrier();
+  T total = parts[0];
+  for (int i = 1; i < kThreads / kWarp; ++i) total += parts[i];
+  block_barrier();  // before anybody writes to `parts` again
+  return total;
+}
+template <int kThreads>
+TH_DEVICE float block_max(float value) {
+  static_assert(kThreads % kWarp == 0 && kThreads <= kWarp * kWarp);
+  TH_SHARED(float, parts, kThreads / kWarp);
+  value = warp_max(value);
+  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
+  block_barrier();
+  float top = parts[0];
+  for (int i = 1; i < kThreads / kWarp; ++i) top = parts[i] > top ? parts[i] : top;
+  block_barrier();
+  return top;
+}
+
+}  // namespace thimble::gpu

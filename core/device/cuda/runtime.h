@@ -1,0 +1,21 @@
+// What kernels need of the device they run on.
+#pragma once
+
+#include <span>
+
+#include "core/device/cuda/kernel_language.h"
+
+namespace thimble::gpu {
+
+/// Where the running thread's kernels go.
+Stream compute_stream();
+
+/// A copy, in memory of the device, of a table that lives as long as the program; made once. Small
+/// tables only: they are not the arena's.
+const void* constant_bytes(const void* host, std::size_t bytes);
+template <typename T>
+const T* constant(std::span<const T> host) {
+  return static_cast<const T*>(constant_bytes(host.data(), host.size_bytes()));
+}
+
+}  // namespace thimble::gpu

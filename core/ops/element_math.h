@@ -1,0 +1,69 @@
+// The arithmetic of ops, element by element: one text for every instruction set and for GPUs, each
+// compiled in a namespace of its own, so that no function compiled for AVX-512 can be linked into
+// the AVX2 path. Include only from per-instruction-set sources.
+#pragma once
+
+#include <bit>
+#include <cmath>
+#include <cstdint>
+
+#include "core/base/host_device.h"
+
+namespace thimble::THIMBLE_ISA {
+
+/// e^x for x <= 88; 2 ulp. Below -87 the result is e^-87 (about 1e-38), NaN stays NaN.
+TH_HOST_DEVICE inline float fast_exp(float x) {
+  constexpr float kLog2E = 1.44269504088896341f;
+  constexpr float kLn2High = 0.693359375f;
+  constexpr float kLn2Low = -2.12194440e-4f;
+  x = x < -87.0f ? -87.0f : x;
+  x = x > 88.0f ? 88.0f : x;
+  const float shifted =
+      x * kLog2E + 12582912.0f;  // 1.5 * 2^23: the sum's low bits are round(x / ln 2)
+  const float n = shifted - 12582912.0f;
+  const float r = (x - n * kLn2High) - n * kLn2Low;
+  float p = 1.9875691500e-4f;
+  p = p * r + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const std::int32_t exponent = std::bit_cast<std::int32_t>(shifted) - 0x4B400000;
+  return p * std::bit_cast<float>((exponent + 127) << 23);
+}
+
+TH_HOST_DEVICE inline float fast_sigmoid(float x) {
+  return 1.0f / (1.0f + fast_exp(-x));
+}
+
+/// silu(gate) * up.
+TH_HOST_DEVICE inline float swiglu_value(float gate, float up) {
+  return gate * fast_sigmoid(gate) * up;
+}
+TH_HOST_DEVICE inline void swiglu_grads(float dout, float gate, float up, float& dgate,
+                                        float& dup) {
+  const float s = fast_sigmoid(gate);
+  dgate = dout * up * s * (1.0f + gate * (1.0f - s));
+  dup = dout * gate * s;
+}
+
+/// Turns the pair (first, second).
+TH_HOST_DEVICE inline void rotate_pair(float cosine, float sine, float& first, float& second) {
+  const float x1 = first, x2 = second;
+  first = x1 * cosine - x2 * sine;
+  second = x2 * cosine + x1 * sine;
+}
+
+/// The step of a group of 8-bit weights whose largest magnitude is `most`.
+TH_HOST_DEVICE inline float int8_divisor(float most) {
+  return most > 0.0f ? most / 127.0f : 1.0f;
+}
+/// up: in [0, 1), what is rounded up; 0.5 rounds to nearest.
+TH_HOST_DEVICE inline std::int8_t int8_code(float value, float divisor, float up) {
+  const float rounded = std::floor(value / divisor + up);
+  const float high = rounded < 127.0f ? rounded : 127.0f;
+  return static_cast<std::int8_t>(high > -127.0f ? high : -127.0f);
+}
+
+}  // namespace thimble::THIMBLE_ISA
