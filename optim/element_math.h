@@ -13,29 +13,36 @@
 
 namespace thimble::THIMBLE_ISA {
 
-TH_HOST_DEVICE inline float before(const WeightDecay& d) {
+/// What a weight is multiplied by before its step, and after.
+TH_HOST_DEVICE inline float decay_before(const WeightDecay& d) {
   return d.after ? 1.0f : d.factor;
 }
-TH_HOST_DEVICE inline float after(const WeightDecay& d) {
+TH_HOST_DEVICE inline float decay_after(const WeightDecay& d) {
   return d.after ? d.factor : 1.0f;
 }
-/// The weight after a step of `update` against it.
-TH_HOST_DEVICE inline float stepped(float w, float update, const WeightDecay& decay) {
-  return std::fma(w, before(decay), -update) * after(decay);
+/// The weight after a step of `update` against it; before, after: see above.
+TH_HOST_DEVICE inline float stepped(float w, float update, float before, float after) {
+  return std::fma(w, before, -update) * after;
 }
 
-/// Moves both moments; returns the update.
-TH_HOST_DEVICE inline float adam_update(float g, float& m, float& v, const AdamMath& math) {
+/// New moments and the update. (Results are values: loops over references do not become vectors.)
+struct AdamResult {
+  float m, v, update;
+};
+TH_HOST_DEVICE inline AdamResult adam_update(float g, float m, float v, const AdamMath& math) {
   m = std::fma(math.beta1, m, (1.0f - math.beta1) * g);
   v = std::fma(math.beta2, v, (1.0f - math.beta2) * g * g);
-  return math.step_size * m / std::fma(std::sqrt(v), math.inverse_sqrt_c2, math.eps);
+  return {m, v, math.step_size * m / std::fma(std::sqrt(v), math.inverse_sqrt_c2, math.eps)};
 }
 
-/// Moves the momentum; returns the update before the learning rate.
-TH_HOST_DEVICE inline float momentum_update(float g, float& m, const MomentumMath& math) {
+/// The new momentum and the update before the learning rate.
+struct MomentumResult {
+  float m, update;
+};
+TH_HOST_DEVICE inline MomentumResult momentum_update(float g, float m, const MomentumMath& math) {
   const float gained = math.gain * g;
   m = std::fma(math.momentum, m, gained);
-  return math.nesterov ? std::fma(math.momentum, m, gained) : m;
+  return {m, math.nesterov ? std::fma(math.momentum, m, gained) : m};
 }
 
 /// -1, 0 or 1; NaN stays NaN.
@@ -43,11 +50,9 @@ TH_HOST_DEVICE inline float sign_of(float x) {
   return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : 0.0f * x);
 }
 
-/// Moves the momentum; returns the update before the learning rate.
-TH_HOST_DEVICE inline float lion_update(float g, float& m, float beta1, float beta2) {
-  const float c = std::fma(beta1, m, (1.0f - beta1) * g);
-  m = std::fma(beta2, m, (1.0f - beta2) * g);
-  return sign_of(c);
+/// The new momentum and the update before the learning rate.
+TH_HOST_DEVICE inline MomentumResult lion_update(float g, float m, float beta1, float beta2) {
+  return {std::fma(beta2, m, (1.0f - beta2) * g), sign_of(std::fma(beta1, m, (1.0f - beta1) * g))};
 }
 
 /// The eight 16-bit halves of block `counter` of a random stream, in the order of random.h.

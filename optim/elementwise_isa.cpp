@@ -20,6 +20,7 @@ const float* open_scaled(const UpdateSource& s, std::int64_t begin, std::int64_t
 
 void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
+  const float first = decay_before(decay), last = decay_after(decay);
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb, vb;
     const float* x = open(g.values, begin, count, gb.values);
@@ -28,11 +29,10 @@ void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
     float* v = open(state.exp_avg_sq, begin, count, vb.values);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      float mi = m[i], vi = v[i];
-      const float update = adam_update(x[i] * g.scale, mi, vi, math);
-      m[i] = mi;
-      v[i] = vi;
-      w[i] = stepped(w[i], update, decay);
+      const AdamResult a = adam_update(x[i] * g.scale, m[i], v[i], math);
+      m[i] = a.m;
+      v[i] = a.v;
+      w[i] = stepped(w[i], a.update, first, last);
     }
     close(weight, begin, count, w);
     close(state.exp_avg, begin, count, m);
@@ -50,10 +50,10 @@ void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& stat
     float* to = out + begin;
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      float mi = m[i], vi = v[i];
-      to[i] = adam_update(x[i] * g.scale, mi, vi, math);
-      m[i] = mi;
-      v[i] = vi;
+      const AdamResult a = adam_update(x[i] * g.scale, m[i], v[i], math);
+      m[i] = a.m;
+      v[i] = a.v;
+      to[i] = a.update;
     }
     close(state.exp_avg, begin, count, m);
     close(state.exp_avg_sq, begin, count, v);
@@ -65,14 +65,15 @@ void momentum_run(float* x, float* m, std::int64_t n, const MomentumMath& math) 
   if (m == nullptr) return;
 #pragma omp simd
   for (std::int64_t i = 0; i < n; ++i) {
-    float mi = m[i];
-    x[i] = momentum_update(x[i], mi, math);
-    m[i] = mi;
+    const MomentumResult r = momentum_update(x[i], m[i], math);
+    m[i] = r.m;
+    x[i] = r.update;
   }
 }
 
 void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                    const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
+  const float first = decay_before(decay), last = decay_after(decay);
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb;
     open_scaled(g, begin, count, gb);
@@ -81,7 +82,7 @@ void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& we
     float* m = open(state, begin, count, mb.values);
     momentum_run(x, m, count, math);
 #pragma omp simd
-    for (std::int64_t i = 0; i < count; ++i) w[i] = stepped(w[i], math.lr * x[i], decay);
+    for (std::int64_t i = 0; i < count; ++i) w[i] = stepped(w[i], math.lr * x[i], first, last);
     close(weight, begin, count, w);
     close(state, begin, count, m);
   });
@@ -118,6 +119,7 @@ void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValu
 void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const StoredValues& state, float beta1, float beta2, float lr,
                const WeightDecay& decay) {
+  const float first = decay_before(decay), last = decay_after(decay);
   for_runs(n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb;
     const float* x = open_scaled(g, begin, count, gb);
@@ -125,9 +127,9 @@ void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
     float* m = open(state, begin, count, mb.values);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      float mi = m[i];
-      w[i] = stepped(w[i], lr * lion_update(x[i], mi, beta1, beta2), decay);
-      m[i] = mi;
+      const MomentumResult r = lion_update(x[i], m[i], beta1, beta2);
+      m[i] = r.m;
+      w[i] = stepped(w[i], lr * r.update, first, last);
     }
     close(weight, begin, count, w);
     close(state, begin, count, m);
@@ -136,6 +138,7 @@ void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
 
 void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
                  const StoredValues& weight, const Scaling& s, const WeightDecay& decay) {
+  const float first = decay_before(decay), last = decay_after(decay);
   for_runs(rows * width, [&](std::int64_t begin, std::int64_t count) {
     Buffer db, wb;
     open_scaled(d, begin, count, db);
@@ -155,7 +158,7 @@ void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
         for (std::int64_t i = 0; i < n; ++i) x[at + i] *= columns[i];
       }
 #pragma omp simd
-      for (std::int64_t i = at; i < at + n; ++i) w[i] = stepped(w[i], factor * x[i], decay);
+      for (std::int64_t i = at; i < at + n; ++i) w[i] = stepped(w[i], factor * x[i], first, last);
       at += n;
     }
     close(weight, begin, count, w);

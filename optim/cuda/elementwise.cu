@@ -46,13 +46,19 @@ TH_DEVICE void open_scaled(const UpdateSource& g, Elements at, const DeviceCodes
 
 TH_KERNEL void adam_step_kernel(std::int64_t n, UpdateSource g, StoredValues weight,
                                 AdamState state, AdamMath math, WeightDecay decay, Codes codes) {
+  const float first = decay_before(decay), last = decay_after(decay);
   const Elements at = elements_of_thread(n);
   float x[kEach], w[kEach], m[kEach], v[kEach];
   open_scaled(g, at, codes.source, x);
   open(weight, at, {}, w);
   open(state.exp_avg, at, codes.first, m);
   open(state.exp_avg_sq, at, codes.second, v);
-  for (int i = 0; i < kEach; ++i) w[i] = stepped(w[i], adam_update(x[i], m[i], v[i], math), decay);
+  for (int i = 0; i < kEach; ++i) {
+    const AdamResult a = adam_update(x[i], m[i], v[i], math);
+    m[i] = a.m;
+    v[i] = a.v;
+    w[i] = stepped(w[i], a.update, first, last);
+  }
   close(weight, at, {}, w);
   close(state.exp_avg, at, codes.first, m);
   close(state.exp_avg_sq, at, codes.second, v);
@@ -72,7 +78,12 @@ TH_KERNEL void adam_direction_kernel(std::int64_t n, UpdateSource g, AdamState s
   open_scaled(g, at, codes.source, x);
   open(state.exp_avg, at, codes.first, m);
   open(state.exp_avg_sq, at, codes.second, v);
-  for (int i = 0; i < kEach; ++i) update[i] = adam_update(x[i], m[i], v[i], math);
+  for (int i = 0; i < kEach; ++i) {
+    const AdamResult a = adam_update(x[i], m[i], v[i], math);
+    m[i] = a.m;
+    v[i] = a.v;
+    update[i] = a.update;
+  }
   store_elements<kEach>(out + at.begin, at.count, update);
   close(state.exp_avg, at, codes.first, m);
   close(state.exp_avg_sq, at, codes.second, v);
@@ -91,19 +102,24 @@ TH_DEVICE void move_momentum(const StoredValues& state, Elements at, const Momen
   if (state.kind == StoredValues::Kind::kNone) return;
   float m[kEach];
   open(state, at, codes, m);
-  for (int i = 0; i < kEach; ++i) x[i] = momentum_update(x[i], m[i], math);
+  for (int i = 0; i < kEach; ++i) {
+    const MomentumResult r = momentum_update(x[i], m[i], math);
+    m[i] = r.m;
+    x[i] = r.update;
+  }
   close(state, at, codes, m);
 }
 
 TH_KERNEL void momentum_step_kernel(std::int64_t n, UpdateSource g, StoredValues weight,
                                     StoredValues state, MomentumMath math, WeightDecay decay,
                                     Codes codes) {
+  const float first = decay_before(decay), last = decay_after(decay);
   const Elements at = elements_of_thread(n);
   float x[kEach], w[kEach];
   open_scaled(g, at, codes.source, x);
   move_momentum(state, at, math, codes.first, x);
   open(weight, at, {}, w);
-  for (int i = 0; i < kEach; ++i) w[i] = stepped(w[i], math.lr * x[i], decay);
+  for (int i = 0; i < kEach; ++i) w[i] = stepped(w[i], math.lr * x[i], first, last);
   close(weight, at, {}, w);
 }
 
@@ -144,13 +160,17 @@ void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValu
 TH_KERNEL void lion_step_kernel(std::int64_t n, UpdateSource g, StoredValues weight,
                                 StoredValues state, float beta1, float beta2, float lr,
                                 WeightDecay decay, Codes codes) {
+  const float first = decay_before(decay), last = decay_after(decay);
   const Elements at = elements_of_thread(n);
   float x[kEach], w[kEach], m[kEach];
   open_scaled(g, at, codes.source, x);
   open(weight, at, {}, w);
   open(state, at, codes.first, m);
-  for (int i = 0; i < kEach; ++i)
-    w[i] = stepped(w[i], lr * lion_update(x[i], m[i], beta1, beta2), decay);
+  for (int i = 0; i < kEach; ++i) {
+    const MomentumResult r = lion_update(x[i], m[i], beta1, beta2);
+    m[i] = r.m;
+    w[i] = stepped(w[i], lr * r.update, first, last);
+  }
   close(weight, at, {}, w);
   close(state, at, codes.first, m);
 }
@@ -164,6 +184,7 @@ void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
 
 TH_KERNEL void scaled_step_kernel(std::int64_t n, std::int64_t width, UpdateSource d,
                                   StoredValues weight, Scaling s, WeightDecay decay, Codes codes) {
+  const float first = decay_before(decay), last = decay_after(decay);
   const Elements at = elements_of_thread(n);
   float x[kEach], w[kEach];
   open_scaled(d, at, codes.source, x);
@@ -174,7 +195,7 @@ TH_KERNEL void scaled_step_kernel(std::int64_t n, std::int64_t width, UpdateSour
     const float factor = s.lr * (s.rows == nullptr ? 1.0f : s.rows[element / width]);
     float value = s.sign ? sign_of(x[i]) : x[i];
     if (s.columns != nullptr) value *= s.columns[element % width];
-    w[i] = stepped(w[i], factor * value, decay);
+    w[i] = stepped(w[i], factor * value, first, last);
   }
   close(weight, at, {}, w);
 }
