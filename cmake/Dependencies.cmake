@@ -31,8 +31,23 @@ if(THIMBLE_BENCH)
   find_package(benchmark REQUIRED)
 endif()
 
+if(THIMBLE_CUDA)
+  # The toolkit is often installed beside the PATH.
+  find_program(CMAKE_CUDA_COMPILER nvcc HINTS ENV CUDA_HOME PATHS /usr/local/cuda PATH_SUFFIXES bin REQUIRED)
+  if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+    set(CMAKE_CUDA_ARCHITECTURES 80 90 100)
+  endif()
+  enable_language(CUDA)
+  # CMake 3.25 does not know which standards nvcc 13 has.
+  set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
+  set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
+  find_package(CUDAToolkit REQUIRED)
+  add_custom_target(thimble_cuda)  # everything that nvcc compiles
+endif()
+
 find_program(THIMBLE_CCACHE ccache)
 if(THIMBLE_CCACHE)
+  set(CMAKE_CUDA_COMPILER_LAUNCHER "${THIMBLE_CCACHE}")
   set(CMAKE_CXX_COMPILER_LAUNCHER "${THIMBLE_CCACHE}")
 endif()
 

@@ -61,3 +61,21 @@ function(thimble_test name)
   gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
                        WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600)
 endfunction()
+
+# thimble_cuda_library(name SOURCES...): a static library thimble_<name> compiled by nvcc for every architecture of
+# CMAKE_CUDA_ARCHITECTURES, in the namespace thimble::cuda; nothing without THIMBLE_CUDA. Products and sums are fused only
+# where the text says so, as on the CPU.
+function(thimble_cuda_library name)
+  if(NOT THIMBLE_CUDA)
+    return()
+  endif()
+  cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
+  add_library(thimble_${name} STATIC ${arg_SOURCES})
+  # fmt 9 takes nvcc for a compiler without constexpr.
+  target_compile_definitions(thimble_${name} PRIVATE THIMBLE_ISA=cuda FMT_USE_CONSTEXPR=1)
+  target_compile_options(thimble_${name} PRIVATE --expt-relaxed-constexpr --fmad=false -Werror=all-warnings
+                                                 -Xcompiler=-Wall,-Wextra)
+  target_include_directories(thimble_${name} PUBLIC "${PROJECT_SOURCE_DIR}")
+  target_link_libraries(thimble_${name} PUBLIC fmt::fmt CUDA::cudart)
+  add_dependencies(thimble_cuda thimble_${name})
+endfunction()

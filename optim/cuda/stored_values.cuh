@@ -48,27 +48,28 @@ TH_DEVICE void open(const StoredValues& s, Elements at, const DeviceCodes& codes
       load_floats<kEach>(static_cast<const BF16*>(s.data) + at.begin, at.count, out);
       return;
     case Kind::kSplit: {
-      std::uint16_t high[kEach], low[kEach];
+      std::uint16_t high[kEach] = {}, low[kEach] = {};
       load_elements<kEach>(static_cast<const std::uint16_t*>(s.data) + at.begin, at.count, high);
       load_elements<kEach>(static_cast<const std::uint16_t*>(s.extra) + at.begin, at.count, low);
-      for (int i = 0; i < at.count; ++i) out[i] = join_halves(high[i], low[i]);
+      for (int i = 0; i < kEach; ++i) out[i] = join_halves(high[i], low[i]);
       return;
     }
     case Kind::kInt8: {
-      std::int8_t code[kEach];
+      std::int8_t code[kEach] = {};
       load_elements<kEach>(static_cast<const std::int8_t*>(s.data) + at.begin, at.count, code);
       if (at.count == 0) return;
       const float scale = static_cast<const float*>(s.extra)[at.begin / kInt8Group];
-      for (int i = 0; i < at.count; ++i) out[i] = static_cast<float>(code[i]) * scale;
+      for (int i = 0; i < kEach; ++i) out[i] = static_cast<float>(code[i]) * scale;
       return;
     }
     case Kind::kSigned8:
     case Kind::kUnsigned8: {
-      std::uint8_t code[kEach];
+      std::uint8_t code[kEach] = {};
       load_elements<kEach>(static_cast<const std::uint8_t*>(s.data) + at.begin, at.count, code);
       if (at.count == 0) return;
       const float largest = static_cast<const float*>(s.extra)[at.begin / kBlock8Bit];
-      for (int i = 0; i < at.count; ++i) out[i] = codes.values[code[i]] * largest;
+      for (int i = 0; i < kEach; ++i)
+        out[i] = i < at.count ? codes.values[code[i]] * largest : 0.0f;
       return;
     }
   }
@@ -76,9 +77,9 @@ TH_DEVICE void open(const StoredValues& s, Elements at, const DeviceCodes& codes
 
 TH_DEVICE float largest_magnitude(const float* values, int count) {
   float most = 0.0f;
-  for (int i = 0; i < count; ++i) {
+  for (int i = 0; i < kEach; ++i) {
     const float magnitude = values[i] < 0.0f ? -values[i] : values[i];
-    most = magnitude > most ? magnitude : most;
+    if (i < count && magnitude > most) most = magnitude;
   }
   return most;
 }
@@ -87,10 +88,18 @@ TH_DEVICE float largest_magnitude(const float* values, int count) {
 TH_DEVICE void noise_of(const StoredValues& s, Elements at, std::uint16_t* out) {
   const std::uint64_t first = s.first + static_cast<std::uint64_t>(at.begin);
   const int skip = static_cast<int>(first % kEach);
+  if (skip == 0) return random_halves(s.key, s.index, first / kEach, out);
   std::uint16_t halves[2 * kEach];
   random_halves(s.key, s.index, first / kEach, halves);
-  if (skip > 0) random_halves(s.key, s.index, first / kEach + 1, halves + kEach);
-  for (int i = 0; i < kEach; ++i) out[i] = halves[skip == 0 ? i : skip + i];
+  random_halves(s.key, s.index, first / kEach + 1, halves + kEach);
+  // Indices known to the compiler keep arrays in registers.
+  TH_UNROLL
+  for (int known = 1; known < kEach; ++known) {
+    TH_UNROLL
+    for (int i = 0; i < kEach; ++i) {
+      if (skip == known) out[i] = halves[known + i];
+    }
+  }
 }
 
 /// Writes back what open() gave. All threads of a warp call it together.

@@ -16,6 +16,7 @@
 #define TH_DEVICE __device__ __forceinline__
 /// An array that the threads of a block share.
 #define TH_SHARED(type, name, count) __shared__ type name[count]
+#define TH_UNROLL _Pragma("unroll")
 
 namespace thimble::gpu {
 using Stream = cudaStream_t;
@@ -50,6 +51,7 @@ TH_DEVICE void block_barrier() {
 #define TH_KERNEL static
 #define TH_DEVICE static inline
 #define TH_SHARED(type, name, count) static thread_local type name[count]
+#define TH_UNROLL
 
 #endif
 
