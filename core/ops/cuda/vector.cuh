@@ -28,12 +28,14 @@ TH_DEVICE bool is_aligned(const void* p) {
 template <int kCount, typename T>
 TH_DEVICE void load_elements(const T* from, int count, T* out) {
   constexpr int kBytes = kPieceBytes<kCount, T>;
-  if (count == kCount && is_aligned<kBytes>(from)) {
-    for (int i = 0; i < kCount * static_cast<int>(sizeof(T)) / kBytes; ++i) {
-      const Piece<kBytes> piece = reinterpret_cast<const Piece<kBytes>*>(from)[i];
-      memcpy(reinterpret_cast<char*>(out) + i * kBytes, &piece, kBytes);
+  if constexpr (kBytes % 4 == 0) {
+    if (count == kCount && is_aligned<kBytes>(from)) {
+      for (int i = 0; i < kCount * static_cast<int>(sizeof(T)) / kBytes; ++i) {
+        const Piece<kBytes> piece = reinterpret_cast<const Piece<kBytes>*>(from)[i];
+        memcpy(reinterpret_cast<char*>(out) + i * kBytes, &piece, kBytes);
+      }
+      return;
     }
-    return;
   }
   for (int i = 0; i < kCount; ++i) {
     if (i < count) out[i] = from[i];
@@ -43,13 +45,15 @@ TH_DEVICE void load_elements(const T* from, int count, T* out) {
 template <int kCount, typename T>
 TH_DEVICE void store_elements(T* to, int count, const T* values) {
   constexpr int kBytes = kPieceBytes<kCount, T>;
-  if (count == kCount && is_aligned<kBytes>(to)) {
-    for (int i = 0; i < kCount * static_cast<int>(sizeof(T)) / kBytes; ++i) {
-      Piece<kBytes> piece;
-      memcpy(&piece, reinterpret_cast<const char*>(values) + i * kBytes, kBytes);
-      reinterpret_cast<Piece<kBytes>*>(to)[i] = piece;
+  if constexpr (kBytes % 4 == 0) {
+    if (count == kCount && is_aligned<kBytes>(to)) {
+      for (int i = 0; i < kCount * static_cast<int>(sizeof(T)) / kBytes; ++i) {
+        Piece<kBytes> piece;
+        memcpy(&piece, reinterpret_cast<const char*>(values) + i * kBytes, kBytes);
+        reinterpret_cast<Piece<kBytes>*>(to)[i] = piece;
+      }
+      return;
     }
-    return;
   }
   for (int i = 0; i < kCount; ++i) {
     if (i < count) to[i] = values[i];

@@ -1,0 +1,49 @@
+// How the GPU's ops cut their work: eight neighbouring elements a thread, or a block a row.
+#pragma once
+
+#include "core/base/error.h"
+#include "core/device/cuda/runtime.h"
+#include "core/ops/cuda/vector.cuh"
+#include "core/ops/element_math.h"
+#include "core/ops/kernel_table.h"
+
+namespace thimble::cuda {
+
+inline constexpr unsigned kThreads = 256;
+inline constexpr int kRun = 8;  // elements of a thread
+
+/// The elements of one thread: [begin, begin + count), count at most kRun and possibly 0.
+struct Run {
+  std::int64_t begin;
+  int count;
+};
+TH_DEVICE Run run_of(std::int64_t index, std::int64_t n) {
+  const std::int64_t begin = index * kRun, left = n - begin;
+  return {begin, left >= kRun ? kRun : (left > 0 ? static_cast<int>(left) : 0)};
+}
+TH_DEVICE Run run_of_thread(std::int64_t n) {
+  return run_of(static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x, n);
+}
+TH_DEVICE void clear(float* values) {
+  for (int i = 0; i < kRun; ++i) values[i] = 0.0f;
+}
+
+inline unsigned blocks_for(std::int64_t threads) {
+  return static_cast<unsigned>((threads + kThreads - 1) / kThreads);
+}
+inline unsigned blocks_of_runs(std::int64_t n) {
+  return blocks_for((n + kRun - 1) / kRun);
+}
+
+/// Calls f with a null pointer of the element type, to choose a template by dtype (f32 or bf16
+/// only).
+template <typename F>
+void with_float_type(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) {
+    f(static_cast<BF16*>(nullptr));
+  } else {
+    f(static_cast<float*>(nullptr));
+  }
+}
+
+}  // namespace thimble::cuda

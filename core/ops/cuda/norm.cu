@@ -1,0 +1,231 @@
+// RMSNorm, rotary embedding, embedding and the sums over tokens that give gradients of norms and
+// biases.
+#include "core/ops/cuda/declare.h"
+#include "core/ops/cuda/launch.cuh"
+
+namespace thimble::cuda {
+namespace {
+
+// A block a row. The row stays in the cache between the two passes over it.
+template <typename T>
+TH_KERNEL void rms_norm_kernel(RmsNormArgs a) {
+  const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.cols;
+  T* y = static_cast<T*>(a.y) + blockIdx.x * a.cols;
+  float sum = 0;
+  for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
+    const Run run = run_of(i, a.cols);
+    float values[kRun];
+    clear(values);
+    load_floats<kRun>(x + run.begin, run.count, values);
+    for (int j = 0; j < kRun; ++j) sum += values[j] * values[j];
+  }
+  sum = gpu::block_sum<kThreads>(sum);
+  const float rstd = 1.0f / std::sqrt(sum / static_cast<float>(a.cols) + a.eps);
+  if (threadIdx.x == 0) a.rstd[blockIdx.x] = rstd;
+  for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
+    const Run run = run_of(i, a.cols);
+    float values[kRun], w[kRun];
+    clear(values);
+    clear(w);
+    load_floats<kRun>(x + run.begin, run.count, values);
+    load_floats<kRun>(static_cast<const T*>(a.w) + run.begin, run.count, w);
+    for (int j = 0; j < kRun; ++j) values[j] = values[j] * rstd * w[j];
+    store_floats<kRun>(y + run.begin, run.count, values);
+  }
+}
+
+template <typename T>
+TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
+  const std::int64_t row = blockIdx.x;
+  const T* x = static_cast<const T*>(a.x) + row * a.cols;
+  const T* dy = static_cast<const T*>(a.dy) + row * a.cols;
+  T* dx = static_cast<T*>(a.dx) + row * a.cols;
+  const float rstd = a.rstd[row];
+  float dot = 0;
+  for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
+    const Run run = run_of(i, a.cols);
+    float xs[kRun], d[kRun], w[kRun];
+    clear(xs);
+    clear(d);
+    clear(w);
+    load_floats<kRun>(x + run.begin, run.count, xs);
+    load_floats<kRun>(dy + run.begin, run.count, d);
+    load_floats<kRun>(static_cast<const T*>(a.w) + run.begin, run.count, w);
+    for (int j = 0; j < kRun; ++j) dot += d[j] * w[j] * xs[j];
+  }
+  dot = gpu::block_sum<kThreads>(dot);
+  const float mean = dot * rstd * rstd / static_cast<float>(a.cols);
+  for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
+    const Run run = run_of(i, a.cols);
+    float xs[kRun], d[kRun], w[kRun], out[kRun];
+    clear(xs);
+    clear(d);
+    clear(w);
+    clear(out);
+    load_floats<kRun>(x + run.begin, run.count, xs);
+    load_floats<kRun>(dy + run.begin, run.count, d);
+    load_floats<kRun>(static_cast<const T*>(a.w) + run.begin, run.count, w);
+    if (a.accumulate_dx) load_floats<kRun>(dx + run.begin, run.count, out);
+    for (int j = 0; j < kRun; ++j) out[j] += rstd * (d[j] * w[j] - xs[j] * mean);
+    store_floats<kRun>(dx + run.begin, run.count, out);
+  }
+}
+
+// A thread a column of a chunk of kReductionRows rows, in their order. x null: of dy alone.
+template <typename T>
+TH_KERNEL void chunk_sums_kernel(float* partial, const T* dy, const T* x, const float* rstd,
+                                 std::int64_t rows, std::int64_t cols) {
+  const std::int64_t per_chunk = (cols + kThreads - 1) / kThreads;
+  const std::int64_t chunk = blockIdx.x / per_chunk,
+                     c = blockIdx.x % per_chunk * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  const std::int64_t begin = chunk * kReductionRows;
+  const std::int64_t end = begin + kReductionRows < rows ? begin + kReductionRows : rows;
+  float sum = 0;
+  for (std::int64_t r = begin; r < end; ++r) {
+    const float d = to_float(dy[r * cols + c]);
+    sum += x == nullptr ? d : d * to_float(x[r * cols + c]) * rstd[r];
+  }
+  partial[chunk * cols + c] = sum;
+}
+
+template <typename T>
+void chunk_sums(float* partial, const T* dy, const T* x, const float* rstd, std::int64_t rows,
+                std::int64_t cols) {
+  const std::int64_t per_chunk = (cols + kThreads - 1) / kThreads;
+  gpu::launch_flat(chunk_sums_kernel<T>, static_cast<unsigned>(norm_chunks(rows) * per_chunk),
+                   kThreads, gpu::compute_stream(), partial, dy, x, rstd, rows, cols);
+}
+
+template <typename T>
+TH_KERNEL void fold_rows_kernel(T* out, const float* partial, std::int64_t chunks,
+                                std::int64_t cols, bool accumulate) {
+  const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (c >= cols) return;
+  float sum = accumulate ? to_float(out[c]) : 0.0f;
+  for (std::int64_t k = 0; k < chunks; ++k) sum += partial[k * cols + c];
+  store_floats<1>(out + c, 1, &sum);
+}
+
+// A thread a pair of one head.
+template <typename T>
+TH_KERNEL void rope_kernel(RopeArgs a) {
+  const std::int64_t half = a.head_dim / 2, pairs = a.tokens * a.heads * half;
+  const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (index >= pairs) return;
+  const std::int64_t i = index % half, head = index / half, token = head / a.heads;
+  const float* cosine = a.table + static_cast<std::int64_t>(a.positions[token]) * a.head_dim;
+  T* x = static_cast<T*>(a.x) + head * a.head_dim;
+  float first = to_float(x[i]), second = to_float(x[half + i]);
+  rotate_pair(cosine[i], a.inverse ? -cosine[half + i] : cosine[half + i], first, second);
+  store_floats<1>(x + i, 1, &first);
+  store_floats<1>(x + half + i, 1, &second);
+}
+
+// A block a token.
+template <typename T>
+TH_KERNEL void embedding_kernel(T* out, const T* table, const std::int32_t* ids,
+                                std::int64_t cols) {
+  const T* from = table + static_cast<std::int64_t>(ids[blockIdx.x]) * cols;
+  for (std::int64_t i = threadIdx.x; i * kRun < cols; i += kThreads) {
+    const Run run = run_of(i, cols);
+    T values[kRun] = {};
+    load_elements<kRun>(from + run.begin, run.count, values);
+    store_elements<kRun>(out + blockIdx.x * cols + run.begin, run.count, values);
+  }
+}
+
+// A block a token in sorted order; the first of equal ids adds all of them, in their order.
+template <typename D, typename S>
+TH_KERNEL void embedding_grad_kernel(D* dtable, const S* dy, const std::int32_t* ids,
+                                     const std::int32_t* order, std::int64_t tokens,
+                                     std::int64_t cols) {
+  const std::int64_t first = blockIdx.x;
+  const std::int32_t id = ids[order[first]];
+  if (first > 0 && ids[order[first - 1]] == id) return;
+  for (std::int64_t i = threadIdx.x; i * kRun < cols; i += kThreads) {
+    const Run run = run_of(i, cols);
+    D* row = dtable + static_cast<std::int64_t>(id) * cols + run.begin;
+    float sum[kRun], next[kRun];
+    clear(sum);
+    clear(next);
+    load_floats<kRun>(row, run.count, sum);
+    for (std::int64_t t = first; t < tokens && ids[order[t]] == id; ++t) {
+      load_floats<kRun>(dy + order[t] * cols + run.begin, run.count, next);
+      for (int j = 0; j < kRun; ++j) sum[j] += next[j];
+    }
+    store_floats<kRun>(row, run.count, sum);
+  }
+}
+
+}  // namespace
+
+void rms_norm(const RmsNormArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    gpu::launch(rms_norm_kernel<std::remove_pointer_t<decltype(type)>>,
+                static_cast<unsigned>(a.rows), kThreads, gpu::compute_stream(), a);
+  });
+}
+
+void rms_norm_grad(const RmsNormGradArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    gpu::launch(rms_norm_grad_kernel<T>, static_cast<unsigned>(a.rows), kThreads,
+                gpu::compute_stream(), a);
+    if (a.partial_dw != nullptr) {
+      chunk_sums(a.partial_dw, static_cast<const T*>(a.dy), static_cast<const T*>(a.x), a.rstd,
+                 a.rows, a.cols);
+    }
+  });
+}
+
+void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
+                 std::int64_t cols) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    chunk_sums<T>(partial, static_cast<const T*>(dy), nullptr, nullptr, rows, cols);
+  });
+}
+
+void fold_rows(void* out, DType out_dtype, const float* partial, std::int64_t chunks,
+               std::int64_t cols, bool accumulate) {
+  with_float_type(out_dtype, [&](auto* type) {
+    gpu::launch_flat(fold_rows_kernel<std::remove_pointer_t<decltype(type)>>, blocks_for(cols),
+                     kThreads, gpu::compute_stream(), static_cast<decltype(type)>(out), partial,
+                     chunks, cols, accumulate);
+  });
+}
+
+void rope(const RopeArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    gpu::launch_flat(rope_kernel<std::remove_pointer_t<decltype(type)>>,
+                     blocks_for(a.tokens * a.heads * (a.head_dim / 2)), kThreads,
+                     gpu::compute_stream(), a);
+  });
+}
+
+void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,
+               std::int64_t cols, DType dtype) {
+  with_float_type(dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    gpu::launch_flat(embedding_kernel<T>, static_cast<unsigned>(tokens), kThreads,
+                     gpu::compute_stream(), static_cast<T*>(out), static_cast<const T*>(table), ids,
+                     cols);
+  });
+}
+
+void embedding_grad(void* dtable, DType table_dtype, const void* dy, DType dy_dtype,
+                    const std::int32_t* ids, const std::int32_t* order, std::int64_t tokens,
+                    std::int64_t cols) {
+  with_float_type(table_dtype, [&](auto* d) {
+    with_float_type(dy_dtype, [&](auto* s) {
+      using S = std::remove_pointer_t<decltype(s)>;
+      gpu::launch_flat(embedding_grad_kernel<std::remove_pointer_t<decltype(d)>, S>,
+                       static_cast<unsigned>(tokens), kThreads, gpu::compute_stream(),
+                       static_cast<decltype(d)>(dtable), static_cast<const S*>(dy), ids, order,
+                       tokens, cols);
+    });
+  });
+}
+
+}  // namespace thimble::cuda

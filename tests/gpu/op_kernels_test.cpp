@@ -1,0 +1,315 @@
+// The GPU's ops, emulated, against the CPU's: odd sizes, both element types.
+#include <gtest/gtest.h>
+
+#include <numeric>
+
+#include "core/ops/cuda/declare.h"
+#include "core/ops/ops.h"
+#include "tests/core/expect_close.h"
+
+namespace thimble {
+namespace {
+
+class GpuOpKernels : public testing::TestWithParam<DType> {
+ protected:
+  Tensor empty(const Shape& shape, DType dtype) {
+    return Tensor::empty(*arena_, MemoryTag::kWorkspace, dtype, shape);
+  }
+  Tensor empty(const Shape& shape) { return empty(shape, GetParam()); }
+  Tensor random(const Shape& shape, std::uint64_t seed, float scale = 1.0f) {
+    return random(shape, seed, scale, GetParam());
+  }
+  Tensor random(const Shape& shape, std::uint64_t seed, float scale, DType dtype) {
+    const Tensor f = empty(shape, DType::kF32), t = empty(shape, dtype);
+    const CounterRandom values(seed, RandomPurpose::kInit);
+    for (std::int64_t i = 0; i < f.numel(); ++i)
+      f.data<float>()[i] = scale * values.normal(static_cast<std::uint64_t>(i));
+    ops::cast(t, f);
+    return t;
+  }
+  Tensor copy_of(const Tensor& t) {
+    const Tensor copy = empty(t.shape(), t.dtype());
+    ops::copy(copy, t);
+    return copy;
+  }
+  Tensor ints(const std::vector<std::int32_t>& values) {
+    const Tensor t = empty(Shape{static_cast<std::int64_t>(values.size())}, DType::kI32);
+    std::copy(values.begin(), values.end(), t.data<std::int32_t>());
+    return t;
+  }
+  const KernelTable& cpu() const { return kernels(arena_->device()); }
+  double tolerance() const { return GetParam() == DType::kBF16 ? 1e-2 : 2e-5; }
+  void expect_same(const Tensor& got, const Tensor& want, const char* what) {
+    expect_close(values_of(got), values_of(want), 0, what);
+  }
+  void expect_near(const Tensor& got, const Tensor& want, const char* what) {
+    expect_close(values_of(got), values_of(want), tolerance(), what);
+  }
+
+  std::unique_ptr<Arena> arena_ = Arena::make_cpu(1 << 27);
+};
+
+constexpr std::int64_t kSizes[] = {1, 7, 128, 1001};
+
+TEST_P(GpuOpKernels, ElementwiseOpsGiveTheBitsOfTheCpu) {
+  for (const std::int64_t n : kSizes) {
+    const Shape shape{n};
+    const Tensor a = random(shape, 1), b = random(shape, 2), c = random(shape, 3);
+    for (const DType to : {DType::kF32, DType::kBF16}) {
+      const Tensor want = empty(shape, to), got = empty(shape, to);
+      cpu().cast(want.raw(), to, a.raw(), GetParam(), n);
+      cuda::cast(got.raw(), to, a.raw(), GetParam(), n);
+      expect_same(got, want, "cast");
+      const Tensor sum = random(shape, 4, 1.0f, to), same = copy_of(sum);
+      cpu().accumulate(sum.raw(), to, a.raw(), GetParam(), n);
+      cuda::accumulate(same.raw(), to, a.raw(), GetParam(), n);
+      expect_same(same, sum, "accumulate");
+      const void* pieces[] = {a.raw(), b.raw(), c.raw()};
+      for (const bool accumulate : {false, true}) {
+        cpu().sum_in_order(sum.raw(), to, pieces, 3, GetParam(), n, accumulate);
+        cuda::sum_in_order(same.raw(), to, pieces, 3, GetParam(), n, accumulate);
+        expect_same(same, sum, "sum in order");
+      }
+    }
+    const Tensor want = empty(shape), got = empty(shape), want2 = empty(shape), got2 = empty(shape);
+    cpu().add(want.raw(), a.raw(), b.raw(), GetParam(), n);
+    cuda::add(got.raw(), a.raw(), b.raw(), GetParam(), n);
+    expect_same(got, want, "add");
+    cpu().swiglu(want.raw(), a.raw(), b.raw(), GetParam(), n);
+    cuda::swiglu(got.raw(), a.raw(), b.raw(), GetParam(), n);
+    expect_near(got, want, "swiglu");
+    cpu().swiglu_grad(want.raw(), want2.raw(), c.raw(), a.raw(), b.raw(), GetParam(), n);
+    cuda::swiglu_grad(got.raw(), got2.raw(), c.raw(), a.raw(), b.raw(), GetParam(), n);
+    expect_near(got, want, "swiglu gate gradient");
+    expect_near(got2, want2, "swiglu up gradient");
+  }
+}
+
+TEST_P(GpuOpKernels, EightBitWeights) {
+  for (const std::int64_t n : kSizes) {
+    const Tensor x = random(Shape{n}, 1, 1.0f, DType::kF32);
+    const std::int64_t groups = (n + kInt8Group - 1) / kInt8Group;
+    const Tensor codes = empty(Shape{n}, DType::kU8), same = empty(Shape{n}, DType::kU8),
+                 scales = empty(Shape{groups}, DType::kF32),
+                 same_scales = empty(Shape{groups}, DType::kF32);
+    cpu().quantize(codes.raw(), scales.data<float>(), x.data<float>(), n);
+    cuda::quantize(same.raw(), same_scales.data<float>(), x.data<float>(), n);
+    EXPECT_EQ(std::memcmp(codes.raw(), same.raw(), static_cast<std::size_t>(n)), 0);
+    expect_same(same_scales, scales, "scales");
+    const Tensor want = empty(Shape{n}), got = empty(Shape{n});
+    cpu().dequantize(want.raw(), GetParam(), codes.raw(), scales.data<float>(), n);
+    cuda::dequantize(got.raw(), GetParam(), codes.raw(), scales.data<float>(), n);
+    expect_same(got, want, "dequantize");
+  }
+}
+
+TEST_P(GpuOpKernels, TransposeAndSquares) {
+  for (const auto& [rows, cols] : {std::pair{1, 1}, std::pair{33, 70}, std::pair{64, 5}}) {
+    const Tensor x = random(Shape{rows, cols}, 1);
+    const Tensor want = empty(Shape{cols, rows}), got = empty(Shape{cols, rows});
+    cpu().transpose(want.raw(), x.raw(), rows, cols, dtype_size(GetParam()));
+    cuda::transpose(got.raw(), x.raw(), rows, cols, dtype_size(GetParam()));
+    expect_same(got, want, "transpose");
+    std::vector<double> squares(static_cast<std::size_t>(rows)), same(squares);
+    cpu().row_squares(squares.data(), x.raw(), GetParam(), rows, cols);
+    cuda::row_squares(same.data(), x.raw(), GetParam(), rows, cols);
+    expect_close(same, squares, 1e-6, "squares");
+  }
+}
+
+TEST_P(GpuOpKernels, NormsAndSumsOverTokens) {
+  const std::int64_t rows = 300;
+  for (const std::int64_t cols : {std::int64_t{24}, std::int64_t{37}, std::int64_t{520}}) {
+    const Tensor x = random(Shape{rows, cols}, 1), w = random(Shape{cols}, 2),
+                 dy = random(Shape{rows, cols}, 3);
+    Tensor out[2], rstd[2], dx[2], partial[2], sums[2], dw[2];
+    for (int side = 0; side < 2; ++side) {
+      const bool gpu = side == 1;
+      out[side] = empty(x.shape());
+      rstd[side] = empty(Shape{rows}, DType::kF32);
+      dx[side] = random(x.shape(), 4);
+      partial[side] = empty(Shape{norm_chunks(rows), cols}, DType::kF32);
+      sums[side] = empty(Shape{norm_chunks(rows), cols}, DType::kF32);
+      dw[side] = random(Shape{cols}, 5);
+      const RmsNormArgs forward{.rows = rows,
+                                .cols = cols,
+                                .dtype = GetParam(),
+                                .eps = 1e-5f,
+                                .x = x.raw(),
+                                .w = w.raw(),
+                                .y = out[side].raw(),
+                                .rstd = rstd[side].data<float>()};
+      (gpu ? cuda::rms_norm : cpu().rms_norm)(forward);
+      const RmsNormGradArgs backward{.rows = rows,
+                                     .cols = cols,
+                                     .dtype = GetParam(),
+                                     .x = x.raw(),
+                                     .w = w.raw(),
+                                     .rstd = rstd[side].data<float>(),
+                                     .dy = dy.raw(),
+                                     .dx = dx[side].raw(),
+                                     .accumulate_dx = true,
+                                     .partial_dw = partial[side].data<float>()};
+      (gpu ? cuda::rms_norm_grad : cpu().rms_norm_grad)(backward);
+      (gpu ? cuda::column_sums : cpu().column_sums)(sums[side].data<float>(), dy.raw(), GetParam(),
+                                                    rows, cols);
+      (gpu ? cuda::fold_rows : cpu().fold_rows)(
+          dw[side].raw(), GetParam(), partial[side].data<float>(), norm_chunks(rows), cols, true);
+    }
+    expect_near(out[1], out[0], "norm");
+    expect_near(rstd[1], rstd[0], "rstd");
+    expect_near(dx[1], dx[0], "norm gradient");
+    expect_near(partial[1], partial[0], "weight gradient in parts");
+    expect_near(dw[1], dw[0], "weight gradient");
+    expect_same(sums[1], sums[0], "column sums");
+  }
+}
+
+TEST_P(GpuOpKernels, RotationAndEmbedding) {
+  const std::int64_t tokens = 11, heads = 3, dim = 8, vocab = 5;
+  const Tensor table = random(Shape{20, dim}, 1, 1.0f, DType::kF32);
+  std::vector<std::int32_t> positions, ids;
+  for (int t = 0; t < tokens; ++t) {
+    positions.push_back((t * 7) % 20);
+    ids.push_back((t * 3) % 5);
+  }
+  const Tensor at = ints(positions), id = ints(ids);
+  for (const bool inverse : {false, true}) {
+    const Tensor want = random(Shape{tokens, heads * dim}, 2), got = copy_of(want);
+    RopeArgs args{.tokens = tokens,
+                  .heads = heads,
+                  .head_dim = dim,
+                  .dtype = GetParam(),
+                  .table = table.data<float>(),
+                  .positions = at.data<std::int32_t>(),
+                  .inverse = inverse,
+                  .x = want.raw()};
+    cpu().rope(args);
+    args.x = got.raw();
+    cuda::rope(args);
+    expect_near(got, want, "rotation");
+  }
+  for (const std::int64_t cols : {std::int64_t{24}, std::int64_t{13}}) {
+    const Tensor weights = random(Shape{vocab, cols}, 3), dy = random(Shape{tokens, cols}, 4);
+    const Tensor want = empty(Shape{tokens, cols}), got = empty(Shape{tokens, cols});
+    cpu().embedding(want.raw(), weights.raw(), id.data<std::int32_t>(), tokens, cols, GetParam());
+    cuda::embedding(got.raw(), weights.raw(), id.data<std::int32_t>(), tokens, cols, GetParam());
+    expect_same(got, want, "embedding");
+    std::vector<std::int32_t> order(static_cast<std::size_t>(tokens));
+    std::iota(order.begin(), order.end(), 0);
+    std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+      return ids[static_cast<std::size_t>(a)] < ids[static_cast<std::size_t>(b)];
+    });
+    const Tensor sorted = ints(order);
+    for (const DType dtype : {DType::kF32, DType::kBF16}) {
+      const Tensor grad = random(Shape{vocab, cols}, 5, 1.0f, dtype), same = copy_of(grad);
+      cpu().embedding_grad(grad.raw(), dtype, dy.raw(), GetParam(), id.data<std::int32_t>(),
+                           sorted.data<std::int32_t>(), tokens, cols);
+      cuda::embedding_grad(same.raw(), dtype, dy.raw(), GetParam(), id.data<std::int32_t>(),
+                           sorted.data<std::int32_t>(), tokens, cols);
+      expect_same(same, grad, "embedding gradient");
+    }
+  }
+}
+
+TEST_P(GpuOpKernels, CrossEntropy) {
+  const std::int64_t rows = 5;
+  for (const std::int64_t vocab : {std::int64_t{3}, std::int64_t{61}, std::int64_t{1500}}) {
+    const Tensor targets = ints({0, 2, 1, 2, 0});
+    const Tensor weights = empty(Shape{rows}, DType::kF32);
+    for (int r = 0; r < rows; ++r)
+      weights.data<float>()[r] = r == 3 ? 0.0f : 0.5f * static_cast<float>(1 + r);
+    for (const bool want_grad : {false, true}) {
+      Tensor logits[2], losses[2], grads[2];
+      for (int side = 0; side < 2; ++side) {
+        logits[side] = random(Shape{rows, vocab}, 1, 5.0f, DType::kF32);
+        losses[side] = empty(Shape{rows}, DType::kF32);
+        (side == 1 ? cuda::cross_entropy
+                   : cpu().cross_entropy)({.rows = rows,
+                                           .vocab = vocab,
+                                           .logits = logits[side].data<float>(),
+                                           .targets = targets.data<std::int32_t>(),
+                                           .weights = weights.data<float>(),
+                                           .losses = losses[side].data<float>(),
+                                           .grad_scale = 0.7f,
+                                           .grad_dtype = GetParam(),
+                                           .want_grad = want_grad});
+        if (!want_grad) continue;
+        grads[side] = empty(Shape{rows, vocab});
+        const std::int64_t bytes = vocab * dtype_size(GetParam());
+        for (std::int64_t r = 0; r < rows; ++r) {
+          std::memcpy(static_cast<char*>(grads[side].raw()) + r * bytes,
+                      logits[side].data<float>() + r * vocab, static_cast<std::size_t>(bytes));
+        }
+      }
+      expect_close(values_of(losses[1]), values_of(losses[0]), 1e-5, "losses");
+      if (want_grad) expect_near(grads[1], grads[0], "gradient of logits");
+    }
+  }
+}
+
+TEST_P(GpuOpKernels, Attention) {
+  struct Case {
+    std::int64_t batch, q_len, kv_len, heads, kv_heads, head_dim, window;
+  };
+  for (const Case& c :
+       {Case{2, 37, 37, 4, 2, 8, 0}, Case{1, 70, 70, 3, 1, 40, 9}, Case{2, 1, 45, 2, 2, 16, 0}}) {
+    const Shape queries{c.batch * c.q_len, c.heads * c.head_dim},
+        keys{c.batch * c.kv_len, c.kv_heads * c.head_dim};
+    const Tensor q = random(queries, 1), k = random(keys, 2), v = random(keys, 3),
+                 dout = random(queries, 4);
+    std::vector<std::int32_t> starts;
+    for (std::int64_t b = 0; b < c.batch; ++b) {
+      for (std::int64_t i = 0; i < c.q_len; ++i)
+        starts.push_back(c.q_len > 1 && i >= 20 && b == 0 ? 20 : 0);
+    }
+    const Tensor doc_start = ints(starts);
+    const AttentionSpec spec{.batch = c.batch,
+                             .q_len = c.q_len,
+                             .kv_len = c.kv_len,
+                             .heads = c.heads,
+                             .kv_heads = c.kv_heads,
+                             .head_dim = c.head_dim,
+                             .kv_stride = c.kv_heads * c.head_dim,
+                             .window = c.window,
+                             .scale = 0.3f,
+                             .dtype = GetParam()};
+    Tensor out[2], lse[2], dq[2], dk[2], dv[2];
+    for (int side = 0; side < 2; ++side) {
+      const bool gpu = side == 1;
+      out[side] = empty(queries);
+      lse[side] = empty(Shape{c.batch, c.heads, c.q_len}, DType::kF32);
+      dq[side] = empty(queries);
+      dk[side] = empty(keys);
+      dv[side] = empty(keys);
+      const std::int64_t bytes = std::max<std::int64_t>(
+          1, (gpu ? cuda::attention_workspace_bytes : cpu().attention_workspace_bytes)(spec, true));
+      const Tensor scratch = empty(Shape{bytes}, DType::kU8);
+      const AttentionArgs args{.q = q.raw(),
+                               .k = k.raw(),
+                               .v = v.raw(),
+                               .doc_start = doc_start.data<std::int32_t>(),
+                               .out = out[side].raw(),
+                               .lse = lse[side].data<float>(),
+                               .workspace = scratch.raw()};
+      (gpu ? cuda::attention : cpu().attention)(spec, args);
+      if (c.q_len != c.kv_len) continue;
+      (gpu ? cuda::attention_grad : cpu().attention_grad)(spec, {.forward = args,
+                                                                 .dout = dout.raw(),
+                                                                 .dq = dq[side].raw(),
+                                                                 .dk = dk[side].raw(),
+                                                                 .dv = dv[side].raw()});
+    }
+    expect_near(out[1], out[0], "output");
+    expect_close(values_of(lse[1]), values_of(lse[0]), 1e-2 * tolerance() + 1e-5, "lse");
+    if (c.q_len != c.kv_len) continue;
+    expect_near(dq[1], dq[0], "dq");
+    expect_near(dk[1], dk[0], "dk");
+    expect_near(dv[1], dv[0], "dv");
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(DTypes, GpuOpKernels, testing::Values(DType::kF32, DType::kBF16));
+
+}  // namespace
+}  // namespace thimble
