@@ -73,9 +73,10 @@ function(thimble_cuda_library name)
   add_library(thimble_${name} STATIC ${arg_SOURCES})
   # fmt 9 takes nvcc for a compiler without constexpr.
   target_compile_definitions(thimble_${name} PRIVATE THIMBLE_ISA=cuda FMT_USE_CONSTEXPR=1)
-  target_compile_options(thimble_${name} PRIVATE --expt-relaxed-constexpr --fmad=false -Werror=all-warnings
-                                                 -Xcompiler=-Wall,-Wextra)
+  target_compile_options(thimble_${name} PRIVATE
+    "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--fmad=false;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra>"
+    "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wconversion;-Werror>")
   target_include_directories(thimble_${name} PUBLIC "${PROJECT_SOURCE_DIR}")
-  target_link_libraries(thimble_${name} PUBLIC fmt::fmt CUDA::cudart)
+  target_link_libraries(thimble_${name} PUBLIC fmt::fmt CUDA::cudart CUDA::cublasLt)
   add_dependencies(thimble_cuda thimble_${name})
 endfunction()

@@ -5,6 +5,8 @@
 
 namespace thimble::cuda {
 
+std::int64_t matmul_workspace_bytes(const MatmulSpec& s);
+void matmul(const MatmulSpec& s, const MatmulArgs& a);
 void cast(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n);
 void dequantize(void* dst, DType dst_dtype, const void* codes, const float* scales, std::int64_t n);
 void quantize(void* codes, float* scales, const float* src, std::int64_t n);
