@@ -7,9 +7,21 @@
 #include <cmath>
 #include <cstdint>
 
+#include "core/base/dtype.h"
 #include "core/base/host_device.h"
 
 namespace thimble::THIMBLE_ISA {
+
+/// Calls f with a null pointer of the element type, to choose a template by dtype (f32 or bf16
+/// only).
+template <typename F>
+void with_float_type(DType dtype, F&& f) {
+  if (dtype == DType::kBF16) {
+    f(static_cast<BF16*>(nullptr));
+  } else {
+    f(static_cast<float*>(nullptr));
+  }
+}
 
 /// e^x for x <= 88; 2 ulp. Below -87 the result is e^-87 (about 1e-38), NaN stays NaN.
 TH_HOST_DEVICE inline float fast_exp(float x) {

@@ -12,17 +12,6 @@
 namespace thimble {
 namespace {
 
-ParamInfo matrix(std::int64_t out, std::int64_t in, ParamRole role = ParamRole::kMatrix) {
-  return {.name = "m", .shape = Shape{out, in}, .role = role};
-}
-
-std::vector<double> after(const Optimizer& optimizer, const ParamInfo& info, int steps,
-                          double lr = 0.01) {
-  OneMatrix one(optimizer, info);
-  for (int step = 1; step <= steps; ++step) one.step(step, lr);
-  return one.weights();
-}
-
 AdamOptions adam() {
   return {.eps = 1e-6, .weight_decay = 0.05, .eps_mode = EpsMode::kHf, .decay_after = true};
 }

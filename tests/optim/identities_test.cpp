@@ -15,17 +15,6 @@
 namespace thimble {
 namespace {
 
-ParamInfo matrix(std::int64_t out, std::int64_t in, ParamRole role = ParamRole::kMatrix) {
-  return {.name = "m", .shape = Shape{out, in}, .role = role};
-}
-
-std::vector<double> after(const Optimizer& optimizer, const ParamInfo& info, int steps,
-                          double lr = 0.01) {
-  OneMatrix one(optimizer, info);
-  for (int step = 1; step <= steps; ++step) one.step(step, lr);
-  return one.weights();
-}
-
 // r = s and an orthogonal P: the norms that APOLLO compares are those of the full gradient's rows.
 TEST(ApolloTest, OrthogonalProjectionOfFullRank) {
   const ParamInfo info = matrix(8, 3);

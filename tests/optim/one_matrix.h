@@ -111,4 +111,16 @@ class OneMatrix : public UpdateLoop::Host {
   bool takes_images_ = false;
 };
 
+inline ParamInfo matrix(std::int64_t out, std::int64_t in, ParamRole role = ParamRole::kMatrix) {
+  return {.name = "m", .shape = Shape{out, in}, .role = role};
+}
+
+/// The weights after some steps of formula gradients.
+inline std::vector<double> after(const Optimizer& optimizer, const ParamInfo& info, int steps,
+                                 double lr = 0.01) {
+  OneMatrix one(optimizer, info);
+  for (int step = 1; step <= steps; ++step) one.step(step, lr);
+  return one.weights();
+}
+
 }  // namespace thimble

@@ -73,31 +73,30 @@ TH_DEVICE float warp_max(float value) {
   return value;
 }
 
-/// The same sum on every thread of a block of kThreads (a multiple of 32, at most 1024), in an
-/// order that depends on kThreads alone.
-template <int kThreads, typename T>
-TH_DEVICE T block_sum(T value) {
+/// What `reduce_warp` makes of a warp's values and `join` of two results, over a block of kThreads
+/// (a multiple of 32, at most 1024): the same on every thread, in an order that depends on kThreads
+/// alone.
+template <int kThreads, typename T, typename Warp, typename Join>
+TH_DEVICE T block_reduce(T value, Warp&& reduce_warp, Join&& join) {
   static_assert(kThreads % kWarp == 0 && kThreads <= kWarp * kWarp);
   TH_SHARED(T, parts, kThreads / kWarp);
-  value = warp_sum(value);
+  value = reduce_warp(value);
   if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
   block_barrier();
-  T total = parts[0];
-  for (int i = 1; i < kThreads / kWarp; ++i) total += parts[i];
+  T all = parts[0];
+  for (int i = 1; i < kThreads / kWarp; ++i) all = join(all, parts[i]);
   block_barrier();  // before anybody writes to `parts` again
-  return total;
+  return all;
+}
+template <int kThreads, typename T>
+TH_DEVICE T block_sum(T value) {
+  return block_reduce<kThreads>(
+      value, [](T v) { return warp_sum(v); }, [](T a, T b) { return a + b; });
 }
 template <int kThreads>
 TH_DEVICE float block_max(float value) {
-  static_assert(kThreads % kWarp == 0 && kThreads <= kWarp * kWarp);
-  TH_SHARED(float, parts, kThreads / kWarp);
-  value = warp_max(value);
-  if (threadIdx.x % kWarp == 0) parts[threadIdx.x / kWarp] = value;
-  block_barrier();
-  float top = parts[0];
-  for (int i = 1; i < kThreads / kWarp; ++i) top = parts[i] > top ? parts[i] : top;
-  block_barrier();
-  return top;
+  return block_reduce<kThreads>(
+      value, [](float v) { return warp_max(v); }, [](float a, float b) { return a > b ? a : b; });
 }
 
 }  // namespace thimble::gpu

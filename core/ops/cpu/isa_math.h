@@ -26,15 +26,4 @@ inline void store(BF16* p, float value) {
   p->bits = static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
 }
 
-/// Calls f with a null pointer of the element type, to choose a template by dtype (f32 or bf16
-/// only).
-template <typename F>
-void with_float_type(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) {
-    f(static_cast<BF16*>(nullptr));
-  } else {
-    f(static_cast<float*>(nullptr));
-  }
-}
-
 }  // namespace thimble::THIMBLE_ISA

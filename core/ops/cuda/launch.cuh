@@ -35,15 +35,4 @@ inline unsigned blocks_of_runs(std::int64_t n) {
   return blocks_for((n + kRun - 1) / kRun);
 }
 
-/// Calls f with a null pointer of the element type, to choose a template by dtype (f32 or bf16
-/// only).
-template <typename F>
-void with_float_type(DType dtype, F&& f) {
-  if (dtype == DType::kBF16) {
-    f(static_cast<BF16*>(nullptr));
-  } else {
-    f(static_cast<float*>(nullptr));
-  }
-}
-
 }  // namespace thimble::cuda
