@@ -10,8 +10,8 @@ import argparse
 
 from compare import HERE, measure
 
-OPTIMIZERS = ["adamw", "adamw_8bit", "adam_mini", "adafactor", "lion", "sgd", "galore", "galore_8bit", "fira", "apollo", "apollo_mini",
-              "frugal", "scale", "muon"]
+OPTIMIZERS = ["adamw", "adamw_8bit", "adam_mini", "adafactor", "lion", "sgd", "galore", "galore_8bit", "natural_galore", "fira", "ldadam",
+              "apollo", "apollo_mini", "frugal", "scale", "badam", "lisa", "muon"]
 
 
 def main():
@@ -31,7 +31,7 @@ def main():
     print("| optimizer | step s | of AdamW | optimizer state MB | peak MB | fused, no master: step s | peak MB |\n|---|---|---|---|---|---|---|")
     adamw = None
     for name in names:
-        more = ["--optimizer", name] + (["--rank", a.rank] if name in ("galore", "galore_8bit", "fira", "apollo") else [])
+        more = ["--optimizer", name] + (["--rank", a.rank] if name in ("galore", "galore_8bit", "natural_galore", "fira", "ldadam", "apollo") else [])
         plain = measure(base + more)
         small = measure(base + more + ["--fused", "--master", "none"])
         adamw = adamw or plain["step_s"]

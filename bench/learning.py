@@ -17,16 +17,17 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Learning rates and what else is set: the rank is a quarter of the hidden size, as in the publications.
 RANK = "rank = 64"
-ROWS, SEQ = 32, 256  # of a step
+# Of a step. Methods without momentum need small batches: at 32 rows, four times fewer steps, APOLLO was 0.12 behind AdamW.
+ROWS, SEQ = 8, 256
 OPTIMIZERS = {
-    "adamw": (["1e-3", "2e-3", "4e-3"], ""),
+    "adamw": (["5e-4", "1e-3", "2e-3"], ""),
     "apollo": (["3e-3", "1e-2", "3e-2"], RANK),
     "apollo_mini": (["3e-3", "1e-2", "3e-2"], ""),
     "galore": (["3e-3", "1e-2", "3e-2"], RANK),
-    "scale": (["5e-4", "1e-3", "2e-3"], ""),
-    "muon": (["2e-3", "4e-3", "8e-3"], ""),
-    "frugal": (["1e-3", "2e-3", "4e-3"], ""),
-    "adamw_8bit": (["1e-3", "2e-3", "4e-3"], ""),
+    "scale": (["2e-4", "5e-4", "1e-3"], ""),
+    "muon": (["1e-3", "2e-3", "4e-3"], ""),
+    "frugal": (["5e-4", "1e-3", "2e-3"], ""),
+    "adamw_8bit": (["5e-4", "1e-3", "2e-3"], ""),
 }
 
 MODEL = {"model_type": "llama", "hidden_size": 256, "intermediate_size": 688, "num_hidden_layers": 4, "num_attention_heads": 8,
@@ -52,7 +53,7 @@ name = "{name}"
 lr = 1e-3
 {more}
 weight_decay = 0.0
-fallback = {{ name = "adamw", lr = 2e-3 }}
+fallback = {{ name = "adamw", lr = 1e-3 }}
 [lr_scheduler]
 warmup_ratio = 0.1
 [checkpoint]
