@@ -17,7 +17,7 @@
 
 namespace thimble::gpu {
 
-thread_local Index threadIdx, blockIdx, blockDim, gridDim;
+constinit thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
 namespace {
 

@@ -10,8 +10,8 @@ namespace thimble::gpu {
 struct Index {
   unsigned x = 0;
 };
-/// Of the running fibre; the names are those of CUDA.
-extern thread_local Index threadIdx, blockIdx, blockDim, gridDim;
+/// Of the running fibre; the names are those of CUDA. (constinit: reading them is no call.)
+extern constinit thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
 /// Work is done when launch returns: there is one stream.
 struct Stream {};
