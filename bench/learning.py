@@ -17,8 +17,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 
 # Learning rates and what else is set: the rank is a quarter of the hidden size, as in the publications.
 RANK = "rank = 64"
-# Of a step. Methods without momentum need small batches: at 32 rows, four times fewer steps, APOLLO was 0.12 behind AdamW.
-ROWS, SEQ = 8, 256
+SEQ = 256
 OPTIMIZERS = {
     "adamw": (["5e-4", "1e-3", "2e-3"], ""),
     "apollo": (["3e-3", "1e-2", "3e-2"], RANK),
@@ -83,8 +82,8 @@ def prepare_text(a):
 
 def sweep(a, name, rates, more, seed):
     job = a.out / f"{name}-seed-{seed}.toml"
-    eval_steps = max(1, a.tokens // ROWS // SEQ // 8)
-    job.write_text(JOB.format(tokens=a.tokens, eval_steps=eval_steps, name=name, seed=seed, more=more, rows=ROWS, seq=SEQ))
+    eval_steps = max(1, a.tokens // a.rows // SEQ // 8)
+    job.write_text(JOB.format(tokens=a.tokens, eval_steps=eval_steps, name=name, seed=seed, more=more, rows=a.rows, seq=SEQ))
     command = [a.thimble, "--quiet", "sweep", str(job), "--json", "--set", "optimizer.lr=" + ",".join(rates)]
     done = subprocess.run(command, cwd=a.out, stdout=subprocess.PIPE, text=True, check=True)
     runs = [json.loads(line) for line in done.stdout.splitlines()]
@@ -95,13 +94,13 @@ def sweep(a, name, rates, more, seed):
     return by_rate
 
 
-def curve(out, run):
+def curve(a, run):
     """The validation losses of a run: tokens in millions, loss."""
     tokens, losses = [], []
-    for line in (out / "runs" / run / "metrics.jsonl").read_text().splitlines():
+    for line in (a.out / "runs" / run / "metrics.jsonl").read_text().splitlines():
         event = json.loads(line)
         if event.get("event") == "eval" and event["step"] > 0:
-            tokens.append(event["step"] * ROWS * SEQ / 1e6)
+            tokens.append(event["step"] * a.rows * SEQ / 1e6)
             losses.append(event["eval_loss"])
     return tokens, losses
 
@@ -113,7 +112,7 @@ def plot(a, best):
     from matplotlib import pyplot
     figure, axes = pyplot.subplots(figsize=(8, 5))
     for name, run in sorted(best.items(), key=lambda item: item[1]["eval_loss"]):
-        axes.plot(*curve(a.out, run["run"]), label=f"{name} {run['eval_loss']:.3f}")
+        axes.plot(*curve(a, run["run"]), label=f"{name} {run['eval_loss']:.3f}")
     axes.set_xlabel("tokens read, millions")
     axes.set_ylabel("validation loss, nats a byte")
     axes.set_ylim(top=2.3)
@@ -129,6 +128,7 @@ def main():
     p.add_argument("--text", required=True, help="text files to read; a pattern of the job file")
     p.add_argument("--out", type=pathlib.Path, required=True)
     p.add_argument("--tokens", type=int, default=1 << 22)
+    p.add_argument("--rows", type=int, default=8, help=f"of {SEQ} tokens, of a step; methods without momentum need many small steps")
     p.add_argument("--only", default="")
     p.add_argument("--plot", type=pathlib.Path)
     a = p.parse_args()

@@ -1,7 +1,6 @@
 #include "optim/galore.h"
 
 #include <algorithm>
-#include <cstring>
 
 #include "core/ops/ops.h"
 
@@ -33,7 +32,9 @@ std::vector<StateSlot> Galore::state_slots(const ParamInfo& info, Slice slice) c
   if (options_.history > 0) {
     const DType dtype = options_.projector == ProjectorFormat::kF32 ? DType::kF32 : DType::kBF16;
     slots.push_back(row_slot("history", dtype, info, slice, options_.history * shape.rank));
-    slots.push_back(shared_slot("gram", DType::kF32, Shape{options_.history, options_.history}));
+    // Products of the gradients with each other; in the last row numbers (see History).
+    slots.push_back(
+        shared_slot("gram", DType::kF32, Shape{options_.history + 1, options_.history}));
   }
   if (options_.error_feedback) slots.push_back(element_slot("error", DType::kF32, info, slice));
   return slots;
@@ -97,7 +98,7 @@ SumCount Galore::sums(const ParamInfo& info, std::int64_t step, int round) const
   const LowRankShape shape = low_rank_shape(info, {}, options_.rank);
   if (round < refresh_rounds(info, step))
     return {.values = shape.width * (options_.exact ? shape.width : shape.rank)};
-  return {.exact = static_cast<int>(options_.fira ? 1 : num_remembered(info, step))};
+  return {.exact = static_cast<int>(options_.fira ? 1 : options_.history)};
 }
 
 std::int64_t Galore::carry_bytes(const ParamInfo& info, Slice slice, std::int64_t) const {

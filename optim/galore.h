@@ -7,6 +7,8 @@
 // or exactly.
 #pragma once
 
+#include <algorithm>
+
 #include "optim/projector.h"
 
 namespace thimble {
@@ -34,7 +36,7 @@ struct GaloreOptions {
   bool fira = false;
   double max_growth = 1.01;  // of the norm of what Fira adds
 
-  std::int64_t history = 0;  // gradients that precondition (Natural GaLore: 20)
+  std::int64_t history = 0;  // gradients that precondition, 2 or more (Natural GaLore: 20)
   double damping = 1e-3;     // F = damping I + sum of their outer products
 };
 
@@ -65,6 +67,25 @@ class Galore final : public Optimizer {
     Tensor norm, refreshes, history, gram, error;  // those that are kept
   };
   State state(const UpdateArgs& args) const;
+  // The last gradients, in a ring, and their products. Numbers of what is there, not of steps, so
+  // that a step that was skipped leaves no hole.
+  struct History {
+    enum Number : std::uint8_t { kCount, kNext };
+    Tensor gradients;
+    float *products, *numbers;
+    // Gradients once the next is in.
+    std::int64_t count_with_next(std::int64_t h) const {
+      return std::min(h, static_cast<std::int64_t>(numbers[kCount]) + 1);
+    }
+    // Of the next one, k = 0, and those before it.
+    std::int64_t place(std::int64_t k, std::int64_t h) const {
+      return (static_cast<std::int64_t>(numbers[kNext]) + h - k) % h;
+    }
+    float& product(std::int64_t a, std::int64_t b, std::int64_t h) const {
+      return products[a * h + b];
+    }
+  };
+  History history(const UpdateArgs& args) const;
   LowRankShape shape_of(const UpdateArgs& args) const {
     return low_rank_shape(args.info, args.slice, options_.rank);
   }
@@ -73,7 +94,6 @@ class Galore final : public Optimizer {
   std::int64_t first_refresh(const ParamInfo& info) const;
   int refresh_rounds(const ParamInfo& info, std::int64_t step) const;
   int update_rounds() const { return options_.fira || options_.history > 0 ? 2 : 1; }
-  std::int64_t num_remembered(const ParamInfo& info, std::int64_t step) const;
 
   // galore_refresh.cpp
   void start_basis(const UpdateArgs& args, std::span<const Tensor> projector) const;

@@ -9,34 +9,6 @@
 namespace thimble {
 namespace {
 
-Tensor workspace(const UpdateArgs& args, const Shape& shape, const char* what,
-                 DType dtype = DType::kF32) {
-  return Tensor::empty(*args.arena, MemoryTag::kWorkspace, dtype, shape, what);
-}
-
-template <typename T>
-void mix_typed(const Tensor& to, const Tensor& other, double own, double share) {
-  T* x = to.data<T>();
-  const T* y = other.data<T>();
-  const auto a = static_cast<float>(own), b = static_cast<float>(share);
-  const std::int64_t n = to.numel();
-#pragma omp parallel for if (n > 65536)
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float v = a * to_float(x[i]) + b * to_float(y[i]);
-    if constexpr (std::is_same_v<T, float>) {
-      x[i] = v;
-    } else {
-      x[i] = to_bf16(v);
-    }
-  }
-}
-
-// to <- own to + share other, of one dtype.
-void mix(const Tensor& to, const Tensor& other, double own, double share) {
-  to.dtype() == DType::kBF16 ? mix_typed<BF16>(to, other, own, share)
-                             : mix_typed<float>(to, other, own, share);
-}
-
 // Numbers that a lazy matrix keeps: refreshes stand this many times further apart, so many have
 // passed since the last, so many similarities follow.
 enum RefreshNumber : std::uint8_t { kMultiple, kPassed, kSimilarities, kFirstSimilarity };
@@ -64,7 +36,6 @@ Tensor Galore::subject(const UpdateArgs& args) const {
   if (shape.rows == 0) return mixed;
   ops::cast(low, state(args).moments[0]);
   ops::matmul(*args.arena, {low}, {p, true}, mixed);
-  if (mixed.device().planning) return mixed;
   const double rho = args.step == 1 ? 0.0 : options_.momentum_share;
   const double c1 = 1 - std::pow(options_.adam.beta1, static_cast<double>(args.step - 1));
   mix(mixed, args.grad, args.step == 1 ? 0.0 : rho / c1, (1 - rho) * args.grad_scale);
@@ -115,7 +86,7 @@ Tensor Galore::adopt(const UpdateArgs& args, const RoundSums& in) const {
   if (planning) return options_.rotate_moments ? before : Tensor();
   if (found) store_projector(next, options_.projector, state(args).projector);
   if (options_.lazy && args.step > first_refresh(args.info))
-    learn_interval(args, before, found ? next : before);
+    learn_interval(args, before, found ? next : Tensor());
   return options_.rotate_moments ? before : Tensor();
 }
 
@@ -126,7 +97,8 @@ bool Galore::is_due(const UpdateArgs& args) const {
 }
 
 // Ref: Zhang et al. 2024, "Q-GaLore", section 3.2: the similarity of first singular vectors; here
-// without their signs, and after a doubling only new similarities count.
+// without their signs, and after a doubling only new similarities count. next: undefined if nothing
+// was learnt, which is no similarity.
 void Galore::learn_interval(const UpdateArgs& args, const Tensor& before,
                             const Tensor& next) const {
   auto* numbers = state(args).refreshes.data<float>();
@@ -134,6 +106,7 @@ void Galore::learn_interval(const UpdateArgs& args, const Tensor& before,
     numbers[kPassed] += 1;
     return;
   }
+  if (!next.defined()) return;
   numbers[kPassed] = 0;
   double cosine = 0;
   const LowRankShape shape = shape_of(args);
@@ -198,10 +171,7 @@ void Galore::keep_lost_momentum(const UpdateArgs& args, const Tensor& before, co
   const double weight = options_.adam.beta1 / (1 - options_.adam.beta1);
   const Tensor signed_momentum = workspace(args, turned.shape(), "lost momentum");
   const auto add = [&](const Tensor& momentum, const Tensor& p, double sign) {
-    if (!p.device().planning) {
-      ops::zero(signed_momentum);
-      mix(signed_momentum, momentum, 0, sign * weight);
-    }
+    mix(signed_momentum, momentum, 0, sign * weight);
     ops::matmul(*args.arena, {signed_momentum}, {p, true}, kept.error, {.accumulate = true});
   };
   add(kept.moments[0], before, 1);

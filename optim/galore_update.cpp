@@ -11,11 +11,6 @@ namespace {
 
 constexpr double kTiny = 1e-8;
 
-Tensor workspace(const UpdateArgs& args, const Shape& shape, const char* what,
-                 DType dtype = DType::kF32) {
-  return Tensor::empty(*args.arena, MemoryTag::kWorkspace, dtype, shape, what);
-}
-
 // What Fira keeps from the round that measures to the one that applies.
 struct FiraCarry {
   float *direction, *projected, *scales;
@@ -25,7 +20,7 @@ struct FiraCarry {
         scales(projected + s.rows * s.rank) {}
 };
 
-// One of the `h` gradients that a history holds: row j of it is at row(j).
+// One of the `h` gradients that a history holds.
 class Remembered {
  public:
   Remembered(const Tensor& history, std::int64_t h, std::int64_t rank, std::int64_t k)
@@ -56,17 +51,7 @@ class Remembered {
 // In the first round error <- error + gradient; all rounds take that for the gradient.
 void Galore::add_error(UpdateArgs& args, bool first) const {
   const Tensor error = state(args).error;
-  if (first && !error.device().planning && args.slice.rows() > 0) {
-    const Tensor grad = workspace(args, args.grad.shape(), "gradient");
-    ops::cast(grad, args.grad);
-    float* sum = error.data<float>();
-    const float* g = grad.data<float>();
-    const auto scale = static_cast<float>(args.grad_scale);
-#pragma omp parallel for
-    for (std::int64_t i = 0; i < error.numel(); ++i) sum[i] += scale * g[i];
-  } else if (first) {
-    static_cast<void>(workspace(args, args.grad.shape(), "gradient"));
-  }
+  if (first) mix(error, args.grad, 1, args.grad_scale);
   args.grad = error;
   args.grad_scale = 1;
 }
@@ -75,9 +60,7 @@ void Galore::add_error(UpdateArgs& args, bool first) const {
 void Galore::keep_error(const UpdateArgs& args, const Tensor& r) const {
   const Tensor negative = workspace(args, r.shape(), "negative projected gradient");
   if (args.slice.rows() == 0) return;
-  if (!r.device().planning) {
-    for (std::int64_t i = 0; i < r.numel(); ++i) negative.data<float>()[i] = -r.data<float>()[i];
-  }
+  mix(negative, r, 0, -1);
   ops::matmul(*args.arena, {negative}, {basis(args, DType::kF32), true}, state(args).error,
               {.accumulate = true});
 }
@@ -92,21 +75,23 @@ Tensor Galore::projected(const UpdateArgs& args) const {
   return r;
 }
 
-// How many gradients since the basis may last have changed, this one included, are kept.
-std::int64_t Galore::num_remembered(const ParamInfo& info, std::int64_t step) const {
-  std::int64_t age = 1;
-  while (age < options_.history && age < step && !refreshes(info, step - age + 1)) ++age;
-  return std::min(age, options_.history);
+Galore::History Galore::history(const UpdateArgs& args) const {
+  const State kept = state(args);
+  float* gram = kept.gram.data<float>();
+  return {kept.history, gram, gram + options_.history * options_.history};
 }
 
-// Puts R into the history and asks for its products with all that is there.
+// Puts R into the history, which begins anew with the basis, and asks for its products with all
+// that is there.
 void Galore::remember(const UpdateArgs& args, RoundSums& out) const {
   const LowRankShape shape = shape_of(args);
   const Tensor r = projected(args);
-  if (r.device().planning || shape.rows == 0) return;
-  const std::int64_t h = options_.history, count = num_remembered(args.info, args.step);
-  const Tensor history = state(args).history;
-  const Remembered own(history, h, shape.rank, args.step % h);
+  if (r.device().planning) return;
+  const History past = history(args);
+  if (refreshes(args.info, args.step)) past.numbers[History::kCount] = 0;
+  if (shape.rows == 0) return;
+  const std::int64_t h = options_.history, count = past.count_with_next(h);
+  const Remembered own(past.gradients, h, shape.rank, past.place(0, h));
   auto* kept = static_cast<float*>(args.carry.raw());
   const auto scale = static_cast<float>(args.grad_scale);
 #pragma omp parallel for
@@ -116,9 +101,9 @@ void Galore::remember(const UpdateArgs& args, RoundSums& out) const {
       kept[i] = own.put(j, c, r.data<float>()[i] * scale);
     }
   }
+  std::vector<double> products(static_cast<std::size_t>(shape.rows));
   for (std::int64_t k = 0; k < count; ++k) {
-    const Remembered other(history, h, shape.rank, (args.step - k) % h);
-    std::vector<double> products(static_cast<std::size_t>(shape.rows));
+    const Remembered other(past.gradients, h, shape.rank, past.place(k, h));
 #pragma omp parallel for
     for (std::int64_t j = 0; j < shape.rows; ++j) {
       double sum = 0;
@@ -137,40 +122,40 @@ void Galore::precondition(const UpdateArgs& args, const RoundSums& in, RoundSums
   const LowRankShape shape = shape_of(args);
   const Tensor g = workspace(args, Shape{shape.rows, shape.rank}, "natural gradient");
   if (!g.device().planning) {
-    const std::int64_t h = options_.history, count = num_remembered(args.info, args.step);
-    const State kept = state(args);
-    float* gram = kept.gram.data<float>();
-    const auto place = [&](std::int64_t k) { return (args.step - k) % h; };
+    const History past = history(args);
+    const std::int64_t h = options_.history, count = past.count_with_next(h);
+    const double inverse = 1 / options_.damping;
     std::vector<double> system(static_cast<std::size_t>(count * count)), solution;
     for (std::int64_t k = 0; k < count; ++k) {
-      const double product = in.exact[static_cast<std::size_t>(k)].value();
-      solution.push_back(product);
-      gram[place(0) * h + place(k)] = static_cast<float>(product);
-      gram[place(k) * h + place(0)] = static_cast<float>(product);
+      solution.push_back(in.exact[static_cast<std::size_t>(k)].value());
+      past.product(past.place(0, h), past.place(k, h), h) = static_cast<float>(solution.back());
+      past.product(past.place(k, h), past.place(0, h), h) = static_cast<float>(solution.back());
     }
     for (std::int64_t a = 0; a < count; ++a) {
       for (std::int64_t b = 0; b < count; ++b) {
-        system[static_cast<std::size_t>(a * count + b)] =
-            (a == b ? 1.0 : 0.0) +
-            static_cast<double>(gram[place(a) * h + place(b)]) / options_.damping;
+        const auto product =
+            static_cast<double>(past.product(past.place(a, h), past.place(b, h), h));
+        system[static_cast<std::size_t>(a * count + b)] = (a == b ? 1.0 : 0.0) + inverse * product;
       }
     }
     const bool solved = solve_positive(count, system.data(), solution.data());
     const auto* own = static_cast<const float*>(args.carry.raw());
-    const double inverse = 1 / options_.damping;
 #pragma omp parallel for
     for (std::int64_t j = 0; j < shape.rows; ++j) {
       for (std::int64_t c = 0; c < shape.rank; ++c) {
         double sum = 0;
         for (std::int64_t k = 0; solved && k < count; ++k) {
           sum += solution[static_cast<std::size_t>(k)] *
-                 static_cast<double>(Remembered(kept.history, h, shape.rank, place(k)).at(j, c));
+                 static_cast<double>(
+                     Remembered(past.gradients, h, shape.rank, past.place(k, h)).at(j, c));
         }
         const std::int64_t i = j * shape.rank + c;
         g.data<float>()[i] =
             static_cast<float>(inverse * (static_cast<double>(own[i]) - inverse * sum));
       }
     }
+    past.numbers[History::kCount] = static_cast<float>(count);
+    past.numbers[History::kNext] = static_cast<float>((past.place(0, h) + 1) % h);
   }
   update(args, g, 1, out);
 }

@@ -37,6 +37,50 @@ bool usable(const float* values, std::int64_t n) {
 
 }  // namespace
 
+Tensor workspace(const UpdateArgs& args, const Shape& shape, const char* what, DType dtype) {
+  return Tensor::empty(*args.arena, MemoryTag::kWorkspace, dtype, shape, what);
+}
+
+namespace {
+
+float rounded(float value, const float*) {
+  return value;
+}
+BF16 rounded(float value, const BF16*) {
+  return to_bf16(value);
+}
+
+template <typename T, typename S>
+void mix_typed(T* to, const S* other, std::int64_t n, float own, float share) {
+#pragma omp parallel for if (n > 65536)
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float kept = own == 0.0f ? 0.0f : own * to_float(to[i]);
+    to[i] = rounded(kept + share * to_float(other[i]), to);
+  }
+}
+
+template <typename T>
+void mix_into(T* to, const Tensor& other, float own, float share) {
+  if (other.dtype() == DType::kBF16) {
+    mix_typed(to, other.data<BF16>(), other.numel(), own, share);
+  } else {
+    mix_typed(to, other.data<float>(), other.numel(), own, share);
+  }
+}
+
+}  // namespace
+
+void mix(const Tensor& to, const Tensor& other, double own, double share) {
+  if (to.device().planning) return;
+  TH_CHECK_EQ(to.numel(), other.numel());
+  const auto a = static_cast<float>(own), b = static_cast<float>(share);
+  if (to.dtype() == DType::kBF16) {
+    mix_into(to.data<BF16>(), other, a, b);
+  } else {
+    mix_into(to.data<float>(), other, a, b);
+  }
+}
+
 LowRankShape low_rank_shape(const ParamInfo& info, Slice slice, std::int64_t rank) {
   const std::int64_t width = info.storage_shape()[1];
   return {slice.rows(), width, std::min(rank, width)};

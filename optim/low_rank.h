@@ -13,6 +13,14 @@ struct LowRankShape {
 };
 LowRankShape low_rank_shape(const ParamInfo& info, Slice slice, std::int64_t rank);
 
+/// Memory within a round, uninitialised.
+Tensor workspace(const UpdateArgs& args, const Shape& shape, const char* what,
+                 DType dtype = DType::kF32);
+
+/// to <- own to + share other, element by element; with own = 0 `to` is not read. f32 or bf16 each;
+/// nothing on a planning arena.
+void mix(const Tensor& to, const Tensor& other, double own, double share);
+
 /// A [s, r] matrix of independent N(0, 1) / sqrt(r), a function of (seed, parameter, refresh)
 /// alone: the same on every slice, never stored. In `dtype`, in the arena's workspace.
 Tensor random_projection(const UpdateArgs& args, const LowRankShape& shape, std::int64_t refresh,

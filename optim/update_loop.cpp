@@ -106,7 +106,7 @@ Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tens
   std::vector<Tensor> state;
   for (const StateSlot& slot : optimizer_.image_slots(info)) {
     leases.push_back(state_.acquire({id, slot.name}));
-    leases.back().mark_dirty();  // a first basis may be made
+    if (step == 1) leases.back().mark_dirty();  // a first basis may be made
     state.push_back(leases.back().tensor());
   }
   optimizer_.image({.info = info,

@@ -53,6 +53,7 @@ TH_HOST_DEVICE inline float fast_sigmoid(float x) {
 TH_HOST_DEVICE inline float swiglu_value(float gate, float up) {
   return gate * fast_sigmoid(gate) * up;
 }
+/// The gradients of its two inputs, from that of its output.
 TH_HOST_DEVICE inline void swiglu_grads(float dout, float gate, float up, float& dgate,
                                         float& dup) {
   const float s = fast_sigmoid(gate);

@@ -113,8 +113,8 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
   throw UserError(text);
 }
 
-// Steps whose memory no other step exceeds: the first two, and, where steps differ, those whose
-// gradients are largest and live longest: the last parameters' come first.
+// Steps whose memory is expected to be the most: the first two, and, where steps differ, those of
+// the first kHorizon whose gradients are largest and live longest: the last parameters' come first.
 std::vector<std::int64_t> planned_steps(const TrainEngine& engine) {
   constexpr std::int64_t kHorizon = 4096;
   constexpr std::size_t kMost = 3;

@@ -37,6 +37,10 @@ DeviceCodes codes_of(const StoredValues& s) {
 struct Codes {
   DeviceCodes source, first, second;  // of the source, the first and the second moment
 };
+Codes codes_of(const UpdateSource& g, const StoredValues& first = {},
+               const StoredValues& second = {}) {
+  return {codes_of(g.values), codes_of(first), codes_of(second)};
+}
 
 TH_DEVICE void open_scaled(const UpdateSource& g, Elements at, const DeviceCodes& codes,
                            float* out) {
@@ -68,7 +72,7 @@ void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
                const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
   gpu::launch(adam_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight, state,
               math, decay,
-              Codes{codes_of(g.values), codes_of(state.exp_avg), codes_of(state.exp_avg_sq)});
+              codes_of(g, state.exp_avg, state.exp_avg_sq));
 }
 
 TH_KERNEL void adam_direction_kernel(std::int64_t n, UpdateSource g, AdamState state, AdamMath math,
@@ -93,7 +97,7 @@ void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& stat
                     const AdamMath& math, float* out) {
   gpu::launch(adam_direction_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, state,
               math, out,
-              Codes{codes_of(g.values), codes_of(state.exp_avg), codes_of(state.exp_avg_sq)});
+              codes_of(g, state.exp_avg, state.exp_avg_sq));
 }
 
 // The update replaces x; without a momentum it is x.
@@ -126,7 +130,7 @@ TH_KERNEL void momentum_step_kernel(std::int64_t n, UpdateSource g, StoredValues
 void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                    const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
   gpu::launch(momentum_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight,
-              state, math, decay, Codes{codes_of(g.values), codes_of(state), {}});
+              state, math, decay, codes_of(g, state));
 }
 
 // out: bf16 if to_bf16_ is not null, else f32; both null: the momentum alone.
@@ -147,14 +151,14 @@ void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValue
   gpu::launch(momentum_direction_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g,
               state, math, is_bf16 ? nullptr : static_cast<float*>(out.raw()),
               is_bf16 ? static_cast<BF16*>(out.raw()) : nullptr,
-              Codes{codes_of(g.values), codes_of(state), {}});
+              codes_of(g, state));
 }
 
 void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
                          const MomentumMath& math) {
   gpu::launch(momentum_direction_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g,
               state, math, static_cast<float*>(nullptr), static_cast<BF16*>(nullptr),
-              Codes{codes_of(g.values), codes_of(state), {}});
+              codes_of(g, state));
 }
 
 TH_KERNEL void lion_step_kernel(std::int64_t n, UpdateSource g, StoredValues weight,
@@ -179,7 +183,7 @@ void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
                const StoredValues& state, float beta1, float beta2, float lr,
                const WeightDecay& decay) {
   gpu::launch(lion_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight, state,
-              beta1, beta2, lr, decay, Codes{codes_of(g.values), codes_of(state), {}});
+              beta1, beta2, lr, decay, codes_of(g, state));
 }
 
 TH_KERNEL void scaled_step_kernel(std::int64_t n, std::int64_t width, UpdateSource d,
@@ -204,7 +208,7 @@ void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
                  const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay) {
   const std::int64_t n = rows * width;
   gpu::launch(scaled_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, width, d,
-              weight, scaling, decay, Codes{codes_of(d.values), {}, {}});
+              weight, scaling, decay, codes_of(d));
 }
 
 // One element of any kind of values.
@@ -231,7 +235,7 @@ TH_KERNEL void row_squares_kernel(std::int64_t width, UpdateSource x, double* ou
 void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
                  const float* columns) {
   gpu::launch(row_squares_kernel, static_cast<unsigned>(rows), kThreads, gpu::compute_stream(),
-              width, x, out, columns, Codes{codes_of(x.values), {}, {}});
+              width, x, out, columns, codes_of(x));
 }
 
 TH_KERNEL void column_squares_kernel(std::int64_t rows, std::int64_t width, UpdateSource x,
@@ -250,7 +254,7 @@ TH_KERNEL void column_squares_kernel(std::int64_t rows, std::int64_t width, Upda
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
   gpu::launch_flat(column_squares_kernel, static_cast<unsigned>((width + kThreads - 1) / kThreads),
                    kThreads, gpu::compute_stream(), rows, width, x, out,
-                   Codes{codes_of(x.values), {}, {}});
+                   codes_of(x));
 }
 
 // A thread has eight elements: two Philox blocks of four words.

@@ -67,6 +67,7 @@ nlohmann::json TrainTest::expect_planned_memory(const std::string& name, const s
   }
   // The last step is written before that step's save, so io is compared where an earlier save has
   // shown it.
+  EXPECT_FALSE(step["peak_bytes_by_tag"].empty());
   for (const auto& [tag, bytes] : step["peak_bytes_by_tag"].items()) {
     if (tag == "io") continue;
     EXPECT_EQ(bytes.get<std::int64_t>(), planned[tag]) << tag << sets;

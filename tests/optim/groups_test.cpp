@@ -124,7 +124,7 @@ TEST(RegistryTest, EveryOptimizerSaysWhatItKeeps) {
         {"galore_8bit", 8 * L * r + 2 * s * r},
         {"q_apollo", 8 * L * r + 4},
         {"q_apollo_mini", 8 * L + 4},
-        {"natural_galore", 8 * L * r + 2 * s * r + 40 * L * r + 4 * 20 * 20},
+        {"natural_galore", 8 * L * r + 2 * s * r + 40 * L * r + 4 * 21 * 20},
         {"q_galore", 8 * L * r + s * r / 2 + 8 * s * r / 256 + 32},
         {"ldadam", 8 * L * r + 4 * s * r + 4 * L * s},
         {"badam", 8 * L * s},

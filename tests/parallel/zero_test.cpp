@@ -221,15 +221,17 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
       run_ranks(ranks, [&](Communicator& comm) {
         const auto batches = batches_of(comm.rank(), ranks, 1, -1);
         const Outcome got = train(comm, s, batches);
-        // Products of the update have other shapes on slices, so their last bits may differ.
-        EXPECT_NEAR(got.losses[1], want.losses[1], 1e-6) << name << " stage " << s.stage;
+        // Products of GaLore's update have other shapes on slices, so their last bits may differ.
+        const bool has_products = std::string_view(name).ends_with("galore");
+        EXPECT_NEAR(got.losses[1], want.losses[1], has_products ? 1e-6 : 0.0)
+            << name << " stage " << s.stage;
         EXPECT_EQ(got.norms[0], want.norms[0]) << name << " stage " << s.stage;
         for (const ParamId id : model.params().ids()) {
           const auto i = static_cast<std::size_t>(id);
           const ParamInfo& info = model.params().info(id);
           if (info.name.ends_with("k_proj.bias")) continue;
           EXPECT_TRUE(relative(got.masters[i], rows_of(want.masters[i], info, got.slices[i])) <=
-                      2e-5)
+                      (has_products ? 2e-5 : 0.0))
               << name << " " << info.name << " stage " << s.stage;
         }
         // Memory and traffic of every step are those that were planned.

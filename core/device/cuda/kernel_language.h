@@ -1,7 +1,7 @@
 // What kernels are written in. nvcc compiles them for GPUs; any C++ compiler compiles them against
 // the emulator, which runs blocks one after another with real barriers and warps, so that tests
-// prove every kernel on the CPU. Kernels return only at their end: every thread of a block takes
-// part in every barrier and every exchange of a warp.
+// prove every kernel on the CPU. Every thread of a block takes part in every barrier and every
+// exchange of a warp: only kernels without them may return before their end.
 #pragma once
 
 #include <cstdint>

@@ -107,11 +107,6 @@ TH_KERNEL void attention_kernel(AttentionSpec s, AttentionArgs a) {
     a.lse[(at.batch * s.heads + at.head) * s.q_len + at.row] = top + std::log(sum);
 }
 
-// What the gradient of a score needs of its query.
-struct QueryGrad {
-  float lse, delta;
-};
-
 // delta[batch, heads, q_len] = sum over the head of dout * out, and dq.
 template <typename T>
 TH_KERNEL void attention_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, float* delta) {
@@ -129,8 +124,8 @@ TH_KERNEL void attention_grad_query_kernel(AttentionSpec s, AttentionGradArgs g,
   for (std::int64_t d = threadIdx.x; d < s.head_dim; d += kLanes)
     own += dout[d] * to_float(static_cast<const T*>(a.out)[offset + d]);
   const std::int64_t row = (at.batch * s.heads + at.head) * s.q_len + at.row;
-  const QueryGrad of{a.lse[row], gpu::warp_sum(own)};
-  if (threadIdx.x == 0) delta[row] = of.delta;
+  const float lse = a.lse[row], row_delta = gpu::warp_sum(own);
+  if (threadIdx.x == 0) delta[row] = row_delta;
   const std::int64_t begin = first_key(s, a.doc_start, at.batch, at.row),
                      end = at.row + s.kv_len - s.q_len + 1;
   float dq[kMostEach] = {};
@@ -140,8 +135,8 @@ TH_KERNEL void attention_grad_query_kernel(AttentionSpec s, AttentionGradArgs g,
     if (j < end) {
       const std::int64_t key = key_offset(s, at.batch, j, kv_head);
       const float p =
-          fast_exp(s.scale * dot(query, static_cast<const T*>(a.k) + key, s.head_dim) - of.lse);
-      dscore = p * (dot(dout, static_cast<const T*>(a.v) + key, s.head_dim) - of.delta) * s.scale;
+          fast_exp(s.scale * dot(query, static_cast<const T*>(a.k) + key, s.head_dim) - lse);
+      dscore = p * (dot(dout, static_cast<const T*>(a.v) + key, s.head_dim) - row_delta) * s.scale;
     }
     dscores[threadIdx.x] = dscore;
     gpu::block_barrier();

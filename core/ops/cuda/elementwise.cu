@@ -9,8 +9,7 @@ template <typename D, typename S>
 TH_KERNEL void cast_kernel(D* dst, const S* src, std::int64_t n) {
   const Run run = run_of_thread(n);
   float values[kRun];
-  clear(values);
-  load_floats<kRun>(src + run.begin, run.count, values);
+  load_run(src, run, values);
   store_floats<kRun>(dst + run.begin, run.count, values);
 }
 
@@ -42,8 +41,7 @@ TH_KERNEL void quantize_kernel(std::int8_t* codes, float* scales, const float* s
                                std::int64_t n) {
   const Run run = run_of_thread(n);
   float values[kRun];
-  clear(values);
-  load_floats<kRun>(src + run.begin, run.count, values);
+  load_run(src, run, values);
   float most = 0.0f;
   for (int i = 0; i < kRun; ++i) {
     const float magnitude = values[i] < 0.0f ? -values[i] : values[i];
@@ -64,10 +62,8 @@ template <typename D, typename A, typename B>
 TH_KERNEL void add_kernel(D* out, const A* a, const B* b, std::int64_t n) {
   const Run run = run_of_thread(n);
   float x[kRun], y[kRun];
-  clear(x);
-  clear(y);
-  load_floats<kRun>(a + run.begin, run.count, x);
-  load_floats<kRun>(b + run.begin, run.count, y);
+  load_run(a, run, x);
+  load_run(b, run, y);
   for (int i = 0; i < kRun; ++i) x[i] += y[i];
   store_floats<kRun>(out + run.begin, run.count, x);
 }
@@ -99,8 +95,7 @@ TH_KERNEL void row_squares_kernel(double* out, const T* x, std::int64_t cols) {
   for (std::int64_t i = threadIdx.x; i * kRun < cols; i += kThreads) {
     const Run run = run_of(i, cols);
     float values[kRun];
-    clear(values);
-    load_floats<kRun>(x + blockIdx.x * cols + run.begin, run.count, values);
+    load_run(x + blockIdx.x * cols, run, values);
     for (int j = 0; j < kRun; ++j)
       sum += static_cast<double>(values[j]) * static_cast<double>(values[j]);
   }
@@ -118,15 +113,13 @@ template <typename D, typename S>
 TH_KERNEL void sum_in_order_kernel(D* dst, Pieces pieces, std::int64_t n, bool accumulate) {
   const Run run = run_of_thread(n);
   float sum[kRun], next[kRun];
-  clear(sum);
-  clear(next);
-  load_floats<kRun>(static_cast<const S*>(pieces.data[0]) + run.begin, run.count, sum);
+  load_run(static_cast<const S*>(pieces.data[0]), run, sum);
   for (int p = 1; p < pieces.count; ++p) {
-    load_floats<kRun>(static_cast<const S*>(pieces.data[p]) + run.begin, run.count, next);
+    load_run(static_cast<const S*>(pieces.data[p]), run, next);
     for (int i = 0; i < kRun; ++i) sum[i] += next[i];
   }
   if (accumulate) {
-    load_floats<kRun>(dst + run.begin, run.count, next);
+    load_run(dst, run, next);
     for (int i = 0; i < kRun; ++i) sum[i] += next[i];
   }
   store_floats<kRun>(dst + run.begin, run.count, sum);
@@ -136,10 +129,8 @@ template <typename T>
 TH_KERNEL void swiglu_kernel(T* out, const T* gate, const T* up, std::int64_t n) {
   const Run run = run_of_thread(n);
   float g[kRun], u[kRun];
-  clear(g);
-  clear(u);
-  load_floats<kRun>(gate + run.begin, run.count, g);
-  load_floats<kRun>(up + run.begin, run.count, u);
+  load_run(gate, run, g);
+  load_run(up, run, u);
   for (int i = 0; i < kRun; ++i) g[i] = swiglu_value(g[i], u[i]);
   store_floats<kRun>(out + run.begin, run.count, g);
 }
@@ -149,12 +140,9 @@ TH_KERNEL void swiglu_grad_kernel(T* dgate, T* dup, const T* dout, const T* gate
                                   std::int64_t n) {
   const Run run = run_of_thread(n);
   float d[kRun], g[kRun], u[kRun];
-  clear(d);
-  clear(g);
-  clear(u);
-  load_floats<kRun>(dout + run.begin, run.count, d);
-  load_floats<kRun>(gate + run.begin, run.count, g);
-  load_floats<kRun>(up + run.begin, run.count, u);
+  load_run(dout, run, d);
+  load_run(gate, run, g);
+  load_run(up, run, u);
   for (int i = 0; i < kRun; ++i) {
     float of_gate, of_up;
     swiglu_grads(d[i], g[i], u[i], of_gate, of_up);

@@ -27,6 +27,12 @@ TH_DEVICE Run run_of_thread(std::int64_t n) {
 TH_DEVICE void clear(float* values) {
   for (int i = 0; i < kRun; ++i) values[i] = 0.0f;
 }
+/// values[0, kRun) <- the run's elements of an array; 0 beyond them.
+template <typename T>
+TH_DEVICE void load_run(const T* from, Run run, float* values) {
+  clear(values);
+  load_floats<kRun>(from + run.begin, run.count, values);
+}
 
 inline unsigned blocks_for(std::int64_t threads) {
   return static_cast<unsigned>((threads + kThreads - 1) / kThreads);

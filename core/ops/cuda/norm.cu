@@ -15,8 +15,7 @@ TH_KERNEL void rms_norm_kernel(RmsNormArgs a) {
   for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
     const Run run = run_of(i, a.cols);
     float values[kRun];
-    clear(values);
-    load_floats<kRun>(x + run.begin, run.count, values);
+    load_run(x, run, values);
     for (int j = 0; j < kRun; ++j) sum += values[j] * values[j];
   }
   sum = gpu::block_sum<kThreads>(sum);
@@ -25,10 +24,8 @@ TH_KERNEL void rms_norm_kernel(RmsNormArgs a) {
   for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
     const Run run = run_of(i, a.cols);
     float values[kRun], w[kRun];
-    clear(values);
-    clear(w);
-    load_floats<kRun>(x + run.begin, run.count, values);
-    load_floats<kRun>(static_cast<const T*>(a.w) + run.begin, run.count, w);
+    load_run(x, run, values);
+    load_run(static_cast<const T*>(a.w), run, w);
     for (int j = 0; j < kRun; ++j) values[j] = values[j] * rstd * w[j];
     store_floats<kRun>(y + run.begin, run.count, values);
   }
@@ -45,12 +42,9 @@ TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
   for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
     const Run run = run_of(i, a.cols);
     float xs[kRun], d[kRun], w[kRun];
-    clear(xs);
-    clear(d);
-    clear(w);
-    load_floats<kRun>(x + run.begin, run.count, xs);
-    load_floats<kRun>(dy + run.begin, run.count, d);
-    load_floats<kRun>(static_cast<const T*>(a.w) + run.begin, run.count, w);
+    load_run(x, run, xs);
+    load_run(dy, run, d);
+    load_run(static_cast<const T*>(a.w), run, w);
     for (int j = 0; j < kRun; ++j) dot += d[j] * w[j] * xs[j];
   }
   dot = gpu::block_sum<kThreads>(dot);
@@ -58,13 +52,10 @@ TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
   for (std::int64_t i = threadIdx.x; i * kRun < a.cols; i += kThreads) {
     const Run run = run_of(i, a.cols);
     float xs[kRun], d[kRun], w[kRun], out[kRun];
-    clear(xs);
-    clear(d);
-    clear(w);
     clear(out);
-    load_floats<kRun>(x + run.begin, run.count, xs);
-    load_floats<kRun>(dy + run.begin, run.count, d);
-    load_floats<kRun>(static_cast<const T*>(a.w) + run.begin, run.count, w);
+    load_run(x, run, xs);
+    load_run(dy, run, d);
+    load_run(static_cast<const T*>(a.w), run, w);
     if (a.accumulate_dx) load_floats<kRun>(dx + run.begin, run.count, out);
     for (int j = 0; j < kRun; ++j) out[j] += rstd * (d[j] * w[j] - xs[j] * mean);
     store_floats<kRun>(dx + run.begin, run.count, out);
@@ -148,10 +139,9 @@ TH_KERNEL void embedding_grad_kernel(D* dtable, const S* dy, const std::int32_t*
     D* row = dtable + static_cast<std::int64_t>(id) * cols + run.begin;
     float sum[kRun], next[kRun];
     clear(sum);
-    clear(next);
     load_floats<kRun>(row, run.count, sum);
     for (std::int64_t t = first; t < tokens && ids[order[t]] == id; ++t) {
-      load_floats<kRun>(dy + order[t] * cols + run.begin, run.count, next);
+      load_run(dy + order[t] * cols, run, next);
       for (int j = 0; j < kRun; ++j) sum[j] += next[j];
     }
     store_floats<kRun>(row, run.count, sum);

@@ -1,7 +1,6 @@
 // Matrix products by cuBLASLt. It counts columns first: a row-major matrix is its transpose there,
 // so C = op(A) op(B) is asked for as C^T = op(B)^T op(A)^T.
 #include <cublasLt.h>
-#include <cuda_runtime.h>
 
 #include <map>
 #include <mutex>
@@ -9,11 +8,8 @@
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
+#include "core/device/cuda/runtime.h"
 #include "core/ops/cuda/declare.h"
-
-namespace thimble::gpu {
-cudaStream_t compute_stream();
-}
 
 namespace thimble::cuda {
 namespace {
