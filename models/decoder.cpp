@@ -97,9 +97,7 @@ std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
     cache_.advance(n);
     if (begin + n < count) continue;
     const Tensor logits = model_.logits(ctx, hidden.value.rows(n - 1, n));
-    if (!arena_.device().planning) {
-      std::memcpy(result.data(), logits.raw(), static_cast<std::size_t>(logits.nbytes()));
-    }
+    ops::to_host(result.data(), logits);
   }
   return result;
 }

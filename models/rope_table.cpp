@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/ops/ops.h"
+
 namespace thimble {
 namespace {
 
@@ -88,7 +90,8 @@ Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t pos
   if (arena.device().planning) return table;
   const RopeFrequencies frequencies = rope_frequencies(config, positions);
   const std::int64_t half = config.head_dim / 2;
-  float* out = table.data<float>();
+  std::vector<float> values(static_cast<std::size_t>(table.numel()));
+  float* out = values.data();
 #pragma omp parallel for schedule(static)
   for (std::int64_t p = 0; p < positions; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
@@ -97,6 +100,7 @@ Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t pos
       out[p * config.head_dim + half + i] = std::sin(angle) * frequencies.attention_factor;
     }
   }
+  ops::from_host(table, values.data());
   return table;
 }
 

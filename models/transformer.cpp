@@ -2,8 +2,9 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <numeric>
+
+#include "core/ops/ops.h"
 
 namespace thimble {
 namespace {
@@ -14,7 +15,7 @@ Tensor upload_vector(Arena& arena, DType dtype, const std::vector<T>& values, st
   Tensor t = Tensor::empty(arena, MemoryTag::kActivations, dtype, Shape{n}, label);
   if (arena.device().planning) return t;
   TH_CHECK_EQ(static_cast<std::int64_t>(values.size()), n);
-  std::memcpy(t.raw(), values.data(), static_cast<std::size_t>(t.nbytes()));
+  ops::from_host(t, values.data());
   return t;
 }
 
@@ -29,14 +30,12 @@ BatchTensors upload(Arena& arena, const Batch& batch) {
   out.weights = upload_vector(arena, DType::kF32, batch.weights, n, "loss weights");
   out.positions = upload_vector(arena, DType::kI32, batch.positions, n, "positions");
   out.doc_start = upload_vector(arena, DType::kI32, batch.doc_start, n, "document starts");
-  out.order = Tensor::empty(arena, MemoryTag::kActivations, DType::kI32, Shape{n}, "token order");
-  if (!arena.device().planning) {
-    auto* order = out.order.data<std::int32_t>();
-    std::iota(order, order + n, 0);
-    std::stable_sort(order, order + n, [&](std::int32_t a, std::int32_t b) {
-      return batch.tokens[static_cast<std::size_t>(a)] < batch.tokens[static_cast<std::size_t>(b)];
-    });
-  }
+  std::vector<std::int32_t> order(arena.device().planning ? 0 : static_cast<std::size_t>(n));
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+    return batch.tokens[static_cast<std::size_t>(a)] < batch.tokens[static_cast<std::size_t>(b)];
+  });
+  out.order = upload_vector(arena, DType::kI32, order, n, "token order");
   return out;
 }
 

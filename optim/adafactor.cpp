@@ -40,7 +40,7 @@ void Adafactor::round(int i, const UpdateArgs& args, const RoundSums& in, RoundS
   if (i == 0) {
     const Tensor& weights =
         args.master.defined() && args.master.dtype() == DType::kF32 ? args.master : args.weight;
-    if (rows > 0) ops::add_squares(out.exact[0], weights);
+    if (rows > 0) ops::add_squares(*args.arena, out.exact[0], weights);
     return column_squares(rows, width, grad, out.values.data());
   }
   if (i == 1) {

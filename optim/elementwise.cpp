@@ -15,13 +15,15 @@
 namespace thimble {
 namespace {
 
-const ElementwiseTable& table() {
+const ElementwiseTable* gpu_table = nullptr;
+
+const ElementwiseTable& table(DeviceKind device) {
+  if (device == DeviceKind::kGpu) {
+    TH_CHECK(gpu_table != nullptr, "no updates for GPUs are registered");
+    return *gpu_table;
+  }
   return std::string_view(cpu_isa()) == "avx2" ? avx2::kElementwise : avx512::kElementwise;
 }
-
-}  // namespace
-
-namespace {
 
 struct CodeStorage {
   std::array<float, 256> bounds{};
@@ -55,6 +57,10 @@ struct CodeStorage {
 
 }  // namespace
 
+void register_gpu_updates(const ElementwiseTable& table) {
+  gpu_table = &table;
+}
+
 const CodeTables& code_tables(bool is_signed) {
   static const CodeStorage kSigned(true), kUnsigned(false);
   return is_signed ? kSigned.tables : kUnsigned.tables;
@@ -63,7 +69,8 @@ const CodeTables& code_tables(bool is_signed) {
 UpdateSource tensor_source(const Tensor& tensor, double scale) {
   return {.values = {.kind = tensor.dtype() == DType::kBF16 ? StoredValues::Kind::kBF16Random
                                                             : StoredValues::Kind::kF32,
-                     .data = tensor.raw()},
+                     .data = tensor.raw(),
+                     .device = tensor.device().kind},
           .scale = static_cast<float>(scale)};
 }
 
@@ -74,60 +81,65 @@ UpdateSource gradient_source(const UpdateArgs& args) {
 void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
   const OpTimer timer("adam");
-  table().adam_step(n, g, weight, state, math, decay);
+  table(g.values.device).adam_step(n, g, weight, state, math, decay);
 }
 
 void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
                     const AdamMath& math, float* out) {
   const OpTimer timer("adam direction");
-  table().adam_direction(n, g, state, math, out);
+  table(g.values.device).adam_direction(n, g, state, math, out);
 }
 
 void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                    const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
   const OpTimer timer("momentum");
-  table().momentum_step(n, g, weight, state, math, decay);
+  table(g.values.device).momentum_step(n, g, weight, state, math, decay);
 }
 
 void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValues& state,
                         const MomentumMath& math, const Tensor& out) {
   const OpTimer timer("momentum direction");
-  table().momentum_direction(n, g, state, math, out);
+  table(g.values.device).momentum_direction(n, g, state, math, out);
 }
 
 void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
                          const MomentumMath& math) {
   const OpTimer timer("accumulate momentum");
-  table().accumulate_momentum(n, g, state, math);
+  table(g.values.device).accumulate_momentum(n, g, state, math);
 }
 
 void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const StoredValues& state, float beta1, float beta2, float lr,
                const WeightDecay& decay) {
   const OpTimer timer("lion");
-  table().lion_step(n, g, weight, state, beta1, beta2, lr, decay);
+  table(g.values.device).lion_step(n, g, weight, state, beta1, beta2, lr, decay);
 }
 
 void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
                  const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay) {
   const OpTimer timer("scaled step");
-  table().scaled_step(rows, width, d, weight, scaling, decay);
+  table(d.values.device).scaled_step(rows, width, d, weight, scaling, decay);
 }
 
 void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
                  const float* columns) {
   const OpTimer timer("row squares");
-  table().row_squares(rows, width, x, out, columns);
+  table(x.values.device).row_squares(rows, width, x, out, columns);
 }
 
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
   const OpTimer timer("column squares");
-  table().column_squares(rows, width, x, out);
+  table(x.values.device).column_squares(rows, width, x, out);
+}
+
+void store_values(std::int64_t n, const UpdateSource& x, const StoredValues& to) {
+  const OpTimer timer("store values");
+  table(x.values.device).store_values(n, x, to);
 }
 
 void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
   const OpTimer timer("fill normal");
-  table().fill_normal(out, random, scale);
+  table(out.device().kind).fill_normal(out, random, scale);
 }
 
 }  // namespace thimble

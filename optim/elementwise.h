@@ -79,6 +79,9 @@ void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, d
 /// out[c] += sum of the squares of column c, each summed in f64 and rounded once. Not of 8 bits.
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out);
 
+/// `to` becomes x, rounded as its format rounds.
+void store_values(std::int64_t n, const UpdateSource& x, const StoredValues& to);
+
 /// Independent N(0, 1) * scale; element i is a function of (random, i) alone. bf16 or f32.
 /// Box-Muller on the words of Philox block i / 4.
 void fill_normal(const Tensor& out, const CounterRandom& random, double scale);

@@ -214,6 +214,16 @@ void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x
   }
 }
 
+void store_values(std::int64_t n, const UpdateSource& x, const StoredValues& to) {
+  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+    Buffer from, opened;
+    open_scaled(x, begin, count, from);
+    float* values = open(to, begin, count, opened.values);
+    std::copy_n(from.values, count, values);
+    close(to, begin, count, values);
+  });
+}
+
 void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
   const std::int64_t n = out.numel();
   const StoredValues stream{.key = random.key(), .index = random.index()};
@@ -247,7 +257,7 @@ void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
 }  // namespace
 
 const ElementwiseTable kElementwise{
-    adam_step, adam_direction, momentum_step, momentum_direction, accumulate_momentum,
-    lion_step, scaled_step,    row_squares,   column_squares,     fill_normal};
+    adam_step,   adam_direction, momentum_step,  momentum_direction, accumulate_momentum, lion_step,
+    scaled_step, row_squares,    column_squares, store_values,       fill_normal};
 
 }  // namespace thimble::THIMBLE_ISA

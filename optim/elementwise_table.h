@@ -1,4 +1,4 @@
-// The functions of elementwise.h, one struct of pointers per instruction set.
+// The functions of elementwise.h, one struct of pointers per instruction set and device.
 #pragma once
 
 #include "optim/elementwise.h"
@@ -15,8 +15,12 @@ struct ElementwiseTable {
   decltype(&thimble::scaled_step) scaled_step;
   decltype(&thimble::row_squares) row_squares;
   decltype(&thimble::column_squares) column_squares;
+  decltype(&thimble::store_values) store_values;
   decltype(&thimble::fill_normal) fill_normal;
 };
+
+/// Makes `table`, which must live on, the updates of DeviceKind::kGpu.
+void register_gpu_updates(const ElementwiseTable& table);
 
 namespace avx2 {
 extern const ElementwiseTable kElementwise;

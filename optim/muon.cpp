@@ -64,8 +64,9 @@ void newton_schulz(Arena& arena, const Tensor& x, int iterations) {
   };
   const bool planning = x.device().planning, bf16 = x.dtype() == DType::kBF16;
   const Shape square{x.dim(1), x.dim(1)};
+  const double norm = std::sqrt(ops::sum_squares(arena, x));
   if (!planning) {
-    const double factor = 1.0 / (std::sqrt(ops::sum_squares(x)) + 1e-7);
+    const double factor = 1.0 / (norm + 1e-7);
     bf16 ? multiply<BF16>(x, factor) : multiply<float>(x, factor);
   }
   const Tensor gram = temporary(DType::kF32, square), gram2 = temporary(DType::kF32, square);

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
+#include "optim/elementwise.h"
 
 namespace thimble {
 namespace {
@@ -123,25 +124,15 @@ std::int64_t block_rows(std::int64_t width) {
 
 void derive_weight(const Tensor& weight, const Tensor& master) {
   if (weight.device().planning) return;
-  const float* from = master.data<float>();
-  BF16* to = weight.data<BF16>();
-  const std::int64_t n = weight.numel();
-#pragma omp parallel for if (n > 65536)
-  for (std::int64_t i = 0; i < n; ++i) to[i] = split_float(from[i]).high;
+  store_values(weight.numel(), tensor_source(master),
+               {.kind = StoredValues::Kind::kMaster, .data = master.raw(), .extra = weight.raw()});
 }
 
 void split_weight(const Tensor& weight, const Tensor& remainder, const Tensor& master) {
   if (weight.device().planning) return;
-  const float* from = master.data<float>();
-  BF16* high = weight.data<BF16>();
-  auto* low = remainder.data<std::uint16_t>();
-  const std::int64_t n = weight.numel();
-#pragma omp parallel for if (n > 65536)
-  for (std::int64_t i = 0; i < n; ++i) {
-    const SplitFloat split = split_float(from[i]);
-    high[i] = split.high;
-    low[i] = split.low;
-  }
+  store_values(
+      weight.numel(), tensor_source(master),
+      {.kind = StoredValues::Kind::kSplit, .data = weight.raw(), .extra = remainder.raw()});
 }
 
 }  // namespace thimble

@@ -49,7 +49,8 @@ struct StoredValues {
   void* data = nullptr;
   void* extra = nullptr;
   std::uint64_t first = 0;  // number of the first element within the parameter: seeds its rounding
-  std::uint64_t key = 0, index = 0;  // of a CounterRandom
+  std::uint64_t key = 0, index = 0;      // of a CounterRandom
+  DeviceKind device = DeviceKind::kCpu;  // of an UpdateSource: where its update runs
 };
 
 /// The weight of an update, in whatever format it has.

@@ -6,6 +6,37 @@
 
 namespace thimble {
 
+namespace {
+
+// Tensors of a device, and copies of them that the host works on; they go back at the end.
+class HostCopies {
+ public:
+  explicit HostCopies(Arena& arena) : host_(arena.host()) {}
+  HostCopies(const HostCopies&) = delete;
+  HostCopies& operator=(const HostCopies&) = delete;
+
+  Tensor read(const Tensor& tensor) {
+    if (!tensor.defined()) return {};
+    Tensor copy = Tensor::empty(host_, MemoryTag::kWorkspace, tensor.dtype(), tensor.shape(),
+                                "update on the host");
+    ops::to_host(copy.raw(), tensor);
+    return copy;
+  }
+  Tensor change(const Tensor& tensor) {
+    if (tensor.defined()) changed_.emplace_back(tensor, read(tensor));
+    return tensor.defined() ? changed_.back().second : Tensor();
+  }
+  void write_back() const {
+    for (const auto& [device, copy] : changed_) ops::from_host(device, copy.raw());
+  }
+
+ private:
+  Arena& host_;
+  std::vector<std::pair<Tensor, Tensor>> changed_;
+};
+
+}  // namespace
+
 struct UpdateLoop::Running {
   UpdateItem item;
   int rounds = 1;
@@ -77,21 +108,30 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<fl
   }
   const bool has_master = master_ != MasterFormat::kNone && !tensors.scales.defined();
   const std::size_t masters = has_master ? 1 : 0;
-  const UpdateArgs args{.info = info,
-                        .slice = r.item.slice,
-                        .step = step.number,
-                        .lr = step.lr,
-                        .grad_scale = step.grad_scale,
-                        .seed = seed_,
-                        .grad = tensors.grad,
-                        .weight = tensors.weight,
-                        .master = has_master ? state[0] : tensors.scales,
-                        .state = std::span(state).subspan(masters),
-                        .carry = r.carry,
-                        .arena = &step.arena};
+  UpdateArgs args{.info = info,
+                  .slice = r.item.slice,
+                  .step = step.number,
+                  .lr = step.lr,
+                  .grad_scale = step.grad_scale,
+                  .seed = seed_,
+                  .grad = tensors.grad,
+                  .weight = tensors.weight,
+                  .master = has_master ? state[0] : tensors.scales,
+                  .state = std::span(state).subspan(masters),
+                  .carry = r.carry,
+                  .arena = &step.arena};
+  HostCopies copies(step.arena);
+  if (is_staged(step.arena, info)) {
+    for (std::size_t i = masters; i < state.size(); ++i) state[i] = copies.change(state[i]);
+    args.grad = copies.read(args.grad);
+    args.weight = copies.change(args.weight);
+    args.master = copies.change(args.master);
+    args.arena = &step.arena.host();
+  }
   r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step, round).exact), ExactSum());
   r.out.values = values;
   optimizer_.round(round, args, r.in, r.out);
+  copies.write_back();
   for (StateLease& lease : leases) lease.mark_dirty();
   if (round + 1 == r.rounds) step.host.updated(r.item);
 }
@@ -109,17 +149,21 @@ Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tens
     if (step == 1) leases.back().mark_dirty();  // a first basis may be made
     state.push_back(leases.back().tensor());
   }
+  HostCopies copies(arena);
+  const bool staged = is_staged(arena, info);
+  for (Tensor& tensor : state) tensor = staged ? copies.change(tensor) : tensor;
   optimizer_.image({.info = info,
                     .slice = all,
                     .step = step,
                     .seed = seed_,
-                    .grad = grad,
+                    .grad = staged ? copies.read(grad) : grad,
                     .weight = {},
                     .master = {},
                     .state = state,
                     .carry = {},
-                    .arena = &arena},
-                   out);
+                    .arena = staged ? &arena.host() : &arena},
+                   staged ? copies.change(out) : out);
+  copies.write_back();
   return out;
 }
 
@@ -159,8 +203,9 @@ void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
     const std::int64_t carry =
         r.rounds > 1 ? optimizer_.carry_bytes(info, item.slice, step.number) : 0;
     if (carry > 0) {
-      r.carry = Tensor::empty(step.arena, MemoryTag::kWorkspace, DType::kU8, Shape{carry},
-                              "optimizer carry");
+      Arena& where = is_staged(step.arena, info) ? step.arena.host() : step.arena;
+      r.carry =
+          Tensor::empty(where, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
     }
     running.push_back(std::move(r));
   }
@@ -176,7 +221,7 @@ void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
     state_.begin_pass(order);
     Tensor values;
     if (total > 0) {
-      values = Tensor::empty(step.arena, MemoryTag::kWorkspace, DType::kF32, Shape{total},
+      values = Tensor::empty(step.arena.host(), MemoryTag::kWorkspace, DType::kF32, Shape{total},
                              "optimizer sums");
       ops::zero(values);
     }
@@ -192,7 +237,7 @@ void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
       sums.exact.insert(sums.exact.end(), r.out.exact.begin(), r.out.exact.end());
       begin += own;
     }
-    sums_.sum(step.arena, sums);
+    sums_.sum(step.arena.host(), sums);
     before = std::move(values);
     auto exact = sums.exact.begin();
     for (Running& r : running) {

@@ -54,7 +54,8 @@ class UpdateLoop {
 
   /// One optimizer step over `items`, in order. As many as have kMostSummed values to sum go
   /// together: all run round i, the sums of all are made at once, all run round i + 1. Sums and
-  /// carry memory come from `arena`.
+  /// carry memory come from `arena`. On a GPU, what an optimizer cannot do there is done on copies
+  /// in arena.host().
   void step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step,
             double lr, double grad_scale);
 
@@ -74,6 +75,9 @@ class UpdateLoop {
   SumCount sums_of(const Running& r, const Step& step, int round) const;
   void run(const Step& step, std::span<const UpdateItem> items);
   void run_round(const Step& step, Running& r, int round, std::span<float> values);
+  bool is_staged(const Arena& arena, const ParamInfo& info) const {
+    return arena.device().kind != DeviceKind::kCpu && !optimizer_.runs_on_gpu(info);
+  }
 
   const ParamTable& params_;
   const Optimizer& optimizer_;

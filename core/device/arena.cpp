@@ -1,7 +1,5 @@
 #include "core/device/arena.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <map>
@@ -9,6 +7,7 @@
 #include <utility>
 
 #include "core/base/numeric.h"
+#include "core/device/device_memory.h"
 
 namespace thimble {
 namespace {
@@ -136,26 +135,40 @@ Arena::Arena(Device device, std::int64_t capacity_bytes)
   impl_->peaks.push_back({.phase = "setup"});
 }
 
-std::unique_ptr<Arena> Arena::make_cpu(std::int64_t capacity_bytes) {
-  std::unique_ptr<Arena> arena(new Arena(Device{}, round_up(capacity_bytes, 2 * kMiB)));
-  void* base = mmap(nullptr, static_cast<std::size_t>(arena->capacity_), PROT_READ | PROT_WRITE,
-                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (base == MAP_FAILED) {
-    throw_errno(fmt::format("reserving {} of address space", format_bytes(capacity_bytes)), "mmap");
-  }
-  madvise(base, static_cast<std::size_t>(arena->capacity_), MADV_HUGEPAGE);
-  arena->base_ = static_cast<char*>(base);
+std::unique_ptr<Arena> Arena::make_real(DeviceKind kind, std::int64_t capacity_bytes,
+                                        void* (*allocate)(std::int64_t), Release release) {
+  std::unique_ptr<Arena> arena(new Arena(Device{.kind = kind}, round_up(capacity_bytes, 2 * kMiB)));
+  arena->base_ = static_cast<char*>(allocate(arena->capacity_));
+  arena->release_ = release;
   return arena;
 }
 
-std::unique_ptr<Arena> Arena::make_planning() {
-  std::unique_ptr<Arena> arena(new Arena(Device{.planning = true}, kPlanCapacity));
+std::unique_ptr<Arena> Arena::make_cpu(std::int64_t capacity_bytes) {
+  const DeviceMemory& memory = device_memory(DeviceKind::kCpu);
+  return make_real(DeviceKind::kCpu, capacity_bytes, memory.allocate, memory.release);
+}
+
+std::unique_ptr<Arena> Arena::make_gpu(std::int64_t capacity_bytes, std::int64_t host_bytes) {
+  const DeviceMemory& memory = device_memory(DeviceKind::kGpu);
+  auto arena = make_real(DeviceKind::kGpu, capacity_bytes, memory.allocate, memory.release);
+  arena->host_ = make_real(DeviceKind::kCpu, host_bytes, memory.allocate_host, memory.release_host);
+  return arena;
+}
+
+std::unique_ptr<Arena> Arena::make_planning(DeviceKind kind) {
+  std::unique_ptr<Arena> arena(new Arena(Device{.kind = kind, .planning = true}, kPlanCapacity));
   arena->base_ = reinterpret_cast<char*>(kPlanBase);
+  if (kind != DeviceKind::kCpu) arena->host_ = make_planning();
   return arena;
 }
 
 Arena::~Arena() {
-  if (!device_.planning && base_ != nullptr) munmap(base_, static_cast<std::size_t>(capacity_));
+  if (release_ != nullptr) release_(base_, capacity_);
+}
+
+void Arena::set_poison(bool poison) {
+  poison_ = poison;
+  if (host_) host_->set_poison(poison);
 }
 
 Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view label) {
@@ -186,14 +199,13 @@ Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view l
   reservation.data_ = base_ + reservation.offset_;
   reservation.bytes_ = held;
   reservation.tag_ = tag;
-  if (poison_ && !device_.planning)
-    std::memset(reservation.data_, 0xFF, static_cast<std::size_t>(held));
+  if (poison_ && !device_.planning) device_memory(device_.kind).fill(reservation.data_, 0xFF, held);
   return reservation;
 }
 
 void Arena::give_back(const Reservation& reservation) noexcept {
   if (poison_ && !device_.planning) {
-    std::memset(reservation.data_, 0xFF, static_cast<std::size_t>(reservation.bytes_));
+    device_memory(device_.kind).fill(reservation.data_, 0xFF, reservation.bytes_);
   }
   const std::lock_guard lock(impl_->mutex);
   impl_->live[index_of(reservation.tag_)] -= reservation.bytes_;
@@ -216,6 +228,7 @@ std::int64_t Arena::extent_bytes() const {
 }
 
 void Arena::begin_phase(std::string_view name) {
+  if (host_) host_->begin_phase(name);
   const std::lock_guard lock(impl_->mutex);
   auto& peaks = impl_->peaks;
   const auto found = std::find_if(peaks.begin(), peaks.end(),

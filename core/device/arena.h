@@ -71,8 +71,11 @@ class Arena {
   /// A real arena over `capacity_bytes` of address space; pages become resident when first touched.
   /// Throws SystemError if the address space is refused.
   static std::unique_ptr<Arena> make_cpu(std::int64_t capacity_bytes);
+  /// The same in the memory of a GPU, all of it taken at once, with `host_bytes` of pinned memory
+  /// as its host(). Throws UserError without a GPU.
+  static std::unique_ptr<Arena> make_gpu(std::int64_t capacity_bytes, std::int64_t host_bytes);
   /// Plan mode: unlimited, no bytes behind it; its pointers must never be read.
-  static std::unique_ptr<Arena> make_planning();
+  static std::unique_ptr<Arena> make_planning(DeviceKind kind = DeviceKind::kCpu);
   ~Arena();
   Arena(const Arena&) = delete;
   Arena& operator=(const Arena&) = delete;
@@ -82,6 +85,9 @@ class Arena {
   Reservation reserve(MemoryTag tag, std::int64_t bytes, std::string_view label);
 
   Device device() const { return device_; }
+  /// Memory that the host reads and writes, for what is on its way to or from the device: the arena
+  /// itself on a CPU. Its phases are this one's.
+  Arena& host() { return host_ ? *host_ : *this; }
   std::int64_t capacity_bytes() const { return capacity_; }
   std::int64_t live_bytes(MemoryTag tag) const;
   std::int64_t live_bytes() const;
@@ -97,18 +103,23 @@ class Arena {
 
   /// Fills bytes with 0xFF (NaN in every float type) when they are handed out and when they come
   /// back: tests use it to show that nothing reads what it did not write.
-  void set_poison(bool poison) { poison_ = poison; }
+  void set_poison(bool poison);
 
  private:
   friend class Reservation;
   friend class PhaseScope;
   struct Impl;
   Arena(Device device, std::int64_t capacity_bytes);
+  using Release = void (*)(void* base, std::int64_t bytes);
+  static std::unique_ptr<Arena> make_real(DeviceKind kind, std::int64_t capacity_bytes,
+                                          void* (*allocate)(std::int64_t), Release release);
   void give_back(const Reservation& reservation) noexcept;
 
   Device device_;
   std::int64_t capacity_;
   char* base_ = nullptr;
+  Release release_ = nullptr;
+  std::unique_ptr<Arena> host_;
   bool poison_ = false;
   std::unique_ptr<Impl> impl_;
 };

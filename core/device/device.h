@@ -6,7 +6,7 @@
 
 namespace thimble {
 
-enum class DeviceKind : std::uint8_t { kCpu };
+enum class DeviceKind : std::uint8_t { kCpu, kGpu };
 
 /// A device, or the plan of one: a planning device has the sizes and rules of its kind but no
 /// bytes, so the same allocation sequence can be run on it before anything real is touched.
@@ -18,6 +18,7 @@ struct Device {
 };
 
 constexpr std::string_view device_name(Device device) {
+  if (device.kind == DeviceKind::kGpu) return device.planning ? "plan of gpu" : "gpu";
   return device.planning ? "plan of cpu" : "cpu";
 }
 

@@ -100,6 +100,9 @@ class Optimizer {
   /// image_slots(); no weight.
   virtual void image(const UpdateArgs& /*args*/, const Tensor& /*out*/) const {}
 
+  /// Whether round() works on a GPU's memory; else it is given copies on the host.
+  virtual bool runs_on_gpu(const ParamInfo&) const { return false; }
+
   /// Rounds of this step's update, at least 1.
   virtual int rounds(const ParamInfo&, std::int64_t /*step*/) const { return 1; }
   /// What round i, of all but the last, contributes to the sums over all slices.

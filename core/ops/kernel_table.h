@@ -176,6 +176,10 @@ constexpr std::int64_t norm_chunks(std::int64_t rows) {
   return (rows + kReductionRows - 1) / kReductionRows;
 }
 
+/// Makes `real` the kernels of DeviceKind::kGpu; its planning device knows the sizes that `real`
+/// does. Once, before anything is made there.
+void register_gpu_kernels(const KernelTable& real);
+
 /// The table of a device. Throws SystemError naming the missing instruction set if the CPU is older
 /// than AVX2.
 const KernelTable& kernels(Device device);

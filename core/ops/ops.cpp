@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/numeric.h"
+#include "core/device/device_memory.h"
 #include "core/ops/op_observer.h"
 
 namespace thimble::ops {
@@ -115,6 +116,18 @@ void copy(const Tensor& dst, const Tensor& src) {
   table_of(dst).copy(dst.raw(), src.raw(), dst.nbytes());
 }
 
+void to_host(void* host, const Tensor& x) {
+  const OpTimer timer("to host");
+  TH_CHECK(x.is_contiguous());
+  if (!x.device().planning) device_memory(x.device().kind).to_host(host, x.raw(), x.nbytes());
+}
+
+void from_host(const Tensor& x, const void* host) {
+  const OpTimer timer("from host");
+  TH_CHECK(x.is_contiguous());
+  if (!x.device().planning) device_memory(x.device().kind).from_host(x.raw(), host, x.nbytes());
+}
+
 void cast(const Tensor& dst, const Tensor& src) {
   const OpTimer timer("cast");
   check_same_device({&dst, &src});
@@ -174,14 +187,20 @@ void transpose(const Tensor& dst, const Tensor& src) {
   table_of(dst).transpose(dst.raw(), src.raw(), src.dim(0), src.dim(1), dtype_size(src.dtype()));
 }
 
-void add_squares(ExactSum& sum, const Tensor& x) {
+void add_squares(Arena& arena, ExactSum& sum, const Tensor& x) {
   const OpTimer timer("sum of squares");
   TH_CHECK(x.is_contiguous());
   const std::int64_t rows = x.rank() == 2 ? x.dim(0) : 1;
   if (x.numel() == 0) return;
-  std::vector<double> squares(static_cast<std::size_t>(rows));
-  table_of(x).row_squares(squares.data(), x.raw(), x.dtype(), rows, x.numel() / rows);
-  for (const double s : squares) sum.add(s);
+  // A double a row, in memory that the kernel sees.
+  const Tensor squares =
+      Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{2 * rows}, "squares of rows");
+  table_of(x).row_squares(static_cast<double*>(squares.raw()), x.raw(), x.dtype(), rows,
+                          x.numel() / rows);
+  if (x.device().planning) return;
+  std::vector<double> here(static_cast<std::size_t>(rows));
+  to_host(here.data(), squares);
+  for (const double s : here) sum.add(s);
 }
 
 void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumulate) {

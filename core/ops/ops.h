@@ -43,13 +43,17 @@ void quantize(const Tensor& codes, const Tensor& scales, const Tensor& src);
 void accumulate(const Tensor& dst, const Tensor& src);
 void add(const Tensor& out, const Tensor& a, const Tensor& b);  // out may be a or b
 void transpose(const Tensor& dst, const Tensor& src);           // [m, n] -> [n, m], contiguous
+/// Copies the bytes of a dense tensor to the host, or from it; waits. Nothing on a planning device.
+void to_host(void* host, const Tensor& x);
+void from_host(const Tensor& x, const void* host);
+
 /// Adds the squares of all elements: each row of a matrix (the whole of a vector) is summed in f64,
 /// and the rows' sums without rounding, so that rows may be spread over ranks. Not finite exactly
 /// if an element is not.
-void add_squares(ExactSum& sum, const Tensor& x);
-inline double sum_squares(const Tensor& x) {
+void add_squares(Arena& arena, ExactSum& sum, const Tensor& x);
+inline double sum_squares(Arena& arena, const Tensor& x) {
   ExactSum sum;
-  add_squares(sum, x);
+  add_squares(arena, sum, x);
   return sum.value();
 }
 /// dst (+)= pieces[0] + pieces[1] + ..., in that order and in f32; rounded once if dst is bf16.

@@ -82,7 +82,7 @@ void bench_memory(bool json) {
     return top;
   };
   const auto gb = [](std::int64_t bytes, double s) { return static_cast<double>(bytes) / s / 1e9; };
-  const double read = gb(kBytes, best([&] { static_cast<void>(ops::sum_squares(a)); }));
+  const double read = gb(kBytes, best([&] { static_cast<void>(ops::sum_squares(*arena, a)); }));
   const double write = gb(kBytes, best([&] { ops::zero(b); }));
   const double copy = gb(2 * kBytes, best([&] { ops::copy(b, a); }));
   const double add = gb(3 * kBytes, best([&] { ops::add(b, a, b); }));

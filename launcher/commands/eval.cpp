@@ -93,8 +93,10 @@ class Evaluator {
     const BatchTensors tensors = upload(*loaded_.arena, batch);
     Context ctx{.store = *loaded_.store, .arena = *loaded_.arena, .dtype = loaded_.dtype};
     const Tensor losses = loaded_.model->loss(ctx, tensors, table_, 1.0f);
+    std::vector<float> of(static_cast<std::size_t>(n));
+    ops::to_host(of.data(), losses);
     for (std::int64_t i = first; i < n; ++i) {
-      const double loss = losses.data<float>()[i];
+      const double loss = of[static_cast<std::size_t>(i)];
       totals.loss += loss;
       ++totals.tokens;
       const auto power =

@@ -114,13 +114,13 @@ TrainState load_weights_of(TrainEngine& engine, const TrainArguments& arguments,
     if (!newest)
       throw_user("--init-from {}: it has neither an exported model nor a usable checkpoint",
                  other.string());
-    CheckpointSource source(*newest, engine.arena());
+    CheckpointSource source(*newest, engine.arena().host());
     engine.load(source);
     return {};
   }
   JobSetup from = setup;
   if (!other.empty()) from.model_dir = other / "model";
-  engine.load(*open_weights(engine.arena(), from, job, engine.model().params()));
+  engine.load(*open_weights(engine.arena().host(), from, job, engine.model().params()));
   return {};
 }
 

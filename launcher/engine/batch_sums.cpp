@@ -25,7 +25,8 @@ std::int64_t count_trained(std::span<const Batch> batches) {
 
 double weighted_sum(const Tensor& losses, const Batch& batch) {
   if (losses.device().planning) return 0;
-  const float* loss = losses.data<float>();
+  std::vector<float> loss(static_cast<std::size_t>(losses.numel()));
+  ops::to_host(loss.data(), losses);
   double sum = 0;
   for (std::size_t i = 0; i < batch.weights.size(); ++i) {
     if (batch.weights[i] != 0.0f)

@@ -4,6 +4,8 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/base/numeric.h"
+#include "core/device/device_memory.h"
 #include "parallel/quantised_store.h"
 
 namespace thimble {
@@ -84,8 +86,26 @@ std::vector<CheckpointTensor> descriptions(const std::vector<SavedArray>& all) {
   return out;
 }
 
-std::span<std::byte> bytes_of(const Tensor& tensor) {
-  return {static_cast<std::byte*>(tensor.raw()), static_cast<std::size_t>(tensor.nbytes())};
+// Bytes of state on their way between a device and the host at once.
+constexpr std::int64_t kStagingBytes = 16 * kMiB;
+
+// Runs body(offset from the run's begin, bytes that the host can write) over a run of a tensor's
+// bytes; they are the tensor's before (to_host), or become the tensor's after.
+template <typename Body>
+void for_host_pieces(Arena& arena, const Tensor& tensor, ByteRun run, bool to_host, Body&& body) {
+  if (run.size == 0) return;
+  auto* at = static_cast<std::byte*>(tensor.raw()) + run.begin;
+  if (&arena.host() == &arena) return body(0, std::span(at, static_cast<std::size_t>(run.size)));
+  const Reservation staging =
+      arena.host().reserve(MemoryTag::kIo, kStagingBytes, "state on its way");
+  auto* here = static_cast<std::byte*>(staging.data());
+  const DeviceMemory& memory = device_memory(arena.device().kind);
+  for (std::int64_t done = 0; done < run.size; done += kStagingBytes) {
+    const std::int64_t size = std::min(kStagingBytes, run.size - done);
+    if (to_host) memory.to_host(here, at + done, size);
+    body(done, std::span(here, static_cast<std::size_t>(size)));
+    if (!to_host) memory.from_host(at + done, here, size);
+  }
 }
 
 Json parse_metadata(const CheckpointReader& reader) {
@@ -166,9 +186,14 @@ void note_other_ranks(TrainEngine& engine, const std::vector<SavedArray>& all,
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
+  Arena& host = engine.arena().host();
   const Reservation scratch =
-      engine.arena().reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
-  if (engine.arena().device().planning) return {};
+      host.reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  if (engine.arena().device().planning) {
+    if (&host != &engine.arena())
+      static_cast<void>(host.reserve(MemoryTag::kIo, kStagingBytes, "state on its way"));
+    return {};
+  }
   const Json metadata{{"model_config", identity.model_config},
                       {"tokenizer", identity.tokenizer},
                       {"job", identity.resolved_job},
@@ -203,15 +228,15 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
       const ByteRun own = written_by(engine, array, comm.rank());
       if (own.size == 0) continue;
       const ByteRun held = run_of(engine, array, engine.parallel().updated(array.id, comm.rank()));
-      const std::span<const std::byte> bytes =
-          bytes_of(array.held)
-              .subspan(static_cast<std::size_t>(own.begin - held.begin),
-                       static_cast<std::size_t>(own.size));
-      if (writer) {
-        writer->write(array.described.name, array.described.slot, own.begin, bytes);
-      } else {
-        shared->write(array.described.name, array.described.slot, own.begin, bytes);
-      }
+      const auto write = [&](std::int64_t offset, std::span<const std::byte> bytes) {
+        const std::int64_t begin = own.begin + offset;
+        if (writer) {
+          writer->write(array.described.name, array.described.slot, begin, bytes);
+        } else {
+          shared->write(array.described.name, array.described.slot, begin, bytes);
+        }
+      };
+      for_host_pieces(engine.arena(), array.held, {own.begin - held.begin, own.size}, true, write);
     }
     if (shared) shared->sync();
   });
@@ -231,8 +256,11 @@ TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) 
   for (const SavedArray& array : all) {
     const Slice held = engine.parallel().updated(array.id, engine.comm().rank());
     const ByteRun run = run_of(engine, array, held);
-    if (run.size > 0)
-      reader.read(array.described.name, array.described.slot, run.begin, bytes_of(array.held));
+    for_host_pieces(engine.arena(), array.held, {0, run.size}, false,
+                    [&](std::int64_t offset, std::span<std::byte> bytes) {
+                      reader.read(array.described.name, array.described.slot, run.begin + offset,
+                                  bytes);
+                    });
   }
   engine.refresh_weights();
   return checkpoint_state(reader);

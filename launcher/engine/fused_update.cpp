@@ -18,7 +18,7 @@ void FusedUpdate::begin(const Step& step, std::span<const UpdateItem> items) {
 void FusedUpdate::ready(std::span<const ParamId> ids) {
   std::vector<ExactSum> sums(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (sink_.grad(ids[i]).numel() > 0) ops::add_squares(sums[i], sink_.grad(ids[i]));
+    if (sink_.grad(ids[i]).numel() > 0) ops::add_squares(arena_, sums[i], sink_.grad(ids[i]));
   }
   if (shards_gradients_) all_reduce(comm_, "norms", std::span(sums));
   // Those that are clipped alike are updated together: their sums travel as one.

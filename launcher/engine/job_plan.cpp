@@ -172,7 +172,7 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   const PlannedEngine planned(setup, job, place, batch.passes > 1);
   Arena& arena = *planned.arena;
   TrainEngine& engine = *planned.engine;
-  engine.load(*open_weights(arena, setup, job, planned.model.params()));
+  engine.load(*open_weights(arena.host(), setup, job, planned.model.params()));
   arena.begin_phase("step");
   const std::vector<Batch> batches(
       static_cast<std::size_t>(std::min<std::int64_t>(batch.passes, 2)),

@@ -13,6 +13,7 @@
 #include "models/rope_table.h"
 #include "optim/stored_values.h"
 #include "parallel/quantised_store.h"
+#include "parallel/staged_communicator.h"
 
 namespace thimble {
 namespace {
@@ -65,6 +66,12 @@ std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
   }
   return std::make_unique<ReplicatedStore>(arena, model.params(), options.dtype,
                                            options.recompute == Recompute::kNone, plan, comm);
+}
+
+// Null: the ranks' own does.
+std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicator& comm) {
+  if (comm.size() == 1 || arena.device().kind == DeviceKind::kCpu) return nullptr;
+  return std::make_unique<StagedCommunicator>(comm, arena);
 }
 
 // Sums over the slices of all ranks.
@@ -142,20 +149,21 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       model_(model),
       optimizer_(optimizer),
       options_(options),
-      comm_(comm),
+      device_comm_(make_device_communicator(arena, comm)),
+      comm_(device_comm_ ? *device_comm_ : comm),
       int8_(int8_weights(model.params(), optimizer)),
       plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
             {.ranks = comm.size(),
              .stage = comm.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
-      store_(make_store(arena, model, options, plan_, int8_, comm)),
+      store_(make_store(arena, model, options, plan_, int8_, comm_)),
       images_(std::make_unique<Images>(*this)),
-      sink_(arena, model.params(), plan_, comm, *images_,
+      sink_(arena, model.params(), plan_, comm_, *images_,
             {.wire = options.wire,
              .accumulates = options.accumulates,
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
       state_(arena),
-      sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm)),
+      sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_(model.params(), optimizer, state_, *sums_, master(), options.seed) {
   for (const ParamId id : model.params().ids()) {
     if (!model.params().info(id).trainable) continue;
@@ -164,7 +172,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
   }
   host_ = std::make_unique<Host>(*this);
   if (options.fused_backward) {
-    fused_ = std::make_unique<FusedUpdate>(arena, model.params(), comm, plan_.stage() > 0, sink_,
+    fused_ = std::make_unique<FusedUpdate>(arena, model.params(), comm_, plan_.stage() > 0, sink_,
                                            loop_, *host_);
     sink_.set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
@@ -179,7 +187,7 @@ void TrainEngine::load(TensorSource& source) {
     if (int8_[static_cast<std::size_t>(id)]) {
       load_int8(arena_, info, rows, source, store_->shard(id), store_->shard_scales(id));
     } else if (format == MasterFormat::kF32) {
-      if (rows.rows() > 0) source.read(info, rows, state_.at({id, "master"}));
+      load_rows(arena_, info, rows, source, state_.at({id, "master"}));
     } else {
       load_rows(arena_, info, rows, source, store_->shard(id),
                 format == MasterFormat::kSplit ? state_.at({id, "remainder"}) : Tensor());
@@ -257,7 +265,7 @@ ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   for (const UpdateItem& item : active_) {
     const Tensor& grad = sink_.grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
-    ops::add_squares(sum, grad);
+    ops::add_squares(arena_, sum, grad);
     if (first_bad < 0 && !std::isfinite(sum.value()))
       first_bad = static_cast<std::int32_t>(item.id);
   }

@@ -128,6 +128,7 @@ class TrainEngine {
   const Optimizer& optimizer_;
   EngineOptions options_;
   SingleCommunicator alone_;
+  std::unique_ptr<Communicator> device_comm_;  // of tensors on a GPU
   Communicator& comm_;
   std::vector<bool> int8_;
   ParallelPlan plan_;

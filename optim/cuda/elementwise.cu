@@ -71,8 +71,7 @@ TH_KERNEL void adam_step_kernel(std::int64_t n, UpdateSource g, StoredValues wei
 void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
                const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
   gpu::launch(adam_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight, state,
-              math, decay,
-              codes_of(g, state.exp_avg, state.exp_avg_sq));
+              math, decay, codes_of(g, state.exp_avg, state.exp_avg_sq));
 }
 
 TH_KERNEL void adam_direction_kernel(std::int64_t n, UpdateSource g, AdamState state, AdamMath math,
@@ -96,8 +95,7 @@ TH_KERNEL void adam_direction_kernel(std::int64_t n, UpdateSource g, AdamState s
 void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
                     const AdamMath& math, float* out) {
   gpu::launch(adam_direction_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, state,
-              math, out,
-              codes_of(g, state.exp_avg, state.exp_avg_sq));
+              math, out, codes_of(g, state.exp_avg, state.exp_avg_sq));
 }
 
 // The update replaces x; without a momentum it is x.
@@ -150,8 +148,7 @@ void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValue
   const bool is_bf16 = out.dtype() == DType::kBF16;
   gpu::launch(momentum_direction_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g,
               state, math, is_bf16 ? nullptr : static_cast<float*>(out.raw()),
-              is_bf16 ? static_cast<BF16*>(out.raw()) : nullptr,
-              codes_of(g, state));
+              is_bf16 ? static_cast<BF16*>(out.raw()) : nullptr, codes_of(g, state));
 }
 
 void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
@@ -253,8 +250,19 @@ TH_KERNEL void column_squares_kernel(std::int64_t rows, std::int64_t width, Upda
 
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
   gpu::launch_flat(column_squares_kernel, static_cast<unsigned>((width + kThreads - 1) / kThreads),
-                   kThreads, gpu::compute_stream(), rows, width, x, out,
-                   codes_of(x));
+                   kThreads, gpu::compute_stream(), rows, width, x, out, codes_of(x));
+}
+
+TH_KERNEL void store_values_kernel(std::int64_t n, UpdateSource x, StoredValues to, Codes codes) {
+  const Elements at = elements_of_thread(n);
+  float values[kEach];
+  open_scaled(x, at, codes.source, values);
+  close(to, at, codes.first, values);
+}
+
+void store_values(std::int64_t n, const UpdateSource& x, const StoredValues& to) {
+  gpu::launch(store_values_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, x, to,
+              codes_of(x, to));
 }
 
 // A thread has eight elements: two Philox blocks of four words.
@@ -286,7 +294,7 @@ void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
 }  // namespace
 
 const ElementwiseTable kElementwise{
-    adam_step, adam_direction, momentum_step, momentum_direction, accumulate_momentum,
-    lion_step, scaled_step,    row_squares,   column_squares,     fill_normal};
+    adam_step,   adam_direction, momentum_step,  momentum_direction, accumulate_momentum, lion_step,
+    scaled_step, row_squares,    column_squares, store_values,       fill_normal};
 
 }  // namespace thimble::cuda

@@ -165,7 +165,9 @@ TEST_P(AttentionTest, NotFiniteInputsStayVisible) {
         target.data<float>()[at] = bad;
       }
       run(r);
-      const auto finite = [](const Tensor& t) { return std::isfinite(ops::sum_squares(t)); };
+      const auto finite = [this](const Tensor& t) {
+        return std::isfinite(ops::sum_squares(*arena_, t));
+      };
       EXPECT_FALSE(which < 3 && finite(r.out)) << which << " " << bad;
       EXPECT_FALSE(finite(r.dq) && finite(r.dk) && finite(r.dv)) << which << " " << bad;
     }

@@ -41,7 +41,7 @@ TEST(Int8Test, GroupsOfZeros) {
   ops::zero(x);
   ops::quantize(codes, scales, x);
   ops::dequantize(x, codes, scales);
-  EXPECT_EQ(ops::sum_squares(x), 0);
+  EXPECT_EQ(ops::sum_squares(*arena, x), 0);
 }
 
 }  // namespace

@@ -208,7 +208,7 @@ TEST_P(LayerOpsTest, NoRowsAreNoWork) {
   EXPECT_EQ(values_of(dw), std::vector<double>(8));
   ops::swiglu(y, x, x);
   ops::add(y, x, x);
-  EXPECT_EQ(ops::sum_squares(x), 0.0);
+  EXPECT_EQ(ops::sum_squares(*arena_, x), 0.0);
 }
 
 TEST_P(LayerOpsTest, SumInOrderRoundsOnce) {
@@ -239,7 +239,9 @@ TEST_P(LayerOpsTest, SumInOrderRoundsOnce) {
 
 // Each operation, each input, each kind: the result must show it.
 TEST_P(LayerOpsTest, NotFiniteInputsStayVisible) {
-  const auto finite = [](const Tensor& t) { return std::isfinite(ops::sum_squares(t)); };
+  const auto finite = [this](const Tensor& t) {
+    return std::isfinite(ops::sum_squares(*arena_, t));
+  };
   for (const float bad :
        {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
         -std::numeric_limits<float>::infinity()}) {

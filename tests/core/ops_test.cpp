@@ -157,10 +157,10 @@ TEST_P(OpsTest, SumsDoNotDependOnTheNumberOfThreads) {
                again = empty(Shape{40});
   const int threads = team_threads();
   set_team_threads(1);
-  const double one = ops::sum_squares(x);
+  const double one = ops::sum_squares(*arena_, x);
   ops::column_sums(*arena_, out, dy, false);
   set_team_threads(2);
-  EXPECT_EQ(one, ops::sum_squares(x));
+  EXPECT_EQ(one, ops::sum_squares(*arena_, x));
   ops::column_sums(*arena_, again, dy, false);
   set_team_threads(threads);
   EXPECT_EQ(values_of(out), values_of(again));
@@ -168,9 +168,9 @@ TEST_P(OpsTest, SumsDoNotDependOnTheNumberOfThreads) {
   for (const double v : values_of(x)) want += v * v;
   EXPECT_LT(std::abs(one - want) / want, 1e-6);
   const Tensor bad = random_tensor(*arena_, DType::kF32, Shape{5000}, 1, 1e25f);
-  EXPECT_TRUE(std::isfinite(ops::sum_squares(bad)));  // beyond f32, not beyond f64
+  EXPECT_TRUE(std::isfinite(ops::sum_squares(*arena_, bad)));  // beyond f32, not beyond f64
   bad.data<float>()[4321] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_FALSE(std::isfinite(ops::sum_squares(bad)));
+  EXPECT_FALSE(std::isfinite(ops::sum_squares(*arena_, bad)));
 }
 
 TEST_P(OpsTest, RotationIsUndoneByItsInverse) {

@@ -101,7 +101,7 @@ class NormalisedStep final : public Optimizer {
     auto* carry = static_cast<double*>(a.carry.raw());
     if (i == 0) {
       *carry = 41;
-      ops::add_squares(out.exact[0], a.grad);
+      ops::add_squares(*a.arena, out.exact[0], a.grad);
       out.values[0] = 3;
       return;
     }

@@ -1,8 +1,10 @@
 // Training a tiny model of odd sizes on any number of ranks.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
+#include "core/ops/ops.h"
 #include "launcher/engine/memory_report.h"
 #include "launcher/engine/train_engine.h"
 #include "models/weight_sources.h"
@@ -52,9 +54,13 @@ inline std::vector<Batch> batches_of(int rank, int ranks, int passes, int empty)
 
 inline std::vector<float> floats(const Tensor& t) {
   std::vector<float> out(static_cast<std::size_t>(t.numel()));
-  for (std::size_t i = 0; i < out.size(); ++i) {
-    out[i] = t.dtype() == DType::kBF16 ? to_float(t.data<BF16>()[i]) : t.data<float>()[i];
+  if (t.dtype() == DType::kF32) {
+    ops::to_host(out.data(), t);
+    return out;
   }
+  std::vector<BF16> stored(out.size());
+  ops::to_host(stored.data(), t);
+  std::transform(stored.begin(), stored.end(), out.begin(), [](BF16 v) { return to_float(v); });
   return out;
 }
 
@@ -77,6 +83,7 @@ struct Setting {
   ClipMode clip_mode = ClipMode::kExact;
   double max_grad_norm = 1;
   bool project_gradients = false;
+  DeviceKind device = DeviceKind::kCpu;
 };
 
 // Small enough for every matrix here; the second of three steps refreshes too. With projected
@@ -116,7 +123,8 @@ inline EngineOptions engine_options(const Setting& s, int passes) {
 }
 
 inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& batches) {
-  const auto arena = Arena::make_cpu(1 << 26);
+  const auto arena =
+      s.device == DeviceKind::kCpu ? Arena::make_cpu(1 << 26) : Arena::make_gpu(1 << 26, 1 << 26);
   arena->set_poison(true);
   Outcome out;
   const Transformer model(odd_config(s.tied));

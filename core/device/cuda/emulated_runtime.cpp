@@ -1,7 +1,58 @@
-// The runtime of the emulator: the device's memory is the host's.
+// The runtime of the emulator. Its device memory is memory of the process that only kernels and
+// copies may touch: whoever reads a device pointer on the host faults, as with a GPU.
+#include <sys/mman.h>
+
+#include <cstring>
+#include <map>
+#include <mutex>
+
+#include "core/base/error.h"
+#include "core/device/cuda/emulated_gpu.h"
 #include "core/device/cuda/runtime.h"
 
 namespace thimble::gpu {
+namespace {
+
+std::mutex mutex;
+std::map<void*, std::size_t> regions;
+int users = 0;
+
+void protect_all(int protection) {
+  for (const auto& [base, bytes] : regions) mprotect(base, bytes, protection);
+}
+
+void* allocate(std::int64_t bytes) {
+  const auto size = static_cast<std::size_t>(bytes);
+  const std::scoped_lock lock(mutex);
+  void* base = mmap(nullptr, size, users > 0 ? PROT_READ | PROT_WRITE : PROT_NONE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED) throw_errno("device memory", "mmap");
+  regions[base] = size;
+  return base;
+}
+
+void release(void* base, std::int64_t bytes) {
+  const std::scoped_lock lock(mutex);
+  regions.erase(base);
+  munmap(base, static_cast<std::size_t>(bytes));
+}
+
+void move(void* to, const void* from, std::int64_t bytes) {
+  const DeviceAccess access;
+  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+}  // namespace
+
+DeviceAccess::DeviceAccess() {
+  const std::scoped_lock lock(mutex);
+  if (users++ == 0) protect_all(PROT_READ | PROT_WRITE);
+}
+
+DeviceAccess::~DeviceAccess() {
+  const std::scoped_lock lock(mutex);
+  if (--users == 0) protect_all(PROT_NONE);
+}
 
 Stream compute_stream() {
   return {};
@@ -9,6 +60,32 @@ Stream compute_stream() {
 
 const void* constant_bytes(const void* host, std::size_t) {
   return host;
+}
+
+void zero(void* dst, std::int64_t bytes) {
+  const DeviceAccess access;
+  std::memset(dst, 0, static_cast<std::size_t>(bytes));
+}
+
+void copy(void* dst, const void* src, std::int64_t bytes) {
+  move(dst, src, bytes);
+}
+
+const DeviceMemory& memory() {
+  static const DeviceMemory kMemory{
+      .allocate = allocate,
+      .release = release,
+      .fill =
+          [](void* at, int byte, std::int64_t bytes) {
+            const DeviceAccess access;
+            std::memset(at, byte, static_cast<std::size_t>(bytes));
+          },
+      .to_host = move,
+      .from_host = move,
+      .allocate_host = device_memory(DeviceKind::kCpu).allocate,
+      .release_host = device_memory(DeviceKind::kCpu).release,
+  };
+  return kMemory;
 }
 
 }  // namespace thimble::gpu

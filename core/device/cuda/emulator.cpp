@@ -1,5 +1,6 @@
 #include "core/device/cuda/emulator.h"
 
+#include <setjmp.h>
 #include <ucontext.h>
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include <vector>
 
 #include "core/base/error.h"
+#include "core/device/cuda/emulated_gpu.h"
 
 #ifdef __SANITIZE_ADDRESS__
 #include <sanitizer/common_interface_defs.h>
@@ -26,17 +28,26 @@ constexpr unsigned kWarpThreads = 32;
 
 enum class Waits : std::uint8_t { kNothing, kWarp, kBlock, kEnded };
 
+// Runs one body after another: switching costs less than beginning anew.
 struct Fibre {
   ucontext_t context{};
-  std::unique_ptr<char[]> stack;
+  jmp_buf place;
+  bool begun = false;
+  std::unique_ptr<char[]> stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   Waits waits = Waits::kNothing;
   double exchanged = 0;
   void* sanitizer_stack = nullptr;
 };
 
+// The fibres of this thread; those of an unfinished block are not used again.
+thread_local std::vector<std::unique_ptr<Fibre>> pool;
+
 class Block {
  public:
-  explicit Block(unsigned threads) : fibres_(threads) {}
+  explicit Block(unsigned threads) {
+    while (pool.size() < threads) pool.push_back(std::make_unique<Fibre>());
+    for (unsigned t = 0; t < threads; ++t) fibres_.push_back(pool[t].get());
+  }
 
   void run(const std::function<void()>& body);
   void wait(Waits what);
@@ -45,11 +56,12 @@ class Block {
  private:
   static void enter();
   void resume(unsigned thread);
-  void leave(Fibre& fibre, bool ends);
+  void leave(Fibre& fibre);
   bool release();
 
-  std::vector<Fibre> fibres_;
+  std::vector<Fibre*> fibres_;
   ucontext_t scheduler_{};
+  jmp_buf scheduler_place_;
   void* scheduler_stack_ = nullptr;
   const void* scheduler_bottom_ = nullptr;
   std::size_t scheduler_bytes_ = 0;
@@ -61,42 +73,54 @@ class Block {
 thread_local Block* current = nullptr;
 
 void Block::enter() {
-  Block& block = *current;
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(nullptr, &block.scheduler_bottom_, &block.scheduler_bytes_);
+  __sanitizer_finish_switch_fiber(nullptr, &current->scheduler_bottom_, &current->scheduler_bytes_);
 #endif
-  try {
-    (*block.body_)();
-  } catch (...) {
-    if (!block.error_) block.error_ = std::current_exception();
+  for (;;) {
+    try {
+      (*current->body_)();
+    } catch (...) {
+      if (!current->error_) current->error_ = std::current_exception();
+    }
+    Fibre& fibre = *current->fibres_[current->running_];
+    fibre.waits = Waits::kEnded;
+    current->leave(fibre);
   }
-  Fibre& fibre = block.fibres_[block.running_];
-  fibre.waits = Waits::kEnded;
-  block.leave(fibre, true);
 }
 
-// Back to the scheduler.
-void Block::leave(Fibre& fibre, [[maybe_unused]] bool ends) {
+// Back to the scheduler. Jumps need no system call, as contexts do; the sanitizer knows contexts
+// alone.
+void Block::leave(Fibre& fibre) {
 #ifdef __SANITIZE_ADDRESS__
-  __sanitizer_start_switch_fiber(ends ? nullptr : &fibre.sanitizer_stack, scheduler_bottom_,
-                                 scheduler_bytes_);
-#endif
+  __sanitizer_start_switch_fiber(&fibre.sanitizer_stack, scheduler_bottom_, scheduler_bytes_);
   swapcontext(&fibre.context, &scheduler_);
-#ifdef __SANITIZE_ADDRESS__
-  __sanitizer_finish_switch_fiber(fibre.sanitizer_stack, &scheduler_bottom_, &scheduler_bytes_);
+  // Another block may have resumed it.
+  __sanitizer_finish_switch_fiber(fibre.sanitizer_stack, &current->scheduler_bottom_,
+                                  &current->scheduler_bytes_);
+#else
+  if (_setjmp(fibre.place) == 0) _longjmp(scheduler_place_, 1);
 #endif
 }
 
 void Block::resume(unsigned thread) {
-  Fibre& fibre = fibres_[thread];
+  Fibre& fibre = *fibres_[thread];
   running_ = thread;
   threadIdx.x = thread;
+  const bool begins = !std::exchange(fibre.begun, true);
+  if (begins) {
+    getcontext(&fibre.context);
+    fibre.context.uc_stack = {.ss_sp = fibre.stack.get(), .ss_flags = 0, .ss_size = kStackBytes};
+    fibre.context.uc_link = nullptr;
+    makecontext(&fibre.context, &Block::enter, 0);
+  }
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&scheduler_stack_, fibre.stack.get(), kStackBytes);
-#endif
   swapcontext(&scheduler_, &fibre.context);
-#ifdef __SANITIZE_ADDRESS__
   __sanitizer_finish_switch_fiber(scheduler_stack_, nullptr, nullptr);
+#else
+  if (_setjmp(scheduler_place_) != 0) return;
+  if (begins) setcontext(&fibre.context);
+  _longjmp(fibre.place, 1);
 #endif
 }
 
@@ -105,12 +129,12 @@ bool Block::release() {
   bool any = false;
   const auto all_wait = [&](std::size_t begin, std::size_t end, Waits what) {
     for (std::size_t i = begin; i < end; ++i) {
-      if (fibres_[i].waits != what) return false;
+      if (fibres_[i]->waits != what) return false;
     }
     return true;
   };
   const auto let_go = [&](std::size_t begin, std::size_t end) {
-    for (std::size_t i = begin; i < end; ++i) fibres_[i].waits = Waits::kNothing;
+    for (std::size_t i = begin; i < end; ++i) fibres_[i]->waits = Waits::kNothing;
     any = true;
   };
   if (all_wait(0, fibres_.size(), Waits::kBlock)) let_go(0, fibres_.size());
@@ -124,41 +148,35 @@ bool Block::release() {
 void Block::run(const std::function<void()>& body) {
   body_ = &body;
   Block* outer = std::exchange(current, this);
-  for (Fibre& fibre : fibres_) {
-    if (!fibre.stack) fibre.stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
-    getcontext(&fibre.context);
-    fibre.context.uc_stack = {.ss_sp = fibre.stack.get(), .ss_flags = 0, .ss_size = kStackBytes};
-    fibre.context.uc_link = nullptr;
-    fibre.waits = Waits::kNothing;
-    makecontext(&fibre.context, &Block::enter, 0);
-  }
+  for (Fibre* fibre : fibres_) fibre->waits = Waits::kNothing;
   bool stuck = false;
   for (bool left = true; left && !stuck && !error_;) {
     left = false;
     for (unsigned t = 0; t < fibres_.size(); ++t) {
-      if (fibres_[t].waits == Waits::kNothing) resume(t);
-      left = left || fibres_[t].waits != Waits::kEnded;
+      if (fibres_[t]->waits == Waits::kNothing) resume(t);
+      left = left || fibres_[t]->waits != Waits::kEnded;
     }
     stuck = left && !release();
   }
   current = outer;
+  if (error_ || stuck) pool.clear();
   if (error_) std::rethrow_exception(error_);
   TH_CHECK(!stuck, "threads of a block wait for others that have ended or wait elsewhere");
 }
 
 void Block::wait(Waits what) {
-  Fibre& fibre = fibres_[running_];
+  Fibre& fibre = *fibres_[running_];
   const unsigned thread = running_;
   fibre.waits = what;
-  leave(fibre, false);
+  leave(fibre);
   threadIdx.x = thread;
 }
 
 double Block::exchange(double value, unsigned mask) {
   const unsigned thread = running_;
-  fibres_[thread].exchanged = value;
+  fibres_[thread]->exchanged = value;
   wait(Waits::kWarp);
-  const double got = fibres_.at(thread ^ mask).exchanged;
+  const double got = fibres_.at(thread ^ mask)->exchanged;
   wait(Waits::kWarp);  // before anybody exchanges again
   return got;
 }
@@ -178,6 +196,7 @@ double shuffle_xor(double value, int mask) {
 }
 
 void run_grid(unsigned grid, unsigned threads, const std::function<void()>& body) {
+  const DeviceAccess access;
   gridDim.x = grid;
   blockDim.x = threads;
   Block block(threads);
@@ -188,6 +207,7 @@ void run_grid(unsigned grid, unsigned threads, const std::function<void()>& body
 }
 
 void run_grid_flat(unsigned grid, unsigned threads, const std::function<void()>& body) {
+  const DeviceAccess access;
   gridDim.x = grid;
   blockDim.x = threads;
   for (unsigned b = 0; b < grid; ++b) {

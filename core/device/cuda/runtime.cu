@@ -11,6 +11,13 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw_system("CUDA: {}: {}", what, cudaGetErrorString(error));
 }
 
+// In the order of the stream; done on return.
+void move(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
+  check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, compute_stream()),
+        "cudaMemcpyAsync");
+  check(cudaStreamSynchronize(compute_stream()), "cudaStreamSynchronize");
+}
+
 }  // namespace
 
 Stream compute_stream() {
@@ -20,6 +27,46 @@ Stream compute_stream() {
     return made;
   }();
   return stream;
+}
+
+void zero(void* dst, std::int64_t bytes) {
+  check(cudaMemsetAsync(dst, 0, static_cast<std::size_t>(bytes), compute_stream()),
+        "cudaMemsetAsync");
+}
+
+void copy(void* dst, const void* src, std::int64_t bytes) {
+  check(cudaMemcpyAsync(dst, src, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToDevice,
+                        compute_stream()),
+        "cudaMemcpyAsync");
+}
+
+const DeviceMemory& memory() {
+  static const DeviceMemory kMemory{
+      .allocate =
+          [](std::int64_t bytes) {
+            void* base = nullptr;
+            check(cudaMalloc(&base, static_cast<std::size_t>(bytes)), "cudaMalloc");
+            return base;
+          },
+      .release = [](void* base, std::int64_t) { static_cast<void>(cudaFree(base)); },
+      .fill =
+          [](void* at, int byte, std::int64_t bytes) {
+            check(cudaMemsetAsync(at, byte, static_cast<std::size_t>(bytes), compute_stream()),
+                  "cudaMemsetAsync");
+          },
+      .to_host = [](void* host, const void* at,
+                    std::int64_t bytes) { move(host, at, bytes, cudaMemcpyDeviceToHost); },
+      .from_host = [](void* at, const void* host,
+                      std::int64_t bytes) { move(at, host, bytes, cudaMemcpyHostToDevice); },
+      .allocate_host =
+          [](std::int64_t bytes) {
+            void* base = nullptr;
+            check(cudaMallocHost(&base, static_cast<std::size_t>(bytes)), "cudaMallocHost");
+            return base;
+          },
+      .release_host = [](void* base, std::int64_t) { static_cast<void>(cudaFreeHost(base)); },
+  };
+  return kMemory;
 }
 
 const void* constant_bytes(const void* host, std::size_t bytes) {

@@ -4,11 +4,19 @@
 #include <span>
 
 #include "core/device/cuda/kernel_language.h"
+#include "core/device/device_memory.h"
 
 namespace thimble::gpu {
 
 /// Where the running thread's kernels go.
 Stream compute_stream();
+
+/// Of bytes of the device, in the order of the stream.
+void zero(void* dst, std::int64_t bytes);
+void copy(void* dst, const void* src, std::int64_t bytes);
+
+/// The device's memory.
+const DeviceMemory& memory();
 
 /// A copy, in memory of the device, of a table that lives as long as the program; made once. Small
 /// tables only: they are not the arena's.

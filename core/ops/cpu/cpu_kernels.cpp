@@ -3,6 +3,7 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <memory>
 #include <string_view>
 
 #include "core/base/error.h"
@@ -122,12 +123,12 @@ KernelTable make_cpu_table() {
 }
 
 // Keeps the functions that answer sizes; every other one does nothing.
-KernelTable make_planning_table() {
+KernelTable make_planning_table(const char* name, const KernelTable& real) {
   return {
-      .name = "plan of cpu",
-      .matmul_workspace_bytes = matmul_workspace,
+      .name = name,
+      .matmul_workspace_bytes = real.matmul_workspace_bytes,
       .matmul = [](const MatmulSpec&, const MatmulArgs&) {},
-      .packed_layout = packed_layout,
+      .packed_layout = real.packed_layout,
       .pack = [](const MatmulSpec&, const void*, void*) {},
       .zero = [](void*, std::int64_t) {},
       .copy = [](void*, const void*, std::int64_t) {},
@@ -151,7 +152,7 @@ KernelTable make_planning_table() {
       .swiglu = [](void*, const void*, const void*, DType, std::int64_t) {},
       .swiglu_grad = [](void*, void*, const void*, const void*, const void*, DType,
                         std::int64_t) {},
-      .attention_workspace_bytes = cpu::attention_workspace_bytes,
+      .attention_workspace_bytes = real.attention_workspace_bytes,
       .attention = [](const AttentionSpec&, const AttentionArgs&) {},
       .attention_grad = [](const AttentionSpec&, const AttentionGradArgs&) {},
       .cross_entropy = [](const CrossEntropyArgs&) {},
@@ -184,10 +185,29 @@ const char* cpu_isa() {
   return "?";
 }
 
+namespace {
+
+struct GpuTables {
+  KernelTable real, plan;
+};
+std::unique_ptr<const GpuTables>& gpu_tables() {
+  static std::unique_ptr<const GpuTables> tables;
+  return tables;
+}
+
+}  // namespace
+
+void register_gpu_kernels(const KernelTable& real) {
+  gpu_tables() = std::make_unique<GpuTables>(real, make_planning_table("plan of gpu", real));
+}
+
 const KernelTable& kernels(Device device) {
   static const KernelTable kCpu = make_cpu_table();
-  static const KernelTable kPlan = make_planning_table();
-  return device.planning ? kPlan : kCpu;
+  static const KernelTable kPlan = make_planning_table("plan of cpu", kCpu);
+  if (device.kind == DeviceKind::kCpu) return device.planning ? kPlan : kCpu;
+  const GpuTables* gpu = gpu_tables().get();
+  if (gpu == nullptr) throw_user("device = \"cuda\": this build has no CUDA backend; allowed cpu");
+  return device.planning ? gpu->plan : gpu->real;
 }
 
 }  // namespace thimble

@@ -5,6 +5,9 @@
 
 namespace thimble::cuda {
 
+/// All of them.
+const KernelTable& kernel_table();
+
 std::int64_t matmul_workspace_bytes(const MatmulSpec& s);
 void matmul(const MatmulSpec& s, const MatmulArgs& a);
 void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,

@@ -1,0 +1,59 @@
+#include "core/device/device_memory.h"
+
+#include <sys/mman.h>
+
+#include <atomic>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "core/base/numeric.h"
+
+namespace thimble {
+namespace {
+
+std::size_t size_of(std::int64_t bytes) {
+  return static_cast<std::size_t>(bytes);
+}
+
+void* allocate(std::int64_t bytes) {
+  void* base = mmap(nullptr, size_of(bytes), PROT_READ | PROT_WRITE,
+                    MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (base == MAP_FAILED)
+    throw_errno(fmt::format("reserving {} of address space", format_bytes(bytes)), "mmap");
+  madvise(base, size_of(bytes), MADV_HUGEPAGE);
+  return base;
+}
+
+void release(void* base, std::int64_t bytes) {
+  munmap(base, size_of(bytes));
+}
+
+constexpr DeviceMemory kHost{
+    .allocate = allocate,
+    .release = release,
+    .fill = [](void* at, int byte, std::int64_t bytes) { std::memset(at, byte, size_of(bytes)); },
+    .to_host = [](void* host, const void* at,
+                  std::int64_t bytes) { std::memcpy(host, at, size_of(bytes)); },
+    .from_host = [](void* at, const void* host,
+                    std::int64_t bytes) { std::memcpy(at, host, size_of(bytes)); },
+    .allocate_host = allocate,
+    .release_host = release,
+};
+
+std::atomic<const DeviceMemory*> gpu{nullptr};
+
+}  // namespace
+
+const DeviceMemory& device_memory(DeviceKind kind) {
+  if (kind == DeviceKind::kCpu) return kHost;
+  const DeviceMemory* memory = gpu;
+  if (memory == nullptr)
+    throw_user("device = \"cuda\": this build has no CUDA backend; allowed cpu");
+  return *memory;
+}
+
+void register_gpu_memory(const DeviceMemory& memory) {
+  gpu = &memory;
+}
+
+}  // namespace thimble

@@ -1,0 +1,29 @@
+// The memory of one kind of device: how it is had, and how bytes get in and out. Only these copies
+// cross between host and device; kernels of a device see its memory alone.
+#pragma once
+
+#include <cstdint>
+
+#include "core/device/device.h"
+
+namespace thimble {
+
+struct DeviceMemory {
+  /// Address space of `bytes`; throws SystemError if it is refused.
+  void* (*allocate)(std::int64_t bytes);
+  void (*release)(void* base, std::int64_t bytes);
+  void (*fill)(void* at, int byte, std::int64_t bytes);
+  /// After everything that the calling thread has started on the device; done on return.
+  void (*to_host)(void* host, const void* at, std::int64_t bytes);
+  void (*from_host)(void* at, const void* host, std::int64_t bytes);
+  /// Memory of the host that this device copies from fastest.
+  void* (*allocate_host)(std::int64_t bytes);
+  void (*release_host)(void* base, std::int64_t bytes);
+};
+
+/// Throws UserError if this build, or machine, has no such device.
+const DeviceMemory& device_memory(DeviceKind kind);
+/// Of DeviceKind::kGpu; once, before anything is made on it.
+void register_gpu_memory(const DeviceMemory& memory);
+
+}  // namespace thimble

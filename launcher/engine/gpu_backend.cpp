@@ -1,0 +1,15 @@
+#include "launcher/engine/gpu_backend.h"
+
+#include "core/device/cuda/runtime.h"
+#include "core/ops/cuda/declare.h"
+#include "optim/elementwise_table.h"
+
+namespace thimble {
+
+void register_gpu_backend() {
+  register_gpu_memory(gpu::memory());
+  register_gpu_kernels(cuda::kernel_table());
+  register_gpu_updates(cuda::kElementwise);
+}
+
+}  // namespace thimble

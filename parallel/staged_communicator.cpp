@@ -1,0 +1,63 @@
+#include "parallel/staged_communicator.h"
+
+#include "core/device/device_memory.h"
+
+namespace thimble {
+namespace {
+
+// Copies of the pieces, and where those that arrive belong.
+class StagedState final : public Ticket::State {
+ public:
+  StagedState(Arena& arena, Exchange exchange)
+      : memory_(arena.device().planning ? nullptr : &device_memory(arena.device().kind)),
+        device_(std::move(exchange)),
+        here_(static_cast<int>(device_.send.size())) {
+    for (std::size_t r = 0; r < device_.send.size(); ++r) {
+      for (const Bytes piece : device_.send[r]) {
+        const MutableBytes copy = reserve(arena, piece.size());
+        if (memory_ != nullptr)
+          memory_->to_host(copy.data(), piece.data(), static_cast<std::int64_t>(piece.size()));
+        here_.send[r].push_back(copy);
+      }
+      for (const MutableBytes piece : device_.receive[r])
+        here_.receive[r].push_back(reserve(arena, piece.size()));
+    }
+  }
+  const Exchange& here() const { return here_; }
+  void set_ticket(Ticket ticket) { ticket_ = std::move(ticket); }
+
+  void wait() override {
+    ticket_.wait();
+    for (std::size_t r = 0; memory_ != nullptr && r < device_.receive.size(); ++r) {
+      for (std::size_t i = 0; i < device_.receive[r].size(); ++i) {
+        const MutableBytes piece = device_.receive[r][i];
+        memory_->from_host(piece.data(), here_.receive[r][i].data(),
+                           static_cast<std::int64_t>(piece.size()));
+      }
+    }
+    copies_.clear();
+  }
+
+ private:
+  MutableBytes reserve(Arena& arena, std::size_t bytes) {
+    copies_.push_back(arena.host().reserve(MemoryTag::kComm, static_cast<std::int64_t>(bytes),
+                                           "tensors between ranks"));
+    return {static_cast<std::byte*>(copies_.back().data()), bytes};
+  }
+
+  const DeviceMemory* memory_;  // null: a plan
+  Exchange device_, here_;
+  std::vector<Reservation> copies_;
+  Ticket ticket_;  // its end comes before that of what it moves
+};
+
+}  // namespace
+
+Ticket StagedCommunicator::start(const OpLabel& label, Purpose purpose, Exchange exchange) {
+  if (purpose == Purpose::kControl) return host_.start(label, purpose, std::move(exchange));
+  auto state = std::make_unique<StagedState>(arena_, std::move(exchange));
+  state->set_ticket(host_.start(label, purpose, state->here()));
+  return Ticket(std::move(state));
+}
+
+}  // namespace thimble

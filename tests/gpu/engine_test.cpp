@@ -1,0 +1,209 @@
+// Training on the emulated GPU, whose memory the host cannot touch, beside training on the CPU.
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+#include <random>
+
+#include "checkpoint/checkpoint_reader.h"
+#include "core/io/file_engine.h"
+#include "launcher/engine/checkpointing.h"
+#include "launcher/engine/gpu_backend.h"
+#include "models/hf_export.h"
+#include "optim/registry.h"
+#include "tests/parallel/tiny_training.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class GpuEngine : public testing::Test {
+ public:
+  static void SetUpTestSuite() { register_gpu_backend(); }
+};
+
+// A key's bias moves no softmax: its gradient is rounding alone.
+bool has_gradient(const ParamInfo& info) {
+  return !info.name.ends_with("k_proj.bias");
+}
+
+// Losses and norms of `steps` of three steps, the first gradients, and the weights at the end.
+void expect_like_the_cpu(Setting s, int ranks, double tolerance, double of_weights,
+                         std::size_t steps = 3) {
+  const Outcome want = reference(s, ranks);
+  s.device = DeviceKind::kGpu;
+  run_ranks(ranks, [&](Communicator& comm) {
+    const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, s.passes, s.empty));
+    const Transformer model(odd_config(s.tied));
+    const std::string what = fmt::format("{} stage {}", s.optimizer, s.stage);
+    for (std::size_t i = 0; i < steps; ++i) {
+      EXPECT_NEAR(got.losses[i], want.losses[i], tolerance * want.losses[i]) << what;
+      EXPECT_NEAR(got.norms[i], want.norms[i], tolerance * want.norms[i]) << what;
+    }
+    for (const ParamId id : model.params().ids()) {
+      const ParamInfo& info = model.params().info(id);
+      if (!has_gradient(info)) continue;
+      const auto i = static_cast<std::size_t>(id);
+      const auto off = [&](const auto& ours, const auto& theirs) {
+        return relative(ours[i], rows_of(theirs[i], info, got.slices[i]));
+      };
+      if (!s.fused && ranks == 1) {
+        EXPECT_TRUE(off(got.grads, want.grads) <= 2 * tolerance)
+            << what << " " << info.name << " " << off(got.grads, want.grads);
+      }
+      EXPECT_TRUE(off(got.masters, want.masters) <= of_weights)
+          << what << " " << info.name << " " << off(got.masters, want.masters);
+    }
+  });
+}
+
+// Adam's first steps are almost signs: where a bf16 gradient is near zero, weights differ.
+constexpr double kAny = std::numeric_limits<double>::infinity();
+
+TEST_F(GpuEngine, TrainsAsTheCpuDoes) {
+  for (const bool tied : {false, true}) {
+    expect_like_the_cpu({.passes = 2, .empty = 1, .tied = tied}, 1, 1e-5, 1e-4);
+    expect_like_the_cpu({.dtype = DType::kBF16, .tied = tied}, 1, 3e-2, kAny);
+  }
+}
+
+TEST_F(GpuEngine, EveryOptimizerTrainsAsOnTheCpu) {
+  for (const OptimizerEntry& entry : optimizer_entries()) {
+    if (entry.int8_weights) {  // rounded at random: another step begins elsewhere
+      expect_like_the_cpu({.optimizer = entry.name, .dtype = DType::kBF16}, 1, 3e-2, kAny, 1);
+    } else {
+      expect_like_the_cpu({.optimizer = entry.name}, 1, 1e-4, 1e-3);
+    }
+  }
+}
+
+TEST_F(GpuEngine, RanksAndStages) {
+  for (const int stage : {0, 1, 2, 3}) {
+    for (const char* optimizer : {"adamw_8bit", "galore"})
+      expect_like_the_cpu({.optimizer = optimizer, .stage = stage}, 2, 1e-4, 1e-3);
+    expect_like_the_cpu({.stage = stage, .fused = true, .clip_mode = ClipMode::kPerTensor}, 2, 1e-4,
+                        1e-3);
+  }
+}
+
+// What is promised of bits: recomputing, fusing and formats that lose nothing change none.
+TEST_F(GpuEngine, RecomputedFusedAndSplitGiveTheSameBits) {
+  const Setting plain{.dtype = DType::kBF16, .max_grad_norm = 0, .device = DeviceKind::kGpu};
+  const auto run = [](const Setting& s) {
+    SingleCommunicator alone;
+    return train(alone, s, batches_of(0, 1, 1, -1));
+  };
+  const Outcome want = run(plain);
+  std::vector<Setting> same(5, plain);
+  same[1].recompute = Recompute::kFull;
+  same[2].recompute = Recompute::kSelective;
+  same[3].fused = true;
+  same[3].clip_mode = ClipMode::kPerTensor;
+  same[4].master = MasterFormat::kSplit;
+  for (std::size_t i = 0; i < same.size(); ++i) {
+    const Outcome got = run(same[i]);
+    EXPECT_EQ(got.losses, want.losses) << i;
+    if (i == 4) continue;  // its masters are halves
+    EXPECT_EQ(got.masters, want.masters) << i;
+  }
+}
+
+TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
+  for (const char* optimizer : {"adamw", "q_apollo", "galore", "frugal layers"}) {
+    const Setting s{.optimizer = optimizer, .stage = 2, .dtype = DType::kBF16};
+    const Transformer model(odd_config(false));
+    const OptimizerGroups groups = make_groups(model.params(), optimizer);
+    const auto play = [&](Arena& arena, Communicator& comm) {
+      TrainEngine engine(arena, model, groups, engine_options(s, 1), comm);
+      InitSource source(3, 0.3);
+      engine.load(source);
+      arena.begin_phase("step");
+      for (int step = 1; step <= 3; ++step)
+        engine.step(batches_of(comm.rank(), 2, 1, -1), step, 1e-3);
+    };
+    run_ranks(2, [&](Communicator& comm) {
+      const auto plan = Arena::make_planning(DeviceKind::kGpu);
+      PlanningCommunicator planned(comm.rank(), 2);
+      play(*plan, planned);
+      const auto arena = Arena::make_gpu(plan->extent_bytes(), plan->host().extent_bytes());
+      play(*arena, comm);
+      EXPECT_EQ(plan->peaks(), arena->peaks()) << optimizer;
+      EXPECT_EQ(plan->host().peaks(), arena->host().peaks()) << optimizer;
+      EXPECT_GT(plan->host().extent_bytes(), 0);
+    });
+  }
+}
+
+// A run goes on where it was saved, on either side, with the bits it was saved with; its model is
+// exported from the device.
+TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
+  const fs::path dir = fs::temp_directory_path() /
+                       fmt::format("thimble-gpu-{}-{}", ::getpid(), std::random_device()());
+  fs::create_directories(dir);
+  const auto files = make_file_engine();
+  const Setting s{.optimizer = "apollo", .dtype = DType::kBF16, .master = MasterFormat::kSplit};
+  const Transformer model(odd_config(false));
+  const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
+  const auto on = [&](Arena& arena, auto&& body) {
+    TrainEngine engine(arena, model, optimizer, engine_options(s, 1));
+    body(engine);
+  };
+  const auto cpu = Arena::make_cpu(1 << 26), gpu = Arena::make_gpu(1 << 26, 1 << 26);
+  const auto contents = [&](TrainEngine& engine) {
+    std::vector<std::vector<float>> all;
+    for (const ParamId id : model.params().ids()) all.push_back(floats(engine.store().shard(id)));
+    for (const auto& [key, tensor] : engine.state().all()) {
+      if (tensor.dtype() == DType::kF32) all.push_back(floats(tensor));
+    }
+    return all;
+  };
+  const auto steps = [&](TrainEngine& engine, int first, int last) {
+    for (int step = first; step <= last; ++step) engine.step({{micro_batch(step)}}, step, 1e-3);
+  };
+  std::vector<std::vector<float>> saved, ended;
+  on(*gpu, [&](TrainEngine& engine) {
+    InitSource source(3, 0.3);
+    engine.load(source);
+    steps(engine, 1, 2);
+    saved = contents(engine);
+    save_checkpoint(engine, *files, dir, {.step = 2}, {.model_config = "{}"});
+    export_hf(*gpu, model, engine.store(), {.directory = dir / "gpu", .dtype = DType::kF32});
+    steps(engine, 3, 4);
+    ended = contents(engine);
+  });
+  const auto resume = [&](TrainEngine& engine) {
+    const auto reader =
+        CheckpointReader::open(dir / "ckpt-2", {*files, {}}, CheckpointCheck::kManifest);
+    load_checkpoint(engine, reader);
+    EXPECT_EQ(contents(engine), saved);
+  };
+  on(*gpu, [&](TrainEngine& engine) {
+    resume(engine);
+    steps(engine, 3, 4);
+    EXPECT_EQ(contents(engine), ended);
+  });
+  on(*cpu, [&](TrainEngine& engine) {
+    resume(engine);
+    export_hf(*cpu, model, engine.store(), {.directory = dir / "cpu", .dtype = DType::kF32});
+  });
+  const auto bytes = [&](const char* name) {
+    std::ifstream in(dir / name / "model.safetensors", std::ios::binary);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  EXPECT_EQ(bytes("gpu"), bytes("cpu"));
+  EXPECT_FALSE(bytes("gpu").empty());
+  fs::remove_all(dir);
+}
+
+TEST_F(GpuEngine, TheHostCannotTouchItsMemory) {
+  const auto arena = Arena::make_gpu(1 << 20, 1 << 20);
+  const Tensor x = Tensor::empty(*arena, MemoryTag::kWeights, DType::kF32, Shape{4}, "x");
+  ops::zero(x);
+  EXPECT_EQ(floats(x), std::vector<float>(4));
+  EXPECT_DEATH(static_cast<void>(*static_cast<volatile float*>(x.raw())), "");
+}
+
+}  // namespace
+}  // namespace thimble
