@@ -65,7 +65,8 @@ std::int64_t Arena::Impl::take(std::int64_t bytes, std::int64_t align, std::int6
   }
   std::int64_t range_begin = extent;
   std::int64_t range_end = capacity;
-  if (best != free.end()) {
+  const bool is_free_range = best != free.end();  // otherwise what is beyond was never handed out
+  if (is_free_range) {
     range_begin = best->first;
     range_end = best->first + best->second;
     free.erase(best);
@@ -79,8 +80,7 @@ std::int64_t Arena::Impl::take(std::int64_t bytes, std::int64_t align, std::int6
     return -1;
   }
   if (start > range_begin) free.emplace(range_begin, start - range_begin);
-  const bool at_end = range_end == capacity;
-  if (!at_end && start + bytes < range_end) free.emplace(start + bytes, range_end - start - bytes);
+  if (is_free_range && start + bytes < range_end) free.emplace(start + bytes, range_end - start - bytes);
   extent = std::max(extent, start + bytes);
   return start;
 }
@@ -137,7 +137,8 @@ Arena::Arena(Device device, std::int64_t capacity_bytes)
 
 std::unique_ptr<Arena> Arena::make_real(DeviceKind kind, std::int64_t capacity_bytes,
                                         void* (*allocate)(std::int64_t), Release release) {
-  std::unique_ptr<Arena> arena(new Arena(Device{.kind = kind}, round_up(capacity_bytes, 2 * kMiB)));
+  std::unique_ptr<Arena> arena(new Arena(
+      Device{.kind = kind}, round_up(std::max<std::int64_t>(capacity_bytes, 1), 2 * kMiB)));
   arena->base_ = static_cast<char*>(allocate(arena->capacity_));
   arena->release_ = release;
   return arena;

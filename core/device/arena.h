@@ -74,6 +74,12 @@ class Arena {
   /// The same in the memory of a GPU, all of it taken at once, with `host_bytes` of pinned memory
   /// as its host(). Throws UserError without a GPU.
   static std::unique_ptr<Arena> make_gpu(std::int64_t capacity_bytes, std::int64_t host_bytes);
+  /// On either; host_bytes is not used on a CPU.
+  static std::unique_ptr<Arena> make(DeviceKind kind, std::int64_t capacity_bytes,
+                                     std::int64_t host_bytes) {
+    return kind == DeviceKind::kCpu ? make_cpu(capacity_bytes)
+                                    : make_gpu(capacity_bytes, host_bytes);
+  }
   /// Plan mode: unlimited, no bytes behind it; its pointers must never be read.
   static std::unique_ptr<Arena> make_planning(DeviceKind kind = DeviceKind::kCpu);
   ~Arena();

@@ -2,11 +2,11 @@
 
 #include <sys/mman.h>
 
-#include <atomic>
 #include <cstring>
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
+#include "core/device/gpu.h"
 
 namespace thimble {
 namespace {
@@ -36,24 +36,19 @@ constexpr DeviceMemory kHost{
                   std::int64_t bytes) { std::memcpy(host, at, size_of(bytes)); },
     .from_host = [](void* at, const void* host,
                     std::int64_t bytes) { std::memcpy(at, host, size_of(bytes)); },
+    .wait = [] {},
     .allocate_host = allocate,
     .release_host = release,
 };
-
-std::atomic<const DeviceMemory*> gpu{nullptr};
 
 }  // namespace
 
 const DeviceMemory& device_memory(DeviceKind kind) {
   if (kind == DeviceKind::kCpu) return kHost;
-  const DeviceMemory* memory = gpu;
-  if (memory == nullptr)
-    throw_user("device = \"cuda\": this build has no CUDA backend; allowed cpu");
-  return *memory;
-}
-
-void register_gpu_memory(const DeviceMemory& memory) {
-  gpu = &memory;
+  const GpuDriver* driver = gpu_driver();
+  if (driver == nullptr)
+    throw_user("device = \"cuda\": this program was built without CUDA; allowed here: cpu");
+  return *driver->memory;
 }
 
 }  // namespace thimble

@@ -16,14 +16,14 @@ struct DeviceMemory {
   /// After everything that the calling thread has started on the device; done on return.
   void (*to_host)(void* host, const void* at, std::int64_t bytes);
   void (*from_host)(void* at, const void* host, std::int64_t bytes);
+  /// Until everything that the calling thread has started there is done.
+  void (*wait)();
   /// Memory of the host that this device copies from fastest.
   void* (*allocate_host)(std::int64_t bytes);
   void (*release_host)(void* base, std::int64_t bytes);
 };
 
-/// Throws UserError if this build, or machine, has no such device.
+/// Throws UserError if this build has no such device.
 const DeviceMemory& device_memory(DeviceKind kind);
-/// Of DeviceKind::kGpu; once, before anything is made on it.
-void register_gpu_memory(const DeviceMemory& memory);
 
 }  // namespace thimble

@@ -176,9 +176,9 @@ constexpr std::int64_t norm_chunks(std::int64_t rows) {
   return (rows + kReductionRows - 1) / kReductionRows;
 }
 
-/// Makes `real` the kernels of DeviceKind::kGpu; its planning device knows the sizes that `real`
-/// does. Once, before anything is made there.
-void register_gpu_kernels(const KernelTable& real);
+/// Makes `table`, which must live on, the kernels of DeviceKind::kGpu. Once, before anything is
+/// made there.
+void register_gpu_kernels(const KernelTable& table);
 
 /// The table of a device. Throws SystemError naming the missing instruction set if the CPU is older
 /// than AVX2.

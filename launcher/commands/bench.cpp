@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/threads.h"
+#include "core/device/gpu.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
 #include "launcher/commands/bench_train.h"
@@ -18,14 +19,15 @@
 namespace thimble {
 namespace {
 
-void bench_gemm(const std::string& size, std::int64_t tokens, bool json) {
+void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens, bool json) {
   const auto config = named_model_config(size);
   if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", size);
   if (!json)
     fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "product", "m", "n", "k",
                "GFLOP/s");
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const ProductRate& p : measure_speed_of_light(*config, tokens, dtype, dtype).products) {
+    for (const ProductRate& p :
+         measure_speed_of_light(device, *config, tokens, dtype, dtype).products) {
       if (json) {
         fmt::print("{}\n", nlohmann::ordered_json{{"dtype", dtype_name(dtype)},
                                                   {"product", p.name},
@@ -116,7 +118,7 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
       "  thimble bench memory");
   add_bench_train(*bench, session);
   struct Limits {
-    std::string size = "130m";
+    std::string size = "130m", device = "cpu";
     std::int64_t tokens = 2048;
     bool json = false;
   };
@@ -125,10 +127,14 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   gemm->add_option("--size", limits->size, "20m, 60m, 130m, 350m, 1b, 7b");
   gemm->add_option("--tokens", limits->tokens, "Positions per micro-batch")
       ->check(CLI::PositiveNumber);
+  gemm->add_option("--device", limits->device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   gemm->add_flag("--json", limits->json, "One JSON object a line");
   gemm->callback([limits, &session] {
     session.start();
-    bench_gemm(limits->size, limits->tokens, limits->json);
+    const DeviceKind device = limits->device == "cpu" ? DeviceKind::kCpu : DeviceKind::kGpu;
+    if (device == DeviceKind::kGpu) static_cast<void>(choose_gpu(0));
+    bench_gemm(device, limits->size, limits->tokens, limits->json);
   });
   CLI::App* comm =
       bench->add_subcommand("comm", "What a rank can send to others; run it by mpirun");

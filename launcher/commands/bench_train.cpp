@@ -10,6 +10,7 @@
 
 #include "core/base/random.h"
 #include "core/base/threads.h"
+#include "core/device/gpu.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
@@ -17,6 +18,7 @@
 #include "launcher/engine/op_profile.h"
 #include "launcher/engine/speed_of_light.h"
 #include "launcher/engine/train_engine.h"
+#include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
 #include "models/weight_sources.h"
@@ -30,7 +32,7 @@ namespace {
 struct TrainBench {
   std::string size = "130m";
   std::int64_t batch = 4, seq = 512, accumulation = 1, steps = 12, warmup = 6;
-  std::string dtype = "bf16", recompute = "none", trace;
+  std::string dtype = "bf16", recompute = "none", trace, device = "cpu";
   std::string wire = "bf16";
   std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
@@ -38,6 +40,10 @@ struct TrainBench {
   int threads = 0, zero_stage = 1;
   bool json = false, profile = false;
 };
+
+DeviceKind device_of(const TrainBench& b) {
+  return b.device == "cpu" ? DeviceKind::kCpu : DeviceKind::kGpu;
+}
 
 Recompute recompute_of(const std::string& name) {
   return name == "full"        ? Recompute::kFull
@@ -129,7 +135,7 @@ std::vector<Batch> step_batches(const TrainBench& b, const ModelConfig& config, 
 
 MemoryReport plan(const TrainBench& b, const Transformer& model, const Optimizer& optimizer,
                   const Communicator& comm) {
-  const std::unique_ptr<Arena> arena = Arena::make_planning();
+  const std::unique_ptr<Arena> arena = Arena::make_planning(device_of(b));
   PlanningCommunicator planned(comm.rank(), comm.size());
   const auto engine = make_engine(*arena, model, optimizer, b, planned);
   engine->step(step_batches(b, model.config(), 0, planned), 1, 1e-4);
@@ -156,15 +162,22 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", b.size);
   if (b.warmup >= b.steps)
     throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
+  std::optional<GpuInfo> gpu;
+  if (device_of(b) == DeviceKind::kGpu) {
+    const std::optional<RankEnvironment> launched = rank_environment(process_variables());
+    gpu = choose_gpu(launched ? launched->local_rank : 0);
+  }
   const Transformer model(*config);
   const OptimizerGroups optimizer = bench_optimizer(b, model.params());
   const MemoryReport planned = plan(b, model, optimizer, comm);
   const std::int64_t tokens = b.batch * b.seq, own_tokens = tokens / comm.size();
   const EngineOptions options = engine_options(b);
-  const SpeedOfLight light = measure_speed_of_light(
-      *config, own_tokens, options.dtype, b.accumulation > 1 ? DType::kF32 : options.grad_dtype);
+  const SpeedOfLight light =
+      measure_speed_of_light(device_of(b), *config, own_tokens, options.dtype,
+                             b.accumulation > 1 ? DType::kF32 : options.grad_dtype);
   reset_resident_peak();
-  const std::unique_ptr<Arena> arena = Arena::make_cpu(planned.extent_bytes);
+  const std::unique_ptr<Arena> arena =
+      Arena::make(device_of(b), planned.extent_bytes, planned.host_bytes);
   const auto engine = make_engine(*arena, model, optimizer, b, comm);
   OpProfile profile(b.trace);
   std::optional<ObserverScope> observe;
@@ -176,14 +189,22 @@ void bench_train(const TrainBench& b, Communicator& comm) {
     if (step == b.warmup && (b.profile || !b.trace.empty())) observe.emplace(profile);
     const std::int64_t start = steady_now_ns();
     const StepResult r = engine->step(batches, step + 1, 1e-4);
+    device_memory(device_of(b)).wait();
     seconds.push_back(static_cast<double>(steady_now_ns() - start) * 1e-9);
     losses.push_back(r.loss);
   }
   observe.reset();
-  const double step_s = median({seconds.begin() + b.warmup, seconds.end()});
+  std::vector<double> timed(seconds.begin() + b.warmup, seconds.end());
+  std::sort(timed.begin(), timed.end());
+  const double step_s = median(timed);
+  const double p95_s = timed[(timed.size() * 95 + 99) / 100 - 1];
   const auto total = static_cast<double>(tokens * b.accumulation);
   const MemoryReport measured = memory_report(*arena);
   const double sol = light.seconds_per_micro_batch() * static_cast<double>(b.accumulation) / step_s;
+  const double flops_per_s = total * config->train_flops_per_token(b.seq) / step_s;
+  const auto peak = gpu ? datasheet_bf16_flops(gpu->name) : std::nullopt;
+  nlohmann::ordered_json mfu;  // null: no data sheet to go by
+  if (peak) mfu = flops_per_s / (*peak * comm.size());
   const auto counted = static_cast<double>(b.steps - b.warmup);
   const Traffic after = comm.traffic();
   const auto per_step = [&](std::int64_t Traffic::*field) {
@@ -201,9 +222,11 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"checkpoint", b.recompute == "full"},
       {"threads", team_threads()},
       {"params", config->num_parameters()},
+      {"device", gpu ? gpu->name : "cpu"},
       {"step_s", step_s},
+      {"p95_step_s", p95_s},
       {"tokens_per_s", total / step_s},
-      {"model_tflops", total * config->train_flops_per_token(b.seq) / step_s / 1e12},
+      {"model_tflops", flops_per_s / 1e12},
       {"peak_bytes", resident_memory().peak_bytes},
       {"first_loss", losses.front()},
       {"last_loss", losses.back()},
@@ -215,6 +238,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"state_bytes", arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer))},
       {"accumulation", b.accumulation},
       {"sol", sol},
+      {"mfu", mfu},
       {"isa", cpu_isa()},
       {"planned_peak_bytes", planned.peak_bytes()},
       {"measured_peak_bytes", measured.peak_bytes()},
@@ -261,6 +285,8 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->check(CLI::NonNegativeNumber);
   train->add_option("--dtype", options->dtype, "bf16 or f32")
       ->check(CLI::IsMember({"bf16", "f32"}));
+  train->add_option("--device", options->device, "cpu or cuda")
+      ->check(CLI::IsMember({"cpu", "cuda"}));
   train->add_option("--recompute", options->recompute, "none, selective or full")
       ->check(CLI::IsMember({"none", "selective", "full"}));
   train->add_option("--threads", options->threads,

@@ -9,12 +9,15 @@
 
 #include "core/base/numeric.h"
 #include "core/base/random.h"
+#include "core/device/arena.h"
+#include "core/device/gpu.h"
 #include "core/io/file_engine.h"
 #include "core/ops/kernel_table.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
 #include "launcher/engine/speed_of_light.h"
+#include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "parallel/mpi_world.h"
 
@@ -34,7 +37,8 @@ struct DoctorArguments {
 double best_gflops(DType dtype) {
   const auto config = named_model_config("20m");
   double best = 0;
-  for (const ProductRate& p : measure_speed_of_light(*config, 1024, dtype, dtype).products) {
+  for (const ProductRate& p :
+       measure_speed_of_light(DeviceKind::kCpu, *config, 1024, dtype, dtype).products) {
     best = std::max(best, p.flops_per_s / 1e9);
   }
   return best;
@@ -102,6 +106,38 @@ struct Check {
   std::string name, found, advice{};
 };
 
+struct GpuFinding {
+  GpuInfo gpu;
+  double bf16_flops = 0, to_gpu_bytes_per_s = 0, to_host_bytes_per_s = 0;
+};
+
+std::vector<GpuFinding> find_gpus() {
+  const GpuDriver* driver = gpu_driver();
+  if (driver == nullptr) return {};
+  constexpr std::int64_t kSize = 8192, kCopied = 256 * kMiB;
+  std::vector<GpuFinding> found;
+  for (const GpuInfo& gpu : driver->list()) {
+    GpuFinding f{.gpu = gpu};
+    driver->choose(static_cast<int>(found.size()));
+    f.bf16_flops = product_rate(DeviceKind::kGpu, kSize, kSize, kSize, DType::kBF16);
+    const auto arena = Arena::make_gpu(kCopied, kCopied);
+    const Reservation device = arena->reserve(MemoryTag::kIo, kCopied, "copied"),
+                      host = arena->host().reserve(MemoryTag::kIo, kCopied, "copied");
+    const auto rate = [&](auto&& copy) {
+      copy();  // touches the memory
+      const std::int64_t start = steady_now_ns();
+      copy();
+      return static_cast<double>(kCopied) / (static_cast<double>(steady_now_ns() - start) * 1e-9);
+    };
+    f.to_gpu_bytes_per_s =
+        rate([&] { driver->memory->from_host(device.data(), host.data(), kCopied); });
+    f.to_host_bytes_per_s =
+        rate([&] { driver->memory->to_host(host.data(), device.data(), kCopied); });
+    found.push_back(f);
+  }
+  return found;
+}
+
 struct Findings {
   Machine machine = probe_machine();
   std::int64_t disk_free = 0;
@@ -109,6 +145,7 @@ struct Findings {
   std::string engine, disk_problem, mpi = mpi_state();
   int nodes = numa_nodes();
   double bf16_gflops = 0, f32_gflops = 0;
+  std::vector<GpuFinding> gpus = find_gpus();
 };
 
 Findings find(const fs::path& directory) {
@@ -157,11 +194,24 @@ Check disk_check(const Findings& f, const fs::path& directory) {
   return check;
 }
 
+Check gpu_check(const GpuFinding& f) {
+  const auto peak = datasheet_bf16_flops(f.gpu.name);
+  Check check{"GPU",
+              fmt::format("{} (compute {}.{}): {} free of {}, {:.0f} TFLOP/s bf16{}, copies to it "
+                          "{:.1f} GB/s, from it {:.1f} GB/s",
+                          f.gpu.name, f.gpu.major, f.gpu.minor, format_bytes(f.gpu.free_bytes),
+                          format_bytes(f.gpu.total_bytes), f.bf16_flops / 1e12,
+                          peak ? fmt::format(" of {:.0f}", *peak / 1e12) : "",
+                          f.to_gpu_bytes_per_s / 1e9, f.to_host_bytes_per_s / 1e9)};
+  if (f.gpu.major < 8) check.advice = "no bf16 in hardware: compute capability 8.0 is the least";
+  return check;
+}
+
 std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
   const MemoryLimit& memory = f.machine.memory;
   const bool uring = f.engine.find("uring") != std::string::npos;
   const bool huge = huge_pages();
-  return {
+  std::vector<Check> checks{
       cpu_check(f.machine.cpu),
       cores_check(f.machine.cores),
       {"products",
@@ -180,6 +230,11 @@ std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
       {"MPI", f.mpi, f.mpi == "ready" ? "" : "install openmpi-bin to train on several processes"},
       {"kernel", f.machine.kernel},
   };
+  for (const GpuFinding& gpu : f.gpus) checks.push_back(gpu_check(gpu));
+  if (f.gpus.empty())
+    checks.push_back(
+        {"GPU", gpu_driver() == nullptr ? "not in this build" : "none found; device = \"cpu\""});
+  return checks;
 }
 
 void print_json(const Findings& f, const std::vector<Check>& checks) {
@@ -202,7 +257,16 @@ void print_json(const Findings& f, const std::vector<Check>& checks) {
                              {"mpi", f.mpi},
                              {"bf16_gflops", f.bf16_gflops},
                              {"f32_gflops", f.f32_gflops},
+                             {"gpus", nlohmann::ordered_json::array()},
                              {"warnings", nlohmann::ordered_json::array()}};
+  for (const GpuFinding& g : f.gpus) {
+    out["gpus"].push_back({{"name", g.gpu.name},
+                           {"memory_bytes", g.gpu.total_bytes},
+                           {"memory_free_bytes", g.gpu.free_bytes},
+                           {"bf16_tflops", g.bf16_flops / 1e12},
+                           {"to_gpu_gb_per_s", g.to_gpu_bytes_per_s / 1e9},
+                           {"to_host_gb_per_s", g.to_host_bytes_per_s / 1e9}});
+  }
   for (const Check& check : checks) {
     if (!check.advice.empty()) out["warnings"].push_back(check.name + ": " + check.advice);
   }

@@ -75,16 +75,19 @@ std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
                 "collectives",
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
+  const std::int64_t overhead = overhead_bytes(setup.device);
+  const bool gpu = setup.device == DeviceKind::kGpu;
   return fmt::format(
-      "{:.1f} M parameters, {}; {}; {}{}\n{}resident at most {} (arena {} + "
-      "process {}), budget "
-      "{} ({})\ndisk: {} a checkpoint, {} the exported model",
+      "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
+      "{} {}), budget "
+      "{} ({}){}\ndisk: {} a checkpoint, {} the exported model",
       static_cast<double>(setup.model.num_parameters()) / 1e6, weights_text(setup.engine),
       optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
-      format_bytes(plan.memory.extent_bytes + kProcessOverheadBytes),
-      format_bytes(plan.memory.extent_bytes), format_bytes(kProcessOverheadBytes),
-      format_bytes(plan.budget.bytes), plan.budget.bound_by, format_bytes(plan.checkpoint_bytes),
-      format_bytes(export_disk_bytes(setup)));
+      gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
+      format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),
+      format_bytes(plan.budget.bytes), plan.budget.bound_by,
+      gpu ? fmt::format("; pinned on the host {}", format_bytes(plan.memory.host_bytes)) : "",
+      format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(setup)));
 }
 
 }  // namespace thimble

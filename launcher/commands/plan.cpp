@@ -6,6 +6,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/device/gpu.h"
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
@@ -40,9 +41,10 @@ std::int64_t largest(std::int64_t start, std::int64_t limit, Fits&& fits) {
 
 std::int64_t largest_fitting(const std::string& what, JobSetup setup, const job::JobConfig& job,
                              const RunShape& shape, const RankPlace& place) {
-  const Budget budget = resolve_budget(job.memory.budget, place.on_host);
+  const Budget budget = resolve_budget(job.memory.budget, setup.device, place.on_host);
   const auto fits = [&](const BatchPlan& batch) {
-    return plan_memory(setup, job, batch, shape, place).extent_bytes + kProcessOverheadBytes <=
+    return plan_memory(setup, job, batch, shape, place).extent_bytes +
+               overhead_bytes(setup.device) <=
            budget.bytes;
   };
   if (what == "micro_batch_size") {
@@ -63,13 +65,22 @@ struct KnownRates {
   std::string flops_from, bytes_from;  // empty: not known
 };
 
+// Ranks that share what is measured.
+int sharing_of(DeviceKind device, const PlanArguments& a) {
+  return device == DeviceKind::kCpu ? a.ranks_on_host : 1;
+}
+
 KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
   KnownRates known;
   if (a.tflops) {
     known.rates.flops_per_s = *a.tflops * 1e12;
     known.flops_from = "given";
   } else {
-    known.rates.flops_per_s = measure_product_rate(setup.engine.dtype) / a.ranks_on_host;
+    const GpuDriver* driver = gpu_driver();
+    if (setup.device == DeviceKind::kGpu && (driver == nullptr || driver->list().empty()))
+      throw_user("no GPU here to measure its products: say --tflops");
+    known.rates.flops_per_s =
+        measure_product_rate(setup.device, setup.engine.dtype) / sharing_of(setup.device, a);
     known.flops_from = "measured here";
   }
   if (a.gb_per_s) {
@@ -117,7 +128,8 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
           {"passes", plan.batch.passes},
           {"peak_bytes", plan.memory.peak_bytes()},
           {"arena_bytes", plan.memory.extent_bytes},
-          {"resident_bytes", plan.memory.extent_bytes + kProcessOverheadBytes},
+          {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(setup.device)},
+          {"host_bytes", plan.memory.host_bytes},
           {"budget_bytes", plan.budget.bytes},
           {"fits", plan.fits},
           {"budget_bound_by", plan.budget.bound_by},

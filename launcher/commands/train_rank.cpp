@@ -8,6 +8,7 @@
 
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/text.h"
+#include "core/device/gpu.h"
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "data/content_hash.h"
@@ -23,8 +24,10 @@
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/allocation.h"
 #include "launcher/run/console.h"
+#include "launcher/run/gpu_peaks.h"
 #include "launcher/run/log.h"
 #include "launcher/run/machine.h"
+#include "launcher/run/rank_environment.h"
 #include "launcher/run/signals.h"
 #include "parallel/collectives.h"
 
@@ -168,6 +171,7 @@ void check_shared(Communicator& comm, const fs::path& run) {
 struct Prepared {
   job::JobConfig job;
   JobSetup setup;
+  std::optional<GpuInfo> gpu;  // of this rank
   std::optional<RunDir> held;  // of rank 0, as the two that follow
   job::ResumeDiff job_change;
   std::vector<std::pair<std::string, std::string>> content;
@@ -237,6 +241,11 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   const int threads = apply_threads(job.threads, on_host);
   p.setup = make_setup(job);
   p.setup.data.threads = threads;
+  if (p.setup.device == DeviceKind::kGpu) {
+    const std::optional<RankEnvironment> launched = rank_environment(process_variables());
+    p.gpu = choose_gpu(launched ? launched->local_rank : 0);
+    if (leads) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
+  }
   open_data(session, comm, p);
   RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .on_host = on_host, .here = false};
   if (any_micro || any_stage) {
@@ -316,11 +325,12 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   EngineOptions options = p.setup.engine;
   options.accumulates = p.plan.batch.passes > 1;
   options.zero_stage = p.plan.zero_stage;
-  const SpeedOfLight light =
-      measure_speed_of_light(p.setup.model, p.plan.batch.micro_batch * options.seq_len,
-                             options.dtype, options.accumulates ? DType::kF32 : options.grad_dtype);
+  const SpeedOfLight light = measure_speed_of_light(
+      p.setup.device, p.setup.model, p.plan.batch.micro_batch * options.seq_len, options.dtype,
+      options.accumulates ? DType::kF32 : options.grad_dtype);
 
-  const std::unique_ptr<Arena> arena = Arena::make_cpu(p.plan.memory.extent_bytes);
+  const std::unique_ptr<Arena> arena =
+      Arena::make(p.setup.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
   Transformer model(p.setup.model);
   apply_freeze(p.job, model);
   const OptimizerGroups optimizer = make_optimizer(p.job, model.params());
@@ -352,6 +362,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                    .console = session.console,
                    .total_steps = p.steps,
                    .light_seconds_per_pass = light.seconds_per_micro_batch(),
+                   .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
                    .monitor = &monitor,
                    .end_s = batch ? batch->end_s : std::nullopt,
                    .model_config = model_config_json(

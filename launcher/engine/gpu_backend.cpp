@@ -7,7 +7,7 @@
 namespace thimble {
 
 void register_gpu_backend() {
-  register_gpu_memory(gpu::memory());
+  register_gpu(gpu::driver());
   register_gpu_kernels(cuda::kernel_table());
   register_gpu_updates(cuda::kElementwise);
 }

@@ -4,6 +4,7 @@
 #include <map>
 #include <numeric>
 
+#include "core/device/gpu.h"
 #include "launcher/engine/checkpointing.h"
 #include "launcher/run/machine.h"
 #include "models/decoder.h"
@@ -19,7 +20,7 @@ Batch planned_batch(std::int64_t rows, std::int64_t seq_len) {
 
 // The engine of one rank of a job on a planning arena and communicator.
 struct PlannedEngine {
-  std::unique_ptr<Arena> arena = Arena::make_planning();
+  std::unique_ptr<Arena> arena;
   PlanningCommunicator comm;
   Transformer model;
   std::unique_ptr<OptimizerGroups> optimizer;
@@ -27,7 +28,9 @@ struct PlannedEngine {
 
   PlannedEngine(const JobSetup& setup, const job::JobConfig& job, const RankPlace& place,
                 bool accumulates)
-      : comm(place.rank, place.ranks), model(setup.model) {
+      : arena(Arena::make_planning(setup.device)),
+        comm(place.rank, place.ranks),
+        model(setup.model) {
     apply_freeze(job, model);
     optimizer = std::make_unique<OptimizerGroups>(make_optimizer(job, model.params()));
     EngineOptions options = setup.engine;
@@ -62,7 +65,7 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
   const auto consider = [&](const std::string& text, const JobSetup& changed, std::int64_t micro) {
     const BatchPlan batch = cut_batch(changed.rows_per_step, micro, place.ranks);
     const MemoryReport report = plan_memory(changed, job, batch, shape, place);
-    const std::int64_t needed = report.extent_bytes + kProcessOverheadBytes;
+    const std::int64_t needed = report.extent_bytes + overhead_bytes(setup.device);
     if (needed <= budget) fitting.push_back({text, needed});
   };
   consider("training.micro_batch_size = 1 (about the same speed)", setup, 1);
@@ -98,7 +101,7 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
                          const RankPlace& place, const MemoryReport& least, const Budget& budget) {
   std::string text =
       fmt::format("the job needs {} and memory.budget allows {} ({}); nothing was started.",
-                  format_bytes(least.extent_bytes + kProcessOverheadBytes),
+                  format_bytes(least.extent_bytes + overhead_bytes(setup.device)),
                   format_bytes(budget.bytes), budget.bound_by);
   for (const Suggestion& s : suggestions(setup, job, shape, place, budget.bytes)) {
     text += fmt::format("\n  fits: {}: {}", s.text, format_bytes(s.peak_bytes));
@@ -109,7 +112,7 @@ std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig&
       plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1, place.ranks), shape, place);
   text += fmt::format(
       "\n  or: memory.budget = \"{}MiB\" with memory.recompute = \"full\" on a machine that has it",
-      (report.extent_bytes + kProcessOverheadBytes) / kMiB + 1);
+      (report.extent_bytes + overhead_bytes(setup.device)) / kMiB + 1);
   throw UserError(text);
 }
 
@@ -194,8 +197,25 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   return memory_report(arena);
 }
 
-Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host) {
+namespace {
+
+Budget gpu_budget(int ranks_on_host) {
+  const GpuDriver* driver = gpu_driver();
+  const std::vector<GpuInfo> gpus = driver == nullptr ? std::vector<GpuInfo>() : driver->list();
+  if (gpus.empty())
+    throw_user("device = \"cuda\": no GPU here to ask for its memory; set memory.budget");
+  std::int64_t least = gpus[0].free_bytes;
+  for (const GpuInfo& gpu : gpus) least = std::min(least, gpu.free_bytes);
+  const std::int64_t sharing = ceil_div(std::int64_t{ranks_on_host}, std::int64_t{std::ssize(gpus)});
+  return {least / 10 * 9 / sharing, fmt::format("90 % of the GPU's free memory, for {} rank{}",
+                                                sharing, sharing == 1 ? "" : "s")};
+}
+
+}  // namespace
+
+Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, int ranks_on_host) {
   if (budget.value) return {budget.value->bytes, "memory.budget"};
+  if (device == DeviceKind::kGpu) return gpu_budget(ranks_on_host);
   const MemoryLimit limit = memory_limit();
   const std::string bound = "90 % of " + limit.bound_by;
   if (ranks_on_host == 1) return {limit.default_budget_bytes(), bound};
@@ -240,7 +260,7 @@ bool plan_stage(const JobSetup& setup, const job::JobConfig& job, const RunShape
   const auto try_micro = [&](std::int64_t micro) {
     plan.batch = cut_batch(setup.rows_per_step, micro, place.ranks);
     plan.memory = plan_memory(setup, job, plan.batch, shape, place);
-    return plan.memory.extent_bytes + kProcessOverheadBytes <= plan.budget.bytes;
+    return plan.memory.extent_bytes + overhead_bytes(setup.device) <= plan.budget.bytes;
   };
   if (job.training.micro_batch_size.value) return try_micro(*job.training.micro_batch_size.value);
   const std::int64_t rows = ceil_div(setup.rows_per_step, place.ranks);
@@ -285,7 +305,7 @@ std::int64_t checkpoint_bytes(const PlannedEngine& planned) {
 JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
                  const RankPlace& place) {
   JobPlan plan;
-  plan.budget = resolve_budget(job.memory.budget, place.on_host);
+  plan.budget = resolve_budget(job.memory.budget, setup.device, place.on_host);
   JobSetup tried = setup;
   const bool any_stage = place.ranks > 1 && !job.parallelism.zero_stage.value;
   const int last_stage = has_int8(setup, job) ? 2 : 3;

@@ -49,7 +49,9 @@ struct Budget {
   std::int64_t bytes = 0;
   std::string bound_by;  // "memory.budget", "free memory", "cgroup limit"
 };
-Budget resolve_budget(const job::AutoBytes& budget, int ranks_on_host = 1);
+/// Of a rank: what the job says, or 90 % of what is free on the host, or on a GPU. Throws UserError
+/// if there is no GPU to ask.
+Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, int ranks_on_host = 1);
 
 struct JobPlan {
   BatchPlan batch;
@@ -68,6 +70,8 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
                  const RankPlace& place = {});
 
 /// Bytes that the process takes outside the arena: code, libraries, generated kernels.
-inline constexpr std::int64_t kProcessOverheadBytes = 96 * kMiB;
+constexpr std::int64_t overhead_bytes(DeviceKind device) {
+  return device == DeviceKind::kCpu ? 96 * kMiB : 512 * kMiB;
+}
 
 }  // namespace thimble

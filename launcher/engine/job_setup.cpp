@@ -117,6 +117,7 @@ std::int64_t rows_per_step(const job::JobConfig& job) {
 
 JobSetup make_setup(const job::JobConfig& job) {
   JobSetup setup;
+  setup.device = job.device == job::DeviceKind::kCuda ? DeviceKind::kGpu : DeviceKind::kCpu;
   setup.model = load_config(job);
   setup.model_dir = job.model.path;
   if (!job.model.tokenizer.empty()) {

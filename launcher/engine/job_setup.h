@@ -17,6 +17,7 @@
 namespace thimble {
 
 struct JobSetup {
+  DeviceKind device = DeviceKind::kCpu;
   ModelConfig model;
   std::filesystem::path model_dir;  // empty: from scratch
   std::filesystem::path tokenizer;  // directory, file or "byte"

@@ -12,8 +12,11 @@ std::int64_t MemoryReport::peak_bytes() const {
   return most;
 }
 
-MemoryReport memory_report(const Arena& arena) {
-  return {.phases = arena.peaks(), .extent_bytes = arena.extent_bytes()};
+MemoryReport memory_report(Arena& arena) {
+  const bool is_host = &arena.host() == &arena;
+  return {.phases = arena.peaks(),
+          .extent_bytes = arena.extent_bytes(),
+          .host_bytes = is_host ? 0 : arena.host().extent_bytes()};
 }
 
 std::string to_table(const MemoryReport& report) {

@@ -13,10 +13,11 @@ namespace thimble {
 struct MemoryReport {
   std::vector<MemoryPeak> phases;  // in order of first appearance
   std::int64_t extent_bytes = 0;   // address space touched at most
+  std::int64_t host_bytes = 0;     // the same of the host beside a GPU
   std::int64_t peak_bytes() const;
 };
 
-MemoryReport memory_report(const Arena& arena);
+MemoryReport memory_report(Arena& arena);
 
 /// A table: one row per tag, one column per phase, the total below.
 std::string to_table(const MemoryReport& report);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/base/dtype.h"
+#include "core/device/device.h"
 #include "models/model_config.h"
 
 namespace thimble {
@@ -29,13 +30,13 @@ struct SpeedOfLight {
   double seconds_per_micro_batch() const;
 };
 
-/// Times every distinct product of a step over `tokens` positions on the CPU; takes about a second
-/// at 130M. Gradients of weights are written in `grad_dtype`. The head's products run in chunks of
-/// rows, as in training.
-SpeedOfLight measure_speed_of_light(const ModelConfig& config, std::int64_t tokens, DType dtype,
-                                    DType grad_dtype);
+/// Times every distinct product of a step over `tokens` positions; takes about a second at 130M.
+/// Gradients of weights are written in `grad_dtype`. The head's products run in chunks of rows, as
+/// in training.
+SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& config,
+                                    std::int64_t tokens, DType dtype, DType grad_dtype);
 
 /// FLOPs per second of one product [m, k] x [k, n], best of several runs, weights packed.
-double product_rate(std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);
+double product_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);
 
 }  // namespace thimble

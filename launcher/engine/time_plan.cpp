@@ -30,9 +30,9 @@ StepTime predict_step(const JobSetup& setup, const JobPlan& plan, const Rates& r
   return time;
 }
 
-double measure_product_rate(DType dtype) {
-  constexpr std::int64_t kSize = 1024;
-  return product_rate(kSize, kSize, kSize, dtype);
+double measure_product_rate(DeviceKind device, DType dtype) {
+  const std::int64_t kSize = device == DeviceKind::kCpu ? 1024 : 8192;
+  return product_rate(device, kSize, kSize, kSize, dtype);
 }
 
 double measure_exchange_rate(Communicator& comm, std::int64_t bytes) {

@@ -21,7 +21,7 @@ struct StepTime {
 StepTime predict_step(const JobSetup& setup, const JobPlan& plan, const Rates& rates);
 
 /// A product of 1024 x 1024 matrices on this machine, with the threads of this process.
-double measure_product_rate(DType dtype);
+double measure_product_rate(DeviceKind device, DType dtype);
 
 /// Bytes per second that each rank of `comm` sends while gradients of `bytes` are reduced and
 /// gathered again, all ranks at once; the best of several runs. All ranks call it together.

@@ -103,22 +103,23 @@ void Trainer::log_step(const StepResult& r, double lr, double seconds) {
     sol = parts_.light_seconds_per_pass * static_cast<double>(plan.passes) / seconds;
   }
   const ResidentMemory memory = resident_memory();
-  parts_.log->step(
-      {.step = state_.step,
-       .loss = r.loss,
-       .grad_norm = r.grad_norm,
-       .lr = lr,
-       .tokens_seen = state_.tokens_seen,
-       .trained_tokens = state_.trained_tokens,
-       .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
-       .step_ms = seconds * 1e3,
-       .tokens_per_s = rate,
-       .model_tflops =
-           rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len) / 1e12,
-       .mfu = std::nullopt,
-       .sol = sol,
-       .peak_bytes = memory.peak_bytes,
-       .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
+  const double flops = rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len);
+  const int ranks = parts_.engine.comm().size();
+  parts_.log->step({.step = state_.step,
+                    .loss = r.loss,
+                    .grad_norm = r.grad_norm,
+                    .lr = lr,
+                    .tokens_seen = state_.tokens_seen,
+                    .trained_tokens = state_.trained_tokens,
+                    .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
+                    .step_ms = seconds * 1e3,
+                    .tokens_per_s = rate,
+                    .model_tflops = flops / 1e12,
+                    .mfu = parts_.peak_flops ? std::optional(flops / (*parts_.peak_flops * ranks))
+                                             : std::nullopt,
+                    .sol = sol,
+                    .peak_bytes = memory.peak_bytes,
+                    .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
   progress_.update({.step = state_.step,
                     .loss = r.loss,
                     .tokens_per_s = rate,

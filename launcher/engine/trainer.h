@@ -38,6 +38,7 @@ struct TrainerParts {
   std::shared_ptr<Console> console;
   std::int64_t total_steps = 0;
   double light_seconds_per_pass = 0;  // best time of one pass's matrix products; 0 = not measured
+  std::optional<double> peak_flops;   // of the GPU's data sheet
   RankMonitor* monitor = nullptr;     // told of steps, and of what happens between them
   std::optional<std::int64_t> end_s;  // when the batch system ends this job, since 1970
   std::string model_config;           // text of config.json, kept in checkpoints

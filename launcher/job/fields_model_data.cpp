@@ -103,9 +103,8 @@ void visit_fields(const FieldVisitor& visitor, JobConfig& job) {
          .value = &job.seed,
          .range = at_least(0)});
   visit({.name = "device",
-         .doc = "Where the model computes",
+         .doc = "Where the model computes; cuda: a GPU for each rank",
          .value = choice(job.device),
-         .later = {"cuda"},
          .resume = ResumeClass::kContinues});
   visit({.name = "threads",
          .doc = "Per rank; auto follows the CPU quota and affinity",

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "core/base/error.h"
+#include "core/base/numeric.h"
 #include "core/base/random.h"
 #include "core/device/stream.h"
 
@@ -55,6 +56,17 @@ TEST(Arena, FreedNeighboursJoin) {
   const std::int64_t extent = arena->extent_bytes();
   const Reservation all = arena->reserve(MemoryTag::kIo, 3000, "all");
   EXPECT_EQ(arena->extent_bytes(), extent);
+}
+
+// A free range that ends where the arena does is cut like any other.
+TEST(Arena, AllOfItIsHandedOutAgain) {
+  const auto arena = Arena::make_cpu(2 * kMiB);
+  static_cast<void>(arena->reserve(MemoryTag::kIo, 2 * kMiB, "all"));
+  for (int i = 0; i < 3; ++i) {
+    const Reservation half = arena->reserve(MemoryTag::kIo, kMiB, "half"),
+                      other = arena->reserve(MemoryTag::kIo, kMiB, "other half");
+    EXPECT_NE(half.data(), other.data());
+  }
 }
 
 TEST(Arena, FullArenaSaysWhatIsLive) {

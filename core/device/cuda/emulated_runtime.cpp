@@ -7,6 +7,7 @@
 #include <mutex>
 
 #include "core/base/error.h"
+#include "core/base/numeric.h"
 #include "core/device/cuda/emulated_gpu.h"
 #include "core/device/cuda/runtime.h"
 
@@ -71,6 +72,8 @@ void copy(void* dst, const void* src, std::int64_t bytes) {
   move(dst, src, bytes);
 }
 
+namespace {
+
 const DeviceMemory& memory() {
   static const DeviceMemory kMemory{
       .allocate = allocate,
@@ -82,10 +85,30 @@ const DeviceMemory& memory() {
           },
       .to_host = move,
       .from_host = move,
+      .wait = [] {},
       .allocate_host = device_memory(DeviceKind::kCpu).allocate,
       .release_host = device_memory(DeviceKind::kCpu).release,
   };
   return kMemory;
+}
+
+}  // namespace
+
+const GpuDriver& driver() {
+  static const GpuDriver kDriver{
+      .memory = &memory(),
+      .list =
+          [] {
+            constexpr std::int64_t kBytes = 4 * kGiB;
+            return std::vector<GpuInfo>{{.name = "emulated GPU",
+                                         .total_bytes = kBytes,
+                                         .free_bytes = kBytes,
+                                         .major = 9,
+                                         .multiprocessors = 1}};
+          },
+      .choose = [](int) {},
+  };
+  return kDriver;
 }
 
 }  // namespace thimble::gpu

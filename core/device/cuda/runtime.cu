@@ -40,6 +40,8 @@ void copy(void* dst, const void* src, std::int64_t bytes) {
         "cudaMemcpyAsync");
 }
 
+namespace {
+
 const DeviceMemory& memory() {
   static const DeviceMemory kMemory{
       .allocate =
@@ -58,6 +60,7 @@ const DeviceMemory& memory() {
                     std::int64_t bytes) { move(host, at, bytes, cudaMemcpyDeviceToHost); },
       .from_host = [](void* at, const void* host,
                       std::int64_t bytes) { move(at, host, bytes, cudaMemcpyHostToDevice); },
+      .wait = [] { check(cudaStreamSynchronize(compute_stream()), "cudaStreamSynchronize"); },
       .allocate_host =
           [](std::int64_t bytes) {
             void* base = nullptr;
@@ -69,6 +72,41 @@ const DeviceMemory& memory() {
   return kMemory;
 }
 
+std::vector<GpuInfo> list() {
+  std::vector<GpuInfo> gpus;
+  int count = 0, before = 0;
+  if (cudaGetDeviceCount(&count) != cudaSuccess || cudaGetDevice(&before) != cudaSuccess) return {};
+  for (int i = 0; i < count; ++i) {
+    cudaDeviceProp properties{};
+    std::size_t free = 0, total = 0;
+    int clock_khz = 0;
+    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
+    if (cudaSetDevice(i) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess) continue;
+    cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, i);
+    gpus.push_back({.name = properties.name,
+                    .total_bytes = static_cast<std::int64_t>(total),
+                    .free_bytes = static_cast<std::int64_t>(free),
+                    .major = properties.major,
+                    .minor = properties.minor,
+                    .multiprocessors = properties.multiProcessorCount,
+                    // Two transfers a cycle.
+                    .memory_bytes_per_s = 2.0 * clock_khz * 1e3 * properties.memoryBusWidth / 8.0});
+  }
+  cudaSetDevice(before);
+  return gpus;
+}
+
+}  // namespace
+
+const GpuDriver& driver() {
+  static const GpuDriver kDriver{
+      .memory = &memory(),
+      .list = list,
+      .choose = [](int index) { check(cudaSetDevice(index), "cudaSetDevice"); },
+  };
+  return kDriver;
+}
+
 const void* constant_bytes(const void* host, std::size_t bytes) {
   static std::mutex mutex;
   static std::map<std::pair<int, const void*>, void*> copies;
@@ -78,7 +116,7 @@ const void* constant_bytes(const void* host, std::size_t bytes) {
   void*& copy = copies[{device, host}];
   if (copy == nullptr) {
     check(cudaMalloc(&copy, bytes), "cudaMalloc");
-    check(cudaMemcpy(copy, host, bytes, cudaMemcpyHostToDevice), "cudaMemcpy");
+    move(copy, host, static_cast<std::int64_t>(bytes), cudaMemcpyHostToDevice);
   }
   return copy;
 }

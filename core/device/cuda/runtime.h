@@ -4,7 +4,7 @@
 #include <span>
 
 #include "core/device/cuda/kernel_language.h"
-#include "core/device/device_memory.h"
+#include "core/device/gpu.h"
 
 namespace thimble::gpu {
 
@@ -15,8 +15,7 @@ Stream compute_stream();
 void zero(void* dst, std::int64_t bytes);
 void copy(void* dst, const void* src, std::int64_t bytes);
 
-/// The device's memory.
-const DeviceMemory& memory();
+const GpuDriver& driver();
 
 /// A copy, in memory of the device, of a table that lives as long as the program; made once. Small
 /// tables only: they are not the arena's.

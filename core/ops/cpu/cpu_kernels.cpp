@@ -1,9 +1,9 @@
 // The CPU's kernel table and its plan-mode twin; chooses the instruction set once.
 #include <cpuid.h>
 
+#include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <string_view>
 
 #include "core/base/error.h"
@@ -11,6 +11,7 @@
 #include "core/ops/cpu/attention.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/matmul.h"
+#include "core/ops/cuda/sizes.h"
 
 namespace thimble {
 namespace {
@@ -122,13 +123,16 @@ KernelTable make_cpu_table() {
   };
 }
 
-// Keeps the functions that answer sizes; every other one does nothing.
-KernelTable make_planning_table(const char* name, const KernelTable& real) {
+// Answers sizes as these do; every other function does nothing.
+KernelTable make_planning_table(
+    const char* name, decltype(KernelTable::matmul_workspace_bytes) matmul_workspace,
+    decltype(KernelTable::packed_layout) packed_layout,
+    decltype(KernelTable::attention_workspace_bytes) attention_workspace) {
   return {
       .name = name,
-      .matmul_workspace_bytes = real.matmul_workspace_bytes,
+      .matmul_workspace_bytes = matmul_workspace,
       .matmul = [](const MatmulSpec&, const MatmulArgs&) {},
-      .packed_layout = real.packed_layout,
+      .packed_layout = packed_layout,
       .pack = [](const MatmulSpec&, const void*, void*) {},
       .zero = [](void*, std::int64_t) {},
       .copy = [](void*, const void*, std::int64_t) {},
@@ -152,7 +156,7 @@ KernelTable make_planning_table(const char* name, const KernelTable& real) {
       .swiglu = [](void*, const void*, const void*, DType, std::int64_t) {},
       .swiglu_grad = [](void*, void*, const void*, const void*, const void*, DType,
                         std::int64_t) {},
-      .attention_workspace_bytes = real.attention_workspace_bytes,
+      .attention_workspace_bytes = attention_workspace,
       .attention = [](const AttentionSpec&, const AttentionArgs&) {},
       .attention_grad = [](const AttentionSpec&, const AttentionGradArgs&) {},
       .cross_entropy = [](const CrossEntropyArgs&) {},
@@ -187,27 +191,27 @@ const char* cpu_isa() {
 
 namespace {
 
-struct GpuTables {
-  KernelTable real, plan;
-};
-std::unique_ptr<const GpuTables>& gpu_tables() {
-  static std::unique_ptr<const GpuTables> tables;
-  return tables;
-}
+std::atomic<const KernelTable*> gpu_table{nullptr};
 
 }  // namespace
 
 void register_gpu_kernels(const KernelTable& real) {
-  gpu_tables() = std::make_unique<GpuTables>(real, make_planning_table("plan of gpu", real));
+  gpu_table = &real;
 }
 
 const KernelTable& kernels(Device device) {
   static const KernelTable kCpu = make_cpu_table();
-  static const KernelTable kPlan = make_planning_table("plan of cpu", kCpu);
+  static const KernelTable kPlan =
+      make_planning_table("plan of cpu", kCpu.matmul_workspace_bytes, kCpu.packed_layout,
+                          kCpu.attention_workspace_bytes);
+  static const KernelTable kGpuPlan = make_planning_table(
+      "plan of gpu", cuda::matmul_workspace_bytes, [](const MatmulSpec&) { return PackedLayout{}; },
+      cuda::attention_workspace_bytes);
   if (device.kind == DeviceKind::kCpu) return device.planning ? kPlan : kCpu;
-  const GpuTables* gpu = gpu_tables().get();
-  if (gpu == nullptr) throw_user("device = \"cuda\": this build has no CUDA backend; allowed cpu");
-  return device.planning ? gpu->plan : gpu->real;
+  if (device.planning) return kGpuPlan;
+  const KernelTable* gpu = gpu_table;
+  TH_CHECK(gpu != nullptr, "no kernels for GPUs are registered");
+  return *gpu;
 }
 
 }  // namespace thimble

@@ -201,10 +201,6 @@ void check(const AttentionSpec& s) {
 
 }  // namespace
 
-std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
-  return backward ? 4 * s.batch * s.heads * s.q_len : 0;
-}
-
 void attention(const AttentionSpec& s, const AttentionArgs& a) {
   check(s);
   with_float_type(s.dtype, [&](auto* type) {

@@ -1,6 +1,7 @@
 // The GPU's kernels, as the fields of KernelTable; defined in the sources beside this.
 #pragma once
 
+#include "core/ops/cuda/sizes.h"
 #include "core/ops/kernel_declare.h"
 
 namespace thimble::cuda {
@@ -8,11 +9,9 @@ namespace thimble::cuda {
 /// All of them.
 const KernelTable& kernel_table();
 
-std::int64_t matmul_workspace_bytes(const MatmulSpec& s);
 void matmul(const MatmulSpec& s, const MatmulArgs& a);
 void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,
                std::int64_t cols, DType dtype);
-std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward);
 void attention(const AttentionSpec& s, const AttentionArgs& a);
 void attention_grad(const AttentionSpec& s, const AttentionGradArgs& g);
 

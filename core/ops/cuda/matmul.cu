@@ -14,9 +14,6 @@
 namespace thimble::cuda {
 namespace {
 
-// What NVIDIA recommends for Hopper; smaller ones make some algorithms impossible.
-constexpr std::int64_t kWorkspaceBytes = 32 * kMiB;
-
 void check(cublasStatus_t status, const char* what) {
   if (status != CUBLAS_STATUS_SUCCESS)
     throw_system("CUDA: {}: {}", what, cublasLtGetStatusString(status));
@@ -74,7 +71,7 @@ Plan make_plan(const MatmulSpec& s) {
   plan.result = layout(s.c, false, s.n, s.m, s.ldc);
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-  const auto bytes = static_cast<std::size_t>(kWorkspaceBytes);
+  const auto bytes = static_cast<std::size_t>(kMatmulWorkspaceBytes);
   check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                              &bytes, sizeof(bytes)),
         "cublasLtMatmulPreferenceSetAttribute");
@@ -108,10 +105,6 @@ const Plan& plan_of(const MatmulSpec& s) {
 
 }  // namespace
 
-std::int64_t matmul_workspace_bytes(const MatmulSpec&) {
-  return kWorkspaceBytes;
-}
-
 void matmul(const MatmulSpec& s, const MatmulArgs& a) {
   if (s.m == 0 || s.n == 0) return;
   const Plan& plan = plan_of(s);
@@ -119,7 +112,7 @@ void matmul(const MatmulSpec& s, const MatmulArgs& a) {
   const float one = 1, of_c = s.accumulate ? 1 : 0;
   check(cublasLtMatmul(handle(), plan.operation, &one, a.b, plan.first, a.a, plan.second, &of_c,
                        a.c, plan.result, a.c, plan.result, &plan.algorithm, a.workspace,
-                       static_cast<std::size_t>(kWorkspaceBytes), gpu::compute_stream()),
+                       static_cast<std::size_t>(kMatmulWorkspaceBytes), gpu::compute_stream()),
         "cublasLtMatmul");
 }
 

@@ -1,0 +1,13 @@
+// What the makers of GPUs say of them.
+#pragma once
+
+#include <optional>
+#include <string>
+
+namespace thimble {
+
+/// Dense bf16 products with f32 sums, FLOP/s, by a part of the name the driver gives; none: not in
+/// the table. Ref: NVIDIA's data sheets, half of what they print "with sparsity".
+std::optional<double> datasheet_bf16_flops(const std::string& gpu);
+
+}  // namespace thimble

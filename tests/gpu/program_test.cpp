@@ -1,0 +1,73 @@
+// The program on the emulated GPU: the same job file, device = "cuda".
+#include <cmath>
+#include <map>
+
+#include "tests/launcher/program.h"
+
+namespace thimble {
+namespace {
+
+const char* const kSmall =
+    " --set data.seq_len=12 --set training.global_batch_size=2 --set training.max_steps=5"
+    " --set checkpoint.save_steps=2 --set optimizer.lr=1e-3 --set data.val_set_size=0.001";
+
+std::vector<nlohmann::json> steps_of(const ProgramDir& dir, const std::string& output) {
+  std::istringstream lines(dir.file(output + "/job/metrics.jsonl"));
+  std::vector<nlohmann::json> steps;
+  for (std::string line; std::getline(lines, line);) {
+    auto json = nlohmann::json::parse(line);
+    if (json["event"] == "step") steps.push_back(std::move(json));
+  }
+  return steps;
+}
+
+class GpuProgram : public testing::Test {
+ public:
+  std::string train(const std::string& output, const std::string& more) {
+    return "train job.toml --set output_dir=" + output + kSmall + more;
+  }
+  ProgramDir dir_;
+};
+
+TEST_F(GpuProgram, TheSameJobGivesTheSameLosses) {
+  for (const std::string dtype : {"fp32", "bf16"}) {
+    const std::string set = " --set model.dtype=" + dtype;
+    ASSERT_EQ(dir_.run(train("cpu" + dtype, set)), 0) << dir_.err();
+    ASSERT_EQ(dir_.run(train("gpu" + dtype, set + " --set device=cuda")), 0) << dir_.err();
+    const auto cpu = steps_of(dir_, "cpu" + dtype), gpu = steps_of(dir_, "gpu" + dtype);
+    ASSERT_EQ(cpu.size(), 5U);
+    ASSERT_EQ(gpu.size(), 5U);
+    const double tolerance = dtype == "fp32" ? 1e-4 : 1e-2;
+    for (std::size_t i = 0; i < cpu.size(); ++i) {
+      const double want = cpu[i]["loss"];
+      EXPECT_TRUE(std::abs(gpu[i]["loss"].get<double>() - want) <= tolerance * want)
+          << dtype << " step " << i + 1 << ": " << gpu[i]["loss"] << " " << want;
+    }
+  }
+}
+
+TEST_F(GpuProgram, KilledAndResumedGivesTheSameBitsAndThePlannedMemory) {
+  const std::string set = " --set device=cuda";
+  ASSERT_EQ(dir_.run("plan job.toml --json --tflops 1 --set output_dir=a" + (kSmall + set)), 0)
+      << dir_.err();
+  const auto plan = dir_.json();
+  ASSERT_EQ(dir_.run(train("a", set)), 0) << dir_.err();
+  EXPECT_EQ(dir_.run(train("b", set), "THIMBLE_FAILPOINT=checkpoint.manifest:3:kill"), 128 + 9);
+  ASSERT_EQ(dir_.run(train("b", set)), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("resuming from"), std::string::npos);
+  EXPECT_EQ(dir_.file("a/job/model/model.safetensors"), dir_.file("b/job/model/model.safetensors"));
+  const auto steps = steps_of(dir_, "a");
+  ASSERT_FALSE(steps.empty());
+  std::map<std::string, std::int64_t> planned;
+  for (const auto& phase : plan["phases"]) {
+    if (phase["phase"] == "export") continue;  // after the last step
+    for (const auto& [tag, bytes] : phase["by_tag"].items())
+      planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
+  }
+  EXPECT_EQ(steps.back()["peak_bytes_by_tag"].get<decltype(planned)>(), planned);
+  EXPECT_FALSE(planned.empty());
+  EXPECT_GT(plan["host_bytes"], 0);
+}
+
+}  // namespace
+}  // namespace thimble
