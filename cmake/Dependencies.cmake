@@ -42,6 +42,7 @@ if(THIMBLE_CUDA)
   set(CMAKE_CUDA20_STANDARD_COMPILE_OPTION "-std=c++20")
   set(CMAKE_CUDA20_EXTENSION_COMPILE_OPTION "-std=c++20")
   find_package(CUDAToolkit REQUIRED)
+  find_library(NCCL_LIBRARY nccl HINTS "${CUDAToolkit_LIBRARY_DIR}" "${CUDAToolkit_TARGET_DIR}/lib")
   add_custom_target(thimble_cuda)  # everything that nvcc compiles
 endif()
 
@@ -57,6 +58,6 @@ function(thimble_print_summary)
   message(STATUS "  SentencePiece ${sentencepiece_VERSION}, PCRE2 ${libpcre2-8_VERSION}, utf8proc ${libutf8proc_VERSION}")
   message(STATUS "  fmt ${fmt_VERSION}, spdlog ${spdlog_VERSION}, toml++ ${tomlplusplus_VERSION}, protobuf ${Protobuf_VERSION}")
   message(STATUS "  MPI ${THIMBLE_MPI} ${MPI_C_LIBRARIES}")
-  message(STATUS "  OpenMP ${THIMBLE_OPENMP}, CUDA ${THIMBLE_CUDA}, tests ${THIMBLE_TESTS}, benchmarks ${THIMBLE_BENCH}, "
+  message(STATUS "  OpenMP ${THIMBLE_OPENMP}, CUDA ${THIMBLE_CUDA}, NCCL [${NCCL_LIBRARY}], tests ${THIMBLE_TESTS}, benchmarks ${THIMBLE_BENCH}, "
                  "fuzzers ${THIMBLE_FUZZ}, sanitizers [${THIMBLE_SANITIZE}], ccache ${THIMBLE_CCACHE}")
 endfunction()

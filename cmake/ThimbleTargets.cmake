@@ -1,12 +1,12 @@
 # One place for the flags of our own targets.
 add_library(thimble_flags INTERFACE)
 target_compile_features(thimble_flags INTERFACE cxx_std_20)
-target_compile_options(thimble_flags INTERFACE -Wall -Wextra -Wconversion -Wno-missing-field-initializers -Werror -fno-math-errno
-                       $<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>)
+target_compile_options(thimble_flags INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wconversion;-Wno-missing-field-initializers;-Werror;-fno-math-errno;$<$<CXX_COMPILER_ID:GNU>:-Wno-restrict>>")
 target_include_directories(thimble_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 target_link_libraries(thimble_flags INTERFACE fmt::fmt Threads::Threads)
 # AVX2 is the floor; kernels are compiled a second time for AVX-512 and chosen at run time.
-target_compile_options(thimble_flags INTERFACE -march=x86-64-v3)
+target_compile_options(thimble_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3>")
 if(THIMBLE_OPENMP)
   target_link_libraries(thimble_flags INTERFACE OpenMP::OpenMP_CXX)
 else()
@@ -71,6 +71,8 @@ function(thimble_cuda_library name)
   endif()
   cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
   add_library(thimble_${name} STATIC ${arg_SOURCES})
+  # Compiling them needs nothing that the libraries they use are linked from.
+  set_target_properties(thimble_${name} PROPERTIES OPTIMIZE_DEPENDENCIES ON)
   # fmt 9 takes nvcc for a compiler without constexpr.
   target_compile_definitions(thimble_${name} PRIVATE THIMBLE_ISA=cuda FMT_USE_CONSTEXPR=1)
   target_compile_options(thimble_${name} PRIVATE

@@ -62,5 +62,7 @@ std::string model_config_json(const ModelConfig& config, std::string_view torch_
 /// The GaLore paper's LLaMA sizes by name: "20m", "60m", "130m", "350m", "1b", "7b" (vocabulary
 /// 32000, untied).
 std::optional<ModelConfig> named_model_config(std::string_view size);
+/// Their names, "20m, 60m, ...".
+std::string model_config_names();
 
 }  // namespace thimble

@@ -1,5 +1,7 @@
 #include "parallel/communicator.h"
 
+#include <atomic>
+
 namespace thimble {
 
 // An error nobody waited for has been, or will be, seen by the operation that follows: ranks move
@@ -19,6 +21,20 @@ void Traffic::count(Purpose purpose, const Exchange& exchange) {
           static_cast<std::int64_t>(piece.size());
     }
   }
+}
+
+namespace {
+
+std::atomic<GpuCommunicatorFactory> registered{nullptr};
+
+}  // namespace
+
+void register_gpu_communicator(GpuCommunicatorFactory make) {
+  registered = make;
+}
+
+GpuCommunicatorFactory gpu_communicator() {
+  return registered;
 }
 
 }  // namespace thimble

@@ -97,6 +97,12 @@ class Communicator {
   virtual Traffic traffic() const = 0;
 };
 
+/// What moves tensors between GPUs beside `control`, if the build has it.
+using GpuCommunicatorFactory = std::unique_ptr<Communicator> (*)(Communicator& control);
+void register_gpu_communicator(GpuCommunicatorFactory make);
+/// Null if nothing was registered.
+GpuCommunicatorFactory gpu_communicator();
+
 /// The communicator of one rank: nothing moves.
 class SingleCommunicator final : public Communicator {
  public:

@@ -77,7 +77,7 @@ struct LossInputs {
 };
 
 /// Rows of logits that exist at once.
-std::int64_t head_chunk_rows(std::int64_t vocab);
+std::int64_t head_chunk_rows(std::int64_t vocab, DeviceKind device);
 
 /// Head and cross-entropy in chunks of rows: losses f32 [N], unweighted. Under a tape the gradients
 /// of x and of the head are computed chunk by chunk at once, so no logits outlive their chunk.

@@ -6,9 +6,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kChunkBytes = 64 * kMiB;
 constexpr std::int64_t kRowStep = 64;
-constexpr std::int64_t kMostRows = 1024;
 
 // The head seen as the B operand of x W^T.
 ops::Operand logits_operand(const Tensor& w, bool stored_transposed) {
@@ -36,7 +34,7 @@ class HeadStep {
   bool train_weight = false;
 
   void run() {
-    const std::int64_t rows = x_.dim(0), chunk = std::min(rows, head_chunk_rows(vocab_));
+    const std::int64_t rows = x_.dim(0), chunk = std::min(rows, head_chunk_rows(vocab_, x_.device().kind));
     const Tensor logits = Tensor::empty(ctx_.arena, MemoryTag::kWorkspace, DType::kF32,
                                         Shape{chunk, vocab_}, "logits");
     for (std::int64_t begin = 0; begin < rows; begin += chunk) {
@@ -81,8 +79,10 @@ class HeadStep {
 
 }  // namespace
 
-std::int64_t head_chunk_rows(std::int64_t vocab) {
-  return std::clamp(kChunkBytes / (4 * vocab) / kRowStep * kRowStep, kRowStep, kMostRows);
+std::int64_t head_chunk_rows(std::int64_t vocab, DeviceKind device) {
+  const bool cpu = device == DeviceKind::kCpu;
+  const std::int64_t bytes = cpu ? 64 * kMiB : kGiB, most = cpu ? 1024 : 8192;
+  return std::clamp(bytes / (4 * vocab) / kRowStep * kRowStep, kRowStep, most);
 }
 
 Tensor head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inputs) {

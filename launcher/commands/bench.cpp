@@ -21,7 +21,7 @@ namespace {
 
 void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens, bool json) {
   const auto config = named_model_config(size);
-  if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", size);
+  if (!config) throw_user("--size '{}': allowed {}", size, model_config_names());
   if (!json)
     fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "product", "m", "n", "k",
                "GFLOP/s");
@@ -124,7 +124,7 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   };
   auto limits = std::make_shared<Limits>();
   CLI::App* gemm = bench->add_subcommand("gemm", "Rates of a model's matrix products");
-  gemm->add_option("--size", limits->size, "20m, 60m, 130m, 350m, 1b, 7b");
+  gemm->add_option("--size", limits->size, model_config_names());
   gemm->add_option("--tokens", limits->tokens, "Positions per micro-batch")
       ->check(CLI::PositiveNumber);
   gemm->add_option("--device", limits->device, "cpu or cuda")

@@ -159,7 +159,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   if (b.batch % comm.size() != 0)
     throw_user("--batch {}: allowed multiples of the {} ranks", b.batch, comm.size());
   const auto config = named_model_config(b.size);
-  if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", b.size);
+  if (!config) throw_user("--size '{}': allowed {}", b.size, model_config_names());
   if (b.warmup >= b.steps)
     throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
   std::optional<GpuInfo> gpu;
@@ -274,7 +274,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   auto options = std::make_shared<TrainBench>();
   CLI::App* train =
       bench.add_subcommand("train", "Steps on random tokens, with the keys of the PyTorch peer");
-  train->add_option("--size", options->size, "20m, 60m, 130m, 350m, 1b, 7b");
+  train->add_option("--size", options->size, model_config_names());
   train->add_option("--batch", options->batch, "Rows per micro-batch, of all ranks")
       ->check(CLI::PositiveNumber);
   train->add_option("--seq", options->seq, "Positions per row")->check(CLI::Range(1, 1 << 20));

@@ -105,7 +105,7 @@ SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& c, std
   add(c.hidden_size, c.intermediate_size, c.num_layers);
   SpeedOfLight out;
   for (const Linear& l : linears) measure(out, device, l, tokens, 1, dtype, dtype, grad_dtype);
-  const std::int64_t chunk = std::min(tokens, head_chunk_rows(c.vocab_size));
+  const std::int64_t chunk = std::min(tokens, head_chunk_rows(c.vocab_size, device));
   const std::int64_t chunks = ceil_div(tokens, chunk);
   measure(out, device, {c.vocab_size, c.hidden_size, 1}, ceil_div(tokens, chunks), chunks, dtype,
           DType::kF32, DType::kF32);

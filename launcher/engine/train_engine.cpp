@@ -68,9 +68,11 @@ std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
                                            options.recompute == Recompute::kNone, plan, comm);
 }
 
-// Null: the ranks' own does.
+// Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours.
 std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicator& comm) {
   if (comm.size() == 1 || arena.device().kind == DeviceKind::kCpu) return nullptr;
+  if (const GpuCommunicatorFactory make = gpu_communicator())
+    return arena.device().planning ? nullptr : make(comm);
   return std::make_unique<StagedCommunicator>(comm, arena);
 }
 

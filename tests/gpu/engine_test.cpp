@@ -1,4 +1,5 @@
-// Training on the emulated GPU, whose memory the host cannot touch, beside training on the CPU.
+// Training on a GPU beside training on the CPU: on the emulated one, whose memory the host cannot
+// touch, and, in a build with CUDA, on a real one.
 #include <gtest/gtest.h>
 
 #include <filesystem>
@@ -7,6 +8,7 @@
 #include <random>
 
 #include "checkpoint/checkpoint_reader.h"
+#include "core/device/gpu.h"
 #include "core/io/file_engine.h"
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/gpu_backend.h"
@@ -22,6 +24,9 @@ namespace fs = std::filesystem;
 class GpuEngine : public testing::Test {
  public:
   static void SetUpTestSuite() { register_gpu_backend(); }
+  void SetUp() override {
+    if (gpu_driver()->list().empty()) GTEST_SKIP() << "no GPU";
+  }
 };
 
 // A key's bias moves no softmax: its gradient is rounding alone.

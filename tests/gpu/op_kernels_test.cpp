@@ -253,7 +253,11 @@ TEST_P(GpuOpKernels, Attention) {
     std::int64_t batch, q_len, kv_len, heads, kv_heads, head_dim, window;
   };
   for (const Case& c :
-       {Case{2, 37, 37, 4, 2, 8, 0}, Case{1, 70, 70, 3, 1, 40, 9}, Case{2, 1, 45, 2, 2, 16, 0}}) {
+       {Case{2, 37, 37, 4, 2, 8, 0}, Case{1, 70, 70, 3, 1, 40, 9}, Case{2, 1, 45, 2, 2, 16, 0},
+        // Those of tensor cores, in bf16.
+        Case{2, 37, 37, 4, 2, 64, 0}, Case{1, 150, 150, 2, 1, 64, 0},
+        Case{1, 200, 200, 1, 1, 64, 50}, Case{1, 99, 99, 2, 1, 128, 0},
+        Case{2, 1, 145, 2, 2, 128, 0}, Case{1, 65, 65, 1, 1, 128, 3}}) {
     const Shape queries{c.batch * c.q_len, c.heads * c.head_dim},
         keys{c.batch * c.kv_len, c.kv_heads * c.head_dim};
     const Tensor q = random(queries, 1), k = random(keys, 2), v = random(keys, 3),

@@ -1,8 +1,8 @@
-// The program on the emulated GPU: the same job file, device = "cuda".
+// The program with device = "cuda": on the emulated GPU and, in a build with CUDA, on a real one.
+#include "tests/launcher/program.h"
+
 #include <cmath>
 #include <map>
-
-#include "tests/launcher/program.h"
 
 namespace thimble {
 namespace {
@@ -23,6 +23,13 @@ std::vector<nlohmann::json> steps_of(const ProgramDir& dir, const std::string& o
 
 class GpuProgram : public testing::Test {
  public:
+  void SetUp() override {
+    // Without a GPU there is nothing to test; any other failure is one.
+    const bool found = dir_.run("bench gemm --device cuda --size 20m --tokens 64") == 0;
+    if (!found && dir_.err().find("no GPU was found") != std::string::npos)
+      GTEST_SKIP() << "no GPU";
+    ASSERT_TRUE(found) << dir_.err();
+  }
   std::string train(const std::string& output, const std::string& more) {
     return "train job.toml --set output_dir=" + output + kSmall + more;
   }

@@ -2,6 +2,7 @@
 // copies may touch: whoever reads a device pointer on the host faults, as with a GPU.
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cstring>
 #include <map>
 #include <mutex>
@@ -17,15 +18,22 @@ namespace {
 std::mutex mutex;
 std::map<void*, std::size_t> regions;
 int users = 0;
+bool is_open = false;
+// Changing the protection takes longer than most kernels: it is done after every so many, a number
+// that no pattern of kernels falls in with for long, and after every copy.
+constexpr int kKernelsBetween = 7;
+std::atomic<int> kernels_since = 0;
 
-void protect_all(int protection) {
-  for (const auto& [base, bytes] : regions) mprotect(base, bytes, protection);
+void set_open(bool open) {
+  is_open = open;
+  for (const auto& [base, bytes] : regions)
+    mprotect(base, bytes, open ? PROT_READ | PROT_WRITE : PROT_NONE);
 }
 
 void* allocate(std::int64_t bytes) {
   const auto size = static_cast<std::size_t>(bytes);
   const std::scoped_lock lock(mutex);
-  void* base = mmap(nullptr, size, users > 0 ? PROT_READ | PROT_WRITE : PROT_NONE,
+  void* base = mmap(nullptr, size, is_open ? PROT_READ | PROT_WRITE : PROT_NONE,
                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (base == MAP_FAILED) throw_errno("device memory", "mmap");
   regions[base] = size;
@@ -40,6 +48,7 @@ void release(void* base, std::int64_t bytes) {
 
 void move(void* to, const void* from, std::int64_t bytes) {
   const DeviceAccess access;
+  kernels_since = kKernelsBetween;
   std::memcpy(to, from, static_cast<std::size_t>(bytes));
 }
 
@@ -47,12 +56,15 @@ void move(void* to, const void* from, std::int64_t bytes) {
 
 DeviceAccess::DeviceAccess() {
   const std::scoped_lock lock(mutex);
-  if (users++ == 0) protect_all(PROT_READ | PROT_WRITE);
+  ++users;
+  if (!is_open) set_open(true);
 }
 
 DeviceAccess::~DeviceAccess() {
   const std::scoped_lock lock(mutex);
-  if (--users == 0) protect_all(PROT_NONE);
+  if (--users > 0 || ++kernels_since < kKernelsBetween) return;
+  kernels_since = 0;
+  set_open(false);
 }
 
 Stream compute_stream() {

@@ -4,12 +4,15 @@
 #include <ucontext.h>
 
 #include <algorithm>
+#include <bit>
+#include <cmath>
 #include <cstring>
 #include <exception>
 #include <memory>
 #include <utility>
 #include <vector>
 
+#include "core/base/dtype.h"
 #include "core/base/error.h"
 #include "core/device/cuda/emulated_gpu.h"
 
@@ -36,6 +39,7 @@ struct Fibre {
   std::unique_ptr<char[]> stack = std::make_unique_for_overwrite<char[]>(kStackBytes);
   Waits waits = Waits::kNothing;
   double exchanged = 0;
+  std::uint32_t fragments[6] = {};  // a warp's A and B
   void* sanitizer_stack = nullptr;
 };
 
@@ -52,6 +56,7 @@ class Block {
   void run(const std::function<void()>& body);
   void wait(Waits what);
   double exchange(double value, unsigned mask);
+  void multiply(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
 
  private:
   static void enter();
@@ -181,7 +186,41 @@ double Block::exchange(double value, unsigned mask) {
   return got;
 }
 
+// Lane (group, member) holds of A the pairs at rows group, group + 8 and columns 2 member, 2 member
+// + 8; of B (transposed) those at row group; of C those of A's rows and columns 2 member, 2 member
+// + 1.
+void Block::multiply(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  const unsigned thread = running_, warp = thread / kWarpThreads * kWarpThreads;
+  std::copy_n(a, 4, fibres_[thread]->fragments);
+  std::copy_n(b, 2, fibres_[thread]->fragments + 4);
+  wait(Waits::kWarp);
+  const auto value = [&](unsigned row_lane, unsigned part, unsigned k) {
+    const std::uint32_t pair = fibres_.at(warp + 4 * row_lane + k % 8 / 2)->fragments[part];
+    return std::bit_cast<float>(k % 2 == 0 ? pair << 16 : pair & 0xFFFF0000u);
+  };
+  const unsigned group = thread % kWarpThreads / 4, member = thread % 4;
+  for (unsigned i = 0; i < 4; ++i) {
+    for (unsigned k = 0; k < 16; ++k) {
+      c[i] += value(group, i / 2 + k / 8 * 2, k) * value(2 * member + i % 2, 4 + k / 8, k);
+    }
+  }
+  wait(Waits::kWarp);  // before anybody multiplies again
+}
+
 }  // namespace
+
+void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  current->multiply(c, a, b);
+}
+
+std::uint32_t pack_bf16(float low, float high) {
+  return static_cast<std::uint32_t>(std::bit_cast<std::uint16_t>(to_bf16(high))) << 16 |
+         std::bit_cast<std::uint16_t>(to_bf16(low));
+}
+
+float exp2_fast(float x) {
+  return std::exp2(x);
+}
 
 void block_barrier() {
   current->wait(Waits::kBlock);

@@ -3,6 +3,7 @@
 // is an error here.
 #pragma once
 
+#include <cstdint>
 #include <functional>
 
 namespace thimble::gpu {
@@ -21,6 +22,11 @@ void block_barrier();
 /// The value of the thread of this warp whose number differs in the bits of `mask`.
 float shuffle_xor(float value, int mask);
 double shuffle_xor(double value, int mask);
+
+/// See kernel_language.h.
+void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]);
+std::uint32_t pack_bf16(float low, float high);
+float exp2_fast(float x);
 
 /// Runs `body` on every thread of `grid` blocks. Throws LogicError if threads of a block wait for
 /// each other in vain.

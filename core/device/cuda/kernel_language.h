@@ -42,6 +42,27 @@ TH_DEVICE double shuffle_xor(double value, int mask) {
 TH_DEVICE void block_barrier() {
   __syncthreads();
 }
+/// c += a b: 16 x 16 by 16 x 8, bf16 with f32 sums, in the fragments of mma.m16n8k16; a warp
+/// together.
+TH_DEVICE void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
+  asm volatile(
+      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "
+      "{%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+/// Two values rounded to bf16, the first in the lower half.
+TH_DEVICE std::uint32_t pack_bf16(float low, float high) {
+  std::uint32_t packed;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(packed) : "f"(high), "f"(low));
+  return packed;
+}
+/// 2^x to about 2 units in the last place.
+TH_DEVICE float exp2_fast(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
 }  // namespace thimble::gpu
 
 #else

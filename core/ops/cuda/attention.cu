@@ -1,9 +1,8 @@
-// Attention for every head size and boundary, without a score matrix in memory: what serves where
-// the library's fused kernels do not. A warp has a query (backward: a query, or a key and all that
-// look at it), a lane a key of 32. Sums are made in a fixed order. Ref: Dao et al. 2022,
-// "FlashAttention", algorithms 1 and 4.
-#include "core/ops/cuda/declare.h"
-#include "core/ops/cuda/launch.cuh"
+// Attention for every type, head size and boundary, without a score matrix in memory: what serves
+// where the kernels for tensor cores (flash_attention.cu) do not. A warp has a query (backward: a
+// query, or a key and all that look at it), a lane a key of 32. Sums are made in a fixed order.
+// Ref: Dao et al. 2022, "FlashAttention", algorithms 1 and 4.
+#include "core/ops/cuda/attention.cuh"
 
 namespace thimble::cuda {
 namespace {
@@ -11,22 +10,6 @@ namespace {
 constexpr int kLanes = gpu::kWarp;
 constexpr int kMostHeadDim = 256;
 constexpr int kMostEach = kMostHeadDim / kLanes;  // of a head's values, by one lane
-
-// Row `row` of the queries [batch * q_len, heads * head_dim], of one head.
-TH_DEVICE std::int64_t query_offset(const AttentionSpec& s, std::int64_t b, std::int64_t i,
-                                    std::int64_t h) {
-  return ((b * s.q_len + i) * s.heads + h) * s.head_dim;
-}
-TH_DEVICE std::int64_t key_offset(const AttentionSpec& s, std::int64_t b, std::int64_t j,
-                                  std::int64_t kv_head) {
-  return (b * s.kv_len + j) * s.kv_stride + kv_head * s.head_dim;
-}
-TH_DEVICE std::int64_t first_key(const AttentionSpec& s, const std::int32_t* doc_start,
-                                 std::int64_t b, std::int64_t i) {
-  const std::int64_t start = doc_start[b * s.q_len + i], own = i + s.kv_len - s.q_len;
-  const std::int64_t nearest = s.window > 0 ? own - s.window + 1 : 0;
-  return start > nearest ? start : nearest;
-}
 
 template <typename T>
 TH_DEVICE float dot(const float* a, const T* b, std::int64_t n) {
@@ -63,9 +46,6 @@ TH_DEVICE void add_rows(float* values, const float* factors, const T* rows, std:
   }
 }
 
-struct Place {
-  std::int64_t batch, head, row;
-};
 TH_DEVICE Place place_of_block(std::int64_t heads, std::int64_t rows) {
   const std::int64_t block = blockIdx.x;
   return {block / (heads * rows), block / rows % heads, block % rows};
@@ -203,6 +183,7 @@ void check(const AttentionSpec& s) {
 
 void attention(const AttentionSpec& s, const AttentionArgs& a) {
   check(s);
+  if (flash_serves(s, a)) return flash_attention(s, a);
   with_float_type(s.dtype, [&](auto* type) {
     gpu::launch(attention_kernel<std::remove_pointer_t<decltype(type)>>,
                 static_cast<unsigned>(s.batch * s.heads * s.q_len), kLanes, gpu::compute_stream(),
@@ -212,6 +193,7 @@ void attention(const AttentionSpec& s, const AttentionArgs& a) {
 
 void attention_grad(const AttentionSpec& s, const AttentionGradArgs& g) {
   check(s);
+  if (flash_serves(s, g.forward)) return flash_attention_grad(s, g);
   auto* delta = static_cast<float*>(g.forward.workspace);
   with_float_type(s.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;

@@ -71,7 +71,7 @@ Plan make_plan(const MatmulSpec& s) {
   plan.result = layout(s.c, false, s.n, s.m, s.ldc);
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-  const auto bytes = static_cast<std::size_t>(kMatmulWorkspaceBytes);
+  const auto bytes = static_cast<std::size_t>(matmul_workspace_bytes(s));
   check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
                                              &bytes, sizeof(bytes)),
         "cublasLtMatmulPreferenceSetAttribute");
@@ -112,7 +112,7 @@ void matmul(const MatmulSpec& s, const MatmulArgs& a) {
   const float one = 1, of_c = s.accumulate ? 1 : 0;
   check(cublasLtMatmul(handle(), plan.operation, &one, a.b, plan.first, a.a, plan.second, &of_c,
                        a.c, plan.result, a.c, plan.result, &plan.algorithm, a.workspace,
-                       static_cast<std::size_t>(kMatmulWorkspaceBytes), gpu::compute_stream()),
+                       static_cast<std::size_t>(matmul_workspace_bytes(s)), gpu::compute_stream()),
         "cublasLtMatmul");
 }
 

@@ -1,0 +1,253 @@
+#include "parallel/cuda/nccl_communicator.h"
+
+#include <cuda_runtime.h>
+#include <nccl.h>
+
+#include <condition_variable>
+#include <cstring>
+#include <deque>
+#include <mutex>
+#include <thread>
+
+#include "core/base/error.h"
+#include "core/device/cuda/runtime.h"
+#include "parallel/collectives.h"
+
+namespace thimble {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+constexpr auto kPoll = std::chrono::milliseconds(20);
+
+void check_cuda(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw_system("CUDA: {}: {}", what, cudaGetErrorString(error));
+}
+
+std::string text_of(const char* what, ncclResult_t result) {
+  return fmt::format("NCCL: {}: {}", what, ncclGetErrorString(result));
+}
+
+// Two moments on the stream of the communicator.
+struct Events {
+  cudaEvent_t begin = nullptr, end = nullptr;
+  Events() {
+    check_cuda(cudaEventCreate(&begin), "cudaEventCreate");
+    check_cuda(cudaEventCreate(&end), "cudaEventCreate");
+  }
+  ~Events() {
+    if (begin != nullptr) cudaEventDestroy(begin);
+    if (end != nullptr) cudaEventDestroy(end);
+  }
+  Events(const Events&) = delete;
+  Events& operator=(const Events&) = delete;
+};
+
+struct Operation {
+  std::string name;
+  Clock::time_point deadline;
+  Events events;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(Communicator& control, std::chrono::milliseconds time_limit)
+      : control_(control), time_limit_(time_limit) {
+    check_cuda(cudaGetDevice(&device_), "cudaGetDevice");
+    check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
+               "cudaStreamCreateWithFlags");
+    ncclUniqueId id;
+    std::memset(&id, 0, sizeof(id));
+    if (rank() == 0) require(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    broadcast(control_, "the NCCL id", 0, std::as_writable_bytes(std::span(&id, 1)));
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    require(ncclCommInitRankConfig(&comm_, size(), id, rank(), &config), "ncclCommInitRankConfig");
+    settle("ncclCommInitRankConfig", Clock::now() + time_limit_);
+    watcher_ = std::thread([this] { watch(); });
+  }
+
+  ~NcclCommunicator() override {
+    {
+      const std::lock_guard lock(mutex_);
+      closing_ = true;
+    }
+    changed_.notify_all();
+    watcher_.join();
+    if (comm_ != nullptr) {
+      failure_.empty() ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
+    }
+    cudaStreamDestroy(stream_);
+  }
+
+  int rank() const override { return control_.rank(); }
+  int size() const override { return control_.size(); }
+
+  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+    if (purpose == Purpose::kControl) return control_.start(label, purpose, std::move(exchange));
+    auto operation = std::make_shared<Operation>();
+    {
+      const std::lock_guard lock(mutex_);
+      if (!failure_.empty()) throw SystemError(failure_);
+      operation->name = fmt::format("{} #{} of {}", label.operation, number_++, label.subject);
+      operation->deadline = Clock::now() + time_limit_;
+      traffic_.count(purpose, exchange);
+    }
+    check_cuda(cudaEventRecord(operation->events.begin, gpu::compute_stream()), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(stream_, operation->events.begin, 0), "cudaStreamWaitEvent");
+    check_cuda(cudaEventRecord(operation->events.begin, stream_), "cudaEventRecord");
+    require(ncclGroupStart(), "ncclGroupStart");
+    for (int r = 0; r < size(); ++r) {
+      for (const Bytes piece : exchange.send[static_cast<std::size_t>(r)]) {
+        if (!piece.empty())
+          require(ncclSend(piece.data(), piece.size(), ncclInt8, r, comm_, stream_), "ncclSend");
+      }
+      for (const MutableBytes piece : exchange.receive[static_cast<std::size_t>(r)]) {
+        if (!piece.empty())
+          require(ncclRecv(piece.data(), piece.size(), ncclInt8, r, comm_, stream_), "ncclRecv");
+      }
+    }
+    require(ncclGroupEnd(), "ncclGroupEnd");
+    settle(operation->name.c_str(), operation->deadline);
+    check_cuda(cudaEventRecord(operation->events.end, stream_), "cudaEventRecord");
+    {
+      const std::lock_guard lock(mutex_);
+      pending_.push_back(operation);
+    }
+    changed_.notify_all();
+    return Ticket(std::make_unique<Waiting>(*this, std::move(operation)));
+  }
+
+  void set_time_limit(std::chrono::milliseconds limit) override {
+    control_.set_time_limit(limit);
+    const std::lock_guard lock(mutex_);
+    time_limit_ = limit;
+  }
+
+  void abort(const std::string& reason) noexcept override { fail(reason); }
+
+  Traffic traffic() const override {
+    Traffic all = control_.traffic();
+    const std::lock_guard lock(mutex_);
+    all.tensor_bytes += traffic_.tensor_bytes;
+    all.tensor_operations += traffic_.tensor_operations;
+    all.busy_ns += traffic_.busy_ns;
+    return all;
+  }
+
+ private:
+  // The time a GPU waits is not seen here: Traffic::waited_ns stays what the host waited.
+  class Waiting final : public Ticket::State {
+   public:
+    Waiting(NcclCommunicator& owner, std::shared_ptr<Operation> operation)
+        : owner_(owner), operation_(std::move(operation)) {}
+    void wait() override {
+      {
+        const std::lock_guard lock(owner_.mutex_);
+        if (!owner_.failure_.empty()) throw SystemError(owner_.failure_);
+      }
+      check_cuda(cudaStreamWaitEvent(gpu::compute_stream(), operation_->events.end, 0),
+                 "cudaStreamWaitEvent");
+    }
+
+   private:
+    NcclCommunicator& owner_;
+    std::shared_ptr<Operation> operation_;
+  };
+
+  static void require(ncclResult_t result, const char* what) {
+    if (result != ncclSuccess && result != ncclInProgress) throw SystemError(text_of(what, result));
+  }
+
+  // Until what was started without blocking has been accepted.
+  void settle(const char* what, Clock::time_point deadline) {
+    for (;;) {
+      ncclResult_t state = ncclSuccess;
+      require(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
+      if (state == ncclSuccess) return;
+      require(state, what);
+      if (Clock::now() > deadline) throw_system("NCCL: {} took too long", what);
+      std::this_thread::yield();
+    }
+  }
+
+  void fail(const std::string& reason) noexcept {
+    {
+      const std::lock_guard lock(mutex_);
+      if (!failure_.empty()) return;
+      failure_ = reason;
+    }
+    ncclCommAbort(comm_);  // its kernels end, so that nobody waits for them
+    {
+      const std::lock_guard lock(mutex_);
+      comm_ = nullptr;
+    }
+    control_.abort(reason);
+  }
+
+  // Removes the operations that have ended, oldest first; the reason if one has failed.
+  std::string look() {
+    const std::lock_guard lock(mutex_);
+    while (!pending_.empty()) {
+      const Operation& first = *pending_.front();
+      const cudaError_t state = cudaEventQuery(first.events.end);
+      ncclResult_t nccl = ncclSuccess;
+      if (comm_ != nullptr) ncclCommGetAsyncError(comm_, &nccl);
+      if (nccl != ncclSuccess && nccl != ncclInProgress) return text_of(first.name.c_str(), nccl);
+      if (state == cudaErrorNotReady) {
+        return Clock::now() > first.deadline
+                   ? fmt::format("rank {}: {} took longer than its time limit", control_.rank(),
+                                 first.name)
+                   : "";
+      }
+      if (state != cudaSuccess)
+        return fmt::format("CUDA: {}: {}", first.name, cudaGetErrorString(state));
+      float milliseconds = 0;
+      if (cudaEventElapsedTime(&milliseconds, first.events.begin, first.events.end) == cudaSuccess)
+        traffic_.busy_ns += static_cast<std::int64_t>(static_cast<double>(milliseconds) * 1e6);
+      pending_.pop_front();
+    }
+    return "";
+  }
+
+  void watch() {
+    cudaSetDevice(device_);
+    std::unique_lock lock(mutex_);
+    while (!closing_) {
+      if (pending_.empty()) {
+        changed_.wait(lock, [&] { return closing_ || !pending_.empty(); });
+        continue;
+      }
+      lock.unlock();
+      const std::string reason = look();
+      if (!reason.empty()) {
+        fail(reason);
+        return;
+      }
+      lock.lock();
+      changed_.wait_for(lock, kPoll, [&] { return closing_; });
+    }
+  }
+
+  Communicator& control_;
+  int device_ = 0;
+  cudaStream_t stream_ = nullptr;
+  ncclComm_t comm_ = nullptr;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::chrono::milliseconds time_limit_;
+  std::deque<std::shared_ptr<Operation>> pending_;
+  std::string failure_;
+  Traffic traffic_;
+  std::int64_t number_ = 0;
+  bool closing_ = false;
+  std::thread watcher_;
+};
+
+}  // namespace
+
+std::unique_ptr<Communicator> make_nccl_communicator(Communicator& control,
+                                                     std::chrono::milliseconds time_limit) {
+  return std::make_unique<NcclCommunicator>(control, time_limit);
+}
+
+}  // namespace thimble
