@@ -42,7 +42,7 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
 
 // A weight where the host can read it.
 Tensor on_host(Arena& arena, const Tensor& weight) {
-  if (&arena.host() == &arena) return weight;
+  if (arena.is_on_host()) return weight;
   Tensor copy = Tensor::empty(arena.host(), MemoryTag::kIo, weight.dtype(), weight.shape(),
                               "weight to export");
   ops::to_host(copy.raw(), weight);

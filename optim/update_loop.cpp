@@ -8,23 +8,25 @@ namespace thimble {
 
 namespace {
 
-// Tensors of a device, and copies of them that the host works on; they go back at the end.
+// What the host works on in place of tensors of a device: copies, which go back at the end. Not
+// staged: the tensors themselves.
 class HostCopies {
  public:
-  explicit HostCopies(Arena& arena) : host_(arena.host()) {}
+  HostCopies(Arena& arena, bool staged) : host_(arena.host()), staged_(staged) {}
   HostCopies(const HostCopies&) = delete;
   HostCopies& operator=(const HostCopies&) = delete;
 
   Tensor read(const Tensor& tensor) {
-    if (!tensor.defined()) return {};
+    if (!staged_ || !tensor.defined()) return tensor;
     Tensor copy = Tensor::empty(host_, MemoryTag::kWorkspace, tensor.dtype(), tensor.shape(),
                                 "update on the host");
     ops::to_host(copy.raw(), tensor);
     return copy;
   }
   Tensor change(const Tensor& tensor) {
-    if (tensor.defined()) changed_.emplace_back(tensor, read(tensor));
-    return tensor.defined() ? changed_.back().second : Tensor();
+    Tensor copy = read(tensor);
+    if (staged_ && tensor.defined()) changed_.emplace_back(tensor, copy);
+    return copy;
   }
   void write_back() const {
     for (const auto& [device, copy] : changed_) ops::from_host(device, copy.raw());
@@ -32,6 +34,7 @@ class HostCopies {
 
  private:
   Arena& host_;
+  bool staged_;
   std::vector<std::pair<Tensor, Tensor>> changed_;
 };
 
@@ -108,26 +111,21 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<fl
   }
   const bool has_master = master_ != MasterFormat::kNone && !tensors.scales.defined();
   const std::size_t masters = has_master ? 1 : 0;
-  UpdateArgs args{.info = info,
-                  .slice = r.item.slice,
-                  .step = step.number,
-                  .lr = step.lr,
-                  .grad_scale = step.grad_scale,
-                  .seed = seed_,
-                  .grad = tensors.grad,
-                  .weight = tensors.weight,
-                  .master = has_master ? state[0] : tensors.scales,
-                  .state = std::span(state).subspan(masters),
-                  .carry = r.carry,
-                  .arena = &step.arena};
-  HostCopies copies(step.arena);
-  if (is_staged(step.arena, info)) {
-    for (std::size_t i = masters; i < state.size(); ++i) state[i] = copies.change(state[i]);
-    args.grad = copies.read(args.grad);
-    args.weight = copies.change(args.weight);
-    args.master = copies.change(args.master);
-    args.arena = &step.arena.host();
-  }
+  const bool staged = is_staged(step.arena, info);
+  HostCopies copies(step.arena, staged);
+  for (std::size_t i = masters; i < state.size(); ++i) state[i] = copies.change(state[i]);
+  const UpdateArgs args{.info = info,
+                        .slice = r.item.slice,
+                        .step = step.number,
+                        .lr = step.lr,
+                        .grad_scale = step.grad_scale,
+                        .seed = seed_,
+                        .grad = copies.read(tensors.grad),
+                        .weight = copies.change(tensors.weight),
+                        .master = copies.change(has_master ? state[0] : tensors.scales),
+                        .state = std::span(state).subspan(masters),
+                        .carry = r.carry,
+                        .arena = staged ? &step.arena.host() : &step.arena};
   r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step, round).exact), ExactSum());
   r.out.values = values;
   optimizer_.round(round, args, r.in, r.out);
@@ -149,20 +147,20 @@ Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tens
     if (step == 1) leases.back().mark_dirty();  // a first basis may be made
     state.push_back(leases.back().tensor());
   }
-  HostCopies copies(arena);
   const bool staged = is_staged(arena, info);
-  for (Tensor& tensor : state) tensor = staged ? copies.change(tensor) : tensor;
+  HostCopies copies(arena, staged);
+  for (Tensor& tensor : state) tensor = copies.change(tensor);
   optimizer_.image({.info = info,
                     .slice = all,
                     .step = step,
                     .seed = seed_,
-                    .grad = staged ? copies.read(grad) : grad,
+                    .grad = copies.read(grad),
                     .weight = {},
                     .master = {},
                     .state = state,
                     .carry = {},
                     .arena = staged ? &arena.host() : &arena},
-                   staged ? copies.change(out) : out);
+                   copies.change(out));
   copies.write_back();
   return out;
 }

@@ -94,6 +94,7 @@ class Arena {
   /// Memory that the host reads and writes, for what is on its way to or from the device: the arena
   /// itself on a CPU. Its phases are this one's.
   Arena& host() { return host_ ? *host_ : *this; }
+  bool is_on_host() const { return host_ == nullptr; }
   std::int64_t capacity_bytes() const { return capacity_; }
   std::int64_t live_bytes(MemoryTag tag) const;
   std::int64_t live_bytes() const;

@@ -28,14 +28,17 @@ void release(void* base, std::int64_t bytes) {
   munmap(base, size_of(bytes));
 }
 
+// Of nothing, pointers may be null, which memcpy does not take.
+void copy(void* to, const void* from, std::int64_t bytes) {
+  if (bytes > 0) std::memcpy(to, from, size_of(bytes));
+}
+
 constexpr DeviceMemory kHost{
     .allocate = allocate,
     .release = release,
     .fill = [](void* at, int byte, std::int64_t bytes) { std::memset(at, byte, size_of(bytes)); },
-    .to_host = [](void* host, const void* at,
-                  std::int64_t bytes) { std::memcpy(host, at, size_of(bytes)); },
-    .from_host = [](void* at, const void* host,
-                    std::int64_t bytes) { std::memcpy(at, host, size_of(bytes)); },
+    .to_host = copy,
+    .from_host = copy,
     .wait = [] {},
     .allocate_host = allocate,
     .release_host = release,

@@ -3,7 +3,6 @@
 #include <atomic>
 
 #include "core/base/error.h"
-#include "core/base/numeric.h"
 
 namespace thimble {
 namespace {
@@ -20,6 +19,11 @@ const GpuDriver* gpu_driver() {
   return registered;
 }
 
+int gpu_count() {
+  const GpuDriver* driver = gpu_driver();
+  return driver == nullptr ? 0 : driver->count();
+}
+
 GpuInfo choose_gpu(int local_rank) {
   const GpuDriver* driver = gpu_driver();
   if (driver == nullptr) {
@@ -27,12 +31,10 @@ GpuInfo choose_gpu(int local_rank) {
         "device = \"cuda\": this program was built without CUDA (cmake -DTHIMBLE_CUDA=ON); allowed "
         "here: cpu");
   }
-  const std::vector<GpuInfo> gpus = driver->list();
-  if (gpus.empty())
+  if (gpu_count() == 0)
     throw_user("device = \"cuda\": no GPU was found (nvidia-smi lists them); allowed here: cpu");
-  const int index = local_rank % narrow<int>(std::ssize(gpus));
-  driver->choose(index);
-  return gpus[static_cast<std::size_t>(index)];
+  driver->choose(local_rank % gpu_count());
+  return driver->current();
 }
 
 }  // namespace thimble

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <string>
-#include <vector>
 
 #include "core/device/device_memory.h"
 
@@ -13,22 +12,24 @@ struct GpuInfo {
   std::string name;
   std::int64_t total_bytes = 0, free_bytes = 0;
   int major = 0, minor = 0;  // compute capability
-  int multiprocessors = 0;
-  double memory_bytes_per_s = 0;  // peak, from its clock and width
 };
 
 struct GpuDriver {
   const DeviceMemory* memory;
-  /// Empty if there are none; never throws.
-  std::vector<GpuInfo> (*list)();
-  /// Makes the calling thread use this one of list().
+  /// How many there are; touches none of them, and never throws.
+  int (*count)();
+  /// Makes the calling thread use number `index`. Throws SystemError if it cannot.
   void (*choose)(int index);
+  /// Of the one that the calling thread uses, by default number 0; takes some of its memory.
+  GpuInfo (*current)();
 };
 
 /// Once, before anything is made on a GPU.
 void register_gpu(const GpuDriver& driver);
 /// Null: this build has none.
 const GpuDriver* gpu_driver();
+/// 0 without a driver too.
+int gpu_count();
 
 /// The GPU of the calling process, which is number `local_rank` of its host: they take turns.
 /// Throws UserError if there is none.

@@ -116,9 +116,9 @@ std::vector<GpuFinding> find_gpus() {
   if (driver == nullptr) return {};
   constexpr std::int64_t kSize = 8192, kCopied = 256 * kMiB;
   std::vector<GpuFinding> found;
-  for (const GpuInfo& gpu : driver->list()) {
-    GpuFinding f{.gpu = gpu};
-    driver->choose(static_cast<int>(found.size()));
+  for (int i = 0; i < driver->count(); ++i) {
+    driver->choose(i);
+    GpuFinding f{.gpu = driver->current()};
     f.bf16_flops = product_rate(DeviceKind::kGpu, kSize, kSize, kSize, DType::kBF16);
     const auto arena = Arena::make_gpu(kCopied, kCopied);
     const Reservation device = arena->reserve(MemoryTag::kIo, kCopied, "copied"),

@@ -76,8 +76,7 @@ KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
     known.rates.flops_per_s = *a.tflops * 1e12;
     known.flops_from = "given";
   } else {
-    const GpuDriver* driver = gpu_driver();
-    if (setup.device == DeviceKind::kGpu && (driver == nullptr || driver->list().empty()))
+    if (setup.device == DeviceKind::kGpu && gpu_count() == 0)
       throw_user("no GPU here to measure its products: say --tflops");
     known.rates.flops_per_s =
         measure_product_rate(setup.device, setup.engine.dtype) / sharing_of(setup.device, a);

@@ -345,7 +345,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                            .tensorboard = p.job.logging.tensorboard});
   }
   barrier(comm, "the first step");
-  comm.set_time_limit(step_limit());
+  engine.comm().set_time_limit(step_limit());
   install_stop_handlers();
   engine.set_phase_hook([&monitor](const char* name, bool begin) {
     if (begin) monitor.phase(name);

@@ -95,7 +95,7 @@ template <typename Body>
 void for_host_pieces(Arena& arena, const Tensor& tensor, ByteRun run, bool to_host, Body&& body) {
   if (run.size == 0) return;
   auto* at = static_cast<std::byte*>(tensor.raw()) + run.begin;
-  if (&arena.host() == &arena) return body(0, std::span(at, static_cast<std::size_t>(run.size)));
+  if (arena.is_on_host()) return body(0, std::span(at, static_cast<std::size_t>(run.size)));
   const Reservation staging =
       arena.host().reserve(MemoryTag::kIo, kStagingBytes, "state on its way");
   auto* here = static_cast<std::byte*>(staging.data());
@@ -190,7 +190,7 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
   const Reservation scratch =
       host.reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
   if (engine.arena().device().planning) {
-    if (&host != &engine.arena())
+    if (!engine.arena().is_on_host())
       static_cast<void>(host.reserve(MemoryTag::kIo, kStagingBytes, "state on its way"));
     return {};
   }

@@ -200,15 +200,12 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
 namespace {
 
 Budget gpu_budget(int ranks_on_host) {
-  const GpuDriver* driver = gpu_driver();
-  const std::vector<GpuInfo> gpus = driver == nullptr ? std::vector<GpuInfo>() : driver->list();
-  if (gpus.empty())
+  if (gpu_count() == 0)
     throw_user("device = \"cuda\": no GPU here to ask for its memory; set memory.budget");
-  std::int64_t least = gpus[0].free_bytes;
-  for (const GpuInfo& gpu : gpus) least = std::min(least, gpu.free_bytes);
-  const std::int64_t sharing = ceil_div(std::int64_t{ranks_on_host}, std::int64_t{std::ssize(gpus)});
-  return {least / 10 * 9 / sharing, fmt::format("90 % of the GPU's free memory, for {} rank{}",
-                                                sharing, sharing == 1 ? "" : "s")};
+  const int sharing = (ranks_on_host + gpu_count() - 1) / gpu_count();
+  return {gpu_driver()->current().free_bytes / 10 * 9 / sharing,
+          fmt::format("90 % of the GPU's free memory, for {} rank{}", sharing,
+                      sharing == 1 ? "" : "s")};
 }
 
 }  // namespace

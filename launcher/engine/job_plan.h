@@ -69,7 +69,8 @@ struct JobPlan {
 JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
                  const RankPlace& place = {});
 
-/// Bytes that the process takes outside the arena: code, libraries, generated kernels.
+/// Bytes taken outside the arena: on a host by the process (code, libraries, generated kernels), on
+/// a GPU by the libraries' own modules and contexts, allowed for but not measured yet.
 constexpr std::int64_t overhead_bytes(DeviceKind device) {
   return device == DeviceKind::kCpu ? 96 * kMiB : 512 * kMiB;
 }

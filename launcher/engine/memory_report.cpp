@@ -13,10 +13,9 @@ std::int64_t MemoryReport::peak_bytes() const {
 }
 
 MemoryReport memory_report(Arena& arena) {
-  const bool is_host = &arena.host() == &arena;
   return {.phases = arena.peaks(),
           .extent_bytes = arena.extent_bytes(),
-          .host_bytes = is_host ? 0 : arena.host().extent_bytes()};
+          .host_bytes = arena.is_on_host() ? 0 : arena.host().extent_bytes()};
 }
 
 std::string to_table(const MemoryReport& report) {

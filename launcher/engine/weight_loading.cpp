@@ -24,13 +24,12 @@ void for_pieces(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& s
                          "weights being loaded");
   };
   const Tensor read = staging(arena.host());
-  const bool is_host = &arena.host() == &arena;
-  const Tensor moved = is_host ? read : staging(arena);
+  const Tensor moved = arena.is_on_host() ? read : staging(arena);
   for (std::int64_t r = 0; r < rows.rows(); r += step) {
     const std::int64_t end = std::min(rows.rows(), r + step), count = (end - r) * width;
     source.read(info, {rows.begin + r, rows.begin + end}, read);
     const Tensor piece = moved.rows(0, count);
-    if (!is_host) ops::from_host(piece, read.raw());
+    if (!arena.is_on_host()) ops::from_host(piece, read.raw());
     body(r, end, piece);
   }
 }
@@ -40,7 +39,7 @@ void for_pieces(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& s
 void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
                const Tensor& weight, const Tensor& remainder) {
   if (rows.rows() == 0) return;
-  if (weight.dtype() == DType::kF32 && &arena.host() == &arena) {
+  if (weight.dtype() == DType::kF32 && arena.is_on_host()) {
     source.read(info, rows, weight);
     return;
   }

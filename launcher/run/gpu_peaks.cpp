@@ -11,11 +11,11 @@ struct Peak {
 };
 // The first that fits counts: longer names come first.
 constexpr std::array kPeaks{
-    Peak{"B300", 2250},      Peak{"B200", 2250},    Peak{"GH200", 989.4}, Peak{"H200", 989.4},
-    Peak{"H100 PCIe", 756},  Peak{"H100 NVL", 835}, Peak{"H100", 989.4},  Peak{"H800", 989.4},
-    Peak{"A100", 312},       Peak{"A800", 312},     Peak{"L40S", 362},    Peak{"L40", 181},
-    Peak{"L4", 121},         Peak{"A40", 149.7},    Peak{"A10", 125},     Peak{"RTX 5090", 209.5},
-    Peak{"RTX 4090", 165.2}, Peak{"RTX 3090", 71},
+    Peak{"B200", 2250},    Peak{"GH200", 989.4}, Peak{"H200", 989.4},     Peak{"H100 PCIe", 756},
+    Peak{"H100 NVL", 835}, Peak{"H100", 989.4},  Peak{"H800", 989.4},     Peak{"A100", 312},
+    Peak{"A800", 312},     Peak{"L40S", 362},    Peak{"L40", 181},        Peak{"L4", 121},
+    Peak{"A40", 149.7},    Peak{"A10", 125},     Peak{"RTX 5090", 209.5}, Peak{"RTX 4090", 165.2},
+    Peak{"RTX 3090", 71},
 };
 
 }  // namespace

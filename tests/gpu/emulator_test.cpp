@@ -58,5 +58,19 @@ TEST(EmulatorTest, ErrorsOfThreadsSurface) {
   EXPECT_THROW(run_grid(2, 32, [] { throw UserError("no"); }), UserError);
 }
 
+// Only kernels and copies may touch the emulated GPU's memory.
+TEST(EmulatorDeathTest, TheHostCannotTouchItsMemory) {
+  const DeviceMemory& memory = *driver().memory;
+  constexpr std::int64_t kBytes = 1 << 20;
+  void* base = memory.allocate(kBytes);
+  const std::vector<char> sent(kBytes, 7);
+  std::vector<char> back(kBytes);
+  memory.from_host(base, sent.data(), kBytes);
+  memory.to_host(back.data(), base, kBytes);
+  EXPECT_EQ(back, sent);
+  EXPECT_DEATH(static_cast<void>(*static_cast<volatile char*>(base)), "");
+  memory.release(base, kBytes);
+}
+
 }  // namespace
 }  // namespace thimble::gpu

@@ -25,7 +25,7 @@ class GpuEngine : public testing::Test {
  public:
   static void SetUpTestSuite() { register_gpu_backend(); }
   void SetUp() override {
-    if (gpu_driver()->list().empty()) GTEST_SKIP() << "no GPU";
+    if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
   }
 };
 
@@ -183,6 +183,7 @@ TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
         CheckpointReader::open(dir / "ckpt-2", {*files, {}}, CheckpointCheck::kManifest);
     load_checkpoint(engine, reader);
     EXPECT_EQ(contents(engine), saved);
+    EXPECT_FALSE(saved.empty());
   };
   on(*gpu, [&](TrainEngine& engine) {
     resume(engine);
@@ -200,14 +201,6 @@ TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
   EXPECT_EQ(bytes("gpu"), bytes("cpu"));
   EXPECT_FALSE(bytes("gpu").empty());
   fs::remove_all(dir);
-}
-
-TEST_F(GpuEngine, TheHostCannotTouchItsMemory) {
-  const auto arena = Arena::make_gpu(1 << 20, 1 << 20);
-  const Tensor x = Tensor::empty(*arena, MemoryTag::kWeights, DType::kF32, Shape{4}, "x");
-  ops::zero(x);
-  EXPECT_EQ(floats(x), std::vector<float>(4));
-  EXPECT_DEATH(static_cast<void>(*static_cast<volatile float*>(x.raw())), "");
 }
 
 }  // namespace

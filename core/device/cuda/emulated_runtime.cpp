@@ -49,7 +49,7 @@ void release(void* base, std::int64_t bytes) {
 void move(void* to, const void* from, std::int64_t bytes) {
   const DeviceAccess access;
   kernels_since = kKernelsBetween;
-  std::memcpy(to, from, static_cast<std::size_t>(bytes));
+  if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
 }
 
 }  // namespace
@@ -77,7 +77,7 @@ const void* constant_bytes(const void* host, std::size_t) {
 
 void zero(void* dst, std::int64_t bytes) {
   const DeviceAccess access;
-  std::memset(dst, 0, static_cast<std::size_t>(bytes));
+  if (bytes > 0) std::memset(dst, 0, static_cast<std::size_t>(bytes));
 }
 
 void copy(void* dst, const void* src, std::int64_t bytes) {
@@ -109,16 +109,14 @@ const DeviceMemory& memory() {
 const GpuDriver& driver() {
   static const GpuDriver kDriver{
       .memory = &memory(),
-      .list =
+      .count = [] { return 1; },
+      .choose = [](int) {},
+      .current =
           [] {
             constexpr std::int64_t kBytes = 4 * kGiB;
-            return std::vector<GpuInfo>{{.name = "emulated GPU",
-                                         .total_bytes = kBytes,
-                                         .free_bytes = kBytes,
-                                         .major = 9,
-                                         .multiprocessors = 1}};
+            return GpuInfo{
+                .name = "emulated GPU", .total_bytes = kBytes, .free_bytes = kBytes, .major = 9};
           },
-      .choose = [](int) {},
   };
   return kDriver;
 }

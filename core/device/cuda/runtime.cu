@@ -72,28 +72,23 @@ const DeviceMemory& memory() {
   return kMemory;
 }
 
-std::vector<GpuInfo> list() {
-  std::vector<GpuInfo> gpus;
-  int count = 0, before = 0;
-  if (cudaGetDeviceCount(&count) != cudaSuccess || cudaGetDevice(&before) != cudaSuccess) return {};
-  for (int i = 0; i < count; ++i) {
-    cudaDeviceProp properties{};
-    std::size_t free = 0, total = 0;
-    int clock_khz = 0;
-    if (cudaGetDeviceProperties(&properties, i) != cudaSuccess) continue;
-    if (cudaSetDevice(i) != cudaSuccess || cudaMemGetInfo(&free, &total) != cudaSuccess) continue;
-    cudaDeviceGetAttribute(&clock_khz, cudaDevAttrMemoryClockRate, i);
-    gpus.push_back({.name = properties.name,
-                    .total_bytes = static_cast<std::int64_t>(total),
-                    .free_bytes = static_cast<std::int64_t>(free),
-                    .major = properties.major,
-                    .minor = properties.minor,
-                    .multiprocessors = properties.multiProcessorCount,
-                    // Two transfers a cycle.
-                    .memory_bytes_per_s = 2.0 * clock_khz * 1e3 * properties.memoryBusWidth / 8.0});
-  }
-  cudaSetDevice(before);
-  return gpus;
+int count() {
+  int gpus = 0;
+  return cudaGetDeviceCount(&gpus) == cudaSuccess ? gpus : 0;
+}
+
+GpuInfo current() {
+  int index = 0;
+  cudaDeviceProp properties{};
+  std::size_t free = 0, total = 0;
+  check(cudaGetDevice(&index), "cudaGetDevice");
+  check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
+  check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return {.name = properties.name,
+          .total_bytes = static_cast<std::int64_t>(total),
+          .free_bytes = static_cast<std::int64_t>(free),
+          .major = properties.major,
+          .minor = properties.minor};
 }
 
 }  // namespace
@@ -101,8 +96,9 @@ std::vector<GpuInfo> list() {
 const GpuDriver& driver() {
   static const GpuDriver kDriver{
       .memory = &memory(),
-      .list = list,
+      .count = count,
       .choose = [](int index) { check(cudaSetDevice(index), "cudaSetDevice"); },
+      .current = current,
   };
   return kDriver;
 }

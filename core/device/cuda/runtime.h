@@ -15,6 +15,7 @@ Stream compute_stream();
 void zero(void* dst, std::int64_t bytes);
 void copy(void* dst, const void* src, std::int64_t bytes);
 
+/// The driver of the GPU that is linked.
 const GpuDriver& driver();
 
 /// A copy, in memory of the device, of a table that lives as long as the program; made once. Small

@@ -41,6 +41,31 @@ TH_DEVICE std::int64_t first_of_block(const Sight& a, const Sight& b, std::int64
   return static_cast<std::int64_t>(-gpu::block_max<kFlashThreads>(-static_cast<float>(capped)));
 }
 
+// The queries of a thread's warp, 16 from warp_row on, of which the thread has rows row and row +
+// 8; and the keys [first, end) that its block looks at.
+struct Queries {
+  Place at;
+  std::int64_t kv_head, warp_row, row, offset, stride, left, first, end;
+  Sight sights[2];
+};
+template <int D>
+TH_DEVICE Queries queries_of_thread(const AttentionSpec& s, const std::int32_t* doc_start) {
+  const Lane lane = lane_of_thread();
+  Queries q{};
+  q.at = place_of_tile(s.heads, s.q_len);
+  q.kv_head = q.at.head / (s.heads / s.kv_heads);
+  q.warp_row = q.at.row + lane.warp * kWarpRows;
+  q.row = q.warp_row + lane.group;
+  q.offset = query_offset(s, q.at.batch, q.warp_row, q.at.head);
+  q.stride = s.heads * D;
+  q.left = s.q_len - q.warp_row;
+  const std::int64_t last = q.at.row + kBlockRows < s.q_len ? q.at.row + kBlockRows : s.q_len;
+  q.end = last + s.kv_len - s.q_len;
+  for (int r = 0; r < 2; ++r) q.sights[r] = sight_of(s, doc_start, q.at.batch, q.row + 8 * r);
+  q.first = first_of_block(q.sights[0], q.sights[1], q.end);
+  return q;
+}
+
 // scores[n][c] of 16 rows by kRows others: rows times the tile.
 template <int D, int kRows>
 TH_DEVICE void multiply_tile(float (&scores)[kRows / 8][4], const std::uint32_t (&rows)[D / 16][4],
@@ -84,28 +109,19 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
   TH_SHARED(Piece<16>, value_pieces, tile_pieces(D, kKeys));
   auto* keys = reinterpret_cast<BF16*>(key_pieces);
   auto* values = reinterpret_cast<BF16*>(value_pieces);
-  const Place at = place_of_tile(s.heads, s.q_len);
-  const std::int64_t kv_head = at.head / (s.heads / s.kv_heads);
   const Lane lane = lane_of_thread();
-  const std::int64_t row = at.row + lane.warp * kWarpRows + lane.group, stride = s.heads * D;
-  const Sight sights[2] = {sight_of(s, a.doc_start, at.batch, row),
-                           sight_of(s, a.doc_start, at.batch, row + 8)};
+  const Queries q = queries_of_thread<D>(s, a.doc_start);
   std::uint32_t query[D / 16][4];
-  const std::int64_t warp_row = at.row + lane.warp * kWarpRows;
-  load_a<D>(query, static_cast<const BF16*>(a.q) + query_offset(s, at.batch, warp_row, at.head),
-            stride, s.q_len - warp_row);
+  load_a<D>(query, static_cast<const BF16*>(a.q) + q.offset, q.stride, q.left);
   const float scale = s.scale * kLog2E;
   float top[2] = {-HUGE_VALF, -HUGE_VALF}, sum[2] = {}, out[D / 8][4] = {};
-  const std::int64_t last = at.row + kBlockRows < s.q_len ? at.row + kBlockRows : s.q_len;
-  const std::int64_t end = last + s.kv_len - s.q_len;
-  for (std::int64_t first = first_of_block(sights[0], sights[1], end); first < end;
-       first += kKeys) {
+  for (std::int64_t first = q.first; first < q.end; first += kKeys) {
     gpu::block_barrier();
-    const std::int64_t offset = key_offset(s, at.batch, first, kv_head);
+    const std::int64_t offset = key_offset(s, q.at.batch, first, q.kv_head);
     load_tile<D, kKeys>(keys, nullptr, static_cast<const BF16*>(a.k) + offset, s.kv_stride,
-                        end - first);
+                        q.end - first);
     load_tile<D, kKeys>(nullptr, values, static_cast<const BF16*>(a.v) + offset, s.kv_stride,
-                        end - first);
+                        q.end - first);
     gpu::block_barrier();
     float p[kKeys / 8][4];
     multiply_tile<D, kKeys>(p, query, keys);
@@ -114,8 +130,8 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
     for (int n = 0; n < kKeys / 8; ++n) {
       TH_UNROLL
       for (int c = 0; c < 4; ++c) {
-        p[n][c] = sees(sights[c / 2], first + 8 * n + 2 * lane.member + c % 2) ? p[n][c] * scale
-                                                                               : -HUGE_VALF;
+        p[n][c] = sees(q.sights[c / 2], first + 8 * n + 2 * lane.member + c % 2) ? p[n][c] * scale
+                                                                                 : -HUGE_VALF;
         most[c / 2] = p[n][c] > most[c / 2] ? p[n][c] : most[c / 2];
       }
     }
@@ -146,12 +162,13 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
   TH_UNROLL
   for (int r = 0; r < 2; ++r) {
     sum[r] = quad_sum(sum[r]);
-    const std::int64_t i = row + 8 * r;
+    const std::int64_t i = q.row + 8 * r;
     if (i >= s.q_len) continue;
     const float factor = 1.0f / sum[r];
-    store_row<D>(static_cast<BF16*>(a.out) + query_offset(s, at.batch, i, at.head), out, r, factor);
+    store_row<D>(static_cast<BF16*>(a.out) + query_offset(s, q.at.batch, i, q.at.head), out, r,
+                 factor);
     if (lane.member == 0 && a.lse != nullptr)
-      a.lse[(at.batch * s.heads + at.head) * s.q_len + i] = (top[r] + std::log2(sum[r])) * kLn2;
+      a.lse[(q.at.batch * s.heads + q.at.head) * s.q_len + i] = (top[r] + std::log2(sum[r])) * kLn2;
   }
 }
 
@@ -183,36 +200,27 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
   auto* keys_turned = reinterpret_cast<BF16*>(turned_pieces);
   auto* values = reinterpret_cast<BF16*>(value_pieces);
   const AttentionArgs& a = g.forward;
-  const Place at = place_of_tile(s.heads, s.q_len);
-  const std::int64_t kv_head = at.head / (s.heads / s.kv_heads);
   const Lane lane = lane_of_thread();
-  const std::int64_t warp_row = at.row + lane.warp * kWarpRows, row = warp_row + lane.group;
-  const std::int64_t stride = s.heads * D;
-  const Sight sights[2] = {sight_of(s, a.doc_start, at.batch, row),
-                           sight_of(s, a.doc_start, at.batch, row + 8)};
+  const Queries q = queries_of_thread<D>(s, a.doc_start);
   std::uint32_t query[D / 16][4], dout[D / 16][4];
-  const std::int64_t offset = query_offset(s, at.batch, warp_row, at.head);
-  load_a<D>(query, static_cast<const BF16*>(a.q) + offset, stride, s.q_len - warp_row);
-  load_a<D>(dout, static_cast<const BF16*>(g.dout) + offset, stride, s.q_len - warp_row);
+  load_a<D>(query, static_cast<const BF16*>(a.q) + q.offset, q.stride, q.left);
+  load_a<D>(dout, static_cast<const BF16*>(g.dout) + q.offset, q.stride, q.left);
   float lse[2], of_row[2];
   TH_UNROLL
   for (int r = 0; r < 2; ++r) {
-    const std::int64_t i = row + 8 * r, index = (at.batch * s.heads + at.head) * s.q_len + i;
+    const std::int64_t i = q.row + 8 * r, index = (q.at.batch * s.heads + q.at.head) * s.q_len + i;
     lse[r] = i < s.q_len ? a.lse[index] * kLog2E : 0.0f;
     of_row[r] = i < s.q_len ? delta[index] : 0.0f;
   }
   const float scale = s.scale * kLog2E;
   float dq[D / 8][4] = {};
-  const std::int64_t last = at.row + kBlockRows < s.q_len ? at.row + kBlockRows : s.q_len;
-  const std::int64_t end = last + s.kv_len - s.q_len;
-  for (std::int64_t first = first_of_block(sights[0], sights[1], end); first < end;
-       first += kKeys) {
+  for (std::int64_t first = q.first; first < q.end; first += kKeys) {
     gpu::block_barrier();
-    const std::int64_t begin = key_offset(s, at.batch, first, kv_head);
+    const std::int64_t begin = key_offset(s, q.at.batch, first, q.kv_head);
     load_tile<D, kKeys>(keys, keys_turned, static_cast<const BF16*>(a.k) + begin, s.kv_stride,
-                        end - first);
+                        q.end - first);
     load_tile<D, kKeys>(values, nullptr, static_cast<const BF16*>(a.v) + begin, s.kv_stride,
-                        end - first);
+                        q.end - first);
     gpu::block_barrier();
     float p[kKeys / 8][4], dp[kKeys / 8][4];
     multiply_tile<D, kKeys>(p, query, keys);
@@ -221,7 +229,7 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
     for (int n = 0; n < kKeys / 8; ++n) {
       TH_UNROLL
       for (int c = 0; c < 4; ++c) {
-        const bool seen = sees(sights[c / 2], first + 8 * n + 2 * lane.member + c % 2);
+        const bool seen = sees(q.sights[c / 2], first + 8 * n + 2 * lane.member + c % 2);
         const float weight = seen ? gpu::exp2_fast(p[n][c] * scale - lse[c / 2]) : 0.0f;
         p[n][c] = weight * (dp[n][c] - of_row[c / 2]) * s.scale;
       }
@@ -230,9 +238,10 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
   }
   TH_UNROLL
   for (int r = 0; r < 2; ++r) {
-    const std::int64_t i = row + 8 * r;
+    const std::int64_t i = q.row + 8 * r;
     if (i < s.q_len)
-      store_row<D>(static_cast<BF16*>(g.dq) + query_offset(s, at.batch, i, at.head), dq, r, 1.0f);
+      store_row<D>(static_cast<BF16*>(g.dq) + query_offset(s, q.at.batch, i, q.at.head), dq, r,
+                   1.0f);
   }
 }
 
