@@ -10,32 +10,47 @@ namespace thimble {
 namespace {
 
 template <typename T>
-Tensor upload_vector(Arena& arena, DType dtype, const std::vector<T>& values, std::int64_t n,
-                     std::string_view label) {
-  Tensor t = Tensor::empty(arena, MemoryTag::kActivations, dtype, Shape{n}, label);
-  if (arena.device().planning) return t;
-  TH_CHECK_EQ(static_cast<std::int64_t>(values.size()), n);
-  ops::from_host(t, values.data());
-  return t;
+void copy_values(const Tensor& to, const std::vector<T>& values) {
+  TH_CHECK_EQ(static_cast<std::int64_t>(values.size()), to.numel());
+  std::copy(values.begin(), values.end(), to.data<T>());
 }
 
 }  // namespace
 
-BatchTensors upload(Arena& arena, const Batch& batch) {
-  const std::int64_t n = batch.num_positions();
-  BatchTensors out;
-  out.rows = batch.rows;
-  out.ids = upload_vector(arena, DType::kI32, batch.tokens, n, "tokens");
-  out.targets = upload_vector(arena, DType::kI32, batch.targets, n, "targets");
-  out.weights = upload_vector(arena, DType::kF32, batch.weights, n, "loss weights");
-  out.positions = upload_vector(arena, DType::kI32, batch.positions, n, "positions");
-  out.doc_start = upload_vector(arena, DType::kI32, batch.doc_start, n, "document starts");
-  std::vector<std::int32_t> order(arena.device().planning ? 0 : static_cast<std::size_t>(n));
-  std::iota(order.begin(), order.end(), 0);
-  std::stable_sort(order.begin(), order.end(), [&](std::int32_t a, std::int32_t b) {
+BatchTensors empty_batch(Arena& arena, std::int64_t rows, std::int64_t positions) {
+  const auto array = [&](DType dtype, std::string_view label) {
+    return Tensor::empty(arena, MemoryTag::kActivations, dtype, Shape{positions}, label);
+  };
+  return {.rows = rows,
+          .ids = array(DType::kI32, "tokens"),
+          .order = array(DType::kI32, "token order"),
+          .targets = array(DType::kI32, "targets"),
+          .weights = array(DType::kF32, "loss weights"),
+          .positions = array(DType::kI32, "positions"),
+          .doc_start = array(DType::kI32, "document starts")};
+}
+
+void fill_batch(const BatchTensors& to, const Batch& batch) {
+  copy_values(to.ids, batch.tokens);
+  copy_values(to.targets, batch.targets);
+  copy_values(to.weights, batch.weights);
+  copy_values(to.positions, batch.positions);
+  copy_values(to.doc_start, batch.doc_start);
+  auto* const order = to.order.data<std::int32_t>();
+  std::iota(order, order + batch.num_positions(), 0);
+  std::stable_sort(order, order + batch.num_positions(), [&](std::int32_t a, std::int32_t b) {
     return batch.tokens[static_cast<std::size_t>(a)] < batch.tokens[static_cast<std::size_t>(b)];
   });
-  out.order = upload_vector(arena, DType::kI32, order, n, "token order");
+}
+
+BatchTensors upload(Arena& arena, const Batch& batch) {
+  const BatchTensors out = empty_batch(arena, batch.rows, batch.num_positions());
+  const BatchTensors host =
+      arena.is_on_host() ? out : empty_batch(arena.host(), batch.rows, batch.num_positions());
+  if (arena.device().planning) return out;
+  fill_batch(host, batch);
+  if (arena.is_on_host()) return out;
+  for (const auto array : BatchTensors::kArrays) ops::from_host(out.*array, (host.*array).raw());
   return out;
 }
 

@@ -1,6 +1,7 @@
 #include "parallel/sharded_grad_sink.h"
 
 #include "core/base/numeric.h"
+#include "core/base/random.h"
 #include "core/ops/ops.h"
 
 namespace thimble {
@@ -114,6 +115,13 @@ void ShardedGradSink::end_pass() {
   start_bucket();
   while (!running_.empty()) finish_oldest();
   if (last_pass_ && plan_.stage() == 0 && comm_.size() > 1) gather_reduced();
+}
+
+std::uint64_t ShardedGradSink::places_hash() const {
+  std::uint64_t hash = 0;
+  for (const Tensor& total : total_)
+    hash = mix64(hash, static_cast<std::uint64_t>(reinterpret_cast<std::uintptr_t>(total.raw())));
+  return hash;
 }
 
 void ShardedGradSink::gather_reduced() {

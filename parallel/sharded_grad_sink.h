@@ -47,6 +47,11 @@ class ShardedGradSink final : public GradSink {
   void begin_pass(bool last);
   void end_pass();
 
+  /// Whether a pass between the first and the last exchanges nothing with other ranks. Where the
+  /// gradients that it adds to lie is hashed.
+  bool middle_passes_stay_here() const { return plan_.stage() < 2 || comm_.size() == 1; }
+  std::uint64_t places_hash() const;
+
   /// To be told in the last pass which gradients are where they are needed, as soon as they are,
   /// all ranks in the same order; by end_pass() all have been told. It may release them.
   void set_ready(std::function<void(std::span<const ParamId>)> ready) { ready_ = std::move(ready); }

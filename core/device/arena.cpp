@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "core/base/numeric.h"
+#include "core/base/random.h"
 #include "core/device/device_memory.h"
 
 namespace thimble {
@@ -80,7 +81,8 @@ std::int64_t Arena::Impl::take(std::int64_t bytes, std::int64_t align, std::int6
     return -1;
   }
   if (start > range_begin) free.emplace(range_begin, start - range_begin);
-  if (is_free_range && start + bytes < range_end) free.emplace(start + bytes, range_end - start - bytes);
+  if (is_free_range && start + bytes < range_end)
+    free.emplace(start + bytes, range_end - start - bytes);
   extent = std::max(extent, start + bytes);
   return start;
 }
@@ -226,6 +228,16 @@ std::int64_t Arena::live_bytes() const {
 std::int64_t Arena::extent_bytes() const {
   const std::lock_guard lock(impl_->mutex);
   return impl_->extent;
+}
+
+std::uint64_t Arena::layout_hash() const {
+  const std::lock_guard lock(impl_->mutex);
+  std::uint64_t hash = mix64(0, static_cast<std::uint64_t>(impl_->extent));
+  for (const auto& [offset, bytes] : impl_->free) {
+    hash = mix64(hash, static_cast<std::uint64_t>(offset));
+    hash = mix64(hash, static_cast<std::uint64_t>(bytes));
+  }
+  return hash;
 }
 
 void Arena::begin_phase(std::string_view name) {

@@ -101,6 +101,8 @@ class Arena {
   /// End of the highest range ever handed out: what the process can have resident through this
   /// arena.
   std::int64_t extent_bytes() const;
+  /// Of what is handed out now: from equal layouts the same calls get the same addresses.
+  std::uint64_t layout_hash() const;
 
   /// Starts (or goes back into) a phase; peaks are kept per phase name.
   void begin_phase(std::string_view name);

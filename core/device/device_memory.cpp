@@ -1,5 +1,6 @@
 #include "core/device/device_memory.h"
 
+#include <spdlog/spdlog.h>
 #include <sys/mman.h>
 
 #include <cstring>
@@ -33,6 +34,11 @@ void copy(void* to, const void* from, std::int64_t bytes) {
   if (bytes > 0) std::memcpy(to, from, size_of(bytes));
 }
 
+void* copy_at_once(void* to, const void* from, std::int64_t bytes) {
+  copy(to, from, bytes);
+  return nullptr;
+}
+
 constexpr DeviceMemory kHost{
     .allocate = allocate,
     .release = release,
@@ -40,6 +46,11 @@ constexpr DeviceMemory kHost{
     .to_host = copy,
     .from_host = copy,
     .wait = [] {},
+    .start_to_host = copy_at_once,
+    .start_from_host = copy_at_once,
+    .wait_copy = [](void*) {},
+    .follow_copy = [](void*) {},
+    .end_copy = [](void*) {},
     .allocate_host = allocate,
     .release_host = release,
 };
@@ -52,6 +63,27 @@ const DeviceMemory& device_memory(DeviceKind kind) {
   if (driver == nullptr)
     throw_user("device = \"cuda\": this program was built without CUDA; allowed here: cpu");
   return *driver->memory;
+}
+
+DeviceCopy& DeviceCopy::operator=(DeviceCopy&& other) noexcept {
+  finish();
+  memory_ = other.memory_;
+  copy_ = std::exchange(other.copy_, nullptr);
+  return *this;
+}
+
+void DeviceCopy::wait() {
+  if (copy_ == nullptr) return;
+  memory_->wait_copy(copy_);
+  memory_->end_copy(std::exchange(copy_, nullptr));
+}
+
+void DeviceCopy::finish() noexcept {
+  try {
+    wait();
+  } catch (const std::exception& error) {
+    spdlog::error("a copy failed and nobody waited for it: {}", error.what());
+  }
 }
 
 }  // namespace thimble

@@ -14,8 +14,20 @@ struct GpuInfo {
   int major = 0, minor = 0;  // compute capability
 };
 
+/// Work of a GPU that is recorded once and started as a whole.
+struct GpuGraphs {
+  /// What the calling thread starts there from now on is recorded and not done; whatever waits for
+  /// the GPU fails.
+  void (*begin)();
+  /// The record, or null if it was spoilt.
+  void* (*end)();
+  void (*launch)(void* graph);
+  void (*release)(void* graph);
+};
+
 struct GpuDriver {
   const DeviceMemory* memory;
+  const GpuGraphs* graphs;
   /// How many there are; touches none of them, and never throws.
   int (*count)();
   /// Makes the calling thread use number `index`. Throws SystemError if it cannot.

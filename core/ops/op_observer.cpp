@@ -7,6 +7,10 @@ thread_local OpObserver* observer = nullptr;
 
 }  // namespace
 
+bool is_observed() {
+  return observer != nullptr;
+}
+
 ObserverScope::ObserverScope(OpObserver& next) : previous_(observer) {
   observer = &next;
 }

@@ -26,6 +26,9 @@ class ObserverScope {
   OpObserver* previous_;
 };
 
+/// Whether this thread's operations are observed.
+bool is_observed();
+
 /// Times one operation if somebody observes.
 class OpTimer {
  public:

@@ -37,6 +37,7 @@ struct TrainBench {
   std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
   bool fused = false;
+  bool no_graphs = false;
   int threads = 0, zero_stage = 1;
   bool json = false, profile = false;
 };
@@ -92,7 +93,8 @@ EngineOptions engine_options(const TrainBench& b) {
           .master = b.master == "fp32"      ? MasterFormat::kF32
                     : b.master == "split16" ? MasterFormat::kSplit
                                             : MasterFormat::kNone,
-          .seq_len = b.seq};
+          .seq_len = b.seq,
+          .graphs = !b.no_graphs};
 }
 
 OptimizerGroups bench_optimizer(const TrainBench& b, const ParamTable& params) {
@@ -235,6 +237,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"master", b.master},
       {"state_dtype", b.state_dtype},
       {"fused", b.fused},
+      {"replayed_passes", engine->replayed_passes()},
       {"state_bytes", arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer))},
       {"accumulation", b.accumulation},
       {"sol", sol},
@@ -305,6 +308,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_flag("--fused", options->fused, "Update within the backward pass, lagged clipping");
   train->add_option("--trace", options->trace,
                     "Write a Chrome trace of the counted steps to this file");
+  train->add_flag("--no-graphs", options->no_graphs, "On a GPU: no passes replayed as CUDA graphs");
   train->add_flag("--profile", options->profile, "Print a table of operations to standard error");
   train->add_flag("--json", options->json, "One JSON object");
   train->callback([options, &session] {

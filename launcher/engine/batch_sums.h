@@ -12,7 +12,7 @@ namespace thimble {
 ExactSum total_weight(std::span<const Batch> batches);
 /// Positions whose loss has a weight.
 std::int64_t count_trained(std::span<const Batch> batches);
-/// losses f32 [rows * seq_len], weighted; 0 on a planning arena.
-double weighted_sum(const Tensor& losses, const Batch& batch);
+/// losses [rows * seq_len], weighted.
+double weighted_sum(const float* losses, const Batch& batch);
 
 }  // namespace thimble

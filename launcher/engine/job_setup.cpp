@@ -143,6 +143,7 @@ JobSetup make_setup(const job::JobConfig& job) {
   setup.engine.fused_backward = job.optimizer.fused_backward;
   setup.engine.clip_mode = static_cast<ClipMode>(job.training.grad_norm_mode);
   setup.engine.seq_len = job.data.seq_len;
+  setup.engine.graphs = job.training.cuda_graphs;
   setup.engine.master = static_cast<MasterFormat>(
       std::array{MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}.at(
           static_cast<std::size_t>(job.model.master_weights)));

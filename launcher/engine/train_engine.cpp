@@ -7,6 +7,7 @@
 #include <limits>
 #include <numeric>
 
+#include "core/device/gpu.h"
 #include "core/ops/ops.h"
 #include "launcher/engine/batch_sums.h"
 #include "launcher/engine/weight_loading.h"
@@ -89,6 +90,10 @@ class RankSums final : public SliceSums {
   Communicator& comm_;
 };
 
+const GpuGraphs* gpu_graphs() {
+  return gpu_driver() == nullptr ? nullptr : gpu_driver()->graphs;
+}
+
 // As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
 double clip_factor(const EngineOptions& options, double norm) {
   return options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (norm + 1e-6)) : 1.0;
@@ -134,13 +139,6 @@ class TrainEngine::Images final : public GradMap {
   TrainEngine& engine_;
 };
 
-// What the passes of a step have added up on this rank.
-struct TrainEngine::Sums {
-  ExactSum loss;       // weighted
-  double weight = 0;   // of all ranks
-  bool usable = true;  // fused: the loss is finite on all ranks, so the last backward pass has run
-};
-
 TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
                          const EngineOptions& options)
     : TrainEngine(arena, model, optimizer, options, alone_) {}
@@ -166,7 +164,8 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
       state_(arena),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
-      loop_(model.params(), optimizer, state_, *sums_, master(), options.seed) {
+      loop_(model.params(), optimizer, state_, *sums_, master(), options.seed),
+      repeated_{RepeatedWork(gpu_graphs()), RepeatedWork(gpu_graphs())} {
   for (const ParamId id : model.params().ids()) {
     if (!model.params().info(id).trainable) continue;
     items_.push_back({id, plan_.updated(id, comm.rank())});
@@ -209,38 +208,6 @@ void TrainEngine::refresh_weights() {
   store_->publish();
 }
 
-TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) {
-  Sums sums;
-  ExactSum weight = total_weight(micro_batches);
-  all_reduce(comm_, "loss weights", std::span(&weight, 1));
-  sums.weight = weight.value();
-  const double scale = sums.weight > 0 ? 1.0 / sums.weight : 0.0;
-  SavePolicy keep;
-  for (std::size_t i = 0; i < micro_batches.size(); ++i) {
-    const Batch& batch = micro_batches[i];
-    sink_.begin_pass(i + 1 == micro_batches.size());
-    const BatchTensors tensors = upload(arena_, batch);
-    Tape tape(arena_, sink_, keep, options_.recompute);
-    Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .tape = &tape};
-    phase("forward", true);
-    const Tensor losses = model_.loss(ctx, tensors, rope_table_, static_cast<float>(scale));
-    phase("forward", false);
-    sums.loss.add(weighted_sum(losses, batch));
-    if (fused_ && i + 1 == micro_batches.size()) {
-      // The backward pass changes weights: it must not begin in vain.
-      ExactSum loss = sums.loss;
-      all_reduce(comm_, "loss", std::span(&loss, 1));
-      sums.usable = std::isfinite(loss.value());
-      if (!sums.usable) break;
-    }
-    phase("backward", true);
-    tape.backward();
-    sink_.end_pass();
-    phase("backward", false);
-  }
-  return sums;
-}
-
 std::vector<std::int64_t> TrainEngine::image_widths(std::int64_t step) const {
   std::vector<std::int64_t> widths;
   for (const ParamId id : model_.params().ids()) {
@@ -249,14 +216,6 @@ std::vector<std::int64_t> TrainEngine::image_widths(std::int64_t step) const {
     widths.push_back(updated ? optimizer_.image_width(info, step) : kNotUpdated);
   }
   return widths;
-}
-
-StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
-  step_ = 0;
-  TH_CHECK(!fused_, "gradients are not kept");
-  const Sums sums = run_passes(micro_batches);
-  return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
-          .trained_tokens = count_trained(micro_batches)};
 }
 
 // Of the gradients that this rank updates; first_bad: the first parameter whose gradient is not
@@ -376,14 +335,6 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
     result.first_bad = model_.params().info(fused_->skipped().front()).name;
   last_grad_norm_ = result.grad_norm;
   return result;
-}
-
-EvalSum TrainEngine::evaluate(const Batch& batch) {
-  const BatchTensors tensors = upload(arena_, batch);
-  Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype};
-  const Tensor losses = model_.loss(ctx, tensors, rope_table_, 1.0f);
-  return {.weighted_loss = weighted_sum(losses, batch),
-          .weight = total_weight(std::span(&batch, 1)).value()};
 }
 
 }  // namespace thimble

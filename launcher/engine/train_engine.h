@@ -3,6 +3,7 @@
 // planning arena (and a planning communicator) to say what memory and traffic it will take.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -10,6 +11,7 @@
 #include <string>
 
 #include "core/autograd/saved_tensor.h"
+#include "core/device/repeated_work.h"
 #include "launcher/engine/fused_update.h"
 #include "models/transformer.h"
 #include "optim/update_loop.h"
@@ -35,6 +37,7 @@ struct EngineOptions {
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
   std::uint64_t seed = 42;                   // of what is random in updates
   std::int64_t seq_len = 0;
+  bool graphs = true;  // on a GPU, passes that repeat are replayed as one CUDA graph
 };
 
 struct StepResult {
@@ -106,6 +109,8 @@ class TrainEngine {
     return options_.dtype == DType::kF32 ? MasterFormat::kNone : options_.master;
   }
   void set_phase_hook(PhaseHook hook) { hook_ = std::move(hook); }
+  /// Passes so far that a CUDA graph did.
+  std::int64_t replayed_passes() const { return repeated_[0].replays() + repeated_[1].replays(); }
   /// Forward and backward only, gradients kept in grads() until release_grads().
   StepResult accumulate(std::span<const Batch> micro_batches);
   void release_grads() { sink_.release_all(); }
@@ -113,8 +118,15 @@ class TrainEngine {
  private:
   class Host;
   class Images;
-  struct Sums;
+  // What the passes of a step have added up on this rank.
+  struct Sums {
+    ExactSum loss;      // weighted
+    double weight = 0;  // of all ranks
+    bool usable =
+        true;  // fused: the loss is finite on all ranks, so the last backward pass has run
+  };
   Sums run_passes(std::span<const Batch> micro_batches);
+  bool passes_repeat() const;
   void begin_step(std::int64_t step);
   StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   ExactSum squares(std::int32_t& first_bad) const;
@@ -146,6 +158,7 @@ class TrainEngine {
   std::vector<UpdateItem> items_;   // all that is trained
   std::vector<UpdateItem> active_;  // what the running step updates
   Tensor rope_table_;
+  std::array<RepeatedWork, 2> repeated_;  // one for each place of a BatchFeed
   PhaseHook hook_;
 };
 

@@ -129,6 +129,11 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
          .range = at_least(1),
          .unit = "steps",
          .resume = ResumeClass::kContinues});
+  visit({.name = "cuda_graphs",
+         .doc = "On a GPU, replay the passes between a step's first and last as one graph; the same "
+                "bits",
+         .value = &training.cuda_graphs,
+         .resume = ResumeClass::kContinues});
 }
 
 void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {

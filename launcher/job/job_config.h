@@ -165,6 +165,7 @@ struct TrainingConfig {
   GradNormMode grad_norm_mode = GradNormMode::kExact;
   GradDType grad_dtype = GradDType::kAuto;
   std::int64_t max_skipped_steps = 10;
+  bool cuda_graphs = true;
   bool operator==(const TrainingConfig&) const = default;
 };
 

@@ -1,10 +1,12 @@
-// The emulator that kernels are tested with: barriers, exchanges, and threads that miss them.
+// The emulator that kernels are tested with: barriers, exchanges, and threads that miss them; and,
+// on it, copies with tickets and work that is recorded.
 #include <gtest/gtest.h>
 
 #include <vector>
 
 #include "core/base/error.h"
 #include "core/device/cuda/runtime.h"
+#include "core/device/repeated_work.h"
 
 namespace thimble::gpu {
 namespace {
@@ -70,6 +72,109 @@ TEST(EmulatorDeathTest, TheHostCannotTouchItsMemory) {
   EXPECT_EQ(back, sent);
   EXPECT_DEATH(static_cast<void>(*static_cast<volatile char*>(base)), "");
   memory.release(base, kBytes);
+}
+
+TH_KERNEL void add_one_kernel(float* x) {
+  *x += 1;
+}
+
+// One value on the device.
+class DeviceValue {
+ public:
+  DeviceValue() : at_(static_cast<float*>(memory().allocate(kBytes))) { set(0); }
+  ~DeviceValue() { memory().release(at_, kBytes); }
+  DeviceValue(const DeviceValue&) = delete;
+  DeviceValue& operator=(const DeviceValue&) = delete;
+  static const DeviceMemory& memory() { return *driver().memory; }
+  float* at() const { return at_; }
+  void set(float value) const { memory().from_host(at_, &value, sizeof(value)); }
+  float get() const {
+    float value = 0;
+    memory().to_host(&value, at_, sizeof(value));
+    return value;
+  }
+  void add_one() const { launch(add_one_kernel, 1, 1, compute_stream(), at_); }
+  DeviceCopy start_from(const float& host) const {
+    return {memory(), memory().start_from_host(at_, &host, sizeof(host))};
+  }
+  DeviceCopy start_to(float& host) const {
+    return {memory(), memory().start_to_host(&host, at_, sizeof(host))};
+  }
+
+ private:
+  static constexpr std::int64_t kBytes = 4096;
+  float* at_;
+};
+
+TEST(DeviceCopyTest, BytesArriveWhenSomebodyWaits) {
+  const DeviceValue x;
+  const float sent = 3;
+  float got = 0;
+  DeviceCopy in = x.start_from(sent);
+  EXPECT_EQ(x.get(), 0);  // the emulator copies as late as it may
+  in.follow();
+  x.add_one();
+  DeviceCopy out = x.start_to(got);
+  EXPECT_EQ(got, 0);
+  out.wait();
+  EXPECT_EQ(got, 4);
+  out.wait();  // nothing is under way any more
+  in.follow();
+  EXPECT_EQ(x.get(), 4);  // the copy is not done again
+}
+
+TEST(DeviceCopyTest, TheEndOfATicketWaits) {
+  const DeviceValue x;
+  float got = 0;
+  x.set(5);
+  { const DeviceCopy out = x.start_to(got); }
+  EXPECT_EQ(got, 5);
+  DeviceCopy first = x.start_to(got);
+  x.set(6);
+  first = DeviceCopy();
+  EXPECT_EQ(got, 6);
+}
+
+TEST(RepeatedWorkTest, IsDoneThenRecordedThenReplayed) {
+  using How = RepeatedWork::How;
+  const DeviceValue x;
+  RepeatedWork work(driver().graphs);
+  int calls = 0;
+  const auto body = [&] {
+    ++calls;
+    x.add_one();
+    zero(x.at() + 1, sizeof(float));
+    copy(x.at() + 1, x.at(), sizeof(float));
+  };
+  EXPECT_EQ(work.run(1, body), How::kDone);
+  EXPECT_EQ(work.run(1, body), How::kRecorded);
+  EXPECT_EQ(x.get(), 2);  // a record is done too
+  EXPECT_EQ(work.run(1, body), How::kReplayed);
+  EXPECT_EQ(work.run(1, body), How::kReplayed);
+  EXPECT_EQ(x.get(), 4);
+  EXPECT_EQ(calls, 2);
+  // Another key: the record is of no use.
+  EXPECT_EQ(work.run(2, body), How::kDone);
+  EXPECT_EQ(work.run(1, body), How::kDone);
+  EXPECT_EQ(work.run(1, body), How::kRecorded);
+  EXPECT_EQ(x.get(), 7);
+  EXPECT_EQ(work.replays(), 2);
+  RepeatedWork never(nullptr);
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(never.run(0, body), How::kDone);
+}
+
+TEST(RepeatedWorkTest, WhoWaitsCannotBeRecorded) {
+  const DeviceValue x;
+  RepeatedWork work(driver().graphs);
+  const auto body = [&] {
+    x.add_one();
+    static_cast<void>(x.get());
+  };
+  EXPECT_EQ(work.run(1, body), RepeatedWork::How::kDone);
+  EXPECT_THROW(work.run(1, body), SystemError);
+  EXPECT_EQ(x.get(), 1);  // nothing of it was done, and work goes on as it comes
+  x.add_one();
+  EXPECT_EQ(x.get(), 2);
 }
 
 }  // namespace

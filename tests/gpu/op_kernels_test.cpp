@@ -1,17 +1,23 @@
-// The GPU's ops, emulated, against the CPU's: odd sizes, both element types.
+// The GPU's ops against the CPU's: odd sizes, both element types. On the emulated GPU, and, in a
+// build with CUDA, on a real one.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <numeric>
 
 #include "core/ops/cuda/declare.h"
 #include "core/ops/ops.h"
 #include "tests/core/expect_close.h"
+#include "tests/gpu/device_mirror.h"
 
 namespace thimble {
 namespace {
 
 class GpuOpKernels : public testing::TestWithParam<DType> {
  protected:
+  void SetUp() override {
+    if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
+  }
   Tensor empty(const Shape& shape, DType dtype) {
     return Tensor::empty(*arena_, MemoryTag::kWorkspace, dtype, shape);
   }
@@ -46,7 +52,14 @@ class GpuOpKernels : public testing::TestWithParam<DType> {
     expect_close(values_of(got), values_of(want), tolerance(), what);
   }
 
+  // Where the kernels of one side see a tensor.
+  template <typename T = void>
+  T* at(bool gpu, const Tensor& t) {
+    return gpu ? gpu_.at<T>(t) : static_cast<T*>(t.raw());
+  }
+
   std::unique_ptr<Arena> arena_ = Arena::make_cpu(1 << 27);
+  DeviceMirror gpu_;
 };
 
 constexpr std::int64_t kSizes[] = {1, 7, 128, 1001};
@@ -58,28 +71,36 @@ TEST_P(GpuOpKernels, ElementwiseOpsGiveTheBitsOfTheCpu) {
     for (const DType to : {DType::kF32, DType::kBF16}) {
       const Tensor want = empty(shape, to), got = empty(shape, to);
       cpu().cast(want.raw(), to, a.raw(), GetParam(), n);
-      cuda::cast(got.raw(), to, a.raw(), GetParam(), n);
+      cuda::cast(gpu_.at(got), to, gpu_.at(a), GetParam(), n);
+      gpu_.fetch();
       expect_same(got, want, "cast");
       const Tensor sum = random(shape, 4, 1.0f, to), same = copy_of(sum);
       cpu().accumulate(sum.raw(), to, a.raw(), GetParam(), n);
-      cuda::accumulate(same.raw(), to, a.raw(), GetParam(), n);
+      cuda::accumulate(gpu_.at(same), to, gpu_.at(a), GetParam(), n);
+      gpu_.fetch();
       expect_same(same, sum, "accumulate");
       const void* pieces[] = {a.raw(), b.raw(), c.raw()};
       for (const bool accumulate : {false, true}) {
         cpu().sum_in_order(sum.raw(), to, pieces, 3, GetParam(), n, accumulate);
-        cuda::sum_in_order(same.raw(), to, pieces, 3, GetParam(), n, accumulate);
+        const void* const there[] = {gpu_.at(a), gpu_.at(b), gpu_.at(c)};
+        cuda::sum_in_order(gpu_.at(same), to, there, 3, GetParam(), n, accumulate);
+        gpu_.fetch();
         expect_same(same, sum, "sum in order");
       }
     }
     const Tensor want = empty(shape), got = empty(shape), want2 = empty(shape), got2 = empty(shape);
     cpu().add(want.raw(), a.raw(), b.raw(), GetParam(), n);
-    cuda::add(got.raw(), a.raw(), b.raw(), GetParam(), n);
+    cuda::add(gpu_.at(got), gpu_.at(a), gpu_.at(b), GetParam(), n);
+    gpu_.fetch();
     expect_same(got, want, "add");
     cpu().swiglu(want.raw(), a.raw(), b.raw(), GetParam(), n);
-    cuda::swiglu(got.raw(), a.raw(), b.raw(), GetParam(), n);
+    cuda::swiglu(gpu_.at(got), gpu_.at(a), gpu_.at(b), GetParam(), n);
+    gpu_.fetch();
     expect_near(got, want, "swiglu");
     cpu().swiglu_grad(want.raw(), want2.raw(), c.raw(), a.raw(), b.raw(), GetParam(), n);
-    cuda::swiglu_grad(got.raw(), got2.raw(), c.raw(), a.raw(), b.raw(), GetParam(), n);
+    cuda::swiglu_grad(gpu_.at(got), gpu_.at(got2), gpu_.at(c), gpu_.at(a), gpu_.at(b), GetParam(),
+                      n);
+    gpu_.fetch();
     expect_near(got, want, "swiglu gate gradient");
     expect_near(got2, want2, "swiglu up gradient");
   }
@@ -93,12 +114,14 @@ TEST_P(GpuOpKernels, EightBitWeights) {
                  scales = empty(Shape{groups}, DType::kF32),
                  same_scales = empty(Shape{groups}, DType::kF32);
     cpu().quantize(codes.raw(), scales.data<float>(), x.data<float>(), n);
-    cuda::quantize(same.raw(), same_scales.data<float>(), x.data<float>(), n);
+    cuda::quantize(gpu_.at(same), gpu_.at<float>(same_scales), gpu_.at<float>(x), n);
+    gpu_.fetch();
     EXPECT_EQ(std::memcmp(codes.raw(), same.raw(), static_cast<std::size_t>(n)), 0);
     expect_same(same_scales, scales, "scales");
     const Tensor want = empty(Shape{n}), got = empty(Shape{n});
     cpu().dequantize(want.raw(), GetParam(), codes.raw(), scales.data<float>(), n);
-    cuda::dequantize(got.raw(), GetParam(), codes.raw(), scales.data<float>(), n);
+    cuda::dequantize(gpu_.at(got), GetParam(), gpu_.at(codes), gpu_.at<float>(scales), n);
+    gpu_.fetch();
     expect_same(got, want, "dequantize");
   }
 }
@@ -108,11 +131,13 @@ TEST_P(GpuOpKernels, TransposeAndSquares) {
     const Tensor x = random(Shape{rows, cols}, 1);
     const Tensor want = empty(Shape{cols, rows}), got = empty(Shape{cols, rows});
     cpu().transpose(want.raw(), x.raw(), rows, cols, dtype_size(GetParam()));
-    cuda::transpose(got.raw(), x.raw(), rows, cols, dtype_size(GetParam()));
+    cuda::transpose(gpu_.at(got), gpu_.at(x), rows, cols, dtype_size(GetParam()));
+    gpu_.fetch();
     expect_same(got, want, "transpose");
     std::vector<double> squares(static_cast<std::size_t>(rows)), same(squares);
     cpu().row_squares(squares.data(), x.raw(), GetParam(), rows, cols);
-    cuda::row_squares(same.data(), x.raw(), GetParam(), rows, cols);
+    cuda::row_squares(gpu_.at(same), gpu_.at(x), GetParam(), rows, cols);
+    gpu_.fetch();
     expect_close(same, squares, 1e-6, "squares");
   }
 }
@@ -135,26 +160,28 @@ TEST_P(GpuOpKernels, NormsAndSumsOverTokens) {
                                 .cols = cols,
                                 .dtype = GetParam(),
                                 .eps = 1e-5f,
-                                .x = x.raw(),
-                                .w = w.raw(),
-                                .y = out[side].raw(),
-                                .rstd = rstd[side].data<float>()};
+                                .x = at(gpu, x),
+                                .w = at(gpu, w),
+                                .y = at(gpu, out[side]),
+                                .rstd = at<float>(gpu, rstd[side])};
       (gpu ? cuda::rms_norm : cpu().rms_norm)(forward);
       const RmsNormGradArgs backward{.rows = rows,
                                      .cols = cols,
                                      .dtype = GetParam(),
-                                     .x = x.raw(),
-                                     .w = w.raw(),
-                                     .rstd = rstd[side].data<float>(),
-                                     .dy = dy.raw(),
-                                     .dx = dx[side].raw(),
+                                     .x = at(gpu, x),
+                                     .w = at(gpu, w),
+                                     .rstd = at<float>(gpu, rstd[side]),
+                                     .dy = at(gpu, dy),
+                                     .dx = at(gpu, dx[side]),
                                      .accumulate_dx = true,
-                                     .partial_dw = partial[side].data<float>()};
+                                     .partial_dw = at<float>(gpu, partial[side])};
       (gpu ? cuda::rms_norm_grad : cpu().rms_norm_grad)(backward);
-      (gpu ? cuda::column_sums : cpu().column_sums)(sums[side].data<float>(), dy.raw(), GetParam(),
-                                                    rows, cols);
-      (gpu ? cuda::fold_rows : cpu().fold_rows)(
-          dw[side].raw(), GetParam(), partial[side].data<float>(), norm_chunks(rows), cols, true);
+      (gpu ? cuda::column_sums : cpu().column_sums)(at<float>(gpu, sums[side]), at(gpu, dy),
+                                                    GetParam(), rows, cols);
+      (gpu ? cuda::fold_rows : cpu().fold_rows)(at(gpu, dw[side]), GetParam(),
+                                                at<float>(gpu, partial[side]), norm_chunks(rows),
+                                                cols, true);
+      if (gpu) gpu_.fetch();
     }
     expect_near(out[1], out[0], "norm");
     expect_near(rstd[1], rstd[0], "rstd");
@@ -185,15 +212,20 @@ TEST_P(GpuOpKernels, RotationAndEmbedding) {
                   .inverse = inverse,
                   .x = want.raw()};
     cpu().rope(args);
-    args.x = got.raw();
+    args.table = gpu_.at<float>(table);
+    args.positions = gpu_.at<std::int32_t>(at);
+    args.x = gpu_.at(got);
     cuda::rope(args);
+    gpu_.fetch();
     expect_near(got, want, "rotation");
   }
   for (const std::int64_t cols : {std::int64_t{24}, std::int64_t{13}}) {
     const Tensor weights = random(Shape{vocab, cols}, 3), dy = random(Shape{tokens, cols}, 4);
     const Tensor want = empty(Shape{tokens, cols}), got = empty(Shape{tokens, cols});
     cpu().embedding(want.raw(), weights.raw(), id.data<std::int32_t>(), tokens, cols, GetParam());
-    cuda::embedding(got.raw(), weights.raw(), id.data<std::int32_t>(), tokens, cols, GetParam());
+    cuda::embedding(gpu_.at(got), gpu_.at(weights), gpu_.at<std::int32_t>(id), tokens, cols,
+                    GetParam());
+    gpu_.fetch();
     expect_same(got, want, "embedding");
     std::vector<std::int32_t> order(static_cast<std::size_t>(tokens));
     std::iota(order.begin(), order.end(), 0);
@@ -205,8 +237,9 @@ TEST_P(GpuOpKernels, RotationAndEmbedding) {
       const Tensor grad = random(Shape{vocab, cols}, 5, 1.0f, dtype), same = copy_of(grad);
       cpu().embedding_grad(grad.raw(), dtype, dy.raw(), GetParam(), id.data<std::int32_t>(),
                            sorted.data<std::int32_t>(), tokens, cols);
-      cuda::embedding_grad(same.raw(), dtype, dy.raw(), GetParam(), id.data<std::int32_t>(),
-                           sorted.data<std::int32_t>(), tokens, cols);
+      cuda::embedding_grad(gpu_.at(same), dtype, gpu_.at(dy), GetParam(), gpu_.at<std::int32_t>(id),
+                           gpu_.at<std::int32_t>(sorted), tokens, cols);
+      gpu_.fetch();
       expect_same(same, grad, "embedding gradient");
     }
   }
@@ -224,16 +257,18 @@ TEST_P(GpuOpKernels, CrossEntropy) {
       for (int side = 0; side < 2; ++side) {
         logits[side] = random(Shape{rows, vocab}, 1, 5.0f, DType::kF32);
         losses[side] = empty(Shape{rows}, DType::kF32);
-        (side == 1 ? cuda::cross_entropy
-                   : cpu().cross_entropy)({.rows = rows,
-                                           .vocab = vocab,
-                                           .logits = logits[side].data<float>(),
-                                           .targets = targets.data<std::int32_t>(),
-                                           .weights = weights.data<float>(),
-                                           .losses = losses[side].data<float>(),
-                                           .grad_scale = 0.7f,
-                                           .grad_dtype = GetParam(),
-                                           .want_grad = want_grad});
+        const bool gpu = side == 1;
+        (gpu ? cuda::cross_entropy
+             : cpu().cross_entropy)({.rows = rows,
+                                     .vocab = vocab,
+                                     .logits = at<float>(gpu, logits[side]),
+                                     .targets = at<std::int32_t>(gpu, targets),
+                                     .weights = at<float>(gpu, weights),
+                                     .losses = at<float>(gpu, losses[side]),
+                                     .grad_scale = 0.7f,
+                                     .grad_dtype = GetParam(),
+                                     .want_grad = want_grad});
+        if (gpu) gpu_.fetch();
         if (!want_grad) continue;
         grads[side] = empty(Shape{rows, vocab});
         const std::int64_t bytes = vocab * dtype_size(GetParam());
@@ -289,20 +324,21 @@ TEST_P(GpuOpKernels, Attention) {
       const std::int64_t bytes = std::max<std::int64_t>(
           1, (gpu ? cuda::attention_workspace_bytes : cpu().attention_workspace_bytes)(spec, true));
       const Tensor scratch = empty(Shape{bytes}, DType::kU8);
-      const AttentionArgs args{.q = q.raw(),
-                               .k = k.raw(),
-                               .v = v.raw(),
-                               .doc_start = doc_start.data<std::int32_t>(),
-                               .out = out[side].raw(),
-                               .lse = lse[side].data<float>(),
-                               .workspace = scratch.raw()};
+      const AttentionArgs args{.q = at(gpu, q),
+                               .k = at(gpu, k),
+                               .v = at(gpu, v),
+                               .doc_start = at<std::int32_t>(gpu, doc_start),
+                               .out = at(gpu, out[side]),
+                               .lse = at<float>(gpu, lse[side]),
+                               .workspace = at(gpu, scratch)};
       (gpu ? cuda::attention : cpu().attention)(spec, args);
-      if (c.q_len != c.kv_len) continue;
-      (gpu ? cuda::attention_grad : cpu().attention_grad)(spec, {.forward = args,
-                                                                 .dout = dout.raw(),
-                                                                 .dq = dq[side].raw(),
-                                                                 .dk = dk[side].raw(),
-                                                                 .dv = dv[side].raw()});
+      if (c.q_len == c.kv_len)
+        (gpu ? cuda::attention_grad : cpu().attention_grad)(spec, {.forward = args,
+                                                                   .dout = at(gpu, dout),
+                                                                   .dq = at(gpu, dq[side]),
+                                                                   .dk = at(gpu, dk[side]),
+                                                                   .dv = at(gpu, dv[side])});
+      if (gpu) gpu_.fetch();
     }
     expect_near(out[1], out[0], "output");
     expect_close(values_of(lse[1]), values_of(lse[0]), 1e-2 * tolerance() + 1e-5, "lse");
@@ -310,6 +346,47 @@ TEST_P(GpuOpKernels, Attention) {
     expect_near(dq[1], dq[0], "dq");
     expect_near(dk[1], dk[0], "dk");
     expect_near(dv[1], dv[0], "dv");
+  }
+}
+
+TEST_P(GpuOpKernels, MatrixProducts) {
+  for (const auto& [m, n, k] : {std::array{1, 1, 1}, std::array{5, 7, 3}, std::array{64, 40, 96}}) {
+    for (const bool trans_a : {false, true}) {
+      for (const bool trans_b : {false, true}) {
+        for (const bool accumulate : {false, true}) {
+          MatmulSpec spec{.m = m,
+                          .n = n,
+                          .k = k,
+                          .a = GetParam(),
+                          .b = GetParam(),
+                          .c = accumulate ? DType::kF32 : GetParam(),
+                          .trans_a = trans_a,
+                          .trans_b = trans_b,
+                          .lda = trans_a ? m : k,
+                          .ldb = trans_b ? k : n,
+                          .ldc = n,
+                          .accumulate = accumulate,
+                          .bias = !accumulate};
+          const Tensor a = random(Shape{m, k}, 1), b = random(Shape{k, n}, 2),
+                       bias = random(Shape{n}, 3);
+          Tensor c[2];
+          for (int side = 0; side < 2; ++side) {
+            const bool gpu = side == 1;
+            c[side] = random(Shape{m, n}, 4, 1.0f, spec.c);
+            const std::int64_t bytes =
+                (gpu ? cuda::matmul_workspace_bytes : cpu().matmul_workspace_bytes)(spec);
+            const Tensor scratch = empty(Shape{bytes}, DType::kU8);
+            (gpu ? cuda::matmul : cpu().matmul)(spec, {.a = at(gpu, a),
+                                                       .b = at(gpu, b),
+                                                       .c = at(gpu, c[side]),
+                                                       .bias = spec.bias ? at(gpu, bias) : nullptr,
+                                                       .workspace = at(gpu, scratch)});
+            if (gpu) gpu_.fetch();
+          }
+          expect_near(c[1], c[0], "product");
+        }
+      }
+    }
   }
 }
 

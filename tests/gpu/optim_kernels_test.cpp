@@ -1,5 +1,5 @@
-// The GPU's updates, emulated, against the CPU's: the same bits for every format of weights and
-// state, odd sizes and starts included.
+// The GPU's updates against the CPU's: the same bits for every format of weights and state, odd
+// sizes and starts included. On the emulated GPU, and, in a build with CUDA, on a real one.
 #include <gtest/gtest.h>
 
 #include <cstring>
@@ -7,15 +7,24 @@
 
 #include "core/ops/ops.h"
 #include "optim/elementwise_table.h"
+#include "tests/gpu/device_mirror.h"
 
 namespace thimble {
 namespace {
 
 using Kind = StoredValues::Kind;
 
+class GpuOptimKernels : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
+  }
+  DeviceMirror mirror_;
+};
+
 // Memory for one array of values, with a twin that the other side works on.
 struct Twin {
-  StoredValues cpu, gpu;
+  StoredValues cpu;
   std::vector<std::byte> data[2], extra[2];
 
   Twin(Kind kind, std::int64_t n, std::uint64_t subject, bool positive = false) {
@@ -51,11 +60,17 @@ struct Twin {
            .first = 8 * subject + 3,
            .key = 99,
            .index = subject};
-    gpu = cpu;
-    gpu.data = data[1].data();
-    gpu.extra = extra[1].data();
-    if (kind == Kind::kNone || kind == Kind::kF32 || kind == Kind::kBF16Random)
-      cpu.extra = gpu.extra = nullptr;
+    if (!has_extra()) cpu.extra = nullptr;
+  }
+  bool has_extra() const {
+    return cpu.kind != Kind::kNone && cpu.kind != Kind::kF32 && cpu.kind != Kind::kBF16Random;
+  }
+  // The same on the device, until the mirror fetches it.
+  StoredValues gpu(DeviceMirror& mirror) {
+    StoredValues there = cpu;
+    there.data = mirror.at(data[1]);
+    if (has_extra()) there.extra = mirror.at(extra[1]);
+    return there;
   }
   void expect_equal(const char* what) const {
     EXPECT_EQ(data[0], data[1]) << what << " of kind " << static_cast<int>(cpu.kind);
@@ -71,7 +86,7 @@ constexpr std::pair<Kind, Kind> kMoments[] = {{Kind::kF32, Kind::kF32},
                                               {Kind::kSigned8, Kind::kUnsigned8}};
 constexpr std::int64_t kSizes[] = {1, 7, 256, 1000, 5461};
 
-TEST(GpuOptimKernels, Adam) {
+TEST_F(GpuOptimKernels, Adam) {
   for (const std::int64_t n : kSizes) {
     for (const Kind weight_kind : kWeights) {
       for (const auto& [first, second] : kMoments) {
@@ -84,20 +99,24 @@ TEST(GpuOptimKernels, Adam) {
                             .eps = 1e-8f};
         const WeightDecay decay{.factor = 0.999f, .after = n % 2 == 0};
         adam_step(n, {g.cpu, 0.5f}, w.cpu, {m.cpu, v.cpu}, math, decay);
-        cuda::kElementwise.adam_step(n, {g.gpu, 0.5f}, w.gpu, {m.gpu, v.gpu}, math, decay);
+        cuda::kElementwise.adam_step(n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_),
+                                     {m.gpu(mirror_), v.gpu(mirror_)}, math, decay);
+        mirror_.fetch();
         w.expect_equal("weight");
         m.expect_equal("first moment");
         v.expect_equal("second moment");
         std::vector<float> cpu(static_cast<std::size_t>(n)), gpu(cpu);
         adam_direction(n, {g.cpu, 2.0f}, {m.cpu, v.cpu}, math, cpu.data());
-        cuda::kElementwise.adam_direction(n, {g.gpu, 2.0f}, {m.gpu, v.gpu}, math, gpu.data());
+        cuda::kElementwise.adam_direction(n, {g.gpu(mirror_), 2.0f},
+                                          {m.gpu(mirror_), v.gpu(mirror_)}, math, mirror_.at(gpu));
+        mirror_.fetch();
         EXPECT_EQ(cpu, gpu);
       }
     }
   }
 }
 
-TEST(GpuOptimKernels, MomentumLionAndScaledSteps) {
+TEST_F(GpuOptimKernels, MomentumLionAndScaledSteps) {
   for (const std::int64_t n : kSizes) {
     for (const Kind weight_kind : kWeights) {
       for (const Kind state_kind : {Kind::kNone, Kind::kF32, Kind::kBF16Random, Kind::kSigned8}) {
@@ -105,12 +124,17 @@ TEST(GpuOptimKernels, MomentumLionAndScaledSteps) {
         const MomentumMath math{.momentum = 0.9f, .gain = 0.8f, .nesterov = n % 2 == 1, .lr = 0.1f};
         const WeightDecay decay{.factor = 0.99f};
         momentum_step(n, {g.cpu, 0.5f}, w.cpu, m.cpu, math, decay);
-        cuda::kElementwise.momentum_step(n, {g.gpu, 0.5f}, w.gpu, m.gpu, math, decay);
+        cuda::kElementwise.momentum_step(n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), m.gpu(mirror_),
+                                         math, decay);
+        mirror_.fetch();
         accumulate_momentum(n, {g.cpu, 0.5f}, m.cpu, math);
-        cuda::kElementwise.accumulate_momentum(n, {g.gpu, 0.5f}, m.gpu, math);
+        cuda::kElementwise.accumulate_momentum(n, {g.gpu(mirror_), 0.5f}, m.gpu(mirror_), math);
+        mirror_.fetch();
         if (state_kind != Kind::kNone) {
           lion_step(n, {g.cpu, 0.5f}, w.cpu, m.cpu, 0.9f, 0.99f, 1e-3f, decay);
-          cuda::kElementwise.lion_step(n, {g.gpu, 0.5f}, w.gpu, m.gpu, 0.9f, 0.99f, 1e-3f, decay);
+          cuda::kElementwise.lion_step(n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), m.gpu(mirror_),
+                                       0.9f, 0.99f, 1e-3f, decay);
+          mirror_.fetch();
         }
         w.expect_equal("weight");
         m.expect_equal("momentum");
@@ -129,14 +153,19 @@ TEST(GpuOptimKernels, MomentumLionAndScaledSteps) {
                               .columns = sign ? nullptr : column_factors.data(),
                               .sign = sign};
         scaled_step(rows, width, {g.cpu, 0.5f}, w.cpu, scaling, {});
-        cuda::kElementwise.scaled_step(rows, width, {g.gpu, 0.5f}, w.gpu, scaling, {});
+        Scaling there = scaling;
+        there.rows = mirror_.at(row_factors);
+        if (!sign) there.columns = mirror_.at(column_factors);
+        cuda::kElementwise.scaled_step(rows, width, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), there,
+                                       {});
+        mirror_.fetch();
         w.expect_equal("scaled weight");
       }
     }
   }
 }
 
-TEST(GpuOptimKernels, SquaresOfRowsAndColumns) {
+TEST_F(GpuOptimKernels, SquaresOfRowsAndColumns) {
   const std::int64_t rows = 7, width = 768;
   for (const Kind kind : {Kind::kF32, Kind::kBF16Random, Kind::kSigned8, Kind::kInt8}) {
     Twin x(kind, rows * width, 1);
@@ -145,18 +174,21 @@ TEST(GpuOptimKernels, SquaresOfRowsAndColumns) {
          {static_cast<const float*>(nullptr), static_cast<const float*>(factors.data())}) {
       std::vector<double> cpu(rows), gpu(rows);
       row_squares(rows, width, {x.cpu, 3.0f}, cpu.data(), columns);
-      cuda::kElementwise.row_squares(rows, width, {x.gpu, 3.0f}, gpu.data(), columns);
+      cuda::kElementwise.row_squares(rows, width, {x.gpu(mirror_), 3.0f}, mirror_.at(gpu),
+                                     columns == nullptr ? nullptr : mirror_.at(factors));
+      mirror_.fetch();
       for (std::size_t r = 0; r < cpu.size(); ++r) EXPECT_NEAR(gpu[r], cpu[r], 1e-12 * cpu[r]);
     }
     if (kind == Kind::kSigned8) continue;
     std::vector<float> cpu(width), gpu(width);
     column_squares(rows, width, {x.cpu, 3.0f}, cpu.data());
-    cuda::kElementwise.column_squares(rows, width, {x.gpu, 3.0f}, gpu.data());
+    cuda::kElementwise.column_squares(rows, width, {x.gpu(mirror_), 3.0f}, mirror_.at(gpu));
+    mirror_.fetch();
     EXPECT_EQ(cpu, gpu);
   }
 }
 
-TEST(GpuOptimKernels, NormalsAreThoseOfTheCpu) {
+TEST_F(GpuOptimKernels, NormalsAreThoseOfTheCpu) {
   const auto arena = Arena::make_cpu(1 << 20);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const std::int64_t n : kSizes) {
@@ -164,7 +196,9 @@ TEST(GpuOptimKernels, NormalsAreThoseOfTheCpu) {
                    b = Tensor::empty(*arena, MemoryTag::kWorkspace, dtype, Shape{n});
       const CounterRandom random(3, RandomPurpose::kProjection, 5, 2);
       fill_normal(a, random, 0.5);
-      cuda::kElementwise.fill_normal(b, random, 0.5);
+      cuda::kElementwise.fill_normal(
+          Tensor::wrap(mirror_.at(b), dtype, b.shape(), {.kind = DeviceKind::kGpu}), random, 0.5);
+      mirror_.fetch();
       EXPECT_EQ(std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.nbytes())), 0) << n;
     }
   }

@@ -5,7 +5,10 @@
 #include <atomic>
 #include <cstring>
 #include <map>
+#include <memory>
 #include <mutex>
+#include <utility>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
@@ -46,10 +49,38 @@ void release(void* base, std::int64_t bytes) {
   munmap(base, static_cast<std::size_t>(bytes));
 }
 
+using Work = std::vector<std::function<void()>>;
+thread_local std::unique_ptr<Work> recorded;  // null: work is done as it comes
+
 void move(void* to, const void* from, std::int64_t bytes) {
   const DeviceAccess access;
   kernels_since = kKernelsBetween;
   if (bytes > 0) std::memcpy(to, from, static_cast<std::size_t>(bytes));
+}
+
+// Where the host waits for the device, which has nothing to wait for while it records.
+void synchronise() {
+  if (recorded) throw SystemError("emulated GPU: the host waits for what is only recorded");
+}
+void move_now(void* to, const void* from, std::int64_t bytes) {
+  synchronise();
+  move(to, from, bytes);
+}
+
+// As late as it may be: whoever does not wait sees what was there before.
+struct Copy {
+  void* to;
+  const void* from;
+  std::int64_t bytes;
+};
+void* start_copy(void* to, const void* from, std::int64_t bytes) {
+  synchronise();
+  return new Copy{to, from, bytes};
+}
+void do_copy(void* handle) {
+  synchronise();
+  Copy& copy = *static_cast<Copy*>(handle);
+  move(copy.to, copy.from, std::exchange(copy.bytes, 0));
 }
 
 }  // namespace
@@ -75,13 +106,23 @@ const void* constant_bytes(const void* host, std::size_t) {
   return host;
 }
 
+void start(std::function<void()> work) {
+  if (recorded) {
+    recorded->push_back(std::move(work));
+  } else {
+    work();
+  }
+}
+
 void zero(void* dst, std::int64_t bytes) {
-  const DeviceAccess access;
-  if (bytes > 0) std::memset(dst, 0, static_cast<std::size_t>(bytes));
+  start([=] {
+    const DeviceAccess access;
+    if (bytes > 0) std::memset(dst, 0, static_cast<std::size_t>(bytes));
+  });
 }
 
 void copy(void* dst, const void* src, std::int64_t bytes) {
-  move(dst, src, bytes);
+  start([=] { move(dst, src, bytes); });
 }
 
 namespace {
@@ -92,23 +133,41 @@ const DeviceMemory& memory() {
       .release = release,
       .fill =
           [](void* at, int byte, std::int64_t bytes) {
-            const DeviceAccess access;
-            std::memset(at, byte, static_cast<std::size_t>(bytes));
+            start([=] {
+              const DeviceAccess access;
+              std::memset(at, byte, static_cast<std::size_t>(bytes));
+            });
           },
-      .to_host = move,
-      .from_host = move,
-      .wait = [] {},
+      .to_host = move_now,
+      .from_host = move_now,
+      .wait = synchronise,
+      .start_to_host = start_copy,
+      .start_from_host = start_copy,
+      .wait_copy = do_copy,
+      .follow_copy = do_copy,
+      .end_copy = [](void* copy) { delete static_cast<Copy*>(copy); },
       .allocate_host = device_memory(DeviceKind::kCpu).allocate,
       .release_host = device_memory(DeviceKind::kCpu).release,
   };
   return kMemory;
 }
 
+constexpr GpuGraphs kGraphs{
+    .begin = [] { recorded = std::make_unique<Work>(); },
+    .end = []() -> void* { return recorded.release(); },
+    .launch =
+        [](void* graph) {
+          for (const auto& work : *static_cast<Work*>(graph)) work();
+        },
+    .release = [](void* graph) { delete static_cast<Work*>(graph); },
+};
+
 }  // namespace
 
 const GpuDriver& driver() {
   static const GpuDriver kDriver{
       .memory = &memory(),
+      .graphs = &kGraphs,
       .count = [] { return 1; },
       .choose = [](int) {},
       .current =

@@ -14,8 +14,11 @@ struct Index {
 /// Of the running fibre; the names are those of CUDA. (constinit: reading them is no call.)
 extern constinit thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
-/// Work is done when launch returns: there is one stream.
+/// Work is done when launch returns: there is one stream. But for what is recorded.
 struct Stream {};
+
+/// Does a piece of the device's work, or adds it to what the calling thread records.
+void start(std::function<void()> work);
 
 /// Waits for all threads of the block.
 void block_barrier();
@@ -37,12 +40,12 @@ void run_grid_flat(unsigned grid, unsigned block, const std::function<void()>& b
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream,
             Arguments... arguments) {
-  run_grid(grid, block, [&] { kernel(arguments...); });
+  start([=] { run_grid(grid, block, [=] { kernel(arguments...); }); });
 }
 template <typename... Parameters, typename... Arguments>
 void launch_flat(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream,
                  Arguments... arguments) {
-  run_grid_flat(grid, block, [&] { kernel(arguments...); });
+  start([=] { run_grid_flat(grid, block, [=] { kernel(arguments...); }); });
 }
 
 }  // namespace thimble::gpu

@@ -18,14 +18,34 @@ void move(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
   check(cudaStreamSynchronize(compute_stream()), "cudaStreamSynchronize");
 }
 
+Stream make_stream() {
+  Stream made = nullptr;
+  check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+  return made;
+}
+
+cudaEvent_t mark(Stream stream) {
+  cudaEvent_t event = nullptr;
+  check(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+  check(cudaEventRecord(event, stream), "cudaEventRecord");
+  return event;
+}
+
+// Beside the kernels, after those that were started before; the event is its end.
+void* start_copy(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
+  thread_local const Stream copies = make_stream();
+  const cudaEvent_t begin = mark(compute_stream());
+  check(cudaStreamWaitEvent(copies, begin, 0), "cudaStreamWaitEvent");
+  check(cudaEventDestroy(begin), "cudaEventDestroy");
+  check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, copies),
+        "cudaMemcpyAsync");
+  return mark(copies);
+}
+
 }  // namespace
 
 Stream compute_stream() {
-  thread_local Stream stream = [] {
-    Stream made = nullptr;
-    check(cudaStreamCreateWithFlags(&made, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
-    return made;
-  }();
+  thread_local const Stream stream = make_stream();
   return stream;
 }
 
@@ -61,6 +81,24 @@ const DeviceMemory& memory() {
       .from_host = [](void* at, const void* host,
                       std::int64_t bytes) { move(at, host, bytes, cudaMemcpyHostToDevice); },
       .wait = [] { check(cudaStreamSynchronize(compute_stream()), "cudaStreamSynchronize"); },
+      .start_to_host =
+          [](void* host, const void* at, std::int64_t bytes) {
+            return start_copy(host, at, bytes, cudaMemcpyDeviceToHost);
+          },
+      .start_from_host =
+          [](void* at, const void* host, std::int64_t bytes) {
+            return start_copy(at, host, bytes, cudaMemcpyHostToDevice);
+          },
+      .wait_copy =
+          [](void* copy) {
+            check(cudaEventSynchronize(static_cast<cudaEvent_t>(copy)), "cudaEventSynchronize");
+          },
+      .follow_copy =
+          [](void* copy) {
+            check(cudaStreamWaitEvent(compute_stream(), static_cast<cudaEvent_t>(copy), 0),
+                  "cudaStreamWaitEvent");
+          },
+      .end_copy = [](void* copy) { cudaEventDestroy(static_cast<cudaEvent_t>(copy)); },
       .allocate_host =
           [](std::int64_t bytes) {
             void* base = nullptr;
@@ -71,6 +109,32 @@ const DeviceMemory& memory() {
   };
   return kMemory;
 }
+
+// A record that was spoilt is no error of the run: the work can still be done as it comes.
+void* end_graph() {
+  cudaGraph_t graph = nullptr;
+  cudaGraphExec_t whole = nullptr;
+  if (cudaStreamEndCapture(compute_stream(), &graph) == cudaSuccess)
+    static_cast<void>(cudaGraphInstantiate(&whole, graph, 0));
+  if (graph != nullptr) cudaGraphDestroy(graph);
+  static_cast<void>(cudaGetLastError());
+  return whole;
+}
+
+constexpr GpuGraphs kGraphs{
+    .begin =
+        [] {
+          check(cudaStreamBeginCapture(compute_stream(), cudaStreamCaptureModeThreadLocal),
+                "cudaStreamBeginCapture");
+        },
+    .end = end_graph,
+    .launch =
+        [](void* graph) {
+          check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph), compute_stream()),
+                "cudaGraphLaunch");
+        },
+    .release = [](void* graph) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(graph)); },
+};
 
 int count() {
   int gpus = 0;
@@ -96,6 +160,7 @@ GpuInfo current() {
 const GpuDriver& driver() {
   static const GpuDriver kDriver{
       .memory = &memory(),
+      .graphs = &kGraphs,
       .count = count,
       .choose = [](int index) { check(cudaSetDevice(index), "cudaSetDevice"); },
       .current = current,

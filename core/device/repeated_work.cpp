@@ -1,0 +1,42 @@
+#include "core/device/repeated_work.h"
+
+#include <utility>
+
+#include "core/base/error.h"
+#include "core/device/gpu.h"
+
+namespace thimble {
+
+void RepeatedWork::forget() {
+  if (graph_ != nullptr) graphs_->release(std::exchange(graph_, nullptr));
+}
+
+RepeatedWork::How RepeatedWork::run(std::uint64_t key, const std::function<void()>& body) {
+  const bool known = seen_ && key == key_;
+  if (!known) forget();
+  key_ = key;
+  seen_ = true;
+  if (graphs_ == nullptr || !known) {
+    body();
+    return How::kDone;
+  }
+  const bool replays = graph_ != nullptr;
+  if (!replays) {
+    graphs_->begin();
+    try {
+      body();
+    } catch (...) {
+      if (void* const part = graphs_->end()) graphs_->release(part);
+      throw;
+    }
+    graph_ = graphs_->end();
+    if (graph_ == nullptr)
+      throw_system(
+          "the GPU's work could not be recorded as a graph; cuda_graphs = false does without");
+  }
+  graphs_->launch(graph_);
+  if (replays) ++replays_;
+  return replays ? How::kReplayed : How::kRecorded;
+}
+
+}  // namespace thimble

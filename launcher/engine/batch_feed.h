@@ -1,0 +1,55 @@
+// Micro-batches on their way to the device, and their losses on the way back. On a GPU both are
+// copied beside the kernels: the host prepares the next micro-batch while the GPU computes, and
+// waits for losses when they are asked for.
+#pragma once
+
+#include <array>
+#include <span>
+#include <vector>
+
+#include "core/base/exact_sum.h"
+#include "core/device/device_memory.h"
+#include "models/transformer.h"
+
+namespace thimble {
+
+class BatchFeed {
+ public:
+  /// All of one shape; they must outlive the feed.
+  BatchFeed(Arena& arena, std::span<const Batch> batches);
+  BatchFeed(const BatchFeed&) = delete;
+  BatchFeed& operator=(const BatchFeed&) = delete;
+
+  /// The next micro-batch, in order. Its tensors keep their bytes until the next call, and come
+  /// back with the same addresses every second time.
+  const BatchTensors& next();
+  /// Puts the losses (f32 [N], unweighted) of the running micro-batch aside: a kernel of a GPU's,
+  /// that waits for nothing.
+  void keep(const Tensor& losses);
+  /// What was put aside travels; once for each micro-batch.
+  void send();
+  /// Of the weighted losses of all that has been sent; 0 on a planning arena.
+  const ExactSum& loss();
+
+ private:
+  static constexpr std::size_t kPlaces = 2;
+  struct Place {
+    BatchTensors device, host;
+    Tensor losses;
+    std::vector<DeviceCopy> arrivals;
+  };
+  Place& place(std::size_t index) { return places_[index % kPlaces]; }
+  void start(std::size_t index);
+
+  Arena& arena_;
+  std::span<const Batch> batches_;
+  bool staged_;            // on a GPU
+  std::size_t given_ = 0;  // by next()
+  std::array<Place, kPlaces> places_;
+  Tensor host_losses_;                  // [batches, N]
+  std::vector<DeviceCopy> departures_;  // by micro-batch
+  std::size_t added_ = 0;
+  ExactSum loss_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,87 @@
+// The forward and backward passes of a TrainEngine.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/base/random.h"
+#include "core/ops/op_observer.h"
+#include "launcher/engine/batch_feed.h"
+#include "launcher/engine/batch_sums.h"
+#include "launcher/engine/train_engine.h"
+
+namespace thimble {
+
+TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) {
+  Sums sums;
+  ExactSum weight = total_weight(micro_batches);
+  all_reduce(comm_, "loss weights", std::span(&weight, 1));
+  sums.weight = weight.value();
+  const auto scale = static_cast<float>(sums.weight > 0 ? 1.0 / sums.weight : 0.0);
+  const bool repeats = passes_repeat();
+  SavePolicy keep;
+  BatchFeed feed(arena_, micro_batches);
+  for (std::size_t i = 0; i < micro_batches.size() && sums.usable; ++i) {
+    const bool last = i + 1 == micro_batches.size();
+    sink_.begin_pass(last);
+    const BatchTensors& batch = feed.next();
+    const auto pass = [&] {
+      Tape tape(arena_, sink_, keep, options_.recompute);
+      Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .tape = &tape};
+      phase("forward", true);
+      feed.keep(model_.loss(ctx, batch, rope_table_, scale));
+      phase("forward", false);
+      if (fused_ && last) {
+        // The backward pass changes weights: it must not begin in vain.
+        feed.send();
+        ExactSum loss = feed.loss();
+        all_reduce(comm_, "loss", std::span(&loss, 1));
+        sums.usable = std::isfinite(loss.value());
+        if (!sums.usable) return;
+      }
+      phase("backward", true);
+      tape.backward();
+      sink_.end_pass();
+      phase("backward", false);
+    };
+    if (repeats && i > 0 && !last) {
+      std::uint64_t key = mix64(arena_.layout_hash(), sink_.places_hash());
+      key = mix64(key, reinterpret_cast<std::uintptr_t>(batch.ids.raw()));
+      key = mix64(key, static_cast<std::uint64_t>(batch.ids.numel()));
+      repeated_[i % 2].run(mix64(key, std::bit_cast<std::uint32_t>(scale)), pass);
+    } else {
+      pass();
+    }
+    if (!(fused_ && last)) feed.send();
+  }
+  sums.loss = feed.loss();
+  return sums;
+}
+
+// Whether the passes between a step's first and last do the same on this GPU each time, and nothing
+// on the host.
+bool TrainEngine::passes_repeat() const {
+  if (!options_.graphs || arena_.is_on_host() || arena_.device().planning || is_observed())
+    return false;
+  const auto takes_image = [&](const UpdateItem& item) { return images_->width(item.id) > 0; };
+  return sink_.middle_passes_stay_here() &&
+         std::none_of(active_.begin(), active_.end(), takes_image);
+}
+
+StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
+  step_ = 0;
+  TH_CHECK(!fused_, "gradients are not kept");
+  const Sums sums = run_passes(micro_batches);
+  return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
+          .trained_tokens = count_trained(micro_batches)};
+}
+
+EvalSum TrainEngine::evaluate(const Batch& batch) {
+  BatchFeed feed(arena_, std::span(&batch, 1));
+  Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype};
+  feed.keep(model_.loss(ctx, feed.next(), rope_table_, 1.0f));
+  feed.send();
+  return {.weighted_loss = feed.loss().value(),
+          .weight = total_weight(std::span(&batch, 1)).value()};
+}
+
+}  // namespace thimble
