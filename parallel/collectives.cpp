@@ -29,6 +29,14 @@ Shape stacked(const Tensor& t, std::int64_t rows) {
   return t.rank() == 1 ? Shape{rows} : Shape{rows, t.dim(1)};
 }
 
+// All elements of a part, and where the sums of this rank's go.
+RowSum sum_of(const RowParts& part, MutableBytes mine) {
+  RowSum sum{.all = bytes_of(part.tensor), .mine = mine, .begin = {}, .dtype = part.tensor.dtype()};
+  const std::int64_t width = part.tensor.rank() == 1 ? 1 : part.tensor.dim(1);
+  for (const std::int64_t begin : part.begin) sum.begin.push_back(begin * width);
+  return sum;
+}
+
 }  // namespace
 
 std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject,
@@ -135,15 +143,16 @@ Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<cons
 }
 
 RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& label,
-                           std::span<const RowParts> parts, DType wire)
-    : rank_(comm.rank()) {
+                           std::span<const RowParts> parts, const ReduceOptions& options)
+    : rank_(comm.rank()), by_transport_(options.by_transport && comm.size() > 1) {
   const int ranks = comm.size();
   Exchange exchange(ranks);
+  std::vector<RowSum> sums;
   for (const RowParts& part : parts) {
     Tensor contribution = part.tensor;
-    if (ranks > 1 && contribution.dtype() != wire) {
-      contribution =
-          Tensor::empty(arena, MemoryTag::kComm, wire, part.tensor.shape(), "gradient on the wire");
+    if (ranks > 1 && contribution.dtype() != options.wire) {
+      contribution = Tensor::empty(arena, MemoryTag::kComm, options.wire, part.tensor.shape(),
+                                   "gradient on the wire");
       ops::cast(contribution, part.tensor);
       buffer_bytes_ += contribution.nbytes();
     }
@@ -153,21 +162,30 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
     Part mine{.own = rows_of(sent, rank_), .received = {}};
     if (ranks > 1 && rows > 0) {
       mine.received =
-          Tensor::empty(arena, MemoryTag::kComm, wire, stacked(contribution, rows * (ranks - 1)),
+          Tensor::empty(arena, MemoryTag::kComm, options.wire,
+                        stacked(contribution, by_transport_ ? rows : rows * (ranks - 1)),
                         "gradients of the other ranks");
       buffer_bytes_ += mine.received.nbytes();
     }
-    for (int r = 0, place = 0; r < ranks; ++r) {
-      if (r == rank_) continue;
-      exchange.send[index(r)].push_back(bytes_of(rows_of(sent, r)));
-      exchange.receive[index(r)].push_back(
-          rows > 0 ? writable_bytes_of(mine.received.rows(place * rows, (place + 1) * rows))
-                   : MutableBytes());
-      ++place;
+    if (by_transport_) {
+      sums.push_back(sum_of(sent, rows > 0 ? writable_bytes_of(mine.received) : MutableBytes()));
+    } else {
+      for (int r = 0, place = 0; r < ranks; ++r) {
+        if (r == rank_) continue;
+        exchange.send[index(r)].push_back(bytes_of(rows_of(sent, r)));
+        exchange.receive[index(r)].push_back(
+            rows > 0 ? writable_bytes_of(mine.received.rows(place * rows, (place + 1) * rows))
+                     : MutableBytes());
+        ++place;
+      }
     }
     parts_.push_back(std::move(mine));
   }
-  if (ranks > 1) ticket_ = comm.start(label, Purpose::kTensor, std::move(exchange));
+  if (by_transport_) {
+    ticket_ = comm.start_sum(label, std::move(sums));
+  } else if (ranks > 1) {
+    ticket_ = comm.start(label, Purpose::kTensor, std::move(exchange));
+  }
 }
 
 void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
@@ -177,10 +195,10 @@ void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
     const std::int64_t rows = part.own.dim(0);
     if (rows == 0) continue;
     std::vector<Tensor> pieces;
-    const std::int64_t others = part.received.defined() ? part.received.dim(0) / rows : 0;
-    for (std::int64_t r = 0; r < others; ++r)
+    const std::int64_t received = part.received.defined() ? part.received.dim(0) / rows : 0;
+    for (std::int64_t r = 0; r < received; ++r)
       pieces.push_back(part.received.rows(r * rows, (r + 1) * rows));
-    pieces.insert(pieces.begin() + rank_, part.own);
+    if (!by_transport_) pieces.insert(pieces.begin() + rank_, part.own);
     ops::sum_in_order(targets[i], pieces, accumulate);
   }
   parts_.clear();

@@ -38,20 +38,27 @@ struct RowParts {
 /// Starts filling every rank's copy of each tensor with the rows that the others hold.
 Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<const RowParts> parts);
 
+struct ReduceOptions {
+  DType wire = DType::kBF16;  // in which contributions are sent
+  /// Sums are the transport's own (Communicator::start_sum): fewer buffers, and perhaps faster, but
+  /// in its order, and rounded to `wire` as often as it likes.
+  bool by_transport = false;
+};
+
 /// A reduce-scatter under way: the wire form of the gradients out, everybody's pieces of this
 /// rank's rows in.
 class [[nodiscard]] RowReduction {
  public:
-  /// `parts`: each rank's own contribution to all rows, in the dtype `wire` (it is sent as it lies)
-  /// or another one (it is converted first). The tensors are held until finish().
+  /// `parts`: each rank's own contribution to all rows, in the dtype of the wire (it is sent as it
+  /// lies) or another one (it is converted first). The tensors are held until finish().
   RowReduction(Communicator& comm, Arena& arena, const OpLabel& label,
-               std::span<const RowParts> parts, DType wire);
+               std::span<const RowParts> parts, const ReduceOptions& options);
   RowReduction(RowReduction&&) noexcept = default;
   RowReduction& operator=(RowReduction&&) noexcept = default;
 
   /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in
-  /// f32, of this rank's rows of part i to targets[i]. The dtype of the targets is f32 or the
-  /// wire's; accumulating needs f32.
+  /// f32 (or as the transport does), of this rank's rows of part i to targets[i]. The dtype of the
+  /// targets is f32 or the wire's; accumulating needs f32.
   void finish(std::span<const Tensor> targets, bool accumulate);
   /// Bytes of communication buffers that it holds.
   std::int64_t buffer_bytes() const { return buffer_bytes_; }
@@ -59,9 +66,10 @@ class [[nodiscard]] RowReduction {
  private:
   struct Part {
     Tensor own;       // the wire form of this rank's contribution to its own rows
-    Tensor received;  // [ranks - 1, rows, ...] in rank order
+    Tensor received;  // [ranks - 1, rows, ...] in rank order, or [rows, ...] summed by transport
   };
   int rank_;
+  bool by_transport_;
   std::vector<Part> parts_;
   std::vector<Tensor> sent_;  // the wire forms
   std::int64_t buffer_bytes_ = 0;

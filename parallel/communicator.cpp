@@ -2,6 +2,8 @@
 
 #include <atomic>
 
+#include "core/base/error.h"
+
 namespace thimble {
 
 // An error nobody waited for has been, or will be, seen by the operation that follows: ranks move
@@ -21,6 +23,18 @@ void Traffic::count(Purpose purpose, const Exchange& exchange) {
           static_cast<std::int64_t>(piece.size());
     }
   }
+}
+
+void Traffic::count(const std::vector<RowSum>& sums) {
+  ++tensor_operations;
+  for (const RowSum& sum : sums)
+    tensor_bytes += static_cast<std::int64_t>(sum.all.size() - sum.mine.size());
+}
+
+Ticket Communicator::start_sum(const OpLabel&, std::vector<RowSum>) {
+  throw_user(
+      "parallelism.reduction = \"nccl\": this program was built without NCCL; allowed here: "
+      "ordered");
 }
 
 namespace {

@@ -20,8 +20,9 @@
 namespace thimble {
 namespace {
 
-constexpr std::array<char, 8> kMagic{'t', 'h', 'f', 'l', 'i', 'g', 'h', '2'};
-constexpr std::int64_t kOps = 1024;
+constexpr std::array<char, 8> kMagic{'t', 'h', 'f', 'l', 'i', 'g', 'h', '3'};
+constexpr std::int64_t kOps = 1024;  // of a channel
+constexpr std::size_t kChannels = 2;
 
 // The file, as it lies in memory of this machine; nothing else reads it.
 struct OpSlot {
@@ -36,7 +37,7 @@ struct Layout {
   std::array<char, 64> host;
   std::int64_t heartbeat_ns, step;
   std::array<char, 32> phase;
-  std::array<OpSlot, kOps> ops;
+  std::array<std::array<OpSlot, kOps>, kChannels> ops;
 };
 static_assert(std::is_trivially_copyable_v<Layout>);
 
@@ -120,20 +121,19 @@ void FlightRecorder::set_step(std::int64_t step) {
   put(impl_->layout->step, step);
 }
 
-void FlightRecorder::op_started(std::int64_t number, const char* operation,
-                                const std::string& subject, std::int64_t bytes) {
-  OpSlot& slot = impl_->layout->ops[static_cast<std::size_t>(number % kOps)];
+void FlightRecorder::op_event(const OpEvent& event) {
+  auto& ops = impl_->layout->ops.at(static_cast<std::size_t>(event.channel));
+  OpSlot& slot = ops[static_cast<std::size_t>(event.number % kOps)];
+  if (event.ended) {
+    if (slot.number == event.number) slot.end_ns = boottime_ns();
+    return;
+  }
   slot.end_ns = 0;
-  slot.number = number;
-  slot.bytes = bytes;
+  slot.number = event.number;
+  slot.bytes = event.bytes;
   slot.start_ns = boottime_ns();
-  put(slot.operation, operation);
-  put(slot.subject, subject);
-}
-
-void FlightRecorder::op_ended(std::int64_t number) {
-  OpSlot& slot = impl_->layout->ops[static_cast<std::size_t>(number % kOps)];
-  if (slot.number == number) slot.end_ns = boottime_ns();
+  put(slot.operation, event.label.operation);
+  put(slot.subject, event.label.subject);
 }
 
 std::filesystem::path flight_file(const std::filesystem::path& logs, int rank) {
@@ -156,17 +156,21 @@ FlightRecord read_flight_record(const std::filesystem::path& path) {
                       .step = copy->step,
                       .phase = get(copy->phase),
                       .ops = {}};
-  for (const OpSlot& slot : copy->ops) {
-    if (slot.start_ns == 0) continue;
-    record.ops.push_back({.number = slot.number,
-                          .operation = get(slot.operation),
-                          .subject = get(slot.subject),
-                          .bytes = slot.bytes,
-                          .start_ns = slot.start_ns,
-                          .end_ns = slot.end_ns});
+  for (std::size_t channel = 0; channel < kChannels; ++channel) {
+    for (const OpSlot& slot : copy->ops[channel]) {
+      if (slot.start_ns == 0) continue;
+      record.ops.push_back({.channel = static_cast<OpChannel>(channel),
+                            .number = slot.number,
+                            .operation = get(slot.operation),
+                            .subject = get(slot.subject),
+                            .bytes = slot.bytes,
+                            .start_ns = slot.start_ns,
+                            .end_ns = slot.end_ns});
+    }
   }
-  std::sort(record.ops.begin(), record.ops.end(),
-            [](const FlightOp& a, const FlightOp& b) { return a.number < b.number; });
+  std::sort(record.ops.begin(), record.ops.end(), [](const FlightOp& a, const FlightOp& b) {
+    return std::pair(a.channel, a.number) < std::pair(b.channel, b.number);
+  });
   return record;
 }
 
@@ -193,27 +197,38 @@ std::string FlightRecord::text() const {
   return out;
 }
 
-std::string first_divergence(const std::vector<FlightRecord>& records) {
-  // The first operation that a rank entered and has not left, and that another rank never entered.
+namespace {
+
+// The first operation that a rank entered and has not left, and that another rank never entered.
+std::string first_divergence(const std::vector<FlightRecord>& records, OpChannel channel) {
   const FlightOp* first = nullptr;
   for (const FlightRecord& r : records) {
     for (const FlightOp& op : r.ops) {
-      if (op.end_ns == 0 && (first == nullptr || op.number < first->number)) first = &op;
+      if (op.channel == channel && op.end_ns == 0 &&
+          (first == nullptr || op.number < first->number))
+        first = &op;
     }
   }
+  if (first == nullptr) return "";
   std::string absent, waiting;
-  const auto add = [](std::string& list, int rank) {
-    list += fmt::format("{}{}", list.empty() ? "" : ", ", rank);
-  };
-  if (first != nullptr) {
-    for (const FlightRecord& r : records) {
-      const bool entered = !r.ops.empty() && r.ops.back().number >= first->number;
-      add(entered ? waiting : absent, r.rank);
-    }
-    if (!absent.empty()) {
-      return fmt::format("rank {} never entered {} #{} of {}; rank {} waits in it", absent,
-                         first->operation, first->number, first->subject, waiting);
-    }
+  for (const FlightRecord& r : records) {
+    const bool entered = std::any_of(r.ops.begin(), r.ops.end(), [&](const FlightOp& op) {
+      return op.channel == channel && op.number >= first->number;
+    });
+    std::string& list = entered ? waiting : absent;
+    list += fmt::format("{}{}", list.empty() ? "" : ", ", r.rank);
+  }
+  if (absent.empty()) return "";
+  return fmt::format("rank {} never entered {} #{} of {}; rank {} waits in it", absent,
+                     first->operation, first->number, first->subject, waiting);
+}
+
+}  // namespace
+
+std::string first_divergence(const std::vector<FlightRecord>& records) {
+  for (const OpChannel channel : {OpChannel::kProcesses, OpChannel::kGpus}) {
+    const std::string found = first_divergence(records, channel);
+    if (!found.empty()) return found;
   }
   std::string out;
   for (const FlightRecord& r : records)

@@ -9,10 +9,13 @@
 #include <string>
 #include <vector>
 
+#include "parallel/communicator.h"
+
 namespace thimble {
 
 /// One operation as recorded; end_ns 0: it has not ended.
 struct FlightOp {
+  OpChannel channel = OpChannel::kProcesses;
   std::int64_t number = -1;
   std::string operation, subject;
   std::int64_t bytes = 0;
@@ -27,7 +30,7 @@ struct FlightRecord {
   std::int64_t heartbeat_ns = 0;  // CLOCK_BOOTTIME of its host
   std::int64_t step = 0;
   std::string phase;
-  std::vector<FlightOp> ops;  // oldest first
+  std::vector<FlightOp> ops;  // by channel, oldest first
 
   /// "step 12, backward, in reduce_scatter #183 of model.norm.weight"
   std::string text() const;
@@ -49,10 +52,8 @@ class FlightRecorder {
 
   void set_phase(const char* phase);
   void set_step(std::int64_t step);
-  /// From one thread at a time.
-  void op_started(std::int64_t number, const char* operation, const std::string& subject,
-                  std::int64_t bytes);
-  void op_ended(std::int64_t number);
+  /// Starts of one channel come from one thread, and ends.
+  void op_event(const OpEvent& event);
 
  private:
   struct Impl;

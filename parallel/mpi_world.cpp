@@ -110,6 +110,7 @@ class MpiWorld final : public Communicator {
 
   int rank() const override { return rank_; }
   int size() const override { return size_; }
+  OpListener listener() const override { return listener_; }
   Traffic traffic() const override {
     const std::lock_guard lock(mutex_);
     return traffic_;
@@ -244,7 +245,7 @@ class MpiWorld final : public Communicator {
   }
 
   void post(Operation& op) {
-    if (listener_) listener_({op.number, op.label, op.sent_bytes, false});
+    if (listener_) listener_({OpChannel::kProcesses, op.number, op.label, op.sent_bytes, false});
     op.posted = Clock::now();
     op.out.resize(index(size_));
     op.in.resize(index(size_));
@@ -314,7 +315,8 @@ class MpiWorld final : public Communicator {
     op.open -= static_cast<std::size_t>(count);
     if (op.open == 0 && error.empty()) error = header_error(op);
     if (op.open > 0 && error.empty()) return count > 0;
-    if (listener_ && error.empty()) listener_({op.number, op.label, op.sent_bytes, true});
+    if (listener_ && error.empty())
+      listener_({OpChannel::kProcesses, op.number, op.label, op.sent_bytes, true});
     op.error = error;
     if (!error.empty() && failure_.empty()) failure_ = error;
     op.done = op.open == 0;

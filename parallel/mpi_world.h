@@ -4,7 +4,6 @@
 #pragma once
 
 #include <chrono>
-#include <functional>
 #include <memory>
 
 #include "parallel/communicator.h"
@@ -13,16 +12,6 @@ namespace thimble {
 
 /// True if this build can speak MPI.
 bool mpi_available();
-
-/// Told about every operation of this rank, from the thread that makes it: when it starts, and when
-/// it has ended.
-struct OpEvent {
-  std::int64_t number = 0;
-  const OpLabel& label;
-  std::int64_t bytes = 0;  // sent
-  bool ended = false;
-};
-using OpListener = std::function<void(const OpEvent&)>;
 
 /// Initialises MPI; one per process, which must have been started by mpirun or srun. The
 /// communicator of all ranks. An operation that takes longer than `time_limit` fails, and names the

@@ -15,6 +15,10 @@ class PlanningCommunicator final : public Communicator {
     traffic_.count(purpose, exchange);
     return {};
   }
+  Ticket start_sum(const OpLabel&, std::vector<RowSum> sums) override {
+    traffic_.count(sums);
+    return {};
+  }
   void set_time_limit(std::chrono::milliseconds) override {}
   void abort(const std::string&) noexcept override {}
   Traffic traffic() const override { return traffic_; }

@@ -63,7 +63,7 @@ Shape ShardedGradSink::rows_shape(ParamId id, std::int64_t rows) const {
 }
 
 void ShardedGradSink::reduce(ParamId id, Tensor gradient) {
-  bucket_bytes_ += gradient.numel() * dtype_size(options_.wire);
+  bucket_bytes_ += gradient.numel() * dtype_size(options_.reduce.wire);
   bucket_ids_.push_back(id);
   bucket_.push_back({std::move(gradient), plan_.spec(id).begin});
   if (bucket_bytes_ >= kBucketBytes) start_bucket();
@@ -74,7 +74,7 @@ void ShardedGradSink::start_bucket() {
   if (running_.size() == kMostRunning) finish_oldest();
   const OpLabel label{"reduce_scatter", params_.info(bucket_ids_.front()).name};
   running_.push_back(
-      {RowReduction(comm_, arena_, label, bucket_, options_.wire), std::move(bucket_ids_)});
+      {RowReduction(comm_, arena_, label, bucket_, options_.reduce), std::move(bucket_ids_)});
   bucket_ids_ = {};
   bucket_.clear();
   bucket_bytes_ = 0;
@@ -83,7 +83,7 @@ void ShardedGradSink::start_bucket() {
 void ShardedGradSink::finish_oldest() {
   Running& oldest = running_.front();
   std::vector<Tensor> targets;
-  const DType dtype = sums_shards() ? DType::kF32 : options_.wire;
+  const DType dtype = sums_shards() ? DType::kF32 : options_.reduce.wire;
   bool accumulate = false;
   for (const ParamId id : oldest.ids) {
     const Slice rows = plan_.reduced(id, comm_.rank());

@@ -16,7 +16,7 @@
 namespace thimble {
 
 struct GradSinkOptions {
-  DType wire = DType::kBF16;
+  ReduceOptions reduce = {};
   bool accumulates = false;         // several passes a step
   std::vector<DType> local_dtypes;  // of one pass's gradient, by parameter
 };

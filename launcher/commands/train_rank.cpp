@@ -243,7 +243,7 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   p.setup.data.threads = threads;
   if (p.setup.device == DeviceKind::kGpu) {
     const std::optional<RankEnvironment> launched = rank_environment(process_variables());
-    p.gpu = choose_gpu(launched ? launched->local_rank : 0);
+    p.gpu = choose_gpu(launched ? launched->local_rank : comm.rank());
     if (leads) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
   }
   open_data(session, comm, p);
@@ -323,6 +323,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
         probe_machine());
   }
   EngineOptions options = p.setup.engine;
+  options.ranks_on_host = on_host;
   options.accumulates = p.plan.batch.passes > 1;
   options.zero_stage = p.plan.zero_stage;
   const SpeedOfLight light = measure_speed_of_light(

@@ -34,6 +34,7 @@ struct PlannedEngine {
     apply_freeze(job, model);
     optimizer = std::make_unique<OptimizerGroups>(make_optimizer(job, model.params()));
     EngineOptions options = setup.engine;
+    options.ranks_on_host = place.on_host;
     options.accumulates = accumulates;
     arena->begin_phase("load");
     engine = std::make_unique<TrainEngine>(*arena, model, *optimizer, options, comm);

@@ -139,6 +139,7 @@ JobSetup make_setup(const job::JobConfig& job) {
   setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
   setup.engine.wire =
       job.parallelism.reduce_dtype == job::WireDType::kBF16 ? DType::kBF16 : DType::kF32;
+  setup.engine.reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
   setup.engine.fused_backward = job.optimizer.fused_backward;
   setup.engine.clip_mode = static_cast<ClipMode>(job.training.grad_norm_mode);

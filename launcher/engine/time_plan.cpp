@@ -53,7 +53,7 @@ double measure_exchange_rate(Communicator& comm, std::int64_t bytes) {
     barrier(comm, "the measurement");
     const std::int64_t start = steady_now_ns(), before = comm.traffic().tensor_bytes;
     RowReduction(comm, *arena, {"reduce_scatter", "the measurement"}, std::span(&part, 1),
-                 DType::kF32)
+                 {.wire = DType::kF32})
         .finish(std::span(&own, 1), false);
     start_all_gather(comm, {"all_gather", "the measurement"}, std::span(&part, 1)).wait();
     const auto sent = static_cast<double>(comm.traffic().tensor_bytes - before);

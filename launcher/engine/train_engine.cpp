@@ -69,12 +69,16 @@ std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
                                            options.recompute == Recompute::kNone, plan, comm);
 }
 
-// Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours.
-std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicator& comm) {
+// Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours,
+// but a GPU for each rank (which a plan on a machine without any takes for granted).
+std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicator& comm,
+                                                       int ranks_on_host) {
   if (comm.size() == 1 || arena.device().kind == DeviceKind::kCpu) return nullptr;
-  if (const GpuCommunicatorFactory make = gpu_communicator())
-    return arena.device().planning ? nullptr : make(comm);
-  return std::make_unique<StagedCommunicator>(comm, arena);
+  const GpuCommunicatorFactory make = gpu_communicator();
+  const int ranks_here = ranks_on_host > 0 ? ranks_on_host : comm.size();
+  if (make == nullptr || (gpu_count() > 0 && gpu_count() < ranks_here))
+    return std::make_unique<StagedCommunicator>(comm, arena);
+  return arena.device().planning ? nullptr : make(comm);
 }
 
 // Sums over the slices of all ranks.
@@ -149,7 +153,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       model_(model),
       optimizer_(optimizer),
       options_(options),
-      device_comm_(make_device_communicator(arena, comm)),
+      device_comm_(make_device_communicator(arena, comm, options.ranks_on_host)),
       comm_(device_comm_ ? *device_comm_ : comm),
       int8_(int8_weights(model.params(), optimizer)),
       plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
@@ -159,7 +163,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       store_(make_store(arena, model, options, plan_, int8_, comm_)),
       images_(std::make_unique<Images>(*this)),
       sink_(arena, model.params(), plan_, comm_, *images_,
-            {.wire = options.wire,
+            {.reduce = {.wire = options.wire, .by_transport = options.reduce_by_transport},
              .accumulates = options.accumulates,
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
       state_(arena),

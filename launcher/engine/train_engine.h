@@ -29,6 +29,7 @@ struct EngineOptions {
   bool accumulates = false;   // several micro-batches a step
   int zero_stage = 0;         // what is sharded over the ranks: see ParallelOptions
   DType wire = DType::kBF16;  // of gradients between ranks
+  bool reduce_by_transport = false;  // see ReduceOptions
   std::int64_t small_elements =
       16384;                   // parameters up to this size are not cut: see ParallelOptions
   double max_grad_norm = 1.0;  // 0: no clipping
@@ -37,6 +38,7 @@ struct EngineOptions {
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
   std::uint64_t seed = 42;                   // of what is random in updates
   std::int64_t seq_len = 0;
+  int ranks_on_host = 0;  // 0: all of them
   bool graphs = true;  // on a GPU, passes that repeat are replayed as one CUDA graph
 };
 

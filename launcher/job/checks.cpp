@@ -142,6 +142,14 @@ void check_optimizer(JobDraft& draft) {
   }
 }
 
+void check_parallelism(JobDraft& draft) {
+  if (draft.config.parallelism.reduction == Reduction::kNccl &&
+      draft.config.device == DeviceKind::kCpu) {
+    draft.errors.add(draft.place_of("parallelism.reduction"),
+                     "parallelism.reduction = \"nccl\" needs device = \"cuda\"");
+  }
+}
+
 void check_name(JobDraft& draft) {
   const std::string& name = draft.config.name;
   if (!draft.usable("name")) return;
@@ -164,6 +172,7 @@ void check_combinations(JobDraft& draft) {
   check_schedule(draft);
   check_data(draft);
   check_optimizer(draft);
+  check_parallelism(draft);
 }
 
 }  // namespace thimble::job

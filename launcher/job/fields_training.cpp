@@ -130,8 +130,9 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
          .unit = "steps",
          .resume = ResumeClass::kContinues});
   visit({.name = "cuda_graphs",
-         .doc = "On a GPU, replay the passes between a step's first and last as one graph; the same "
-                "bits",
+         .doc =
+             "On a GPU, replay the passes between a step's first and last as one graph; the same "
+             "bits",
          .value = &training.cuda_graphs,
          .resume = ResumeClass::kContinues});
 }
@@ -279,8 +280,14 @@ void visit_fields(const FieldVisitor& visitor, ParallelismConfig& parallelism) {
          .range = {.min = 0, .max = 3},
          .resume = ResumeClass::kContinues});
   visit({.name = "reduce_dtype",
-         .doc = "Gradients on the wire; sums are always fp32",
+         .doc = "Gradients on the wire",
          .value = choice(parallelism.reduce_dtype),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "reduction",
+         .doc =
+             "ordered: summed in fp32 in the order of the ranks, the same bits each time; nccl: by "
+             "NCCL's ReduceScatter, in its order and in reduce_dtype (device = \"cuda\")",
+         .value = choice(parallelism.reduction),
          .resume = ResumeClass::kContinues});
 }
 

@@ -91,6 +91,10 @@ enum class WireDType : std::uint8_t { kBF16, kFP32 };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<WireDType>{"bf16", "fp32"};
 
+enum class Reduction : std::uint8_t { kOrdered, kNccl };
+template <>
+inline constexpr std::array<std::string_view, 2> kSpellings<Reduction>{"ordered", "nccl"};
+
 /// The spelling of an enumerator, as in the job file.
 template <typename Enum>
 constexpr std::string_view spelling(Enum value) {
@@ -230,6 +234,7 @@ struct MemoryConfig {
 struct ParallelismConfig {
   AutoInt zero_stage;
   WireDType reduce_dtype = WireDType::kBF16;
+  Reduction reduction = Reduction::kOrdered;
   bool operator==(const ParallelismConfig&) const = default;
 };
 

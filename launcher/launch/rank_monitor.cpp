@@ -44,15 +44,9 @@ void RankMonitor::step(std::int64_t number) {
 
 OpListener RankMonitor::listener() {
   return [this](const OpEvent& event) {
-    if (fault_ && !event.ended)
+    if (fault_ && !event.ended && event.channel == OpChannel::kProcesses)
       fault_->at_operation(rank_, step_, event.number, event.label.operation);
-    FlightRecorder* recorder = listening_;
-    if (recorder == nullptr) return;
-    if (event.ended) {
-      recorder->op_ended(event.number);
-    } else {
-      recorder->op_started(event.number, event.label.operation, event.label.subject, event.bytes);
-    }
+    if (FlightRecorder* recorder = listening_) recorder->op_event(event);
   };
 }
 

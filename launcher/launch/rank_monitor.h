@@ -37,7 +37,7 @@ class RankMonitor {
   int rank_, ranks_;
   std::atomic<std::int64_t> step_ = 0;
   std::unique_ptr<FlightRecorder> recorder_;
-  std::atomic<FlightRecorder*> listening_ = nullptr;  // recorder_, for the thread of operations
+  std::atomic<FlightRecorder*> listening_ = nullptr;  // recorder_, for the threads of operations
   std::optional<Fault> fault_;
 };
 

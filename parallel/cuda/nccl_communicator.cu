@@ -1,5 +1,3 @@
-#include "parallel/cuda/nccl_communicator.h"
-
 #include <cuda_runtime.h>
 #include <nccl.h>
 
@@ -12,6 +10,7 @@
 #include "core/base/error.h"
 #include "core/device/cuda/runtime.h"
 #include "parallel/collectives.h"
+#include "parallel/cuda/nccl_communicator.h"
 
 namespace thimble {
 namespace {
@@ -43,15 +42,19 @@ struct Events {
 };
 
 struct Operation {
-  std::string name;
+  OpLabel label;
+  std::int64_t number = 0, bytes = 0;
   Clock::time_point deadline;
   Events events;
+  std::string name() const {
+    return fmt::format("{} #{} of {} between GPUs", label.operation, number, label.subject);
+  }
 };
 
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(Communicator& control, std::chrono::milliseconds time_limit)
-      : control_(control), time_limit_(time_limit) {
+      : control_(control), listener_(control.listener()), time_limit_(time_limit) {
     check_cuda(cudaGetDevice(&device_), "cudaGetDevice");
     check_cuda(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking),
                "cudaStreamCreateWithFlags");
@@ -84,37 +87,51 @@ class NcclCommunicator final : public Communicator {
 
   Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     if (purpose == Purpose::kControl) return control_.start(label, purpose, std::move(exchange));
-    auto operation = std::make_shared<Operation>();
-    {
-      const std::lock_guard lock(mutex_);
-      if (!failure_.empty()) throw SystemError(failure_);
-      operation->name = fmt::format("{} #{} of {}", label.operation, number_++, label.subject);
-      operation->deadline = Clock::now() + time_limit_;
-      traffic_.count(purpose, exchange);
-    }
-    check_cuda(cudaEventRecord(operation->events.begin, gpu::compute_stream()), "cudaEventRecord");
-    check_cuda(cudaStreamWaitEvent(stream_, operation->events.begin, 0), "cudaStreamWaitEvent");
-    check_cuda(cudaEventRecord(operation->events.begin, stream_), "cudaEventRecord");
-    require(ncclGroupStart(), "ncclGroupStart");
-    for (int r = 0; r < size(); ++r) {
-      for (const Bytes piece : exchange.send[static_cast<std::size_t>(r)]) {
-        if (!piece.empty())
-          require(ncclSend(piece.data(), piece.size(), ncclInt8, r, comm_, stream_), "ncclSend");
+    Traffic traffic;
+    traffic.count(purpose, exchange);
+    return run(label, traffic, [&] {
+      for (int r = 0; r < size(); ++r) {
+        for (const Bytes piece : exchange.send[static_cast<std::size_t>(r)]) {
+          if (!piece.empty())
+            require(ncclSend(piece.data(), piece.size(), ncclInt8, r, comm_, stream_), "ncclSend");
+        }
+        for (const MutableBytes piece : exchange.receive[static_cast<std::size_t>(r)]) {
+          if (!piece.empty())
+            require(ncclRecv(piece.data(), piece.size(), ncclInt8, r, comm_, stream_), "ncclRecv");
+        }
       }
-      for (const MutableBytes piece : exchange.receive[static_cast<std::size_t>(r)]) {
-        if (!piece.empty())
-          require(ncclRecv(piece.data(), piece.size(), ncclInt8, r, comm_, stream_), "ncclRecv");
+    });
+  }
+
+  // ReduceScatter where every rank has as many elements, otherwise a reduction to each rank.
+  Ticket start_sum(const OpLabel& label, std::vector<RowSum> sums) override {
+    Traffic traffic;
+    traffic.count(sums);
+    return run(label, traffic, [&] {
+      for (const RowSum& sum : sums) {
+        const ncclDataType_t type = sum.dtype == DType::kF32 ? ncclFloat32 : ncclBfloat16;
+        const auto count = [&](int r) {
+          const auto at = static_cast<std::size_t>(r);
+          return static_cast<std::size_t>(sum.begin[at + 1] - sum.begin[at]);
+        };
+        bool even = true;
+        for (int r = 1; r < size(); ++r) even = even && count(r) == count(0);
+        if (even) {
+          require(ncclReduceScatter(sum.all.data(), sum.mine.data(), count(0), type, ncclSum, comm_,
+                                    stream_),
+                  "ncclReduceScatter");
+          continue;
+        }
+        for (int r = 0; r < size(); ++r) {
+          const auto begin = static_cast<std::size_t>(sum.begin[static_cast<std::size_t>(r)]);
+          if (count(r) == 0) continue;
+          require(
+              ncclReduce(sum.all.data() + begin * static_cast<std::size_t>(dtype_size(sum.dtype)),
+                         sum.mine.data(), count(r), type, ncclSum, r, comm_, stream_),
+              "ncclReduce");
+        }
       }
-    }
-    require(ncclGroupEnd(), "ncclGroupEnd");
-    settle(operation->name.c_str(), operation->deadline);
-    check_cuda(cudaEventRecord(operation->events.end, stream_), "cudaEventRecord");
-    {
-      const std::lock_guard lock(mutex_);
-      pending_.push_back(operation);
-    }
-    changed_.notify_all();
-    return Ticket(std::make_unique<Waiting>(*this, std::move(operation)));
+    });
   }
 
   void set_time_limit(std::chrono::milliseconds limit) override {
@@ -154,6 +171,42 @@ class NcclCommunicator final : public Communicator {
     std::shared_ptr<Operation> operation_;
   };
 
+  // Starts what `calls` asks NCCL for, as one operation, behind the thread's work on the GPU.
+  template <typename Calls>
+  Ticket run(const OpLabel& label, const Traffic& traffic, Calls&& calls) {
+    auto operation = std::make_shared<Operation>();
+    operation->label = label;
+    operation->bytes = traffic.tensor_bytes;
+    {
+      const std::lock_guard lock(mutex_);
+      if (!failure_.empty()) throw SystemError(failure_);
+      operation->number = number_++;
+      operation->deadline = Clock::now() + time_limit_;
+      traffic_.tensor_bytes += traffic.tensor_bytes;
+      traffic_.tensor_operations += traffic.tensor_operations;
+    }
+    tell(*operation, false);
+    check_cuda(cudaEventRecord(operation->events.begin, gpu::compute_stream()), "cudaEventRecord");
+    check_cuda(cudaStreamWaitEvent(stream_, operation->events.begin, 0), "cudaStreamWaitEvent");
+    check_cuda(cudaEventRecord(operation->events.begin, stream_), "cudaEventRecord");
+    require(ncclGroupStart(), "ncclGroupStart");
+    calls();
+    require(ncclGroupEnd(), "ncclGroupEnd");
+    settle(operation->name().c_str(), operation->deadline);
+    check_cuda(cudaEventRecord(operation->events.end, stream_), "cudaEventRecord");
+    {
+      const std::lock_guard lock(mutex_);
+      pending_.push_back(operation);
+    }
+    changed_.notify_all();
+    return Ticket(std::make_unique<Waiting>(*this, std::move(operation)));
+  }
+
+  void tell(const Operation& operation, bool ended) const {
+    if (listener_)
+      listener_({OpChannel::kGpus, operation.number, operation.label, operation.bytes, ended});
+  }
+
   static void require(ncclResult_t result, const char* what) {
     if (result != ncclSuccess && result != ncclInProgress) throw SystemError(text_of(what, result));
   }
@@ -192,18 +245,19 @@ class NcclCommunicator final : public Communicator {
       const cudaError_t state = cudaEventQuery(first.events.end);
       ncclResult_t nccl = ncclSuccess;
       if (comm_ != nullptr) ncclCommGetAsyncError(comm_, &nccl);
-      if (nccl != ncclSuccess && nccl != ncclInProgress) return text_of(first.name.c_str(), nccl);
+      if (nccl != ncclSuccess && nccl != ncclInProgress) return text_of(first.name().c_str(), nccl);
       if (state == cudaErrorNotReady) {
         return Clock::now() > first.deadline
                    ? fmt::format("rank {}: {} took longer than its time limit", control_.rank(),
-                                 first.name)
+                                 first.name())
                    : "";
       }
       if (state != cudaSuccess)
-        return fmt::format("CUDA: {}: {}", first.name, cudaGetErrorString(state));
+        return fmt::format("CUDA: {}: {}", first.name(), cudaGetErrorString(state));
       float milliseconds = 0;
       if (cudaEventElapsedTime(&milliseconds, first.events.begin, first.events.end) == cudaSuccess)
         traffic_.busy_ns += static_cast<std::int64_t>(static_cast<double>(milliseconds) * 1e6);
+      tell(first, true);
       pending_.pop_front();
     }
     return "";
@@ -229,6 +283,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   Communicator& control_;
+  const OpListener listener_;
   int device_ = 0;
   cudaStream_t stream_ = nullptr;
   ncclComm_t comm_ = nullptr;

@@ -14,55 +14,12 @@
 #include "launcher/engine/gpu_backend.h"
 #include "models/hf_export.h"
 #include "optim/registry.h"
-#include "tests/parallel/tiny_training.h"
+#include "tests/gpu/like_the_cpu.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
-
-class GpuEngine : public testing::Test {
- public:
-  static void SetUpTestSuite() { register_gpu_backend(); }
-  void SetUp() override {
-    if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
-  }
-};
-
-// A key's bias moves no softmax: its gradient is rounding alone.
-bool has_gradient(const ParamInfo& info) {
-  return !info.name.ends_with("k_proj.bias");
-}
-
-// Losses and norms of `steps` of three steps, the first gradients, and the weights at the end.
-void expect_like_the_cpu(Setting s, int ranks, double tolerance, double of_weights,
-                         std::size_t steps = 3) {
-  const Outcome want = reference(s, ranks);
-  s.device = DeviceKind::kGpu;
-  run_ranks(ranks, [&](Communicator& comm) {
-    const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, s.passes, s.empty));
-    const Transformer model(odd_config(s.tied));
-    const std::string what = fmt::format("{} stage {}", s.optimizer, s.stage);
-    for (std::size_t i = 0; i < steps; ++i) {
-      EXPECT_NEAR(got.losses[i], want.losses[i], tolerance * want.losses[i]) << what;
-      EXPECT_NEAR(got.norms[i], want.norms[i], tolerance * want.norms[i]) << what;
-    }
-    for (const ParamId id : model.params().ids()) {
-      const ParamInfo& info = model.params().info(id);
-      if (!has_gradient(info)) continue;
-      const auto i = static_cast<std::size_t>(id);
-      const auto off = [&](const auto& ours, const auto& theirs) {
-        return relative(ours[i], rows_of(theirs[i], info, got.slices[i]));
-      };
-      if (!s.fused && ranks == 1) {
-        EXPECT_TRUE(off(got.grads, want.grads) <= 2 * tolerance)
-            << what << " " << info.name << " " << off(got.grads, want.grads);
-      }
-      EXPECT_TRUE(off(got.masters, want.masters) <= of_weights)
-          << what << " " << info.name << " " << off(got.masters, want.masters);
-    }
-  });
-}
 
 // Adam's first steps are almost signs: where a bf16 gradient is near zero, weights differ.
 constexpr double kAny = std::numeric_limits<double>::infinity();
@@ -174,6 +131,7 @@ TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
         engine.step(batches_of(comm.rank(), 2, 1, -1), step, 1e-3);
     };
     run_ranks(2, [&](Communicator& comm) {
+      choose_gpu(comm.rank());
       const auto plan = Arena::make_planning(DeviceKind::kGpu);
       PlanningCommunicator planned(comm.rank(), 2);
       play(*plan, planned);

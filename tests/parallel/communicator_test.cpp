@@ -19,6 +19,63 @@ std::byte pattern(int from, int to, std::size_t i) {
   return static_cast<std::byte>(mix64(static_cast<std::uint64_t>(from * 64 + to), i) & 0xff);
 }
 
+// A transport that sums by itself: from the last rank to the first, rounded each time.
+class SummingCommunicator final : public Communicator {
+ public:
+  explicit SummingCommunicator(Communicator& comm) : comm_(comm) {}
+  int rank() const override { return comm_.rank(); }
+  int size() const override { return comm_.size(); }
+  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+    return comm_.start(label, purpose, std::move(exchange));
+  }
+  Ticket start_sum(const OpLabel& label, std::vector<RowSum> sums) override {
+    for (const RowSum& sum : sums) {
+      const auto width = static_cast<std::size_t>(dtype_size(sum.dtype));
+      const auto part = [&](int r) {
+        const auto begin = static_cast<std::size_t>(sum.begin[static_cast<std::size_t>(r)]);
+        const auto end = static_cast<std::size_t>(sum.begin[static_cast<std::size_t>(r) + 1]);
+        return sum.all.subspan(begin * width, (end - begin) * width);
+      };
+      EXPECT_EQ(sum.mine.size(), part(rank()).size());
+      std::vector<std::vector<std::byte>> got(static_cast<std::size_t>(size()));
+      Exchange exchange(size());
+      for (int r = 0; r < size(); ++r) {
+        auto& here = got[static_cast<std::size_t>(r)];
+        here.assign(part(rank()).begin(), part(rank()).end());
+        if (r == rank()) continue;
+        exchange.send[static_cast<std::size_t>(r)] = {part(r)};
+        exchange.receive[static_cast<std::size_t>(r)] = {here};
+      }
+      comm_.start(label, Purpose::kTensor, std::move(exchange)).wait();
+      const std::size_t n = sum.mine.size() / width;
+      for (std::size_t i = 0; i < n; ++i) {
+        float total = 0;
+        for (auto r = got.rbegin(); r != got.rend(); ++r) {
+          if (sum.dtype == DType::kF32) {
+            float x = 0;
+            std::memcpy(&x, r->data() + 4 * i, 4);
+            total += x;
+          } else {
+            BF16 x{};
+            std::memcpy(&x, r->data() + 2 * i, 2);
+            total = to_float(to_bf16(total + to_float(x)));
+          }
+        }
+        const BF16 rounded = to_bf16(total);
+        std::memcpy(sum.mine.data() + i * width,
+                    sum.dtype == DType::kF32 ? static_cast<const void*>(&total) : &rounded, width);
+      }
+    }
+    return {};
+  }
+  void set_time_limit(std::chrono::milliseconds) override {}
+  void abort(const std::string&) noexcept override {}
+  Traffic traffic() const override { return comm_.traffic(); }
+
+ private:
+  Communicator& comm_;
+};
+
 TEST_P(CommunicatorTest, EveryByteArrivesWhereItBelongs) {
   run([](Communicator& comm) {
     const int n = comm.size(), me = comm.rank();
@@ -107,9 +164,19 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
             Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, Shape{rows, 5});
         for (const bool accumulate : {false, true}) {
           RowReduction reduction(comm, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
-                                 wire);
+                                 {.wire = wire});
           reduction.finish(std::span(&got, 1), accumulate);
         }
+        SummingCommunicator sums(comm);
+        const Tensor own = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, got.shape());
+        for (const bool accumulate : {false, true}) {
+          RowReduction reduction(sums, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
+                                 {.wire = wire, .by_transport = true});
+          reduction.finish(std::span(&own, 1), accumulate);
+        }
+        const double error = wire == DType::kBF16 ? 0.1 : 1e-5;
+        for (std::int64_t i = 0; i < rows * 5; ++i)
+          ASSERT_NEAR(own.data<float>()[i], got.data<float>()[i], error);
         for (std::int64_t i = 0; i < rows * 5; ++i) {
           float sum = 0;
           for (int r = 0; r < n; ++r) {

@@ -76,6 +76,7 @@ struct Setting {
   std::string optimizer = "adamw";
   int stage = 0, passes = 1, empty = -1;
   DType dtype = DType::kF32, wire = DType::kF32;
+  bool reduce_by_transport = false;
   bool tied = false;
   Recompute recompute = Recompute::kNone;
   MasterFormat master = MasterFormat::kF32;
@@ -114,6 +115,7 @@ inline EngineOptions engine_options(const Setting& s, int passes) {
           .accumulates = passes > 1,
           .zero_stage = s.stage,
           .wire = s.wire,
+          .reduce_by_transport = s.reduce_by_transport,
           .small_elements = 64,
           .max_grad_norm = s.max_grad_norm,
           .clip_mode = s.clip_mode,
