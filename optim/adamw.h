@@ -14,7 +14,7 @@ class AdamW final : public Optimizer {
   explicit AdamW(const AdamOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
-  bool runs_on_gpu(const ParamInfo&) const override { return true; }
+  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optim/host_twin.h"
+
 namespace thimble {
 namespace {
 
@@ -51,6 +53,7 @@ void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
                                          "adapted projection");
   const Tensor squares = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kU8,
                                        Shape{shape.rows * 3 * 8}, "squares of rows");
+  const HostTwin squares_here(*args.arena, squares), carry(*args.arena, args.carry);
   if (r.device().planning || shape.rows == 0) return;
   const AdamState state =
       moment_state(args, row_moments(args.info, args.slice, shape.rank), options_.adam.state);
@@ -68,6 +71,10 @@ void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
   row_squares(shape.rows, shape.rank, tensor_source(r, args.grad_scale), of_r);
   row_squares(shape.rows, shape.rank, tensor_source(direction), of_direction);
   row_squares(shape.rows, shape.width, gradient_source(args), of_grad);
+  squares_here.fetch();
+  of_r = squares_here.values<double>();
+  of_direction = of_r + shape.rows;
+  of_grad = of_direction + shape.rows;
   if (options_.per_tensor) {
     for (std::int64_t j = 0; j < shape.rows; ++j) {
       out.exact[0].add(of_r[j]);
@@ -76,15 +83,17 @@ void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
     }
     return;
   }
-  auto* scales = static_cast<float*>(args.carry.raw());
+  auto* scales = carry.values<float>();
   for (std::int64_t j = 0; j < shape.rows; ++j) {
     const double scale = std::sqrt(of_direction[j]) / (std::sqrt(of_r[j]) + kTiny);
     scales[j] = static_cast<float>(scale);
     out.exact[0].add(scale * scale * of_grad[j]);
   }
+  carry.send();
 }
 
 void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
+  const HostTwin kept(*args.arena, args.state.back());
   if (args.weight.device().planning) return;
   const LowRankShape shape = low_rank_shape(args.info, args.slice, rank());
   double factor = 1, norm = std::sqrt(in.exact[0].value());
@@ -93,7 +102,8 @@ void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
     norm = factor * std::sqrt(in.exact[2].value());
   }
   if (!std::isfinite(norm)) return;  // nothing of it is remembered
-  float& last_norm = *args.state.back().data<float>();
+  kept.fetch();
+  float& last_norm = *kept.values<float>();
   // After a first gradient of zeros there is nothing to grow from.
   if (last_norm > 0) {
     const double grown =
@@ -103,6 +113,7 @@ void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
     norm /= grown;
   }
   last_norm = static_cast<float>(norm);
+  kept.send();
   AdamOptions hf = options_.adam;
   hf.eps_mode = EpsMode::kHf;
   const double step_size = static_cast<double>(adam_math(hf, args.step, args.lr).step_size);

@@ -31,6 +31,7 @@ class Apollo final : public Optimizer {
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
+  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -28,7 +28,7 @@ class Blockwise final : public Optimizer {
     return updates(info, step) ? schedule_.period(step) : -1;
   }
   bool varies() const override { return true; }
-  bool runs_on_gpu(const ParamInfo&) const override { return true; }
+  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -142,4 +142,15 @@ void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
   table(out.device().kind).fill_normal(out, random, scale);
 }
 
+void scale_values(const Tensor& x, float factor) {
+  const OpTimer timer("scale values");
+  table(x.device().kind).scale_values(x, factor);
+}
+
+void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2,
+                              const std::array<float, 3>& c) {
+  const OpTimer timer("polynomial");
+  table(p.device().kind).newton_schulz_polynomial(p, a, a2, c);
+}
+
 }  // namespace thimble

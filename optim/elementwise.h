@@ -2,6 +2,7 @@
 // state have. Compiled per instruction set; the functions here choose.
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "optim/stored_values.h"
@@ -85,6 +86,13 @@ void store_values(std::int64_t n, const UpdateSource& x, const StoredValues& to)
 /// Independent N(0, 1) * scale; element i is a function of (random, i) alone. bf16 or f32.
 /// Box-Muller on the words of Philox block i / 4.
 void fill_normal(const Tensor& out, const CounterRandom& random, double scale);
+
+/// x <- x * factor, bf16 or f32.
+void scale_values(const Tensor& x, float factor);
+
+/// p <- c[0] I + c[1] A + c[2] A2 for square matrices; A and A2 f32, p bf16 or f32.
+void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2,
+                              const std::array<float, 3>& c);
 
 struct CodeTables {
   const float* values;

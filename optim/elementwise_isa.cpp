@@ -254,10 +254,44 @@ void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
   });
 }
 
+void scale_values(const Tensor& x, float factor) {
+  const std::int64_t n = x.numel();
+  with_float_type(x.dtype(), [&](auto* type) {
+    auto* values = static_cast<decltype(type)>(x.raw());
+#pragma omp parallel for simd schedule(static) if (n > 65536)
+    for (std::int64_t i = 0; i < n; ++i) store(values + i, load(values + i) * factor);
+  });
+}
+
+void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2,
+                              const std::array<float, 3>& c) {
+  const std::int64_t n = p.dim(0);
+  const float *x = a.data<float>(), *y = a2.data<float>();
+  with_float_type(p.dtype(), [&](auto* type) {
+    auto* out = static_cast<decltype(type)>(p.raw());
+#pragma omp parallel for schedule(static) if (n > 256)
+    for (std::int64_t r = 0; r < n; ++r) {
+#pragma omp simd
+      for (std::int64_t i = r * n; i < (r + 1) * n; ++i)
+        store(out + i, polynomial_value(x[i], y[i], i - r * n == r, c[0], c[1], c[2]));
+    }
+  });
+}
+
 }  // namespace
 
-const ElementwiseTable kElementwise{
-    adam_step,   adam_direction, momentum_step,  momentum_direction, accumulate_momentum, lion_step,
-    scaled_step, row_squares,    column_squares, store_values,       fill_normal};
+const ElementwiseTable kElementwise{adam_step,
+                                    adam_direction,
+                                    momentum_step,
+                                    momentum_direction,
+                                    accumulate_momentum,
+                                    lion_step,
+                                    scaled_step,
+                                    row_squares,
+                                    column_squares,
+                                    store_values,
+                                    fill_normal,
+                                    scale_values,
+                                    newton_schulz_polynomial};
 
 }  // namespace thimble::THIMBLE_ISA

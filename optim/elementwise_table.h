@@ -17,6 +17,8 @@ struct ElementwiseTable {
   decltype(&thimble::column_squares) column_squares;
   decltype(&thimble::store_values) store_values;
   decltype(&thimble::fill_normal) fill_normal;
+  decltype(&thimble::scale_values) scale_values;
+  decltype(&thimble::newton_schulz_polynomial) newton_schulz_polynomial;
 };
 
 /// Makes `table`, which must live on, the updates of DeviceKind::kGpu.

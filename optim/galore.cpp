@@ -85,6 +85,11 @@ bool Galore::refreshes(const ParamInfo& info, std::int64_t step) const {
   return (static_cast<std::uint64_t>(step - 1) + offset) % gap == 0;
 }
 
+bool Galore::runs_on_gpu(const ParamInfo& info, std::int64_t step) const {
+  return step > 1 && !refreshes(info, step) && options_.projector != ProjectorFormat::kInt4 &&
+         !options_.error_feedback && !options_.fira && options_.history == 0;
+}
+
 int Galore::refresh_rounds(const ParamInfo& info, std::int64_t step) const {
   if (!refreshes(info, step)) return 0;
   return step == first_refresh(info) && !options_.exact ? kFirstIterations : 1;

@@ -51,6 +51,8 @@ class Galore final : public Optimizer {
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
+  /// Steps that leave the subspace as it is; refreshes decompose small matrices on the host.
+  bool runs_on_gpu(const ParamInfo& info, std::int64_t step) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
   bool varies() const override { return options_.project_gradients; }
   std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override;

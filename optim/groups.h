@@ -40,7 +40,9 @@ class OptimizerGroups final : public Optimizer {
   }
   bool int8_weight(const ParamInfo& info) const override;
   bool varies() const override;
-  bool runs_on_gpu(const ParamInfo& info) const override { return of(info).runs_on_gpu(info); }
+  bool runs_on_gpu(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).runs_on_gpu(info, step);
+  }
   bool updates(const ParamInfo& info, std::int64_t step) const override {
     return of(info).updates(info, step);
   }

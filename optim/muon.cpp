@@ -10,49 +10,11 @@
 namespace thimble {
 namespace {
 
-// x <- a x + x (b A + c A^2) with A = x^T x.
-constexpr double kA = 3.4445, kB = -4.7750, kC = 2.0315;
+// a, b and c of x <- a x + x (b A + c A^2) with A = x^T x.
+constexpr std::array<float, 3> kCoefficients{3.4445f, -4.7750f, 2.0315f};
 
 StateSlot momentum_slot(const ParamInfo& info, Slice slice) {
   return element_slot("momentum", DType::kF32, info, slice);
-}
-
-template <typename T>
-void multiply(const Tensor& x, double factor) {
-  T* values = x.data<T>();
-  const auto f = static_cast<float>(factor);
-  const std::int64_t n = x.numel();
-#pragma omp parallel for if (n > 65536)
-  for (std::int64_t i = 0; i < n; ++i) {
-    const float v = to_float(values[i]) * f;
-    if constexpr (std::is_same_v<T, float>) {
-      values[i] = v;
-    } else {
-      values[i] = to_bf16(v);
-    }
-  }
-}
-
-// p <- a I + b A + c A2 for square matrices.
-template <typename T>
-void polynomial(const Tensor& p, const Tensor& a, const Tensor& a2) {
-  const std::int64_t n = p.dim(0);
-  const float* x = a.data<float>();
-  const float* y = a2.data<float>();
-  T* out = p.data<T>();
-#pragma omp parallel for if (n > 256)
-  for (std::int64_t r = 0; r < n; ++r) {
-    for (std::int64_t c = 0; c < n; ++c) {
-      const std::int64_t i = r * n + c;
-      const float v = static_cast<float>(kB) * x[i] + static_cast<float>(kC) * y[i] +
-                      (r == c ? static_cast<float>(kA) : 0.0f);
-      if constexpr (std::is_same_v<T, float>) {
-        out[i] = v;
-      } else {
-        out[i] = to_bf16(v);
-      }
-    }
-  }
 }
 
 }  // namespace
@@ -65,10 +27,7 @@ void newton_schulz(Arena& arena, const Tensor& x, int iterations) {
   const bool planning = x.device().planning, bf16 = x.dtype() == DType::kBF16;
   const Shape square{x.dim(1), x.dim(1)};
   const double norm = std::sqrt(ops::sum_squares(arena, x));
-  if (!planning) {
-    const double factor = 1.0 / (norm + 1e-7);
-    bf16 ? multiply<BF16>(x, factor) : multiply<float>(x, factor);
-  }
+  if (!planning) scale_values(x, static_cast<float>(1.0 / (norm + 1e-7)));
   const Tensor gram = temporary(DType::kF32, square), gram2 = temporary(DType::kF32, square);
   const Tensor low = bf16 ? temporary(x.dtype(), square) : gram;
   const Tensor p = temporary(x.dtype(), square), next = temporary(x.dtype(), x.shape());
@@ -76,7 +35,7 @@ void newton_schulz(Arena& arena, const Tensor& x, int iterations) {
     ops::matmul(arena, {x, true}, {x}, gram);
     if (bf16) ops::cast(low, gram);
     ops::matmul(arena, {low}, {low}, gram2);
-    if (!planning) bf16 ? polynomial<BF16>(p, gram, gram2) : polynomial<float>(p, gram, gram2);
+    if (!planning) newton_schulz_polynomial(p, gram, gram2, kCoefficients);
     ops::matmul(arena, {x}, {p}, next);
     ops::copy(x, next);
   }

@@ -28,6 +28,7 @@ class Muon final : public Optimizer {
     return {.kind = OptimizerNeed::Kind::kWhole};
   }
   std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

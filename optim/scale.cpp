@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "optim/host_twin.h"
+
 namespace thimble {
 namespace {
 
@@ -43,6 +45,7 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
   const Tensor scales =
       Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32,
                     Shape{by_rows ? 3 * rows + 1 : width}, "scales");  // and squares in f64
+  const HostTwin scales_here(*args.arena, scales);
   if (scales.device().planning || rows == 0) return;
   UpdateSource source = gradient_source(args);
   if (args.info.role == ParamRole::kHead) {
@@ -57,20 +60,29 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
     source = tensor_source(m);
   }
   Scaling scaling{.lr = static_cast<float>(args.lr)};
-  float* factors = scales.data<float>();
+  const auto squares_of = [&](const Tensor& t) {
+    return reinterpret_cast<double*>(t.data<float>() + rows + rows % 2);
+  };
+  auto* factors = scales_here.values<float>();
   if (by_rows) {
-    auto* squares = reinterpret_cast<double*>(factors + rows + rows % 2);
-    row_squares(rows, width, source, squares);
+    row_squares(rows, width, source, squares_of(scales));
+    scales_here.fetch();
+    const double* squares = squares_of(scales_here.host());
     for (std::int64_t r = 0; r < rows; ++r) factors[r] = inverse_rms(squares[r], width);
-    scaling.rows = factors;
+    scaling.rows = scales.data<float>();
   } else if (i == 0) {
-    return column_squares(rows, width, source, out.values.data());
+    ops::zero(scales);
+    column_squares(rows, width, source, scales.data<float>());
+    scales_here.fetch();
+    for (std::int64_t c = 0; c < width; ++c) out.values[static_cast<std::size_t>(c)] += factors[c];
+    return;
   } else {
     const std::int64_t length = args.info.storage_shape()[0];
     for (std::int64_t c = 0; c < width; ++c)
       factors[c] = inverse_rms(in.values[static_cast<std::size_t>(c)], length);
-    scaling.columns = factors;
+    scaling.columns = scales.data<float>();
   }
+  scales_here.send();
   const AdamOptions decay{.weight_decay = options_.weight_decay};
   scaled_step(rows, width, source, weight_values(args), scaling,
               weight_decay(decay, args.info, args.lr));

@@ -23,6 +23,7 @@ class Scale final : public Optimizer {
   std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
+  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/ops/ops.h"
+#include "optim/host_twin.h"
 
 namespace thimble {
 
@@ -12,30 +13,30 @@ namespace {
 // staged: the tensors themselves.
 class HostCopies {
  public:
-  HostCopies(Arena& arena, bool staged) : host_(arena.host()), staged_(staged) {}
+  HostCopies(Arena& arena, bool staged) : arena_(arena), staged_(staged) {}
   HostCopies(const HostCopies&) = delete;
   HostCopies& operator=(const HostCopies&) = delete;
 
-  Tensor read(const Tensor& tensor) {
-    if (!staged_ || !tensor.defined()) return tensor;
-    Tensor copy = Tensor::empty(host_, MemoryTag::kWorkspace, tensor.dtype(), tensor.shape(),
-                                "update on the host");
-    ops::to_host(copy.raw(), tensor);
-    return copy;
-  }
+  Tensor read(const Tensor& tensor) { return staged_ ? twin_of(tensor).host() : tensor; }
   Tensor change(const Tensor& tensor) {
-    Tensor copy = read(tensor);
-    if (staged_ && tensor.defined()) changed_.emplace_back(tensor, copy);
-    return copy;
+    if (!staged_) return tensor;
+    changed_.push_back(twin_of(tensor));
+    return changed_.back().host();
   }
   void write_back() const {
-    for (const auto& [device, copy] : changed_) ops::from_host(device, copy.raw());
+    for (const HostTwin& twin : changed_) twin.send();
   }
 
  private:
-  Arena& host_;
+  HostTwin twin_of(const Tensor& tensor) const {
+    const HostTwin twin(arena_, tensor);
+    twin.fetch();
+    return twin;
+  }
+
+  Arena& arena_;
   bool staged_;
-  std::vector<std::pair<Tensor, Tensor>> changed_;
+  std::vector<HostTwin> changed_;
 };
 
 }  // namespace
@@ -111,7 +112,7 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<fl
   }
   const bool has_master = master_ != MasterFormat::kNone && !tensors.scales.defined();
   const std::size_t masters = has_master ? 1 : 0;
-  const bool staged = is_staged(step.arena, info);
+  const bool staged = is_staged(step.arena, info, step.number);
   HostCopies copies(step.arena, staged);
   for (std::size_t i = masters; i < state.size(); ++i) state[i] = copies.change(state[i]);
   const UpdateArgs args{.info = info,
@@ -147,7 +148,7 @@ Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tens
     if (step == 1) leases.back().mark_dirty();  // a first basis may be made
     state.push_back(leases.back().tensor());
   }
-  const bool staged = is_staged(arena, info);
+  const bool staged = is_staged(arena, info, step);
   HostCopies copies(arena, staged);
   for (Tensor& tensor : state) tensor = copies.change(tensor);
   optimizer_.image({.info = info,
@@ -201,7 +202,7 @@ void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
     const std::int64_t carry =
         r.rounds > 1 ? optimizer_.carry_bytes(info, item.slice, step.number) : 0;
     if (carry > 0) {
-      Arena& where = is_staged(step.arena, info) ? step.arena.host() : step.arena;
+      Arena& where = is_staged(step.arena, info, step.number) ? step.arena.host() : step.arena;
       r.carry =
           Tensor::empty(where, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
     }

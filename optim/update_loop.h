@@ -75,8 +75,8 @@ class UpdateLoop {
   SumCount sums_of(const Running& r, const Step& step, int round) const;
   void run(const Step& step, std::span<const UpdateItem> items);
   void run_round(const Step& step, Running& r, int round, std::span<float> values);
-  bool is_staged(const Arena& arena, const ParamInfo& info) const {
-    return arena.device().kind != DeviceKind::kCpu && !optimizer_.runs_on_gpu(info);
+  bool is_staged(const Arena& arena, const ParamInfo& info, std::int64_t step) const {
+    return arena.device().kind != DeviceKind::kCpu && !optimizer_.runs_on_gpu(info, step);
   }
 
   const ParamTable& params_;

@@ -25,7 +25,14 @@ bool use(Context& ctx, Weight weight) {
 struct NodeContext {
   ParamStore& store;
   Arena& arena;
+  bool fp8 = false;
 };
+
+// Of an activation, or of a gradient, times a weight (or a gradient times an activation).
+std::optional<ops::Fp8Operands> fp8_operands(bool fp8, bool of_gradient) {
+  if (!fp8) return std::nullopt;
+  return ops::Fp8Operands{.a = of_gradient ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
+}
 
 // y = x W^T (or x W) with the packed weight if the store keeps one.
 void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_logical,
@@ -33,7 +40,10 @@ void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_lo
   const Pin pin(ctx.store, weight.block);
   const Tensor w = pin.view(weight.id);
   const bool transposed = transpose_logical != ctx.store.params().info(weight.id).transposed();
-  const Tensor packed = pin.packed(weight.id, ops::matmul_spec({x}, {w, transposed}, y, options));
+  options.fp8 = fp8_operands(ctx.fp8, !transpose_logical);
+  const Tensor packed =
+      options.fp8 ? Tensor()
+                  : pin.packed(weight.id, ops::matmul_spec({x}, {w, transposed}, y, options));
   if (packed.defined()) options.packed = &packed;
   ops::matmul(ctx.arena, {x}, {w, transposed}, y, options);
 }
@@ -45,7 +55,10 @@ void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& d
   const bool transposed = ctx.store.params().info(weight.id).transposed();
   const Tensor& first = transposed ? x : dy;
   const Tensor& second = transposed ? dy : x;
-  ops::matmul(ctx.arena, {first, true}, {second}, target.tensor, {.accumulate = target.accumulate});
+  std::optional<ops::Fp8Operands> fp8 = fp8_operands(ctx.fp8, true);
+  if (fp8 && transposed) std::swap(fp8->a, fp8->b);
+  ops::matmul(ctx.arena, {first, true}, {second}, target.tensor,
+              {.accumulate = target.accumulate, .fp8 = fp8});
 }
 
 }  // namespace
@@ -89,7 +102,7 @@ Var embedding(Context& ctx, const Tensor& ids, const Tensor& order, Weight table
 }
 
 Var linear(Context& ctx, const Var& x, Weight weight, Weight bias) {
-  const NodeContext node{ctx.store, ctx.arena};
+  const NodeContext node{ctx.store, ctx.arena, ctx.fp8};
   const std::int64_t out_features = ctx.store.params().info(weight.id).shape[0];
   Tensor out = activation(ctx, Shape{x.value.dim(0), out_features}, "linear");
   {

@@ -19,6 +19,7 @@ struct Context {
   Arena& arena;
   DType dtype = DType::kF32;  // of activations
   Tape* tape = nullptr;
+  bool fp8 = false;  // products of linear(): x and W in e4m3, gradients of outputs in e5m2
 
   bool recording() const { return tape != nullptr && tape->recording(); }
 };

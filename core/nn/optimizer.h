@@ -100,8 +100,9 @@ class Optimizer {
   /// image_slots(); no weight.
   virtual void image(const UpdateArgs& /*args*/, const Tensor& /*out*/) const {}
 
-  /// Whether round() works on a GPU's memory; else it is given copies on the host.
-  virtual bool runs_on_gpu(const ParamInfo&) const { return false; }
+  /// Whether round() and image() of this step work on a GPU's memory; else they are given copies on
+  /// the host. The sums are on the host in any case.
+  virtual bool runs_on_gpu(const ParamInfo&, std::int64_t /*step*/) const { return false; }
 
   /// Rounds of this step's update, at least 1.
   virtual int rounds(const ParamInfo&, std::int64_t /*step*/) const { return 1; }

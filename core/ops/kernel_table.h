@@ -23,6 +23,18 @@ struct MatmulSpec {
   friend bool operator==(const MatmulSpec&, const MatmulSpec&) = default;
 };
 
+/// Numbers in 8 bits; see fp8_math.h.
+enum class Fp8Format : std::uint8_t { kE4M3, kE5M2 };
+
+/// A product of bf16 matrices without gaps between rows, each rounded to 8 bits after division by a
+/// power of two that fits its largest magnitude to the format. m, n and k are multiples of
+/// kFp8Multiple.
+struct Fp8MatmulSpec {
+  MatmulSpec product;
+  Fp8Format a = Fp8Format::kE4M3, b = Fp8Format::kE4M3;
+};
+inline constexpr std::int64_t kFp8Multiple = 16;
+
 /// How a backend would like the B operand of a product to lie; equal ids mean equal bytes.
 struct PackedLayout {
   std::int64_t bytes = 0;  // 0: as it is stored
@@ -119,6 +131,8 @@ struct KernelTable {
 
   std::int64_t (*matmul_workspace_bytes)(const MatmulSpec&);
   void (*matmul)(const MatmulSpec&, const MatmulArgs&);
+  std::int64_t (*fp8_matmul_workspace_bytes)(const Fp8MatmulSpec&);
+  void (*fp8_matmul)(const Fp8MatmulSpec&, const MatmulArgs&);
   PackedLayout (*packed_layout)(const MatmulSpec&);
   void (*pack)(const MatmulSpec&, const void* b, void* packed);
 

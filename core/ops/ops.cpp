@@ -4,45 +4,11 @@
 
 #include "core/base/numeric.h"
 #include "core/device/device_memory.h"
+#include "core/ops/checks.h"
 #include "core/ops/op_observer.h"
 
 namespace thimble::ops {
 namespace {
-
-const KernelTable& table_of(const Tensor& x) {
-  return kernels(x.device());
-}
-
-void check_same_device(std::initializer_list<const Tensor*> tensors) {
-  const Device device = (*tensors.begin())->device();
-  for (const Tensor* t : tensors) {
-    TH_CHECK(t->device() == device, "tensors on {} and {}", device_name(device),
-             device_name(t->device()));
-  }
-}
-
-void check_shape(const Tensor& t, const Shape& shape) {
-  TH_CHECK(t.shape() == shape, "{} where {} is needed", t.shape().str(), shape.str());
-}
-
-void check_dtype(const Tensor& t, DType dtype) {
-  TH_CHECK(t.dtype() == dtype, "{} where {} is needed", dtype_name(t.dtype()), dtype_name(dtype));
-}
-
-// Same dtype and shape, dense.
-void check_alike(std::initializer_list<const Tensor*> tensors) {
-  check_same_device(tensors);
-  const Tensor& first = **tensors.begin();
-  for (const Tensor* t : tensors) {
-    check_shape(*t, first.shape());
-    check_dtype(*t, first.dtype());
-    TH_CHECK(t->is_contiguous());
-  }
-}
-
-Tensor workspace(Arena& arena, std::int64_t bytes, std::string_view label) {
-  return Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{bytes}, label);
-}
 
 AttentionSpec attention_spec(const AttentionShape& s, const Tensor& q, const Tensor& k) {
   TH_CHECK(s.heads % s.kv_heads == 0, "{} heads over {} key heads", s.heads, s.kv_heads);
@@ -62,47 +28,6 @@ AttentionSpec attention_spec(const AttentionShape& s, const Tensor& q, const Ten
 }
 
 }  // namespace
-
-MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOptions& options) {
-  const Tensor& at = a.tensor;
-  const Tensor& bt = b.tensor;
-  TH_CHECK(at.rank() == 2 && bt.rank() == 2 && c.rank() == 2);
-  MatmulSpec s;
-  s.m = at.dim(a.transposed ? 1 : 0);
-  s.k = at.dim(a.transposed ? 0 : 1);
-  s.n = bt.dim(b.transposed ? 0 : 1);
-  TH_CHECK(bt.dim(b.transposed ? 1 : 0) == s.k, "inner sizes of {} and {}", at.shape().str(),
-           bt.shape().str());
-  check_shape(c, Shape{s.m, s.n});
-  s.a = at.dtype();
-  s.b = bt.dtype();
-  s.c = c.dtype();
-  s.trans_a = a.transposed;
-  s.trans_b = b.transposed;
-  s.lda = at.row_stride();
-  s.ldb = bt.row_stride();
-  s.ldc = c.row_stride();
-  s.accumulate = options.accumulate;
-  s.bias = options.bias != nullptr;
-  s.b_packed = options.packed != nullptr;
-  if (s.bias) check_shape(*options.bias, Shape{s.n});
-  return s;
-}
-
-void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOptions& options) {
-  const MatmulSpec spec = matmul_spec(a, b, c, options);
-  const OpTimer timer(a.transposed ? "matmul (weight gradient)" : "matmul",
-                      2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) *
-                          static_cast<double>(spec.k));
-  check_same_device({&a.tensor, &b.tensor, &c});
-  const KernelTable& table = table_of(c);
-  const Tensor scratch = workspace(arena, table.matmul_workspace_bytes(spec), "matrix product");
-  table.matmul(spec, {.a = a.tensor.raw(),
-                      .b = options.packed != nullptr ? options.packed->raw() : b.tensor.raw(),
-                      .c = c.raw(),
-                      .bias = options.bias != nullptr ? options.bias->raw() : nullptr,
-                      .workspace = scratch.raw()});
-}
 
 void zero(const Tensor& x) {
   const OpTimer timer("zero");

@@ -19,11 +19,17 @@ struct Operand {
   bool transposed = false;
 };
 
+/// The 8-bit formats of a product's operands.
+struct Fp8Operands {
+  Fp8Format a = Fp8Format::kE4M3, b = Fp8Format::kE4M3;
+};
+
 struct MatmulOptions {
   bool accumulate = false;
   const Tensor* bias = nullptr;  // [n], dtype of b
   const Tensor* packed =
       nullptr;  // b in the packed layout of matmul_spec(); b itself is then not read
+  std::optional<Fp8Operands> fp8 = {};  // bf16 operands; sizes that 8 bits cannot take stay bf16
 };
 
 /// The spec of c = op(a) op(b), with every size checked. Throws LogicError on a mismatch.

@@ -37,7 +37,7 @@ struct TrainBench {
   std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
   bool fused = false;
-  bool no_graphs = false;
+  bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
   bool json = false, profile = false;
 };
@@ -83,6 +83,7 @@ double median(std::vector<double> values) {
 EngineOptions engine_options(const TrainBench& b) {
   const DType dtype = b.dtype == "bf16" ? DType::kBF16 : DType::kF32;
   return {.dtype = dtype,
+          .fp8 = b.fp8,
           .grad_dtype = dtype,
           .recompute = recompute_of(b.recompute),
           .accumulates = b.accumulation > 1,
@@ -237,6 +238,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"master", b.master},
       {"state_dtype", b.state_dtype},
       {"fused", b.fused},
+      {"fp8", b.fp8},
       {"replayed_passes", engine->replayed_passes()},
       {"state_bytes", arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer))},
       {"accumulation", b.accumulation},
@@ -308,6 +310,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_flag("--fused", options->fused, "Update within the backward pass, lagged clipping");
   train->add_option("--trace", options->trace,
                     "Write a Chrome trace of the counted steps to this file");
+  train->add_flag("--fp8", options->fp8, "Products of linear layers in 8 bits; --dtype bf16");
   train->add_flag("--no-graphs", options->no_graphs, "On a GPU: no passes replayed as CUDA graphs");
   train->add_flag("--profile", options->profile, "Print a table of operations to standard error");
   train->add_flag("--json", options->json, "One JSON object");

@@ -244,6 +244,13 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   if (p.setup.device == DeviceKind::kGpu) {
     const std::optional<RankEnvironment> launched = rank_environment(process_variables());
     p.gpu = choose_gpu(launched ? launched->local_rank : comm.rank());
+    if (p.setup.engine.fp8 && std::pair(p.gpu->major, p.gpu->minor) < std::pair(8, 9)) {
+      throw_user(
+          "model.linear_dtype = \"fp8\" needs compute capability 8.9; this GPU ({}) has {}.{}; "
+          "allowed "
+          "here: auto",
+          p.gpu->name, p.gpu->major, p.gpu->minor);
+    }
     if (leads) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
   }
   open_data(session, comm, p);

@@ -135,6 +135,7 @@ JobSetup make_setup(const job::JobConfig& job) {
       job.training.grad_dtype == job::GradDType::kAuto
           ? setup.engine.dtype
           : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
+  setup.engine.fp8 = job.model.linear_dtype == job::LinearDType::kFP8;
   setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
   setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
   setup.engine.wire =

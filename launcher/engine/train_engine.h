@@ -23,6 +23,7 @@ namespace thimble {
 struct EngineOptions {
   DType dtype =
       DType::kBF16;  // compute weights and activations; f32: the weights are their own master
+  bool fp8 = false;  // products of linear layers in 8 bits; dtype bf16
   DType grad_dtype = DType::kBF16;  // of gradients that are written once per step
   Recompute recompute =
       Recompute::kNone;       // kNone, made for speed, also keeps packed weights where they pay

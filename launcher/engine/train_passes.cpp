@@ -26,7 +26,11 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
     const BatchTensors& batch = feed.next();
     const auto pass = [&] {
       Tape tape(arena_, sink_, keep, options_.recompute);
-      Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .tape = &tape};
+      Context ctx{.store = *store_,
+                  .arena = arena_,
+                  .dtype = options_.dtype,
+                  .tape = &tape,
+                  .fp8 = options_.fp8};
       phase("forward", true);
       feed.keep(model_.loss(ctx, batch, rope_table_, scale));
       phase("forward", false);
@@ -77,7 +81,7 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
 
 EvalSum TrainEngine::evaluate(const Batch& batch) {
   BatchFeed feed(arena_, std::span(&batch, 1));
-  Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype};
+  Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .fp8 = options_.fp8};
   feed.keep(model_.loss(ctx, feed.next(), rope_table_, 1.0f));
   feed.send();
   return {.weighted_loss = feed.loss().value(),

@@ -142,7 +142,12 @@ void check_optimizer(JobDraft& draft) {
   }
 }
 
-void check_parallelism(JobDraft& draft) {
+void check_arithmetic(JobDraft& draft) {
+  if (draft.config.model.linear_dtype == LinearDType::kFP8 &&
+      draft.config.model.dtype != ComputeDType::kBF16) {
+    draft.errors.add(draft.place_of("model.linear_dtype"),
+                     "model.linear_dtype = \"fp8\" needs model.dtype = \"bf16\"");
+  }
   if (draft.config.parallelism.reduction == Reduction::kNccl &&
       draft.config.device == DeviceKind::kCpu) {
     draft.errors.add(draft.place_of("parallelism.reduction"),
@@ -172,7 +177,7 @@ void check_combinations(JobDraft& draft) {
   check_schedule(draft);
   check_data(draft);
   check_optimizer(draft);
-  check_parallelism(draft);
+  check_arithmetic(draft);
 }
 
 }  // namespace thimble::job

@@ -128,6 +128,11 @@ void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .path = PathKind::kInput,
          .resume = ResumeClass::kModelContent});
   visit({.name = "dtype", .doc = "Compute weights and activations", .value = choice(model.dtype)});
+  visit({.name = "linear_dtype",
+         .doc = "Products of linear layers but the head's; auto: dtype; fp8: inputs and weights in "
+                "e4m3, gradients in e5m2, scaled by tensor, summed in fp32 (a CPU rounds alike and "
+                "gains nothing)",
+         .value = choice(model.linear_dtype)});
   visit({.name = "master_weights",
          .doc = "The weights the optimizer updates; split16: bf16 and a 16-bit remainder, "
                 "lossless; none: "

@@ -24,6 +24,10 @@ enum class DeviceKind : std::uint8_t { kCpu, kCuda };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<DeviceKind>{"cpu", "cuda"};
 
+enum class LinearDType : std::uint8_t { kAuto, kFP8 };
+template <>
+inline constexpr std::array<std::string_view, 2> kSpellings<LinearDType>{"auto", "fp8"};
+
 enum class ComputeDType : std::uint8_t { kBF16, kFP32 };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<ComputeDType>{"bf16", "fp32"};
@@ -115,6 +119,7 @@ struct ModelConfig {
   std::string path;    // empty: from scratch, see config
   std::string config;  // empty: from path
   ComputeDType dtype = ComputeDType::kBF16;
+  LinearDType linear_dtype = LinearDType::kAuto;
   MasterWeights master_weights = MasterWeights::kFP32;
   std::string tokenizer;  // empty: the model's own; "byte": none
   std::string chat_template = "tokenizer";

@@ -291,10 +291,59 @@ void fill_normal(const Tensor& out, const CounterRandom& random, double scale) {
                    is_bf16 ? static_cast<BF16*>(out.raw()) : nullptr);
 }
 
+template <typename T>
+TH_KERNEL void scale_values_kernel(std::int64_t n, float factor, T* x) {
+  const Elements at = elements_of_thread(n);
+  float values[kEach] = {};
+  load_floats<kEach>(x + at.begin, at.count, values);
+  for (float& value : values) value *= factor;
+  store_floats<kEach>(x + at.begin, at.count, values);
+}
+
+void scale_values(const Tensor& x, float factor) {
+  with_float_type(x.dtype(), [&](auto* type) {
+    gpu::launch_flat(scale_values_kernel<std::remove_pointer_t<decltype(type)>>,
+                     blocks_for(x.numel()), kThreads, gpu::compute_stream(), x.numel(), factor,
+                     static_cast<decltype(type)>(x.raw()));
+  });
+}
+
+template <typename T>
+TH_KERNEL void polynomial_kernel(std::int64_t n, const float* a, const float* a2, float c0,
+                                 float c1, float c2, T* p) {
+  const Elements at = elements_of_thread(n * n);
+  float x[kEach] = {}, y[kEach] = {};
+  load_floats<kEach>(a + at.begin, at.count, x);
+  load_floats<kEach>(a2 + at.begin, at.count, y);
+  for (int i = 0; i < kEach; ++i)
+    x[i] = polynomial_value(x[i], y[i], (at.begin + i) % (n + 1) == 0, c0, c1, c2);
+  store_floats<kEach>(p + at.begin, at.count, x);
+}
+
+void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2,
+                              const std::array<float, 3>& c) {
+  with_float_type(p.dtype(), [&](auto* type) {
+    gpu::launch_flat(polynomial_kernel<std::remove_pointer_t<decltype(type)>>,
+                     blocks_for(p.numel()), kThreads, gpu::compute_stream(), p.dim(0),
+                     a.data<float>(), a2.data<float>(), c[0], c[1], c[2],
+                     static_cast<decltype(type)>(p.raw()));
+  });
+}
+
 }  // namespace
 
-const ElementwiseTable kElementwise{
-    adam_step,   adam_direction, momentum_step,  momentum_direction, accumulate_momentum, lion_step,
-    scaled_step, row_squares,    column_squares, store_values,       fill_normal};
+const ElementwiseTable kElementwise{adam_step,
+                                    adam_direction,
+                                    momentum_step,
+                                    momentum_direction,
+                                    accumulate_momentum,
+                                    lion_step,
+                                    scaled_step,
+                                    row_squares,
+                                    column_squares,
+                                    store_values,
+                                    fill_normal,
+                                    scale_values,
+                                    newton_schulz_polynomial};
 
 }  // namespace thimble::cuda

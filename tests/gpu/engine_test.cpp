@@ -39,6 +39,9 @@ TEST_F(GpuEngine, EveryOptimizerTrainsAsOnTheCpu) {
       expect_like_the_cpu({.optimizer = entry.name}, 1, 1e-4, 1e-3);
     }
   }
+  // Steps between refreshes work on the GPU.
+  for (const char* name : {"galore", "galore_8bit"})
+    expect_like_the_cpu({.optimizer = name, .project_gradients = true}, 1, 1e-4, 1e-3);
 }
 
 TEST_F(GpuEngine, RanksAndStages) {
@@ -117,8 +120,48 @@ TEST_F(GpuEngine, ReplayedPassesGiveTheBitsOfThoseThatAreDone) {
   }
 }
 
+// Of sizes that 8 bits can take; both sides round alike, so that only sums differ.
+TEST_F(GpuEngine, ProductsInEightBitsTrainAsOnTheCpu) {
+  ModelConfig config = odd_config(false);
+  config.hidden_size = config.num_heads * config.head_dim * 2;  // 48
+  config.head_dim = 16;
+  config.intermediate_size = 64;
+  constexpr std::int64_t kLength = 16;
+  Batch batch{.rows = 2, .seq_len = kLength};
+  for (int i = 0; i < 2 * static_cast<int>(kLength); ++i) {
+    batch.tokens.push_back(i * 17 % 61);
+    batch.targets.push_back((i * 17 + 17) % 61);
+    batch.weights.push_back(1.0f);
+    batch.doc_start.push_back(0);
+    batch.positions.push_back(i % static_cast<int>(kLength));
+  }
+  const auto losses = [&](DeviceKind device, bool fp8) {
+    const auto arena =
+        device == DeviceKind::kCpu ? Arena::make_cpu(1 << 26) : Arena::make_gpu(1 << 26, 1 << 26);
+    arena->set_poison(true);
+    const Transformer model(config);
+    const OptimizerGroups optimizer = make_groups(model.params(), "adamw");
+    TrainEngine engine(*arena, model, optimizer,
+                       {.fp8 = fp8, .small_elements = 64, .seq_len = kLength});
+    InitSource source(3, 0.1);
+    engine.load(source);
+    std::vector<double> all;
+    for (int step = 1; step <= 5; ++step) all.push_back(engine.step({{batch}}, step, 3e-3).loss);
+    return all;
+  };
+  const std::vector<double> plain = losses(DeviceKind::kCpu, false),
+                            cpu = losses(DeviceKind::kCpu, true),
+                            gpu = losses(DeviceKind::kGpu, true);
+  EXPECT_LT(cpu.back(), cpu.front() - 0.1);
+  for (std::size_t i = 0; i < cpu.size(); ++i) {
+    EXPECT_NEAR(gpu[i], cpu[i], 1e-2 * cpu[i]) << i;
+    EXPECT_NEAR(cpu[i], plain[i], 0.05 * plain[i]) << i;
+    EXPECT_NE(cpu[i], plain[i]) << i;
+  }
+}
+
 TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
-  for (const char* optimizer : {"adamw", "q_apollo", "galore", "frugal layers"}) {
+  for (const char* optimizer : {"adamw", "q_apollo", "galore", "muon", "scale", "frugal layers"}) {
     const Setting s{.optimizer = optimizer, .stage = 2, .dtype = DType::kBF16};
     const Transformer model(odd_config(false));
     const OptimizerGroups groups = make_groups(model.params(), optimizer);

@@ -1,66 +1,13 @@
 // The GPU's ops against the CPU's: odd sizes, both element types. On the emulated GPU, and, in a
 // build with CUDA, on a real one.
+#include "tests/gpu/op_kernels.h"
+
 #include <gtest/gtest.h>
 
-#include <array>
 #include <numeric>
-
-#include "core/ops/cuda/declare.h"
-#include "core/ops/ops.h"
-#include "tests/core/expect_close.h"
-#include "tests/gpu/device_mirror.h"
 
 namespace thimble {
 namespace {
-
-class GpuOpKernels : public testing::TestWithParam<DType> {
- protected:
-  void SetUp() override {
-    if (gpu_count() == 0) GTEST_SKIP() << "no GPU";
-  }
-  Tensor empty(const Shape& shape, DType dtype) {
-    return Tensor::empty(*arena_, MemoryTag::kWorkspace, dtype, shape);
-  }
-  Tensor empty(const Shape& shape) { return empty(shape, GetParam()); }
-  Tensor random(const Shape& shape, std::uint64_t seed, float scale = 1.0f) {
-    return random(shape, seed, scale, GetParam());
-  }
-  Tensor random(const Shape& shape, std::uint64_t seed, float scale, DType dtype) {
-    const Tensor f = empty(shape, DType::kF32), t = empty(shape, dtype);
-    const CounterRandom values(seed, RandomPurpose::kInit);
-    for (std::int64_t i = 0; i < f.numel(); ++i)
-      f.data<float>()[i] = scale * values.normal(static_cast<std::uint64_t>(i));
-    ops::cast(t, f);
-    return t;
-  }
-  Tensor copy_of(const Tensor& t) {
-    const Tensor copy = empty(t.shape(), t.dtype());
-    ops::copy(copy, t);
-    return copy;
-  }
-  Tensor ints(const std::vector<std::int32_t>& values) {
-    const Tensor t = empty(Shape{static_cast<std::int64_t>(values.size())}, DType::kI32);
-    std::copy(values.begin(), values.end(), t.data<std::int32_t>());
-    return t;
-  }
-  const KernelTable& cpu() const { return kernels(arena_->device()); }
-  double tolerance() const { return GetParam() == DType::kBF16 ? 1e-2 : 2e-5; }
-  void expect_same(const Tensor& got, const Tensor& want, const char* what) {
-    expect_close(values_of(got), values_of(want), 0, what);
-  }
-  void expect_near(const Tensor& got, const Tensor& want, const char* what) {
-    expect_close(values_of(got), values_of(want), tolerance(), what);
-  }
-
-  // Where the kernels of one side see a tensor.
-  template <typename T = void>
-  T* at(bool gpu, const Tensor& t) {
-    return gpu ? gpu_.at<T>(t) : static_cast<T*>(t.raw());
-  }
-
-  std::unique_ptr<Arena> arena_ = Arena::make_cpu(1 << 27);
-  DeviceMirror gpu_;
-};
 
 constexpr std::int64_t kSizes[] = {1, 7, 128, 1001};
 
@@ -346,47 +293,6 @@ TEST_P(GpuOpKernels, Attention) {
     expect_near(dq[1], dq[0], "dq");
     expect_near(dk[1], dk[0], "dk");
     expect_near(dv[1], dv[0], "dv");
-  }
-}
-
-TEST_P(GpuOpKernels, MatrixProducts) {
-  for (const auto& [m, n, k] : {std::array{1, 1, 1}, std::array{5, 7, 3}, std::array{64, 40, 96}}) {
-    for (const bool trans_a : {false, true}) {
-      for (const bool trans_b : {false, true}) {
-        for (const bool accumulate : {false, true}) {
-          MatmulSpec spec{.m = m,
-                          .n = n,
-                          .k = k,
-                          .a = GetParam(),
-                          .b = GetParam(),
-                          .c = accumulate ? DType::kF32 : GetParam(),
-                          .trans_a = trans_a,
-                          .trans_b = trans_b,
-                          .lda = trans_a ? m : k,
-                          .ldb = trans_b ? k : n,
-                          .ldc = n,
-                          .accumulate = accumulate,
-                          .bias = !accumulate};
-          const Tensor a = random(Shape{m, k}, 1), b = random(Shape{k, n}, 2),
-                       bias = random(Shape{n}, 3);
-          Tensor c[2];
-          for (int side = 0; side < 2; ++side) {
-            const bool gpu = side == 1;
-            c[side] = random(Shape{m, n}, 4, 1.0f, spec.c);
-            const std::int64_t bytes =
-                (gpu ? cuda::matmul_workspace_bytes : cpu().matmul_workspace_bytes)(spec);
-            const Tensor scratch = empty(Shape{bytes}, DType::kU8);
-            (gpu ? cuda::matmul : cpu().matmul)(spec, {.a = at(gpu, a),
-                                                       .b = at(gpu, b),
-                                                       .c = at(gpu, c[side]),
-                                                       .bias = spec.bias ? at(gpu, bias) : nullptr,
-                                                       .workspace = at(gpu, scratch)});
-            if (gpu) gpu_.fetch();
-          }
-          expect_near(c[1], c[0], "product");
-        }
-      }
-    }
   }
 }
 

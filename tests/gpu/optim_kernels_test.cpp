@@ -2,6 +2,7 @@
 // sizes and starts included. On the emulated GPU, and, in a build with CUDA, on a real one.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cstring>
 #include <functional>
 
@@ -200,6 +201,36 @@ TEST_F(GpuOptimKernels, NormalsAreThoseOfTheCpu) {
           Tensor::wrap(mirror_.at(b), dtype, b.shape(), {.kind = DeviceKind::kGpu}), random, 0.5);
       mirror_.fetch();
       EXPECT_EQ(std::memcmp(a.raw(), b.raw(), static_cast<std::size_t>(a.nbytes())), 0) << n;
+    }
+  }
+}
+
+TEST_F(GpuOptimKernels, PartsOfNewtonSchulz) {
+  const auto arena = Arena::make_cpu(1 << 22);
+  const auto tensor = [&](DType dtype, std::int64_t n, std::uint64_t seed) {
+    const Tensor t = Tensor::empty(*arena, MemoryTag::kWorkspace, dtype, Shape{n, n});
+    fill_normal(t, CounterRandom(seed, RandomPurpose::kInit), 1.0);
+    return t;
+  };
+  const auto there = [&](const Tensor& t) {
+    return Tensor::wrap(mirror_.at(t), t.dtype(), t.shape(), {.kind = DeviceKind::kGpu});
+  };
+  constexpr std::array<float, 3> kC{3.4f, -4.7f, 2.0f};
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (const std::int64_t n : {1, 5, 33}) {
+      const Tensor a = tensor(DType::kF32, n, 1), a2 = tensor(DType::kF32, n, 2),
+                   cpu = tensor(dtype, n, 3), gpu = tensor(dtype, n, 3);
+      const auto expect_same = [&] {
+        EXPECT_EQ(std::memcmp(cpu.raw(), gpu.raw(), static_cast<std::size_t>(cpu.nbytes())), 0);
+      };
+      scale_values(cpu, 0.37f);
+      cuda::kElementwise.scale_values(there(gpu), 0.37f);
+      mirror_.fetch();
+      expect_same();
+      newton_schulz_polynomial(cpu, a, a2, kC);
+      cuda::kElementwise.newton_schulz_polynomial(there(gpu), there(a), there(a2), kC);
+      mirror_.fetch();
+      expect_same();
     }
   }
 }

@@ -9,6 +9,7 @@
 #include "core/base/error.h"
 #include "core/base/threads.h"
 #include "core/ops/cpu/attention.h"
+#include "core/ops/cpu/fp8_matmul.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/matmul.h"
 #include "core/ops/cuda/sizes.h"
@@ -95,6 +96,8 @@ KernelTable make_cpu_table() {
       .name = "cpu",
       .matmul_workspace_bytes = matmul_workspace,
       .matmul = [](const MatmulSpec& s, const MatmulArgs& a) { cpu::matmul(s, a, Team::kWhole); },
+      .fp8_matmul_workspace_bytes = cpu::fp8_matmul_workspace_bytes,
+      .fp8_matmul = cpu::fp8_matmul,
       .packed_layout = packed_layout,
       .pack = onednn::pack,
       .zero = zero,
@@ -126,12 +129,15 @@ KernelTable make_cpu_table() {
 // Answers sizes as these do; every other function does nothing.
 KernelTable make_planning_table(
     const char* name, decltype(KernelTable::matmul_workspace_bytes) matmul_workspace,
+    decltype(KernelTable::fp8_matmul_workspace_bytes) fp8_workspace,
     decltype(KernelTable::packed_layout) packed_layout,
     decltype(KernelTable::attention_workspace_bytes) attention_workspace) {
   return {
       .name = name,
       .matmul_workspace_bytes = matmul_workspace,
       .matmul = [](const MatmulSpec&, const MatmulArgs&) {},
+      .fp8_matmul_workspace_bytes = fp8_workspace,
+      .fp8_matmul = [](const Fp8MatmulSpec&, const MatmulArgs&) {},
       .packed_layout = packed_layout,
       .pack = [](const MatmulSpec&, const void*, void*) {},
       .zero = [](void*, std::int64_t) {},
@@ -201,12 +207,12 @@ void register_gpu_kernels(const KernelTable& real) {
 
 const KernelTable& kernels(Device device) {
   static const KernelTable kCpu = make_cpu_table();
-  static const KernelTable kPlan =
-      make_planning_table("plan of cpu", kCpu.matmul_workspace_bytes, kCpu.packed_layout,
-                          kCpu.attention_workspace_bytes);
+  static const KernelTable kPlan = make_planning_table(
+      "plan of cpu", kCpu.matmul_workspace_bytes, kCpu.fp8_matmul_workspace_bytes,
+      kCpu.packed_layout, kCpu.attention_workspace_bytes);
   static const KernelTable kGpuPlan = make_planning_table(
-      "plan of gpu", cuda::matmul_workspace_bytes, [](const MatmulSpec&) { return PackedLayout{}; },
-      cuda::attention_workspace_bytes);
+      "plan of gpu", cuda::matmul_workspace_bytes, cuda::fp8_matmul_workspace_bytes,
+      [](const MatmulSpec&) { return PackedLayout{}; }, cuda::attention_workspace_bytes);
   if (device.kind == DeviceKind::kCpu) return device.planning ? kPlan : kCpu;
   if (device.planning) return kGpuPlan;
   const KernelTable* gpu = gpu_table;

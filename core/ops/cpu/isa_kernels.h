@@ -47,6 +47,12 @@ struct IsaKernels {
   /// visible.
   void (*softmax_grad_tile)(const SoftmaxTile&, const float* lse, const float* delta,
                             const float* dp, void* p, void* ds, DType dtype);
+  /// The largest magnitude of an array, infinity if something is not finite; the scale for it (see
+  /// fp8_math.h); x rounded to the format's values times `scale`, as bf16.
+  float (*fp8_most)(const void* x, DType dtype, std::int64_t n);
+  float (*fp8_scale)(float most, Fp8Format format);
+  void (*fp8_round_to)(void* dst, const void* x, DType dtype, std::int64_t n, float scale,
+                       Fp8Format format);
   /// Row dot products: out[i] = sum_j a[i,j] * b[i,j] over rows of `cols`.
   void (*row_dots)(float* out, const void* a, const void* b, DType dtype, std::int64_t rows,
                    std::int64_t cols, std::int64_t stride);

@@ -1,4 +1,5 @@
 #include "core/ops/cpu/isa_declare.h"
+#include "core/ops/fp8_math.h"
 
 namespace thimble::THIMBLE_ISA {
 
@@ -23,6 +24,9 @@ const IsaKernels& isa_kernels() {
       .cross_entropy = cross_entropy,
       .softmax_tile = softmax_tile,
       .softmax_grad_tile = softmax_grad_tile,
+      .fp8_most = fp8_most,
+      .fp8_scale = fp8_scale,
+      .fp8_round_to = fp8_round_to,
       .row_dots = row_dots,
   };
   return kTable;

@@ -4,6 +4,7 @@
 #include "core/device/cuda/emulated_gpu.h"
 #include "core/device/cuda/emulator.h"
 #include "core/ops/cuda/declare.h"
+#include "core/ops/fp8_math.h"
 
 namespace thimble::cuda {
 
@@ -16,6 +17,31 @@ void matmul(const MatmulSpec& s, const MatmulArgs& a) {
     here.workspace = scratch.data();
     const gpu::DeviceAccess access;
     cpu.matmul(s, here);
+  });
+}
+
+namespace {
+
+// The codes' values in bf16, which holds all of them.
+std::vector<BF16> decode(const Fp8Operand& x, std::int64_t n, Fp8Format format) {
+  std::vector<BF16> values;
+  for (std::int64_t i = 0; i < n; ++i)
+    values.push_back(to_bf16(fp8_value(x.codes[i], format) * *x.scale));
+  return values;
+}
+
+}  // namespace
+
+void fp8_product(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
+                 const MatmulArgs& args) {
+  gpu::start([=] {
+    const gpu::DeviceAccess access;
+    const std::vector<BF16> left = decode(a, s.product.m * s.product.k, s.a),
+                            right = decode(b, s.product.n * s.product.k, s.b);
+    MatmulArgs here = args;
+    here.a = left.data();
+    here.b = right.data();
+    matmul(s.product, here);
   });
 }
 

@@ -40,11 +40,11 @@ struct Plan {
   cublasLtMatmulAlgo_t algorithm{};
 };
 
-cublasLtMatrixLayout_t layout(DType dtype, bool transposed, std::int64_t rows, std::int64_t columns,
-                              std::int64_t leading) {
+cublasLtMatrixLayout_t layout(cudaDataType_t type, bool transposed, std::int64_t rows,
+                              std::int64_t columns, std::int64_t leading) {
   cublasLtMatrixLayout_t made = nullptr;
   check(cublasLtMatrixLayoutCreate(
-            &made, type_of(dtype), static_cast<std::uint64_t>(transposed ? columns : rows),
+            &made, type, static_cast<std::uint64_t>(transposed ? columns : rows),
             static_cast<std::uint64_t>(transposed ? rows : columns), leading),
         "cublasLtMatrixLayoutCreate");
   return made;
@@ -56,7 +56,13 @@ void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribut
         "cublasLtMatmulDescSetAttribute");
 }
 
-Plan make_plan(const MatmulSpec& s) {
+// What the operands are; 8 bits have no DType.
+struct Types {
+  cudaDataType_t a, b;
+  bool operator<(const Types& other) const { return std::tie(a, b) < std::tie(other.a, other.b); }
+};
+
+Plan make_plan(const MatmulSpec& s, const Types& types) {
   Plan plan;
   check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescCreate");
@@ -66,9 +72,9 @@ Plan make_plan(const MatmulSpec& s) {
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(s.b));
   }
-  plan.first = layout(s.b, s.trans_b, s.n, s.k, s.ldb);
-  plan.second = layout(s.a, s.trans_a, s.k, s.m, s.lda);
-  plan.result = layout(s.c, false, s.n, s.m, s.ldc);
+  plan.first = layout(types.b, s.trans_b, s.n, s.k, s.ldb);
+  plan.second = layout(types.a, s.trans_a, s.k, s.m, s.lda);
+  plan.result = layout(type_of(s.c), false, s.n, s.m, s.ldc);
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   const auto bytes = static_cast<std::size_t>(matmul_workspace_bytes(s));
@@ -89,31 +95,49 @@ Plan make_plan(const MatmulSpec& s) {
   return plan;
 }
 
-using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, DType, DType, DType, bool,
-                       bool, std::int64_t, std::int64_t, std::int64_t, bool>;
+using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, Types, DType, bool, bool,
+                       std::int64_t, std::int64_t, std::int64_t, bool>;
 
 // The same product always gets the same algorithm, so the same bits.
-const Plan& plan_of(const MatmulSpec& s) {
+const Plan& plan_of(const MatmulSpec& s, const Types& types) {
   thread_local std::map<Key, Plan> plans;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) throw_system("CUDA: no device");
-  const Key key{device,    s.m,       s.n,   s.k,   s.a,   s.b,   s.c,
+  const Key key{device,    s.m,       s.n,   s.k,   types, s.c,
                 s.trans_a, s.trans_b, s.lda, s.ldb, s.ldc, s.bias};
   const auto found = plans.find(key);
-  return found != plans.end() ? found->second : plans.emplace(key, make_plan(s)).first->second;
+  return found != plans.end() ? found->second
+                              : plans.emplace(key, make_plan(s, types)).first->second;
 }
 
-}  // namespace
-
-void matmul(const MatmulSpec& s, const MatmulArgs& a) {
-  if (s.m == 0 || s.n == 0) return;
-  const Plan& plan = plan_of(s);
+void run(const Plan& plan, const MatmulSpec& s, const MatmulArgs& a) {
   if (s.bias) set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, a.bias);
   const float one = 1, of_c = s.accumulate ? 1 : 0;
   check(cublasLtMatmul(handle(), plan.operation, &one, a.b, plan.first, a.a, plan.second, &of_c,
                        a.c, plan.result, a.c, plan.result, &plan.algorithm, a.workspace,
                        static_cast<std::size_t>(matmul_workspace_bytes(s)), gpu::compute_stream()),
         "cublasLtMatmul");
+}
+
+}  // namespace
+
+void matmul(const MatmulSpec& s, const MatmulArgs& a) {
+  if (s.m == 0 || s.n == 0) return;
+  run(plan_of(s, {type_of(s.a), type_of(s.b)}), s, a);
+}
+
+void fp8_product(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
+                 const MatmulArgs& args) {
+  const auto type = [](Fp8Format format) {
+    return format == Fp8Format::kE4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
+  };
+  const Plan& plan = plan_of(s.product, {type(s.a), type(s.b)});
+  set(plan.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(b.scale));
+  set(plan.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(a.scale));
+  MatmulArgs codes = args;
+  codes.a = a.codes;
+  codes.b = b.codes;
+  run(plan, s.product, codes);
 }
 
 }  // namespace thimble::cuda

@@ -13,6 +13,21 @@ namespace thimble::cuda {
 inline std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
   return std::min(32 * kMiB, 16 * 4 * s.m * s.n + 64 * kKiB);
 }
+inline constexpr std::int64_t kFp8Partials = 512;  // blocks that look for a largest magnitude
+/// Where things lie in the workspace of a product in 8 bits: codes of both operands, two scales,
+/// partial maxima, the product's own workspace.
+struct Fp8Workspace {
+  std::int64_t a = 0, b, scales, partials, inner, bytes;
+  explicit Fp8Workspace(const Fp8MatmulSpec& s)
+      : b(round_up(s.product.m * s.product.k, 256)),
+        scales(b + round_up(s.product.n * s.product.k, 256)),
+        partials(scales + 256),
+        inner(partials + 4 * kFp8Partials),
+        bytes(inner + matmul_workspace_bytes(s.product)) {}
+};
+inline std::int64_t fp8_matmul_workspace_bytes(const Fp8MatmulSpec& s) {
+  return Fp8Workspace(s).bytes;
+}
 inline std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
   return backward ? 4 * s.batch * s.heads * s.q_len : 0;
 }

@@ -9,6 +9,8 @@ const KernelTable& kernel_table() {
       .name = "gpu",
       .matmul_workspace_bytes = matmul_workspace_bytes,
       .matmul = matmul,
+      .fp8_matmul_workspace_bytes = fp8_matmul_workspace_bytes,
+      .fp8_matmul = fp8_matmul,
       .packed_layout = [](const MatmulSpec&) { return PackedLayout{}; },
       .pack = [](const MatmulSpec&, const void*, void*) {},
       .zero = gpu::zero,

@@ -1,0 +1,42 @@
+#include "core/ops/cpu/fp8_matmul.h"
+
+#include "core/base/numeric.h"
+#include "core/ops/cpu/isa_kernels.h"
+#include "core/ops/cpu/matmul.h"
+
+namespace thimble::cpu {
+namespace {
+
+using onednn::Team;
+
+std::int64_t rounded_bytes(std::int64_t elements) {
+  return round_up(2 * elements, 64);
+}
+
+// The values of one operand that its format has, in bf16.
+void round_operand(void* dst, const void* x, DType dtype, std::int64_t n, Fp8Format format) {
+  const IsaKernels& isa = isa_kernels();
+  isa.fp8_round_to(dst, x, dtype, n, isa.fp8_scale(isa.fp8_most(x, dtype, n), format), format);
+}
+
+}  // namespace
+
+std::int64_t fp8_matmul_workspace_bytes(const Fp8MatmulSpec& s) {
+  return rounded_bytes(s.product.m * s.product.k) + rounded_bytes(s.product.n * s.product.k) +
+         matmul_workspace_bytes(s.product, Team::kWhole);
+}
+
+void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
+  const std::int64_t a_elements = s.product.m * s.product.k, b_elements = s.product.n * s.product.k;
+  auto* const a = static_cast<char*>(args.workspace);
+  char* const b = a + rounded_bytes(a_elements);
+  round_operand(a, args.a, s.product.a, a_elements, s.a);
+  round_operand(b, args.b, s.product.b, b_elements, s.b);
+  MatmulArgs rounded = args;
+  rounded.a = a;
+  rounded.b = b;
+  rounded.workspace = b + rounded_bytes(b_elements);
+  cpu::matmul(s.product, rounded, Team::kWhole);
+}
+
+}  // namespace thimble::cpu
