@@ -109,6 +109,7 @@ struct Check {
 struct GpuFinding {
   GpuInfo gpu;
   double bf16_flops = 0, to_gpu_bytes_per_s = 0, to_host_bytes_per_s = 0;
+  double memory_bytes_per_s = 0;  // read and written
 };
 
 std::vector<GpuFinding> find_gpus() {
@@ -133,6 +134,12 @@ std::vector<GpuFinding> find_gpus() {
         rate([&] { driver->memory->from_host(device.data(), host.data(), kCopied); });
     f.to_host_bytes_per_s =
         rate([&] { driver->memory->to_host(host.data(), device.data(), kCopied); });
+    const std::int64_t half = kCopied / 2;
+    const KernelTable& gpu_kernels = kernels(arena->device());
+    f.memory_bytes_per_s = rate([&] {
+      gpu_kernels.copy(static_cast<char*>(device.data()) + half, device.data(), half);
+      driver->memory->wait();
+    });
     found.push_back(f);
   }
   return found;
@@ -196,13 +203,14 @@ Check disk_check(const Findings& f, const fs::path& directory) {
 
 Check gpu_check(const GpuFinding& f) {
   const auto peak = datasheet_bf16_flops(f.gpu.name);
-  Check check{"GPU",
-              fmt::format("{} (compute {}.{}): {} free of {}, {:.0f} TFLOP/s bf16{}, copies to it "
-                          "{:.1f} GB/s, from it {:.1f} GB/s",
-                          f.gpu.name, f.gpu.major, f.gpu.minor, format_bytes(f.gpu.free_bytes),
-                          format_bytes(f.gpu.total_bytes), f.bf16_flops / 1e12,
-                          peak ? fmt::format(" of {:.0f}", *peak / 1e12) : "",
-                          f.to_gpu_bytes_per_s / 1e9, f.to_host_bytes_per_s / 1e9)};
+  Check check{
+      "GPU",
+      fmt::format("{} (compute {}.{}): {} free of {}, {:.0f} TFLOP/s bf16{}, memory {:.0f} "
+                  "GB/s, copies to it {:.1f} GB/s, from it {:.1f} GB/s",
+                  f.gpu.name, f.gpu.major, f.gpu.minor, format_bytes(f.gpu.free_bytes),
+                  format_bytes(f.gpu.total_bytes), f.bf16_flops / 1e12,
+                  peak ? fmt::format(" of {:.0f}", *peak / 1e12) : "", f.memory_bytes_per_s / 1e9,
+                  f.to_gpu_bytes_per_s / 1e9, f.to_host_bytes_per_s / 1e9)};
   if (f.gpu.major < 8) check.advice = "no bf16 in hardware: compute capability 8.0 is the least";
   return check;
 }
@@ -264,6 +272,7 @@ void print_json(const Findings& f, const std::vector<Check>& checks) {
                            {"memory_bytes", g.gpu.total_bytes},
                            {"memory_free_bytes", g.gpu.free_bytes},
                            {"bf16_tflops", g.bf16_flops / 1e12},
+                           {"memory_gb_per_s", g.memory_bytes_per_s / 1e9},
                            {"to_gpu_gb_per_s", g.to_gpu_bytes_per_s / 1e9},
                            {"to_host_gb_per_s", g.to_host_bytes_per_s / 1e9}});
   }
