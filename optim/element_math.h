@@ -45,13 +45,13 @@ TH_HOST_DEVICE inline MomentumResult momentum_update(float g, float m, const Mom
   return {m, math.nesterov ? std::fma(math.momentum, m, gained) : m};
 }
 
-/// -1, 0 or 1; NaN stays NaN.
 /// An element of c0 I + c1 A + c2 A2.
 TH_HOST_DEVICE inline float polynomial_value(float a, float a2, bool diagonal, float c0, float c1,
                                              float c2) {
   return c1 * a + c2 * a2 + (diagonal ? c0 : 0.0f);
 }
 
+/// -1, 0 or 1; NaN stays NaN.
 TH_HOST_DEVICE inline float sign_of(float x) {
   return x > 0.0f ? 1.0f : (x < 0.0f ? -1.0f : 0.0f * x);
 }

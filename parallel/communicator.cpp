@@ -33,8 +33,9 @@ void Traffic::count(const std::vector<RowSum>& sums) {
 
 Ticket Communicator::start_sum(const OpLabel&, std::vector<RowSum>) {
   throw_user(
-      "parallelism.reduction = \"nccl\": this program was built without NCCL; allowed here: "
-      "ordered");
+      "parallelism.reduction = \"nccl\" needs a program with NCCL and a GPU of its own for each "
+      "rank; "
+      "allowed here: ordered");
 }
 
 namespace {

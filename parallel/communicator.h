@@ -126,12 +126,14 @@ class Communicator {
   /// Makes every operation of every rank fail with `reason`, now and from now on.
   virtual void abort(const std::string& reason) noexcept = 0;
   virtual Traffic traffic() const = 0;
+  /// Why every operation fails now; empty: none has to.
+  virtual std::string failure() const { return {}; }
   /// Who is told about its operations; may be empty.
   virtual OpListener listener() const { return {}; }
 };
 
-/// What moves tensors between GPUs beside `control`, if the build has it; each rank has a GPU of its
-/// own.
+/// What moves tensors between GPUs beside `control`, if the build has it; each rank has a GPU of
+/// its own.
 using GpuCommunicatorFactory = std::unique_ptr<Communicator> (*)(Communicator& control);
 void register_gpu_communicator(GpuCommunicatorFactory make);
 /// Null if nothing was registered.

@@ -75,6 +75,10 @@ class LocalWorld::Member final : public Communicator {
     return Ticket(std::make_unique<Waiting>(*this, started_++));
   }
 
+  std::string failure() const override {
+    const std::lock_guard lock(board_->mutex);
+    return board_->aborted;
+  }
   void abort(const std::string& reason) noexcept override {
     const std::lock_guard lock(board_->mutex);
     if (board_->aborted.empty()) board_->aborted = reason;

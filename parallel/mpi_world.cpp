@@ -138,6 +138,10 @@ class MpiWorld final : public Communicator {
     return Ticket(std::make_unique<Waiting>(*this, std::move(operation)));
   }
 
+  std::string failure() const override {
+    const std::lock_guard lock(mutex_);
+    return failure_;
+  }
   void abort(const std::string& reason) noexcept override {
     const std::lock_guard lock(mutex_);
     if (failure_.empty()) failure_ = reason;

@@ -1,11 +1,14 @@
 #include "core/device/arena.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <utility>
 
+#include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/random.h"
 #include "core/device/device_memory.h"
@@ -208,7 +211,11 @@ Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view l
 
 void Arena::give_back(const Reservation& reservation) noexcept {
   if (poison_ && !device_.planning) {
-    device_memory(device_.kind).fill(reservation.data_, 0xFF, reservation.bytes_);
+    try {
+      device_memory(device_.kind).fill(reservation.data_, 0xFF, reservation.bytes_);
+    } catch (const SystemError& error) {  // of a device that has failed before
+      spdlog::error("{}", error.what());
+    }
   }
   const std::lock_guard lock(impl_->mutex);
   impl_->live[index_of(reservation.tag_)] -= reservation.bytes_;

@@ -2,6 +2,7 @@
 // build without either has no driver.
 #pragma once
 
+#include <array>
 #include <string>
 
 #include "core/device/device_memory.h"
@@ -12,6 +13,7 @@ struct GpuInfo {
   std::string name;
   std::int64_t total_bytes = 0, free_bytes = 0;
   int major = 0, minor = 0;  // compute capability
+  std::array<std::uint8_t, 16> uuid{};
 };
 
 /// Work of a GPU that is recorded once and started as a whole.

@@ -1,8 +1,9 @@
 #include "core/device/repeated_work.h"
 
+#include <spdlog/spdlog.h>
+
 #include <utility>
 
-#include "core/base/error.h"
 #include "core/device/gpu.h"
 
 namespace thimble {
@@ -30,9 +31,12 @@ RepeatedWork::How RepeatedWork::run(std::uint64_t key, const std::function<void(
       throw;
     }
     graph_ = graphs_->end();
-    if (graph_ == nullptr)
-      throw_system(
-          "the GPU's work could not be recorded as a graph; cuda_graphs = false does without");
+    if (graph_ == nullptr) {
+      spdlog::warn("the GPU's work could not be recorded as a graph; it is done as it comes");
+      graphs_ = nullptr;
+      body();
+      return How::kDone;
+    }
   }
   graphs_->launch(graph_);
   if (replays) ++replays_;

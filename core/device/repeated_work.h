@@ -22,8 +22,8 @@ class RepeatedWork {
   /// Has the work of `body` done on the device. `key` stands for all that the kernels and their
   /// arguments depend on: with the key of the last two calls a record is made, and replayed as long
   /// as the key stays. `body` is called unless a record is replayed, must not wait for the device,
-  /// and must leave nothing behind on the host. Where the work cannot be recorded it throws
-  /// SystemError.
+  /// and must leave nothing behind on the host: where a record fails it is called again, and
+  /// nothing is recorded from then on.
   How run(std::uint64_t key, const std::function<void()>& body);
   /// How often a record was replayed.
   std::int64_t replays() const { return replays_; }

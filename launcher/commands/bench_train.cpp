@@ -168,7 +168,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   std::optional<GpuInfo> gpu;
   if (device_of(b) == DeviceKind::kGpu) {
     const std::optional<RankEnvironment> launched = rank_environment(process_variables());
-    gpu = choose_gpu(launched ? launched->local_rank : 0);
+    gpu = choose_gpu(launched ? launched->local_rank : comm.rank());
   }
   const Transformer model(*config);
   const OptimizerGroups optimizer = bench_optimizer(b, model.params());

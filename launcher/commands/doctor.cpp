@@ -5,6 +5,7 @@
 #include <CLI/CLI.hpp>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <nlohmann/json.hpp>
 
 #include "core/base/numeric.h"
@@ -112,36 +113,38 @@ struct GpuFinding {
   double memory_bytes_per_s = 0;  // read and written
 };
 
-std::vector<GpuFinding> find_gpus() {
-  const GpuDriver* driver = gpu_driver();
-  if (driver == nullptr) return {};
+// Number `index`. In a thread of its own: a thread's streams belong to one GPU.
+GpuFinding measure_gpu(const GpuDriver& driver, int index) {
   constexpr std::int64_t kSize = 8192, kCopied = 256 * kMiB;
+  driver.choose(index);
+  GpuFinding f{.gpu = driver.current()};
+  f.bf16_flops = product_rate(DeviceKind::kGpu, kSize, kSize, kSize, DType::kBF16);
+  const auto arena = Arena::make_gpu(kCopied, kCopied);
+  const Reservation device = arena->reserve(MemoryTag::kIo, kCopied, "copied"),
+                    host = arena->host().reserve(MemoryTag::kIo, kCopied, "copied");
+  const auto rate = [&](auto&& copy) {
+    copy();  // touches the memory
+    const std::int64_t start = steady_now_ns();
+    copy();
+    return static_cast<double>(kCopied) / (static_cast<double>(steady_now_ns() - start) * 1e-9);
+  };
+  f.to_gpu_bytes_per_s =
+      rate([&] { driver.memory->from_host(device.data(), host.data(), kCopied); });
+  f.to_host_bytes_per_s =
+      rate([&] { driver.memory->to_host(host.data(), device.data(), kCopied); });
+  const std::int64_t half = kCopied / 2;
+  const KernelTable& gpu_kernels = kernels(arena->device());
+  f.memory_bytes_per_s = rate([&] {
+    gpu_kernels.copy(static_cast<char*>(device.data()) + half, device.data(), half);
+    driver.memory->wait();
+  });
+  return f;
+}
+
+std::vector<GpuFinding> find_gpus() {
   std::vector<GpuFinding> found;
-  for (int i = 0; i < driver->count(); ++i) {
-    driver->choose(i);
-    GpuFinding f{.gpu = driver->current()};
-    f.bf16_flops = product_rate(DeviceKind::kGpu, kSize, kSize, kSize, DType::kBF16);
-    const auto arena = Arena::make_gpu(kCopied, kCopied);
-    const Reservation device = arena->reserve(MemoryTag::kIo, kCopied, "copied"),
-                      host = arena->host().reserve(MemoryTag::kIo, kCopied, "copied");
-    const auto rate = [&](auto&& copy) {
-      copy();  // touches the memory
-      const std::int64_t start = steady_now_ns();
-      copy();
-      return static_cast<double>(kCopied) / (static_cast<double>(steady_now_ns() - start) * 1e-9);
-    };
-    f.to_gpu_bytes_per_s =
-        rate([&] { driver->memory->from_host(device.data(), host.data(), kCopied); });
-    f.to_host_bytes_per_s =
-        rate([&] { driver->memory->to_host(host.data(), device.data(), kCopied); });
-    const std::int64_t half = kCopied / 2;
-    const KernelTable& gpu_kernels = kernels(arena->device());
-    f.memory_bytes_per_s = rate([&] {
-      gpu_kernels.copy(static_cast<char*>(device.data()) + half, device.data(), half);
-      driver->memory->wait();
-    });
-    found.push_back(f);
-  }
+  for (int i = 0; i < gpu_count(); ++i)
+    found.push_back(std::async(std::launch::async, measure_gpu, *gpu_driver(), i).get());
   return found;
 }
 

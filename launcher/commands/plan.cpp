@@ -10,6 +10,7 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
+#include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/time_plan.h"
 
 namespace thimble {
@@ -41,7 +42,7 @@ std::int64_t largest(std::int64_t start, std::int64_t limit, Fits&& fits) {
 
 std::int64_t largest_fitting(const std::string& what, JobSetup setup, const job::JobConfig& job,
                              const RunShape& shape, const RankPlace& place) {
-  const Budget budget = resolve_budget(job.memory.budget, setup.device, place.on_host);
+  const Budget budget = resolve_budget(job.memory.budget, setup.device, place);
   const auto fits = [&](const BatchPlan& batch) {
     return plan_memory(setup, job, batch, shape, place).extent_bytes +
                overhead_bytes(setup.device) <=
@@ -165,6 +166,7 @@ void run_plan(const PlanArguments& arguments) {
   const RankPlace place{.rank = 0,
                         .ranks = arguments.ranks,
                         .on_host = arguments.ranks_on_host,
+                        .on_gpu = ranks_on_a_gpu(arguments.ranks_on_host),
                         .here = arguments.ranks == 1 || job.memory.budget.value.has_value()};
   if (!arguments.maximum.empty()) {
     const std::int64_t value = largest_fitting(arguments.maximum, setup, job, shape, place);

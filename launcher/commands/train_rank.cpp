@@ -17,6 +17,7 @@
 #include "launcher/commands/tokenize_progress.h"
 #include "launcher/commands/version.h"
 #include "launcher/engine/checkpoint_source.h"
+#include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/speed_of_light.h"
 #include "launcher/engine/trainer.h"
 #include "launcher/job/load_job.h"
@@ -171,7 +172,8 @@ void check_shared(Communicator& comm, const fs::path& run) {
 struct Prepared {
   job::JobConfig job;
   JobSetup setup;
-  std::optional<GpuInfo> gpu;  // of this rank
+  std::optional<GpuInfo> gpu;
+  int on_gpu = 1;              // ranks that share it  // of this rank
   std::optional<RunDir> held;  // of rank 0, as the two that follow
   job::ResumeDiff job_change;
   std::vector<std::pair<std::string, std::string>> content;
@@ -244,17 +246,15 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   if (p.setup.device == DeviceKind::kGpu) {
     const std::optional<RankEnvironment> launched = rank_environment(process_variables());
     p.gpu = choose_gpu(launched ? launched->local_rank : comm.rank());
-    if (p.setup.engine.fp8 && std::pair(p.gpu->major, p.gpu->minor) < std::pair(8, 9)) {
-      throw_user(
-          "model.linear_dtype = \"fp8\" needs compute capability 8.9; this GPU ({}) has {}.{}; "
-          "allowed "
-          "here: auto",
-          p.gpu->name, p.gpu->major, p.gpu->minor);
-    }
+    p.on_gpu = ranks_on_a_gpu(comm);
     if (leads) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
   }
   open_data(session, comm, p);
-  RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .on_host = on_host, .here = false};
+  RankPlace place{.rank = comm.rank(),
+                  .ranks = comm.size(),
+                  .on_host = on_host,
+                  .on_gpu = p.on_gpu,
+                  .here = false};
   if (any_micro || any_stage) {
     p.plan = plan_job(p.setup, job, run_shape(job, *p.tokenizer), place);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
@@ -330,7 +330,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
         probe_machine());
   }
   EngineOptions options = p.setup.engine;
-  options.ranks_on_host = on_host;
+  options.ranks_on_gpu = p.on_gpu;
   options.accumulates = p.plan.batch.passes > 1;
   options.zero_stage = p.plan.zero_stage;
   const SpeedOfLight light = measure_speed_of_light(

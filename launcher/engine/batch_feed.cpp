@@ -1,5 +1,6 @@
 #include "launcher/engine/batch_feed.h"
 
+#include "core/base/random.h"
 #include "core/ops/ops.h"
 #include "launcher/engine/batch_sums.h"
 
@@ -13,13 +14,14 @@ BatchFeed::BatchFeed(Arena& arena, std::span<const Batch> batches)
     return Tensor::empty(where, MemoryTag::kActivations, DType::kF32, Shape{count, positions},
                          "losses");
   };
-  for (std::size_t i = 0; i < std::min(kPlaces, batches.size()); ++i) {
+  const std::size_t places = std::min(kPlaces, batches.size());
+  for (std::size_t i = 0; i < places; ++i) {
     places_[i] = {.device = empty_batch(arena, rows, positions),
                   .host = empty_batch(arena.host(), rows, positions),
                   .losses = losses(arena, 1).view(Shape{positions}),
                   .arrivals = {}};
   }
-  host_losses_ = losses(arena.host(), static_cast<std::int64_t>(batches.size()));
+  host_losses_ = losses(arena.host(), static_cast<std::int64_t>(places));
 }
 
 void BatchFeed::start(std::size_t index) {
@@ -64,30 +66,47 @@ void BatchFeed::keep(const Tensor& losses) {
   }
 }
 
+float* BatchFeed::host_losses(std::size_t index) const {
+  const auto row = static_cast<std::int64_t>(index % kPlaces);
+  return host_losses_.data<float>() + row * host_losses_.dim(1);
+}
+
 void BatchFeed::send() {
   if (!staged_) return;
   const std::size_t index = departures_.size();
+  if (index >= kPlaces) add_until(index - kPlaces + 1);  // whose place in host_losses_ it takes
   const Tensor& losses = place(index).losses;
   if (arena_.device().planning || losses.nbytes() == 0) {
     departures_.emplace_back();
     return;
   }
   const DeviceMemory& memory = device_memory(arena_.device().kind);
-  float* const here =
-      host_losses_.data<float>() + static_cast<std::int64_t>(index) * losses.numel();
-  departures_.emplace_back(memory, memory.start_to_host(here, losses.raw(), losses.nbytes()));
+  departures_.emplace_back(memory,
+                           memory.start_to_host(host_losses(index), losses.raw(), losses.nbytes()));
+}
+
+void BatchFeed::add_until(std::size_t count) {
+  for (; added_ < count; ++added_) {
+    departures_[added_].wait();
+    if (!arena_.device().planning) loss_.add(weighted_sum(host_losses(added_), batches_[added_]));
+  }
 }
 
 const ExactSum& BatchFeed::loss() {
-  for (; added_ < departures_.size(); ++added_) {
-    departures_[added_].wait();
-    if (arena_.device().planning) continue;
-    const Batch& batch = batches_[added_];
-    loss_.add(weighted_sum(
-        host_losses_.data<float>() + static_cast<std::int64_t>(added_) * batch.num_positions(),
-        batch));
-  }
+  add_until(departures_.size());
   return loss_;
+}
+
+std::uint64_t BatchFeed::key() const {
+  const Place& current = places_[staged_ ? (given_ - 1) % kPlaces : 0];
+  auto key = static_cast<std::uint64_t>(current.device.rows);
+  const auto add = [&key](const Tensor& t) {
+    key = mix64(key, reinterpret_cast<std::uintptr_t>(t.raw()));
+    key = mix64(key, static_cast<std::uint64_t>(t.numel()));
+  };
+  for (const auto array : BatchTensors::kArrays) add(current.device.*array);
+  add(current.losses);
+  return key;
 }
 
 }  // namespace thimble

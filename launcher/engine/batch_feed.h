@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 #include <span>
 #include <vector>
 
@@ -30,6 +31,8 @@ class BatchFeed {
   void send();
   /// Of the weighted losses of all that has been sent; 0 on a planning arena.
   const ExactSum& loss();
+  /// Of where the running micro-batch and its losses lie, and of their sizes.
+  std::uint64_t key() const;
 
  private:
   static constexpr std::size_t kPlaces = 2;
@@ -38,15 +41,17 @@ class BatchFeed {
     Tensor losses;
     std::vector<DeviceCopy> arrivals;
   };
-  Place& place(std::size_t index) { return places_[index % kPlaces]; }
+  Place& place(std::size_t index) { return places_[staged_ ? index % kPlaces : 0]; }
+  float* host_losses(std::size_t index) const;
+  void add_until(std::size_t count);
   void start(std::size_t index);
 
   Arena& arena_;
   std::span<const Batch> batches_;
-  bool staged_;            // on a GPU
-  std::size_t given_ = 0;  // by next()
-  std::array<Place, kPlaces> places_;
-  Tensor host_losses_;                  // [batches, N]
+  bool staged_;                         // on a GPU
+  std::size_t given_ = 0;               // by next()
+  std::array<Place, kPlaces> places_;   // on a CPU the first alone
+  Tensor host_losses_;                  // [places, N]
   std::vector<DeviceCopy> departures_;  // by micro-batch
   std::size_t added_ = 0;
   ExactSum loss_;

@@ -34,7 +34,7 @@ struct PlannedEngine {
     apply_freeze(job, model);
     optimizer = std::make_unique<OptimizerGroups>(make_optimizer(job, model.params()));
     EngineOptions options = setup.engine;
-    options.ranks_on_host = place.on_host;
+    options.ranks_on_gpu = place.on_gpu;
     options.accumulates = accumulates;
     arena->begin_phase("load");
     engine = std::make_unique<TrainEngine>(*arena, model, *optimizer, options, comm);
@@ -200,10 +200,9 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
 
 namespace {
 
-Budget gpu_budget(int ranks_on_host) {
+Budget gpu_budget(int sharing) {
   if (gpu_count() == 0)
     throw_user("device = \"cuda\": no GPU here to ask for its memory; set memory.budget");
-  const int sharing = (ranks_on_host + gpu_count() - 1) / gpu_count();
   return {gpu_driver()->current().free_bytes / 10 * 9 / sharing,
           fmt::format("90 % of the GPU's free memory, for {} rank{}", sharing,
                       sharing == 1 ? "" : "s")};
@@ -211,14 +210,14 @@ Budget gpu_budget(int ranks_on_host) {
 
 }  // namespace
 
-Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, int ranks_on_host) {
+Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const RankPlace& place) {
   if (budget.value) return {budget.value->bytes, "memory.budget"};
-  if (device == DeviceKind::kGpu) return gpu_budget(ranks_on_host);
+  if (device == DeviceKind::kGpu) return gpu_budget(place.on_gpu);
   const MemoryLimit limit = memory_limit();
   const std::string bound = "90 % of " + limit.bound_by;
-  if (ranks_on_host == 1) return {limit.default_budget_bytes(), bound};
-  return {limit.default_budget_bytes() / ranks_on_host,
-          fmt::format("{}, for {} ranks", bound, ranks_on_host)};
+  if (place.on_host == 1) return {limit.default_budget_bytes(), bound};
+  return {limit.default_budget_bytes() / place.on_host,
+          fmt::format("{}, for {} ranks", bound, place.on_host)};
 }
 
 namespace {
@@ -303,7 +302,7 @@ std::int64_t checkpoint_bytes(const PlannedEngine& planned) {
 JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
                  const RankPlace& place) {
   JobPlan plan;
-  plan.budget = resolve_budget(job.memory.budget, setup.device, place.on_host);
+  plan.budget = resolve_budget(job.memory.budget, setup.device, place);
   JobSetup tried = setup;
   const bool any_stage = place.ranks > 1 && !job.parallelism.zero_stage.value;
   const int last_stage = has_int8(setup, job) ? 2 : 3;

@@ -30,6 +30,7 @@ BatchPlan cut_batch(std::int64_t rows, std::int64_t micro_batch, int ranks = 1);
 /// Which rank of how many is planned for, and how many share this machine's memory.
 struct RankPlace {
   int rank = 0, ranks = 1, on_host = 1;
+  int on_gpu = 1;  // ranks that share a GPU
   bool here =
       true;  // on this machine: what does not fit is refused, otherwise it is planned all the same
 };
@@ -51,7 +52,7 @@ struct Budget {
 };
 /// Of a rank: what the job says, or 90 % of what is free on the host, or on a GPU. Throws UserError
 /// if there is no GPU to ask.
-Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, int ranks_on_host = 1);
+Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const RankPlace& place);
 
 struct JobPlan {
   BatchPlan batch;

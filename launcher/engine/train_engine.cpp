@@ -10,6 +10,8 @@
 #include "core/device/gpu.h"
 #include "core/ops/ops.h"
 #include "launcher/engine/batch_sums.h"
+#include "launcher/engine/fp8_check.h"
+#include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/weight_loading.h"
 #include "models/rope_table.h"
 #include "optim/stored_values.h"
@@ -70,15 +72,20 @@ std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
 }
 
 // Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours,
-// but a GPU for each rank (which a plan on a machine without any takes for granted).
+// but a GPU for each rank; a plan that is told nothing goes by the GPUs of this machine.
 std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicator& comm,
-                                                       int ranks_on_host) {
+                                                       const EngineOptions& options) {
   if (comm.size() == 1 || arena.device().kind == DeviceKind::kCpu) return nullptr;
   const GpuCommunicatorFactory make = gpu_communicator();
-  const int ranks_here = ranks_on_host > 0 ? ranks_on_host : comm.size();
-  if (make == nullptr || (gpu_count() > 0 && gpu_count() < ranks_here))
-    return std::make_unique<StagedCommunicator>(comm, arena);
-  return arena.device().planning ? nullptr : make(comm);
+  const bool planning = arena.device().planning;
+  if (planning && options.reduce_by_transport) return nullptr;
+  if (make != nullptr) {
+    const int sharing = options.ranks_on_gpu > 0 ? options.ranks_on_gpu
+                        : planning               ? ranks_on_a_gpu(comm.size())
+                                                 : ranks_on_a_gpu(comm);
+    if (sharing == 1) return planning ? nullptr : make(comm);
+  }
+  return std::make_unique<StagedCommunicator>(comm, arena);
 }
 
 // Sums over the slices of all ranks.
@@ -153,7 +160,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       model_(model),
       optimizer_(optimizer),
       options_(options),
-      device_comm_(make_device_communicator(arena, comm, options.ranks_on_host)),
+      device_comm_(make_device_communicator(arena, comm, options)),
       comm_(device_comm_ ? *device_comm_ : comm),
       int8_(int8_weights(model.params(), optimizer)),
       plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
@@ -170,6 +177,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_(model.params(), optimizer, state_, *sums_, master(), options.seed),
       repeated_{RepeatedWork(gpu_graphs()), RepeatedWork(gpu_graphs())} {
+  check_fp8(options, model.config(), arena);
   for (const ParamId id : model.params().ids()) {
     if (!model.params().info(id).trainable) continue;
     items_.push_back({id, plan_.updated(id, comm.rank())});

@@ -39,8 +39,8 @@ struct EngineOptions {
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
   std::uint64_t seed = 42;                   // of what is random in updates
   std::int64_t seq_len = 0;
-  int ranks_on_host = 0;  // 0: all of them
-  bool graphs = true;  // on a GPU, passes that repeat are replayed as one CUDA graph
+  int ranks_on_gpu = 0;  // that share one; 0: to be found out
+  bool graphs = true;    // on a GPU, passes that repeat are replayed as one CUDA graph
 };
 
 struct StepResult {

@@ -48,9 +48,7 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
       phase("backward", false);
     };
     if (repeats && i > 0 && !last) {
-      std::uint64_t key = mix64(arena_.layout_hash(), sink_.places_hash());
-      key = mix64(key, reinterpret_cast<std::uintptr_t>(batch.ids.raw()));
-      key = mix64(key, static_cast<std::uint64_t>(batch.ids.numel()));
+      const std::uint64_t key = mix64(mix64(arena_.layout_hash(), sink_.places_hash()), feed.key());
       repeated_[i % 2].run(mix64(key, std::bit_cast<std::uint32_t>(scale)), pass);
     } else {
       pass();

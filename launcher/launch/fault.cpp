@@ -80,11 +80,12 @@ void Fault::at_phase(int at_rank, std::int64_t at_step, std::string_view entered
   if (op < 0 && at_rank == rank && at_step == step && entered == phase) strike();
 }
 
-void Fault::at_operation(int at_rank, std::int64_t at_step, std::int64_t number,
-                         std::string_view operation) const {
+void Fault::at_operation(int at_rank, std::int64_t at_step, const OpEvent& event) const {
   if (at_rank != rank) return;
-  const bool reduces = op < 0 && phase == "reduce" && operation == "reduce_scatter";
-  if (op >= 0 ? number == op : reduces && at_step == step) strike();
+  const bool reduces = phase == "reduce" && at_step == step &&
+                       std::string_view(event.label.operation) == "reduce_scatter";
+  const bool numbered = event.channel == OpChannel::kProcesses && event.number == op;
+  if (op >= 0 ? numbered : reduces) strike();
 }
 
 void Fault::strike() const {

@@ -13,6 +13,8 @@
 #include <string>
 #include <string_view>
 
+#include "parallel/communicator.h"
+
 namespace thimble {
 
 struct Fault {
@@ -27,8 +29,7 @@ struct Fault {
 
   /// Does it, if this is the moment.
   void at_phase(int at_rank, std::int64_t at_step, std::string_view entered) const;
-  void at_operation(int at_rank, std::int64_t at_step, std::int64_t number,
-                    std::string_view operation) const;
+  void at_operation(int at_rank, std::int64_t at_step, const OpEvent& event) const;
 
  private:
   void strike() const;

@@ -44,8 +44,7 @@ void RankMonitor::step(std::int64_t number) {
 
 OpListener RankMonitor::listener() {
   return [this](const OpEvent& event) {
-    if (fault_ && !event.ended && event.channel == OpChannel::kProcesses)
-      fault_->at_operation(rank_, step_, event.number, event.label.operation);
+    if (fault_ && !event.ended) fault_->at_operation(rank_, step_, event);
     if (FlightRecorder* recorder = listening_) recorder->op_event(event);
   };
 }

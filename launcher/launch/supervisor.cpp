@@ -60,7 +60,8 @@ class Watch {
         return fmt::format("rank {} on {} has shown no sign of life for {:.0f} s (it was at: {})",
                            r.rank, r.host, silent_s, r.text());
       }
-      state = state * 31 + r.step * 7 + (r.ops.empty() ? 0 : r.ops.back().number) +
+      for (const FlightOp& op : r.ops) state = state * 31 + op.number;
+      state = state * 31 + r.step * 7 +
               static_cast<std::int64_t>(std::hash<std::string>()(r.phase) % 1000);
     }
     if (state != state_ || records.empty()) {

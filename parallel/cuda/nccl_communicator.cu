@@ -76,9 +76,9 @@ class NcclCommunicator final : public Communicator {
     }
     changed_.notify_all();
     watcher_.join();
-    if (comm_ != nullptr) {
-      failure_.empty() ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
-    }
+    const bool idle =
+        pending_.empty() || cudaEventQuery(pending_.back()->events.end) == cudaSuccess;
+    if (comm_ != nullptr) idle ? ncclCommDestroy(comm_) : ncclCommAbort(comm_);
     cudaStreamDestroy(stream_);
   }
 
@@ -185,12 +185,18 @@ class NcclCommunicator final : public Communicator {
       traffic_.tensor_bytes += traffic.tensor_bytes;
       traffic_.tensor_operations += traffic.tensor_operations;
     }
+    const std::lock_guard nccl(nccl_mutex_);
     tell(*operation, false);
     check_cuda(cudaEventRecord(operation->events.begin, gpu::compute_stream()), "cudaEventRecord");
     check_cuda(cudaStreamWaitEvent(stream_, operation->events.begin, 0), "cudaStreamWaitEvent");
     check_cuda(cudaEventRecord(operation->events.begin, stream_), "cudaEventRecord");
     require(ncclGroupStart(), "ncclGroupStart");
-    calls();
+    try {
+      calls();
+    } catch (...) {
+      ncclGroupEnd();  // it would stay open for what this thread does next
+      throw;
+    }
     require(ncclGroupEnd(), "ncclGroupEnd");
     settle(operation->name().c_str(), operation->deadline);
     check_cuda(cudaEventRecord(operation->events.end, stream_), "cudaEventRecord");
@@ -214,6 +220,10 @@ class NcclCommunicator final : public Communicator {
   // Until what was started without blocking has been accepted.
   void settle(const char* what, Clock::time_point deadline) {
     for (;;) {
+      {
+        const std::lock_guard lock(mutex_);
+        if (!failure_.empty()) throw SystemError(failure_);
+      }
       ncclResult_t state = ncclSuccess;
       require(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
       if (state == ncclSuccess) return;
@@ -229,9 +239,9 @@ class NcclCommunicator final : public Communicator {
       if (!failure_.empty()) return;
       failure_ = reason;
     }
-    ncclCommAbort(comm_);  // its kernels end, so that nobody waits for them
     {
-      const std::lock_guard lock(mutex_);
+      const std::lock_guard nccl(nccl_mutex_);  // an operation that is being started gives up first
+      if (comm_ != nullptr) ncclCommAbort(comm_);  // its kernels end, so that nobody waits for them
       comm_ = nullptr;
     }
     control_.abort(reason);
@@ -239,12 +249,17 @@ class NcclCommunicator final : public Communicator {
 
   // Removes the operations that have ended, oldest first; the reason if one has failed.
   std::string look() {
+    if (std::string reason = control_.failure(); !reason.empty()) return reason;
+    ncclResult_t nccl = ncclSuccess;
+    {
+      // Even asking is a use: it may end what the starting thread waits for.
+      const std::unique_lock free(nccl_mutex_, std::try_to_lock);
+      if (free && comm_ != nullptr) ncclCommGetAsyncError(comm_, &nccl);
+    }
     const std::lock_guard lock(mutex_);
     while (!pending_.empty()) {
       const Operation& first = *pending_.front();
       const cudaError_t state = cudaEventQuery(first.events.end);
-      ncclResult_t nccl = ncclSuccess;
-      if (comm_ != nullptr) ncclCommGetAsyncError(comm_, &nccl);
       if (nccl != ncclSuccess && nccl != ncclInProgress) return text_of(first.name().c_str(), nccl);
       if (state == cudaErrorNotReady) {
         return Clock::now() > first.deadline
@@ -286,6 +301,7 @@ class NcclCommunicator final : public Communicator {
   const OpListener listener_;
   int device_ = 0;
   cudaStream_t stream_ = nullptr;
+  std::mutex nccl_mutex_;  // every use of comm_; taken before mutex_
   ncclComm_t comm_ = nullptr;
   mutable std::mutex mutex_;
   std::condition_variable changed_;

@@ -163,6 +163,19 @@ TEST(RepeatedWorkTest, IsDoneThenRecordedThenReplayed) {
   for (int i = 0; i < 3; ++i) EXPECT_EQ(never.run(0, body), How::kDone);
 }
 
+TEST(RepeatedWorkTest, WhatCannotBeRecordedIsDoneAsItComes) {
+  GpuGraphs spoilt = *driver().graphs;
+  spoilt.end = []() -> void* {
+    driver().graphs->release(driver().graphs->end());
+    return nullptr;
+  };
+  const DeviceValue x;
+  RepeatedWork work(&spoilt);
+  for (int i = 0; i < 4; ++i)
+    EXPECT_EQ(work.run(1, [&] { x.add_one(); }), RepeatedWork::How::kDone);
+  EXPECT_EQ(x.get(), 4);
+}
+
 TEST(RepeatedWorkTest, WhoWaitsCannotBeRecorded) {
   const DeviceValue x;
   RepeatedWork work(driver().graphs);

@@ -40,8 +40,10 @@ TEST_F(GpuEngine, EveryOptimizerTrainsAsOnTheCpu) {
     }
   }
   // Steps between refreshes work on the GPU.
-  for (const char* name : {"galore", "galore_8bit"})
+  for (const char* name : {"galore", "galore_8bit"}) {
     expect_like_the_cpu({.optimizer = name, .project_gradients = true}, 1, 1e-4, 1e-3);
+    expect_like_the_cpu({.optimizer = name, .update_gap = 3}, 1, 1e-4, 1e-3);
+  }
 }
 
 TEST_F(GpuEngine, RanksAndStages) {
@@ -150,6 +152,7 @@ TEST_F(GpuEngine, ProductsInEightBitsTrainAsOnTheCpu) {
     return all;
   };
   const std::vector<double> plain = losses(DeviceKind::kCpu, false),
+                            plain_gpu = losses(DeviceKind::kGpu, false),
                             cpu = losses(DeviceKind::kCpu, true),
                             gpu = losses(DeviceKind::kGpu, true);
   EXPECT_LT(cpu.back(), cpu.front() - 0.1);
@@ -157,6 +160,7 @@ TEST_F(GpuEngine, ProductsInEightBitsTrainAsOnTheCpu) {
     EXPECT_NEAR(gpu[i], cpu[i], 1e-2 * cpu[i]) << i;
     EXPECT_NEAR(cpu[i], plain[i], 0.05 * plain[i]) << i;
     EXPECT_NE(cpu[i], plain[i]) << i;
+    EXPECT_NE(gpu[i], plain_gpu[i]) << i;
   }
 }
 
@@ -164,7 +168,7 @@ TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
   for (const char* optimizer : {"adamw", "q_apollo", "galore", "muon", "scale", "frugal layers"}) {
     const Setting s{.optimizer = optimizer, .stage = 2, .dtype = DType::kBF16};
     const Transformer model(odd_config(false));
-    const OptimizerGroups groups = make_groups(model.params(), optimizer);
+    const OptimizerGroups groups = make_groups(model.params(), optimizer, false, 2);
     const auto play = [&](Arena& arena, Communicator& comm) {
       TrainEngine engine(arena, model, groups, engine_options(s, 1), comm);
       InitSource source(3, 0.3);

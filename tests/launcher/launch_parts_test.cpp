@@ -49,16 +49,24 @@ TEST(FaultTest, ReadsAllParts) {
 }
 
 TEST(FaultTest, StrikesAtItsMomentOnly) {
+  const OpLabel reduce_scatter{"reduce_scatter", "x"}, all_gather{"all_gather", "x"};
+  const auto event = [](std::int64_t number, const OpLabel& label,
+                        OpChannel channel = OpChannel::kProcesses) {
+    return OpEvent{.channel = channel, .number = number, .label = label};
+  };
   const Fault f = parse_fault("kill:rank=1:step=2:phase=reduce");
   f.at_phase(1, 2, "forward");
-  f.at_operation(0, 2, 5, "reduce_scatter");
-  f.at_operation(1, 1, 5, "reduce_scatter");
-  f.at_operation(1, 2, 5, "all_gather");
-  EXPECT_EXIT(f.at_operation(1, 2, 5, "reduce_scatter"), testing::KilledBySignal(SIGKILL), "");
+  f.at_operation(0, 2, event(5, reduce_scatter));
+  f.at_operation(1, 1, event(5, reduce_scatter));
+  f.at_operation(1, 2, event(5, all_gather));
+  EXPECT_EXIT(f.at_operation(1, 2, event(5, reduce_scatter)), testing::KilledBySignal(SIGKILL), "");
+  EXPECT_EXIT(f.at_operation(1, 2, event(5, reduce_scatter, OpChannel::kGpus)),
+              testing::KilledBySignal(SIGKILL), "");
   const Fault op = parse_fault("kill:rank=1:op=9");
+  op.at_operation(1, 1, event(9, all_gather, OpChannel::kGpus));  // counted apart
   op.at_phase(1, 1, "forward");
-  op.at_operation(1, 1, 8, "reduce_scatter");
-  EXPECT_EXIT(op.at_operation(1, 5, 9, "all_gather"), testing::KilledBySignal(SIGKILL), "");
+  op.at_operation(1, 1, event(8, reduce_scatter));
+  EXPECT_EXIT(op.at_operation(1, 5, event(9, all_gather)), testing::KilledBySignal(SIGKILL), "");
 }
 
 TEST(FaultTest, Mistakes) {

@@ -58,11 +58,14 @@ eval_steps = 100
   std::string err() const { return file("err.txt"); }
   nlohmann::json json() const { return nlohmann::json::parse(out()); }
 
-  /// The exit code, 128 + signal if it was killed; output in out.txt and err.txt.
+  /// The exit code, 128 + signal if it was killed; output in out.txt and err.txt. The variable
+  /// THIMBLE_BINARY names another program than the one of this build.
   int run(const std::string& arguments, const std::string& environment = "") const {
+    const char* const elsewhere = std::getenv("THIMBLE_BINARY");
+    const std::string program = elsewhere != nullptr ? elsewhere : THIMBLE_BINARY;
     const std::string command = "cd '" + dir_.path().string() +
-                                "' && env OMP_WAIT_POLICY=passive " + environment + " '" +
-                                THIMBLE_BINARY + "' " + arguments + " > out.txt 2> err.txt";
+                                "' && env OMP_WAIT_POLICY=passive " + environment + " '" + program +
+                                "' " + arguments + " > out.txt 2> err.txt";
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }

@@ -84,18 +84,19 @@ struct Setting {
   ClipMode clip_mode = ClipMode::kExact;
   double max_grad_norm = 1;
   bool project_gradients = false;
+  std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
 };
 
 // Small enough for every matrix here; the second of three steps refreshes too. With projected
 // gradients every matrix refreshes in one of the three.
 inline OptimizerGroups make_groups(const ParamTable& params, const std::string& name,
-                                   bool project_gradients = false) {
+                                   bool project_gradients = false, std::int64_t update_gap = 1) {
   GroupSettings main{.label = "main",
                      .match = "",
                      .optimizer = {.name = name,
                                    .rank = 3,
-                                   .update_gap = project_gradients ? 3 : 1,
+                                   .update_gap = project_gradients ? 3 : update_gap,
                                    .project_gradients = project_gradients},
                      .lr = 1e-3};
   // "frugal layers": the other thing that it can keep moments of.
@@ -130,7 +131,8 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   arena->set_poison(true);
   Outcome out;
   const Transformer model(odd_config(s.tied));
-  const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer, s.project_gradients);
+  const OptimizerGroups optimizer =
+      make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
                      comm);
   InitSource source(3, 0.3);

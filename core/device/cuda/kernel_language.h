@@ -21,11 +21,17 @@
 namespace thimble::gpu {
 using Stream = cudaStream_t;
 
-/// Starts `grid` blocks of `block` threads of a kernel. An error surfaces at the next wait.
+/// Throws SystemError if the last launch was refused.
+void check_launch();
+
+/// Starts `grid` blocks of `block` threads of a kernel. What goes wrong while it runs surfaces at
+/// the next wait.
 template <typename... Parameters, typename... Arguments>
 void launch(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream stream,
             Arguments... arguments) {
-  if (grid > 0) kernel<<<grid, block, 0, stream>>>(arguments...);
+  if (grid == 0) return;
+  kernel<<<grid, block, 0, stream>>>(arguments...);
+  check_launch();
 }
 /// Of kernels without barriers and exchanges.
 template <typename... Parameters, typename... Arguments>

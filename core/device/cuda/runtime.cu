@@ -1,3 +1,4 @@
+#include <cstring>
 #include <map>
 #include <mutex>
 
@@ -43,6 +44,10 @@ void* start_copy(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind 
 }
 
 }  // namespace
+
+void check_launch() {
+  check(cudaGetLastError(), "starting a kernel");
+}
 
 Stream compute_stream() {
   thread_local const Stream stream = make_stream();
@@ -110,7 +115,7 @@ const DeviceMemory& memory() {
   return kMemory;
 }
 
-// A record that was spoilt is no error of the run: the work can still be done as it comes.
+// Null if the record was spoilt: the work can still be done as it comes.
 void* end_graph() {
   cudaGraph_t graph = nullptr;
   cudaGraphExec_t whole = nullptr;
@@ -148,11 +153,14 @@ GpuInfo current() {
   check(cudaGetDevice(&index), "cudaGetDevice");
   check(cudaGetDeviceProperties(&properties, index), "cudaGetDeviceProperties");
   check(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
-  return {.name = properties.name,
-          .total_bytes = static_cast<std::int64_t>(total),
-          .free_bytes = static_cast<std::int64_t>(free),
-          .major = properties.major,
-          .minor = properties.minor};
+  GpuInfo info{.name = properties.name,
+               .total_bytes = static_cast<std::int64_t>(total),
+               .free_bytes = static_cast<std::int64_t>(free),
+               .major = properties.major,
+               .minor = properties.minor};
+  static_assert(sizeof(properties.uuid.bytes) == sizeof(info.uuid));
+  std::memcpy(info.uuid.data(), properties.uuid.bytes, sizeof(info.uuid));
+  return info;
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // so C = op(A) op(B) is asked for as C^T = op(B)^T op(A)^T.
 #include <cublasLt.h>
 
+#include <array>
+#include <compare>
 #include <map>
 #include <mutex>
 #include <tuple>
@@ -56,13 +58,26 @@ void set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribut
         "cublasLtMatmulDescSetAttribute");
 }
 
-// What the operands are; 8 bits have no DType.
-struct Types {
-  cudaDataType_t a, b;
-  bool operator<(const Types& other) const { return std::tie(a, b) < std::tie(other.a, other.b); }
+// What a plan depends on beside the spec: what the operands are (8 bits have no DType), and how
+// they are aligned.
+struct Operands {
+  cudaDataType_t type_a, type_b;
+  std::array<std::uint32_t, 3> alignment;  // of A, B and C
+  auto operator<=>(const Operands&) const = default;
 };
 
-Plan make_plan(const MatmulSpec& s, const Types& types) {
+// The largest power of two that divides the address, up to what the arena promises: algorithms must
+// not depend on more.
+constexpr std::uint32_t kArena = 64;
+std::uint32_t alignment_of(const void* at) {
+  const auto address = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(at));
+  return std::min<std::uint32_t>(kArena, address == 0 ? kArena : address & (~address + 1));
+}
+Operands operands_of(const MatmulArgs& args, cudaDataType_t a, cudaDataType_t b) {
+  return {a, b, {alignment_of(args.a), alignment_of(args.b), alignment_of(args.c)}};
+}
+
+Plan make_plan(const MatmulSpec& s, const MatmulArgs& args, const Operands& operands) {
   Plan plan;
   check(cublasLtMatmulDescCreate(&plan.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
         "cublasLtMatmulDescCreate");
@@ -71,16 +86,23 @@ Plan make_plan(const MatmulSpec& s, const Types& types) {
   if (s.bias) {
     set(plan.operation, CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
     set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_DATA_TYPE, type_of(s.b));
+    set(plan.operation, CUBLASLT_MATMUL_DESC_BIAS_POINTER, args.bias);  // for its alignment
   }
-  plan.first = layout(types.b, s.trans_b, s.n, s.k, s.ldb);
-  plan.second = layout(types.a, s.trans_a, s.k, s.m, s.lda);
+  plan.first = layout(operands.type_b, s.trans_b, s.n, s.k, s.ldb);
+  plan.second = layout(operands.type_a, s.trans_a, s.k, s.m, s.lda);
   plan.result = layout(type_of(s.c), false, s.n, s.m, s.ldc);
   cublasLtMatmulPreference_t preference = nullptr;
   check(cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
-  const auto bytes = static_cast<std::size_t>(matmul_workspace_bytes(s));
-  check(cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
-                                             &bytes, sizeof(bytes)),
-        "cublasLtMatmulPreferenceSetAttribute");
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t attribute, auto value) {
+    check(cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value)),
+          "cublasLtMatmulPreferenceSetAttribute");
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+         static_cast<std::size_t>(matmul_workspace_bytes(s)));
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, operands.alignment[1]);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, operands.alignment[0]);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, operands.alignment[2]);
+  prefer(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, operands.alignment[2]);
   cublasLtMatmulHeuristicResult_t best{};
   int found = 0;
   const cublasStatus_t status =
@@ -95,19 +117,19 @@ Plan make_plan(const MatmulSpec& s, const Types& types) {
   return plan;
 }
 
-using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, Types, DType, bool, bool,
+using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, Operands, DType, bool, bool,
                        std::int64_t, std::int64_t, std::int64_t, bool>;
 
 // The same product always gets the same algorithm, so the same bits.
-const Plan& plan_of(const MatmulSpec& s, const Types& types) {
+const Plan& plan_of(const MatmulSpec& s, const MatmulArgs& args, const Operands& operands) {
   thread_local std::map<Key, Plan> plans;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) throw_system("CUDA: no device");
-  const Key key{device,    s.m,       s.n,   s.k,   types, s.c,
-                s.trans_a, s.trans_b, s.lda, s.ldb, s.ldc, s.bias};
+  const Key key{device,    s.m,       s.n,   s.k,   operands, s.c,
+                s.trans_a, s.trans_b, s.lda, s.ldb, s.ldc,    s.bias};
   const auto found = plans.find(key);
   return found != plans.end() ? found->second
-                              : plans.emplace(key, make_plan(s, types)).first->second;
+                              : plans.emplace(key, make_plan(s, args, operands)).first->second;
 }
 
 void run(const Plan& plan, const MatmulSpec& s, const MatmulArgs& a) {
@@ -123,7 +145,7 @@ void run(const Plan& plan, const MatmulSpec& s, const MatmulArgs& a) {
 
 void matmul(const MatmulSpec& s, const MatmulArgs& a) {
   if (s.m == 0 || s.n == 0) return;
-  run(plan_of(s, {type_of(s.a), type_of(s.b)}), s, a);
+  run(plan_of(s, a, operands_of(a, type_of(s.a), type_of(s.b))), s, a);
 }
 
 void fp8_product(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
@@ -131,12 +153,12 @@ void fp8_product(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& 
   const auto type = [](Fp8Format format) {
     return format == Fp8Format::kE4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
   };
-  const Plan& plan = plan_of(s.product, {type(s.a), type(s.b)});
-  set(plan.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(b.scale));
-  set(plan.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(a.scale));
   MatmulArgs codes = args;
   codes.a = a.codes;
   codes.b = b.codes;
+  const Plan& plan = plan_of(s.product, codes, operands_of(codes, type(s.a), type(s.b)));
+  set(plan.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(b.scale));
+  set(plan.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(a.scale));
   run(plan, s.product, codes);
 }
 
