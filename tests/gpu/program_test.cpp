@@ -37,19 +37,27 @@ class GpuProgram : public testing::Test {
 };
 
 TEST_F(GpuProgram, TheSameJobGivesTheSameLosses) {
-  for (const std::string dtype : {"fp32", "bf16"}) {
-    const std::string set = " --set model.dtype=" + dtype;
-    ASSERT_EQ(dir_.run(train("cpu" + dtype, set)), 0) << dir_.err();
-    ASSERT_EQ(dir_.run(train("gpu" + dtype, set + " --set device=cuda")), 0) << dir_.err();
-    const auto cpu = steps_of(dir_, "cpu" + dtype), gpu = steps_of(dir_, "gpu" + dtype);
-    ASSERT_EQ(cpu.size(), 5U);
-    ASSERT_EQ(gpu.size(), 5U);
-    const double tolerance = dtype == "fp32" ? 1e-4 : 1e-2;
-    for (std::size_t i = 0; i < cpu.size(); ++i) {
+  struct Case {
+    const char* dtype;
+    std::size_t steps;
+    double tolerance;
+  };
+  for (const auto& [dtype, steps, tolerance] : {Case{"fp32", 5, 1e-4}, Case{"bf16", 50, 1e-2}}) {
+    const std::string name = dtype,
+                      set = " --set model.dtype=" + name +
+                            " --set training.max_steps=" + std::to_string(steps) +
+                            " --set checkpoint.save_steps=50 --set training.micro_batch_size=2";
+    ASSERT_EQ(dir_.run(train("cpu" + name, set)), 0) << dir_.err();
+    ASSERT_EQ(dir_.run(train("gpu" + name, set + " --set device=cuda")), 0) << dir_.err();
+    const auto cpu = steps_of(dir_, "cpu" + name), gpu = steps_of(dir_, "gpu" + name);
+    ASSERT_EQ(cpu.size(), steps);
+    ASSERT_EQ(gpu.size(), steps);
+    for (std::size_t i = 0; i < steps; ++i) {
       const double want = cpu[i]["loss"];
       EXPECT_TRUE(std::abs(gpu[i]["loss"].get<double>() - want) <= tolerance * want)
           << dtype << " step " << i + 1 << ": " << gpu[i]["loss"] << " " << want;
     }
+    EXPECT_LT(cpu.back()["loss"], cpu.front()["loss"]);
   }
 }
 
