@@ -62,7 +62,8 @@ TEST_F(GpuProgram, TheSameJobGivesTheSameLosses) {
 }
 
 TEST_F(GpuProgram, KilledAndResumedGivesTheSameBitsAndThePlannedMemory) {
-  const std::string set = " --set device=cuda";
+  const std::string set =
+      " --set device=cuda --set training.global_batch_size=5 --set training.micro_batch_size=1";
   ASSERT_EQ(dir_.run("plan job.toml --json --tflops 1 --set output_dir=a" + (kSmall + set)), 0)
       << dir_.err();
   const auto plan = dir_.json();

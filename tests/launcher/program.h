@@ -63,9 +63,11 @@ eval_steps = 100
   int run(const std::string& arguments, const std::string& environment = "") const {
     const char* const elsewhere = std::getenv("THIMBLE_BINARY");
     const std::string program = elsewhere != nullptr ? elsewhere : THIMBLE_BINARY;
-    const std::string command = "cd '" + dir_.path().string() +
-                                "' && env OMP_WAIT_POLICY=passive " + environment + " '" + program +
-                                "' " + arguments + " > out.txt 2> err.txt";
+    // A TMPDIR of its own: Open MPI's jobs of other tests would remove folders that this one's use.
+    const std::string here = dir_.path().string(),
+                      command = "cd '" + here + "' && env OMP_WAIT_POLICY=passive TMPDIR='" + here +
+                                "' " + environment + " '" + program + "' " + arguments +
+                                " > out.txt 2> err.txt";
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }
