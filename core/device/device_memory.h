@@ -34,8 +34,8 @@ struct DeviceMemory {
 /// Throws UserError if this build has no such device.
 const DeviceMemory& device_memory(DeviceKind kind);
 
-/// A copy under way between a device and the host. Its bytes must stay as they are until wait() or
-/// follow(); the destructor waits.
+/// A copy under way between a device and the host, whose bytes nobody may touch until it is done:
+/// the host after wait(), kernels after follow(). The destructor waits.
 class DeviceCopy {
  public:
   DeviceCopy() = default;  // nothing is under way

@@ -6,91 +6,79 @@
 namespace thimble {
 namespace {
 
-using GpuProducts = GpuOpKernels;
+// A sum with an f32 result, or a product with a bias; both ways round each operand.
+MatmulSpec product_spec(const std::array<int, 3>& size, DType dtype, int flags) {
+  const auto [m, n, k] = size;
+  const bool trans_a = flags & 1, trans_b = flags & 2, accumulate = flags & 4;
+  return {.m = m,
+          .n = n,
+          .k = k,
+          .a = dtype,
+          .b = dtype,
+          .c = accumulate ? DType::kF32 : dtype,
+          .trans_a = trans_a,
+          .trans_b = trans_b,
+          .lda = trans_a ? m : k,
+          .ldb = trans_b ? k : n,
+          .ldc = n,
+          .accumulate = accumulate,
+          .bias = !accumulate};
+}
+
+class GpuProducts : public GpuOpKernels {
+ protected:
+  // workspace_bytes and multiply: the same functions of the CPU and of the GPU.
+  template <typename Spec>
+  void expect_like_the_cpu(const MatmulSpec& product, const Spec& spec, float size_a, float size_b,
+                           std::int64_t (*const (&workspace_bytes)[2])(const Spec&),
+                           void (*const (&multiply)[2])(const Spec&, const MatmulArgs&)) {
+    const Tensor a = random(Shape{product.m, product.k}, 1, size_a),
+                 b = random(Shape{product.k, product.n}, 2, size_b),
+                 bias = random(Shape{product.n}, 3);
+    Tensor c[2];
+    for (int side = 0; side < 2; ++side) {
+      const bool gpu = side == 1;
+      c[side] = random(Shape{product.m, product.n}, 4, 1.0f, product.c);
+      const Tensor scratch = empty(Shape{workspace_bytes[side](spec)}, DType::kU8);
+      multiply[side](spec, {.a = at(gpu, a),
+                            .b = at(gpu, b),
+                            .c = at(gpu, c[side]),
+                            .bias = product.bias ? at(gpu, bias) : nullptr,
+                            .workspace = at(gpu, scratch)});
+      if (gpu) gpu_.fetch();
+    }
+    expect_near(c[1], c[0], "product");
+  }
+};
 
 TEST_P(GpuProducts, MatrixProducts) {
-  for (const auto& [m, n, k] : {std::array{1, 1, 1}, std::array{5, 7, 3}, std::array{64, 40, 96}}) {
-    for (const bool trans_a : {false, true}) {
-      for (const bool trans_b : {false, true}) {
-        for (const bool accumulate : {false, true}) {
-          MatmulSpec spec{.m = m,
-                          .n = n,
-                          .k = k,
-                          .a = GetParam(),
-                          .b = GetParam(),
-                          .c = accumulate ? DType::kF32 : GetParam(),
-                          .trans_a = trans_a,
-                          .trans_b = trans_b,
-                          .lda = trans_a ? m : k,
-                          .ldb = trans_b ? k : n,
-                          .ldc = n,
-                          .accumulate = accumulate,
-                          .bias = !accumulate};
-          const Tensor a = random(Shape{m, k}, 1), b = random(Shape{k, n}, 2),
-                       bias = random(Shape{n}, 3);
-          Tensor c[2];
-          for (int side = 0; side < 2; ++side) {
-            const bool gpu = side == 1;
-            c[side] = random(Shape{m, n}, 4, 1.0f, spec.c);
-            const std::int64_t bytes =
-                (gpu ? cuda::matmul_workspace_bytes : cpu().matmul_workspace_bytes)(spec);
-            const Tensor scratch = empty(Shape{bytes}, DType::kU8);
-            (gpu ? cuda::matmul : cpu().matmul)(spec, {.a = at(gpu, a),
-                                                       .b = at(gpu, b),
-                                                       .c = at(gpu, c[side]),
-                                                       .bias = spec.bias ? at(gpu, bias) : nullptr,
-                                                       .workspace = at(gpu, scratch)});
-            if (gpu) gpu_.fetch();
-          }
-          expect_near(c[1], c[0], "product");
-        }
-      }
+  for (const auto& size : {std::array{1, 1, 1}, std::array{5, 7, 3}, std::array{64, 40, 96}}) {
+    for (int flags = 0; flags < 8; ++flags) {
+      const MatmulSpec spec = product_spec(size, GetParam(), flags);
+      expect_like_the_cpu(spec, spec, 1, 1,
+                          {cpu().matmul_workspace_bytes, cuda::matmul_workspace_bytes},
+                          {cpu().matmul, cuda::matmul});
     }
   }
 }
 
-TEST_P(GpuProducts, ProductsInEightBits) {
-  if (GetParam() != DType::kBF16) return;
-  for (const auto& [m, n, k] : {std::array{16, 16, 16}, std::array{48, 80, 144}}) {
+class GpuFp8Products : public GpuProducts {};  // of bf16 alone
+
+TEST_P(GpuFp8Products, ProductsInEightBits) {
+  for (const auto& size : {std::array{16, 16, 16}, std::array{48, 80, 144}}) {
     for (int flags = 0; flags < 8; ++flags) {
-      const bool trans_a = flags & 1, trans_b = flags & 2, accumulate = flags & 4;
-      const Fp8MatmulSpec spec{.product = {.m = m,
-                                           .n = n,
-                                           .k = k,
-                                           .a = DType::kBF16,
-                                           .b = DType::kBF16,
-                                           .c = accumulate ? DType::kF32 : DType::kBF16,
-                                           .trans_a = trans_a,
-                                           .trans_b = trans_b,
-                                           .lda = trans_a ? m : k,
-                                           .ldb = trans_b ? k : n,
-                                           .ldc = n,
-                                           .accumulate = accumulate,
-                                           .bias = !accumulate},
-                               .a = trans_a ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
-      const Tensor a = random(Shape{m, k}, 1, 1e-3f), b = random(Shape{k, n}, 2, 300.0f),
-                   bias = random(Shape{n}, 3);
-      Tensor c[2];
-      for (int side = 0; side < 2; ++side) {
-        const bool gpu = side == 1;
-        c[side] = random(Shape{m, n}, 4, 1.0f, spec.product.c);
-        const std::int64_t bytes =
-            (gpu ? cuda::fp8_matmul_workspace_bytes : cpu().fp8_matmul_workspace_bytes)(spec);
-        const Tensor scratch = empty(Shape{bytes}, DType::kU8);
-        (gpu ? cuda::fp8_matmul : cpu().fp8_matmul)(
-            spec, {.a = at(gpu, a),
-                   .b = at(gpu, b),
-                   .c = at(gpu, c[side]),
-                   .bias = spec.product.bias ? at(gpu, bias) : nullptr,
-                   .workspace = at(gpu, scratch)});
-        if (gpu) gpu_.fetch();
-      }
-      expect_near(c[1], c[0], "product");
+      const MatmulSpec product = product_spec(size, GetParam(), flags);
+      const Fp8MatmulSpec spec{.product = product,
+                               .a = product.trans_a ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
+      expect_like_the_cpu(product, spec, 1e-3f, 300,
+                          {cpu().fp8_matmul_workspace_bytes, cuda::fp8_matmul_workspace_bytes},
+                          {cpu().fp8_matmul, cuda::fp8_matmul});
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(DTypes, GpuProducts, testing::Values(DType::kF32, DType::kBF16));
+INSTANTIATE_TEST_SUITE_P(DTypes, GpuFp8Products, testing::Values(DType::kBF16));
 
 }  // namespace
 }  // namespace thimble

@@ -68,10 +68,11 @@ struct Operands {
 
 // The largest power of two that divides the address, up to what the arena promises: algorithms must
 // not depend on more.
-constexpr std::uint32_t kArena = 64;
+constexpr std::uint32_t kArenaAlignment = 64;
 std::uint32_t alignment_of(const void* at) {
   const auto address = static_cast<std::uint32_t>(reinterpret_cast<std::uintptr_t>(at));
-  return std::min<std::uint32_t>(kArena, address == 0 ? kArena : address & (~address + 1));
+  return std::min<std::uint32_t>(kArenaAlignment,
+                                 address == 0 ? kArenaAlignment : address & (~address + 1));
 }
 Operands operands_of(const MatmulArgs& args, cudaDataType_t a, cudaDataType_t b) {
   return {a, b, {alignment_of(args.a), alignment_of(args.b), alignment_of(args.c)}};
