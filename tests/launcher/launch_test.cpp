@@ -88,6 +88,9 @@ TEST_F(LaunchTest, GoesOnWithTheHostsThatAreLeft) {
       "  echo x >> calls\n"
       "  [ $(wc -l < calls) -gt 2 ] && { echo 'node-b: No route to host' >&2; exit 255; }\n"
       "fi\n"
+      // Hosts share no temporary folder, where the daemons of Open MPI would trip over each other.
+      "export TMPDIR=$TMPDIR/$host\n"
+      "mkdir -p $TMPDIR\n"
       "exec sh -c \"$*\"\n");
   fs::permissions(shared_->path("agent"), fs::perms::owner_all);
   shared_->write("hosts", "node-a slots=1\nnode-b slots=1\n");

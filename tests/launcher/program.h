@@ -63,7 +63,7 @@ eval_steps = 100
   int run(const std::string& arguments, const std::string& environment = "") const {
     const char* const elsewhere = std::getenv("THIMBLE_BINARY");
     const std::string program = elsewhere != nullptr ? elsewhere : THIMBLE_BINARY;
-    // A TMPDIR of its own: Open MPI's jobs of other tests would remove folders that this one's use.
+    // In a TMPDIR of its own, with which goes what killed jobs of Open MPI leave there.
     const std::string here = dir_.path().string(),
                       command = "cd '" + here + "' && env OMP_WAIT_POLICY=passive TMPDIR='" + here +
                                 "' " + environment + " '" + program + "' " + arguments +
