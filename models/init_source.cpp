@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/base/random.h"
+#include "core/base/threads.h"
 #include "models/weight_sources.h"
 
 namespace thimble {
@@ -18,7 +19,7 @@ void InitSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   const auto std = static_cast<float>(std_);
   const bool transposed = info.transposed();
   const std::int64_t logical_cols = info.shape[1];
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(n))
   for (std::int64_t r = slice.begin; r < slice.end; ++r) {
     for (std::int64_t c = 0; c < width; ++c) {
       const std::int64_t index = transposed ? c * logical_cols + r : r * logical_cols + c;

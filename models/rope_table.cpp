@@ -4,6 +4,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "core/base/threads.h"
 #include "core/ops/ops.h"
 
 namespace thimble {
@@ -92,7 +93,8 @@ Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t pos
   const std::int64_t half = config.head_dim / 2;
   std::vector<float> values(static_cast<std::size_t>(table.numel()));
   float* out = values.data();
-#pragma omp parallel for schedule(static)
+  constexpr std::int64_t kSineCost = 16;  // a sine and a cosine beside writing a value
+#pragma omp parallel for schedule(static) if (is_team_work(table.numel() * kSineCost))
   for (std::int64_t p = 0; p < positions; ++p) {
     for (std::int64_t i = 0; i < half; ++i) {
       const float angle = static_cast<float>(p) * frequencies.inverse[static_cast<std::size_t>(i)];

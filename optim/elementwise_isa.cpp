@@ -1,3 +1,4 @@
+#include "core/base/threads.h"
 #include "optim/element_math.h"
 #include "optim/elementwise_table.h"
 #include "optim/stored_values_isa.h"
@@ -169,7 +170,7 @@ void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
 // whole: rows are read in runs, each row by one thread.
 void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
                  const float* columns) {
-#pragma omp parallel for schedule(static) if (rows * width > 65536)
+#pragma omp parallel for schedule(static) if (is_team_work(rows * width))
   for (std::int64_t r = 0; r < rows; ++r) {
     double sum = 0;
     for (std::int64_t at = r * width; at < (r + 1) * width;) {
@@ -197,7 +198,7 @@ void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, d
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
   constexpr std::int64_t kColumns = 64;
   const std::int64_t strips = (width + kColumns - 1) / kColumns;
-#pragma omp parallel for schedule(static) if (rows * width > 65536)
+#pragma omp parallel for schedule(static) if (is_team_work(rows * width))
   for (std::int64_t strip = 0; strip < strips; ++strip) {
     const std::int64_t column = strip * kColumns, n = std::min(kColumns, width - column);
     double sums[kColumns] = {};
@@ -258,7 +259,7 @@ void scale_values(const Tensor& x, float factor) {
   const std::int64_t n = x.numel();
   with_float_type(x.dtype(), [&](auto* type) {
     auto* values = static_cast<decltype(type)>(x.raw());
-#pragma omp parallel for simd schedule(static) if (n > 65536)
+#pragma omp parallel for simd schedule(static) if (is_team_work(n))
     for (std::int64_t i = 0; i < n; ++i) store(values + i, load(values + i) * factor);
   });
 }

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <numeric>
 
+#include "core/base/threads.h"
+
 namespace thimble {
 namespace {
 
@@ -88,7 +90,7 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
   const auto inactive = static_cast<float>(options_.inactive_lr_scale);
   float* gathered = some.data<float>();
   float* update = all.data<float>();
-#pragma omp parallel for if (rows * width > 65536)
+#pragma omp parallel for if (is_team_work(rows * width))
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t j = 0; j < active; ++j)
       gathered[r * active + j] =
@@ -101,7 +103,7 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
   AdamMath math = adam_math(options_.adam, age, 1.0);
   adam_direction(rows * active, tensor_source(some), state, math, direction.data<float>());
   const float* values = direction.data<float>();
-#pragma omp parallel for if (rows * width > 65536)
+#pragma omp parallel for if (is_team_work(rows * width))
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t j = 0; j < active; ++j)
       update[r * width + columns[static_cast<std::size_t>(j)]] = values[r * active + j];

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/base/threads.h"
 #include "core/ops/ops.h"
 #include "optim/galore.h"
 
@@ -148,7 +149,7 @@ void Galore::rotate(const UpdateArgs& args, const Tensor& before) const {
   if (!idle) {
     for (std::int64_t i = 0; i < c.numel(); ++i)
       c2.data<float>()[i] = c.data<float>()[i] * c.data<float>()[i];
-#pragma omp parallel for
+#pragma omp parallel for if (is_team_work(m.numel()))
     for (std::int64_t i = 0; i < m.numel(); ++i) {
       const float mean = m.data<float>()[i] / bias1;
       v.data<float>()[i] = v.data<float>()[i] / bias2 - mean * mean;
@@ -156,7 +157,7 @@ void Galore::rotate(const UpdateArgs& args, const Tensor& before) const {
   }
   ops::matmul(*args.arena, {v}, {c2}, spread);
   if (idle) return;
-#pragma omp parallel for
+#pragma omp parallel for if (is_team_work(m.numel()))
   for (std::int64_t i = 0; i < m.numel(); ++i) {
     const float moved = turned.data<float>()[i], mean = moved / bias1;
     m.data<float>()[i] = moved;

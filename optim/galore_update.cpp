@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/base/threads.h"
 #include "core/ops/ops.h"
 #include "optim/galore.h"
 
@@ -94,7 +95,7 @@ void Galore::remember(const UpdateArgs& args, RoundSums& out) const {
   const Remembered own(past.gradients, h, shape.rank, past.place(0, h));
   auto* kept = static_cast<float*>(args.carry.raw());
   const auto scale = static_cast<float>(args.grad_scale);
-#pragma omp parallel for
+#pragma omp parallel for if (is_team_work(shape.rows * shape.rank))
   for (std::int64_t j = 0; j < shape.rows; ++j) {
     for (std::int64_t c = 0; c < shape.rank; ++c) {
       const std::int64_t i = j * shape.rank + c;
@@ -104,7 +105,7 @@ void Galore::remember(const UpdateArgs& args, RoundSums& out) const {
   std::vector<double> products(static_cast<std::size_t>(shape.rows));
   for (std::int64_t k = 0; k < count; ++k) {
     const Remembered other(past.gradients, h, shape.rank, past.place(k, h));
-#pragma omp parallel for
+#pragma omp parallel for if (is_team_work(shape.rows * shape.rank))
     for (std::int64_t j = 0; j < shape.rows; ++j) {
       double sum = 0;
       for (std::int64_t c = 0; c < shape.rank; ++c) {
@@ -140,7 +141,7 @@ void Galore::precondition(const UpdateArgs& args, const RoundSums& in, RoundSums
     }
     const bool solved = solve_positive(count, system.data(), solution.data());
     const auto* own = static_cast<const float*>(args.carry.raw());
-#pragma omp parallel for
+#pragma omp parallel for if (is_team_work(shape.rows * shape.rank))
     for (std::int64_t j = 0; j < shape.rows; ++j) {
       for (std::int64_t c = 0; c < shape.rank; ++c) {
         double sum = 0;

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "core/base/error.h"
+#include "core/base/threads.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
 #include "optim/elementwise_table.h"
@@ -52,7 +53,7 @@ BF16 rounded(float value, const BF16*) {
 
 template <typename T, typename S>
 void mix_typed(T* to, const S* other, std::int64_t n, float own, float share) {
-#pragma omp parallel for if (n > 65536)
+#pragma omp parallel for if (is_team_work(n))
   for (std::int64_t i = 0; i < n; ++i) {
     const float kept = own == 0.0f ? 0.0f : own * to_float(to[i]);
     to[i] = rounded(kept + share * to_float(other[i]), to);

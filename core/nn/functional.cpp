@@ -61,6 +61,30 @@ void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& d
               {.accumulate = target.accumulate, .fp8 = fp8});
 }
 
+// A stored matrix [m, n] as [n, m].
+Tensor turned(Arena& arena, const Tensor& stored) {
+  Tensor rows = Tensor::empty(arena, MemoryTag::kWorkspace, stored.dtype(),
+                              Shape{stored.dim(1), stored.dim(0)}, "transposed embedding");
+  ops::transpose(rows, stored);
+  return rows;
+}
+
+// dTable[id] (+)= dy of every token with that id. A table wider than its vocabulary is stored
+// transposed: its rows are gathered by turning the whole of it, which is small beside the layers,
+// and the sums are the very ones of a table that is not transposed.
+void embedding_gradient(Tape& tape, NodeContext ctx, Weight table, const Tensor& dy,
+                        const Tensor& ids, const Tensor& order) {
+  const GradTarget target = tape.sink().accumulate_into(table.id);
+  if (!target.accumulate) ops::zero(target.tensor);
+  if (!ctx.store.params().info(table.id).transposed()) {
+    ops::embedding_grad(target.tensor, dy, ids, order);
+    return;
+  }
+  const Tensor rows = turned(ctx.arena, target.tensor);
+  ops::embedding_grad(rows, dy, ids, order);
+  ops::transpose(target.tensor, rows);
+}
+
 }  // namespace
 
 BlockScope::BlockScope(Context& ctx, BlockId block)
@@ -83,18 +107,20 @@ BlockScope::~BlockScope() {
 }
 
 Var embedding(Context& ctx, const Tensor& ids, const Tensor& order, Weight table) {
-  const Pin pin(ctx.store, table.block);
-  const Tensor weight = pin.view(table.id);
-  Tensor out = activation(ctx, Shape{ids.numel(), weight.dim(1)}, "embedding");
-  ops::embedding(out, weight, ids);
+  const NodeContext node{ctx.store, ctx.arena};
+  const ParamInfo& info = ctx.store.params().info(table.id);
+  Tensor out = activation(ctx, Shape{ids.numel(), info.shape[1]}, "embedding");
+  {
+    const Pin pin(ctx.store, table.block);
+    const Tensor stored = pin.view(table.id);
+    ops::embedding(out, info.transposed() ? turned(ctx.arena, stored) : stored, ids);
+  }
   const bool trainable = use(ctx, table);
   Var y = make_var(ctx, std::move(out), trainable);
   if (trainable && ctx.recording()) {
-    ctx.tape->record([ids, order, table, id = y.id](Tape& tape) {
+    ctx.tape->record([node, ids, order, table, id = y.id](Tape& tape) {
       const Tensor dy = tape.take_grad(id);
-      const GradTarget target = tape.sink().accumulate_into(table.id);
-      if (!target.accumulate) ops::zero(target.tensor);
-      ops::embedding_grad(target.tensor, dy, ids, order);
+      embedding_gradient(tape, node, table, dy, ids, order);
       tape.finish_use(table.id);
     });
   }

@@ -182,20 +182,58 @@ TEST_P(FunctionalTest, HeadAndLoss) {
   }
 }
 
+// Tokens sorted by id, as a batch brings them.
+Tensor order_of(Workbench& w, const Tensor& ids) {
+  const Tensor order =
+      Tensor::empty(*w.arena, MemoryTag::kActivations, DType::kI32, Shape{ids.numel()});
+  auto* o = order.data<std::int32_t>();
+  std::iota(o, o + ids.numel(), 0);
+  std::stable_sort(o, o + ids.numel(), [&](std::int32_t a, std::int32_t b) {
+    return ids.data<std::int32_t>()[a] < ids.data<std::int32_t>()[b];
+  });
+  return order;
+}
+
+// Tall, wide (stored transposed) and square tables; two uses, of which the second one adds.
+TEST_P(FunctionalTest, EmbeddingOfEveryShape) {
+  const DType t = GetParam();
+  for (const auto& [n, vocab, width] : {std::tuple{1, 1, 1},
+                                        {50, 1, 7},
+                                        {9, 31, 1},
+                                        {40, 31, 12},
+                                        {70, 9, 24},
+                                        {33, 16, 16},
+                                        {3, 257, 512}}) {
+    Workbench w(t, vocab, width);
+    const auto rows = static_cast<std::size_t>(n), c = static_cast<std::size_t>(width);
+    const Tensor ids = w.ints(n, vocab), order = order_of(w, ids);
+    const Matrix table = w.weight_values();
+    Matrix want_grad(table.size());
+    for (const std::uint64_t use : {1, 2}) {
+      const Var y = embedding(*w.ctx, ids, order, w.weight);
+      const Tensor dy = w.random(Shape{n, width}, use);
+      const Matrix got = values_of(y.value), dv = values_of(dy);
+      ASSERT_EQ(got.size(), rows * c);
+      for (std::size_t i = 0; i < got.size(); ++i) {
+        const std::size_t at =
+            static_cast<std::size_t>(ids.data<std::int32_t>()[i / c]) * c + i % c;
+        EXPECT_EQ(got[i], table[at]);
+        want_grad[at] += dv[i];
+      }
+      w.tape->add_grad(y.id, dy);
+    }
+    w.tape->backward();
+    expect_gradient(w.weight_grad(), want_grad, DType::kF32, "table");
+  }
+}
+
 TEST_P(FunctionalTest, TiedHeadAddsToTheEmbeddingsGradient) {
   const DType t = GetParam();
   for (const auto& [n, vocab, width] : {std::tuple{40, 31, 12}, {1100, 9, 24}}) {
     Workbench w(t, vocab, width);
     const auto rows = static_cast<std::size_t>(n), v = static_cast<std::size_t>(vocab),
                c = static_cast<std::size_t>(width);
-    if (w.ctx->store.params().info(w.weight.id).transposed()) continue;
-    const Tensor ids = w.ints(n, vocab);
-    const Tensor order = Tensor::empty(*w.arena, MemoryTag::kActivations, DType::kI32, Shape{n});
-    auto* o = order.data<std::int32_t>();
-    std::iota(o, o + n, 0);
-    std::stable_sort(o, o + n, [&](std::int32_t a, std::int32_t b) {
-      return ids.data<std::int32_t>()[a] < ids.data<std::int32_t>()[b];
-    });
+    const Tensor ids = w.ints(n, vocab), order = order_of(w, ids);
     const LossInputs in = loss_inputs(w, n, vocab);
     const Var x = embedding(*w.ctx, ids, order, w.weight);
     const Matrix xv = values_of(x.value), wv = w.weight_values();

@@ -16,9 +16,10 @@ namespace thimble {
 
 constexpr std::int64_t kSeq = 13;
 
-inline ModelConfig odd_config(bool tied) {
+// `wide`: more columns than tokens, so that the embedding and the head are stored transposed.
+inline ModelConfig odd_config(bool tied, bool wide = false) {
   ModelConfig c;
-  c.hidden_size = 24;
+  c.hidden_size = wide ? 72 : 24;
   c.intermediate_size = 37;
   c.num_layers = 3;
   c.num_heads = 3;
@@ -77,7 +78,7 @@ struct Setting {
   int stage = 0, passes = 1, empty = -1;
   DType dtype = DType::kF32, wire = DType::kF32;
   bool reduce_by_transport = false;
-  bool tied = false;
+  bool tied = false, wide = false;
   Recompute recompute = Recompute::kNone;
   MasterFormat master = MasterFormat::kF32;
   bool fused = false;
@@ -130,7 +131,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
       s.device == DeviceKind::kCpu ? Arena::make_cpu(1 << 26) : Arena::make_gpu(1 << 26, 1 << 26);
   arena->set_poison(true);
   Outcome out;
-  const Transformer model(odd_config(s.tied));
+  const Transformer model(odd_config(s.tied, s.wide));
   const OptimizerGroups optimizer =
       make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),

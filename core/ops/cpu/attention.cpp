@@ -251,6 +251,13 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   }
 }
 
+// Reading the keys and values, and two products for every query.
+bool is_team_attention(const AttentionSpec& s) {
+  constexpr std::int64_t kProductsPerValue = 16;  // multiplications in the time of reading a value
+  const std::int64_t keys = s.batch * s.kv_len * s.head_dim;
+  return is_team_work(2 * keys * s.kv_heads + 2 * keys * s.heads * s.q_len / kProductsPerValue);
+}
+
 }  // namespace
 
 std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
@@ -262,7 +269,7 @@ void attention(const AttentionSpec& s, const AttentionArgs& args) {
   const std::int64_t onednn_bytes = tile_workspace(s, false);
   const Scratch layout(s, false, onednn_bytes, nullptr);
   const std::int64_t group = s.heads / s.kv_heads;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_attention(s))
   for (std::int64_t task = 0; task < s.batch * s.kv_heads; ++task) {
     const Scratch w(s, false, onednn_bytes, thread_base(layout, args.workspace));
     const std::int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads;
@@ -279,7 +286,7 @@ void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
   const std::int64_t onednn_bytes = tile_workspace(s, true);
   const Scratch layout(s, true, onednn_bytes, nullptr);
   const std::int64_t group = s.heads / s.kv_heads;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_attention(s))
   for (std::int64_t task = 0; task < s.batch * s.kv_heads; ++task) {
     const Scratch w(s, true, onednn_bytes, thread_base(layout, args.forward.workspace));
     const std::int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads;

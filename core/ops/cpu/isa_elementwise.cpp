@@ -4,6 +4,7 @@
 #include <cstring>
 #include <vector>
 
+#include "core/base/threads.h"
 #include "core/ops/cpu/isa_declare.h"
 #include "core/ops/cpu/isa_int8.h"
 #include "core/ops/cpu/isa_math.h"
@@ -16,12 +17,8 @@ constexpr std::int64_t kChunk = 16384;
 // Runs body(begin, end) over chunks of [0, n).
 template <typename Body>
 void for_chunks(std::int64_t n, Body&& body) {
-  if (n <= kChunk) {
-    body(std::int64_t{0}, n);
-    return;
-  }
   const std::int64_t chunks = (n + kChunk - 1) / kChunk;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(n))
   for (std::int64_t c = 0; c < chunks; ++c) {
     body(c * kChunk, std::min(n, (c + 1) * kChunk));
   }
@@ -116,7 +113,7 @@ template <typename T>
 void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols) {
   constexpr std::int64_t kTile = 32;
   const std::int64_t row_tiles = (rows + kTile - 1) / kTile;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
   for (std::int64_t tile = 0; tile < row_tiles; ++tile) {
     const std::int64_t r0 = tile * kTile, r1 = std::min(rows, r0 + kTile);
     for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
@@ -153,7 +150,7 @@ constexpr std::int64_t kRun = 1024;  // 32 additions a lane
 
 template <typename T>
 void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t cols) {
-#pragma omp parallel for schedule(static) if (rows * cols > kChunk)
+#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
   for (std::int64_t r = 0; r < rows; ++r) {
     double sum = 0;
     for (std::int64_t i = 0; i < cols; i += kRun)
@@ -265,7 +262,7 @@ void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids,
                           const std::int32_t* order, std::int64_t tokens, std::int64_t cols) {
   // Each thread owns whole groups of equal ids: a group starts where the id differs from its
   // predecessor's.
-#pragma omp parallel
+#pragma omp parallel if (is_team_work(tokens * cols))
   {
     std::vector<float> sum(static_cast<std::size_t>(cols));
 #pragma omp for schedule(static)

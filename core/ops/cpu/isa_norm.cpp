@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/base/threads.h"
 #include "core/ops/cpu/isa_declare.h"
 #include "core/ops/cpu/isa_math.h"
 
@@ -12,7 +13,7 @@ template <typename T>
 void rms_norm_typed(const RmsNormArgs& a) {
   const auto* w = static_cast<const T*>(a.w);
   const std::int64_t cols = a.cols;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(a.rows * cols))
   for (std::int64_t r = 0; r < a.rows; ++r) {
     const T* x = static_cast<const T*>(a.x) + r * cols;
     T* y = static_cast<T*>(a.y) + r * cols;
@@ -65,7 +66,7 @@ void rms_norm_grad(const RmsNormGradArgs& a) {
   with_float_type(a.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const std::int64_t chunks = norm_chunks(a.rows);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(a.rows * a.cols))
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       float* dw = a.partial_dw == nullptr ? nullptr : a.partial_dw + chunk * a.cols;
       if (dw != nullptr) std::fill(dw, dw + a.cols, 0.0f);
@@ -92,7 +93,7 @@ void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
   with_float_type(dtype, [&](auto* type) {
     const auto* x = static_cast<const std::remove_pointer_t<decltype(type)>*>(dy);
     const std::int64_t chunks = norm_chunks(rows);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
     for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
       float* sum = partial + chunk * cols;
       std::fill(sum, sum + cols, 0.0f);
@@ -110,7 +111,7 @@ void rope(const RopeArgs& a) {
   const float sign = a.inverse ? -1.0f : 1.0f;
   with_float_type(a.dtype, [&](auto* type) {
     auto* base = static_cast<decltype(type)>(a.x);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(a.tokens * a.heads * a.head_dim))
     for (std::int64_t t = 0; t < a.tokens; ++t) {
       const float* cosine = a.table + static_cast<std::int64_t>(a.positions[t]) * a.head_dim;
       const float* sine = cosine + half;

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "core/base/threads.h"
 #include "core/ops/cpu/isa_declare.h"
 #include "core/ops/cpu/isa_math.h"
 
@@ -71,7 +72,8 @@ void cross_entropy_row(const CrossEntropyArgs& a, std::int64_t r) {
 }  // namespace
 
 void cross_entropy(const CrossEntropyArgs& a) {
-#pragma omp parallel for schedule(static)
+  constexpr std::int64_t kExpCost = 8;  // an exponential beside reading a value
+#pragma omp parallel for schedule(static) if (is_team_work(a.rows * a.vocab * kExpCost))
   for (std::int64_t r = 0; r < a.rows; ++r) cross_entropy_row(a, r);
 }
 

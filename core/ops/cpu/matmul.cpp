@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/base/numeric.h"
+#include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
 
 namespace thimble::cpu {
@@ -90,7 +91,16 @@ void run_converted(const MatmulSpec& s, const MatmulArgs& args, Team team) {
   }
 }
 
+// Multiplications and additions in the time of reading a value from memory.
+constexpr std::int64_t kOpsPerValue = 16;
+
 }  // namespace
+
+onednn::Team team_of(const MatmulSpec& s) {
+  const std::int64_t values = s.m * s.k + s.k * s.n + s.m * s.n;
+  const std::int64_t work = std::max(values, s.m * s.n * s.k / kOpsPerValue);
+  return is_team_work(work) ? Team::kWhole : Team::kSingleThread;
+}
 
 std::int64_t matmul_workspace_bytes(const MatmulSpec& s, Team team) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return 0;

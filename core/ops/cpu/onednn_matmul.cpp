@@ -133,7 +133,8 @@ class Product {
   std::int64_t workspace_bytes_ = 0;
 };
 
-// oneDNN splits work by the number of OpenMP threads at creation.
+// oneDNN splits work by the number of OpenMP threads, some of it when a product is made and some
+// when it runs.
 class OneThread {
  public:
   explicit OneThread(Team team) : active_(team == Team::kSingleThread), threads_(team_threads()) {
@@ -175,7 +176,9 @@ std::int64_t workspace_bytes(const MatmulSpec& spec, Team team) {
 }
 
 void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team) {
-  product(spec, team).run(args);
+  Product& made = product(spec, team);
+  const OneThread scope(team);
+  made.run(args);
 }
 
 PackedLayout packed_layout(const MatmulSpec& spec) {

@@ -8,7 +8,8 @@
 
 namespace thimble::onednn {
 
-/// Whether the product uses this thread's whole OpenMP team or runs inside one of its threads.
+/// Whether the product uses this thread's whole OpenMP team or the calling thread alone, as it must
+/// inside a parallel loop.
 enum class Team : std::uint8_t { kWhole, kSingleThread };
 
 /// Workspace that matmul() needs for this spec, in bytes.
