@@ -15,16 +15,9 @@ std::vector<std::int32_t> Tokenizer::encode(std::string_view text, EncodeOptions
   return ids;
 }
 
-std::size_t Tokenizer::checked(std::int32_t id) const {
-  if (id < 0 || id >= info_.vocab_size) {
-    throw_user("{}: token id {} is outside the vocabulary [0, {})", info_.name, id,
-               info_.vocab_size);
-  }
-  return static_cast<std::size_t>(id);
-}
-
 std::string_view Tokenizer::token_text(std::int32_t id) const {
-  const std::size_t i = checked(id);
+  if (!is_known(id)) return {};
+  const auto i = static_cast<std::size_t>(id);
   return std::string_view(blob_).substr(offsets_[i], offsets_[i + 1] - offsets_[i]);
 }
 
@@ -37,7 +30,7 @@ std::string_view Tokenizer::start_text(std::int32_t id) const {
 }
 
 bool Tokenizer::is_special(std::int32_t id) const {
-  return special_[checked(id)];
+  return is_known(id) && special_[static_cast<std::size_t>(id)];
 }
 
 std::optional<std::int32_t> Tokenizer::special_id(std::string_view text) const {
@@ -69,7 +62,12 @@ std::string Tokenizer::decode(std::span<const std::int32_t> ids, DecodeOptions o
     if (!special || !options.skip_special) {
       text += at_start && !special ? start_text(id) : token_text(id);
     }
-    at_start = special ? at_start || id == info_.bos_id : false;
+    // What gives no text does not end the start of a document.
+    if (special) {
+      at_start = at_start || id == info_.bos_id;
+    } else if (!token_text(id).empty()) {
+      at_start = false;
+    }
   }
   return text;
 }
@@ -79,6 +77,7 @@ std::string StreamDecoder::push(std::int32_t id) {
     at_start_ = at_start_ || id == tokenizer_->bos_id();
     return {};
   }
+  if (tokenizer_->token_text(id).empty()) return {};
   pending_ += at_start_ ? tokenizer_->start_text(id) : tokenizer_->token_text(id);
   at_start_ = false;
   // Everything may go but a last character that more bytes could complete.

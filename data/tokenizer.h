@@ -55,12 +55,12 @@ class Tokenizer {
 
   /// The text of `ids`, byte for byte (it may be invalid UTF-8 if the ids are cut inside a
   /// character). The space that SentencePiece-style tokenizers put before a document is removed at
-  /// the start and after BOS. Throws: UserError if an id is outside [0, vocab_size).
+  /// the start and after BOS. Ids that name no token, as those of an embedding that is padded
+  /// beyond the vocabulary, give nothing.
   std::string decode(std::span<const std::int32_t> ids, DecodeOptions options = {}) const;
 
   /// Bytes of one token as decode() would give them in the middle of a text, special tokens as
-  /// spelled. Ids inside the vocabulary that name no token give "". Throws: UserError if the id is
-  /// outside [0, vocab_size).
+  /// spelled. Ids that name no token give "".
   std::string_view token_text(std::int32_t id) const;
 
   /// True for control tokens such as BOS, EOS, padding and chat marks.
@@ -92,7 +92,7 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
-  std::size_t checked(std::int32_t id) const;
+  bool is_known(std::int32_t id) const { return id >= 0 && id < info_.vocab_size; }
   std::string_view start_text(std::int32_t id) const;
 
   std::string blob_;

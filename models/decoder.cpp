@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 #include <numeric>
 
 #include "core/base/random.h"
@@ -28,6 +29,8 @@ void penalise(std::vector<float>& logits, std::span<const std::int32_t> history,
 std::int32_t sample_token(std::span<const float> given, const SamplingOptions& options,
                           std::int64_t index, std::span<const std::int32_t> history) {
   std::vector<float> logits(given.begin(), given.end());
+  for (const std::int32_t id : options.never)
+    logits.at(static_cast<std::size_t>(id)) = -std::numeric_limits<float>::infinity();
   if (options.repetition_penalty != 1) penalise(logits, history, options.repetition_penalty);
   if (options.temperature <= 0 || options.top_k == 1) {
     return static_cast<std::int32_t>(std::max_element(logits.begin(), logits.end()) -

@@ -16,6 +16,7 @@ struct SamplingOptions {
   double top_p = 1;               // 1: all
   double repetition_penalty = 1;  // 1: none; Keskar et al. 2019, section 4.1
   std::uint64_t seed = 0;
+  std::vector<std::int32_t> never{};  // ids that are never drawn
 };
 
 /// Chooses the next token from logits [V]; `index` numbers the draws of a seed, `history` is

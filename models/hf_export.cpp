@@ -6,8 +6,10 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/base/threads.h"
 #include "core/io/file.h"
 #include "core/io/safetensors_model.h"
+#include "core/io/staged.h"
 #include "core/ops/ops.h"
 
 namespace thimble {
@@ -30,7 +32,7 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
     return;
   }
   auto* gathered = static_cast<char*>(converted.raw());
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work((end - begin) * cols))
   for (std::int64_t r = begin; r < end; ++r) {
     for (std::int64_t c = 0; c < cols; ++c) {
       std::memcpy(gathered + ((r - begin) * cols + c) * size, from + (c * info.shape[0] + r) * size,
@@ -161,11 +163,11 @@ std::vector<fs::path> tokenizer_files(const fs::path& directory) {
   return files;
 }
 
-void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options) {
-  const fs::path temporary = options.directory.string() + ".tmp";
+std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, ParamStore& store,
+                                  const HfExport& options) {
   if (!arena.device().planning && options.writes) {
-    fs::remove_all(temporary);
-    fs::create_directories(temporary);
+    StagedDirectory staged(options.directory);
+    const fs::path& temporary = staged.path();
     write_file_atomic(
         temporary / "config.json",
         model_config_json(model.config(), options.dtype == DType::kBF16 ? "bfloat16" : "float32"));
@@ -178,18 +180,13 @@ void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const 
     }
     write_tensors(arena, model, store, options, temporary);
     compare(arena, model, store, options.dtype, temporary);
-    const fs::path old = options.directory.string() + ".old";
-    fs::remove_all(old);
-    if (fs::exists(options.directory)) fs::rename(options.directory, old);
-    fs::rename(temporary, options.directory);
-    sync_directory(fs::absolute(options.directory).parent_path());
-    fs::remove_all(old);
-    return;
+    return staged.put_in_place();
   }
   const Reservation space = arena.host().reserve(MemoryTag::kIo, kStagingBytes, "export check");
   const auto nothing = [](const std::string&, auto, std::int64_t) {};
   for_slices(arena, model, store, options.dtype, nothing);
   if (!arena.device().planning) for_slices(arena, model, store, options.dtype, nothing);
+  return std::nullopt;
 }
 
 }  // namespace thimble

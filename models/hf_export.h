@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -14,8 +15,8 @@ namespace thimble {
 inline constexpr const char* kByteTokenizerMarker = "tokenizer.byte";
 
 struct HfExport {
-  std::filesystem::path directory;  // must not exist, or hold an earlier export
-  DType dtype = DType::kBF16;       // of the tensors in the files
+  std::filesystem::path directory;
+  DType dtype = DType::kBF16;  // of the tensors in the files
   std::int64_t max_shard_bytes = 5'000'000'000;
   std::vector<std::filesystem::path> files_to_copy;  // tokenizer and template files, byte for byte
   bool tokenizer_is_bytes = false;                   // writes kByteTokenizerMarker
@@ -26,9 +27,10 @@ struct HfExport {
 /// Writes config.json, generation_config.json and safetensors (with an index if sharded), one slice
 /// in memory at a time; a tied lm_head.weight is left out. The directory is written under a
 /// temporary name, read back, every tensor compared bit for bit with the store, and only then
-/// renamed; an earlier export is replaced. Throws SystemError if writing fails or what was read
-/// differs.
-void export_hf(Arena& arena, const Transformer& model, ParamStore& store, const HfExport& options);
+/// renamed. What was at the directory's name before is moved aside, never removed: the name it has
+/// now is returned. Throws SystemError if writing fails or what was read differs.
+std::optional<std::filesystem::path> export_hf(Arena& arena, const Transformer& model,
+                                               ParamStore& store, const HfExport& options);
 
 /// The tokenizer and template files of a model directory that an export should carry along.
 std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& directory);

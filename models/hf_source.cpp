@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "core/base/text.h"
+#include "core/base/threads.h"
 #include "core/ops/ops.h"
 #include "models/weight_sources.h"
 
@@ -93,7 +94,7 @@ void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
     }
     float* f = converted.data<float>();
     table.cast(f, DType::kF32, raw.raw(), dtype, rows * cols);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
     for (std::int64_t c = slice.begin; c < slice.end; ++c) {
       for (std::int64_t r = 0; r < rows; ++r)
         out[(c - slice.begin) * info.shape[0] + r0 + r] = f[r * cols + c];

@@ -96,9 +96,19 @@ TH_HOST_DEVICE inline std::uint16_t round_at_random(float value, std::uint16_t r
   const std::uint32_t rounded = (bits + random) >> 16, quiet_nan = (bits >> 16) | 0x40u;
   return static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
 }
-/// The bf16 part of an f32 that is kept in two halves: nearest, ties away from zero.
+/// bf16, nearest, ties to even, as every other conversion: what is derived from an f32 master.
+TH_HOST_DEVICE inline std::uint16_t nearest_bf16(float value) {
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x7FFFu + ((bits >> 16) & 1u)) >> 16,
+                      quiet_nan = (bits >> 16) | 0x40u;
+  return static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
+}
+/// The bf16 part of an f32 that is kept in two halves: nearest, ties away from zero. With ties to
+/// even the other half could not tell the two values apart that would share an even one.
 TH_HOST_DEVICE inline std::uint16_t high_half(float value) {
-  return static_cast<std::uint16_t>((std::bit_cast<std::uint32_t>(value) + 0x8000u) >> 16);
+  const auto bits = std::bit_cast<std::uint32_t>(value);
+  const std::uint32_t rounded = (bits + 0x8000u) >> 16, quiet_nan = (bits >> 16) | 0x40u;
+  return static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);
 }
 TH_HOST_DEVICE inline float join_halves(std::uint16_t high, std::uint16_t low) {
   const std::uint32_t bits = static_cast<std::uint32_t>(high) << 16 | low;

@@ -98,7 +98,7 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
     case Kind::kMaster: {
       BF16* weight = static_cast<BF16*>(s.extra) + begin;
 #pragma omp simd
-      for (std::int64_t i = 0; i < n; ++i) weight[i].bits = high_half(values[i]);
+      for (std::int64_t i = 0; i < n; ++i) weight[i].bits = nearest_bf16(values[i]);
       return;
     }
     case Kind::kBF16Random: {

@@ -12,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/base/failpoint.h"
 #include "core/base/numeric.h"
+#include "core/io/staged.h"
 
 namespace thimble {
 namespace {
@@ -68,6 +69,15 @@ File File::open_read_write(const std::filesystem::path& path) {
 }
 File File::create(const std::filesystem::path& path) {
   return File(path, O_RDWR | O_CREAT | O_TRUNC);
+}
+std::optional<File> File::create_new(const std::filesystem::path& path) {
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, kFileMode);
+  } while (descriptor < 0 && errno == EINTR);
+  if (descriptor >= 0) return File(path, FileDescriptor(descriptor));
+  if (errno == EEXIST) return std::nullopt;
+  throw_open_error(path);
 }
 
 std::int64_t File::size() const {
@@ -167,9 +177,9 @@ std::string read_text_file(const std::filesystem::path& path, std::int64_t max_b
 }
 
 void write_file_atomic(const std::filesystem::path& path, std::string_view text) {
-  const std::filesystem::path temporary = path.string() + ".tmp";
+  const File file = create_beside(path);
+  const std::filesystem::path& temporary = file.path();
   try {
-    const File file = File::create(temporary);
     file.write_at(0, std::as_bytes(std::span(text)));
     file.data_sync();
     failpoint("atomic_write.rename");

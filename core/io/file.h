@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -34,6 +35,8 @@ class File {
   static File open_read_write(const std::filesystem::path& path);
   /// Creates the file, or empties an existing one; readable and writable.
   static File create(const std::filesystem::path& path);
+  /// Creates the file; none if the name is taken, even by a dangling link.
+  static std::optional<File> create_new(const std::filesystem::path& path);
 
   /// Bytes in the file now.
   std::int64_t size() const;
@@ -57,6 +60,8 @@ class File {
 
  private:
   File(const std::filesystem::path& path, int flags);
+  File(std::filesystem::path path, FileDescriptor descriptor)
+      : path_(std::move(path)), descriptor_(std::move(descriptor)) {}
 
   std::filesystem::path path_;
   FileDescriptor descriptor_;
@@ -80,9 +85,9 @@ class MappedFile {
 /// The whole file as text; refuses files above `max_bytes` with a UserError before it allocates.
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes);
 
-/// Replaces `path` by `text` so that a crash leaves either the old or the new contents: writes
-/// `path`.tmp, syncs it, renames it and syncs the directory. The temporary file is removed on
-/// failure.
+/// Replaces `path` by `text` so that a crash leaves either the old or the new contents: writes a
+/// file of a free name beside it, syncs it, renames it and syncs the directory. The temporary file
+/// is removed on failure.
 void write_file_atomic(const std::filesystem::path& path, std::string_view text);
 
 /// Makes the directory's entries (creations, renames, removals) durable.

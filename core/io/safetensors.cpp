@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
+#include "core/io/staged.h"
 
 namespace thimble {
 namespace {
@@ -111,16 +112,16 @@ std::int64_t SafetensorsSpec::bytes() const {
 SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
                                      std::vector<SafetensorsSpec> specs,
                                      const std::map<std::string, std::string>& metadata)
-    : path_(path), temporary_(path.string() + ".tmp"), specs_(std::move(specs)) {
+    : path_(path), specs_(std::move(specs)) {
   const std::string text = header_text(specs_, metadata);
   const std::uint64_t length = text.size();
   TH_CHECK(narrow<std::int64_t>(length) <= kMaxHeaderBytes);
-  file_ = File::create(temporary_);
+  file_ = create_beside(path_);
   try {
     file_->write_at(0, std::as_bytes(std::span(&length, 1)));
     file_->write_at(kLengthBytes, std::as_bytes(std::span(text)));
   } catch (...) {
-    remove_tree(temporary_);
+    remove_tree(file_->path());
     throw;
   }
   file_offset_ = kLengthBytes + narrow<std::int64_t>(length);
@@ -128,7 +129,7 @@ SafetensorsWriter::SafetensorsWriter(const std::filesystem::path& path,
 }
 
 SafetensorsWriter::~SafetensorsWriter() {
-  if (file_) remove_tree(temporary_);
+  if (file_) remove_tree(file_->path());
 }
 
 void SafetensorsWriter::skip_full_tensors() {
@@ -155,7 +156,7 @@ void SafetensorsWriter::finish() {
   TH_CHECK(file_ && current_ == specs_.size(), "{} of {} tensors are complete", current_,
            specs_.size());
   file_->data_sync();
-  rename_path(temporary_, path_);
+  rename_path(file_->path(), path_);
   file_.reset();
   sync_directory(path_.has_parent_path() ? path_.parent_path() : std::filesystem::path("."));
 }

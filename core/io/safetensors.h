@@ -98,7 +98,6 @@ class SafetensorsWriter {
   void skip_full_tensors();
 
   std::filesystem::path path_;
-  std::filesystem::path temporary_;
   std::vector<SafetensorsSpec> specs_;
   std::optional<File> file_;
   std::size_t current_ = 0;

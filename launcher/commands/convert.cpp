@@ -25,7 +25,7 @@ namespace fs = std::filesystem;
 
 struct ConvertArguments {
   std::string source, destination, dtype = "auto", max_shard_size = "5GB", tokenizer;
-  bool json = false;
+  bool force = false, json = false;
 };
 
 // A source opened: its configuration, its weights, the dtype it would keep and its tokenizer files.
@@ -105,21 +105,17 @@ Opened open_source(const fs::path& source) {
   return opened;
 }
 
-// The destination without a trailing '/', so that names beside it can be made from it. Refuses one
-// that holds something else, or that holds the source: an earlier export is replaced as a whole.
+// Refuses a destination that is taken, unless told otherwise, or that holds the source.
 fs::path check_destination(const ConvertArguments& a) {
-  fs::path destination = fs::path(a.destination).lexically_normal();
-  if (!destination.has_filename()) destination = destination.parent_path();
+  const fs::path destination = a.destination;
   const fs::path inside =
       fs::weakly_canonical(a.source).lexically_relative(fs::weakly_canonical(destination));
   if (!inside.empty() && *inside.begin() != "..") {
     throw_user("{}: writing there would replace the source {}; choose another destination",
                a.destination, a.source);
   }
-  const bool replaceable = !fs::exists(destination) || fs::exists(destination / "config.json") ||
-                           (fs::is_directory(destination) && fs::is_empty(destination));
-  if (!replaceable) {
-    throw_user("{}: exists and is not a model directory; choose another destination",
+  if (!a.force && fs::exists(fs::symlink_status(destination))) {
+    throw_user("{}: exists; choose another destination, or move it aside with --force",
                a.destination);
   }
   return destination;
@@ -163,7 +159,7 @@ void run_convert(const ConvertArguments& a) {
   const Transformer model(opened.config);
   ResidentParamStore store(*arena, model.params(), dtype, false);
   if (opened.checkpoint) {
-    opened.weights = std::make_unique<CheckpointSource>(*opened.checkpoint, *arena);
+    opened.weights = std::make_unique<CheckpointSource>(*opened.checkpoint, *arena, dtype);
   }
   if (!opened.weights) {
     opened.weights =
@@ -171,12 +167,13 @@ void run_convert(const ConvertArguments& a) {
                                    [](const std::string& note) { spdlog::info("{}", note); });
   }
   load_weights(*arena, model, store, *opened.weights);
-  export_hf(*arena, model, store,
-            {.directory = destination,
-             .dtype = dtype,
-             .max_shard_bytes = max_shard_bytes,
-             .files_to_copy = opened.tokenizer,
-             .tokenizer_is_bytes = opened.byte_tokenizer});
+  const std::optional<fs::path> aside = export_hf(*arena, model, store,
+                                                  {.directory = destination,
+                                                   .dtype = dtype,
+                                                   .max_shard_bytes = max_shard_bytes,
+                                                   .files_to_copy = opened.tokenizer,
+                                                   .tokenizer_is_bytes = opened.byte_tokenizer});
+  if (aside) spdlog::info("what was at {} is now {}", a.destination, aside->string());
   if (opened.tokenizer.empty() && !opened.byte_tokenizer) {
     spdlog::warn("{} has no tokenizer; --tokenizer carries one along", a.destination);
   }
@@ -202,13 +199,16 @@ void add_convert_command(CLI::App& app, CommandSession& session) {
       ->add_option("--tokenizer", a->tokenizer,
                    "Tokenizer file or directory to carry along; \"byte\": tokens are bytes")
       ->check(CLI::ExistingPath | CLI::IsMember({"byte"}));
+  convert->add_flag("--force", a->force,
+                    "Move what is at the destination aside, to <destination>.old-N");
   convert->add_flag("--json", a->json, "One JSON object");
   convert->footer(
       "Examples:\n"
       "  thimble convert runs/demo model-dir\n"
       "  thimble convert runs/demo/checkpoints/ckpt-200 model-dir --dtype fp32\n"
       "  thimble convert stories260K.bin stories --tokenizer tok512.bin\n"
-      "An earlier export at the destination is replaced.");
+      "  thimble convert runs/demo model-dir --force      # an earlier model-dir becomes "
+      "model-dir.old-1");
   convert->callback([a, &session] {
     session.start();
     run_convert(*a);

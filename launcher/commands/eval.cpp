@@ -195,6 +195,7 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
   const std::int64_t bytes = (samples ? read_samples : read_text)(a, *loaded.tokenizer, score);
   session.console->end_live_line();
   if (evaluator.totals.tokens == 0) throw_user("{}: a single token has no loss", a.text);
+  if (!std::isfinite(evaluator.totals.loss)) throw_not_finite(loaded, "loss");
   print_totals(evaluator.totals, bytes, a);
 }
 

@@ -4,16 +4,18 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/loaded_model.h"
-#include "launcher/engine/trainer.h"
+#include "launcher/engine/samples.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
 #include "models/decoder.h"
+#include "models/generation_config.h"
 
 namespace thimble {
 namespace {
@@ -24,9 +26,44 @@ struct GenerateArguments {
   std::string model, prompt, prompt_file, dtype = "auto";
   std::vector<std::string> stop;
   std::int64_t max_new_tokens = 200;
-  SamplingOptions sampling;
-  bool json = false;
+  // What is not given is as the model's generation_config.json says.
+  std::optional<double> temperature, top_p, repetition_penalty;
+  std::optional<std::int64_t> top_k;
+  std::uint64_t seed = 0;
+  bool any_id = false, json = false;
 };
+
+// As transformers samples with this configuration, unless an option says otherwise.
+SamplingOptions sampling_options(const GenerateArguments& a, const GenerationConfig& config,
+                                 const LoadedModel& loaded) {
+  constexpr std::int64_t kUsualTopK = 50;  // of transformers where the file has none
+  const bool samples = config.do_sample || a.temperature;
+  SamplingOptions options{.seed = a.seed};
+  options.repetition_penalty = a.repetition_penalty.value_or(config.repetition_penalty.value_or(1));
+  if (samples) {
+    options.temperature = a.temperature.value_or(config.temperature.value_or(1));
+    options.top_p = a.top_p.value_or(config.do_sample ? config.top_p.value_or(1) : 1);
+    options.top_k = a.top_k.value_or(config.do_sample ? config.top_k.value_or(kUsualTopK) : 0);
+  } else if (a.top_p || a.top_k) {
+    spdlog::warn("--top-p and --top-k need --temperature: the likeliest token is taken");
+  }
+  if (!a.any_id)
+    options.never = undefined_ids(*loaded.tokenizer, loaded.model->config().vocab_size);
+  if (options.temperature > 0) {
+    spdlog::info("sampling: temperature {}, top-p {}, top-k {}, repetition penalty {}, seed {}",
+                 options.temperature, options.top_p, options.top_k, options.repetition_penalty,
+                 options.seed);
+  }
+  if (!options.never.empty())
+    spdlog::info("{} ids of the model have no token and are not drawn", options.never.size());
+  return options;
+}
+
+void check_finite(const std::vector<float>& logits, const LoadedModel& loaded) {
+  for (const float l : logits) {
+    if (!std::isfinite(l)) throw_not_finite(loaded, "logits");
+  }
+}
 
 struct Generated {
   std::string text;
@@ -44,14 +81,18 @@ std::size_t find_stop(const std::string& text, const std::vector<std::string>& s
 Generated decode(const GenerateArguments& a, const LoadedModel& loaded, Decoder& decoder,
                  std::vector<std::int32_t> history) {
   const Tokenizer& tokenizer = *loaded.tokenizer;
-  const std::vector<std::int32_t>& eos = loaded.model->config().eos_ids;
+  const GenerationConfig config = load_generation_config(loaded.directory);
+  const SamplingOptions sampling = sampling_options(a, config, loaded);
+  const std::vector<std::int32_t>& eos =
+      config.eos_ids.empty() ? loaded.model->config().eos_ids : config.eos_ids;
   StreamDecoder stream(tokenizer, a.prompt.empty() && a.prompt_file.empty());
   Generated out;
   std::vector<float> logits = decoder.feed(history);
   const bool live = !a.json && a.stop.empty();
   while (static_cast<std::int64_t>(out.ids.size()) < a.max_new_tokens) {
+    check_finite(logits, loaded);
     const std::int32_t id =
-        sample_token(logits, a.sampling, static_cast<std::int64_t>(out.ids.size()), history);
+        sample_token(logits, sampling, static_cast<std::int64_t>(out.ids.size()), history);
     if (id == tokenizer.eos_id() || std::find(eos.begin(), eos.end(), id) != eos.end()) {
       out.reason = "eos";
       break;
@@ -130,17 +171,25 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue");
   generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")
       ->check(CLI::PositiveNumber);
-  generate->add_option("--temperature", a->sampling.temperature, "0 = greedy")
-      ->check(CLI::NonNegativeNumber);
-  generate->add_option("--top-k", a->sampling.top_k, "Only the k likeliest tokens; 0 = all")
+  generate
+      ->add_option("--temperature", a->temperature,
+                   "0: greedy (default: the model's generation_config.json, else 0)")
       ->check(CLI::NonNegativeNumber);
   generate
-      ->add_option("--top-p", a->sampling.top_p,
-                   "Only the likeliest tokens that make up this share")
+      ->add_option("--top-k", a->top_k,
+                   "Only the k likeliest tokens; 0: all (default: as --temperature)")
+      ->check(CLI::NonNegativeNumber);
+  generate
+      ->add_option("--top-p", a->top_p,
+                   "Only the likeliest tokens that make up this share (default: as --temperature)")
       ->check(CLI::Range(1e-6, 1.0));
-  generate->add_option("--repetition-penalty", a->sampling.repetition_penalty, "1 = none")
+  generate
+      ->add_option("--repetition-penalty", a->repetition_penalty,
+                   "1: none (default: the model's generation_config.json, else 1)")
       ->check(CLI::PositiveNumber);
-  generate->add_option("--seed", a->sampling.seed, "Of the draws");
+  generate->add_option("--seed", a->seed, "Of the draws");
+  generate->add_flag("--any-id", a->any_id,
+                     "Also draw ids that the tokenizer has no token for; they print as nothing");
   generate->add_option("--stop", a->stop, "End before this text (repeatable)");
   generate->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));

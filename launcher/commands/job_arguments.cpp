@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "launcher/engine/samples.h"
 #include "launcher/engine/trainer.h"
 #include "launcher/job/load_job.h"
 

@@ -54,7 +54,8 @@ void add_launch_command(CLI::App& app, CommandSession& session) {
       "  thimble launch -n 16 --hostfile hosts.txt -- train job.toml --set "
       "parallelism.zero_stage=3\n"
       "  thimble launch --elastic 8:16 --hostfile hosts.txt -- train job.toml\n"
-      "A failed job starts again from its last checkpoint. SIGINT, SIGTERM or SIGUSR1: save and "
+      "A failed job starts again from its last checkpoint. SIGINT, SIGTERM, SIGHUP or SIGUSR1: "
+      "save and "
       "exit 75.");
   launch_command->callback([a, &session] {
     session.start();

@@ -11,6 +11,7 @@
 #include "launcher/commands/train_rank.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/rank_environment.h"
+#include "launcher/run/signals.h"
 #include "parallel/local_world.h"
 #include "parallel/mpi_world.h"
 
@@ -69,6 +70,7 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
   const bool is_rank = launched && launched->ranks > 1;
   if (is_rank && launched->rank > 0) session.quiet = true;  // its log file has everything
   session.start();
+  outlive_closed_output();
   if (arguments.simulate > 0) {
     if (is_rank)
       throw_user("--simulate {} under {} with {} ranks: choose one", arguments.simulate,
@@ -120,7 +122,9 @@ void add_train_command(CLI::App& app, CommandSession& session) {
       "  thimble train examples/scratch-130m.toml\n"
       "  thimble train job.toml --set training.max_steps=200 --set optimizer.lr=1e-4\n"
       "  mpirun -np 4 --bind-to none thimble train job.toml\n"
-      "Exit code 75: saved and stopped on a signal; the same command continues.");
+      "Exit code 75: saved and stopped on a signal (SIGINT, SIGTERM, SIGHUP, SIGUSR1); the same "
+      "command "
+      "continues.");
   train->callback([arguments, &session] { session.exit_code = run_train(*arguments, session); });
 }
 

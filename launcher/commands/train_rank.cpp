@@ -12,11 +12,13 @@
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "data/content_hash.h"
+#include "launcher/commands/choose_checkpoint.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/run_content.h"
 #include "launcher/commands/tokenize_progress.h"
 #include "launcher/commands/version.h"
 #include "launcher/engine/checkpoint_source.h"
+#include "launcher/engine/finished_run.h"
 #include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/speed_of_light.h"
 #include "launcher/engine/trainer.h"
@@ -51,42 +53,12 @@ std::chrono::seconds step_limit() {
   return std::chrono::seconds(seconds);
 }
 
-void check_has_step(const fs::path& checkpoints, std::int64_t step) {
-  std::vector<std::string> steps;
-  for (const CheckpointName& c : list_checkpoints(checkpoints)) {
-    if (c.step == step) return;
-    steps.push_back(std::to_string(c.step));
-  }
-  throw_user("--resume-from {}: {} holds {}", step, checkpoints.string(),
-             steps.empty() ? "no checkpoint" : "the checkpoints of steps " + join(steps));
-}
-
 // Before hours of training, not after them.
 void check_trace(const std::string& trace) {
   if (trace.empty()) return;
   const fs::path directory = fs::absolute(trace).parent_path();
   if (!fs::is_directory(directory))
     throw_user("--trace {}: its directory does not exist", printable(trace));
-}
-
-std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& arguments,
-                                                  const std::filesystem::path& checkpoints,
-                                                  const CheckpointIo& io) {
-  if (arguments.resume == "never") return std::nullopt;
-  if (arguments.resume_from) {
-    check_has_step(checkpoints, *arguments.resume_from);
-    return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", *arguments.resume_from), io);
-  }
-  std::vector<std::string> rejected;
-  std::optional<CheckpointReader> newest = open_newest_valid(checkpoints, io, rejected);
-  for (const std::string& r : rejected) spdlog::warn("passed over: {}", r);
-  if (!newest && !rejected.empty()) {
-    throw_user("{}: no usable checkpoint is left; --fresh starts anew", checkpoints.string());
-  }
-  if (!newest && arguments.resume == "must") {
-    throw_user("{}: there is no checkpoint to resume from (--resume must)", checkpoints.string());
-  }
-  return newest;
 }
 
 void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& tokenizer,
@@ -142,12 +114,6 @@ void check_same_job(Communicator& comm, const job::JobConfig& job) {
     if (hashes[r] != hashes[0])
       throw_user("rank {} was started with another job or another build than rank 0", r);
   }
-}
-
-// A number that rank 0 knows.
-std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value) {
-  broadcast(comm, what, 0, std::as_writable_bytes(std::span(&value, 1)));
-  return value;
 }
 
 // Rank 0 leaves a file in the run directory, and every rank must find it there.
@@ -282,21 +248,19 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   return p;
 }
 
-// Rank 0 finds the checkpoint and verifies every byte of it; the others read its layout.
-std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& arguments,
-                                                    Communicator& comm, const fs::path& run,
-                                                    const CheckpointIo& io) {
-  const fs::path checkpoints = run / "checkpoints";
+// Trained and exported; what is only trained is exported by going on.
+bool is_done(Communicator& comm, const Prepared& p, const TrainState& state) {
+  const bool trained = state.step >= p.steps || is_stopped_early(p.job, state);
+  std::optional<FinishedRun> finished;
+  if (trained && comm.rank() == 0) finished = read_finished(p.run);
+  const bool exported = finished && finished->step == state.step &&
+                        finished->exported_step == exported_step(p.job, state);
+  if (from_leader(comm, "whether it is finished", exported ? 1 : 0) == 0) return false;
   if (comm.rank() == 0) {
-    remove_stale(checkpoints);
-    std::optional<CheckpointReader> chosen = choose_checkpoint(arguments, checkpoints, io);
-    from_leader(comm, "the checkpoint", chosen ? chosen->step() : -1);
-    return chosen;
+    spdlog::info("{} is {}: {} steps done; model/ has the weights of step {}", p.run.string(),
+                 finished->reason, finished->step, finished->exported_step);
   }
-  const std::int64_t step = from_leader(comm, "the checkpoint", -1);
-  if (step < 0) return std::nullopt;
-  return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
-                                CheckpointCheck::kManifest);
+  return true;
 }
 
 }  // namespace
@@ -313,12 +277,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   const std::unique_ptr<FileEngine> files = make_file_engine();
   const std::optional<CheckpointReader> checkpoint =
       agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
-  if (checkpoint && checkpoint_state(*checkpoint).step >= p.steps) {
-    if (leads)
-      spdlog::info("{} is finished: {} steps done", p.run.string(),
-                   checkpoint_state(*checkpoint).step);
-    return 0;
-  }
+  if (checkpoint && is_done(comm, p, checkpoint_state(*checkpoint))) return 0;
   const std::string resolved = job::resolved_job_text(p.job);
   if (leads) {
     write_file_atomic(p.held->resolved_job(), resolved);
@@ -379,7 +338,12 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                    .trace = leads ? arguments.trace : "",
                    .quiet = session.quiet},
                   state);
-  return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
+  try {
+    return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
+  } catch (const UserError& e) {
+    // The job was checked before the first step: what fails now is the machine, and may pass.
+    throw SystemError(e.what());
+  }
 }
 
 }  // namespace thimble

@@ -45,7 +45,8 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
     }
     return;
   }
-  if (const CheckpointTensor* rest = reader_.find(info.name, "remainder")) {
+  const CheckpointTensor* rest = reader_.find(info.name, "remainder");
+  if (rest != nullptr && wanted_ == DType::kF32) {
     TH_CHECK(rest->dtype == DType::kU16 && found->dtype == DType::kBF16);
     const Tensor low =
         Tensor::empty(arena_, MemoryTag::kIo, DType::kU16, Shape{count}, "checkpoint rows");

@@ -157,6 +157,8 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
     stage();
   } catch (const SystemError& e) {
     reason = e.what();
+  } catch (const UserError& e) {  // a path that was writable at the start and is not now
+    reason = e.what();
   }
   std::string padded = reason;
   padded.resize(kReasonBytes);

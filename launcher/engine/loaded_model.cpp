@@ -2,6 +2,9 @@
 
 #include <spdlog/spdlog.h>
 
+#include <cmath>
+
+#include "core/ops/ops.h"
 #include "launcher/engine/job_setup.h"
 #include "launcher/engine/weight_loading.h"
 #include "launcher/run/machine.h"
@@ -35,6 +38,16 @@ LoadedModel load_model(const std::filesystem::path& given, const std::string& dt
                   [](const std::string& note) { spdlog::info("{}", note); });
   load_weights(*loaded.arena, *loaded.model, *loaded.store, source);
   return loaded;
+}
+
+void throw_not_finite(const LoadedModel& loaded, std::string_view what) {
+  for (const ParamId id : loaded.model->params().ids()) {
+    if (std::isfinite(ops::sum_squares(*loaded.arena, loaded.store->view(id)))) continue;
+    throw_system("{}: the {} of the model is not finite: tensor {} holds NaN or infinity",
+                 loaded.directory.string(), what, loaded.model->params().info(id).name);
+  }
+  throw_system("{}: the {} of the model is not finite, though all its weights are",
+               loaded.directory.string(), what);
 }
 
 }  // namespace thimble

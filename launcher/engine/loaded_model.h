@@ -27,4 +27,8 @@ DType stored_dtype(const std::filesystem::path& directory);
 /// directory.
 LoadedModel load_model(const std::filesystem::path& directory, const std::string& dtype);
 
+/// Throws SystemError: what the model gave (`what`) is not finite, and which weight is not, if one
+/// is.
+[[noreturn]] void throw_not_finite(const LoadedModel& loaded, std::string_view what);
+
 }  // namespace thimble

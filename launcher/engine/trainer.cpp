@@ -12,10 +12,12 @@
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/text.h"
 #include "core/ops/op_observer.h"
+#include "launcher/engine/checkpoint_source.h"
+#include "launcher/engine/finished_run.h"
+#include "launcher/engine/samples.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
-#include "models/decoder.h"
 #include "models/hf_export.h"
 
 namespace thimble {
@@ -136,10 +138,13 @@ void Trainer::give_up(const StepResult& r) const {
     rows.push_back(std::to_string(parts_.data.sampler().row_at((state_.step - 1) * plan.rows + i)));
   }
   throw_system(
-      "{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; "
-      "the last "
-      "checkpoint is step {}",
-      consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", last_saved_);
+      "{} consecutive steps were not finite; first bad tensor: {}; rows of the last step: {}{}; {}",
+      consecutive_skips_, r.first_bad, join(rows), plan.rows > 8 ? ", ..." : "", saved_text());
+}
+
+std::string Trainer::saved_text() const {
+  return last_saved_ < 0 ? "no checkpoint was saved"
+                         : fmt::format("the last checkpoint is that of step {}", last_saved_);
 }
 
 // The sums over all ranks; each takes micro-batches in turn, and all take the same number.
@@ -189,32 +194,29 @@ void Trainer::evaluate() {
 // Remembers the best evaluation; true if early stopping is due.
 bool Trainer::note_evaluation(double loss) {
   if (state_.step == 0) return false;
-  if (state_.best_step < 0 || loss < state_.best_eval_loss) {
+  improved_ = !std::isnan(loss) && (state_.best_step < 0 || loss < state_.best_eval_loss);
+  if (improved_) {
     state_.best_eval_loss = loss;
     state_.best_step = state_.step;
     state_.evals_without_gain = 0;
     return false;
   }
   ++state_.evals_without_gain;
-  const std::int64_t patience = parts_.job.eval.early_stopping_patience;
-  return patience > 0 && state_.evals_without_gain >= patience;
+  return is_stopped_early(parts_.job, state_);
 }
 
+// To look at; whatever is wrong with one, training goes on. The machine's own failures, which other
+// ranks must hear of, pass.
 void Trainer::sample() {
   for (const std::string& prompt : parts_.job.eval.sample_prompts) {
-    std::vector<std::int32_t> ids = sample_prompt_ids(parts_.tokenizer, prompt);
-    Decoder decoder(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(),
-                    parts_.engine.options().dtype,
-                    static_cast<std::int64_t>(ids.size()) + kSampleNewTokens);
-    std::vector<float> logits = decoder.feed(ids);
-    std::vector<std::int32_t> made;
-    while (true) {
-      made.push_back(sample_token(logits, {}, 0, {}));
-      if (made.back() == parts_.tokenizer.eos_id() || made.size() == kSampleNewTokens) break;
-      logits = decoder.feed(std::span(made).last(1));
+    try {
+      const std::vector<std::int32_t> ids = greedy_sample(parts_.engine, parts_.tokenizer, prompt);
+      if (leads()) spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
+    } catch (const SystemError&) {
+      throw;
+    } catch (const std::exception& e) {
+      if (leads()) spdlog::warn("no sample of '{}': {}", printable(prompt, 60), e.what());
     }
-    ids.insert(ids.end(), made.begin(), made.end());
-    if (leads()) spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
   }
 }
 
@@ -237,15 +239,23 @@ void Trainer::save() {
     spdlog::info("step {}: saved {}", state_.step, path.string());
   } catch (const SystemError& e) {
     if (leads())
-      spdlog::warn(
-          "step {}: the checkpoint was not saved: {}; the previous one stays, the next save tries "
-          "again",
-          state_.step, e.what());
+      spdlog::warn("step {}: the checkpoint was not saved: {}; {}; the next save tries again",
+                   state_.step, e.what(), saved_text());
   }
 }
 
+// The weights of another step than the last come from its checkpoint.
 void Trainer::export_model() {
   const PhaseScope phase(parts_.engine.arena(), "export");
+  if (parts_.monitor != nullptr) parts_.monitor->phase("export");
+  const std::int64_t step = exported_step(parts_.job, state_);
+  if (step != state_.step) {
+    const CheckpointReader best = CheckpointReader::open(
+        parts_.run / "checkpoints" / fmt::format("ckpt-{}", step), {parts_.files, {}},
+        leads() ? CheckpointCheck::kEveryByte : CheckpointCheck::kManifest);
+    CheckpointSource source(best, parts_.engine.arena().host());
+    parts_.engine.load(source);
+  }
   HfExport options{.directory = parts_.run / "model",
                    .dtype = parts_.engine.options().dtype,
                    .max_shard_bytes = parts_.job.export_.max_shard_size.bytes,
@@ -255,8 +265,21 @@ void Trainer::export_model() {
   if (std::filesystem::is_directory(parts_.setup.tokenizer)) {
     options.files_to_copy = tokenizer_files(parts_.setup.tokenizer);
   }
-  export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);
-  if (leads()) spdlog::info("exported {}", options.directory.string());
+  const bool own = leads() && is_own_export(parts_.run);
+  const auto aside =
+      export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);
+  if (!leads()) return;
+  record_finished(parts_.run, {.step = state_.step,
+                               .reason = stop_early_ ? "stopped early" : "finished",
+                               .exported_step = step});
+  if (aside && own) remove_tree(*aside);
+  if (aside && !own)
+    spdlog::warn("the earlier {} is now {}", options.directory.string(), aside->string());
+  parts_.log->exported(state_.step, step, options.directory);
+  spdlog::info("exported {}: the weights of step {}{}", options.directory.string(), step,
+               step == state_.best_step
+                   ? fmt::format(", the best evaluation (loss {:.4f})", state_.best_eval_loss)
+                   : std::string());
 }
 
 // Observes the operations of a few steps, not the first ones, which touch memory for the first
@@ -295,15 +318,29 @@ bool Trainer::all_stop() {
   return stopping_;
 }
 
+// Trained to the end, or until it was enough.
+void Trainer::finish() {
+  if (stop_early_ && leads()) {
+    spdlog::info(
+        "stopped early at step {}: {} evaluations in a row were not better than that of step {} "
+        "(loss {:.4f})",
+        state_.step, state_.evals_without_gain, state_.best_step, state_.best_eval_loss);
+  }
+  export_model();
+  if (leads()) parts_.log->end(state_.step, stop_early_ ? "stopped early" : "finished");
+  barrier(comm(), "the end of the run");
+}
+
 TrainOutcome Trainer::run() {
   last_saved_ = state_.step > 0 ? state_.step : -1;
+  stop_early_ = is_stopped_early(parts_.job, state_);
   // A variable of a job that is over says nothing about this one.
   if (parts_.end_s && *parts_.end_s < std::time(nullptr)) parts_.end_s.reset();
   if (state_.step == 0) evaluate();
   parts_.engine.arena().begin_phase("step");
   const std::int64_t first = state_.step;
-  Stream loader("data");
   std::vector<Batch> next;
+  Stream loader("data");  // after what it writes to, so that it ends first
   Event ready;
   const auto prefetch = [&](std::int64_t step) {
     if (step <= parts_.total_steps)
@@ -317,35 +354,41 @@ TrainOutcome Trainer::run() {
     if (parts_.monitor != nullptr) parts_.monitor->step(state_.step + 1);
     trace_step(first);
     train_step(batches);
+    improved_ = false;
     const bool last = state_.step == parts_.total_steps;
     if (due(parts_.job.eval.eval_steps) || last) evaluate();
-    if (due(parts_.job.checkpoint.save_steps) || last) save();
+    const bool wanted = improved_ && parts_.job.export_.checkpoint == job::ExportChoice::kBest;
+    if (due(parts_.job.checkpoint.save_steps) || last || wanted) save();
   }
   ready.wait();
   observer_.reset();
   profile_.reset();
   progress_.finish();
   save();
-  if (stopping_) {
-    if (leads()) {
-      const std::string why = why_.empty() ? "a signal to another rank" : why_;
-      parts_.log->end(state_.step, "stopped by " + why);
-      spdlog::info("stopped by {} after step {}; the same command continues", why, state_.step);
-    }
-    return TrainOutcome::kStopped;
+  if (last_saved_ != state_.step) {
+    throw_system("step {} could not be saved; {}; the same command continues from there",
+                 state_.step, saved_text());
   }
-  export_model();
-  if (leads()) parts_.log->end(state_.step, stop_early_ ? "stopped early" : "finished");
-  barrier(comm(), "the end of the run");
-  return TrainOutcome::kFinished;
+  if (!stopping_) {
+    finish();
+    return TrainOutcome::kFinished;
+  }
+  if (leads()) {
+    const std::string why = why_.empty() ? "a signal to another rank" : why_;
+    parts_.log->end(state_.step, "stopped by " + why);
+    spdlog::info("stopped by {} after step {}; the same command continues", why, state_.step);
+  }
+  return TrainOutcome::kStopped;
 }
 
-std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt) {
-  std::vector<std::int32_t> ids;
-  if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
-  tokenizer.encode_to(prompt, {}, ids);
-  if (ids.empty()) ids.push_back(tokenizer.bos_id().value_or(0));
-  return ids;
+bool is_stopped_early(const job::JobConfig& job, const TrainState& state) {
+  const std::int64_t patience = job.eval.early_stopping_patience;
+  return patience > 0 && state.evals_without_gain >= patience;
+}
+
+std::int64_t exported_step(const job::JobConfig& job, const TrainState& state) {
+  const bool best = job.export_.checkpoint == job::ExportChoice::kBest && state.best_step >= 0;
+  return best ? state.best_step : state.step;
 }
 
 }  // namespace thimble

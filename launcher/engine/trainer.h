@@ -53,8 +53,9 @@ class Trainer {
   /// All ranks make and run theirs together.
   Trainer(TrainerParts parts, const TrainState& state);
 
-  /// Trains until the last step or a stop signal (then saved); evaluates, saves and exports on the
-  /// way. Throws SystemError after too many consecutive non-finite steps.
+  /// Trains until the last step, early stopping or a stop signal (then saved); evaluates, saves and
+  /// exports on the way, and records that the run is finished. Throws SystemError after too many
+  /// consecutive non-finite steps, and if at the end the last step could not be saved.
   TrainOutcome run();
 
  private:
@@ -65,6 +66,8 @@ class Trainer {
   void sample();
   void save();
   void export_model();
+  void finish();
+  std::string saved_text() const;
   Communicator& comm() const { return parts_.engine.comm(); }
   bool leads() const { return comm().rank() == 0; }
   bool all_stop();
@@ -82,6 +85,7 @@ class Trainer {
   std::int64_t consecutive_skips_ = 0;
   std::int64_t last_saved_ = -1;
   bool stop_early_ = false;
+  bool improved_ = false;           // the evaluation at this step is the best so far
   bool stopping_ = false;           // a rank was told to stop
   double save_s_ = 0, step_s_ = 0;  // the longest so far
   std::string why_;                 // this rank was told to stop; empty: it was not
@@ -89,8 +93,11 @@ class Trainer {
   std::optional<ObserverScope> observer_;
 };
 
-/// Token ids of a prompt: BOS if the tokenizer adds it, then the text; never empty.
-std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt);
+/// Whether early stopping has ended the job that this state is of.
+bool is_stopped_early(const job::JobConfig& job, const TrainState& state);
+
+/// The step whose weights the job exports: that of the best evaluation, or the last.
+std::int64_t exported_step(const job::JobConfig& job, const TrainState& state);
 
 /// Steps of a job over this data. Throws UserError if an epoch has no meaning for it.
 std::int64_t total_steps(const job::JobConfig& job, const JobSetup& setup, const Sampler& sampler);

@@ -307,6 +307,13 @@ void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoint) {
 }
 
 void visit_fields(const FieldVisitor& visitor, ExportConfig& export_config) {
+  Field which{.name = "checkpoint",
+              .doc =
+                  "Weights of the exported model: best: of the best evaluation, whose step is "
+                  "saved for it, or the last where nothing is evaluated; last",
+              .value = choice(export_config.checkpoint),
+              .resume = ResumeClass::kContinues};
+  visitor(which);
   Field shard{.name = "max_shard_size",
               .doc = "Largest safetensors file; \"5GB\" is decimal, \"5GiB\" binary",
               .value = &export_config.max_shard_size,

@@ -95,6 +95,10 @@ enum class WireDType : std::uint8_t { kBF16, kFP32 };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<WireDType>{"bf16", "fp32"};
 
+enum class ExportChoice : std::uint8_t { kBest, kLast };
+template <>
+inline constexpr std::array<std::string_view, 2> kSpellings<ExportChoice>{"best", "last"};
+
 enum class Reduction : std::uint8_t { kOrdered, kNccl };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<Reduction>{"ordered", "nccl"};
@@ -250,6 +254,7 @@ struct CheckpointConfig {
 };
 
 struct ExportConfig {
+  ExportChoice checkpoint = ExportChoice::kBest;
   ByteSize max_shard_size{5'000'000'000};
   bool operator==(const ExportConfig&) const = default;
 };

@@ -39,7 +39,7 @@ void handle_signals() {
   struct sigaction action {};
   action.sa_handler = count_signal;
   sigemptyset(&action.sa_mask);
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) ::sigaction(number, &action, nullptr);
+  for_stop_signals([&](int number) { ::sigaction(number, &action, nullptr); });
 }
 
 // Looks at the records: who shows no sign of life, and whether anything new happens at all. Times
@@ -251,6 +251,7 @@ int launch(const LaunchOptions& options) {
   const FlightDirectory flights(placement.has_hosts());
   const fs::path hostfile = placement.has_hosts() ? flights.path() / "hosts" : fs::path();
   handle_signals();
+  outlive_closed_output();
   std::int64_t furthest = 0;
   int without_progress = 0;
   for (int restarts = 0;; ++restarts) {
@@ -278,7 +279,7 @@ int launch(const LaunchOptions& options) {
                  std::chrono::duration<double>(wait).count());
     for (auto waited = kPoll; waited <= wait && signals.load() == 0; waited += kPoll)
       std::this_thread::sleep_for(kPoll);
-    if (signals.load() > 0) return kExitStopped;
+    if (signals.load() > 0) return outcome.exit_code;  // nothing new was saved
   }
 }
 

@@ -78,7 +78,8 @@ void add_log_file(const std::filesystem::path& logs, int rank, std::string_view 
     sink->set_pattern("%Y-%m-%dT%H:%M:%S.%e%z %l %v");
     spdlog::default_logger()->sinks().push_back(std::move(sink));
   } catch (const spdlog::spdlog_ex& error) {
-    throw_user("cannot write the log {}: {}", path.string(), error.what());
+    spdlog::warn("there will be no log {}: {}", path.string(), error.what());
+    return;
   }
   // Lines are few, and the last ones before a crash are the ones that matter.
   spdlog::default_logger()->flush_on(spdlog::level::info);

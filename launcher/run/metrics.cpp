@@ -9,7 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
-#include "core/io/file.h"
+#include "core/io/staged.h"
 #include "launcher/run/append_file.h"
 #include "launcher/run/tensorboard.h"
 
@@ -51,11 +51,17 @@ std::int64_t copy_records(std::ifstream& from, std::ofstream& to, std::int64_t l
 void drop_records_after(const fs::path& path, std::int64_t last_step) {
   std::ifstream from(path);
   if (!from) return;
-  const fs::path kept = path.string() + ".tmp";
+  const fs::path kept = create_beside(path).path();
   std::ofstream to(kept, std::ios::trunc);
   const std::int64_t dropped = copy_records(from, to, last_step);
   to.close();
-  if (!to) throw_system("cannot write {}: {}", kept.string(), std::strerror(errno));
+  if (!to) {
+    const int error = errno;
+    fs::remove(kept);
+    spdlog::warn("{}: the records after step {} stay: cannot write {}: {}", path.string(),
+                 last_step, kept.string(), std::strerror(error));
+    return;
+  }
   if (dropped == 0) {
     fs::remove(kept);
     return;
@@ -63,6 +69,17 @@ void drop_records_after(const fs::path& path, std::int64_t last_step) {
   spdlog::info("{}: {} records after step {} dropped", path.string(), dropped, last_step);
   File::open_read_write(kept).data_sync();
   rename_path(kept, path);
+}
+
+}  // namespace
+
+namespace {
+
+// Of an earlier start that saved nothing, or was not to be continued.
+void move_records_aside(const fs::path& path) {
+  std::error_code error;
+  if (fs::file_size(path, error) == 0 || error) return;
+  spdlog::info("the earlier {} is now {}", path.string(), move_aside(path).string());
 }
 
 }  // namespace
@@ -84,7 +101,7 @@ RunLog::RunLog(const fs::path& run_dir, const Options& options) {
   if (options.resumed_step) {
     drop_records_after(path, *options.resumed_step);
   } else {
-    fs::remove(path);
+    move_records_aside(path);
   }
   impl_ = std::make_unique<Impl>(path);
   if (options.tensorboard) {
@@ -140,6 +157,13 @@ void RunLog::eval(const EvalMetrics& metrics) {
 
 void RunLog::checkpoint(std::int64_t step, const fs::path& path) {
   impl_->write({{"event", "checkpoint"}, {"step", step}, {"path", path.string()}});
+}
+
+void RunLog::exported(std::int64_t step, std::int64_t exported_step, const fs::path& path) {
+  impl_->write({{"event", "export"},
+                {"step", step},
+                {"exported_step", exported_step},
+                {"path", path.string()}});
 }
 
 void RunLog::end(std::int64_t step, std::string_view reason) {

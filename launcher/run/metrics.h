@@ -54,8 +54,7 @@ class RunLog {
   };
 
   /// Opens the record in the run directory and writes a `start` line. A torn last line is dropped.
-  /// Throws UserError if the files cannot be opened, SystemError if the old record cannot be
-  /// rewritten.
+  /// Throws UserError if the files cannot be opened.
   RunLog(const std::filesystem::path& run_dir, const Options& options);
   ~RunLog();
   RunLog(RunLog&&) noexcept;
@@ -65,6 +64,8 @@ class RunLog {
   void eval(const EvalMetrics& metrics);
   /// A checkpoint of `step` is durable at `path`.
   void checkpoint(std::int64_t step, const std::filesystem::path& path);
+  /// After `step`, the weights of step `exported_step` are a model at `path`.
+  void exported(std::int64_t step, std::int64_t exported_step, const std::filesystem::path& path);
   /// `reason`: "finished", "stopped by signal 15", ...
   void end(std::int64_t step, std::string_view reason);
 

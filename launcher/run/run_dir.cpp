@@ -13,6 +13,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
+#include "core/io/staged.h"
 #include "launcher/run/machine.h"
 
 namespace thimble {
@@ -34,13 +35,6 @@ void make_directory(const fs::path& path) {
 bool holds_a_run(const fs::path& path) {
   return std::any_of(fs::directory_iterator(path), fs::directory_iterator(),
                      [](const auto& entry) { return entry.path().filename() != kLockName; });
-}
-
-fs::path free_old_name(const fs::path& path) {
-  for (int number = 1;; ++number) {
-    fs::path candidate = path.string() + fmt::format(".old-{}", number);
-    if (!fs::exists(candidate)) return candidate;
-  }
 }
 
 Json machine_json(const Machine& machine) {
@@ -76,9 +70,8 @@ Json start_json(const RunStart& start, const Machine& machine) {
 Json read_starts(const fs::path& path) {
   if (!fs::exists(path)) return Json::array();
   const auto put_aside = [&path](std::string_view why) {
-    const fs::path aside = path.string() + ".damaged";
+    const fs::path aside = move_aside(path);
     spdlog::warn("{}: {}; kept as {}, a new one is started", path.string(), why, aside.string());
-    rename_path(path, aside);
     return Json::array();
   };
   Json document = Json::parse(read_text_file(path, kRecordLimit), nullptr, false);
@@ -102,9 +95,8 @@ RunDir RunDir::open(const Options& options) {
   make_directory(path);
   RunDir run(path, LockFile(path / kLockName));
   if (options.fresh && holds_a_run(path)) {
-    run.moved_to_ = free_old_name(path);
     // The lock moves with the old directory and is held until the new one is locked.
-    rename_path(path, *run.moved_to_);
+    run.moved_to_ = move_aside(path);
     make_directory(path);
     run.lock_ = LockFile(path / kLockName);
   }

@@ -48,7 +48,7 @@ class RunDir {
   const std::optional<std::filesystem::path>& moved_to() const { return moved_to_; }
 
   /// Appends one entry to run.json: the start, time, process, machine and the THIMBLE_*
-  /// environment. A run.json that cannot be read is kept as run.json.damaged with a warning.
+  /// environment. A run.json that cannot be read is moved aside with a warning.
   void record_start(const RunStart& start, const Machine& machine) const;
 
   /// RunStart::content of the last start in run.json; empty if there is none.

@@ -1,9 +1,9 @@
 #include "launcher/run/signals.h"
 
-#include <signal.h>
 #include <unistd.h>
 
 #include <atomic>
+#include <csignal>
 
 #include "core/base/error.h"
 
@@ -27,9 +27,14 @@ void install_stop_handlers() {
   action.sa_handler = on_stop_signal;
   action.sa_flags = SA_RESTART;
   sigemptyset(&action.sa_mask);
-  for (const int number : {SIGINT, SIGTERM, SIGUSR1}) {
+  for_stop_signals([&](int number) {
     if (::sigaction(number, &action, nullptr) != 0) throw_errno("sigaction", "stop signals");
-  }
+  });
+}
+
+void outlive_closed_output() {
+  // A write then fails with EPIPE or EFBIG, which is dealt with where it happens.
+  for (const int number : {SIGPIPE, SIGXFSZ}) ::signal(number, SIG_IGN);
 }
 
 bool stop_requested() {

@@ -1,9 +1,13 @@
-// Stop signals. The first SIGINT, SIGTERM or SIGUSR1 only sets a flag, which the training loop
-// reads at a step boundary to save and stop; a second one ends the process at once. Does no saving
-// itself.
+// Stop signals. The first of them only sets a flag, which the training loop reads at a step
+// boundary to save and stop; a second one ends the process at once. Does no saving itself.
 #pragma once
 
+#include <csignal>
+
 namespace thimble {
+
+/// What asks a run to save and stop; a terminal that is closed sends SIGHUP.
+inline constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
 
 /// Exit status of a run that saved and stopped on a signal.
 inline constexpr int kExitStopped = 75;
@@ -11,6 +15,21 @@ inline constexpr int kExitStopped = 75;
 /// Installs the handlers. A second signal ends the process with status 128 + its number, without
 /// clean-up.
 void install_stop_handlers();
+
+/// From here on a reader of standard output or error that goes away, as after `| head`, and a file
+/// that reaches its size limit fail a write and do not end the process. Inherited by programs that
+/// it starts.
+void outlive_closed_output();
+
+/// Calls install(signal) for every stop signal but a SIGHUP that is ignored, as nohup wants it.
+template <typename Install>
+void for_stop_signals(Install&& install) {
+  for (const int number : kStopSignals) {
+    struct sigaction before {};
+    ::sigaction(number, nullptr, &before);
+    if (number != SIGHUP || before.sa_handler != SIG_IGN) install(number);
+  }
+}
 
 /// Whether a stop signal has arrived since the handlers were installed.
 bool stop_requested();

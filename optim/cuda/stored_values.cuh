@@ -115,7 +115,7 @@ TH_DEVICE void close(const StoredValues& s, Elements at, const DeviceCodes& code
     case Kind::kMaster: {
       store_elements<kEach>(static_cast<float*>(s.data) + at.begin, at.count, values);
       std::uint16_t high[kEach];
-      for (int i = 0; i < kEach; ++i) high[i] = high_half(values[i]);
+      for (int i = 0; i < kEach; ++i) high[i] = nearest_bf16(values[i]);
       store_elements<kEach>(static_cast<std::uint16_t*>(s.extra) + at.begin, at.count, high);
       return;
     }

@@ -129,6 +129,7 @@ TEST_F(CommandsTest, ConvertKeepsEveryByte) {
   EXPECT_TRUE(fs::exists(d().path("wide/model.safetensors.index.json")));
   expect_mistake("convert from-run from-run", "replace the source");
   expect_mistake("convert from-run cache", "choose another destination");
+  expect_mistake("convert from-run again", "--force");
   expect_mistake("convert from-run x --max-shard-size 5XB", "--max-shard-size");
   expect_mistake("convert cache x", "neither a model directory");
   for (const auto& entry : fs::directory_iterator(d().path())) {

@@ -125,10 +125,11 @@ TEST(RunDir, EveryStartIsRecorded) {
 TEST(RunDir, DamagedRecordIsKeptAside) {
   const TempDir temp("run");
   const RunDir run = RunDir::open({.output_dir = temp.path(), .name = "x"});
+  int number = 0;
   for (const char* text : {"{\"starts\":[", "[]", "{\"starts\":3}", ""}) {
     std::ofstream(run.path() / "run.json") << text;
     run.record_start({.version = "0.1.0"}, probe_machine());
-    EXPECT_EQ(read_all(run.path() / "run.json.damaged"), text);
+    EXPECT_EQ(read_all(run.path() / fmt::format("run.json.old-{}", ++number)), text);
     EXPECT_EQ(nlohmann::json::parse(read_all(run.path() / "run.json"))["starts"].size(), 1u);
   }
 }

@@ -1,0 +1,67 @@
+#include "launcher/commands/choose_checkpoint.h"
+
+#include <spdlog/spdlog.h>
+
+#include "checkpoint/checkpoint_directory.h"
+#include "core/base/text.h"
+#include "parallel/collectives.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+void check_has_step(const fs::path& checkpoints, std::int64_t step) {
+  std::vector<std::string> steps;
+  for (const CheckpointName& c : list_checkpoints(checkpoints)) {
+    if (c.step == step) return;
+    steps.push_back(std::to_string(c.step));
+  }
+  throw_user("--resume-from {}: {} holds {}", step, checkpoints.string(),
+             steps.empty() ? "no checkpoint" : "the checkpoints of steps " + join(steps));
+}
+
+std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& arguments,
+                                                  const std::filesystem::path& checkpoints,
+                                                  const CheckpointIo& io) {
+  if (arguments.resume == "never") return std::nullopt;
+  if (arguments.resume_from) {
+    check_has_step(checkpoints, *arguments.resume_from);
+    return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", *arguments.resume_from), io);
+  }
+  std::vector<std::string> rejected;
+  std::optional<CheckpointReader> newest = open_newest_valid(checkpoints, io, rejected);
+  for (const std::string& r : rejected) spdlog::warn("passed over: {}", r);
+  if (!newest && !rejected.empty()) {
+    throw_user("{}: no usable checkpoint is left; --fresh starts anew", checkpoints.string());
+  }
+  if (!newest && arguments.resume == "must") {
+    throw_user("{}: there is no checkpoint to resume from (--resume must)", checkpoints.string());
+  }
+  return newest;
+}
+
+}  // namespace
+
+std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value) {
+  broadcast(comm, what, 0, std::as_writable_bytes(std::span(&value, 1)));
+  return value;
+}
+
+std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& arguments,
+                                                    Communicator& comm, const fs::path& run,
+                                                    const CheckpointIo& io) {
+  const fs::path checkpoints = run / "checkpoints";
+  if (comm.rank() == 0) {
+    remove_stale(checkpoints);
+    std::optional<CheckpointReader> chosen = choose_checkpoint(arguments, checkpoints, io);
+    from_leader(comm, "the checkpoint", chosen ? chosen->step() : -1);
+    return chosen;
+  }
+  const std::int64_t step = from_leader(comm, "the checkpoint", -1);
+  if (step < 0) return std::nullopt;
+  return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
+                                CheckpointCheck::kManifest);
+}
+
+}  // namespace thimble

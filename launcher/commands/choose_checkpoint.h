@@ -1,0 +1,23 @@
+// The checkpoint that a start of a run continues from, which all its ranks must agree on.
+#pragma once
+
+#include <filesystem>
+#include <optional>
+
+#include "checkpoint/checkpoint_reader.h"
+#include "launcher/commands/train_rank.h"
+
+namespace thimble {
+
+/// A number that rank 0 knows.
+std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value);
+
+/// Rank 0 finds the checkpoint and verifies every byte of it; the others read its layout. None: the
+/// run starts anew. Throws UserError if the arguments ask for one that is not there, or all are
+/// damaged.
+std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& arguments,
+                                                    Communicator& comm,
+                                                    const std::filesystem::path& run,
+                                                    const CheckpointIo& io);
+
+}  // namespace thimble
