@@ -43,6 +43,8 @@ struct SourceSpec {
   FieldNames fields;
   std::string document_separator;  // .txt only; empty: one file is one document
   bool train_on_inputs = false;    // the prompt carries loss too
+  bool parse_special = true;       // "<|im_end|>" in the data is that token; false: plain text
+  bool skip_bad_lines = false;     // of JSON lines; false: they are errors
   double weight = 1.0;             // share of the rows drawn, relative to the other sources
 };
 

@@ -5,6 +5,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/io/file.h"
+#include "data/file_kind.h"
 #include "data/json_sample.h"
 #include "data/line_reader.h"
 #include "data/utf8.h"
@@ -21,39 +22,64 @@ struct DocumentReader::FileReader {
 namespace {
 
 constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-constexpr std::size_t kCutWindow = std::size_t{64} << 10;
+
+constexpr std::size_t kCutContext = 512;  // on each side: many words
+constexpr int kCutTries = 64;
 
 bool is_letter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z');
 }
 
+bool continues_character(char c) {
+  return (static_cast<unsigned char>(c) & 0xC0u) == 0x80u;
+}
+
+bool may_cut(std::string_view text, std::size_t at, const SafeCutFn& is_safe_cut) {
+  std::size_t begin = at > kCutContext ? at - kCutContext : 0;
+  std::size_t end = std::min(text.size(), at + kCutContext);
+  while (begin < at && continues_character(text[begin])) ++begin;
+  while (end < text.size() && continues_character(text[end])) ++end;
+  return is_safe_cut(text.substr(begin, at - begin), text.substr(at, end - at));
+}
+
 /// Where the first piece of `text` ends.
-std::size_t piece_end(std::string_view text) {
-  if (text.size() <= kPieceBytes) return text.size();
-  const std::size_t limit = std::min(text.size() - 1, kPieceBytes + kCutWindow);
-  for (std::size_t i = kPieceBytes; i < limit; ++i) {
-    if (text[i] == ' ' && is_letter(text[i - 1]) && is_letter(text[i + 1])) return i;
+std::size_t piece_end(std::string_view text, const SafeCutFn& is_safe_cut) {
+  if (text.size() <= kPieceBytes || !is_safe_cut) return text.size();
+  int tries = 0;
+  for (std::size_t i = kPieceBytes; i + 1 < text.size() && tries < kCutTries; ++i) {
+    if (text[i] != ' ' || !is_letter(text[i - 1]) || !is_letter(text[i + 1])) continue;
+    if (may_cut(text, i, is_safe_cut)) return i;
+    ++tries;
   }
-  std::size_t end = kPieceBytes;
-  while (end + 4 > kPieceBytes && (static_cast<unsigned char>(text[end]) & 0xC0u) == 0x80u) --end;
-  return end;
+  return text.size();
 }
 
 class TextFileReader final : public DocumentReader::FileReader {
  public:
-  TextFileReader(const std::string& path, std::string separator, WarnFn warn)
-      : path_(path), separator_(std::move(separator)), warn_(std::move(warn)), file_(path) {
+  struct Warnings {
+    WarnFn invalid_utf8, no_separator;
+  };
+
+  TextFileReader(const std::string& path, std::string separator, Warnings warnings,
+                 const SafeCutFn& is_safe_cut)
+      : path_(path),
+        separator_(std::move(separator)),
+        warn_(std::move(warnings)),
+        is_safe_cut_(is_safe_cut),
+        file_(path) {
     text_ = file_.text();
+    check_is_text(path, text_);
     if (text_.starts_with(kByteOrderMark)) at_ = kByteOrderMark.size();
     if (at_ == text_.size()) throw_user("{}: the file is empty", path);
     document_end_ = at_;
+    check_separator();
   }
 
   std::optional<DocumentPiece> next() override {
     DocumentPiece piece;
     piece.begins = at_ == document_end_;
     if (piece.begins && !begin_document()) return std::nullopt;
-    const std::size_t size = piece_end(text_.substr(at_, document_end_ - at_));
+    const std::size_t size = piece_end(text_.substr(at_, document_end_ - at_), is_safe_cut_);
     piece.text = text_.substr(at_, size);
     check_utf8(piece.text);
     at_ += size;
@@ -80,19 +106,36 @@ class TextFileReader final : public DocumentReader::FileReader {
   void skip_separator() { at_ = std::min(at_ + separator_.size(), text_.size()); }
 
   void check_utf8(std::string_view text) {
-    if (!warn_) return;
+    if (warned_) return;
     const std::size_t bad = first_invalid_utf8(text);
     if (bad == text.size()) return;
-    warn_(fmt::format("{}: byte {} is not valid UTF-8; such bytes are kept as they are", path_,
-                      at_ + bad));
-    warn_ = nullptr;
+    warn_.invalid_utf8(fmt::format(
+        "{}: byte {} is not valid UTF-8; such bytes are kept as they are (Latin-1? iconv "
+        "-f LATIN1 -t UTF-8 {} > converted.txt)",
+        path_, at_ + bad, path_));
+    warned_ = true;
+  }
+
+  // One that never occurs makes one document of the file, which nobody who gives one means.
+  void check_separator() {
+    if (separator_.empty() || text_.find(separator_) != text_.npos) return;
+    std::string with_returns;
+    for (const char c : separator_) with_returns += c == '\n' ? "\r\n" : std::string(1, c);
+    const bool crlf = with_returns != separator_ && text_.find(with_returns) != text_.npos;
+    warn_.no_separator(
+        fmt::format("{}: document_separator never occurs, so the file is one document{}", path_,
+                    crlf ? "; its lines end in \\r\\n: write the separator so, or convert the file "
+                           "with dos2unix"
+                         : ""));
   }
 
   std::string path_;
   std::string separator_;
-  WarnFn warn_;
+  Warnings warn_;
+  const SafeCutFn& is_safe_cut_;
   MappedFile file_;
   std::string_view text_;
+  bool warned_ = false;
   std::size_t at_ = 0;
   std::size_t document_end_ = 0;
   bool started_ = false;
@@ -100,14 +143,29 @@ class TextFileReader final : public DocumentReader::FileReader {
 
 class JsonFileReader final : public DocumentReader::FileReader {
  public:
-  JsonFileReader(const std::string& path, const SourceSpec& source)
-      : path_(path), format_(source.format), fields_(source.fields), lines_(path) {}
+  /// Counts the lines that it skips in `bad_lines`.
+  JsonFileReader(const std::string& path, const SourceSpec& source, WarnFn warn,
+                 std::int64_t& bad_lines)
+      : path_(path),
+        format_(source.format),
+        fields_(source.fields),
+        skips_(source.skip_bad_lines),
+        warn_(std::move(warn)),
+        bad_lines_(bad_lines),
+        lines_(path) {}
 
   std::optional<DocumentPiece> next() override {
     while (lines_.next(line_)) {
       if (is_blank(line_)) continue;
+      if (!any_) check_is_text(path_, line_);
       any_ = true;
-      return parse_json_sample(line_, format_, fields_, lines_.where());
+      try {
+        return parse_json_sample(line_, format_, fields_, lines_.where());
+      } catch (const UserError& e) {
+        if (!skips_) throw;
+        ++bad_lines_;
+        warn_(fmt::format("{}; such lines are skipped", e.what()));
+      }
     }
     if (!any_) throw_user("{}: the file is empty", path_);
     return std::nullopt;
@@ -119,6 +177,9 @@ class JsonFileReader final : public DocumentReader::FileReader {
   std::string path_;
   SampleFormat format_;
   FieldNames fields_;
+  bool skips_;
+  WarnFn warn_;
+  std::int64_t& bad_lines_;
   LineReader lines_;
   std::string line_;
   bool any_ = false;
@@ -127,14 +188,23 @@ class JsonFileReader final : public DocumentReader::FileReader {
 }  // namespace
 
 DocumentReader::DocumentReader(const SourceSpec& source, std::vector<std::string> files,
-                               WarnFn warn)
-    : source_(source), files_(std::move(files)), warn_(std::move(warn)) {
+                               WarnFn warn, SafeCutFn is_safe_cut)
+    : source_(source),
+      files_(std::move(files)),
+      warn_(std::move(warn)),
+      is_safe_cut_(std::move(is_safe_cut)) {
   TH_CHECK(source.format == SampleFormat::kText ||
            source.format == SampleFormat::kPromptCompletion);
   for (const std::string& file : files_) bytes_total_ += File::open_read(file).size();
 }
 
 DocumentReader::~DocumentReader() = default;
+
+WarnFn DocumentReader::once(const char* kind) {
+  return [this, kind](const std::string& text) {
+    if (said_.insert(kind).second && warn_) warn_(text);
+  };
+}
 
 std::int64_t DocumentReader::bytes_done() const {
   return bytes_before_ + (current_ ? current_->bytes_done() : 0);
@@ -147,16 +217,11 @@ std::optional<DocumentPiece> DocumentReader::next() {
       const std::string& path = files_[next_file_++];
       current_bytes_ = File::open_read(path).size();
       if (path.ends_with(".txt")) {
-        WarnFn once;
-        if (warn_ && !warned_) {
-          once = [this](const std::string& line) {
-            warned_ = true;
-            warn_(line);
-          };
-        }
-        current_ = std::make_unique<TextFileReader>(path, source_.document_separator, once);
+        current_ = std::make_unique<TextFileReader>(
+            path, source_.document_separator,
+            TextFileReader::Warnings{once("UTF-8"), once("separator")}, is_safe_cut_);
       } else {
-        current_ = std::make_unique<JsonFileReader>(path, source_);
+        current_ = std::make_unique<JsonFileReader>(path, source_, once("line"), bad_lines_);
       }
     }
     if (std::optional<DocumentPiece> piece = current_->next()) return piece;

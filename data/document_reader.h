@@ -2,14 +2,17 @@
 // nothing of tokens. Called by tokenize_files; memory is one document or, for large plain text, one
 // piece of it.
 //
-// A .txt document above kPieceBytes arrives in several pieces, cut before the space between two
-// letters, where byte-level pre-tokenizers cut too, so that one huge file can be tokenised by
-// several threads. Where the cuts fall depends on the contents alone.
+// A .txt document above kPieceBytes arrives in several pieces, so that one huge file can be
+// tokenised by several threads. It is cut before a space between two letters where whoever asks for
+// pieces says that a cut is safe, and otherwise not at all: where the cuts fall depends on the
+// contents and on that answer alone.
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -18,6 +21,9 @@
 namespace thimble {
 
 inline constexpr std::size_t kPieceBytes = std::size_t{8} << 20;
+
+/// Whether a text may be cut between two parts of it that are neighbours; false is always right.
+using SafeCutFn = std::function<bool(std::string_view left, std::string_view right)>;
 
 /// A document, or a piece of one.
 struct DocumentPiece {
@@ -41,9 +47,11 @@ SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::str
 
 class DocumentReader {
  public:
-  /// `source.format` must be kText or kPromptCompletion. `warn` is called at most once, for invalid
-  /// UTF-8 in .txt.
-  DocumentReader(const SourceSpec& source, std::vector<std::string> files, WarnFn warn);
+  /// `source.format` must be kText or kPromptCompletion. `warn` is called at most once each for
+  /// invalid UTF-8 in .txt, a separator that never occurs and the first bad line that is skipped.
+  /// Without `is_safe_cut` documents come whole.
+  DocumentReader(const SourceSpec& source, std::vector<std::string> files, WarnFn warn,
+                 SafeCutFn is_safe_cut = {});
   ~DocumentReader();
 
   /// The next piece; nullopt after the last. Throws UserError "file:line: ..." for lines that do
@@ -53,6 +61,8 @@ class DocumentReader {
   /// Bytes of the files as stored, all together and consumed so far.
   std::int64_t bytes_total() const { return bytes_total_; }
   std::int64_t bytes_done() const;
+  /// Lines skipped so far because they could not be read; 0 unless the source allows it.
+  std::int64_t bad_lines() const { return bad_lines_; }
 
   struct FileReader;
 
@@ -60,7 +70,12 @@ class DocumentReader {
   SourceSpec source_;
   std::vector<std::string> files_;
   WarnFn warn_;
-  bool warned_ = false;
+  /// `warn`, for the first time that something of this kind is to be said.
+  WarnFn once(const char* kind);
+
+  SafeCutFn is_safe_cut_;
+  std::set<std::string> said_;
+  std::int64_t bad_lines_ = 0;
   std::size_t next_file_ = 0;
   std::int64_t bytes_total_ = 0;
   std::int64_t bytes_before_ = 0;  // of the files before the current one

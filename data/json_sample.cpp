@@ -5,6 +5,8 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/file_kind.h"
+#include "data/utf8.h"
 
 namespace thimble {
 namespace {
@@ -18,7 +20,18 @@ Json parse_object(const std::string& line, const std::string& where) {
   } catch (const Json::parse_error& error) {
     const std::size_t at = error.byte > 0 ? error.byte - 1 : 0;
     const std::string_view rest = std::string_view(line).substr(std::min(at, line.size()));
-    throw_user("{}: not valid JSON at byte {}, near '{}'", where, at + 1, printable(rest, 20));
+    const std::string path = where.substr(0, where.rfind(':'));
+    const bool utf8 = first_invalid_utf8(line) == line.size();
+    throw_user(
+        "{}: not valid JSON at byte {}, near '{}'{}", where, at + 1, printable(rest, 20),
+        utf8 ? not_json_hint(path, line)
+             : fmt::format("; not UTF-8 (Latin-1? iconv -f LATIN1 -t UTF-8 {} > converted.jsonl)",
+                           path));
+  } catch (const Json::exception& error) {  // a number that no double holds
+    throw_user("{}: {}; leave the number out or write it as text", where,
+               printable(std::string_view(error.what())
+                             .substr(std::min(std::string_view(error.what()).find(']') + 2,
+                                              std::string_view(error.what()).size()))));
   }
   if (value.is_array()) {
     throw_user("{}: a JSON array; each line must be one object: jq -c '.[]' converts", where);

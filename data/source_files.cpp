@@ -6,6 +6,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "data/document_reader.h"
+#include "data/file_kind.h"
 #include "data/json_sample.h"
 #include "data/line_reader.h"
 
@@ -26,9 +27,20 @@ void check_kind(const std::string& path) {
         "pandas.read_parquet('{}').to_json('{}.jsonl', orient='records', lines=True)\"",
         path, path, name.substr(0, name.size() - std::string_view(".parquet").size()));
   }
+  if (name.ends_with(".csv") || name.ends_with(".tsv")) {
+    throw_user(
+        "{}: comma-separated values are not read; convert them: python3 -c \"import csv, json, "
+        "sys; "
+        "[print(json.dumps(r)) for r in csv.DictReader(open('{}', newline=''){})]\" > {}.jsonl",
+        path, path, name.ends_with(".tsv") ? ", delimiter='\\t'" : "",
+        name.substr(0, name.size() - std::string_view(".csv").size()));
+  }
   if (name.ends_with(".json")) {
-    throw_user("{}: a file of one JSON value is not read; convert it: jq -c '.[]' {} > {}l", path,
-               path, path);
+    throw_user(
+        "{}: a .json file is not read, its lines would have to be objects; convert a list of them: "
+        "jq "
+        "-c '.[]' {} > {}l; or rename it to .jsonl if each line is one",
+        path, path, path);
   }
   throw_user("{}: unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens", path);
 }
@@ -48,20 +60,31 @@ bool is_text_path(const std::string& path) {
   return path.ends_with(".txt");
 }
 
-SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields) {
+// By the first lines that can be read, where bad ones are skipped.
+SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields, bool skip_bad) {
   LineReader reader(path);
   std::string line;
   std::optional<SampleFormat> found;
+  std::string reason;
   for (int seen = 0; seen < kDetectLines && reader.next(line);) {
     if (is_blank(line)) continue;
-    ++seen;
-    const SampleFormat format = detect_json_format(line, fields, reader.where());
+    if (++seen == 1) check_is_text(path, line);
+    SampleFormat format{};
+    try {
+      format = detect_json_format(line, fields, reader.where());
+    } catch (const UserError& e) {
+      if (!skip_bad) throw;
+      reason = e.what();
+      --seen;
+      continue;
+    }
     if (found.has_value() && *found != format) {
       throw_user("{}: this line looks like format '{}', the lines before like '{}'; set format",
                  reader.where(), format_name(format), format_name(*found));
     }
     found = format;
   }
+  if (!found.has_value() && !reason.empty()) throw UserError(reason);
   if (!found.has_value()) throw_user("{}: the file is empty", path);
   return *found;
 }
@@ -135,7 +158,7 @@ SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::str
   if (source.format != SampleFormat::kAuto) return source.format;
   const auto json = std::find_if_not(files.begin(), files.end(), is_text_path);
   if (json == files.end()) return SampleFormat::kText;
-  const SampleFormat format = detect_from_lines(*json, source.fields);
+  const SampleFormat format = detect_from_lines(*json, source.fields, source.skip_bad_lines);
   if (text != files.end() && format != SampleFormat::kText) {
     throw_user("{}: a .txt file cannot stand in one source with {} of format '{}'", *text, *json,
                format_name(format));

@@ -44,6 +44,8 @@ void SummaryBuilder::add(const TokenFile& file, ExcessLength excess, bool train_
   files_.push_back(&file);
   summary_.samples += file.num_documents();
   summary_.tokens += file.num_tokens();
+  summary_.special += file.header().num_special;
+  summary_.bad_lines += file.header().num_bad_lines;
   summary_.empty += file.header().num_empty;
   summary_.duplicates += file.header().num_duplicates;
   if (excess == ExcessLength::kDrop) summary_.dropped += over;
@@ -69,6 +71,8 @@ std::string summary_text(const DataSummary& s) {
   const auto count = [&text](std::int64_t n, const char* what) {
     if (n > 0) text += fmt::format(", {} {}", n, what);
   };
+  count(s.special, "special tokens in the text");
+  count(s.bad_lines, "bad lines skipped");
   count(s.empty, "empty");
   count(s.duplicates, "duplicates");
   count(s.without_trained_tokens, "without a trained token");

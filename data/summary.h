@@ -17,6 +17,8 @@ struct DataSummary {
   std::int64_t p90 = 0;
   std::int64_t p99 = 0;
   std::int64_t longest = 0;
+  std::int64_t special = 0;     // special tokens that the text itself spelled
+  std::int64_t bad_lines = 0;   // skipped because they could not be read
   std::int64_t empty = 0;       // left out when tokenised: no text
   std::int64_t duplicates = 0;  // the same text as an earlier sample of the source
   std::int64_t without_trained_tokens = 0;

@@ -75,7 +75,8 @@ void TokenFile::check_header() const {
       header_.vocab_size > 0 && header_.vocab_size <= std::numeric_limits<std::int32_t>::max() &&
       header_.token_bytes == token_bytes_for(header_.vocab_size) && header_.has_prompts <= 1 &&
       header_.num_documents >= 0 && header_.num_documents < size / 8 && header_.num_tokens >= 0 &&
-      header_.num_tokens <= size / header_.token_bytes && header_.text_bytes >= 0;
+      header_.num_tokens <= size / header_.token_bytes && header_.text_bytes >= 0 &&
+      header_.num_special >= 0 && header_.num_bad_lines >= 0;
   if (!sane) throw_damaged("impossible values in the header");
 }
 

@@ -25,7 +25,7 @@ namespace thimble {
 
 inline constexpr std::int64_t kTokensOffset = 4096;
 inline constexpr std::int64_t kTokenBlockBytes = 64 * 1024;
-inline constexpr std::uint32_t kTokenFileVersion = 1;
+inline constexpr std::uint32_t kTokenFileVersion = 2;
 
 /// The first bytes of a token file, as stored.
 struct TokenFileHeader {
@@ -42,10 +42,12 @@ struct TokenFileHeader {
   std::int64_t num_empty = 0;       // documents left out because they hold no text
   std::int64_t num_duplicates = 0;  // documents whose text stands earlier in the file
   std::int64_t index_offset = 0;
+  std::int64_t num_special = 0;    // special tokens that the text itself spelled
+  std::int64_t num_bad_lines = 0;  // lines that were skipped because they could not be read
   std::uint32_t reserved = 0;
   std::uint32_t header_crc = 0;  // CRC32C of the bytes before this field
 };
-static_assert(sizeof(TokenFileHeader) == 96);
+static_assert(sizeof(TokenFileHeader) == 112);
 
 /// Bytes of one token for this vocabulary: 2 or 4.
 inline std::int64_t token_bytes_for(std::int64_t vocab_size) {

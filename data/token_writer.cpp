@@ -33,6 +33,7 @@ struct StoredRecord {
   std::int64_t tokens = 0;
   std::uint32_t prompt_tokens = 0;
   std::uint32_t begins = 0;
+  std::int64_t special_tokens = 0;
 };
 
 template <typename T>
@@ -81,6 +82,7 @@ struct TokenWriter::Index {
   std::vector<std::uint64_t> hashes;
   std::int64_t text_bytes = 0;
   std::int64_t num_empty = 0;
+  std::int64_t num_special = 0;
 };
 
 TokenWriter::TokenWriter(const std::filesystem::path& path, const TokenWriterOptions& options)
@@ -174,7 +176,7 @@ void TokenWriter::append(const TokenChunk& chunk) {
   std::vector<StoredRecord> records;
   for (const DocumentRecord& record : chunk.records) {
     records.push_back({record.hash, record.tokens, narrow<std::uint32_t>(record.prompt_tokens),
-                       record.begins ? 1u : 0u});
+                       record.begins ? 1u : 0u, record.special_tokens});
   }
   JournalEntry entry{chunk.input_hash, narrow<std::int64_t>(chunk.tokens.size()),
                      chunk.text_bytes, narrow<std::int64_t>(records.size()),
@@ -204,6 +206,7 @@ TokenWriter::Index TokenWriter::read_index() {
     for (std::int64_t i = 0; i < entry.num_records; ++i) {
       const auto record = read_value<StoredRecord>(journal.bytes(), at);
       at += static_cast<std::int64_t>(sizeof record);
+      index.num_special += record.special_tokens;
       if (record.tokens == 0) {
         ++index.num_empty;
         continue;
@@ -235,7 +238,7 @@ std::vector<std::uint32_t> TokenWriter::block_crcs() const {
   return crcs;
 }
 
-void TokenWriter::write_index(const Index& index) const {
+void TokenWriter::write_index(const Index& index, std::int64_t bad_lines) const {
   const std::vector<std::uint32_t> crcs = block_crcs();
   TokenFileHeader header;
   header.token_bytes = narrow<std::uint32_t>(token_bytes_for(options_.vocab_size));
@@ -247,6 +250,8 @@ void TokenWriter::write_index(const Index& index) const {
   header.text_bytes = index.text_bytes;
   header.num_empty = index.num_empty;
   header.num_duplicates = count_duplicates(index.hashes);
+  header.num_special = index.num_special;
+  header.num_bad_lines = bad_lines;
   header.index_offset = round_up(token_end(), 8);
 
   std::int64_t at = header.index_offset;
@@ -261,7 +266,7 @@ void TokenWriter::write_index(const Index& index) const {
   partial_->write_at(0, bytes_of(header));
 }
 
-void TokenWriter::finish() {
+void TokenWriter::finish(std::int64_t bad_lines) {
   if (!partial_.has_value()) start_writing();
   const Index index = read_index();
   if (index.hashes.empty()) {
@@ -270,7 +275,7 @@ void TokenWriter::finish() {
     std::filesystem::remove(journal_path_, ignored);
     throw_user("{}: the data holds no document with text", path_.string());
   }
-  write_index(index);
+  write_index(index, bad_lines);
   partial_->data_sync();
   failpoint("tokenize.rename");
   rename_path(partial_path_, path_);

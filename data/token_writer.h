@@ -22,8 +22,9 @@ namespace thimble {
 struct DocumentRecord {
   std::int64_t tokens = 0;  // 0: left out as empty
   std::int64_t prompt_tokens = 0;
-  std::uint64_t hash = 0;  // of the text
-  bool begins = true;      // false: continues the document before
+  std::int64_t special_tokens = 0;  // that the text spelled
+  std::uint64_t hash = 0;           // of the text
+  bool begins = true;               // false: continues the document before
 };
 
 struct TokenChunk {
@@ -54,8 +55,9 @@ class TokenWriter {
   /// entry.
   void append(const TokenChunk& chunk);
 
-  /// Completes the file and puts it into place. Throws UserError if there is no document.
-  void finish();
+  /// Completes the file and puts it into place. `bad_lines`: how many lines of the input were
+  /// skipped. Throws UserError if there is no document.
+  void finish(std::int64_t bad_lines = 0);
 
   std::int64_t num_tokens() const { return num_tokens_; }
   std::int64_t num_records() const { return num_records_; }
@@ -73,7 +75,7 @@ class TokenWriter {
   bool load_entry(std::span<const std::byte> journal, std::span<const std::byte> partial);
   void start_writing();
   Index read_index();
-  void write_index(const Index& index) const;
+  void write_index(const Index& index, std::int64_t bad_lines) const;
   std::vector<std::uint32_t> block_crcs() const;
   std::int64_t token_end() const;
 

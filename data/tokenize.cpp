@@ -37,11 +37,11 @@ InputChunk read_chunk(DocumentReader& reader) {
   return chunk;
 }
 
-TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer) {
+TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer, bool parse_special) {
   TokenChunk chunk;
   chunk.input_hash = input.hash;
   for (const DocumentPiece& piece : input.pieces) {
-    chunk.records.push_back(tokenize_piece(piece, tokenizer, chunk.tokens));
+    chunk.records.push_back(tokenize_piece(piece, tokenizer, parse_special, chunk.tokens));
     chunk.text_bytes += narrow<std::int64_t>(piece.prompt.size() + piece.text.size());
   }
   return chunk;
@@ -56,6 +56,7 @@ ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer) {
   hash.add(source.fields.prompt);
   hash.add(source.fields.completion);
   hash.add(source.document_separator);
+  hash.add(std::uint64_t{source.parse_special} << 1 | std::uint64_t{source.skip_bad_lines});
   hash.add(tokenizer.digest());
   hash.add(static_cast<std::uint64_t>(tokenizer.vocab_size()));
   hash.add(std::uint64_t{tokenizer.add_bos()});
@@ -80,7 +81,13 @@ class Run {
  public:
   Run(const SourceSpec& source, std::vector<std::string> files, const Tokenizer& tokenizer,
       const TokenizeOptions& options)
-      : tokenizer_(tokenizer), options_(options), reader_(source, std::move(files), options.warn) {}
+      : tokenizer_(tokenizer),
+        parse_special_(source.parse_special),
+        options_(options),
+        reader_(source, std::move(files), options.warn,
+                [this](std::string_view left, std::string_view right) {
+                  return is_safe_cut(tokenizer_, parse_special_, left, right);
+                }) {}
 
   void write(TokenWriter& writer) {
     const auto window = static_cast<std::size_t>(std::max(1, options_.threads));
@@ -95,11 +102,11 @@ class Run {
       }
       if (running.size() == window) take_first(running, writer);
       running.push_back(std::async(std::launch::async, [this, input = std::move(chunk)] {
-        return tokenize_chunk(input, tokenizer_);
+        return tokenize_chunk(input, tokenizer_, parse_special_);
       }));
     }
     while (!running.empty()) take_first(running, writer);
-    writer.finish();
+    writer.finish(reader_.bad_lines());
   }
 
  private:
@@ -117,6 +124,7 @@ class Run {
   }
 
   const Tokenizer& tokenizer_;
+  bool parse_special_;
   const TokenizeOptions& options_;
   DocumentReader reader_;
 };
@@ -138,19 +146,51 @@ void tokenize_resolved(const SourceSpec& source, const std::vector<std::string>&
 
 }  // namespace
 
+namespace {
+
+// How many of the first `ids`, those of prompt and completion together, are the prompt's. As far as
+// the prompt alone has the same ids they are; of the others, as many as are no longer than what is
+// left of it.
+std::int64_t ids_of_prompt(const Tokenizer& tokenizer, std::span<const std::int32_t> ids,
+                           std::span<const std::int32_t> prompt) {
+  std::size_t same = 0;
+  while (same < ids.size() && same < prompt.size() && ids[same] == prompt[same]) ++same;
+  std::size_t left = 0;
+  for (const std::int32_t id : prompt.subspan(same)) left += tokenizer.token_text(id).size();
+  while (same < ids.size() && left > 0 && tokenizer.token_text(ids[same]).size() <= left)
+    left -= tokenizer.token_text(ids[same++]).size();
+  return narrow<std::int64_t>(same);
+}
+
+}  // namespace
+
+bool is_safe_cut(const Tokenizer& tokenizer, bool parse_special, std::string_view left,
+                 std::string_view right) {
+  const EncodeOptions inside{.parse_special = parse_special, .continues = true};
+  std::vector<std::int32_t> apart = tokenizer.encode(left, inside);
+  tokenizer.encode_to(right, inside, apart);
+  return apart == tokenizer.encode(std::string(left).append(right), inside);
+}
+
 DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
-                              std::vector<std::int32_t>& tokens) {
+                              bool parse_special, std::vector<std::int32_t>& tokens) {
   DocumentRecord record;
   record.begins = piece.begins;
   if (piece.begins && piece.ends && piece.prompt.empty() && piece.text.empty()) return record;
+  const EncodeOptions options{.parse_special = parse_special, .continues = !piece.begins};
   const std::size_t begin = tokens.size();
   if (piece.begins && tokenizer.add_bos() && tokenizer.bos_id())
     tokens.push_back(*tokenizer.bos_id());
+  const std::size_t text_begin = tokens.size();
+  tokenizer.encode_to(piece.prompt.empty() ? piece.text : piece.prompt + piece.text, options,
+                      tokens);
+  const auto text = std::span(tokens).subspan(text_begin);
   if (!piece.prompt.empty()) {
-    tokenizer.encode_to(piece.prompt, {}, tokens);
-    record.prompt_tokens = narrow<std::int64_t>(tokens.size() - begin);
+    record.prompt_tokens = narrow<std::int64_t>(text_begin - begin) +
+                           ids_of_prompt(tokenizer, text, tokenizer.encode(piece.prompt, options));
   }
-  if (!piece.text.empty()) tokenizer.encode_to(piece.text, {}, tokens);
+  record.special_tokens = std::count_if(text.begin(), text.end(),
+                                        [&](std::int32_t id) { return tokenizer.is_special(id); });
   if (piece.ends && tokenizer.eos_id()) tokens.push_back(*tokenizer.eos_id());
   record.tokens = narrow<std::int64_t>(tokens.size() - begin);
   ContentHash hash;

@@ -22,11 +22,17 @@ struct TokenizeOptions {
 
 /// Appends the tokens of one document or piece to `tokens`, as tokenize_files writes them.
 DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
-                              std::vector<std::int32_t>& tokens);
+                              bool parse_special, std::vector<std::int32_t>& tokens);
+
+/// Whether `left` and `right`, neighbours in a text, can be tokenised apart: the ids are those of
+/// both together. They need not be long: no token reaches further than a few words.
+bool is_safe_cut(const Tokenizer& tokenizer, bool parse_special, std::string_view left,
+                 std::string_view right);
 
 /// Reads the files of `source` (not format tokens) and writes `out`. A document becomes [BOS if
-/// tokenizer.add_bos()] tokens EOS; a sample becomes [BOS] prompt completion EOS, prompt and
-/// completion tokenised apart; documents without text are left out and counted. The source's
+/// tokenizer.add_bos()] tokens EOS; a sample becomes [BOS] prompt completion EOS with the ids of
+/// prompt and completion as one text; a token that reaches from one into the other belongs to the
+/// completion, and to its loss; documents without text are left out and counted. The source's
 /// weight, name and train_on_inputs have no influence. An interrupted run is resumed if source
 /// options and tokenizer are the same, chunk by chunk where the input is too. Throws UserError for
 /// data that cannot be used, SystemError for I/O failures.

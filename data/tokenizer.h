@@ -19,9 +19,12 @@
 namespace thimble {
 
 struct EncodeOptions {
-  /// Recognise the spelling of special tokens ("<s>", "<|im_end|>") in the text; otherwise it is
-  /// plain text. Added tokens that are not special are always recognised.
-  bool parse_special = false;
+  /// Recognise the spelling of special tokens ("<s>", "<|im_end|>") in the text, as the tokenizers
+  /// library does; otherwise it is plain text. Added tokens that are not special are always
+  /// recognised.
+  bool parse_special = true;
+  /// The text goes on from an earlier one: no dummy space is put in front of it.
+  bool continues = false;
 };
 
 struct DecodeOptions {

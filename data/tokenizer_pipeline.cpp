@@ -140,7 +140,7 @@ PipelineTokenizer::PipelineTokenizer(PipelineParts parts, std::span<const std::s
 
 void PipelineTokenizer::encode_to(std::string_view text, EncodeOptions options,
                                   std::vector<std::int32_t>& ids) const {
-  Place place{true, true};
+  Place place{!options.continues, !options.continues};
   while (!text.empty()) {
     const std::size_t valid = first_invalid_utf8(text);
     if (valid > 0) encode_valid(text.substr(0, valid), options.parse_special, place, ids);

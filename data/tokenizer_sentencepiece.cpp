@@ -119,7 +119,7 @@ std::vector<AddedToken> SentencePieceTokenizer::read_pieces(const TokenizerConfi
 
 void SentencePieceTokenizer::encode_to(std::string_view text, EncodeOptions options,
                                        std::vector<std::int32_t>& ids) const {
-  bool at_start = true;
+  bool at_start = !options.continues;
   while (!text.empty()) {
     const std::size_t valid = first_invalid_utf8(text);
     for (const auto& part : added_.split(text.substr(0, valid), options.parse_special)) {

@@ -43,6 +43,9 @@ void add_plan_command(CLI::App& app, CommandSession& session);
 void add_tokenize_command(CLI::App& app, CommandSession& session);
 void add_train_command(CLI::App& app, CommandSession& session);
 
+/// --special-tokens parse|text, of commands that tokenise.
+void add_special_tokens_option(CLI::App& command, std::string& value);
+
 inline constexpr int kExitSystem = 1;
 inline constexpr int kExitUser = 2;
 

@@ -49,6 +49,15 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
 
 }  // namespace
 
+void add_special_tokens_option(CLI::App& command, std::string& value) {
+  command
+      .add_option(
+          "--special-tokens", value,
+          "What \"<|im_end|>\" in the text is: parse: that token; text: characters like any")
+      ->check(CLI::IsMember({"parse", "text"}))
+      ->capture_default_str();
+}
+
 void report_error(const CommandSession& session, std::string_view message) {
   // A UserError of a job file already carries one clickable line per mistake.
   const bool has_lines = message.find(": error: ") != std::string_view::npos;

@@ -23,6 +23,7 @@ namespace {
 
 struct EvalArguments {
   std::string model, text, dtype = "auto", separator;
+  std::string special_tokens = "parse";
   std::int64_t context = 0, stride = 0;
   bool json = false, by_position = false;
 };
@@ -149,7 +150,7 @@ std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const
   for (const std::string_view document : documents(file.text(), a.separator)) {
     std::vector<std::int32_t> ids;
     if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
-    tokenizer.encode_to(document, {}, ids);
+    tokenizer.encode_to(document, {.parse_special = a.special_tokens == "parse"}, ids);
     next(ids, 0);
   }
   return narrow<std::int64_t>(file.text().size());
@@ -165,7 +166,8 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
   std::int64_t bytes = 0;
   while (const std::optional<DocumentPiece> piece = reader.next()) {
     std::vector<std::int32_t> ids;
-    const DocumentRecord record = tokenize_piece(*piece, tokenizer, ids);
+    const DocumentRecord record =
+        tokenize_piece(*piece, tokenizer, a.special_tokens == "parse", ids);
     next(ids, record.prompt_tokens);
     bytes += narrow<std::int64_t>(piece->text.size());
   }
@@ -216,6 +218,7 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       ->check(CLI::PositiveNumber);
   eval->add_option("--document-separator", a->separator,
                    "A new document begins at each occurrence of this text");
+  add_special_tokens_option(*eval, a->special_tokens);
   eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
   eval->add_flag("--by-position", a->by_position, "Also the loss per power-of-two position");

@@ -30,6 +30,7 @@ struct GenerateArguments {
   std::optional<double> temperature, top_p, repetition_penalty;
   std::optional<std::int64_t> top_k;
   std::uint64_t seed = 0;
+  std::string special_tokens = "parse";
   bool any_id = false, json = false;
 };
 
@@ -126,7 +127,8 @@ void run_generate(const GenerateArguments& a) {
   const LoadedModel loaded = load_model(a.model, a.dtype);
   const std::string prompt =
       a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
-  const std::vector<std::int32_t> ids = sample_prompt_ids(*loaded.tokenizer, prompt);
+  const std::vector<std::int32_t> ids =
+      sample_prompt_ids(*loaded.tokenizer, prompt, a.special_tokens == "parse");
   const std::int64_t wanted = static_cast<std::int64_t>(ids.size()) + a.max_new_tokens;
   const std::int64_t longest = loaded.model->config().max_positions;
   if (static_cast<std::int64_t>(ids.size()) >= longest) {
@@ -190,6 +192,7 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   generate->add_option("--seed", a->seed, "Of the draws");
   generate->add_flag("--any-id", a->any_id,
                      "Also draw ids that the tokenizer has no token for; they print as nothing");
+  add_special_tokens_option(*generate, a->special_tokens);
   generate->add_option("--stop", a->stop, "End before this text (repeatable)");
   generate->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));

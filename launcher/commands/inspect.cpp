@@ -23,7 +23,7 @@ namespace fs = std::filesystem;
 using Json = nlohmann::ordered_json;
 
 struct InspectArguments {
-  std::string path, text, model;
+  std::string path, text, model, special_tokens = "parse";
   std::vector<std::int32_t> ids;
   std::int64_t rows = 3;
   bool json = false;
@@ -149,7 +149,8 @@ std::vector<std::int32_t> special_ids(const Tokenizer& tokenizer) {
 
 void inspect_tokenizer(const InspectArguments& a) {
   const auto tokenizer = load_tokenizer(a.path);
-  const std::vector<std::int32_t> ids = tokenizer->encode(a.text, {.parse_special = true});
+  const std::vector<std::int32_t> ids =
+      tokenizer->encode(a.text, {.parse_special = a.special_tokens == "parse"});
   const std::vector<std::int32_t> special = special_ids(*tokenizer);
   const auto named = [&](const std::vector<std::int32_t>& list) {
     Json out = Json::array();
@@ -290,6 +291,7 @@ void add_contents(Registrar& inspect) {
                   [](const InspectArguments& x, CommandSession&) { inspect_tokenizer(x); });
   tokenizer->add_option("path", a.path, "Directory, file or \"byte\"")->required();
   tokenizer->add_option("--text", a.text, "Text to tokenise");
+  add_special_tokens_option(*tokenizer, a.special_tokens);
   CLI::App* data =
       inspect.add("data", "Rows as they are trained on, and a summary", "data job.toml -n 3",
                   [](const InspectArguments& x, CommandSession& session) {

@@ -22,6 +22,7 @@ struct TokenizeArguments {
   std::string tokenizer, out, format = "auto", separator;
   std::vector<std::string> inputs;
   FieldNames fields;
+  std::string special_tokens = "parse", on_bad_line = "error";
   int threads = 0;
   bool json = false;
 };
@@ -37,6 +38,8 @@ void print_result(const TokenizeArguments& a, int threads, double seconds) {
                                      {"tokens", file.num_tokens()},
                                      {"bytes", header.text_bytes},
                                      {"bytes_per_token", bytes_per_token},
+                                     {"special_tokens", header.num_special},
+                                     {"bad_lines", header.num_bad_lines},
                                      {"empty", header.num_empty},
                                      {"duplicates", header.num_duplicates},
                                      {"threads", threads},
@@ -45,9 +48,15 @@ void print_result(const TokenizeArguments& a, int threads, double seconds) {
     fmt::print("{}\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return;
   }
-  fmt::print("{}: {} documents, {} tokens, {} bytes, {:.2f} bytes a token, {:.1f} s, {:.1f} MB/s\n",
-             a.out, file.num_documents(), file.num_tokens(), header.text_bytes, bytes_per_token,
-             seconds, mb_per_s);
+  std::string notes;
+  if (header.num_special > 0)
+    notes += fmt::format(", {} special tokens in the text", header.num_special);
+  if (header.num_bad_lines > 0)
+    notes += fmt::format(", {} bad lines skipped", header.num_bad_lines);
+  fmt::print(
+      "{}: {} documents, {} tokens{}, {} bytes, {:.2f} bytes a token, {:.1f} s, {:.1f} MB/s\n",
+      a.out, file.num_documents(), file.num_tokens(), notes, header.text_bytes, bytes_per_token,
+      seconds, mb_per_s);
 }
 
 void run_tokenize(const TokenizeArguments& a, CommandSession& session) {
@@ -56,6 +65,8 @@ void run_tokenize(const TokenizeArguments& a, CommandSession& session) {
   source.format = parse_format(a.format, "--format");
   source.fields = a.fields;
   source.document_separator = a.separator;
+  source.parse_special = a.special_tokens == "parse";
+  source.skip_bad_lines = a.on_bad_line == "skip";
   const auto tokenizer = load_tokenizer(a.tokenizer);
   const TokenizeOptions options{.threads = a.threads > 0 ? a.threads : cpu_limit().usable,
                                 .warn = [](const std::string& w) { spdlog::warn("{}", w); },
@@ -81,6 +92,11 @@ void add_tokenize_command(CLI::App& app, CommandSession& session) {
   tokenize->add_option("--field-prompt", a->fields.prompt, "JSON key of the prompt");
   tokenize->add_option("--field-completion", a->fields.completion, "JSON key of the completion");
   tokenize->add_option("--document-separator", a->separator, ".txt: text between documents");
+  add_special_tokens_option(*tokenize, a->special_tokens);
+  tokenize
+      ->add_option("--on-bad-line", a->on_bad_line,
+                   "A line of JSON that cannot be read: error, skip")
+      ->check(CLI::IsMember({"error", "skip"}));
   tokenize->add_option("--threads", a->threads, "Threads (default: all)")
       ->check(CLI::Range(1, 1024));
   tokenize->add_flag("--json", a->json, "One JSON object");

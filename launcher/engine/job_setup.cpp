@@ -50,12 +50,14 @@ ModelConfig load_config(const job::JobConfig& job) {
   return model;
 }
 
-SourceSpec source_spec(const job::DataSource& from) {
+SourceSpec source_spec(const job::DataSource& from, bool skip_bad_lines) {
   SourceSpec to;
   to.paths = from.path;
   to.format = parse_format(job::spelling(from.format), "data.train.format");
   to.document_separator = from.document_separator;
   to.train_on_inputs = from.train_on_inputs;
+  to.parse_special = from.special_tokens == job::SpecialTokens::kParse;
+  to.skip_bad_lines = skip_bad_lines;
   const auto field = [&](const char* key, std::string& value) {
     const auto found = from.fields.find(key);
     if (found != from.fields.end()) value = found->second;
@@ -68,12 +70,13 @@ SourceSpec source_spec(const job::DataSource& from) {
 
 DataSpec data_spec(const job::JobConfig& job) {
   DataSpec spec;
+  const bool skips = job.data.on_bad_line == job::OnBadLine::kSkip;
   for (const job::TrainSource& source : job.data.train) {
-    spec.train.push_back(source_spec(source));
+    spec.train.push_back(source_spec(source, skips));
     spec.train.back().weight = source.weight;
   }
   for (const job::EvalSource& source : job.data.eval) {
-    spec.eval.push_back(source_spec(source));
+    spec.eval.push_back(source_spec(source, skips));
     std::vector<std::string>& paths = spec.eval.back().paths;
     spec.eval.back().name = source.name.empty() && !paths.empty()
                                 ? std::filesystem::path(paths.front()).stem().string()

@@ -5,10 +5,11 @@
 
 namespace thimble {
 
-std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt) {
+std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt,
+                                            bool parse_special) {
   std::vector<std::int32_t> ids;
   if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
-  tokenizer.encode_to(prompt, {}, ids);
+  tokenizer.encode_to(prompt, {.parse_special = parse_special}, ids);
   if (ids.empty()) ids.push_back(tokenizer.bos_id().value_or(0));
   return ids;
 }

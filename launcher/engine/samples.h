@@ -10,7 +10,8 @@
 namespace thimble {
 
 /// Token ids of a prompt: BOS if the tokenizer adds it, then the text; never empty.
-std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt);
+std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const std::string& prompt,
+                                            bool parse_special = true);
 
 /// The ids below the model's vocabulary size that name no token: rows that only pad the embedding,
 /// and holes. Ascending.

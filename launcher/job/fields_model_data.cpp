@@ -57,6 +57,13 @@ void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
                .doc = "Prompt and completion: true puts the loss on the prompt too",
                .value = &source.train_on_inputs};
   visit(inputs);
+  Field special{
+      .name = "special_tokens",
+      .doc =
+          "What \"<|im_end|>\" in the data is: parse: that token, as the tokenizers library "
+          "has it; text: characters like any",
+      .value = choice(source.special_tokens)};
+  visit(special);
 }
 
 void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
@@ -220,6 +227,10 @@ void visit_fields(const FieldVisitor& visitor, DataConfig& data) {
        .doc = "Held out for evaluation: a share (< 1) or a number of samples; 0 with [[data.eval]]",
        .value = &data.val_set_size,
        .range = at_least(0)});
+  visit({.name = "on_bad_line",
+         .doc = "A line of JSON that cannot be read: error: names it and stops; skip: counts it "
+                "and goes on",
+         .value = choice(data.on_bad_line)});
   visit({.name = "cache_dir",
          .doc = "Where tokenised data is kept, keyed by content, tokenizer and fields",
          .value = &data.cache_dir,

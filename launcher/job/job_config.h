@@ -95,6 +95,14 @@ enum class WireDType : std::uint8_t { kBF16, kFP32 };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<WireDType>{"bf16", "fp32"};
 
+enum class SpecialTokens : std::uint8_t { kParse, kText };
+template <>
+inline constexpr std::array<std::string_view, 2> kSpellings<SpecialTokens>{"parse", "text"};
+
+enum class OnBadLine : std::uint8_t { kError, kSkip };
+template <>
+inline constexpr std::array<std::string_view, 2> kSpellings<OnBadLine>{"error", "skip"};
+
 enum class ExportChoice : std::uint8_t { kBest, kLast };
 template <>
 inline constexpr std::array<std::string_view, 2> kSpellings<ExportChoice>{"best", "last"};
@@ -142,6 +150,7 @@ struct DataSource {
   std::vector<std::string> roles_to_train{"assistant"};
   TrainOnEos train_on_eos = TrainOnEos::kTurn;
   bool train_on_inputs = false;
+  SpecialTokens special_tokens = SpecialTokens::kParse;
   bool operator==(const DataSource&) const = default;
 };
 
@@ -161,6 +170,7 @@ struct DataConfig {
   ExcessLength excess_length_strategy = ExcessLength::kAuto;
   double val_set_size =
       0.01;  // < 1: share; else a number of samples; 0 once [[data.eval]] is given
+  OnBadLine on_bad_line = OnBadLine::kError;
   std::string cache_dir = "~/.cache/thimble";
   std::vector<TrainSource> train;
   std::vector<EvalSource> eval;

@@ -10,6 +10,7 @@
 namespace thimble {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::message_of;
@@ -76,7 +77,9 @@ TEST(CorpusReader, InvalidUtf8IsKeptAndWarnedOfOnce) {
   EXPECT_THAT(documents, ElementsAre("ab\xFF", "\xC0", "ok"));
   EXPECT_THAT(warnings,
               ElementsAre(dir.file("a.txt") +
-                          ": byte 2 is not valid UTF-8; such bytes are kept as they are"));
+                          ": byte 2 is not valid UTF-8; such bytes are kept as they are (Latin-1? "
+                          "iconv -f LATIN1 -t UTF-8 " +
+                          dir.file("a.txt") + " > converted.txt)"));
 }
 
 TEST(CorpusReader, LargeTextComesInPiecesCutBetweenWords) {
@@ -86,16 +89,78 @@ TEST(CorpusReader, LargeTextComesInPiecesCutBetweenWords) {
   const std::string unbroken(kPieceBytes + kPieceBytes / 2, '\x80');
   SourceSpec source = source_of({dir.write("a.txt", text), dir.write("b.txt", unbroken)});
   source.format = SampleFormat::kText;
-  DocumentReader reader(source, source.paths, {});
-  std::vector<DocumentPiece> pieces;
-  while (auto piece = reader.next()) pieces.push_back(std::move(*piece));
-  ASSERT_EQ(pieces.size(), 5u);
+  const auto pieces_of = [&](const SafeCutFn& is_safe_cut) {
+    DocumentReader reader(source, source.paths, {}, is_safe_cut);
+    std::vector<DocumentPiece> pieces;
+    while (auto piece = reader.next()) pieces.push_back(std::move(*piece));
+    return pieces;
+  };
+  const auto pieces = pieces_of([](std::string_view left, std::string_view right) {
+    return left.ends_with("and") && right.starts_with(" more");
+  });
+  ASSERT_EQ(pieces.size(), 4u);
   EXPECT_EQ(pieces[0].text + pieces[1].text + pieces[2].text, text);
-  EXPECT_EQ(pieces[3].text + pieces[4].text, unbroken);
+  EXPECT_EQ(pieces[3].text, unbroken);
   EXPECT_TRUE(pieces[0].begins && !pieces[0].ends && !pieces[1].begins && !pieces[1].ends);
-  EXPECT_TRUE(!pieces[2].begins && pieces[2].ends && pieces[3].begins && pieces[4].ends);
-  EXPECT_EQ(pieces[1].text.front(), ' ');
-  EXPECT_TRUE(std::isalpha(pieces[0].text.back()));
+  EXPECT_TRUE(!pieces[2].begins && pieces[2].ends && pieces[3].begins && pieces[3].ends);
+  EXPECT_TRUE(pieces[0].text.ends_with(" and") && pieces[1].text.starts_with(" more"));
+  EXPECT_EQ(pieces_of({}).size(), 2u);
+  EXPECT_EQ(pieces_of([](auto, auto) { return false; }).size(), 2u);
+}
+
+TEST(CorpusReader, OtherEncodingsAndFormatsAreNamedWithTheWayToConvertThem) {
+  TempDir dir;
+  const auto refused = [&](const std::string& name, const std::string& content) {
+    const SourceSpec source = source_of({dir.write(name, content)});
+    return message_of<UserError>([&] { read_all(source); });
+  };
+  const std::string utf16 = std::string("h\0e\0l\0l\0o\0 \0y\0o\0u\0", 18);
+  for (const char* name : {"a.txt", "a.jsonl"}) {
+    EXPECT_THAT(refused(name, "\xFF\xFE" + utf16), HasSubstr("iconv -f UTF-16 "));
+    EXPECT_THAT(refused(name, utf16), HasSubstr("iconv -f UTF-16LE "));
+    EXPECT_THAT(refused(name, '\0' + utf16.substr(0, 17)), HasSubstr("iconv -f UTF-16BE "));
+  }
+  EXPECT_THAT(refused("b.txt", "PAR1\x15\x04"), HasSubstr("Parquet"));
+  EXPECT_THAT(refused("c.txt", "\x1F\x8B\x08"), HasSubstr("zcat"));
+  EXPECT_THAT(refused("d.jsonl", "{\"text\": \"caf\xE9\"}"), HasSubstr("iconv -f LATIN1"));
+  EXPECT_THAT(refused("e.jsonl", "{\n  \"text\": \"a\"\n}"), HasSubstr("jq -c . "));
+  EXPECT_THAT(refused("f.jsonl", "[\n  {\"text\": \"a\"}\n]"), HasSubstr("jq -c '.[]' "));
+  EXPECT_THAT(refused("g.jsonl", "text,label\na,1\n"), HasSubstr("csv.DictReader"));
+  EXPECT_THAT(refused("h.csv", "text,label\na,1\n"), HasSubstr("csv.DictReader"));
+  EXPECT_THAT(refused("i.jsonl", "{\"text\":\"a\"}\n{\"text\":\"b\",\"x\":1e999}\n"),
+              AllOf(HasSubstr("i.jsonl:2: "), HasSubstr("1e999")));
+}
+
+TEST(CorpusReader, BadLinesAreErrorsOrCounted) {
+  TempDir dir;
+  SourceSpec source = source_of({dir.write(
+      "a.jsonl",
+      "not JSON\n{\"text\":\"one\"}\n{\"text\":1}\n{\"other\":\"\"}\n[1]\n{\"text\":\"two\"}\n{")});
+  EXPECT_THAT(message_of<UserError>([&] { read_all(source); }), HasSubstr("a.jsonl:1: "));
+  source.skip_bad_lines = true;
+  std::vector<std::string> warnings;
+  EXPECT_THAT(read_all(source, &warnings), ElementsAre("one", "two"));
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_THAT(warnings[0], AllOf(HasSubstr("a.jsonl:1: "), HasSubstr("such lines are skipped")));
+  source.format = resolve_format(source, source.paths);
+  DocumentReader reader(source, source.paths, {});
+  while (reader.next()) {
+  }
+  EXPECT_EQ(reader.bad_lines(), 5);
+}
+
+TEST(CorpusReader, ASeparatorThatNeverOccursIsSaid) {
+  TempDir dir;
+  SourceSpec source = source_of({dir.write("a.txt", "one\r\n\r\ntwo"), dir.write("b.txt", "x")});
+  source.document_separator = "\n\n";
+  std::vector<std::string> warnings;
+  EXPECT_EQ(read_all(source, &warnings).size(), 2u);
+  ASSERT_EQ(warnings.size(), 1u);
+  EXPECT_THAT(warnings[0], AllOf(HasSubstr("never occurs"), HasSubstr("dos2unix")));
+  source.document_separator = "\r\n\r\n";
+  warnings.clear();
+  EXPECT_THAT(read_all(source, &warnings), ElementsAre("one", "two", "x"));
+  EXPECT_EQ(warnings.size(), 1u);  // of b.txt
 }
 
 TEST(CorpusReader, JsonLinesOfText) {
@@ -158,10 +223,10 @@ TEST(CorpusReader, MessagesOfPaths) {
   EXPECT_THAT(path_error("a.parquet"), HasSubstr("Parquet is not read; convert it: python3 -c"));
   dir.write("a.json", "[]");
   EXPECT_THAT(path_error("a.json"), HasSubstr("jq -c '.[]'"));
-  dir.write("a.csv", "x");
+  dir.write("a.xyz", "x");
   EXPECT_EQ(
-      path_error("a.csv"),
-      dir.file("a.csv") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
+      path_error("a.xyz"),
+      dir.file("a.xyz") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
   EXPECT_THAT(path_error("."), HasSubstr("is a directory"));
   EXPECT_EQ(message_of<UserError>([] { expand_paths({}); }), "data: no path is given");
 }

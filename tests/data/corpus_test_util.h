@@ -79,8 +79,9 @@ inline void write_tokens(const std::filesystem::path& path,
   TokenChunk chunk;
   for (const TestDocument& document : documents) {
     chunk.tokens.insert(chunk.tokens.end(), document.tokens.begin(), document.tokens.end());
-    chunk.records.push_back({static_cast<std::int64_t>(document.tokens.size()), document.prompt,
-                             chunk.records.size(), true});
+    chunk.records.push_back({.tokens = static_cast<std::int64_t>(document.tokens.size()),
+                             .prompt_tokens = document.prompt,
+                             .hash = chunk.records.size()});
     chunk.text_bytes += static_cast<std::int64_t>(document.tokens.size());
   }
   ASSERT_FALSE(writer.skip_if_done(0));

@@ -146,6 +146,11 @@ TEST_F(CommandsTest, InspectShowsWhatIsThere) {
   EXPECT_EQ(d().json()["step"], 2);
   EXPECT_EQ(d().run("inspect tokenizer byte --text Hi --json"), 0) << d().err();
   EXPECT_EQ(d().json()["ids"], (std::vector<int>{'H', 'i'}));
+  const std::string special = "inspect tokenizer byte --text 'a<|endoftext|>' --json";
+  EXPECT_EQ(d().run(special), 0) << d().err();
+  EXPECT_EQ(d().json()["ids"], (std::vector<int>{'a', 256}));
+  EXPECT_EQ(d().run(special + " --special-tokens text"), 0) << d().err();
+  EXPECT_EQ(d().json()["ids"].size(), 14u);
   EXPECT_EQ(d().run("inspect logits --model runs/job/model --ids 1,2,3 --json"), 0) << d().err();
   EXPECT_EQ(d().json()["logits_last"][0].size(), 257u);
   expect_mistake("inspect logits --model runs/job/model --ids 1,999", "0 to 256");
