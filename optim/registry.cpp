@@ -2,6 +2,8 @@
 
 #include <array>
 #include <cmath>
+#include <iterator>
+#include <sstream>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -170,57 +172,86 @@ Made make_scale(const Settings& s) {
 using Takes = OptimizerEntry::Takes;
 constexpr std::array kEntries{
     OptimizerEntry{"adamw", "Adam with decoupled weight decay", "8 L s", "any rows; nothing",
-                   Takes::kEverything, make_adamw},
+                   Takes::kEverything, make_adamw,
+                   "betas decay_all eps eps_mode state_dtype wd_order weight_decay"},
     OptimizerEntry{"adamw_8bit", "AdamW with 8-bit moments in blocks of 256", "2.03 L s",
-                   "rows in whole blocks; nothing", Takes::kEverything, make_adamw_8bit},
+                   "rows in whole blocks; nothing", Takes::kEverything, make_adamw_8bit,
+                   "betas decay_all eps eps_mode wd_order weight_decay"},
     OptimizerEntry{"adam_mini", "AdamW with one second moment a row or head", "4 L s",
-                   "long rows; a number a short row", Takes::kMatrices, make_adam_mini},
+                   "long rows; a number a short row", Takes::kMatrices, make_adam_mini,
+                   "betas eps eps_mode wd_order weight_decay"},
     OptimizerEntry{"adafactor", "factored second moment, relative steps", "4 (L + s)",
-                   "long rows; a number a column and three", Takes::kMatrices, make_adafactor},
+                   "long rows; a number a column and three", Takes::kMatrices, make_adafactor,
+                   "weight_decay"},
     OptimizerEntry{"apollo", "gradient scaled by channel as Adam would, in a random subspace",
-                   "8 L r", "long rows; a number", Takes::kBlockMatrices, make_apollo},
+                   "8 L r", "long rows; a number", Takes::kBlockMatrices, make_apollo,
+                   "betas rank scale scale_type state_dtype update_proj_gap wd_order weight_decay"},
     OptimizerEntry{"apollo_mini", "APOLLO with one scale a matrix, rank 1", "8 L",
-                   "long rows; three numbers", Takes::kBlockMatrices, make_apollo_mini},
+                   "long rows; three numbers", Takes::kBlockMatrices, make_apollo_mini,
+                   "betas scale scale_type state_dtype update_proj_gap wd_order weight_decay"},
     OptimizerEntry{"badam", "AdamW on one layer at a time, the others rest",
                    "8 L s of the active layers", "any rows; nothing", Takes::kEverything,
-                   make_badam},
+                   make_badam,
+                   "active_layers betas decay_all eps eps_mode layer_order state_dtype "
+                   "update_proj_gap wd_order weight_decay"},
     OptimizerEntry{"fira", "GaLore and, scaled, what is outside of its subspace", "8 L r + 2 s r",
                    "long rows; s r numbers at a refresh, one a step", Takes::kBlockMatrices,
-                   make_fira},
+                   make_fira,
+                   "betas eps eps_mode proj_type rank scale state_dtype update_proj_gap wd_order "
+                   "weight_decay"},
     OptimizerEntry{"frugal", "AdamW for some columns or layers, sign steps for the others",
-                   "8 L s density", "long rows; nothing", Takes::kBlockMatrices, make_frugal},
+                   "8 L s density", "long rows; nothing", Takes::kBlockMatrices, make_frugal,
+                   "active_layers betas density eps eps_mode layer_order proj_type state_dtype "
+                   "update_proj_gap wd_order weight_decay"},
     OptimizerEntry{"galore", "Adam in the gradient's leading subspace", "8 L r + 2 s r",
-                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore, false,
-                   true},
+                   "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore,
+                   "betas eps eps_mode proj_type project_gradients rank scale state_dtype "
+                   "update_proj_gap wd_order weight_decay",
+                   false, true},
     OptimizerEntry{"galore_8bit", "GaLore with 8-bit moments", "2.03 L r + 2 s r",
                    "long rows; s r numbers at a refresh", Takes::kBlockMatrices, make_galore_8bit,
+                   "betas eps eps_mode proj_type project_gradients rank scale update_proj_gap "
+                   "wd_order weight_decay",
                    false, true},
     OptimizerEntry{"ldadam", "Adam in a subspace that follows gradient and momentum each step",
                    "8 L r + 4 s r + 4 L s", "long rows; s r numbers", Takes::kBlockMatrices,
-                   make_ldadam},
+                   make_ldadam,
+                   "betas eps eps_mode error_feedback rank scale wd_order weight_decay"},
     OptimizerEntry{"lisa", "AdamW on two random layers at a time, the others rest",
-                   "8 L s of the active layers", "any rows; nothing", Takes::kLayers, make_lisa},
+                   "8 L s of the active layers", "any rows; nothing", Takes::kLayers, make_lisa,
+                   "active_layers betas decay_all eps eps_mode layer_order state_dtype "
+                   "update_proj_gap wd_order weight_decay"},
     OptimizerEntry{"lion", "sign of an interpolated momentum", "4 L s", "any rows; nothing",
-                   Takes::kEverything, make_lion},
+                   Takes::kEverything, make_lion,
+                   "betas decay_all state_dtype wd_order weight_decay"},
     OptimizerEntry{"muon", "orthogonalised momentum", "4 L s", "whole matrices; nothing",
-                   Takes::kBlockMatrices, make_muon},
+                   Takes::kBlockMatrices, make_muon,
+                   "momentum scale_type state_dtype weight_decay"},
     OptimizerEntry{"natural_galore", "GaLore preconditioned with its last 20 gradients",
                    "48 L r + 2 s r", "long rows; s r numbers at a refresh, 20 a step",
-                   Takes::kBlockMatrices, make_natural_galore, false, true},
+                   Takes::kBlockMatrices, make_natural_galore,
+                   "betas eps eps_mode proj_type project_gradients rank scale state_dtype "
+                   "update_proj_gap wd_order weight_decay",
+                   false, true},
     OptimizerEntry{"q_apollo", "APOLLO on 8-bit weights, rounded at random", "8 L r",
                    "long rows in whole groups of 128; a number", Takes::kBlockMatrices, make_apollo,
+                   "betas rank scale scale_type state_dtype update_proj_gap wd_order weight_decay",
                    true},
-    OptimizerEntry{"q_apollo_mini", "APOLLO-Mini on 8-bit weights, rounded at random", "8 L",
-                   "long rows in whole groups of 128; three numbers", Takes::kBlockMatrices,
-                   make_apollo_mini, true},
+    OptimizerEntry{
+        "q_apollo_mini", "APOLLO-Mini on 8-bit weights, rounded at random", "8 L",
+        "long rows in whole groups of 128; three numbers", Takes::kBlockMatrices, make_apollo_mini,
+        "betas scale scale_type state_dtype update_proj_gap wd_order weight_decay", true},
     OptimizerEntry{"q_galore", "8-bit GaLore on 8-bit weights, rounded at random",
                    "2.03 L r + 0.53 s r", "long rows in whole groups; s r numbers at a refresh",
-                   Takes::kBlockMatrices, make_q_galore, true, true},
+                   Takes::kBlockMatrices, make_q_galore,
+                   "betas eps eps_mode proj_type project_gradients rank scale update_proj_gap "
+                   "wd_order weight_decay",
+                   true, true},
     OptimizerEntry{"scale", "gradient divided by its rows' norms, momentum for the head",
                    "0 (head: 4 L s)", "long rows; a number a short row", Takes::kMatrices,
-                   make_scale},
+                   make_scale, "momentum weight_decay"},
     OptimizerEntry{"sgd", "gradient descent with momentum", "4 L s", "any rows; nothing",
-                   Takes::kEverything, make_sgd},
+                   Takes::kEverything, make_sgd, "decay_all momentum state_dtype weight_decay"},
 };
 
 }  // namespace
@@ -234,6 +265,11 @@ const OptimizerEntry* find_optimizer(const std::string& name) {
     if (e.name == name) return &e;
   }
   return nullptr;
+}
+
+std::vector<std::string> reads(const OptimizerEntry& entry) {
+  std::istringstream words(entry.keys);
+  return {std::istream_iterator<std::string>(words), {}};
 }
 
 std::string optimizer_names() {

@@ -5,6 +5,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <vector>
 
 #include "optim/adam_options.h"
 
@@ -32,6 +33,7 @@ struct OptimizerEntry {
   const char* needs;  // of a shard, and what is summed over shards
   enum class Takes : std::uint8_t { kEverything, kLayers, kMatrices, kBlockMatrices } takes;
   std::unique_ptr<Optimizer> (*make)(const OptimizerSettings&);
+  const char* keys;  // of a job's [optimizer] table that it reads, beside name and lr; sorted
   bool int8_weights = false;
   bool projects_gradients = false;  // can
 };
@@ -39,6 +41,8 @@ struct OptimizerEntry {
 std::span<const OptimizerEntry> optimizer_entries();
 /// Null if there is none.
 const OptimizerEntry* find_optimizer(const std::string& name);
+/// Its keys, one by one.
+std::vector<std::string> reads(const OptimizerEntry& entry);
 /// Names of all, "adamw, adamw_8bit, ...".
 std::string optimizer_names();
 

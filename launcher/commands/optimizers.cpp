@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
+#include "core/base/text.h"
 #include "launcher/commands/command.h"
 #include "optim/registry.h"
 
@@ -31,20 +32,22 @@ void list_optimizers(bool json) {
                                                 {"summary", e.summary},
                                                 {"state_bytes", e.state},
                                                 {"shards_and_sums", e.needs},
-                                                {"takes", takes(e)}}
+                                                {"takes", takes(e)},
+                                                {"keys", reads(e)}}
                              .dump());
     }
     return;
   }
   for (const OptimizerEntry& e : optimizer_entries()) {
-    fmt::print("{:<14} {}\n{:<14}   state {} bytes; takes {}; shards: {}\n", e.name, e.summary, "",
-               e.state, takes(e), e.needs);
+    fmt::print("{:<14} {}\n{:<14}   state {} bytes; takes {}; shards: {}\n{:<14}   keys: {}\n",
+               e.name, e.summary, "", e.state, takes(e), e.needs, "", join(reads(e)));
   }
   fmt::print(
       "\nState of a matrix of L long rows and s short columns at rank r. What an optimizer does "
       "not "
       "take goes to\noptimizer.fallback (adamw). shards: what a rank may own; what is summed over "
-      "ranks each step.\n");
+      "ranks each step. keys: of [optimizer] beside name and lr; another one\nis refused unless "
+      "the fallback reads it.\n");
 }
 
 }  // namespace

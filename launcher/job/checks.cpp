@@ -1,10 +1,13 @@
 // Rules that concern more than one key.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <set>
 
 #include "core/base/text.h"
 #include "launcher/job/reader.h"
+#include "optim/registry.h"
 
 namespace thimble::job {
 namespace {
@@ -125,7 +128,74 @@ void check_data(JobDraft& draft) {
   }
 }
 
+/// The optimizers that read a key, "adamw, lion, ...".
+std::string readers_of(std::string_view key) {
+  std::vector<std::string> names;
+  for (const OptimizerEntry& entry : optimizer_entries()) {
+    const std::vector<std::string> keys = reads(entry);
+    if (std::find(keys.begin(), keys.end(), key) != keys.end()) names.emplace_back(entry.name);
+  }
+  return join(names);
+}
+
+/// A resolved job gives every key, most of them at their defaults.
+bool is_default(JobConfig& job, const std::string& key) {
+  std::string now, otherwise;
+  walk_fields(job, [&](const std::string& at, Field& field) {
+    if (at == key) now = value_text(field);
+  });
+  JobConfig defaults;
+  walk_fields(defaults, [&](const std::string& at, Field& field) {
+    if (at == key) otherwise = value_text(field);
+  });
+  return now == otherwise;
+}
+
+/// Refuses keys of `table` that none of the optimizers `names`, those that it is for, reads.
+void check_keys_read(JobDraft& draft, const std::string& table,
+                     const std::set<std::string>& names) {
+  std::set<std::string> read;
+  for (const std::string& name : names) {
+    const OptimizerEntry* entry = find_optimizer(name);
+    if (entry == nullptr) return;  // which has a message of its own
+    for (std::string& key : reads(*entry)) read.insert(std::move(key));
+  }
+  const std::vector<std::string> all(names.begin(), names.end());
+  std::set<std::string> known;
+  for (const OptimizerEntry& entry : optimizer_entries()) {
+    for (std::string& key : reads(entry)) known.insert(std::move(key));
+  }
+  for (const std::string& key : known) {
+    const std::string full = fmt::format("{}.{}", table, key);
+    if (read.contains(key) || !draft.given(full) || is_default(draft.config, full)) continue;
+    draft.errors.add(
+        draft.place_of(full),
+        fmt::format("{} has no effect: {} {} not read it; it is read by {}", without_indices(full),
+                    join(all), all.size() == 1 ? "does" : "do", readers_of(key)));
+  }
+}
+
+/// What an optimizer does not take goes to the fallback, with the settings of the main table.
+void check_optimizer_keys(JobDraft& draft) {
+  const OptimizerConfig& o = draft.config.optimizer;
+  std::set<std::string> names{o.name};
+  const auto add = [&](const std::string& name) {
+    names.insert(name);
+    const OptimizerEntry* entry = find_optimizer(name);
+    if (entry != nullptr && entry->takes != OptimizerEntry::Takes::kEverything)
+      names.insert(o.fallback ? o.fallback->name : "adamw");
+  };
+  add(o.name);
+  for (std::size_t i = 0; i < o.groups.size(); ++i) {
+    const std::string own = o.groups[i].name.empty() ? o.name : o.groups[i].name;
+    add(own);
+    check_keys_read(draft, fmt::format("optimizer.groups[{}]", i), {own});
+  }
+  check_keys_read(draft, "optimizer", names);
+}
+
 void check_optimizer(JobDraft& draft) {
+  check_optimizer_keys(draft);
   if (draft.config.optimizer.fused_backward && draft.config.training.max_grad_norm > 0 &&
       draft.config.training.grad_norm_mode == GradNormMode::kExact) {
     draft.errors.add(draft.place_of("optimizer.fused_backward"),

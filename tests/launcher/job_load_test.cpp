@@ -232,5 +232,37 @@ TEST(JobText, HostileTextIsRefusedQuickly) {
   EXPECT_THROW(parse_job_text(std::string(900'000, 'a') + " = 1", "job.toml"), UserError);
 }
 
+// Beside what differs from the defaults, which a resolved job lists whole.
+TEST_F(JobLoad, KeysThatTheOptimizerDoesNotReadAreRefused) {
+  const auto said = [](const std::string& optimizer) {
+    const std::string job =
+        "name = \"j\"\n[model]\nconfig = \"c.json\"\n[data]\nseq_len = 8\n[[data.train]]\npath = "
+        "\"t.txt\"\n"
+        "[training]\nmax_steps = 10\nglobal_batch_size = 4\n[optimizer]\nlr = 1e-4\n" +
+        optimizer;
+    try {
+      parse_job_text(job, "job.toml");
+    } catch (const UserError& e) {
+      return std::string(e.what());
+    }
+    return std::string();
+  };
+  EXPECT_EQ(
+      said("rank = 8\n"),
+      "job.toml:13:1: error: optimizer.rank has no effect: adamw does not read it; it is read by "
+      "apollo, fira, galore, galore_8bit, ldadam, natural_galore, q_apollo, q_galore");
+  EXPECT_NE(said("name = \"sgd\"\nbetas = [0.5, 0.9]\n").find("sgd does not read it"),
+            std::string::npos);
+  EXPECT_EQ(said("name = \"sgd\"\nbetas = [0.9, 0.95]\n"), "");
+  EXPECT_EQ(said("name = \"apollo\"\nrank = 8\neps = 1e-6\n"), "");  // eps: of the fallback
+  EXPECT_EQ(said("name = \"muon\"\nmomentum = 0.8\nbetas = [0.5, 0.9]\n"), "");
+  EXPECT_NE(said("name = \"muon\"\nrank = 8\n").find("adamw, muon do not read it"),
+            std::string::npos);
+  EXPECT_EQ(said("[[optimizer.groups]]\nmatch = \".*\"\nname = \"galore\"\nrank = 8\n"), "");
+  EXPECT_NE(said("[[optimizer.groups]]\nmatch = \".*\"\nname = \"muon\"\nrank = 8\n")
+                .find("optimizer.groups.rank has no effect: muon does not read it"),
+            std::string::npos);
+}
+
 }  // namespace
 }  // namespace thimble::job
