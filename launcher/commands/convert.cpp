@@ -147,6 +147,24 @@ void print_result(const ConvertArguments& a, const Opened& opened, DType dtype) 
              dtype == DType::kBF16 ? "bf16" : "fp32");
 }
 
+// Loads the weights into the arena and writes them; returns where what was at the destination is
+// now.
+std::optional<fs::path> convert_in(Arena& arena, const Transformer& model, const Opened& opened,
+                                   const fs::path& source, const HfExport& target) {
+  ResidentParamStore store(arena, model.params(), target.dtype, false);
+  std::unique_ptr<TensorSource> read;
+  if (opened.checkpoint) {
+    read = std::make_unique<CheckpointSource>(*opened.checkpoint, arena, target.dtype);
+  } else if (!opened.weights) {
+    const bool planning = arena.device().planning;
+    read = std::make_unique<HfSource>(arena, source, model.params(), [=](const std::string& note) {
+      if (planning) spdlog::info("{}", note);
+    });
+  }
+  load_weights(arena, model, store, read ? *read : *opened.weights);
+  return export_hf(arena, model, store, target);
+}
+
 void run_convert(const ConvertArguments& a) {
   const fs::path destination = check_destination(a);
   const std::int64_t max_shard_bytes = shard_bytes(a.max_shard_size);
@@ -155,24 +173,17 @@ void run_convert(const ConvertArguments& a) {
   const DType dtype = a.dtype == "auto"   ? opened.dtype
                       : a.dtype == "bf16" ? DType::kBF16
                                           : DType::kF32;
-  const auto arena = Arena::make_cpu(memory_limit().total_bytes);
   const Transformer model(opened.config);
-  ResidentParamStore store(*arena, model.params(), dtype, false);
-  if (opened.checkpoint) {
-    opened.weights = std::make_unique<CheckpointSource>(*opened.checkpoint, *arena, dtype);
-  }
-  if (!opened.weights) {
-    opened.weights =
-        std::make_unique<HfSource>(*arena, a.source, model.params(),
-                                   [](const std::string& note) { spdlog::info("{}", note); });
-  }
-  load_weights(*arena, model, store, *opened.weights);
-  const std::optional<fs::path> aside = export_hf(*arena, model, store,
-                                                  {.directory = destination,
-                                                   .dtype = dtype,
-                                                   .max_shard_bytes = max_shard_bytes,
-                                                   .files_to_copy = opened.tokenizer,
-                                                   .tokenizer_is_bytes = opened.byte_tokenizer});
+  const HfExport target{.directory = destination,
+                        .dtype = dtype,
+                        .max_shard_bytes = max_shard_bytes,
+                        .files_to_copy = opened.tokenizer,
+                        .tokenizer_is_bytes = opened.byte_tokenizer};
+  // Planned first, then done in an arena of that size.
+  const auto plan = Arena::make_planning();
+  convert_in(*plan, model, opened, a.source, target);
+  const auto arena = Arena::make_cpu(plan->extent_bytes());
+  const std::optional<fs::path> aside = convert_in(*arena, model, opened, a.source, target);
   if (aside) spdlog::info("what was at {} is now {}", a.destination, aside->string());
   if (opened.tokenizer.empty() && !opened.byte_tokenizer) {
     spdlog::warn("{} has no tokenizer; --tokenizer carries one along", a.destination);

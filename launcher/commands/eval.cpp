@@ -64,6 +64,11 @@ class Evaluator {
 
   EvalTotals totals;
 
+  // On a planning arena: the memory of a window of `n` inputs.
+  void plan(std::int64_t n) {
+    window(std::vector<std::int32_t>(static_cast<std::size_t>(n + 1)), 0, n, n);
+  }
+
   // Windows of `context` inputs, `stride` apart; each target is scored once, with the longest
   // context on offer.
   // The first `prompt_tokens` are context only.
@@ -177,12 +182,15 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
 void run_eval(const EvalArguments& a, CommandSession& session) {
   if (is_token_path(a.text)) throw_user("{}: name the text, not its tokens", a.text);
   if (MappedFile(a.text).text().empty()) throw_user("{}: the file is empty", a.text);
-  LoadedModel loaded = load_model(a.model, a.dtype);
-  const std::int64_t longest = loaded.model->config().max_positions;
-  const std::int64_t context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
-  if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
-  const std::int64_t stride = a.stride > 0 ? a.stride : context;
-  if (stride > context) throw_user("--stride {}: allowed up to the context, {}", stride, context);
+  std::int64_t context = 0, stride = 0;
+  LoadedModel loaded = load_model(a.model, a.dtype, [&](LoadedModel& planned) {
+    const std::int64_t longest = planned.model->config().max_positions;
+    context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
+    if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
+    stride = a.stride > 0 ? a.stride : context;
+    if (stride > context) throw_user("--stride {}: allowed up to the context, {}", stride, context);
+    Evaluator(planned, context, stride).plan(context);
+  });
   Evaluator evaluator(loaded, context, stride);
   std::int64_t count = 0;
   const DocumentFn score = [&](const std::vector<std::int32_t>& ids, std::int64_t prompt_tokens) {

@@ -121,23 +121,45 @@ Generated decode(const GenerateArguments& a, const LoadedModel& loaded, Decoder&
   return out;
 }
 
+// A prompt of a model, and how many positions it and what is made of it take.
+struct Request {
+  std::vector<std::int32_t> ids;
+  std::int64_t wanted = 0, capacity = 0;
+};
+
+Request make_request(const GenerateArguments& a, const std::string& prompt,
+                     const LoadedModel& loaded) {
+  Request r{.ids = sample_prompt_ids(*loaded.tokenizer, prompt, a.special_tokens == "parse")};
+  const auto count = static_cast<std::int64_t>(r.ids.size());
+  const std::int64_t longest = loaded.model->config().max_positions;
+  if (count >= longest) {
+    throw_user("the prompt has {} tokens and the model {} positions; shorten the prompt", count,
+               longest);
+  }
+  r.wanted = count + a.max_new_tokens;
+  r.capacity = std::min(r.wanted, longest);
+  return r;
+}
+
 void run_generate(const GenerateArguments& a) {
   if (!a.prompt.empty() && !a.prompt_file.empty())
     throw_user("--prompt and --prompt-file: give one of them");
-  const LoadedModel loaded = load_model(a.model, a.dtype);
   const std::string prompt =
       a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
-  const std::vector<std::int32_t> ids =
-      sample_prompt_ids(*loaded.tokenizer, prompt, a.special_tokens == "parse");
-  const std::int64_t wanted = static_cast<std::int64_t>(ids.size()) + a.max_new_tokens;
+  const LoadedModel loaded = load_model(a.model, a.dtype, [&](LoadedModel& planned) {
+    const Request request = make_request(a, prompt, planned);
+    Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,
+                    request.capacity);
+    static_cast<void>(decoder.feed(request.ids));
+    // Attention needs most memory at the last position; many at once come there sooner.
+    const auto left = static_cast<std::size_t>(decoder.capacity() - decoder.length());
+    if (left > 1) static_cast<void>(decoder.feed(std::vector<std::int32_t>(left - 1)));
+    if (left > 0) static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
+  });
+  const auto [ids, wanted, capacity] = make_request(a, prompt, loaded);
   const std::int64_t longest = loaded.model->config().max_positions;
-  if (static_cast<std::int64_t>(ids.size()) >= longest) {
-    throw_user("the prompt has {} tokens and the model {} positions; shorten the prompt",
-               ids.size(), longest);
-  }
   const std::int64_t per_position =
       DenseKvCache::bytes_per_position(loaded.model->config(), loaded.dtype);
-  const std::int64_t capacity = std::min(wanted, longest);
   spdlog::info("{} prompt tokens; key-value cache {} for {} positions, {} would fit in free memory",
                ids.size(), format_bytes(per_position * capacity), capacity,
                memory_limit().usable_bytes / per_position);

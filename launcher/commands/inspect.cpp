@@ -191,7 +191,11 @@ void inspect_tokenizer(const InspectArguments& a) {
 }
 
 void inspect_logits(const InspectArguments& a) {
-  const LoadedModel loaded = load_model(a.model, "fp32");
+  const LoadedModel loaded = load_model(a.model, "fp32", [&](LoadedModel& planned) {
+    Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,
+                    static_cast<std::int64_t>(a.ids.size()));
+    static_cast<void>(decoder.feed(a.ids));
+  });
   const std::int64_t vocab = loaded.model->config().vocab_size;
   for (const std::int32_t id : a.ids) {
     if (id < 0 || id >= vocab) throw_user("--ids {}: allowed 0 to {}", id, vocab - 1);

@@ -21,7 +21,9 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
   const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
   const std::int64_t count = slice.rows() * width;
   const std::int64_t size = dtype_size(found->dtype);
+  const bool planning = dst.device().planning;
   const auto read_to = [&](const Tensor& target) {
+    if (planning) return;
     reader_.read(info.name, slot, slice.begin * width * size,
                  {static_cast<std::byte*>(target.raw()), static_cast<std::size_t>(count * size)});
   };
@@ -33,6 +35,7 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
       Tensor::empty(arena_, MemoryTag::kIo, found->dtype, Shape{count}, "checkpoint rows");
   read_to(raw);
   if (const CheckpointTensor* scale = reader_.find(info.name, "scale")) {
+    if (planning) return;
     TH_CHECK(scale->dtype == DType::kF32 && found->dtype == DType::kU8);
     const std::int64_t begin = slice.begin * width, first = begin / kInt8Group;
     const std::int64_t groups = ceil_div(begin + count, kInt8Group) - first;
@@ -50,12 +53,14 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
     TH_CHECK(rest->dtype == DType::kU16 && found->dtype == DType::kBF16);
     const Tensor low =
         Tensor::empty(arena_, MemoryTag::kIo, DType::kU16, Shape{count}, "checkpoint rows");
+    if (planning) return;
     reader_.read(info.name, "remainder", slice.begin * width * 2,
                  {static_cast<std::byte*>(low.raw()), static_cast<std::size_t>(count * 2)});
     for (std::int64_t i = 0; i < count; ++i)
       dst.data<float>()[i] = join_float(raw.data<BF16>()[i], low.data<std::uint16_t>()[i]);
     return;
   }
+  if (planning) return;
   kernels(dst.device()).cast(dst.raw(), DType::kF32, raw.raw(), found->dtype, count);
 }
 

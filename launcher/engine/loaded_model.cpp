@@ -12,6 +12,7 @@
 #include "models/weight_sources.h"
 
 namespace thimble {
+
 DType stored_dtype(const std::filesystem::path& directory) {
   const SafetensorsModel files = SafetensorsModel::open(directory);
   for (const auto& [name, location] : files.tensors()) {
@@ -20,7 +21,27 @@ DType stored_dtype(const std::filesystem::path& directory) {
   return DType::kBF16;
 }
 
-LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype) {
+namespace {
+
+// Of address space: what is not the largest may still lie less well.
+constexpr std::int64_t kSpareBytes = 256 * kMiB;
+
+using Note = std::function<void(const std::string&)>;
+
+// The weights of the directory, in this arena.
+void load_into(LoadedModel& loaded, std::unique_ptr<Arena> arena, const Note& note) {
+  loaded.store.reset();
+  loaded.arena = std::move(arena);
+  loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(),
+                                                      loaded.dtype, false);
+  HfSource source(*loaded.arena, loaded.directory, loaded.model->params(), note);
+  load_weights(*loaded.arena, *loaded.model, *loaded.store, source);
+}
+
+}  // namespace
+
+LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype,
+                       const LargestUse& largest_use) {
   LoadedModel loaded;
   loaded.directory =
       std::filesystem::exists(given / "model" / "config.json") ? given / "model" : given;
@@ -30,13 +51,12 @@ LoadedModel load_model(const std::filesystem::path& given, const std::string& dt
                                    : DType::kF32;
   const bool bytes = std::filesystem::exists(loaded.directory / kByteTokenizerMarker);
   loaded.tokenizer = open_tokenizer(bytes ? "byte" : loaded.directory, config);
-  loaded.arena = Arena::make_cpu(memory_limit().total_bytes);
   loaded.model = std::make_unique<Transformer>(config);
-  loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(),
-                                                      loaded.dtype, false);
-  HfSource source(*loaded.arena, loaded.directory, loaded.model->params(),
-                  [](const std::string& note) { spdlog::info("{}", note); });
-  load_weights(*loaded.arena, *loaded.model, *loaded.store, source);
+  load_into(loaded, Arena::make_planning(),
+            [](const std::string& note) { spdlog::info("{}", note); });
+  largest_use(loaded);
+  load_into(loaded, Arena::make_cpu(loaded.arena->extent_bytes() + kSpareBytes),
+            [](const std::string&) {});
   return loaded;
 }
 

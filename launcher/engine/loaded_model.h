@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -22,10 +23,16 @@ struct LoadedModel {
 /// f32 if any tensor of the directory is, else bf16.
 DType stored_dtype(const std::filesystem::path& directory);
 
-/// Opens a Hugging Face directory, or a run (its exported model). dtype "auto" is that of
-/// config.json's tensors: bf16 unless they are f32. Throws UserError for whatever is wrong with the
-/// directory.
-LoadedModel load_model(const std::filesystem::path& directory, const std::string& dtype);
+/// What a command does with a model that takes the most memory; it is called with a model on a
+/// planning arena, may allocate and compute there, and may refuse what the model cannot do by a
+/// UserError.
+using LargestUse = std::function<void(LoadedModel&)>;
+
+/// Opens a Hugging Face directory, or a run (its exported model), in an arena of the size that
+/// loading it and its largest use plan. dtype "auto" is that of config.json's tensors: bf16 unless
+/// they are f32. Throws UserError for whatever is wrong with the directory.
+LoadedModel load_model(const std::filesystem::path& directory, const std::string& dtype,
+                       const LargestUse& largest_use);
 
 /// Throws SystemError: what the model gave (`what`) is not finite, and which weight is not, if one
 /// is.

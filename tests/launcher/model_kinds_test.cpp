@@ -111,5 +111,23 @@ TEST_F(ModelKindsTest, GenerationConfigIsTheDefaultOfGenerate) {
       << d_.err();
 }
 
+// A tiny model needs no address space of the machine's size.
+TEST_F(ModelKindsTest, LittleAddressSpaceIsEnoughForLittleModels) {
+  train("--set training.max_steps=1");
+  d_.write("short.txt", "the cats sat on the mat");
+  for (const std::string command :
+       {"generate --model runs/job --prompt the --max-new-tokens 100",
+        "eval --model runs/job --text short.txt", "convert runs/job from-run",
+        "convert runs/job/model from-model", "inspect logits --model runs/job/model --ids 1,2,3"}) {
+    const std::string line =
+        "ulimit -v 2000000; exec '" + std::string(THIMBLE_BINARY) + "' " + command;
+    d_.write("script.sh", line);
+    const std::string run =
+        "cd '" + d_.path().string() + "' && OMP_NUM_THREADS=1 bash script.sh > out.txt 2> err.txt";
+    const int status = std::system(run.c_str());
+    EXPECT_EQ(WEXITSTATUS(status), 0) << command << d_.err();
+  }
+}
+
 }  // namespace
 }  // namespace thimble
