@@ -1,4 +1,7 @@
 #include <algorithm>
+#include <array>
+#include <optional>
+#include <set>
 
 #include "core/base/text.h"
 #include "core/base/threads.h"
@@ -10,9 +13,26 @@ namespace {
 
 constexpr std::int64_t kStagingBytes = 8 * kMiB;
 
+constexpr const char* kEmbedding = "model.embed_tokens.weight";
+constexpr const char* kHead = "lm_head.weight";
+
 bool is_ignored(const std::string& name, const ParamTable& params) {
   if (name.ends_with("rotary_emb.inv_freq")) return true;
-  return name == "lm_head.weight" && !params.find(name);
+  return name == kHead && !params.find(name);
+}
+
+// The tensor that holds a parameter: its own, or the one that stands for it.
+SafetensorsModel::Location locate(const SafetensorsModel& model, const std::string& name,
+                                  bool tied) {
+  const auto own = model.find(name);
+  if (own.entry != nullptr) return own;
+  const std::string alias = model.alias_of(name);
+  if (!alias.empty()) return model.find(alias);
+  return tied && name == kEmbedding ? model.find(kHead) : own;
+}
+
+bool is_readable(const SafetensorsEntry& entry) {
+  return entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
 }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -20,26 +40,31 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 }
 
 void check_tensors(const SafetensorsModel& model, const ParamTable& params,
-                   const std::filesystem::path& directory,
-                   const std::function<void(const std::string&)>& note) {
+                   const std::filesystem::path& directory, const NoteFn& note) {
   std::vector<std::string> problems;
+  const bool tied = !params.find(kHead);
+  std::set<std::string> used;
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
-    const auto found = model.find(info.name);
+    const auto found = locate(model, info.name, tied);
+    if (found.entry != nullptr && found.entry->name != info.name) {
+      used.insert(found.entry->name);
+      note(fmt::format("{}: tensor {} is not stored and is read from {}, which stands for it",
+                       directory.string(), info.name, printable(found.entry->name)));
+    }
     const std::vector<std::int64_t> wanted(info.shape.dims().begin(), info.shape.dims().end());
     if (found.entry == nullptr) {
       problems.push_back(fmt::format("tensor {} is missing", info.name));
     } else if (found.entry->shape != wanted) {
       problems.push_back(fmt::format("tensor {} is {}, config.json asks for {}", info.name,
                                      shape_text(found.entry->shape), shape_text(wanted)));
-    } else if (!found.entry->dtype || dtype_size(*found.entry->dtype) < 2 ||
-               *found.entry->dtype == DType::kI32) {
+    } else if (!is_readable(*found.entry)) {
       problems.push_back(fmt::format("tensor {} is {}; allowed F32, BF16, F16", info.name,
                                      found.entry->dtype_text));
     }
   }
   for (const auto& [name, location] : model.tensors()) {
-    if (params.find(name)) continue;
+    if (params.find(name) || used.contains(name)) continue;
     if (is_ignored(name, params)) {
       note(fmt::format("{}: tensor {} is not used", directory.string(), name));
     } else {
@@ -58,14 +83,73 @@ void check_tensors(const SafetensorsModel& model, const ParamTable& params,
 
 }  // namespace
 
+namespace {
+
+// The two tensors, read as f32 a piece at a time, hold the same values.
+bool same_values(const SafetensorsModel::Location& a, const SafetensorsModel::Location& b) {
+  constexpr std::int64_t kPiece = kStagingBytes / 4;
+  const KernelTable& table = kernels({});
+  std::int64_t count = 1;
+  for (const std::int64_t size : a.entry->shape) count *= size;
+  std::vector<std::byte> raw(static_cast<std::size_t>(std::min(count, kPiece) * 4));
+  std::array<std::vector<float>, 2> values;
+  for (std::int64_t begin = 0; begin < count; begin += kPiece) {
+    const std::int64_t n = std::min(kPiece, count - begin);
+    for (std::size_t i = 0; i < 2; ++i) {
+      const auto& [file, entry] = i == 0 ? a : b;
+      const std::int64_t size = dtype_size(*entry->dtype);
+      file->read(*entry, begin * size, std::span(raw).first(static_cast<std::size_t>(n * size)));
+      values[i].resize(static_cast<std::size_t>(n));
+      table.cast(values[i].data(), DType::kF32, raw.data(), *entry->dtype, n);
+    }
+    if (values[0] != values[1]) return false;
+  }
+  return true;
+}
+
+bool has_other_head(const std::filesystem::path& directory) {
+  std::optional<SafetensorsModel> model;
+  try {
+    model.emplace(SafetensorsModel::open(directory));
+  } catch (const UserError&) {
+    return false;  // said again by whoever needs the weights
+  }
+  const auto embedding = model->find(kEmbedding), head = model->find(kHead);
+  return embedding.entry != nullptr && head.entry != nullptr &&
+         embedding.entry->shape == head.entry->shape && is_readable(*embedding.entry) &&
+         is_readable(*head.entry) && !same_values(embedding, head);
+}
+
+}  // namespace
+
+ModelConfig load_hf_config(const std::filesystem::path& directory, const NoteFn& note) {
+  ModelConfig config = load_model_config(directory / "config.json", note);
+  if (config.tied_head && has_other_head(directory)) {
+    note(fmt::format(
+        "{}: config.json ties {} to {}, but both are stored with different values: they are not "
+        "tied; tie_word_embeddings = false would say so",
+        directory.string(), kHead, kEmbedding));
+    config.tied_head = false;
+  }
+  return config;
+}
+
 HfSource::HfSource(Arena& arena, const std::filesystem::path& directory, const ParamTable& params,
-                   const std::function<void(const std::string&)>& note)
-    : arena_(arena), directory_(directory), model_(SafetensorsModel::open(directory)) {
+                   const NoteFn& note)
+    : arena_(arena), model_(SafetensorsModel::open(directory)), tied_(!params.find(kHead)) {
   check_tensors(model_, params, directory, note);
+  std::vector<std::string> ignored = model_.ignored_files();
+  for (std::string& name : ignored) name = printable(name);
+  if (ignored.empty()) return;
+  note(fmt::format("{}: the weights are those of {}; not read: {}", directory.string(),
+                   model_.paths().front().filename() == kSafetensorsFileName
+                       ? kSafetensorsFileName
+                       : kSafetensorsIndexName,
+                   join(ignored)));
 }
 
 void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
-  const auto location = model_.find(info.name);
+  const auto location = locate(model_, info.name, tied_);
   TH_CHECK(location.entry != nullptr, "{}", info.name);
   const DType dtype = *location.entry->dtype;
   const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;

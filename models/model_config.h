@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -20,6 +21,7 @@ struct RopeScaling {
   double beta_fast = 32, beta_slow = 1;              // yarn
   std::optional<double> attention_factor;            // yarn; default 0.1 ln(factor) + 1
   std::optional<double> mscale, mscale_all_dim;      // yarn
+  bool truncate = true;                              // yarn: the ramp begins and ends at whole dims
   friend bool operator==(const RopeScaling&, const RopeScaling&) = default;
 };
 
@@ -51,10 +53,17 @@ struct ModelConfig {
   double train_flops_per_token(std::int64_t seq_len) const;
 };
 
-/// Parses config.json text. Throws UserError naming `file` and the field: unsupported architecture
-/// or activation, a missing or mistyped field, sizes that do not divide.
-ModelConfig parse_model_config(std::string_view text, std::string_view file);
-ModelConfig load_model_config(const std::filesystem::path& file);
+/// Told what a user should know about what was read.
+using NoteFn = std::function<void(const std::string&)>;
+
+/// Parses config.json text with the defaults and precedence of transformers. Every key is honoured,
+/// on the list of those without effect, refused by name, or, if it is on no list, noted: for these
+/// families transformers ignores it. Throws UserError naming `file` and the field: unsupported
+/// architecture or activation, a missing or mistyped field, a number out of range, sizes that do
+/// not divide.
+ModelConfig parse_model_config(std::string_view text, std::string_view file,
+                               const NoteFn& note = {});
+ModelConfig load_model_config(const std::filesystem::path& file, const NoteFn& note = {});
 
 /// config.json that transformers opens; `torch_dtype` is "bfloat16" or "float32".
 std::string model_config_json(const ModelConfig& config, std::string_view torch_dtype);

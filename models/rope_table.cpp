@@ -45,8 +45,13 @@ float scale_yarn(const RopeScaling& s, double theta, std::int64_t dim, std::int6
            std::log(static_cast<double>(original) / (rotations * 2 * std::numbers::pi)) /
            (2 * std::log(theta));
   };
-  const double low = std::max(std::floor(correction(s.beta_fast)), 0.0);
-  double high = std::min(std::ceil(correction(s.beta_slow)), static_cast<double>(dim - 1));
+  double low = correction(s.beta_fast), high = correction(s.beta_slow);
+  if (s.truncate) {
+    low = std::floor(low);
+    high = std::ceil(high);
+  }
+  low = std::max(low, 0.0);
+  high = std::min(high, static_cast<double>(dim - 1));
   if (low == high) high += 0.001;
   for (std::size_t i = 0; i < inverse.size(); ++i) {
     const double ramp = std::clamp((static_cast<double>(i) - low) / (high - low), 0.0, 1.0);

@@ -3,7 +3,6 @@
 #pragma once
 
 #include <filesystem>
-#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -14,20 +13,27 @@
 
 namespace thimble {
 
-/// model.safetensors (or shards) of a Hugging Face directory; f32, bf16 and f16 tensors.
+/// The configuration of a Hugging Face directory. A tied model whose files hold a head with other
+/// values than the embedding is not tied, as in transformers; that is noted, as are keys of
+/// config.json that are not known. Throws UserError as load_model_config does.
+ModelConfig load_hf_config(const std::filesystem::path& directory, const NoteFn& note);
+
+/// The safetensors of a Hugging Face directory; f32, bf16 and f16 tensors. A tensor that is not
+/// stored is read from the one that the file's metadata names in its place, the embedding of a tied
+/// model from a stored head.
 class HfSource final : public TensorSource {
  public:
   /// Opens the directory and compares it with the parameters: all missing, unexpected and misshapen
-  /// tensors are reported in one UserError. Ignored with a note: rotary_emb.inv_freq, and
-  /// lm_head.weight of a tied model.
+  /// tensors are reported in one UserError. Ignored with a note: rotary_emb.inv_freq,
+  /// lm_head.weight of a tied model, and weight files that are not part of the model.
   HfSource(Arena& arena, const std::filesystem::path& directory, const ParamTable& params,
-           const std::function<void(const std::string&)>& note);
+           const NoteFn& note);
   void read(const ParamInfo& info, Slice slice, const Tensor& dst) override;
 
  private:
   Arena& arena_;
-  std::filesystem::path directory_;
   SafetensorsModel model_;
+  bool tied_ = false;
 };
 
 /// Weights drawn from a normal distribution of the given standard deviation, norms 1, biases 0. A

@@ -1,5 +1,7 @@
 #include "core/io/safetensors_model.h"
 
+#include <algorithm>
+#include <array>
 #include <nlohmann/json.hpp>
 #include <set>
 
@@ -53,35 +55,81 @@ std::vector<std::string> SafetensorsIndex::shard_names() const {
   return {names.begin(), names.end()};
 }
 
+namespace {
+
+/// Whether a file of this name holds or lists weights of a model in some format.
+bool is_weight_file(const std::filesystem::path& name) {
+  static constexpr std::array<std::string_view, 8> kEndings{
+      ".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", ".pt", ".pth", ".h5",
+      ".msgpack"};
+  const std::string text = name.string();
+  return std::any_of(kEndings.begin(), kEndings.end(),
+                     [&](std::string_view ending) { return text.ends_with(ending); }) ||
+         (text.starts_with("pytorch_model") && text.ends_with(".bin"));
+}
+
+std::vector<std::string> weight_files(const std::filesystem::path& directory) {
+  std::vector<std::string> names;
+  for (const auto& entry : std::filesystem::directory_iterator(directory)) {
+    if (is_weight_file(entry.path().filename())) names.push_back(entry.path().filename().string());
+  }
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+[[noreturn]] void no_weights(const std::filesystem::path& directory) {
+  std::vector<std::string> others = weight_files(directory);
+  for (std::string& name : others) name = printable(name);
+  if (others.size() > 4) others.erase(others.begin() + 4, others.end());
+  throw_user("{}: no weights: neither {} nor {} is there{}", directory.string(),
+             kSafetensorsFileName, kSafetensorsIndexName,
+             others.empty() ? ""
+                            : fmt::format("; {} cannot be read: save the model as safetensors "
+                                          "(transformers: model.save_pretrained)",
+                                          join(others)));
+}
+
+}  // namespace
+
 SafetensorsModel SafetensorsModel::open(const std::filesystem::path& directory) {
   if (!std::filesystem::is_directory(directory)) {
     throw_user("cannot open {}: a model directory is expected", directory.string());
   }
   SafetensorsModel model;
   const std::filesystem::path index_path = directory / kSafetensorsIndexName;
-  if (!std::filesystem::exists(index_path)) {
-    if (!std::filesystem::exists(directory / kSafetensorsFileName)) {
-      throw_user("{}: no weights: neither {} nor {} is there", directory.string(),
-                 kSafetensorsFileName, kSafetensorsIndexName);
-    }
+  const bool single = std::filesystem::is_regular_file(directory / kSafetensorsFileName);
+  if (single) {
     model.add_file(directory / kSafetensorsFileName, nullptr);
-    return model;
+  } else if (std::filesystem::is_regular_file(index_path)) {
+    model.add_shards(index_path);
+  } else {
+    no_weights(directory);
   }
+  for (const std::string& name : weight_files(directory)) {
+    const bool used = std::any_of(model.files_.begin(), model.files_.end(), [&](const auto& file) {
+      return file->file().path().filename() == name;
+    });
+    if (!used && (single || name != kSafetensorsIndexName)) model.ignored_.push_back(name);
+  }
+  return model;
+}
+
+void SafetensorsModel::add_shards(const std::filesystem::path& index_path) {
+  const std::filesystem::path directory = index_path.parent_path();
   const SafetensorsIndex index = SafetensorsIndex::load(index_path);
   for (const std::string& shard : index.shard_names()) {
     if (!std::filesystem::exists(directory / shard)) {
       throw_user("{}: shard {} is missing from {}", index_path.string(), printable(shard),
                  directory.string());
     }
-    model.add_file(directory / shard, &index);
+    add_file(directory / shard, &index);
   }
   for (const auto& [tensor, file] : index.weight_map) {
-    if (!model.tensors_.contains(tensor)) {
+    if (!tensors_.contains(tensor)) {
       throw_user("{}: tensor '{}' is not in {}, where the index says it is", index_path.string(),
                  printable(tensor), printable(file));
     }
   }
-  return model;
 }
 
 void SafetensorsModel::add_file(const std::filesystem::path& path, const SafetensorsIndex* index) {
@@ -105,6 +153,21 @@ void SafetensorsModel::add_file(const std::filesystem::path& path, const Safeten
 SafetensorsModel::Location SafetensorsModel::find(std::string_view name) const {
   const auto found = tensors_.find(name);
   return found == tensors_.end() ? Location{} : found->second;
+}
+
+std::string SafetensorsModel::alias_of(std::string_view name) const {
+  for (const auto& file : files_) {
+    const auto stands_for = file->metadata().find(std::string(name));
+    if (stands_for != file->metadata().end() && tensors_.contains(stands_for->second))
+      return stands_for->second;
+  }
+  return "";
+}
+
+std::vector<std::filesystem::path> SafetensorsModel::paths() const {
+  std::vector<std::filesystem::path> paths;
+  for (const auto& file : files_) paths.push_back(file->file().path());
+  return paths;
 }
 
 std::vector<SafetensorsShard> plan_safetensors_shards(const std::vector<SafetensorsSpec>& specs,

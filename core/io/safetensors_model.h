@@ -1,6 +1,6 @@
-// The safetensors files of one model directory: "model.safetensors" alone, or shards joined by
-// "model.safetensors.index.json". Finds tensors across shards and plans shards for writing; copies
-// no whole tensor.
+// The safetensors files of one model directory: "model.safetensors" if it is there, else shards
+// joined by "model.safetensors.index.json", as transformers chooses. Finds tensors across shards
+// and plans shards for writing; copies no whole tensor.
 #pragma once
 
 #include <cstdint>
@@ -35,9 +35,8 @@ struct SafetensorsIndex {
 /// All tensors of a model directory, every shard open and checked against the index.
 class SafetensorsModel {
  public:
-  /// Opens the index if there is one, else model.safetensors. UserError on a missing shard, a
-  /// tensor that is in the index but not in its shard, or one that is in a shard but not in the
-  /// index.
+  /// Opens model.safetensors, else the files of the index. UserError on a missing shard, a tensor
+  /// that is in the index but not in its shard, or one that is in a shard but not in the index.
   static SafetensorsModel open(const std::filesystem::path& directory);
 
   struct Location {
@@ -48,14 +47,23 @@ class SafetensorsModel {
   const std::map<std::string, Location, std::less<>>& tensors() const { return tensors_; }
   /// Null members if there is no such tensor.
   Location find(std::string_view name) const;
+  /// The tensor that stands for `name`, which is not stored: writers leave one of two tensors with
+  /// the same values out and name the other in the metadata. Empty if there is none.
+  std::string alias_of(std::string_view name) const;
+  /// The files that were opened.
+  std::vector<std::filesystem::path> paths() const;
+  /// Names of files in the directory that hold or list weights and were not opened, sorted.
+  const std::vector<std::string>& ignored_files() const { return ignored_; }
   /// The metadata of the first file.
   const std::map<std::string, std::string>& metadata() const { return files_.front()->metadata(); }
 
  private:
+  void add_shards(const std::filesystem::path& index_path);
   void add_file(const std::filesystem::path& path, const SafetensorsIndex* index);
 
   std::vector<std::unique_ptr<SafetensorsFile>> files_;
   std::map<std::string, Location, std::less<>> tensors_;
+  std::vector<std::string> ignored_;
 };
 
 struct SafetensorsShard {

@@ -89,7 +89,7 @@ Opened open_directory(const fs::path& source) {
         source.string());
   }
   Opened opened{.kind = "model directory"};
-  opened.config = load_model_config(source / "config.json");
+  opened.config = load_hf_config(source, [](const std::string& note) { spdlog::warn("{}", note); });
   opened.dtype = stored_dtype(source);
   use_tokenizer(opened, source);
   return opened;

@@ -1,5 +1,6 @@
 // `thimble inspect`: look into models, checkpoints, token files, tokenizers and a job's data.
 #include <fmt/core.h>
+#include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
@@ -14,6 +15,7 @@
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/loaded_model.h"
 #include "models/decoder.h"
+#include "models/weight_sources.h"
 #include "parallel/flight_recorder.h"
 
 namespace thimble {
@@ -51,7 +53,8 @@ Json config_json(const ModelConfig& c) {
 void inspect_model(const InspectArguments& a) {
   const fs::path exported = fs::path(a.path) / "model";
   const fs::path directory = fs::exists(exported / "config.json") ? exported : fs::path(a.path);
-  const ModelConfig config = load_model_config(directory / "config.json");
+  const ModelConfig config =
+      load_hf_config(directory, [](const std::string& note) { spdlog::warn("{}", note); });
   const SafetensorsModel files = SafetensorsModel::open(directory);
   std::int64_t bytes = 0;
   Json tensors = Json::array();

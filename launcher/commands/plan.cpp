@@ -161,6 +161,7 @@ void run_plan(const PlanArguments& arguments) {
   const job::JobConfig job = load_job_arguments(arguments);
   apply_threads(job.threads);
   const JobSetup setup = make_setup(job);
+  for (const std::string& note : setup.model_notes) spdlog::warn("{}", note);
   const RunShape shape = run_shape(job, *open_tokenizer(setup.tokenizer, setup.model));
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
   const RankPlace place{.rank = 0,

@@ -9,6 +9,7 @@
 
 #include "core/base/numeric.h"
 #include "core/io/file.h"
+#include "core/io/safetensors_model.h"
 #include "data/content_hash.h"
 #include "launcher/job/load_job.h"
 #include "models/hf_export.h"
@@ -37,10 +38,7 @@ std::string model_hash(const JobSetup& setup) {
   ContentHash hash;
   hash.add(model_config_json(setup.model, "bfloat16"));
   if (setup.model_dir.empty()) return hash.hex();
-  std::vector<fs::path> files;
-  for (const auto& entry : fs::directory_iterator(setup.model_dir)) {
-    if (entry.path().extension() == ".safetensors") files.push_back(entry.path());
-  }
+  std::vector<fs::path> files = SafetensorsModel::open(setup.model_dir).paths();
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) add_sampled(hash, file);
   return hash.hex();

@@ -63,6 +63,7 @@ void check_trace(const std::string& trace) {
 
 void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& tokenizer,
                  const TrainingData& data, std::int64_t steps) {
+  for (const std::string& note : setup.model_notes) spdlog::warn("{}", note);
   spdlog::info("plan\n{}", plan_text(setup, plan));
   const auto id = [](const std::optional<std::int32_t>& value) {
     return value ? std::to_string(*value) : std::string("none");

@@ -33,10 +33,11 @@ void override_rope(const job::RopeScalingConfig& from, ModelConfig& model) {
   model.max_positions = std::max(model.max_positions, static_cast<std::int64_t>(stretched));
 }
 
-ModelConfig load_config(const job::JobConfig& job) {
+ModelConfig load_config(const job::JobConfig& job, const NoteFn& note) {
   const fs::path file = job.model.path.empty() ? fs::path(job.model.config)
                                                : fs::path(job.model.path) / "config.json";
-  ModelConfig model = load_model_config(file);
+  ModelConfig model =
+      job.model.path.empty() ? load_model_config(file, note) : load_hf_config(job.model.path, note);
   if (job.model.rope_scaling) override_rope(*job.model.rope_scaling, model);
   if (job.data.seq_len > model.max_positions) {
     throw_user(
@@ -121,7 +122,8 @@ std::int64_t rows_per_step(const job::JobConfig& job) {
 JobSetup make_setup(const job::JobConfig& job) {
   JobSetup setup;
   setup.device = job.device == job::DeviceKind::kCuda ? DeviceKind::kGpu : DeviceKind::kCpu;
-  setup.model = load_config(job);
+  setup.model =
+      load_config(job, [&setup](const std::string& note) { setup.model_notes.push_back(note); });
   setup.model_dir = job.model.path;
   if (!job.model.tokenizer.empty()) {
     setup.tokenizer = job.model.tokenizer;

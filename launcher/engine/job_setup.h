@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "data/data_spec.h"
 #include "data/tokenizer.h"
@@ -19,9 +20,10 @@ namespace thimble {
 struct JobSetup {
   DeviceKind device = DeviceKind::kCpu;
   ModelConfig model;
-  std::filesystem::path model_dir;  // empty: from scratch
-  std::filesystem::path tokenizer;  // directory, file or "byte"
-  EngineOptions engine;             // accumulates is set once the micro-batch is known
+  std::vector<std::string> model_notes;  // what the user should know about its configuration
+  std::filesystem::path model_dir;       // empty: from scratch
+  std::filesystem::path tokenizer;       // directory, file or "byte"
+  EngineOptions engine;                  // accumulates is set once the micro-batch is known
   DataSpec data;
   std::int64_t rows_per_step = 0;
 };

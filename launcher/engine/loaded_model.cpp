@@ -45,7 +45,8 @@ LoadedModel load_model(const std::filesystem::path& given, const std::string& dt
   LoadedModel loaded;
   loaded.directory =
       std::filesystem::exists(given / "model" / "config.json") ? given / "model" : given;
-  const ModelConfig config = load_model_config(loaded.directory / "config.json");
+  const ModelConfig config =
+      load_hf_config(loaded.directory, [](const std::string& note) { spdlog::warn("{}", note); });
   loaded.dtype = dtype == "auto"   ? stored_dtype(loaded.directory)
                  : dtype == "bf16" ? DType::kBF16
                                    : DType::kF32;

@@ -1,0 +1,20 @@
+// What becomes of every key of a config.json: honoured by the parser, irrelevant, or refused. Part
+// of models/.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "models/config_fields.h"
+
+namespace thimble {
+
+/// Throws UserError for a key that would change the result in a way that is not built, unless its
+/// value is the one that changes nothing. Returns the keys that are neither known to the parser nor
+/// to change nothing, which transformers ignores for these families.
+std::vector<std::string> check_config_keys(const ConfigFields& config);
+
+/// The same for the keys of rope_scaling or rope_parameters, where an unknown one is refused.
+void check_rope_keys(const ConfigFields& rope);
+
+}  // namespace thimble

@@ -1,0 +1,22 @@
+// The rotary part of config.json in every spelling. Part of models/.
+#pragma once
+
+#include <nlohmann/json.hpp>
+
+#include "models/config_fields.h"
+#include "models/model_config.h"
+
+namespace thimble {
+
+/// Reads rope_theta and rope_scaling, or rope_parameters, with the precedence of transformers; the
+/// sizes of `config` are known. Throws UserError as parse_model_config does.
+void parse_rope(const ConfigFields& top, ModelConfig& config, const NoteFn& note);
+
+/// What rope_scaling of a written config.json holds; null for the default.
+nlohmann::ordered_json rope_scaling_json(const ModelConfig& config);
+
+/// The context that the rotary frequencies were trained on, which the dynamic scaling stretches and
+/// which is the max_position_embeddings of a written config.json.
+std::int64_t trained_positions(const ModelConfig& config);
+
+}  // namespace thimble
