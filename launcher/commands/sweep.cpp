@@ -14,6 +14,7 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -60,15 +61,36 @@ Choice parse_choice(const std::string& text) {
   return choice;
 }
 
+std::string unquoted(const std::string& value) {
+  const bool quoted = value.size() >= 2 && value.front() == value.back() &&
+                      (value.front() == '"' || value.front() == '\'');
+  return quoted ? value.substr(1, value.size() - 2) : value;
+}
+
 struct Combination {
   std::string name;                 // of the run
   std::vector<std::string> sets;    // KEY=VALUE
   std::vector<std::string> chosen;  // the values of the keys that vary
 };
 
-std::vector<Combination> combinations(const std::string& base, const std::vector<Choice>& choices) {
+// The runs are named after what `name` is set to, or the job.
+std::vector<Combination> named(const std::string& base, const std::vector<Choice>& choices) {
   std::vector<Combination> all{{.name = base}};
   for (const Choice& choice : choices) {
+    if (choice.key != "name") continue;
+    all.clear();
+    for (const std::string& value : choice.values) {
+      all.push_back({.name = unquoted(value)});
+      if (choice.values.size() > 1) all.back().chosen.push_back(value);
+    }
+  }
+  return all;
+}
+
+std::vector<Combination> combinations(const std::string& base, const std::vector<Choice>& choices) {
+  std::vector<Combination> all = named(base, choices);
+  for (const Choice& choice : choices) {
+    if (choice.key == "name") continue;
     const bool varies = choice.values.size() > 1;
     const std::string short_key = choice.key.substr(choice.key.rfind('.') + 1);
     std::vector<Combination> next;
@@ -87,7 +109,23 @@ std::vector<Combination> combinations(const std::string& base, const std::vector
     }
     all = std::move(next);
   }
+  std::set<std::string> names;
+  for (const Combination& c : all) {
+    if (!names.insert(c.name).second)
+      throw_user("two runs would be named {}: each needs a name of its own", printable(c.name));
+  }
   return all;
+}
+
+// Where the runs of a combination go; one that cannot be loaded is refused when it is started.
+fs::path output_of(const JobArguments& arguments, const Combination& c, const fs::path& otherwise) {
+  JobArguments one = arguments;
+  one.sets = c.sets;
+  try {
+    return load_job_arguments(one, false).output_dir;
+  } catch (const UserError&) {
+    return otherwise;
+  }
 }
 
 // The exit code of `thimble train` in a process of its own, which may be stopped by a signal alone.
@@ -207,18 +245,23 @@ int run_sweep(const JobArguments& arguments, bool quiet) {
   const job::JobConfig job = load_job_arguments(first, false);
   const std::vector<Combination> all = combinations(job.name, choices);
   install_stop_handlers();
+  std::signal(SIGPIPE, SIG_IGN);  // a console that is closed ends no run
   std::vector<Result> results;
   int exit_code = 0;
-  for (std::size_t i = 0; i < all.size() && exit_code != kExitStopped; ++i) {
+  for (std::size_t i = 0; i < all.size(); ++i) {
     spdlog::info("run {} of {}: {}", i + 1, all.size(), all[i].name);
     const int code = train(arguments.file, all[i], quiet);
-    results.push_back(read_result(fs::path(job.output_dir) / all[i].name / "metrics.jsonl", code));
-    if (code == kExitStopped || stop_requested()) {
-      exit_code = kExitStopped;
-    } else if (code != 0) {
+    const fs::path run = output_of(arguments, all[i], job.output_dir) / all[i].name;
+    results.push_back(read_result(run / "metrics.jsonl", code));
+    const bool saved = code == 0 || code == kExitStopped;
+    if (!saved) {
       spdlog::warn("{}: ended with {}; its log is in {}", all[i].name, code,
-                   (fs::path(job.output_dir) / all[i].name / "logs").string());
+                   (run / "logs").string());
       exit_code = std::max(exit_code, code == 2 ? 2 : 1);
+    }
+    if (code == kExitStopped || stop_requested()) {
+      if (saved) exit_code = kExitStopped;
+      break;
     }
   }
   results.resize(all.size());
@@ -246,7 +289,8 @@ void add_sweep_command(CLI::App& app, CommandSession& session) {
       "  thimble sweep job.toml --set optimizer.name=adamw,apollo --set optimizer.lr=1e-3,1e-2 "
       "--set "
       "seed=1,2\n"
-      "Runs are named after the job and what varies. The same command again runs what is missing.");
+      "Runs are named after the job (or --set name=X) and what varies. The same command again runs "
+      "what is missing.");
   sweep->callback([arguments, &session] {
     session.start();
     session.exit_code = run_sweep(*arguments, session.quiet);

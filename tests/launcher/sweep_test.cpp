@@ -59,6 +59,25 @@ TEST(SweepTest, AFailedRunIsToldAndTheOthersGoOn) {
   EXPECT_NE(d.err().find("optimizer.learning"), std::string::npos) << d.err();
 }
 
+TEST(SweepTest, ANameThatIsSetNamesTheRuns) {
+  const ProgramDir d;
+  const std::string sweep = "--quiet sweep job.toml --json --set training.max_steps=1 ";
+  ASSERT_EQ(d.run(sweep + "--set name=x --set seed=1,2"), 0) << d.err();
+  EXPECT_TRUE(fs::exists(d.path("runs/x-seed=1/model")));
+  EXPECT_TRUE(fs::exists(d.path("runs/x-seed=2/model")));
+  EXPECT_FALSE(fs::exists(d.path("runs/x")));
+  ASSERT_EQ(d.run(sweep + "--set 'name=a,\"b\"' --set output_dir=p,q"), 0) << d.err();
+  const auto all = lines_of(d.out());
+  ASSERT_EQ(all.size(), 4u);
+  for (const auto& run : all) EXPECT_EQ(run["steps"], 1) << run;
+  for (const char* run : {"p/a-output_dir=p", "q/a-output_dir=q", "p/b-output_dir=p"})
+    EXPECT_TRUE(fs::exists(d.path(run) / "model")) << run;
+  // Two runs in one folder would continue or refuse each other.
+  EXPECT_EQ(d.run(sweep + "--set name=a,a"), 2);
+  EXPECT_EQ(d.run(sweep + "--set seed=1,1"), 2);
+  EXPECT_NE(d.err().find("two runs would be named job-seed=1"), std::string::npos) << d.err();
+}
+
 // What a matrix optimizer cannot take, and what its settings allow, is told before anything starts.
 TEST(OptimizersTest, MistakesOfAJob) {
   const ProgramDir d;
