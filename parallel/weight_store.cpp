@@ -12,6 +12,12 @@ Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
   return info.is_matrix() ? Shape{rows, info.storage_shape()[1]} : Shape{rows};
 }
 
+// As tensors are named: layers from 0, what is outside of them by its first tensor.
+std::string block_name(const ParamTable& params, const std::vector<ParamId>& ids) {
+  const ParamInfo& first = params.info(ids.front());
+  return first.layer >= 0 ? fmt::format("layer {}", first.layer) : first.name;
+}
+
 }  // namespace
 
 ReplicatedStore::ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype,
@@ -51,7 +57,7 @@ GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype
   }
 }
 
-void GatheredStore::gather(Block& block, BlockId number) {
+void GatheredStore::gather(Block& block) {
   std::vector<RowParts> parts;
   for (const ParamId id : block.ids) {
     const ParamInfo& info = params_.info(id);
@@ -62,19 +68,19 @@ void GatheredStore::gather(Block& block, BlockId number) {
     block.whole.push_back(whole);
     parts.push_back({whole, plan_.spec(id).begin});
   }
-  block.ticket = start_all_gather(comm_, {"all_gather", fmt::format("block {}", number)}, parts);
+  block.ticket = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
 }
 
 void GatheredStore::prefetch(BlockId number) {
   if (number < 0 || number >= static_cast<BlockId>(blocks_.size())) return;
   Block& block = blocks_[static_cast<std::size_t>(number)];
-  if (block.whole.empty()) gather(block, number);
+  if (block.whole.empty()) gather(block);
 }
 
 void GatheredStore::pin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
   if (block.pins++ > 0) return;
-  if (block.whole.empty()) gather(block, number);
+  if (block.whole.empty()) gather(block);
   block.ticket.wait();
 }
 

@@ -75,7 +75,7 @@ class GatheredStore final : public WeightStore {
     Ticket ticket;
     int pins = 0;
   };
-  void gather(Block& block, BlockId number);
+  void gather(Block& block);
 
   Arena& arena_;
   const ParamTable& params_;
