@@ -88,6 +88,7 @@ FlightRecorder::FlightRecorder(const std::filesystem::path& path, const Owner& o
     : impl_(std::make_unique<Impl>()) {
   const File file = File::create(path);
   if (::ftruncate(file.descriptor(), sizeof(Layout)) != 0) throw_errno("ftruncate", path.string());
+  file.reserve(sizeof(Layout));  // on a full disk the first write to a page would end the process
   void* memory =
       ::mmap(nullptr, sizeof(Layout), PROT_READ | PROT_WRITE, MAP_SHARED, file.descriptor(), 0);
   if (memory == MAP_FAILED) throw_errno("mmap", path.string());

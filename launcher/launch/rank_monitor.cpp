@@ -22,7 +22,12 @@ RankMonitor::RankMonitor(int rank, int ranks) : rank_(rank), ranks_(ranks), faul
 }
 
 void RankMonitor::record_in(const std::filesystem::path& logs) {
-  if (!recorder_) open(logs, false);
+  if (recorder_) return;
+  try {
+    open(logs, false);
+  } catch (const std::exception& e) {  // for people to look at
+    spdlog::warn("rank {} keeps no flight record: {}", rank_, e.what());
+  }
 }
 
 void RankMonitor::open(const std::filesystem::path& directory, bool read_elsewhere) {

@@ -122,7 +122,9 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
   while (true) {
     if (const std::optional<int> code = ranks.poll()) {
       const auto records = ranks.records();
-      const bool failed = *code != 0 && *code != kExitStopped && *code != 2;
+      // The job was taken once: what refuses it at a restart is the machine, and may pass.
+      const bool mistake = *code == 2 && restarts == 0;
+      const bool failed = *code != 0 && *code != kExitStopped && !mistake;
       if (failed) report(ranks, *code, records);
       return {*code, failed && forwarded == 0, furthest(records)};
     }

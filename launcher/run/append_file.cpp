@@ -7,8 +7,6 @@
 #include <cerrno>
 #include <cstring>
 
-#include "core/base/error.h"
-
 namespace thimble {
 namespace {
 
@@ -24,14 +22,20 @@ bool write_all(int descriptor, std::string_view bytes) {
 
 }  // namespace
 
-AppendFile::AppendFile(const std::filesystem::path& path)
-    : path_(path),
-      descriptor_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644)) {
-  if (!descriptor_) throw_user("cannot write {}: {}", path.string(), std::strerror(errno));
-  size_bytes_ = ::lseek(descriptor_.get(), 0, SEEK_END);
+AppendFile::AppendFile(const std::filesystem::path& path) : path_(path) {
+  if (!open()) note_lost(errno, "");
+}
+
+bool AppendFile::open() {
+  if (descriptor_) return true;
+  descriptor_ =
+      FileDescriptor(::open(path_.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644));
+  if (descriptor_) size_bytes_ = ::lseek(descriptor_.get(), 0, SEEK_END);
+  return static_cast<bool>(descriptor_);
 }
 
 void AppendFile::append(std::string_view record) {
+  if (!open()) return note_lost(errno, "");
   if (write_all(descriptor_.get(), record)) {
     size_bytes_ += static_cast<std::int64_t>(record.size());
     failing_ = false;
@@ -39,10 +43,12 @@ void AppendFile::append(std::string_view record) {
   }
   const int error = errno;
   const bool cut = ::ftruncate(descriptor_.get(), size_bytes_) == 0;
-  if (!failing_) {
-    spdlog::warn("{}: a record is lost: {}{}", path_.string(), std::strerror(error),
-                 cut ? "" : "; the file ends in a part of it");
-  }
+  note_lost(error, cut ? "" : "; the file ends in a part of it");
+}
+
+void AppendFile::note_lost(int error, const char* more) {
+  if (!failing_)
+    spdlog::warn("{}: a record is lost: {}{}", path_.string(), std::strerror(error), more);
   failing_ = true;
 }
 

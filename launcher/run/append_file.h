@@ -12,7 +12,7 @@ namespace thimble {
 
 class AppendFile {
  public:
-  /// Opens or creates the file. Throws UserError if that fails.
+  /// Opens or creates the file; what refuses it is logged, and each record tries again.
   explicit AppendFile(const std::filesystem::path& path);
 
   /// Appends one record. If the disk refuses it, the part that got through is cut off again, so
@@ -20,6 +20,9 @@ class AppendFile {
   void append(std::string_view record);
 
  private:
+  bool open();
+  void note_lost(int error, const char* more);
+
   std::filesystem::path path_;
   FileDescriptor descriptor_;
   std::int64_t size_bytes_ = 0;

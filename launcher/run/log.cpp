@@ -63,10 +63,17 @@ const std::vector<std::string>& log_level_names() {
 }
 
 void start_logging(std::shared_ptr<Console> console, std::string_view level) {
+  auto shown = console;
   auto sink = std::make_shared<ConsoleSink>(std::move(console));
   sink->set_level(parse_level(level));
   auto logger = std::make_shared<spdlog::logger>("thimble", std::move(sink));
   logger->set_level(spdlog::level::trace);  // each sink has its own level
+  // A full disk loses lines of the log; to say so once is enough.
+  logger->set_error_handler(
+      [told = false, console_of = std::move(shown)](const std::string& what) mutable {
+        if (!std::exchange(told, true))
+          console_of->print_line(fmt::format("warning: lines of the log are lost: {}", what));
+      });
   spdlog::set_default_logger(std::move(logger));
 }
 

@@ -10,6 +10,7 @@
 #include "core/base/error.h"
 #include "launcher/launch/fault.h"
 #include "launcher/launch/hosts.h"
+#include "launcher/launch/rank_monitor.h"
 #include "launcher/launch/supervisor.h"
 #include "launcher/run/allocation.h"
 #include "launcher/run/machine.h"
@@ -174,6 +175,19 @@ TEST(AllocationTest, SlurmAndPbs) {
       variables({{"PBS_JOBID", "5.server"}, {"PBS_NODEFILE", (dir.path() / "nodes").string()}}));
   ASSERT_TRUE(pbs);
   EXPECT_EQ(pbs->text(), "PBS job 5.server on a, b");
+}
+
+TEST(RankMonitorTest, ARecordForPeopleThatCannotBeKeptEndsNothing) {
+  const TempDir logs("monitor");
+  std::filesystem::create_directories(flight_file(logs.path(), 0));
+  RankMonitor monitor(0, 2);
+  monitor.record_in(logs.path());
+  monitor.phase("forward");
+  monitor.step(1);
+  RankMonitor other(1, 2);
+  other.record_in(logs.path());
+  other.step(3);
+  EXPECT_EQ(read_flight_records(logs.path()).size(), 1u);
 }
 
 }  // namespace
