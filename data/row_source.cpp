@@ -84,6 +84,7 @@ TextRows::Place TextRows::locate(std::int64_t position) const {
 
 void TextRows::fill_row(std::int64_t row, RowView out) const {
   TH_CHECK(row >= 0 && row < num_rows(), "row outside the data");
+  selection_.file().check_unchanged();
   const auto range = static_cast<std::size_t>(
       std::upper_bound(range_begin_.begin(), range_begin_.end(), row) - range_begin_.begin() - 1);
   const std::int64_t stream_row = ranges_[range].first + row - range_begin_[range];
@@ -151,6 +152,7 @@ std::int64_t SampleRows::prompt(std::int64_t document) const {
 
 void SampleRows::fill_row(std::int64_t row, RowView out) const {
   TH_CHECK(row >= 0 && row < num_rows(), "row outside the data");
+  selection_.file().check_unchanged();
   const auto r = static_cast<std::size_t>(row);
   std::int64_t at = 0;
   for (std::int64_t m = plan_.row_begin[r]; m < plan_.row_begin[r + 1]; ++m) {

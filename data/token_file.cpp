@@ -47,10 +47,20 @@ bool all_below(std::span<const std::byte> tokens, std::int64_t vocab_size) {
 }  // namespace
 
 void TokenFile::throw_damaged(const char* what) const {
-  throw_system("{}: damaged token file ({}); delete it and tokenise again", path_.string(), what);
+  if (!cached_)
+    throw_system("{}: damaged token file ({}); delete it and tokenise again", path_.string(), what);
+  std::error_code ignored;
+  std::filesystem::remove(path_, ignored);
+  throw_system("{}: damaged token file ({}); it was removed, the same command makes it anew",
+               path_.string(), what);
 }
 
-TokenFile::TokenFile(const std::filesystem::path& path) : path_(path), file_(path) {
+void TokenFile::throw_lost() const {
+  throw_damaged("it was cut, or its disk failed, while it was in use");
+}
+
+TokenFile::TokenFile(const std::filesystem::path& path)
+    : path_(path), file_(path, MappedFile::OnLoss::kNote), stamp_(file_.stamp()) {
   const std::span<const std::byte> bytes = file_.bytes();
   const std::size_t magic_bytes = sizeof header_.magic;
   if (bytes.size() < magic_bytes ||
@@ -84,7 +94,7 @@ void TokenFile::map_index() {
   const std::int64_t token_bytes = header_.num_tokens * header_.token_bytes;
   const std::int64_t documents = header_.num_documents;
   const std::int64_t prompts = header_.has_prompts != 0 ? documents : 0;
-  const std::int64_t blocks = ceil_div(token_bytes, kTokenBlockBytes);
+  const std::int64_t blocks = num_blocks();
   const std::int64_t index_offset = round_up(kTokensOffset + token_bytes, 8);
   const std::int64_t index_bytes = 8 * (documents + 1) + 4 * prompts + 4 * blocks;
   if (header_.index_offset != index_offset || file_bytes(file_) != index_offset + index_bytes) {
@@ -107,7 +117,26 @@ void TokenFile::map_index() {
     good = begins_[i] < begins_[i + 1] &&
            (prompts_.empty() || prompts_[i] <= begins_[i + 1] - begins_[i]);
   }
+  if (file_.lost()) throw_lost();
   if (!good) throw_damaged("the index is not in order");
+}
+
+std::int64_t TokenFile::num_blocks() const {
+  return ceil_div(header_.num_tokens * header_.token_bytes, kTokenBlockBytes);
+}
+
+void TokenFile::check_unchanged() const {
+  const MappedFile::Stamp now = file_.stamp();
+  const std::lock_guard lock(stamp_mutex_);
+  if (now != stamp_) {
+    const auto index = file_.bytes().subspan(static_cast<std::size_t>(header_.index_offset));
+    if (now.bytes < file_bytes(file_)) throw_lost();
+    if (crc32c(index) != header_.index_crc) throw_damaged("checksum of the index");
+    for (std::int64_t block = 0; block < num_blocks(); ++block)
+      block_checked_[static_cast<std::size_t>(block)].store(false, std::memory_order_release);
+    stamp_ = now;
+  }
+  if (file_.lost()) throw_lost();
 }
 
 void TokenFile::check_block(std::int64_t block) const {
@@ -137,6 +166,7 @@ void TokenFile::copy_tokens(std::int64_t begin, std::span<std::int32_t> out) con
   const auto count = static_cast<std::int64_t>(out.size());
   TH_CHECK(begin >= 0 && count <= num_tokens() - begin, "tokens outside the file");
   if (count == 0) return;
+  check_unchanged();
   const std::int64_t width = header_.token_bytes;
   check_blocks(begin * width, (begin + count) * width);
   const auto source = tokens_.subspan(static_cast<std::size_t>(begin * width));
@@ -145,6 +175,7 @@ void TokenFile::copy_tokens(std::int64_t begin, std::span<std::int32_t> out) con
   } else {
     widen<std::uint32_t>(source, out);
   }
+  if (file_.lost()) throw_lost();
 }
 
 std::string TokenFile::content_digest() const {

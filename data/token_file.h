@@ -9,13 +9,15 @@
 //
 // A file is untrusted: sizes, order of the index and its checksum are checked when it is opened;
 // each block of tokens is checked (checksum, ids within the vocabulary) before its first token is
-// handed out.
+// handed out. Whoever writes to a file in use, or cuts it, is noticed too: everything is checked
+// again.
 #pragma once
 
 #include <atomic>
 #include <cstdint>
 #include <filesystem>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 
@@ -59,6 +61,10 @@ class TokenFile {
   /// Throws UserError if it is not a token file of this version, SystemError if it is damaged.
   explicit TokenFile(const std::filesystem::path& path);
 
+  /// Says that the file is a copy of a cache: found to be damaged it is removed, so that the next
+  /// run makes it anew.
+  void set_cached() { cached_ = true; }
+
   const std::filesystem::path& path() const { return path_; }
   const TokenFileHeader& header() const { return header_; }
   std::int64_t num_documents() const { return header_.num_documents; }
@@ -68,7 +74,9 @@ class TokenFile {
   /// Position of the document's first token in the file; document_begin(num_documents()) ==
   /// num_tokens().
   std::int64_t document_begin(std::int64_t document) const {
-    return static_cast<std::int64_t>(begins_[static_cast<std::size_t>(document)]);
+    const std::uint64_t begin = begins_[static_cast<std::size_t>(document)];
+    if (file_.lost()) throw_lost();
+    return static_cast<std::int64_t>(begin);
   }
   /// Tokens of the document, BOS and EOS included; at least 1.
   std::int64_t document_tokens(std::int64_t document) const {
@@ -76,8 +84,15 @@ class TokenFile {
   }
   /// Tokens at the start of the document that belong to the prompt; 0 for text.
   std::int64_t prompt_tokens(std::int64_t document) const {
-    return prompts_.empty() ? 0 : prompts_[static_cast<std::size_t>(document)];
+    const std::uint32_t count = prompts_.empty() ? 0 : prompts_[static_cast<std::size_t>(document)];
+    if (file_.lost()) throw_lost();
+    return count;
   }
+
+  /// Throws SystemError if the file has been cut or its index damaged since it was opened; if it
+  /// has been written to, its blocks are checked again. Before a row is taken from it; safe from
+  /// several threads.
+  void check_unchanged() const;
 
   /// Copies tokens begin .. begin + out.size() of the file; safe from several threads.
   /// Throws SystemError if their block is damaged.
@@ -95,7 +110,9 @@ class TokenFile {
   void map_index();
   void check_blocks(std::int64_t begin_byte, std::int64_t end_byte) const;
   void check_block(std::int64_t block) const;
+  std::int64_t num_blocks() const;
   [[noreturn]] void throw_damaged(const char* what) const;
+  [[noreturn]] void throw_lost() const;
 
   std::filesystem::path path_;
   MappedFile file_;
@@ -105,6 +122,9 @@ class TokenFile {
   std::span<const std::uint32_t> prompts_;
   std::span<const std::uint32_t> block_crcs_;
   std::unique_ptr<std::atomic<bool>[]> block_checked_;
+  bool cached_ = false;
+  mutable std::mutex stamp_mutex_;
+  mutable MappedFile::Stamp stamp_;  // at the last check
 };
 
 }  // namespace thimble

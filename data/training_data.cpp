@@ -91,11 +91,31 @@ class TrainingDataBuilder {
  private:
   const TokenFile& open(const SourceSpec& source) {
     if (spec_.cache_dir.empty()) throw_user("data.cache_dir is empty; name a directory");
-    const std::filesystem::path path =
-        cached_token_file(source, tokenizer_, spec_.cache_dir, tokenize_);
-    data_->files_.push_back(std::make_unique<TokenFile>(path));
+    data_->files_.push_back(open_or_make(source));
     const TokenFile& file = *data_->files_.back();
     file.check_tokenizer(tokenizer_.digest(), tokenizer_.name());
+    return file;
+  }
+
+  /// A damaged copy in the cache is made again; one that the user named is not ours to replace.
+  std::unique_ptr<TokenFile> open_or_make(const SourceSpec& source) {
+    const auto path = [&] {
+      return cached_token_file(source, tokenizer_, spec_.cache_dir, tokenize_);
+    };
+    const std::filesystem::path first = path();
+    const bool cached = first != expand_paths(source.paths).front();
+    static_cast<void>(File::open_read(first));  // what cannot be opened is not damaged
+    try {
+      auto file = std::make_unique<TokenFile>(first);
+      if (cached) file->set_cached();
+      return file;
+    } catch (const std::runtime_error& e) {
+      if (!cached) throw;
+      if (tokenize_.warn) tokenize_.warn(fmt::format("{}; it is made anew", e.what()));
+      std::filesystem::remove(first);
+    }
+    auto file = std::make_unique<TokenFile>(path());
+    file->set_cached();
     return file;
   }
 

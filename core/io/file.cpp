@@ -1,7 +1,6 @@
 #include "core/io/file.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -139,30 +138,6 @@ void File::prefetch(std::int64_t offset, std::int64_t bytes) const noexcept {
 
 void File::drop_cache(std::int64_t offset, std::int64_t bytes) const noexcept {
   ::posix_fadvise(descriptor_.get(), offset, bytes, POSIX_FADV_DONTNEED);
-}
-
-MappedFile::MappedFile(const std::filesystem::path& path) {
-  const File file = File::open_read(path);
-  const auto size = static_cast<std::size_t>(file.size());
-  if (size == 0) return;
-  void* address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.descriptor(), 0);
-  if (address == MAP_FAILED) throw_errno("mmap", path.string());
-  bytes_ = {static_cast<const std::byte*>(address), size};
-}
-
-MappedFile::~MappedFile() {
-  if (!bytes_.empty()) ::munmap(const_cast<std::byte*>(bytes_.data()), bytes_.size());
-}
-
-MappedFile::MappedFile(MappedFile&& other) noexcept : bytes_(std::exchange(other.bytes_, {})) {}
-
-MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-
-std::string_view MappedFile::text() const {
-  return {reinterpret_cast<const char*>(bytes_.data()), bytes_.size()};
 }
 
 std::string read_text_file(const std::filesystem::path& path, std::int64_t max_bytes) {

@@ -67,10 +67,19 @@ class File {
   FileDescriptor descriptor_;
 };
 
-/// A whole file mapped read-only. The file must not be truncated while mapped.
+namespace internal {
+struct MappedRange;
+}
+
+/// A whole file mapped read-only. Bytes that are gone when they are read (the file was cut, its
+/// disk or server failed) end the process with exit status 1 and a line that names the file, unless
+/// the owner says that it asks for losses.
 class MappedFile {
  public:
-  explicit MappedFile(const std::filesystem::path& path);
+  enum class OnLoss : std::uint8_t { kExit, kNote };
+
+  /// With kNote lost bytes read as zeros and lost() is true from then on: ask after reading.
+  explicit MappedFile(const std::filesystem::path& path, OnLoss on_loss = OnLoss::kExit);
   ~MappedFile();
   MappedFile(MappedFile&& other) noexcept;
   MappedFile& operator=(MappedFile&& other) noexcept;
@@ -78,8 +87,20 @@ class MappedFile {
   std::span<const std::byte> bytes() const { return bytes_; }
   std::string_view text() const;
 
+  bool lost() const noexcept;
+  /// Size and time of change of the file as it was mapped and as it is now; another value says that
+  /// somebody has written to it. With kNote only.
+  struct Stamp {
+    std::int64_t bytes = 0, changed_ns = 0;
+    bool operator==(const Stamp&) const = default;
+  };
+  Stamp stamp() const;
+
  private:
   std::span<const std::byte> bytes_;
+  FileDescriptor descriptor_;  // with kNote
+  std::filesystem::path path_;
+  internal::MappedRange* range_ = nullptr;  // none for an empty file
 };
 
 /// The whole file as text; refuses files above `max_bytes` with a UserError before it allocates.

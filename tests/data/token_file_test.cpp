@@ -100,6 +100,54 @@ TEST(TokenFile, EveryFlippedByteIsNoticed) {
   }
 }
 
+TEST(TokenFile, CutsAndChangesWhileInUseAreNoticed) {
+  TempDir dir;
+  // Several blocks of tokens, and an index of several pages.
+  const auto documents = random_documents(9000, 300, true);
+  const auto fresh = [&](const std::string& name) {
+    write_tokens(dir.file(name), documents, 300, true);
+    return dir.file(name);
+  };
+  const std::string whole = read_bytes(fresh("whole.tokens"));
+  const auto token_bytes = 2 * TokenFile(dir.file("whole.tokens")).num_tokens();
+  std::mt19937 random(9);
+  std::vector<std::uintmax_t> sizes{0, 1, 4096, whole.size() - 1};
+  for (int i = 0; i < 20; ++i) sizes.push_back(random() % whole.size());
+  for (const std::uintmax_t size : sizes) {
+    const std::string path = fresh("cut.tokens");
+    const TokenFile file(path);
+    std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.num_tokens()));
+    file.copy_tokens(0, tokens);
+    std::filesystem::resize_file(path, size);
+    EXPECT_THROW(file.check_unchanged(), SystemError) << size;
+    EXPECT_THROW(file.copy_tokens(0, tokens), SystemError) << size;
+  }
+  // Cut between the check and the read: the index may be gone, but nothing is made of that.
+  {
+    const std::string path = fresh("index.tokens");
+    const TokenFile file(path);
+    std::filesystem::resize_file(path, static_cast<std::uintmax_t>(kTokensOffset + token_bytes));
+    EXPECT_THROW(EXPECT_EQ(file.document_begin(8999), -1), SystemError);
+    EXPECT_THROW(EXPECT_EQ(file.prompt_tokens(0), -1), SystemError);
+  }
+  const std::string path = fresh("changed.tokens");
+  const TokenFile file(path);
+  std::vector<std::int32_t> tokens(static_cast<std::size_t>(file.num_tokens())), again = tokens;
+  file.copy_tokens(0, tokens);
+  const auto overwrite = [&](std::int64_t at, const std::string& bytes) {
+    std::fstream out(path, std::ios::in | std::ios::out | std::ios::binary);
+    out.seekp(at);
+    out << bytes;
+  };
+  // The same bytes once more change nothing.
+  overwrite(kTokensOffset, whole.substr(static_cast<std::size_t>(kTokensOffset), 1000));
+  file.copy_tokens(0, again);
+  EXPECT_EQ(again, tokens);
+  overwrite(kTokensOffset + 70000, "?!");
+  EXPECT_THROW(file.copy_tokens(0, again), SystemError);
+  EXPECT_TRUE(std::filesystem::exists(path));
+}
+
 /// The file with `edit` applied to its header and both checksums made right again.
 template <typename Edit>
 std::string forge(std::string bytes, Edit edit) {

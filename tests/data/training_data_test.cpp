@@ -36,6 +36,46 @@ std::string error_of(const DataSpec& spec) {
   return message_of<UserError>([&] { open(spec); });
 }
 
+TEST(TrainingData, DamagedCacheIsMadeAnewAUsersFileIsNot) {
+  TempDir dir;
+  std::string text;
+  for (int i = 0; i < 40000; ++i) text += static_cast<char>('a' + i * 7 % 26);
+  const DataSpec spec = spec_of(dir, {dir.write("a.txt", text)}, 64);
+  const std::string digest = open(spec)->train_digests()[0];
+  std::filesystem::path cached;
+  for (const auto& entry : std::filesystem::directory_iterator(spec.cache_dir))
+    if (entry.path().extension() == ".tokens") cached = entry.path();
+  const std::string whole = testing::read_bytes(cached);
+  const auto put = [&](const std::filesystem::path& path, const std::string& bytes) {
+    std::ofstream(path, std::ios::binary) << bytes;
+  };
+  for (const std::size_t size : {std::size_t{0}, std::size_t{5}, whole.size() / 2}) {
+    put(cached, whole.substr(0, size));
+    int warnings = 0;
+    const auto data =
+        open_training_data(spec, FakeTokenizer(), [&](const std::string&) { ++warnings; }, {});
+    EXPECT_EQ(data->train_digests()[0], digest) << size;
+    EXPECT_EQ(warnings, 1) << size;
+    EXPECT_TRUE(testing::read_bytes(cached) == whole);
+  }
+  // Damage inside of the tokens is met later; the next start then makes the copy anew.
+  std::string flipped = whole;
+  flipped[5000] = static_cast<char>(flipped[5000] ^ 1);
+  put(cached, flipped);
+  const auto data = open(spec);
+  std::vector<std::int64_t> rows(static_cast<std::size_t>(data->train().num_rows()));
+  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int64_t>(i);
+  EXPECT_THAT(message_of<SystemError>([&] { data->train().get_rows(rows); }),
+              HasSubstr("it was removed, the same command makes it anew"));
+  EXPECT_FALSE(std::filesystem::exists(cached));
+  open(spec)->train().get_rows(rows);
+  // One that the user wrote stays, wherever it lies.
+  const std::string mine = spec.cache_dir + "/mine.tokens";
+  put(mine, whole.substr(0, whole.size() / 2));
+  EXPECT_THROW(open(spec_of(dir, {mine}, 64)), SystemError);
+  EXPECT_TRUE(std::filesystem::exists(mine));
+}
+
 TEST(TrainingData, TextWithValidationAndSummary) {
   TempDir dir;
   std::string lines;

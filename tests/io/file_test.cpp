@@ -5,6 +5,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <csignal>
+
 #include "core/base/error.h"
 #include "core/io/crc32c.h"
 #include "tests/io/temp_dir.h"
@@ -78,6 +80,35 @@ TEST(MappedFile, ShowsTheBytesAndAcceptsAnEmptyFile) {
   EXPECT_EQ(moved.text(), "hello");
   EXPECT_TRUE(mapped.bytes().empty());
   EXPECT_EQ(MappedFile(dir / "empty").text(), "");
+}
+
+TEST(MappedFile, LostBytesAreNotedOrEndTheProcessWithALine) {
+  const TempDir dir;
+  const std::string text(3 * 65536 + 5, 'x');
+  write_bytes(dir / "noted", text);
+  MappedFile mapped(dir / "noted", MappedFile::OnLoss::kNote);
+  const MappedFile::Stamp before = mapped.stamp();
+  EXPECT_FALSE(mapped.lost());
+  EXPECT_TRUE(mapped.stamp() == before);
+  std::filesystem::resize_file(dir / "noted", 65536);
+  EXPECT_FALSE(mapped.stamp() == before);
+  EXPECT_EQ(mapped.text()[100], 'x');
+  EXPECT_FALSE(mapped.lost());
+  EXPECT_EQ(mapped.text()[2 * 65536], '\0');
+  EXPECT_TRUE(mapped.lost());
+  const MappedFile moved = std::move(mapped);
+  EXPECT_TRUE(moved.lost());
+  EXPECT_FALSE(mapped.lost());
+  write_bytes(dir / "ends", text);
+  EXPECT_EXIT(
+      {
+        const MappedFile file(dir / "ends");
+        std::filesystem::resize_file(dir / "ends", 0);
+        std::_Exit(file.text()[65536] == 'x' ? 3 : 4);
+      },
+      ::testing::ExitedWithCode(1), "ends: the file was cut");
+  // Any other bus error ends the process as ever.
+  EXPECT_EXIT({ ::raise(SIGBUS); }, ::testing::KilledBySignal(SIGBUS), "");
 }
 
 TEST(WriteFileAtomic, ReplacesAndLeavesNothingBehind) {
