@@ -21,16 +21,12 @@
 #include "models/hf_export.h"
 
 namespace thimble {
-namespace {
 
-// The first row index after the last one of the job; rows beyond it have no loss.
 std::int64_t last_row(const job::JobConfig& job, const Sampler& sampler, std::int64_t total) {
   if (!job.training.num_epochs) return total;
   const double rows = *job.training.num_epochs * static_cast<double>(sampler.rows_per_epoch());
   return static_cast<std::int64_t>(std::ceil(rows - 1e-9));
 }
-
-}  // namespace
 
 std::int64_t total_steps(const job::JobConfig& job, const JobSetup& setup, const Sampler& sampler) {
   if (job.training.max_steps) return *job.training.max_steps;
@@ -52,23 +48,6 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
                                  .logging_steps = parts_.job.logging.logging_steps,
                                  .quiet = parts_.quiet || !leads()}) {
   parts_.engine.set_last_grad_norm(state.last_grad_norm);
-}
-
-std::vector<Batch> Trainer::batches_of(std::int64_t step) const {
-  const BatchPlan& plan = parts_.plan.batch;
-  const Sampler& sampler = parts_.data.sampler();
-  const std::int64_t end = last_row(parts_.job, sampler, parts_.total_steps * plan.rows);
-  std::vector<Batch> batches;
-  for (std::int64_t pass = 0; pass < plan.passes; ++pass) {
-    std::vector<std::int64_t> ids;
-    for (std::int64_t i = 0; i < plan.micro_batch; ++i) {
-      const std::int64_t in_step = plan.place(pass, comm().rank(), i);
-      const std::int64_t global = (step - 1) * plan.rows + in_step;
-      ids.push_back(in_step < plan.rows && global < end ? sampler.row_at(global) : kZeroRow);
-    }
-    batches.push_back(parts_.data.train().get_rows(ids));
-  }
-  return batches;
 }
 
 void Trainer::train_step(const std::vector<Batch>& batches) {
@@ -94,41 +73,10 @@ void Trainer::train_step(const std::vector<Batch>& batches) {
       spdlog::warn("step {}: {} is not finite; nothing was updated", state_.step, r.first_bad);
   }
   if (parts_.log != nullptr) log_step(r, lr, seconds);
-  if (consecutive_skips_ >= parts_.job.training.max_skipped_steps) give_up(r);
-}
-
-void Trainer::log_step(const StepResult& r, double lr, double seconds) {
-  const BatchPlan& plan = parts_.plan.batch;
-  const double rate = static_cast<double>(plan.rows * parts_.setup.engine.seq_len) / seconds;
-  std::optional<double> sol;
-  if (parts_.light_seconds_per_pass > 0) {
-    sol = parts_.light_seconds_per_pass * static_cast<double>(plan.passes) / seconds;
+  if (consecutive_skips_ >= parts_.job.training.max_skipped_steps) {
+    log_rest();
+    give_up(r);
   }
-  const ResidentMemory memory = resident_memory();
-  const double flops = rate * parts_.setup.model.train_flops_per_token(parts_.setup.engine.seq_len);
-  const int ranks = parts_.engine.comm().size();
-  parts_.log->step({.step = state_.step,
-                    .loss = r.loss,
-                    .grad_norm = r.grad_norm,
-                    .lr = lr,
-                    .tokens_seen = state_.tokens_seen,
-                    .trained_tokens = state_.trained_tokens,
-                    .epoch = parts_.data.sampler().epochs_after(state_.step * plan.rows),
-                    .step_ms = seconds * 1e3,
-                    .tokens_per_s = rate,
-                    .model_tflops = flops / 1e12,
-                    .mfu = parts_.peak_flops ? std::optional(flops / (*parts_.peak_flops * ranks))
-                                             : std::nullopt,
-                    .sol = sol,
-                    .peak_bytes = memory.peak_bytes,
-                    .peak_bytes_by_tag = peak_by_tag(memory_report(parts_.engine.arena()))});
-  progress_.update({.step = state_.step,
-                    .loss = r.loss,
-                    .tokens_per_s = rate,
-                    .sol = sol,
-                    .memory_bytes = memory.now_bytes,
-                    .step_s = seconds},
-                   static_cast<double>(steady_now_ns()) * 1e-9);
 }
 
 void Trainer::give_up(const StepResult& r) const {
@@ -157,7 +105,7 @@ EvalSum Trainer::evaluate_set(const ValidationSet& set) {
       const std::int64_t id = row + comm().rank() * micro + i;
       ids.push_back(id < rows ? id : kZeroRow);
     }
-    const EvalSum part = parts_.engine.evaluate(set.data.get_rows(ids));
+    const EvalSum part = parts_.engine.evaluate(rows_of(set.data, std::move(ids)));
     sums[0].add(part.weighted_loss);
     sums[1].add(part.weight);
   }
@@ -171,6 +119,11 @@ void Trainer::evaluate() {
   bool first = true;
   for (const ValidationSet& set : parts_.data.validation()) {
     const EvalSum sum = evaluate_set(set);
+    if (any_rank("data", !data_error_.empty())) {
+      if (leads())
+        spdlog::warn("step {}: {} was not evaluated: {}", state_.step, set.name, data_text());
+      continue;
+    }
     if (sum.weight == 0) continue;
     const double loss = sum.weighted_loss / sum.weight;
     EvalMetrics metrics{
@@ -288,7 +241,13 @@ void Trainer::trace_step(std::int64_t first) {
   if (parts_.trace.empty()) return;
   const std::int64_t done = state_.step - first;
   if (done == 2) {
-    profile_ = std::make_unique<OpProfile>(parts_.trace);
+    try {
+      profile_ = std::make_unique<OpProfile>(parts_.trace);
+    } catch (const std::exception& e) {  // a picture is not worth a run
+      spdlog::warn("{}", e.what());
+      parts_.trace.clear();
+      return;
+    }
     observer_.emplace(*profile_);
   } else if (done == 2 + kTracedSteps) {
     observer_.reset();
@@ -310,11 +269,16 @@ bool Trainer::must_stop() {
   return !why_.empty();
 }
 
-// True on every rank as soon as one of them must.
+// True on every rank as soon as one of them must. A rank without data ends them all.
 bool Trainer::all_stop() {
-  const auto wanted = static_cast<std::byte>(must_stop() ? 1 : 0);
+  constexpr std::byte kStop{1}, kNoData{2};
+  const std::byte wanted = !data_error_.empty() ? kNoData : must_stop() ? kStop : std::byte{};
   const auto all = all_gather_control(comm(), "stop", std::span(&wanted, 1));
-  stopping_ = std::find(all.begin(), all.end(), std::byte{1}) != all.end();
+  const auto any = [&all](std::byte which) {
+    return std::find(all.begin(), all.end(), which) != all.end();
+  };
+  if (any(kNoData)) end_without_data();
+  stopping_ = any(kStop);
   return stopping_;
 }
 
@@ -347,8 +311,9 @@ TrainOutcome Trainer::run() {
       ready = loader.run([this, step, &next] { next = batches_of(step); });
   };
   prefetch(state_.step + 1);
-  while (state_.step < parts_.total_steps && !stop_early_ && !all_stop()) {
-    ready.wait();
+  while (state_.step < parts_.total_steps && !stop_early_) {
+    wait_for_data(ready);
+    if (all_stop()) break;
     const std::vector<Batch> batches = std::move(next);
     prefetch(state_.step + 2);
     if (parts_.monitor != nullptr) parts_.monitor->step(state_.step + 1);
@@ -360,7 +325,8 @@ TrainOutcome Trainer::run() {
     const bool wanted = improved_ && parts_.job.export_.checkpoint == job::ExportChoice::kBest;
     if (due(parts_.job.checkpoint.save_steps) || last || wanted) save();
   }
-  ready.wait();
+  wait_for_data(ready);  // for a step that is not to be made, whatever comes of it
+  log_rest();
   observer_.reset();
   profile_.reset();
   progress_.finish();

@@ -13,6 +13,7 @@
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/job_plan.h"
 #include "launcher/engine/op_profile.h"
+#include "launcher/engine/step_means.h"
 #include "launcher/run/metrics.h"
 #include "launcher/run/progress.h"
 #include "launcher/run/run_dir.h"
@@ -74,8 +75,14 @@ class Trainer {
   bool must_stop();
   void trace_step(std::int64_t first);
   void log_step(const StepResult& r, double lr, double seconds);
+  void log_rest();
   void give_up(const StepResult& r) const;
   EvalSum evaluate_set(const ValidationSet& set);
+  Batch rows_of(const Dataset& data, std::vector<std::int64_t> ids);
+  void wait_for_data(Event& ready);
+  bool any_rank(const char* what, bool here);
+  std::string data_text() const;
+  [[noreturn]] void end_without_data();
   bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
 
   TrainerParts parts_;
@@ -89,6 +96,9 @@ class Trainer {
   bool stopping_ = false;           // a rank was told to stop
   double save_s_ = 0, step_s_ = 0;  // the longest so far
   std::string why_;                 // this rank was told to stop; empty: it was not
+  StepMeans means_;                 // since the last record
+  std::optional<StepMetrics> unlogged_;
+  std::string data_error_;  // of this rank; empty: none
   std::unique_ptr<OpProfile> profile_;
   std::optional<ObserverScope> observer_;
 };
@@ -98,6 +108,10 @@ bool is_stopped_early(const job::JobConfig& job, const TrainState& state);
 
 /// The step whose weights the job exports: that of the best evaluation, or the last.
 std::int64_t exported_step(const job::JobConfig& job, const TrainState& state);
+
+/// The first row index after the last one of the job; rows beyond it have no loss. `total`: where
+/// the job is not of epochs.
+std::int64_t last_row(const job::JobConfig& job, const Sampler& sampler, std::int64_t total);
 
 /// Steps of a job over this data. Throws UserError if an epoch has no meaning for it.
 std::int64_t total_steps(const job::JobConfig& job, const JobSetup& setup, const Sampler& sampler);

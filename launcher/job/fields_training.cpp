@@ -344,7 +344,8 @@ void visit_fields(const FieldVisitor& visitor, EvalConfig& eval) {
 void visit_fields(const FieldVisitor& visitor, LoggingConfig& logging) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "logging_steps",
-         .doc = "Log every so many steps",
+         .doc = "Record every so many steps, and the last: loss and speed are means since the "
+                "record before",
          .value = &logging.logging_steps,
          .range = at_least(1),
          .unit = "steps",

@@ -119,6 +119,7 @@ void RunLog::step(const StepMetrics& metrics) {
   for (const auto& [tag, bytes] : metrics.peak_bytes_by_tag) tags[tag] = bytes;
   impl_->write({{"event", "step"},
                 {"step", metrics.step},
+                {"steps", metrics.steps},
                 {"loss", metrics.loss},
                 {"grad_norm", metrics.grad_norm},
                 {"lr", metrics.lr},

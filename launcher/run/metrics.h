@@ -17,11 +17,12 @@
 
 namespace thimble {
 
-/// One optimizer step.
+/// An optimizer step, and the means over the steps since the record before it.
 struct StepMetrics {
-  std::int64_t step = 0;  ///< 1-based
-  double loss = 0;        ///< nats per trained token
-  double grad_norm = 0;   ///< before clipping
+  std::int64_t step = 0;   ///< 1-based
+  std::int64_t steps = 1;  ///< that loss, step_ms, the rates and sol are means of
+  double loss = 0;         ///< nats per trained token
+  double grad_norm = 0;    ///< before clipping
   double lr = 0;
   std::int64_t tokens_seen = 0;     ///< input positions since the start of training
   std::int64_t trained_tokens = 0;  ///< positions with a loss since the start of training

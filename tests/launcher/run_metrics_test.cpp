@@ -101,11 +101,12 @@ TEST(RunMetrics, EveryEventHasItsKeysInOrder) {
   const auto all = records(run.path());
   ASSERT_EQ(all.size(), 5u);
   EXPECT_EQ(all[0].dump(), R"({"event":"start","step":0})");
-  EXPECT_EQ(all[1].dump(),
-            R"({"event":"step","step":1,"loss":2.5,"grad_norm":0.75,"lr":2e-05,"tokens_seen":100,)"
-            R"("trained_tokens":90,"epoch":0.0,"step_ms":0.0,"tokens_per_s":1234.5,)"
-            R"("model_tflops":0.0,"mfu":null,"sol":0.5,"peak_bytes":1048576,)"
-            R"("peak_bytes_by_tag":{"weights":10,"io":0}})");
+  EXPECT_EQ(
+      all[1].dump(),
+      R"({"event":"step","step":1,"steps":1,"loss":2.5,"grad_norm":0.75,"lr":2e-05,"tokens_seen":100,)"
+      R"("trained_tokens":90,"epoch":0.0,"step_ms":0.0,"tokens_per_s":1234.5,)"
+      R"("model_tflops":0.0,"mfu":null,"sol":0.5,"peak_bytes":1048576,)"
+      R"("peak_bytes_by_tag":{"weights":10,"io":0}})");
   EXPECT_EQ(all[2]["event"], "eval");
   EXPECT_EQ(all[2]["name"], "held-out");
   EXPECT_TRUE(all[2]["bits_per_byte"].is_null());
@@ -168,9 +169,14 @@ TEST(RunMetrics, LinesThatAreNoRecordsAreDroppedOnResume) {
   EXPECT_EQ(steps(run.path()), (std::vector<std::int64_t>{1}));
 }
 
-TEST(RunMetrics, MissingDirectoryIsAUserError) {
+// Records are taken again as soon as there is where to put them.
+TEST(RunMetrics, MissingDirectoryLosesRecordsNotTheRun) {
   const TempDir run("metrics");
-  EXPECT_THROW(RunLog(run.path() / "none", {}), UserError);
+  RunLog log(run.path() / "none", {});
+  log.step(step_metrics(1));
+  fs::create_directories(run.path() / "none");
+  log.step(step_metrics(2));
+  EXPECT_EQ(steps(run.path() / "none"), (std::vector<std::int64_t>{2}));
 }
 
 TEST(RunMetrics, FullDiskLosesRecordsNotTheRun) {

@@ -1,0 +1,67 @@
+// Where the trainer's rows come from, and what happens if they do not.
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "launcher/engine/trainer.h"
+
+namespace thimble {
+
+std::vector<Batch> Trainer::batches_of(std::int64_t step) const {
+  const BatchPlan& plan = parts_.plan.batch;
+  const Sampler& sampler = parts_.data.sampler();
+  const std::int64_t end = last_row(parts_.job, sampler, parts_.total_steps * plan.rows);
+  std::vector<Batch> batches;
+  for (std::int64_t pass = 0; pass < plan.passes; ++pass) {
+    std::vector<std::int64_t> ids;
+    for (std::int64_t i = 0; i < plan.micro_batch; ++i) {
+      const std::int64_t in_step = plan.place(pass, comm().rank(), i);
+      const std::int64_t global = (step - 1) * plan.rows + in_step;
+      ids.push_back(in_step < plan.rows && global < end ? sampler.row_at(global) : kZeroRow);
+    }
+    batches.push_back(parts_.data.train().get_rows(ids));
+  }
+  return batches;
+}
+
+// Rows for an evaluation; none if they cannot be read, which ends the run once it is saved.
+Batch Trainer::rows_of(const Dataset& data, std::vector<std::int64_t> ids) {
+  if (data_error_.empty()) {
+    try {
+      return data.get_rows(ids);
+    } catch (const std::exception& e) {
+      data_error_ = e.what();
+    }
+  }
+  std::fill(ids.begin(), ids.end(), kZeroRow);
+  return data.get_rows(ids);
+}
+
+void Trainer::wait_for_data(Event& ready) {
+  try {
+    ready.wait();
+  } catch (const std::exception& e) {
+    data_error_ = e.what();
+  }
+}
+
+std::string Trainer::data_text() const {
+  return data_error_.empty() ? "another rank cannot read its data" : data_error_;
+}
+
+// True on every rank if it is so on one of them.
+bool Trainer::any_rank(const char* what, bool here) {
+  const auto mine = static_cast<std::byte>(here ? 1 : 0);
+  const auto all = all_gather_control(comm(), what, std::span(&mine, 1));
+  return std::find(all.begin(), all.end(), std::byte{1}) != all.end();
+}
+
+// What has been trained is worth more than the data that failed.
+void Trainer::end_without_data() {
+  log_rest();
+  save();
+  throw_system("after step {}: {}; {}", state_.step, data_text(),
+               last_saved_ == state_.step ? "what was trained is saved"
+                                          : "what was trained since the last checkpoint is lost");
+}
+
+}  // namespace thimble
