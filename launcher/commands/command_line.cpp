@@ -2,11 +2,14 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
+#include <span>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/option_hints.h"
 #include "launcher/commands/version.h"
 #include "launcher/run/console.h"
 #include "launcher/run/log.h"
@@ -31,17 +34,49 @@ void add_commands(CLI::App& app, CommandSession& session) {
   add_help_command(app, session);
 }
 
+// A default that the description tells in words, or that is empty, is not shown.
+void hide_empty_defaults(CLI::App& app) {
+  for (CLI::Option* option : app.get_options()) {
+    const bool told = option->get_description().find("(default") != std::string::npos;
+    if (told || option->get_default_str() == "[]") option->default_str("");
+  }
+  for (CLI::App* inner : app.get_subcommands([](CLI::App*) { return true; }))
+    hide_empty_defaults(*inner);
+}
+
+// What a command that is known makes of the error.
+std::string command_error_text(const CLI::App& app, const CLI::ParseError& error,
+                               std::span<const std::string> words) {
+  const std::vector<std::string> unknown = app.remaining(true);
+  if (!unknown.empty()) {
+    if (std::string hint = option_hint(*app.get_subcommand(words[0]), words, unknown.front());
+        !hint.empty())
+      return hint;
+  }
+  std::string text = fmt::format("{}: {}", words[0], error.what());
+  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr)
+    text += fmt::format("; see thimble help {}", words[0]);
+  return text;
+}
+
 // CLI11's message in one line, with the nearest command for a misspelt one.
 std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
                              const CommandSession& session) {
-  std::string text = error.what();
-  for (char& c : text) c = c == '\n' ? ' ' : c;
-  if (session.command_line.size() < 2) return text;
+  const auto one_line = [](std::string text) {
+    std::replace(text.begin(), text.end(), '\n', ' ');
+    return text;
+  };
+  if (session.command_line.size() < 2) return one_line(error.what());
   std::vector<std::string> names;
   for (const CLI::App* sub : app.get_subcommands({})) names.push_back(sub->get_name());
   const std::string& first = session.command_line[1];
   const bool known = std::find(names.begin(), names.end(), first) != names.end();
-  if (known || first.starts_with("-")) return text;
+  if (known) {
+    return one_line(command_error_text(app, error, std::span(session.command_line).subspan(1)));
+  }
+  if (first.starts_with("-")) return one_line(error.what());
+  if (first.ends_with(".toml"))
+    return fmt::format("'{0}' is no command; did you mean: thimble train {0}", printable(first));
   const auto nearest = nearest_spelling(first, names);
   return fmt::format("unknown command '{}'{}; commands: {}", printable(first),
                      nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
@@ -78,8 +113,11 @@ void CommandSession::start() {
 int run_command_line(int argc, char** argv) {
   CommandSession session;
   session.command_line.assign(argv, argv + argc);
-  CLI::App app("Thimble trains language models that are larger than the memory of the machine.",
-               "thimble");
+  CLI::App app(
+      "Thimble trains and fine-tunes language models in little memory, which it plans to the byte "
+      "before it starts.",
+      "thimble");
+  app.option_defaults()->always_capture_default();
   app.require_subcommand(0, 1);
   app.fallthrough();
   app.add_option("--log-level", session.log_level, "Messages to show: " + join(log_level_names()));
@@ -94,6 +132,7 @@ int run_command_line(int argc, char** argv) {
       "  thimble generate --model runs/job/model --prompt \"Once upon a time\"\n"
       "  thimble help job.training");
   add_commands(app, session);
+  hide_empty_defaults(app);
   try {
     app.parse(argc, argv);
     if (version) {

@@ -36,7 +36,9 @@ std::string command_help(const CLI::App& app, std::span<const std::string> words
     if (i > 0) path += " " + at->get_name();
     at = at->get_subcommand(words[i]);
   }
-  return at->help(at == &app ? "" : path);
+  // The application itself would pass the question on to the command that asks.
+  if (at == &app) return app.get_formatter()->make_help(&app, path, CLI::AppFormatMode::Normal);
+  return at->help(path);
 }
 
 void print_help(const CLI::App& app, const HelpArguments& a) {

@@ -7,13 +7,17 @@
 #include <filesystem>
 
 #include "core/base/error.h"
+#include "core/base/numeric.h"
 #include "core/io/file.h"
 #include "data/document_reader.h"
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/run_outlook.h"
+#include "launcher/engine/time_plan.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/paths.h"
 #include "launcher/job/write_job.h"
+#include "models/hf_export.h"
 #include "models/model_config.h"
 
 namespace thimble {
@@ -22,6 +26,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kScratchLr = 6e-4;
+// Data that is seen more often than this by default is learned by heart.
+constexpr double kTuneEpochs = 3, kScratchEpochs = 10;
+constexpr std::int64_t kLeastStepsAnEpoch = 8, kShortestRow = 64;
 
 struct InitArguments {
   std::string model, config, size, tokenizer, out = "job.toml";
@@ -65,6 +72,54 @@ fs::path check_model(const std::string& model) {
   return cached.empty() ? fs::path() : cached / "config.json";
 }
 
+// The tokenizer itself, of what stands in the job: empty for the model's own.
+fs::path tokenizer_path(const InitArguments& a, const std::string& tokenizer) {
+  if (!tokenizer.empty()) return tokenizer;
+  const fs::path model = check_model(a.model).parent_path();
+  return fs::exists(model / kByteTokenizerMarker) ? fs::path("byte") : model;
+}
+
+// Rows, batch and duration that suit the data.
+void fit_to_data(const DataLook& look, std::int64_t positions, job::InitValues& values,
+                 DataSpec& spec) {
+  spec.seq_len = std::min(values.seq_len, positions);
+  const bool prompts = std::any_of(look.train.begin(), look.train.end(),
+                                   [](const SourceLook& s) { return s.has_prompts; });
+  for (const SourceLook& s : look.train) {
+    if (s.has_prompts && s.longest > spec.seq_len)
+      spec.seq_len = std::min(round_up(s.longest, 128), positions);
+  }
+  while (!prompts && spec.seq_len > kShortestRow &&
+         look.tokens() < kLeastStepsAnEpoch * spec.seq_len)
+    spec.seq_len /= 2;
+  const std::int64_t rows = look.rows(spec);
+  while (values.global_batch_size > 1 && rows < kLeastStepsAnEpoch * values.global_batch_size)
+    values.global_batch_size /= 2;
+  const double most = values.from_scratch ? kScratchEpochs : kTuneEpochs;
+  if (static_cast<double>(values.max_steps * values.global_batch_size) >
+      most * static_cast<double>(rows))
+    values.num_epochs = most;
+  values.seq_len = spec.seq_len;
+}
+
+// What the new job comes to, and what would be refused of it.
+void print_outlook(const std::string& file, const ModelConfig& config) {
+  job::JobNotes notes;
+  const job::JobConfig job = job::load_job(file, {}, notes);
+  const JobSetup setup = make_setup(job);
+  apply_threads(job.threads);
+  try {
+    const RunOutlook outlook =
+        look_ahead(job, setup, *open_tokenizer(setup.tokenizer, setup.model));
+    const double flops = static_cast<double>(outlook.step_tokens) *
+                         config.train_flops_per_token(setup.engine.seq_len);
+    fmt::print("{}\n", outlook_text(outlook, flops / measure_product_rate(setup.device,
+                                                                          setup.engine.dtype)));
+  } catch (const UserError& error) {
+    spdlog::warn("the job would be refused: {}", error.what());
+  }
+}
+
 void run_init(const InitArguments& a) {
   const auto given = static_cast<int>(!a.model.empty()) + static_cast<int>(!a.config.empty()) +
                      static_cast<int>(!a.size.empty());
@@ -83,13 +138,12 @@ void run_init(const InitArguments& a) {
   if (values.from_scratch) values.lr = kScratchLr;
 
   std::optional<ModelConfig> config;
+  fs::path sized;  // written once nothing can be refused any more
   if (!a.size.empty()) {
     config = sized_config(a.size, tokenizer);
     const fs::path file = folder / (a.size + ".json");
     check_free(file, a.force);
-    write_file_atomic(file, model_config_json(*config, "bfloat16"));
-    spdlog::info("{}: {:.1f} M parameters with a vocabulary of {}", file.string(),
-                 static_cast<double>(config->num_parameters()) / 1e6, config->vocab_size);
+    sized = file;
     values.model = file.filename().string();
   } else if (!a.config.empty()) {
     config = load_model_config(a.config);
@@ -99,9 +153,21 @@ void run_init(const InitArguments& a) {
     if (!file.empty()) config = load_model_config(file);
     values.model = fs::is_directory(a.model) ? from_job(a.model, folder) : a.model;
   }
-  if (config) values.seq_len = std::min(values.seq_len, config->max_positions);
+  if (config) {
+    DataSpec spec;
+    spec.train.emplace_back().paths = a.data;
+    fit_to_data(look_at_data(spec, *load_tokenizer(tokenizer_path(a, tokenizer))),
+                config->max_positions, values, spec);
+  }
+  if (!sized.empty()) {
+    write_file_atomic(sized, model_config_json(*config, "bfloat16"));
+    spdlog::info("{}: {:.1f} M parameters with a vocabulary of {}", sized.string(),
+                 static_cast<double>(config->num_parameters()) / 1e6, config->vocab_size);
+  }
   write_file_atomic(a.out, job::commented_job_text(values));
-  fmt::print("{0}\nnext: thimble plan {0}; thimble train {0}\n", a.out);
+  fmt::print("{}\n", a.out);
+  if (config) print_outlook(a.out, *config);
+  fmt::print("next: thimble plan {0}; thimble train {0}\n", a.out);
 }
 
 }  // namespace

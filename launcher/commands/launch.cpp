@@ -22,6 +22,7 @@ void add_launch_command(CLI::App& app, CommandSession& session) {
   CLI::App* launch_command =
       app.add_subcommand("launch", "Start a job on several processes, watch them, restart them");
   CLI::Option* ranks = launch_command->add_option("-n,--ranks", a->ranks, "Processes in all")
+                           ->default_str("")
                            ->check(CLI::Range(1, 1 << 16));
   launch_command
       ->add_option("--elastic", a->elastic,
@@ -61,7 +62,12 @@ void add_launch_command(CLI::App& app, CommandSession& session) {
     session.start();
     a->launch.hostfile = a->hostfile;
     if (a->launch.command[0] != "train" && a->launch.command[0] != "bench") {
-      throw_user("launch -- {}: allowed train and bench", printable(a->launch.command[0]));
+      const std::string& first = a->launch.command[0];
+      throw_user(
+          "launch -- {}: allowed train and bench{}", printable(first),
+          first.ends_with(".toml")
+              ? fmt::format("; did you mean: thimble launch -n 2 -- train {}", printable(first))
+              : "");
     }
     if (a->ranks == 0 && a->elastic.empty())
       throw_user("launch: give -n RANKS or --elastic MIN:MAX");

@@ -59,8 +59,8 @@ std::string section(const CLI::App& app, const std::string& path) {
 std::string man_page(const CLI::App& app) {
   std::string text = fmt::format(
       ".TH THIMBLE 1 \"\" \"thimble {}\" \"User Commands\"\n.SH NAME\nthimble \\- trains language "
-      "models that are larger "
-      "than the memory of the machine\n.SH SYNOPSIS\n.B thimble\n.I COMMAND\n[OPTIONS]\n.SH "
+      "models in little memory, planned before it starts\n.SH SYNOPSIS\n.B thimble\n.I "
+      "COMMAND\n[OPTIONS]\n.SH "
       "OPTIONS\n{}.SH COMMANDS\n",
       escaped(thimble_version()), options_of(app));
   for (const CLI::App* sub : app.get_subcommands({})) text += section(*sub, sub->get_name());

@@ -10,6 +10,7 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
+#include "launcher/commands/run_outlook.h"
 #include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/time_plan.h"
 
@@ -93,6 +94,24 @@ KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
   return known;
 }
 
+// The time of a step that is known to pass.
+double least_step_s(const JobSetup& setup, const JobPlan& plan, const KnownRates& known) {
+  const StepTime time = predict_step(setup, plan, known.rates);
+  const bool knows_comm = plan.batch.ranks > 1 && !known.bytes_from.empty();
+  return knows_comm ? time.at_best_s() : time.compute_s;
+}
+
+void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double step_s) {
+  json["steps"] = outlook.steps;
+  json["tokens"] = outlook.tokens();
+  json["epochs"] =
+      outlook.epochs ? nlohmann::ordered_json(*outlook.epochs) : nlohmann::ordered_json();
+  json["run_s"] = static_cast<double>(outlook.steps) * step_s;
+  json["data"] = {{"tokens", outlook.data.tokens()},
+                  {"documents", outlook.data.documents()},
+                  {"exact", outlook.data.exact()}};
+}
+
 nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
                                  const KnownRates& known) {
   nlohmann::ordered_json phases = nlohmann::ordered_json::array();
@@ -162,7 +181,8 @@ void run_plan(const PlanArguments& arguments) {
   apply_threads(job.threads);
   const JobSetup setup = make_setup(job);
   for (const std::string& note : setup.model_notes) spdlog::warn("{}", note);
-  const RunShape shape = run_shape(job, *open_tokenizer(setup.tokenizer, setup.model));
+  const auto tokenizer = open_tokenizer(setup.tokenizer, setup.model);
+  const RunShape shape = run_shape(job, *tokenizer);
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
   const RankPlace place{.rank = 0,
                         .ranks = arguments.ranks,
@@ -179,13 +199,20 @@ void run_plan(const PlanArguments& arguments) {
     }
     return;
   }
+  const RunOutlook outlook = look_ahead(job, setup, *tokenizer);
   const JobPlan plan = plan_job(setup, job, shape, place);
   const KnownRates known = known_rates(arguments, setup);
+  const double step_s = least_step_s(setup, plan, known);
   if (arguments.json) {
-    fmt::print("{}\n", plan_json(setup, plan, known).dump());
+    nlohmann::ordered_json json = plan_json(setup, plan, known);
+    add_outlook(json, outlook, step_s);
+    fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{}\n{}\n", plan_text(setup, plan), time_text(setup, plan, known));
+    fmt::print("{}\n{}\n{}\n", plan_text(setup, plan), time_text(setup, plan, known),
+               outlook_text(outlook, step_s));
   }
+  if (const std::string warning = epochs_warning(outlook); !warning.empty())
+    spdlog::warn("{}", warning);
   if (!plan.fits) spdlog::warn("a rank does not fit the memory of a machine like this one");
 }
 
@@ -193,8 +220,8 @@ void run_plan(const PlanArguments& arguments) {
 
 void add_plan_command(CLI::App& app, CommandSession& session) {
   auto arguments = std::make_shared<PlanArguments>();
-  CLI::App* plan =
-      app.add_subcommand("plan", "Say what memory and disk a job will take, without starting it");
+  CLI::App* plan = app.add_subcommand(
+      "plan", "Say what memory, disk and time a job will take, without starting it");
   add_job_arguments(*plan, *arguments);
   plan->add_option("--max", arguments->maximum,
                    "Find the largest value that fits: seq_len or micro_batch_size")

@@ -116,6 +116,7 @@ void add_train_command(CLI::App& app, CommandSession& session) {
   train
       ->add_option("--simulate", arguments->simulate,
                    "Run this many ranks as threads of this process")
+      ->default_str("")
       ->check(CLI::Range(1, 256));
   train->footer(
       "Examples:\n"

@@ -14,6 +14,7 @@
 #include "data/content_hash.h"
 #include "launcher/commands/choose_checkpoint.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/new_run.h"
 #include "launcher/commands/run_content.h"
 #include "launcher/commands/tokenize_progress.h"
 #include "launcher/commands/version.h"
@@ -140,8 +141,9 @@ struct Prepared {
   job::JobConfig job;
   JobSetup setup;
   std::optional<GpuInfo> gpu;
-  int on_gpu = 1;              // ranks that share it  // of this rank
-  std::optional<RunDir> held;  // of rank 0, as the two that follow
+  int on_gpu = 1;                 // ranks that share it  // of this rank
+  std::optional<RunDir> held;     // of rank 0, as the three that follow
+  std::unique_ptr<NewRun> fresh;  // gone before the lock is
   job::ResumeDiff job_change;
   std::vector<std::pair<std::string, std::string>> content;
   fs::path run;
@@ -155,8 +157,10 @@ void open_run(const TrainArguments& arguments, CommandSession& session, Communic
               RankMonitor& monitor, bool owns_process, Prepared& p) {
   p.run = fs::path(p.job.output_dir) / p.job.name;
   if (comm.rank() == 0) {
+    p.fresh = std::make_unique<NewRun>(p.run);
     p.held.emplace(RunDir::open(
         {.output_dir = p.job.output_dir, .name = p.job.name, .fresh = arguments.fresh}));
+    p.fresh->opened(p.held->moved_to());
     if (p.held->moved_to()) spdlog::info("the earlier run is now {}", p.held->moved_to()->string());
   }
   barrier(comm, "the run directory");
@@ -313,6 +317,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                            .tensorboard = p.job.logging.tensorboard});
   }
   barrier(comm, "the first step");
+  if (p.fresh) p.fresh->keep();
   engine.comm().set_time_limit(step_limit());
   install_stop_handlers();
   engine.set_phase_hook([&monitor](const char* name, bool begin) {

@@ -6,6 +6,7 @@
 
 #include "core/device/gpu.h"
 #include "launcher/engine/checkpointing.h"
+#include "launcher/engine/plan_refusal.h"
 #include "launcher/run/machine.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
@@ -51,70 +52,6 @@ void plan_samples(TrainEngine& engine, const RunShape& shape) {
       static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
     }
   }
-}
-
-// An edit of the job with the peak it leads to.
-struct Suggestion {
-  std::string text;
-  std::int64_t peak_bytes = 0;
-};
-
-std::vector<Suggestion> suggestions(const JobSetup& setup, const job::JobConfig& job,
-                                    const RunShape& shape, const RankPlace& place,
-                                    std::int64_t budget) {
-  std::vector<Suggestion> fitting;
-  const auto consider = [&](const std::string& text, const JobSetup& changed, std::int64_t micro) {
-    const BatchPlan batch = cut_batch(changed.rows_per_step, micro, place.ranks);
-    const MemoryReport report = plan_memory(changed, job, batch, shape, place);
-    const std::int64_t needed = report.extent_bytes + overhead_bytes(setup.device);
-    if (needed <= budget) fitting.push_back({text, needed});
-  };
-  consider("training.micro_batch_size = 1 (about the same speed)", setup, 1);
-  for (int stage = setup.engine.zero_stage + 1; place.ranks > 1 && stage <= 3; ++stage) {
-    JobSetup changed = setup;
-    changed.engine.zero_stage = stage;
-    consider(fmt::format("parallelism.zero_stage = {}, training.micro_batch_size = 1", stage),
-             changed, 1);
-  }
-  for (const auto& [name, mode, cost] :
-       {std::tuple{"selective", Recompute::kSelective, "about 3 % slower"},
-        std::tuple{"full", Recompute::kFull, "about 30 % slower"}}) {
-    JobSetup changed = setup;
-    changed.engine.recompute = mode;
-    consider(
-        fmt::format("memory.recompute = \"{}\", training.micro_batch_size = 1 ({})", name, cost),
-        changed, 1);
-  }
-  for (std::int64_t seq_len = setup.engine.seq_len / 2; seq_len >= 128 && fitting.size() < 6;
-       seq_len /= 2) {
-    JobSetup changed = setup;
-    changed.engine.seq_len = seq_len;
-    changed.engine.recompute = Recompute::kFull;
-    consider(
-        fmt::format("data.seq_len = {}, memory.recompute = \"full\", training.micro_batch_size = 1",
-                    seq_len),
-        changed, 1);
-  }
-  return fitting;
-}
-
-[[noreturn]] void refuse(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
-                         const RankPlace& place, const MemoryReport& least, const Budget& budget) {
-  std::string text =
-      fmt::format("the job needs {} and memory.budget allows {} ({}); nothing was started.",
-                  format_bytes(least.extent_bytes + overhead_bytes(setup.device)),
-                  format_bytes(budget.bytes), budget.bound_by);
-  for (const Suggestion& s : suggestions(setup, job, shape, place, budget.bytes)) {
-    text += fmt::format("\n  fits: {}: {}", s.text, format_bytes(s.peak_bytes));
-  }
-  JobSetup smallest = setup;
-  smallest.engine.recompute = Recompute::kFull;
-  const MemoryReport report =
-      plan_memory(smallest, job, cut_batch(setup.rows_per_step, 1, place.ranks), shape, place);
-  text += fmt::format(
-      "\n  or: memory.budget = \"{}MiB\" with memory.recompute = \"full\" on a machine that has it",
-      (report.extent_bytes + overhead_bytes(setup.device)) / kMiB + 1);
-  throw UserError(text);
 }
 
 // Steps whose memory is expected to be the most: the first two, and, where steps differ, those of
@@ -308,7 +245,7 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
   const int last_stage = has_int8(setup, job) ? 2 : 3;
   while (!plan_stage(tried, job, shape, place, plan)) {
     if (!any_stage || tried.engine.zero_stage == last_stage) {
-      if (place.here) refuse(tried, job, shape, place, plan.memory, plan.budget);
+      if (place.here) refuse_plan({tried, job, shape, place}, plan.memory, plan.budget);
       plan.fits = false;
       break;
     }

@@ -10,6 +10,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "launcher/job/plausible.h"
 #include "launcher/job/reader.h"
 
 namespace thimble::job {
@@ -106,6 +107,8 @@ JobConfig load_job(const fs::path& path, std::span<const std::string> sets,
     resolve_paths(draft, fs::absolute(path).parent_path(), environment);
   }
   if (!draft.errors.empty()) throw UserError(draft.errors.text());
+  for (std::string& line : implausible_values(draft.config))
+    notes.warnings.push_back(std::move(line));
   return std::move(draft.config);
 }
 

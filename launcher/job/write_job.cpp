@@ -100,18 +100,18 @@ std::string commented_job_text(const InitValues& values) {
   job.model.tokenizer = values.tokenizer;
   job.data.seq_len = values.seq_len;
   job.data.train.emplace_back().path = values.data;
-  job.training.max_steps = values.max_steps;
+  if (values.num_epochs) {
+    job.training.num_epochs = values.num_epochs;
+  } else {
+    job.training.max_steps = values.max_steps;
+  }
   job.training.global_batch_size = values.global_batch_size;
   job.optimizer.lr = values.lr;
   job.lr_scheduler.warmup_ratio = kDefaultWarmupRatio;
-  const std::set<std::string> chosen{"model.path",
-                                     "model.config",
-                                     "model.tokenizer",
-                                     "data.seq_len",
-                                     "data.train.path",
-                                     "training.max_steps",
-                                     "training.global_batch_size",
-                                     "optimizer.lr"};
+  const std::set<std::string> chosen{
+      "model.path",      "model.config",       "model.tokenizer",     "data.seq_len",
+      "data.train.path", "training.max_steps", "training.num_epochs", "training.global_batch_size",
+      "optimizer.lr"};
   std::string text =
       "# A job for Thimble. `thimble plan` says what it needs, `thimble train` runs it.\n"
       "# Commented keys show their defaults; `thimble help job` explains every key.\n\n";

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -21,6 +22,7 @@ struct InitValues {
   std::vector<std::string> data{};  // as seen from the folder of the job file
   std::int64_t seq_len = 1024;
   std::int64_t max_steps = 1000;
+  std::optional<double> num_epochs{};  // instead of max_steps
   std::int64_t global_batch_size = 64;
   double lr = 2e-5;
 };

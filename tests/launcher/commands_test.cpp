@@ -1,42 +1,11 @@
 // The commands around training, as a user types them: results, --json, exit codes, one clear line
 // for a mistake.
-#include "tests/launcher/program.h"
+#include "tests/launcher/commands_fixture.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
-
-// One finished run, made once; every test works in it under names of its own.
-class CommandsTest : public testing::Test {
- protected:
-  static void SetUpTestSuite() {
-    shared_ = new ProgramDir;
-    ASSERT_EQ(shared_->run("train job.toml --set training.max_steps=2"), 0) << shared_->err();
-    shared_->write("pairs.jsonl",
-                   "{\"prompt\":\"2+2? \",\"completion\":\"4!\"}\n{\"prompt\":\"3+3? "
-                   "\",\"completion\":\"6!\"}\n");
-  }
-  static void TearDownTestSuite() {
-    delete shared_;
-    shared_ = nullptr;
-  }
-
-  // A user's mistake: exit 2, one line on standard error that holds `part`, nothing on standard
-  // output.
-  void expect_mistake(const std::string& arguments, const std::string& part) {
-    EXPECT_EQ(d().run(arguments), 2) << arguments;
-    const std::string error = d().err();
-    EXPECT_NE(error.find(part), std::string::npos) << arguments << ": " << error;
-    EXPECT_EQ(std::count(error.begin(), error.end(), '\n'), 1) << error;
-    EXPECT_EQ(d().out(), "") << arguments;
-  }
-  ProgramDir& d() { return *shared_; }
-  bool contains(const std::string& part) { return d().out().find(part) != std::string::npos; }
-
-  static ProgramDir* shared_;
-};
-ProgramDir* CommandsTest::shared_ = nullptr;
 
 TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
   EXPECT_EQ(d().run("init --size 20m --data text.txt --out sized.toml"), 0) << d().err();

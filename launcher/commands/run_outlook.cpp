@@ -1,0 +1,72 @@
+#include "launcher/commands/run_outlook.h"
+
+#include <cmath>
+
+#include "core/base/error.h"
+#include "core/base/numeric.h"
+
+namespace thimble {
+namespace {
+
+// More than anyone means when it is not said.
+constexpr double kManyEpochs = 50;
+
+bool is_weighted(const JobSetup& setup) {
+  return std::any_of(setup.data.train.begin(), setup.data.train.end(),
+                     [](const SourceSpec& s) { return s.weight != 1.0; });
+}
+
+std::string millions(std::int64_t tokens) {
+  return tokens < 1'000'000 ? fmt::format("{}", tokens)
+                            : fmt::format("{:.3g} M", static_cast<double>(tokens) / 1e6);
+}
+
+}  // namespace
+
+RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup,
+                      const Tokenizer& tokenizer) {
+  RunOutlook outlook{.data = look_at_data(setup.data, tokenizer)};
+  if (const auto refusal = refusal_of(outlook.data, setup.data)) throw UserError(*refusal);
+  const auto rows = static_cast<double>(outlook.data.rows(setup.data)),
+             rows_per_step = static_cast<double>(setup.rows_per_step);
+  outlook.step_tokens = setup.rows_per_step * setup.engine.seq_len;
+  if (job.training.max_steps) {
+    outlook.steps = *job.training.max_steps;
+  } else if (job.training.max_tokens) {
+    outlook.steps = ceil_div(*job.training.max_tokens, outlook.step_tokens);
+  } else {
+    if (is_weighted(setup)) {
+      throw_user(
+          "training.num_epochs: an epoch has no meaning for weighted sources; use max_steps or "
+          "max_tokens");
+    }
+    outlook.steps = std::max<std::int64_t>(
+        1, static_cast<std::int64_t>(std::ceil(*job.training.num_epochs * rows / rows_per_step)));
+  }
+  if (!is_weighted(setup))
+    outlook.epochs = static_cast<double>(outlook.steps) * rows_per_step / rows;
+  return outlook;
+}
+
+std::string outlook_text(const RunOutlook& outlook, double step_s) {
+  const std::string epochs =
+      outlook.epochs
+          ? fmt::format(", {}{:.3g} epochs", outlook.data.exact() ? "" : "about ", *outlook.epochs)
+          : "";
+  const double seconds = static_cast<double>(outlook.steps) * step_s;
+  const std::string time =
+      seconds < 10 ? fmt::format("{:.2g} s", seconds) : format_duration(seconds);
+  return fmt::format("data: {}\nrun: {} steps of {} tokens = {} tokens{}; at least {}",
+                     outlook.data.text(), outlook.steps, outlook.step_tokens,
+                     millions(outlook.tokens()), epochs, time);
+}
+
+std::string epochs_warning(const RunOutlook& outlook) {
+  if (!outlook.epochs || *outlook.epochs <= kManyEpochs) return {};
+  return fmt::format(
+      "the job sees its data {:.0f} times, which learns it by heart; training.num_epochs = 3 is "
+      "usual for fine-tuning, in place of max_steps or max_tokens",
+      *outlook.epochs);
+}
+
+}  // namespace thimble
