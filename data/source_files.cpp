@@ -123,6 +123,8 @@ std::vector<std::string> expand_paths(const std::vector<std::string>& paths) {
   for (const std::string& path : paths) {
     std::error_code ignored;
     const std::filesystem::file_status status = std::filesystem::status(path, ignored);
+    if (ignored == std::errc::permission_denied)
+      throw_user("cannot open {}: {}", path, ignored.message());
     if (std::filesystem::is_directory(status)) {
       throw_user("{}: is a directory; name its files, for example {}/*.jsonl", path, path);
     }

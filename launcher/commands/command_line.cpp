@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
+#include <filesystem>
 #include <span>
 
 #include "core/base/error.h"
@@ -44,18 +45,54 @@ void hide_empty_defaults(CLI::App& app) {
     hide_empty_defaults(*inner);
 }
 
+// The command of `command` that is named, if it has any.
+const CLI::App* inner_command(const CLI::App& command, std::span<const std::string> words) {
+  for (const CLI::App* inner : command.get_subcommands({})) {
+    if (words.size() > 1 &&
+        std::find(words.begin() + 1, words.end(), inner->get_name()) != words.end())
+      return inner;
+  }
+  return nullptr;
+}
+
+// CLI11 writes the largest double in full.
+std::string plain_range(std::string text) {
+  const std::size_t at = text.find(" not in range 0.000000 to 1797693134");
+  if (at != std::string::npos) text = text.substr(0, at) + ": allowed above 0";
+  return text;
+}
+
+// What the user can mend about a path, told by the standard library.
+bool is_users_mistake(const std::error_code& code) {
+  for (const std::errc e :
+       {std::errc::permission_denied, std::errc::no_such_file_or_directory,
+        std::errc::not_a_directory, std::errc::is_a_directory, std::errc::file_exists,
+        std::errc::filename_too_long, std::errc::too_many_symbolic_link_levels,
+        std::errc::read_only_file_system}) {
+    if (code == e) return true;
+  }
+  return false;
+}
+
 // What a command that is known makes of the error.
 std::string command_error_text(const CLI::App& app, const CLI::ParseError& error,
                                std::span<const std::string> words) {
-  const std::vector<std::string> unknown = app.remaining(true);
-  if (!unknown.empty()) {
-    if (std::string hint = option_hint(*app.get_subcommand(words[0]), words, unknown.front());
-        !hint.empty())
-      return hint;
+  const CLI::App* command = app.get_subcommand(words[0]);
+  std::string path = words[0];
+  for (const CLI::App* inner = inner_command(*command, words); inner != nullptr;
+       inner = inner_command(*command, words)) {
+    command = inner;
+    path += " " + command->get_name();
   }
-  std::string text = fmt::format("{}: {}", words[0], error.what());
-  if (dynamic_cast<const CLI::RequiredError*>(&error) != nullptr)
-    text += fmt::format("; see thimble help {}", words[0]);
+  const bool lacks = dynamic_cast<const CLI::RequiredError*>(&error) != nullptr;
+  if (lacks || dynamic_cast<const CLI::ExtrasError*>(&error) != nullptr) {
+    const std::vector<std::string> unknown = app.remaining(true);
+    const std::string hint =
+        unknown.empty() ? "" : option_hint(*command, path, words, unknown.front());
+    if (!hint.empty()) return hint;
+  }
+  std::string text = fmt::format("{}: {}", path, plain_range(error.what()));
+  if (lacks) text += fmt::format("; see thimble help {}", path);
   return text;
 }
 
@@ -149,6 +186,11 @@ int run_command_line(int argc, char** argv) {
   } catch (const UserError& e) {
     report_error(session, e.what());
     return kExitUser;
+  } catch (const std::filesystem::filesystem_error& e) {
+    report_error(session, fmt::format("cannot use {}: {}", e.path1().string(), e.code().message()));
+    // Of a run it may be the machine's failure, which passes.
+    const bool trains = session.command_line.size() > 1 && session.command_line[1] == "train";
+    return !trains && is_users_mistake(e.code()) ? kExitUser : kExitSystem;
   } catch (const std::exception& e) {
     report_error(session, e.what());
     return kExitSystem;

@@ -43,6 +43,9 @@ std::string from_job(const std::string& path, const fs::path& folder) {
 }
 
 void check_free(const fs::path& file, bool force) {
+  if (fs::is_directory(file)) throw_user("{}: a directory; name a file", file.string());
+  if (const fs::path parent = fs::absolute(file).parent_path(); !fs::is_directory(parent))
+    throw_user("{}: its directory does not exist; make it first", file.string());
   if (fs::exists(file) && !force) throw_user("{}: exists; --force overwrites it", file.string());
 }
 

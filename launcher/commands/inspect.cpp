@@ -51,8 +51,7 @@ Json config_json(const ModelConfig& c) {
 }
 
 void inspect_model(const InspectArguments& a) {
-  const fs::path exported = fs::path(a.path) / "model";
-  const fs::path directory = fs::exists(exported / "config.json") ? exported : fs::path(a.path);
+  const fs::path directory = model_directory(a.path);
   const ModelConfig config =
       load_hf_config(directory, [](const std::string& note) { spdlog::warn("{}", note); });
   const SafetensorsModel files = SafetensorsModel::open(directory);
@@ -87,7 +86,12 @@ void inspect_model(const InspectArguments& a) {
       config.tied_head ? "tied" : "untied");
 }
 
+void require_directory(const std::string& path) {
+  if (!fs::is_directory(path)) throw_user("{}: no such directory", path);
+}
+
 void inspect_checkpoint(const InspectArguments& a) {
+  require_directory(a.path);
   const auto files = make_file_engine();
   const CheckpointReader reader = CheckpointReader::open(a.path, {*files, {}});
   const TrainState state = checkpoint_state(reader);
@@ -219,6 +223,7 @@ void inspect_logits(const InspectArguments& a) {
 
 // Registers one of the things to look into.
 void inspect_ranks(const InspectArguments& a) {
+  require_directory(a.path);
   const fs::path logs = fs::path(a.path) / "logs";
   const std::vector<FlightRecord> records =
       fs::is_directory(logs) ? read_flight_records(logs) : std::vector<FlightRecord>();
@@ -311,7 +316,11 @@ void add_contents(Registrar& inspect) {
                   "logits --model DIR --ids 1,2,3 --json",
                   [](const InspectArguments& x, CommandSession&) { inspect_logits(x); });
   logits->add_option("--model", a.model, "Hugging Face directory or run")->required();
-  logits->add_option("--ids", a.ids, "Token ids, comma-separated")->delimiter(',')->required();
+  logits->add_option("--ids", a.ids, "Token ids, comma-separated")
+      ->delimiter(',')
+      ->check(
+          [](const std::string& id) { return std::string(id.empty() ? "an id is missing" : ""); })
+      ->required();
 }
 
 }  // namespace

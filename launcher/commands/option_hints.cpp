@@ -64,18 +64,17 @@ std::string nearest_option(const CLI::App& command, const std::string& name) {
 
 }  // namespace
 
-std::string option_hint(const CLI::App& command, std::span<const std::string> words,
-                        const std::string& unknown) {
+std::string option_hint(const CLI::App& command, const std::string& path,
+                        std::span<const std::string> words, const std::string& unknown) {
   if (command.get_name() == "launch") {
     if (std::string hint = launch_hint(words); !hint.empty()) return hint;
   }
-  if (!unknown.starts_with("--")) return {};
+  if (!unknown.starts_with("--") || unknown == "--") return {};
   const std::size_t equals = unknown.find('=');
   const std::string name = unknown.substr(2, equals == std::string::npos ? equals : equals - 2);
   const std::string value =
       equals == std::string::npos ? value_of(words, unknown) : unknown.substr(equals + 1);
-  const std::string start =
-      fmt::format("{}: unknown option --{}", command.get_name(), printable(name));
+  const std::string start = fmt::format("{}: unknown option --{}", path, printable(name));
   const std::string option = nearest_option(command, name);
   if (takes_sets(command)) {
     if (const std::string key = key_of(underscored(name)); !key.empty())
@@ -84,7 +83,7 @@ std::string option_hint(const CLI::App& command, std::span<const std::string> wo
       return fmt::format("{}; {}", start, *advice);
   }
   if (!option.empty()) return fmt::format("{}; did you mean {}?", start, option);
-  return fmt::format("{}; see thimble help {}", start, command.get_name());
+  return fmt::format("{}; see thimble help {}", start, path);
 }
 
 }  // namespace thimble

@@ -1,6 +1,7 @@
 #include "launcher/commands/train_rank.h"
 
 #include <spdlog/spdlog.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -60,6 +61,8 @@ void check_trace(const std::string& trace) {
   const fs::path directory = fs::absolute(trace).parent_path();
   if (!fs::is_directory(directory))
     throw_user("--trace {}: its directory does not exist", printable(trace));
+  if (::access(directory.c_str(), W_OK) != 0)
+    throw_user("--trace {}: its directory cannot be written", printable(trace));
 }
 
 void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& tokenizer,

@@ -40,11 +40,28 @@ void load_into(LoadedModel& loaded, std::unique_ptr<Arena> arena, const Note& no
 
 }  // namespace
 
+std::filesystem::path model_directory(const std::filesystem::path& given) {
+  std::error_code error;
+  const auto has = [&error](const std::filesystem::path& path) {
+    return std::filesystem::exists(path, error);
+  };
+  if (has(given / "model" / "config.json")) return given / "model";
+  if (has(given / "config.json")) return given;
+  if (error == std::errc::permission_denied)
+    throw_user("cannot open {}: {}", given.string(), error.message());
+  if (!std::filesystem::is_directory(given, error))
+    throw_user("{}: not a directory; allowed a model directory or a run", given.string());
+  if (has(given / "checkpoints")) {
+    throw_user("{}: a run without an exported model; make one: thimble convert {} DIRECTORY",
+               given.string(), given.string());
+  }
+  throw_user("{}: neither a model directory (config.json) nor a run (model/)", given.string());
+}
+
 LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype,
                        const LargestUse& largest_use) {
   LoadedModel loaded;
-  loaded.directory =
-      std::filesystem::exists(given / "model" / "config.json") ? given / "model" : given;
+  loaded.directory = model_directory(given);
   const ModelConfig config =
       load_hf_config(loaded.directory, [](const std::string& note) { spdlog::warn("{}", note); });
   loaded.dtype = dtype == "auto"   ? stored_dtype(loaded.directory)

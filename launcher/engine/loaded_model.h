@@ -23,6 +23,10 @@ struct LoadedModel {
 /// f32 if any tensor of the directory is, else bf16.
 DType stored_dtype(const std::filesystem::path& directory);
 
+/// Where the model lies in a model directory or a run. Throws UserError for anything else, with
+/// what to do for a run that has no exported model yet.
+std::filesystem::path model_directory(const std::filesystem::path& given);
+
 /// What a command does with a model that takes the most memory; it is called with a model on a
 /// planning arena, may allocate and compute there, and may refuse what the model cannot do by a
 /// UserError.

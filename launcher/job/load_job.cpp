@@ -5,6 +5,8 @@
 
 #include <algorithm>
 #include <array>
+#include <cerrno>
+#include <cstring>
 #include <fstream>
 #include <sstream>
 
@@ -38,8 +40,11 @@ constexpr std::array kOtherVariables{
 std::string read_file(const fs::path& path) {
   std::ifstream in(path, std::ios::binary);
   if (!in) {
-    if (!fs::exists(path)) throw_user("{}: no such job file", path.string());
-    throw_errno("open", path.string());
+    std::error_code ignored;
+    const int code = errno;
+    if (!fs::exists(path, ignored) && code == ENOENT)
+      throw_user("{}: no such job file", path.string());
+    throw_user("cannot open {}: {}", path.string(), std::strerror(code));
   }
   if (fs::is_directory(path)) throw_user("{}: a directory, not a job file", path.string());
   std::string text(kMaxJobBytes + 1, '\0');

@@ -1,5 +1,7 @@
 // What the console says before anything is started: help, hints for wrong options, refusals and
 // what they propose, a look at the data.
+#include <unistd.h>
+
 #include "tests/launcher/commands_fixture.h"
 
 namespace thimble {
@@ -47,6 +49,62 @@ TEST_F(ConsoleTest, WrongOptionsAreToldTheRightOnes) {
   expect_mistake("job.toml", "thimble train job.toml");
   expect_mistake("train", "see thimble help train");
   expect_mistake("inspect", "see thimble help inspect");
+}
+
+TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
+  fs::create_directories(d().path("folder"));
+  fs::create_directories(d().path("unfinished/checkpoints"));
+  for (const char* command : {"eval --text text.txt --model ", "generate --prompt x --model ",
+                              "inspect model ", "inspect logits --ids 1 --model "}) {
+    expect_mistake(std::string(command) + "missing", "missing: not a directory; allowed a model");
+    expect_mistake(std::string(command) + "text.txt", "text.txt: not a directory");
+    expect_mistake(std::string(command) + "folder", "folder: neither a model directory");
+    expect_mistake(std::string(command) + "unfinished", "thimble convert unfinished");
+  }
+  for (const char* command : {"inspect checkpoint ", "inspect ranks "}) {
+    expect_mistake(std::string(command) + "missing", "missing: no such directory");
+    expect_mistake(std::string(command) + "text.txt", "text.txt: no such directory");
+  }
+  expect_mistake("inspect model",
+                 "inspect model: path is required; see thimble help inspect model");
+  expect_mistake("inspect data job.toml --row 3",
+                 "inspect data: unknown option --row; did you mean --rows?");
+  expect_mistake("inspect logits --model runs/job --ids ''", "an id is missing");
+  expect_mistake("eval --model runs/job --text text.txt --context 0", "Value 0: allowed above 0");
+  expect_mistake("launch -n 0 -- train job.toml", "--ranks: Value 0 not in range 1 to 65536");
+  expect_mistake("init --config config.json --data text.txt --out none/x.toml",
+                 "none/x.toml: its directory");
+  expect_mistake("init --config config.json --data text.txt --force --out folder",
+                 "folder: a directory");
+  expect_mistake("plan folder", "folder: a directory, not a job file");
+  expect_mistake("plan text.txt/job.toml", "text.txt/job.toml");
+}
+
+TEST_F(ConsoleTest, FilesWithoutPermissionAreTheUsersMistake) {
+  if (::geteuid() == 0) {
+    // Root reads everything: the program runs as nobody, in a folder that it may enter.
+    if (std::system("setpriv --reuid=65534 --clear-groups true 2> /dev/null") != 0)
+      GTEST_SKIP() << "root without setpriv";
+  }
+  ProgramDir dir;
+  fs::create_directories(dir.path("closed"));
+  dir.write("closed/x.txt", "text");
+  dir.write("closed/job.toml", "");
+  dir.write("locked.toml", "");
+  fs::permissions(dir.path(), fs::perms::all);
+  for (const char* name : {"closed", "locked.toml"})
+    fs::permissions(dir.path(name), fs::perms::none);
+  const std::string as = ::geteuid() == 0 ? "setpriv --reuid=65534 --clear-groups" : "";
+  for (const char* command :
+       {"plan locked.toml", "train locked.toml", "plan closed/job.toml",
+        "tokenize --tokenizer byte --out x.tokens closed/x.txt", "convert closed out",
+        "inspect model closed", "generate --model closed --prompt x",
+        "tokenize --tokenizer byte --out closed/x.tokens text.txt"}) {
+    EXPECT_EQ(dir.run(command, as), 2) << command << ": " << dir.err();
+    EXPECT_NE(dir.err().find("ermission denied"), std::string::npos) << command << dir.err();
+    EXPECT_EQ(dir.err().find("filesystem error"), std::string::npos) << command << dir.err();
+  }
+  fs::permissions(dir.path("closed"), fs::perms::all);
 }
 
 TEST_F(ConsoleTest, RefusedJobsLeaveTheDiskAsItWas) {
