@@ -18,61 +18,6 @@ struct Overloaded : Handlers... {
 template <typename... Handlers>
 Overloaded(Handlers...) -> Overloaded<Handlers...>;
 
-/// Cuts [0, text.size()) into pieces, in order, by the rules of `stage`.
-std::vector<Range> split_ranges(const SplitStage& stage, std::string_view text) {
-  std::vector<Range> pieces;
-  bool previous_matched = false;
-  const auto add = [&](std::size_t begin, std::size_t end, bool matched) {
-    if (begin == end) return;
-    matched = matched != stage.invert;
-    const bool follows = !pieces.empty() && pieces.back().end == begin;
-    bool extend = false;
-    switch (stage.behavior) {
-      case SplitBehavior::kRemoved:
-        if (matched) return;
-        break;
-      case SplitBehavior::kIsolated:
-        break;
-      case SplitBehavior::kMergedWithPrevious:
-        extend = matched && !previous_matched;
-        break;
-      case SplitBehavior::kMergedWithNext:
-        extend = previous_matched && !matched;
-        break;
-      case SplitBehavior::kContiguous:
-        extend = matched == previous_matched;
-        break;
-    }
-    previous_matched = matched;
-    if (extend && follows) {
-      pieces.back().end = end;
-    } else {
-      pieces.push_back({begin, end});
-    }
-  };
-  std::size_t done = 0;
-  while (const auto match = stage.regex.next(text, done)) {
-    add(done, match->begin, false);
-    add(match->begin, match->end, true);
-    done = match->end;
-  }
-  add(done, text.size(), false);
-  return pieces;
-}
-
-std::string replace_matches(const TokenRegex& regex, std::string_view text,
-                            std::string_view content) {
-  std::string out;
-  std::size_t done = 0;
-  while (const auto match = regex.next(text, done)) {
-    out += text.substr(done, match->begin - done);
-    out += content;
-    done = match->end;
-  }
-  out += text.substr(done);
-  return out;
-}
-
 /// Code point shown for each byte: printable Latin-1 as itself, the others from U+0100 upwards in
 /// order.
 std::array<std::int32_t, 256> visible_codes() {

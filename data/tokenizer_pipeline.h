@@ -15,6 +15,7 @@
 #include "data/tokenizer_added.h"
 #include "data/tokenizer_bpe.h"
 #include "data/tokenizer_regex.h"
+#include "data/tokenizer_split.h"
 #include "data/tokenizer_text.h"
 
 namespace thimble {
@@ -39,14 +40,6 @@ struct ReplaceStage {
 };
 using NormalizerStage = std::variant<UnicodeStage, PrependStage, ReplaceStage>;
 
-/// What becomes of the matches of a splitting pattern.
-enum class SplitBehavior { kRemoved, kIsolated, kMergedWithPrevious, kMergedWithNext, kContiguous };
-
-struct SplitStage {
-  TokenRegex regex;
-  SplitBehavior behavior = SplitBehavior::kIsolated;
-  bool invert = false;  // what does not match plays the part of the matches
-};
 struct PrefixSpaceStage {
 };  // a space in front of a piece that has none (byte-level add_prefix_space)
 enum class PrependScheme { kAlways, kFirst, kNever };

@@ -3,6 +3,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
+#include "data/unicode_classes.h"
 
 namespace thimble {
 namespace {
@@ -97,8 +98,14 @@ void add_splitter(const JsonField& section, Splitters& out) {
     section.only_keys({"type", "individual_digits"});
     const bool single = section["individual_digits"].boolean(false);
     out.stages.emplace_back(
-        SplitStage{TokenRegex(R"(\p{N})", false, section.where()),
+        SplitStage{TokenRegex::of_set(unicode_set("rust:numeric")),
                    single ? SplitBehavior::kIsolated : SplitBehavior::kContiguous});
+  } else if (type == "Punctuation") {
+    section.only_keys({"type", "behavior"});
+    const JsonField behavior = section["behavior"];
+    out.stages.emplace_back(
+        SplitStage{TokenRegex::of_set(unicode_set("rust:punctuation")),
+                   behavior.is_null() ? SplitBehavior::kIsolated : read_behavior(behavior)});
   } else if (type == "Metaspace") {
     check_metaspace_keys(section);
     out.stages.emplace_back(MetaspaceStage{read_character(section["replacement"]),
@@ -108,7 +115,7 @@ void add_splitter(const JsonField& section, Splitters& out) {
     section.only_keys({"type", "pretokenizers"});
     for (const JsonField& item : section["pretokenizers"].elements()) add_splitter(item, out);
   } else {
-    refuse_type(section, type, "ByteLevel, Split, Digits, Metaspace, Sequence");
+    refuse_type(section, type, "ByteLevel, Split, Digits, Punctuation, Metaspace, Sequence");
   }
 }
 

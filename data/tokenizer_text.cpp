@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "core/base/error.h"
+#include "data/unicode_classes.h"
 
 namespace thimble {
 namespace {
@@ -85,30 +86,13 @@ void append_utf8(std::int32_t code, std::string& out) {
 
 bool is_space(std::int32_t code) {
   if (code < 0x80) return code == ' ' || (code >= 0x09 && code <= 0x0D);
-  if (code == 0x85) return true;
-  const auto category = utf8proc_category(code);
-  return category == UTF8PROC_CATEGORY_ZS || category == UTF8PROC_CATEGORY_ZL ||
-         category == UTF8PROC_CATEGORY_ZP;
+  static const CodeSet& spaces = unicode_set("rust:space");
+  return spaces.contains(code);
 }
 
 bool is_word(std::int32_t code) {
-  if (code == 0x200C || code == 0x200D) return true;  // joiners
-  switch (utf8proc_category(code)) {
-    case UTF8PROC_CATEGORY_LU:
-    case UTF8PROC_CATEGORY_LL:
-    case UTF8PROC_CATEGORY_LT:
-    case UTF8PROC_CATEGORY_LM:
-    case UTF8PROC_CATEGORY_LO:
-    case UTF8PROC_CATEGORY_MN:
-    case UTF8PROC_CATEGORY_MC:
-    case UTF8PROC_CATEGORY_ME:
-    case UTF8PROC_CATEGORY_ND:
-    case UTF8PROC_CATEGORY_NL:
-    case UTF8PROC_CATEGORY_PC:
-      return true;
-    default:
-      return false;
-  }
+  static const CodeSet& words = unicode_set("rust:word");
+  return words.contains(code);
 }
 
 std::string normalize_unicode(std::string_view text, NormalForm form) {

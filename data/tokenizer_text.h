@@ -25,8 +25,8 @@ void append_utf8(std::int32_t code, std::string& out);
 /// Unicode property White_Space.
 bool is_space(std::int32_t code);
 
-/// Letters, letter-like numbers, marks, decimal digits, connectors and joiners: what a regular
-/// expression calls \w.
+/// Letters, letter-like numbers, marks, decimal digits, connectors and joiners: what the reference
+/// takes for part of a word around added tokens.
 bool is_word(std::int32_t code);
 
 enum class NormalForm { kNfc, kNfd, kNfkc, kNfkd };
