@@ -1,6 +1,7 @@
 #include "data/tokenizer_config.h"
 
 #include <charconv>
+#include <unordered_set>
 
 #include "core/base/error.h"
 #include "core/base/random.h"
@@ -69,12 +70,35 @@ void read_added_decoder(const JsonField& section, std::vector<AddedToken>& added
 }
 
 void read_added_map(const JsonField& root, std::vector<AddedToken>& added) {
+  std::unordered_set<std::int32_t> known;
+  for (const AddedToken& token : added) known.insert(token.id);
   for (const auto& [text, field] : root.members()) {
     const auto id = static_cast<std::int32_t>(field.integer(0, kMaxTokenId));
-    bool known = false;
-    for (const AddedToken& token : added) known = known || token.id == id;
-    if (!known) added.push_back({.text = text, .id = id, .special = true});
+    if (known.insert(id).second) added.push_back({.text = text, .id = id, .special = true});
   }
+}
+
+/// The first file that states a class counts.
+void read_class(const JsonField& root, TokenizerConfig& config) {
+  const JsonField field = root["tokenizer_class"];
+  if (field.is_null() || !config.tokenizer_class.empty()) return;
+  config.tokenizer_class = field.string();
+  config.class_where = field.where();
+}
+
+/// Without a class, the kind of model implies one, for the kinds that come as vocab.json.
+void read_class_of_model(const JsonField& root, TokenizerConfig& config) {
+  const JsonField field = root["model_type"];
+  if (!config.tokenizer_class.empty() || !field.is_string()) return;
+  const std::string type = field.string();
+  if (type.starts_with("qwen2") || type.starts_with("qwen3")) {
+    config.tokenizer_class = "Qwen2Tokenizer";
+  } else if (type == "roberta" || type == "bart" || type == "longformer" || type == "led") {
+    config.tokenizer_class = "RobertaTokenizer";
+  } else if (type == "gpt_neox") {
+    config.tokenizer_class = "GPTNeoXTokenizer";
+  }
+  config.class_where = field.where();
 }
 
 }  // namespace
@@ -84,6 +108,8 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory) {
   if (directory.empty()) return config;
   with_json(directory, "tokenizer_config.json", [&](const JsonField& root) {
     read_named_tokens(root, config);
+    read_class(root, config);
+    config.add_prefix_space = read_flag(root["add_prefix_space"]);
     config.add_bos = read_flag(root["add_bos_token"]);
     config.add_eos = read_flag(root["add_eos_token"]);
     read_added_decoder(root["added_tokens_decoder"], config.added);
@@ -93,6 +119,8 @@ TokenizerConfig read_tokenizer_config(const std::filesystem::path& directory) {
   with_json(directory, "added_tokens.json",
             [&](const JsonField& root) { read_added_map(root, config.added); });
   with_json(directory, "config.json", [&](const JsonField& root) {
+    read_class(root, config);
+    read_class_of_model(root, config);
     read_model_id(root, "bos_token_id", config.model_bos_id);
     read_model_id(root, "eos_token_id", config.model_eos_id);
     read_model_id(root, "pad_token_id", config.model_pad_id);

@@ -26,6 +26,9 @@ struct TokenizerConfig {
   std::optional<bool> add_bos, add_eos;
   std::optional<std::int32_t> model_bos_id, model_eos_id, model_pad_id;  // config.json
   std::vector<AddedToken> added;
+  std::string tokenizer_class;  // "": not stated, by no file
+  std::string class_where;      // the field that stated it
+  std::optional<bool> add_prefix_space;
 };
 
 /// Reads whichever of the files exist in `directory`; an empty path gives an empty configuration.

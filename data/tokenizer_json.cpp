@@ -4,6 +4,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
+#include "data/tokenizer_class.h"
 #include "data/tokenizer_vocab.h"
 
 namespace thimble {
@@ -193,19 +194,30 @@ std::unique_ptr<Tokenizer> make_gpt2_tokenizer(std::string_view vocab_text, std:
   VocabBuilder vocab(name, true);
   read_vocab(file.root(), vocab);
   for (const AddedToken& token : config.added) vocab.add_token(token);
-  TokenizerDefaults defaults;
-  if (const auto end = vocab.id_of("<|endoftext|>")) {
-    defaults.bos_id = defaults.eos_id = end;
-    vocab.add_token({.text = "<|endoftext|>", .id = *end, .special = true});
+  ClassRules rules = rules_of_class(config);
+  for (AddedToken& token : rules.special) {
+    const auto id = vocab.id_of(token.text);
+    if (!id) continue;
+    token.id = *id;
+    vocab.add_token(token);
   }
+  TokenizerDefaults defaults;
+  defaults.bos_id = vocab.id_of(rules.bos);
+  defaults.eos_id = vocab.id_of(rules.eos);
+  defaults.add_bos = defaults.add_eos = rules.frames_documents;
   vocab.check_density();
   BpeConfig bpe;
   bpe.vocab = vocab.model_vocab();
   bpe.byte_level = true;
-  PipelineParts parts{vocab.added(), {}, {}, BpeModel(std::move(bpe)), {}, 0, {}};
+  PipelineParts parts{vocab.added(),
+                      std::move(rules.normalizers),
+                      std::move(rules.splitters),
+                      BpeModel(std::move(bpe)),
+                      {},
+                      0,
+                      {}};
   read_merges_text(merges, merges_name, vocab, parts.model);
   parts.model.finish();
-  parts.splitters.emplace_back(SplitStage{TokenRegex(gpt2_pattern(), false, name)});
   parts.info.name = name;
   parts.info.vocab_size = vocab.max_id() + 1;
   resolve_special_tokens(

@@ -13,6 +13,25 @@ namespace {
 constexpr std::int64_t kMaxFileBytes = 128 * kMiB;
 constexpr int kMaxDepth = 64;
 
+/// Whether brackets outside strings nest deeper than `limit`. Asked before parsing: a parser that
+/// calls back at every level goes through an object's members once for each of them.
+bool nested_deeper(std::string_view text, int limit) {
+  int depth = 0;
+  for (std::size_t at = 0; at < text.size(); ++at) {
+    const char c = text[at];
+    if (c == '"') {
+      for (++at; at < text.size() && text[at] != '"'; ++at) {
+        if (text[at] == '\\') ++at;
+      }
+    } else if (c == '{' || c == '[') {
+      if (++depth > limit) return true;
+    } else if (c == '}' || c == ']') {
+      --depth;
+    }
+  }
+  return false;
+}
+
 }  // namespace
 
 std::string read_tokenizer_file(const std::filesystem::path& path) {
@@ -32,14 +51,11 @@ std::string read_tokenizer_file(const std::filesystem::path& path) {
 }
 
 JsonFile::JsonFile(std::string_view text, std::string name) : name_(std::move(name)) {
-  const auto guard = [this](int depth, nlohmann::json::parse_event_t, nlohmann::json&) {
-    if (depth > kMaxDepth) {
-      throw_user("{}: JSON nested deeper than {} levels", name_, kMaxDepth);
-    }
-    return true;
-  };
+  if (nested_deeper(text, kMaxDepth)) {
+    throw_user("{}: JSON nested deeper than {} levels", name_, kMaxDepth);
+  }
   try {
-    document_ = std::make_unique<nlohmann::json>(nlohmann::json::parse(text, guard));
+    document_ = std::make_unique<nlohmann::json>(nlohmann::json::parse(text));
   } catch (const nlohmann::json::exception& problem) {
     throw_user("{}: not valid JSON: {}", name_, printable(problem.what(), 200));
   }

@@ -1,9 +1,9 @@
 #include "optim/groups.h"
 
 #include <algorithm>
-#include <regex>
 
 #include "core/base/error.h"
+#include "core/base/regex.h"
 #include "core/base/text.h"
 
 namespace thimble {
@@ -23,13 +23,8 @@ bool takes(const OptimizerEntry& entry, const ParamInfo& info) {
   return false;
 }
 
-std::regex compile(const GroupSettings& group) {
-  try {
-    return std::regex(group.match);
-  } catch (const std::regex_error& e) {
-    throw_user("{}.match = '{}': not a regular expression: {}", group.label, printable(group.match),
-               e.what());
-  }
+Regex compile(const GroupSettings& group) {
+  return {group.match, Regex::Kind::kBytes, fmt::format("{}.match", group.label)};
 }
 
 }  // namespace
@@ -43,7 +38,7 @@ OptimizerGroups::OptimizerGroups(const ParamTable& params, std::vector<GroupSett
   std::for_each(groups.begin(), groups.end(), with_layers);
   with_layers(main);
   with_layers(fallback);
-  std::vector<std::regex> patterns;
+  std::vector<Regex> patterns;
   for (GroupSettings& g : groups) {
     patterns.push_back(compile(g));
     groups_.push_back(make(std::move(g)));
@@ -55,7 +50,7 @@ OptimizerGroups::OptimizerGroups(const ParamTable& params, std::vector<GroupSett
     const ParamInfo& info = params.info(id);
     if (!info.trainable) continue;
     std::size_t g = 0;
-    while (g < main_index && !std::regex_match(info.name, patterns[g])) ++g;
+    while (g < main_index && !patterns[g].matches_whole(info.name)) ++g;
     if (g == main_index && !takes(*groups_[g].entry, info)) ++g;
     assign(info, g);
   }

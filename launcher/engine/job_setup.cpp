@@ -3,8 +3,8 @@
 #include <spdlog/spdlog.h>
 
 #include <cmath>
-#include <regex>
 
+#include "core/base/regex.h"
 #include "core/base/threads.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
@@ -171,15 +171,10 @@ std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& tokenizer, const Model
 
 void apply_freeze(const job::JobConfig& job, Transformer& model) {
   for (const std::string& pattern : job.model.freeze) {
-    std::regex regex;
-    try {
-      regex = std::regex(pattern);
-    } catch (const std::regex_error& e) {
-      throw_user("model.freeze = '{}': not a regular expression: {}", pattern, e.what());
-    }
+    const Regex regex(pattern, Regex::Kind::kBytes, "model.freeze");
     bool matched = false;
     for (const ParamId id : model.params().ids()) {
-      if (!std::regex_match(model.params().info(id).name, regex)) continue;
+      if (!regex.matches_whole(model.params().info(id).name)) continue;
       model.params().set_trainable(id, false);
       matched = true;
     }

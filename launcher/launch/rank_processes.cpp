@@ -10,10 +10,10 @@
 #include <chrono>
 #include <csignal>
 #include <cstdio>
-#include <regex>
 #include <thread>
 
 #include "core/base/error.h"
+#include "core/base/regex.h"
 #include "launcher/launch/mpirun.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/machine.h"
@@ -112,16 +112,17 @@ void RankProcesses::pass_errors() {
 
 // Between two rows of dashes mpirun explains itself.
 void RankProcesses::pass_line(const std::string& line) {
-  static const std::regex kSignal(R"(process rank (\d+) with PID)"),
-      kExit(R"(Process name: \[\[\d+,\d+\],(\d+)\])");
+  static const Regex kSignal(R"(process rank \K\d{1,9}(?= with PID))", Regex::Kind::kBytes,
+                             "mpirun"),
+      kExit(R"(Process name: \[\[\d+,\d+\],\K\d{1,9}(?=\]))", Regex::Kind::kBytes, "mpirun");
   if (line.size() > 60 && line.find_first_not_of('-') == std::string::npos) {
     in_notice_ = !in_notice_;
     return;
   }
-  std::smatch match;
-  if (!culprit_ &&
-      (std::regex_search(line, match, kSignal) || std::regex_search(line, match, kExit))) {
-    culprit_ = std::stoi(match[1]);
+  if (!culprit_) {
+    auto rank = kSignal.find(line, 0);
+    if (!rank) rank = kExit.find(line, 0);
+    if (rank) culprit_ = std::stoi(line.substr(rank->begin, rank->end - rank->begin));
   }
   if (!in_notice_ && !line.empty()) std::fprintf(stderr, "%s\n", line.c_str());
 }
