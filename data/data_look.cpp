@@ -100,7 +100,7 @@ class Look {
       look_.exact = false;
     }
     std::vector<std::int32_t> ids;
-    return static_cast<double>(tokenize_piece(piece, tokenizer_, ids).tokens) * scale;
+    return static_cast<double>(tokenize_piece(piece, tokenizer_, source_.parse_special, ids).tokens) * scale;
   }
 
   SourceSpec source_;

@@ -1,7 +1,6 @@
 #include "models/hf_export.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <optional>
@@ -11,6 +10,7 @@
 #include "core/io/safetensors_model.h"
 #include "core/io/staged.h"
 #include "core/ops/ops.h"
+#include "models/model_files.h"
 
 namespace thimble {
 namespace {
@@ -137,11 +137,6 @@ void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dt
              });
 }
 
-// llama2.c names its tokenizers freely; in a model directory they have one name.
-fs::path exported_name(const fs::path& file) {
-  return file.extension() == ".bin" ? fs::path("tokenizer.bin") : file.filename();
-}
-
 std::string generation_config_json(const ModelConfig& config) {
   nlohmann::ordered_json json;
   if (config.bos_id) json["bos_token_id"] = *config.bos_id;
@@ -149,37 +144,29 @@ std::string generation_config_json(const ModelConfig& config) {
   return json.is_null() ? "{}\n" : json.dump(2) + "\n";
 }
 
-}  // namespace
-
-std::vector<fs::path> tokenizer_files(const fs::path& directory) {
-  static constexpr std::array<const char*, 10> kNames{
-      "tokenizer.json",     "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-      "vocab.json",         "merges.txt",      "added_tokens.json",     "chat_template.jinja",
-      "chat_template.json", "tokenizer.bin"};
-  std::vector<fs::path> files;
-  for (const char* name : kNames) {
-    if (fs::exists(directory / name)) files.push_back(directory / name);
+void write_directory(Arena& arena, const Transformer& model, ParamStore& store,
+                     const HfExport& options, const fs::path& directory) {
+  write_file_atomic(directory / "config.json",
+                    exported_config(model.config(), options.dtype, options.source_config));
+  for (const fs::path& file : options.files_to_copy) copy_into(file, directory);
+  if (options.source_config.empty() && !fs::exists(directory / "generation_config.json")) {
+    write_file_atomic(directory / "generation_config.json", generation_config_json(model.config()));
   }
-  return files;
+  if (options.tokenizer_is_bytes) {
+    write_file_atomic(directory / kByteTokenizerMarker,
+                      "Tokens are bytes; id 256 begins and ends a document.\n");
+  }
+  write_tensors(arena, model, store, options, directory);
+  compare(arena, model, store, options.dtype, directory);
 }
+
+}  // namespace
 
 std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, ParamStore& store,
                                   const HfExport& options) {
   if (!arena.device().planning && options.writes) {
     StagedDirectory staged(options.directory);
-    const fs::path& temporary = staged.path();
-    write_file_atomic(
-        temporary / "config.json",
-        model_config_json(model.config(), options.dtype == DType::kBF16 ? "bfloat16" : "float32"));
-    write_file_atomic(temporary / "generation_config.json", generation_config_json(model.config()));
-    for (const fs::path& file : options.files_to_copy)
-      fs::copy_file(file, temporary / exported_name(file));
-    if (options.tokenizer_is_bytes) {
-      write_file_atomic(temporary / kByteTokenizerMarker,
-                        "Tokens are bytes; id 256 begins and ends a document.\n");
-    }
-    write_tensors(arena, model, store, options, temporary);
-    compare(arena, model, store, options.dtype, temporary);
+    write_directory(arena, model, store, options, staged.path());
     return staged.put_in_place();
   }
   const Reservation space = arena.host().reserve(MemoryTag::kIo, kStagingBytes, "export check");

@@ -18,21 +18,20 @@ struct HfExport {
   std::filesystem::path directory;
   DType dtype = DType::kBF16;  // of the tensors in the files
   std::int64_t max_shard_bytes = 5'000'000'000;
-  std::vector<std::filesystem::path> files_to_copy;  // tokenizer and template files, byte for byte
+  std::string source_config;  // text of the config.json the model came with; empty: none
+  std::vector<std::filesystem::path> files_to_copy;  // byte for byte, see exported_files
   bool tokenizer_is_bytes = false;                   // writes kByteTokenizerMarker
   bool writes =
       true;  // false: only takes part in bringing the weights in, for a rank that writes nothing
 };
 
-/// Writes config.json, generation_config.json and safetensors (with an index if sharded), one slice
-/// in memory at a time; a tied lm_head.weight is left out. The directory is written under a
-/// temporary name, read back, every tensor compared bit for bit with the store, and only then
-/// renamed. What was at the directory's name before is moved aside, never removed: the name it has
-/// now is returned. Throws SystemError if writing fails or what was read differs.
+/// Writes config.json (exported_config), for a model that came with none generation_config.json,
+/// and safetensors (with an index if sharded), one slice in memory at a time; a tied lm_head.weight
+/// is left out. The directory is written under a temporary name, read back, every tensor compared
+/// bit for bit with the store, and only then renamed. What was at the directory's name before is
+/// moved aside, never removed: the name it has now is returned. Throws SystemError if writing fails
+/// or what was read differs.
 std::optional<std::filesystem::path> export_hf(Arena& arena, const Transformer& model,
                                                ParamStore& store, const HfExport& options);
-
-/// The tokenizer and template files of a model directory that an export should carry along.
-std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& directory);
 
 }  // namespace thimble

@@ -17,6 +17,16 @@ constexpr std::int64_t kMaxIndexBytes = 16 * kMiB;
 
 }  // namespace
 
+bool is_weight_file(const std::filesystem::path& name) {
+  static constexpr std::array<std::string_view, 8> kEndings{
+      ".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", ".pt", ".pth", ".h5",
+      ".msgpack"};
+  const std::string text = name.string();
+  return std::any_of(kEndings.begin(), kEndings.end(),
+                     [&](std::string_view ending) { return text.ends_with(ending); }) ||
+         (text.starts_with("pytorch_model") && text.ends_with(".bin"));
+}
+
 SafetensorsIndex SafetensorsIndex::load(const std::filesystem::path& path) {
   const std::string name = path.string();
   const nlohmann::json root = parse_strict_json(read_text_file(path, kMaxIndexBytes), name);
@@ -56,17 +66,6 @@ std::vector<std::string> SafetensorsIndex::shard_names() const {
 }
 
 namespace {
-
-/// Whether a file of this name holds or lists weights of a model in some format.
-bool is_weight_file(const std::filesystem::path& name) {
-  static constexpr std::array<std::string_view, 8> kEndings{
-      ".safetensors", ".safetensors.index.json", ".bin.index.json", ".gguf", ".pt", ".pth", ".h5",
-      ".msgpack"};
-  const std::string text = name.string();
-  return std::any_of(kEndings.begin(), kEndings.end(),
-                     [&](std::string_view ending) { return text.ends_with(ending); }) ||
-         (text.starts_with("pytorch_model") && text.ends_with(".bin"));
-}
 
 std::vector<std::string> weight_files(const std::filesystem::path& directory) {
   std::vector<std::string> names;

@@ -18,6 +18,9 @@ namespace thimble {
 inline constexpr std::string_view kSafetensorsFileName = "model.safetensors";
 inline constexpr std::string_view kSafetensorsIndexName = "model.safetensors.index.json";
 
+/// Whether a file of this name holds or lists weights of a model, in whatever format.
+bool is_weight_file(const std::filesystem::path& name);
+
 /// The index file of a sharded model.
 struct SafetensorsIndex {
   /// Tensor name -> file name, always a plain name in the same directory.

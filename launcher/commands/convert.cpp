@@ -7,15 +7,18 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "core/base/numeric.h"
 #include "core/io/file.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/checkpoint_source.h"
 #include "launcher/engine/checkpointing.h"
 #include "launcher/engine/loaded_model.h"
 #include "launcher/engine/weight_loading.h"
+#include "launcher/job/load_job.h"
 #include "launcher/job/sizes.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
+#include "models/model_files.h"
 #include "models/weight_sources.h"
 
 namespace thimble {
@@ -36,21 +39,19 @@ struct Opened {
   std::unique_ptr<FileEngine> files;
   std::unique_ptr<CheckpointReader> checkpoint;
   std::unique_ptr<TensorSource> weights;
-  std::vector<fs::path> tokenizer;
+  std::string source_config;  // text of the config.json that came with the model
+  fs::path model_dir;         // whose files are carried along; empty: none
+  fs::path tokenizer;         // directory, file or empty
   bool byte_tokenizer = false;
 };
 
 void use_tokenizer(Opened& opened, const fs::path& tokenizer) {
   opened.tokenizer.clear();
-  opened.byte_tokenizer = false;
-  if (tokenizer == "byte") {
-    opened.byte_tokenizer = true;
-  } else if (fs::is_directory(tokenizer)) {
-    opened.tokenizer = tokenizer_files(tokenizer);
-    opened.byte_tokenizer = fs::exists(tokenizer / kByteTokenizerMarker);
-  } else if (fs::exists(tokenizer)) {
-    opened.tokenizer = {tokenizer};
-  } else if (!tokenizer.empty()) {
+  opened.byte_tokenizer = tokenizer == "byte" || fs::exists(tokenizer / kByteTokenizerMarker);
+  if (opened.byte_tokenizer || tokenizer.empty()) return;
+  if (fs::exists(tokenizer)) {
+    opened.tokenizer = tokenizer;
+  } else {
     spdlog::warn("the tokenizer {} is not there any more; name one with --tokenizer",
                  tokenizer.string());
   }
@@ -73,8 +74,17 @@ Opened open_checkpoint(const fs::path& path, bool is_run) {
   const std::string name = opened.checkpoint->path().string();
   spdlog::info("{}: step {}, every byte verified", name, opened.checkpoint->step());
   opened.config = parse_model_config(identity.model_config, name);
-  opened.dtype =
-      identity.model_config.find("bfloat16") == std::string::npos ? DType::kF32 : DType::kBF16;
+  const job::JobConfig trained = job::parse_job_text(identity.resolved_job, name);
+  opened.dtype = trained.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
+  if (!trained.model.path.empty()) {
+    opened.source_config = identity.model_config;
+    opened.model_dir = trained.model.path;
+    if (!fs::is_directory(opened.model_dir)) {
+      spdlog::warn("the model {} is not there any more; of its other files none are carried along",
+                   trained.model.path);
+      opened.model_dir.clear();
+    }
+  }
   use_tokenizer(opened, identity.tokenizer);
   return opened;
 }
@@ -91,6 +101,8 @@ Opened open_directory(const fs::path& source) {
   Opened opened{.kind = "model directory"};
   opened.config = load_hf_config(source, [](const std::string& note) { spdlog::warn("{}", note); });
   opened.dtype = stored_dtype(source);
+  opened.source_config = read_text_file(source / "config.json", kMiB);
+  opened.model_dir = source;
   use_tokenizer(opened, source);
   return opened;
 }
@@ -105,16 +117,44 @@ Opened open_source(const fs::path& source) {
   return opened;
 }
 
-// Refuses a destination that is taken, unless told otherwise, or that holds the source.
-fs::path check_destination(const ConvertArguments& a) {
-  const fs::path destination = a.destination;
-  const fs::path inside =
-      fs::weakly_canonical(a.source).lexically_relative(fs::weakly_canonical(destination));
-  if (!inside.empty() && *inside.begin() != "..") {
-    throw_user("{}: writing there would replace the source {}; choose another destination",
-               a.destination, a.source);
+// Whether `path` is `directory` or lies in it; both are canonical.
+bool is_within(const fs::path& path, const fs::path& directory) {
+  const fs::path inside = path.lexically_relative(directory);
+  return !inside.empty() && *inside.begin() != "..";
+}
+
+// Every place that moving the destination aside would take from the source: itself, and what its
+// symbolic links lead to.
+std::vector<fs::path> places_of(const fs::path& source) {
+  std::vector<fs::path> places{fs::canonical(source), fs::absolute(source).lexically_normal()};
+  if (!fs::is_directory(source)) return places;
+  for (const auto& entry :
+       fs::recursive_directory_iterator(source, fs::directory_options::skip_permission_denied)) {
+    if (entry.is_symlink()) places.push_back(fs::weakly_canonical(entry.path()));
   }
-  if (!a.force && fs::exists(fs::symlink_status(destination))) {
+  return places;
+}
+
+// The destination without a trailing '/'. Refuses one that is taken (unless it is to be moved aside),
+// and one with which part of the source would move.
+fs::path check_destination(const ConvertArguments& a) {
+  fs::path destination = fs::path(a.destination).lexically_normal();
+  if (!destination.has_filename()) destination = destination.parent_path();
+  if (!fs::exists(fs::symlink_status(destination))) return destination;
+  const fs::path absolute = fs::absolute(destination).lexically_normal();
+  // Of a link, which would be moved itself, only its own name counts; but one that leads to the
+  // source is a mistake all the same.
+  const fs::path real = fs::weakly_canonical(absolute.parent_path()) / absolute.filename();
+  for (const fs::path& place : places_of(a.source)) {
+    if (is_within(place, real) || is_within(place, absolute) ||
+        place == fs::weakly_canonical(destination)) {
+      throw_user("{}: writing there would replace the source {}; choose another destination",
+                 a.destination, a.source);
+    }
+  }
+  if (is_within(real, fs::canonical(a.source)))
+    throw_user("{}: is part of the source {}; choose another destination", a.destination, a.source);
+  if (!a.force) {
     throw_user("{}: exists; choose another destination, or move it aside with --force",
                a.destination);
   }
@@ -129,17 +169,23 @@ std::int64_t shard_bytes(const std::string& text) {
   return size->bytes;
 }
 
-void print_result(const ConvertArguments& a, const Opened& opened, DType dtype) {
+bool has_tokenizer(const Opened& opened) {
+  return opened.byte_tokenizer || fs::is_regular_file(opened.tokenizer) ||
+         (!opened.tokenizer.empty() && !tokenizer_files(opened.tokenizer).empty());
+}
+
+void print_result(const ConvertArguments& a, const Opened& opened, DType dtype,
+                  const std::optional<fs::path>& moved) {
   const std::int64_t parameters = opened.config.num_parameters();
   if (a.json) {
-    const nlohmann::ordered_json out{
-        {"source", a.source},
-        {"kind", opened.kind},
-        {"destination", a.destination},
-        {"model_type", opened.config.model_type},
-        {"parameters", parameters},
-        {"dtype", dtype == DType::kBF16 ? "bf16" : "fp32"},
-        {"tokenizer", opened.byte_tokenizer || !opened.tokenizer.empty()}};
+    nlohmann::ordered_json out{{"source", a.source},
+                               {"kind", opened.kind},
+                               {"destination", a.destination},
+                               {"model_type", opened.config.model_type},
+                               {"parameters", parameters},
+                               {"dtype", dtype == DType::kBF16 ? "bf16" : "fp32"},
+                               {"tokenizer", has_tokenizer(opened)}};
+    if (moved) out["moved_aside"] = moved->string();
     fmt::print("{}\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return;
   }
@@ -174,10 +220,12 @@ void run_convert(const ConvertArguments& a) {
                       : a.dtype == "bf16" ? DType::kBF16
                                           : DType::kF32;
   const Transformer model(opened.config);
+  const fs::path tokenizer = opened.byte_tokenizer ? fs::path("byte") : opened.tokenizer;
   const HfExport target{.directory = destination,
                         .dtype = dtype,
                         .max_shard_bytes = max_shard_bytes,
-                        .files_to_copy = opened.tokenizer,
+                        .source_config = opened.source_config,
+                        .files_to_copy = exported_files(opened.model_dir, tokenizer),
                         .tokenizer_is_bytes = opened.byte_tokenizer};
   // Planned first, then done in an arena of that size.
   const auto plan = Arena::make_planning();
@@ -185,10 +233,10 @@ void run_convert(const ConvertArguments& a) {
   const auto arena = Arena::make_cpu(plan->extent_bytes());
   const std::optional<fs::path> aside = convert_in(*arena, model, opened, a.source, target);
   if (aside) spdlog::info("what was at {} is now {}", a.destination, aside->string());
-  if (opened.tokenizer.empty() && !opened.byte_tokenizer) {
+  if (!has_tokenizer(opened)) {
     spdlog::warn("{} has no tokenizer; --tokenizer carries one along", a.destination);
   }
-  print_result(a, opened, dtype);
+  print_result(a, opened, dtype, aside);
 }
 
 }  // namespace

@@ -34,6 +34,7 @@
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
 #include "launcher/run/signals.h"
+#include "models/model_files.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -341,8 +342,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
                    .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
                    .monitor = &monitor,
                    .end_s = batch ? batch->end_s : std::nullopt,
-                   .model_config = model_config_json(
-                       p.setup.model, options.dtype == DType::kBF16 ? "bfloat16" : "float32"),
+                   .model_config = exported_config(p.setup.model, options.dtype, p.setup.source_config),
                    .resolved_job = resolved,
                    .trace = leads ? arguments.trace : "",
                    .quiet = session.quiet},

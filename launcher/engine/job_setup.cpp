@@ -4,8 +4,10 @@
 
 #include <cmath>
 
+#include "core/base/numeric.h"
 #include "core/base/regex.h"
 #include "core/base/threads.h"
+#include "core/io/file.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
 #include "models/weight_sources.h"
@@ -125,6 +127,8 @@ JobSetup make_setup(const job::JobConfig& job) {
   setup.model =
       load_config(job, [&setup](const std::string& note) { setup.model_notes.push_back(note); });
   setup.model_dir = job.model.path;
+  if (!setup.model_dir.empty())
+    setup.source_config = read_text_file(setup.model_dir / "config.json", kMiB);
   if (!job.model.tokenizer.empty()) {
     setup.tokenizer = job.model.tokenizer;
   } else if (!job.model.path.empty()) {

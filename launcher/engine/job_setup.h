@@ -21,6 +21,7 @@ struct JobSetup {
   DeviceKind device = DeviceKind::kCpu;
   ModelConfig model;
   std::vector<std::string> model_notes;  // what the user should know about its configuration
+  std::string source_config;             // text of model_dir's config.json
   std::filesystem::path model_dir;       // empty: from scratch
   std::filesystem::path tokenizer;       // directory, file or "byte"
   EngineOptions engine;                  // accumulates is set once the micro-batch is known

@@ -19,6 +19,7 @@
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
 #include "models/hf_export.h"
+#include "models/model_files.h"
 
 namespace thimble {
 
@@ -209,15 +210,13 @@ void Trainer::export_model() {
     CheckpointSource source(best, parts_.engine.arena().host());
     parts_.engine.load(source);
   }
-  HfExport options{.directory = parts_.run / "model",
+  const HfExport options{.directory = parts_.run / "model",
                    .dtype = parts_.engine.options().dtype,
                    .max_shard_bytes = parts_.job.export_.max_shard_size.bytes,
-                   .files_to_copy = {},
+                   .source_config = parts_.setup.source_config,
+                   .files_to_copy = exported_files(parts_.setup.model_dir, parts_.setup.tokenizer),
                    .tokenizer_is_bytes = parts_.setup.tokenizer == "byte",
                    .writes = leads()};
-  if (std::filesystem::is_directory(parts_.setup.tokenizer)) {
-    options.files_to_copy = tokenizer_files(parts_.setup.tokenizer);
-  }
   const bool own = leads() && is_own_export(parts_.run);
   const auto aside =
       export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);

@@ -106,6 +106,108 @@ TEST_F(CommandsTest, ConvertKeepsEveryByte) {
   }
 }
 
+TEST_F(CommandsTest, ConvertTouchesNothingOfOthers) {
+  const auto write = [](const std::string& name) {
+    fs::create_directories(shared_->path(name).parent_path());
+    std::ofstream(shared_->path(name)) << name;
+  };
+  // Beside a free destination: names an exporter might use.
+  for (const char* name : {"out.tmp/mine", "out.old/mine", "out.old-1/mine"}) write(name);
+  ASSERT_EQ(d().run("convert runs/job out"), 0) << d().err();
+  // An existing destination, whatever it is, is refused, and with --force moved as it is.
+  write("out/notes");
+  expect_mistake("convert runs/job out", "--force");
+  ASSERT_EQ(d().run("convert runs/job out --force --json"), 0) << d().err();
+  EXPECT_EQ(d().json()["moved_aside"], "out.old-2");
+  EXPECT_EQ(d().file("out.old-2/notes"), "out/notes");
+  EXPECT_TRUE(fs::exists(d().path("out.old-2/model.safetensors")));
+  for (const char* name : {"out.tmp/mine", "out.old/mine", "out.old-1/mine"})
+    EXPECT_EQ(d().file(name), name);
+  write("file");
+  expect_mistake("convert runs/job file", "--force");
+  ASSERT_EQ(d().run("convert runs/job file --force"), 0) << d().err();
+  EXPECT_EQ(d().file("file.old-1"), "file");
+  fs::create_directory(d().path("empty"));
+  expect_mistake("convert runs/job empty", "--force");
+  fs::create_symlink("nowhere", d().path("dangling"));
+  expect_mistake("convert runs/job dangling", "--force");
+  ASSERT_EQ(d().run("convert runs/job dangling --force"), 0) << d().err();
+  EXPECT_TRUE(fs::is_symlink(d().path("dangling.old-1")));
+  EXPECT_FALSE(fs::exists(d().path("nowhere")));
+}
+
+TEST_F(CommandsTest, ConvertNeverMovesItsSource) {
+  const std::string weights = d().file("runs/job/model/model.safetensors");
+  fs::create_directories(d().path("nest/inner"));
+  fs::copy(d().path("runs/job/model"), d().path("nest/inner/model"));
+  fs::create_directory_symlink("nest/inner/model", d().path("link"));
+  // A model directory whose weights lie elsewhere, as a cache of downloads keeps them.
+  fs::create_directories(d().path("cached"));
+  fs::create_directories(d().path("blobs"));
+  fs::copy(d().path("runs/job/model/model.safetensors"), d().path("blobs/w"));
+  fs::copy(d().path("runs/job/model/config.json"), d().path("cached/config.json"));
+  fs::create_symlink("../blobs/w", d().path("cached/model.safetensors"));
+  const std::string here = d().path().string();
+  for (const auto& [source, destination] : std::vector<std::pair<std::string, std::string>>{
+           {"nest/inner/model", "nest/inner/model"},
+           {"nest/inner/model", "nest/inner/model/"},
+           {"nest/inner/model", "./nest/../nest/inner/model"},
+           {"nest/inner/model", here + "/nest/inner/model"},
+           {"nest/inner/model", "nest/inner"},
+           {"nest/inner/model", "nest"},
+           {"nest/inner/model", "."},
+           {"nest/inner/model", ".."},
+           {"nest/inner/model", "link"},
+           {"link", "link"},
+           {"link", "nest"},
+           {"link", "nest/inner/model"},
+           {"cached", "blobs"},
+           {"runs/job", "runs/job/checkpoints"},
+           {"runs/job", "runs"}}) {
+    for (const char* force : {"", " --force"}) {
+      const std::string command = "convert " + source + " " + destination + force;
+      expect_mistake(command, "choose another destination");
+    }
+  }
+  EXPECT_EQ(d().file("nest/inner/model/model.safetensors"), weights);
+  EXPECT_EQ(d().file("blobs/w"), weights);
+  EXPECT_TRUE(fs::exists(d().path("runs/job/checkpoints/ckpt-2")));
+  // A free name inside of the source takes nothing from it.
+  EXPECT_EQ(d().run("convert runs/job runs/job/wide --dtype fp32"), 0) << d().err();
+}
+
+TEST_F(CommandsTest, FineTuningKeepsWhatCameWithTheModel) {
+  fs::copy(d().path("runs/job/model"), d().path("base"));
+  auto config = nlohmann::ordered_json::parse(d().file("base/config.json"));
+  config["pad_token_id"] = 0;
+  config["my_key"] = {{"nested", 1}};
+  d().write("base/config.json", config.dump(1));
+  d().write("base/generation_config.json",
+            "{ \"eos_token_id\":[1,256], \"top_p\": 0.9,\n\"mine\": 1}");
+  d().write("base/README.md", "mine");
+  d().write("base/chat_template.jinja", "{{ messages }}");
+  d().write("base/pytorch_model.bin", "other weights");
+  std::string job = d().file("job.toml");
+  job.replace(job.find("config = \"config.json\""), 22, "path = \"base\"");
+  d().write("tune.toml", job);
+  ASSERT_EQ(d().run("train tune.toml --set training.max_steps=2 --set name=tune"), 0) << d().err();
+  ASSERT_EQ(d().run("convert runs/tune from-tuned"), 0) << d().err();
+  ASSERT_EQ(d().run("convert base from-base"), 0) << d().err();
+  for (const char* out : {"runs/tune/model/", "from-tuned/", "from-base/"}) {
+    for (const char* name :
+         {"config.json", "generation_config.json", "README.md", "chat_template.jinja"}) {
+      EXPECT_EQ(d().file(std::string(out) + name), d().file(std::string("base/") + name))
+          << out << name;
+    }
+    EXPECT_FALSE(fs::exists(d().path(out + std::string("pytorch_model.bin")))) << out;
+    EXPECT_TRUE(fs::exists(d().path(out + std::string("tokenizer.byte")))) << out;
+  }
+  // Another dtype is another meaning, of one key.
+  ASSERT_EQ(d().run("convert runs/tune wide-tuned --dtype fp32"), 0) << d().err();
+  config["torch_dtype"] = "float32";
+  EXPECT_EQ(nlohmann::ordered_json::parse(d().file("wide-tuned/config.json")), config);
+}
+
 TEST_F(CommandsTest, InspectShowsWhatIsThere) {
   EXPECT_EQ(d().run("inspect model runs/job/model --json"), 0) << d().err();
   const auto model = d().json();
