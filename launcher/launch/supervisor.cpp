@@ -28,7 +28,9 @@ using Clock = std::chrono::steady_clock;
 constexpr auto kPoll = std::chrono::milliseconds(100);
 constexpr int kFailuresWithoutProgress = 3;
 
-// A second signal ends everything at once.
+// A second signal ends everything at once, unless it comes with the first: batch systems and
+// terminals tell a process the same thing more than once.
+constexpr auto kSameRequest = std::chrono::seconds(1);
 std::atomic<int> signals{0};
 extern "C" void count_signal(int) {
   signals.fetch_add(1);
@@ -113,6 +115,7 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
   RankProcesses ranks(words, flights, restarts);
   Watch watch(options);
   int forwarded = 0;
+  std::optional<Clock::time_point> asked;  // the ranks to stop
   auto next_look = Clock::now() + std::chrono::seconds(1);
   const auto furthest = [](const std::vector<FlightRecord>& records) {
     std::int64_t step = 0;
@@ -131,11 +134,13 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
     const int received = signals.load();
     if (received > forwarded) {
       forwarded = received;
-      if (received > 1) {
+      if (!asked) {
+        asked = Clock::now();
+        ranks.ask_to_stop();
+      } else if (Clock::now() - *asked > kSameRequest) {
         ranks.end();
         return {128 + SIGINT, false, 0};
       }
-      ranks.ask_to_stop();
     }
     if (Clock::now() >= next_look) {
       next_look = Clock::now() + std::chrono::seconds(1);

@@ -3,7 +3,10 @@
 #include <unistd.h>
 
 #include <atomic>
+#include <cerrno>
 #include <csignal>
+#include <cstdint>
+#include <ctime>
 
 #include "core/base/error.h"
 
@@ -14,15 +17,34 @@ namespace {
 std::atomic<int> first_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
+std::atomic<std::int64_t> first_signal_ns{0};
+
+std::int64_t monotonic_ns() {
+  timespec now{};
+  ::clock_gettime(CLOCK_MONOTONIC, &now);  // which a handler may call
+  return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+// Batch systems, shells and launchers tell a process the same thing more than once: the group, the
+// process, and again by whoever passes it on. Only what comes later is somebody's impatience.
 extern "C" void on_stop_signal(int number) {
+  constexpr std::int64_t kSameRequest_ns = 1'000'000'000;
+  const int error = errno;
   int none = 0;
-  if (!first_signal.compare_exchange_strong(none, number)) ::_exit(128 + number);
+  if (first_signal.compare_exchange_strong(none, number)) {
+    first_signal_ns.store(monotonic_ns());
+  } else if (number != SIGHUP && first_signal_ns.load() != 0 &&
+             monotonic_ns() - first_signal_ns.load() > kSameRequest_ns) {
+    ::_exit(128 + number);
+  }
+  errno = error;
 }
 
 }  // namespace
 
 void install_stop_handlers() {
   first_signal.store(0);
+  first_signal_ns.store(0);
   struct sigaction action {};
   action.sa_handler = on_stop_signal;
   action.sa_flags = SA_RESTART;

@@ -12,8 +12,8 @@ inline constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
 /// Exit status of a run that saved and stopped on a signal.
 inline constexpr int kExitStopped = 75;
 
-/// Installs the handlers. A second signal ends the process with status 128 + its number, without
-/// clean-up.
+/// Installs the handlers. A second signal, a second or more after the first, ends the process with
+/// status 128 + its number, without clean-up; SIGHUP never does.
 void install_stop_handlers();
 
 /// From here on a reader of standard output or error that goes away, as after `| head`, and a file

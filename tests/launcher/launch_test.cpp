@@ -193,6 +193,8 @@ class BackgroundLaunch {
 TEST_F(LaunchTest, ASignalSavesAndStops) {
   const BackgroundLaunch background(*shared_, "signalled");
   background.send(SIGTERM);
+  std::this_thread::sleep_for(std::chrono::milliseconds(150));
+  background.send(SIGTERM);  // the same request, told twice
   EXPECT_EQ(background.exit_code(), 75) << shared_->err();
   EXPECT_FALSE(fs::is_empty(shared_->path("signalled/job/checkpoints")));
   EXPECT_EQ(running_in(shared_->path("")), 0);

@@ -152,5 +152,23 @@ TEST_F(RunFaultsTest, ASignalDuringAnEvaluationOrASaveSaves) {
   }
 }
 
+// Told twice at once is told once; told again later, it ends and leaves what was saved before.
+TEST_F(RunFaultsTest, ASecondSignalEndsAtOnceUnlessItIsTheSameRequest) {
+  const std::string slow = "export THIMBLE_FAULT=delay:rank=0:step=4:phase=forward:seconds=4\n" +
+                           start("--set checkpoint.save_steps=2") + "reached 3; sleep 0.3\n";
+  EXPECT_EQ(shell(slow + "kill -TERM $pid; kill -INT $pid; sleep 0.2; kill -TERM $pid; wait $pid"),
+            75)
+      << d_.err();
+  EXPECT_TRUE(fs::exists(d_.path("runs/job/checkpoints/ckpt-4"))) << d_.err();
+  EXPECT_EQ(
+      shell("rm -rf runs\n" + slow + "kill -TERM $pid; sleep 1.3; kill -TERM $pid; wait $pid"),
+      128 + 15)
+      << d_.err();
+  EXPECT_TRUE(fs::exists(d_.path("runs/job/checkpoints/ckpt-2")));
+  EXPECT_FALSE(fs::exists(d_.path("runs/job/checkpoints/ckpt-4")));
+  ASSERT_EQ(train("--set training.max_steps=5"), 0) << d_.err();
+  EXPECT_TRUE(said("resuming from")) << d_.err();
+}
+
 }  // namespace
 }  // namespace thimble
