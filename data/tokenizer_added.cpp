@@ -38,29 +38,53 @@ bool touches_word(std::string_view before, std::string_view after) {
          (!after.empty() && is_word(code_point(after)));
 }
 
+std::size_t common_prefix(std::string_view a, std::string_view b) {
+  const std::size_t size = std::min(a.size(), b.size());
+  return static_cast<std::size_t>(std::mismatch(a.begin(), a.begin() + size, b.begin()).first -
+                                  a.begin());
+}
+
 }  // namespace
 
 void AddedTokenFinder::add(const AddedToken& token, const std::string& pattern) {
   if (pattern.empty()) return;
-  const auto [entry, inserted] =
-      by_pattern_.try_emplace(pattern, narrow<std::int32_t>(tokens_.size()));
-  if (!inserted) return;
+  patterns_.push_back({pattern, tokens_.size()});
   tokens_.push_back(token);
-  auto& lengths = lengths_[static_cast<std::uint8_t>(pattern.front())];
-  const auto place =
-      std::lower_bound(lengths.begin(), lengths.end(), pattern.size(), std::greater<>());
-  if (place == lengths.end() || *place != pattern.size()) lengths.insert(place, pattern.size());
+  starts_[static_cast<std::uint8_t>(pattern.front())] = true;
 }
 
-const AddedToken* AddedTokenFinder::longest_at(std::string_view text, std::size_t* length) const {
-  for (const std::size_t bytes : lengths_[static_cast<std::uint8_t>(text.front())]) {
-    if (bytes > text.size()) continue;
-    const auto found = by_pattern_.find(text.substr(0, bytes));
-    if (found == by_pattern_.end()) continue;
-    *length = bytes;
-    return &tokens_[static_cast<std::size_t>(found->second)];
+void AddedTokenFinder::finish() {
+  // Of tokens with one spelling the first counts.
+  std::stable_sort(patterns_.begin(), patterns_.end(),
+                   [](const Pattern& a, const Pattern& b) { return a.text < b.text; });
+  const auto same = [](const Pattern& a, const Pattern& b) { return a.text == b.text; };
+  patterns_.erase(std::unique(patterns_.begin(), patterns_.end(), same), patterns_.end());
+  for (std::size_t i = 1; i < patterns_.size(); ++i) {
+    // What a pattern starts with, its predecessor is or starts with, too.
+    auto prefix = narrow<std::int32_t>(i - 1);
+    while (prefix >= 0 && !patterns_[i].text.starts_with(at(prefix).text)) {
+      prefix = at(prefix).prefix;
+    }
+    patterns_[i].prefix = prefix;
   }
-  return nullptr;
+}
+
+/// Every pattern that `text` starts with is a prefix of the last pattern not behind `text` in the
+/// order: one search finds them all.
+const AddedToken* AddedTokenFinder::longest_at(std::string_view text, std::size_t* length) const {
+  if (!starts_[static_cast<std::uint8_t>(text.front())]) return nullptr;
+  const auto behind = std::upper_bound(
+      patterns_.begin(), patterns_.end(), text,
+      [](std::string_view wanted, const Pattern& pattern) { return wanted < pattern.text; });
+  if (behind == patterns_.begin()) return nullptr;
+  const Pattern* pattern = &*std::prev(behind);
+  const std::size_t common = common_prefix(pattern->text, text);
+  while (pattern->text.size() > common) {
+    if (pattern->prefix < 0) return nullptr;
+    pattern = &at(pattern->prefix);
+  }
+  *length = pattern->text.size();
+  return &tokens_[pattern->token];
 }
 
 std::vector<AddedTokenFinder::Part> AddedTokenFinder::split(std::string_view text,

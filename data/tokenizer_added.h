@@ -7,8 +7,6 @@
 #include <string_view>
 #include <vector>
 
-#include "data/tokenizer_bpe.h"
-
 namespace thimble {
 
 struct AddedToken {
@@ -34,6 +32,9 @@ class AddedTokenFinder {
   /// changes it.
   void add(const AddedToken& token, const std::string& pattern);
 
+  /// To be called once, after the last add.
+  void finish();
+
   /// Cuts well-formed UTF-8 `text` into tokens and what lies between; with `parse_special` false,
   /// special tokens are text.
   std::vector<Part> split(std::string_view text, bool parse_special) const;
@@ -41,12 +42,18 @@ class AddedTokenFinder {
   bool empty() const { return tokens_.empty(); }
 
  private:
+  struct Pattern {
+    std::string text;
+    std::size_t token;         // index in tokens_
+    std::int32_t prefix = -1;  // index of the longest other pattern that this one starts with
+  };
+
+  const Pattern& at(std::int32_t index) const { return patterns_[static_cast<std::size_t>(index)]; }
   const AddedToken* longest_at(std::string_view text, std::size_t* length) const;
 
-  std::vector<AddedToken> tokens_;  // text replaced by the pattern
-  TextToId by_pattern_;             // pattern -> index in tokens_
-  std::array<std::vector<std::size_t>, 256>
-      lengths_;  // by first byte: pattern lengths, longest first
+  std::vector<AddedToken> tokens_;
+  std::vector<Pattern> patterns_;   // sorted by finish()
+  std::array<bool, 256> starts_{};  // the first bytes of patterns
 };
 
 }  // namespace thimble

@@ -54,9 +54,13 @@ ClassRules rules_of_class(const TokenizerConfig& config) {
   if (family == Family::kQwen2 || family == Family::kNeox) {
     rules.normalizers.emplace_back(UnicodeStage{NormalForm::kNfc});
   }
+  const bool prefix = config.add_prefix_space.value_or(false);
+  if (family != Family::kGpt2 || prefix) {
+    rules.digest = fmt::format("{} {}", static_cast<int>(family), prefix);
+  }
   // The prefix comes after Qwen2's pattern, but before GPT-2's, which its stage applies by itself.
   const auto add_prefix = [&] {
-    if (config.add_prefix_space.value_or(false)) rules.splitters.emplace_back(PrefixSpaceStage{});
+    if (prefix) rules.splitters.emplace_back(PrefixSpaceStage{});
   };
   if (family == Family::kQwen2) {
     rules.splitters.emplace_back(SplitStage{TokenRegex(kQwen2Pattern, false, "Qwen2Tokenizer")});

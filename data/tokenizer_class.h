@@ -17,6 +17,7 @@ struct ClassRules {
   std::vector<AddedToken> special;  // without ids: those that the vocabulary has
   std::string bos;                  // "": none
   std::string eos;
+  std::string digest;             // differs where the rules differ; "" for GPT-2's
   bool frames_documents = false;  // BOS before and EOS after every document
 };
 

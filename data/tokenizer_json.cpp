@@ -222,7 +222,9 @@ std::unique_ptr<Tokenizer> make_gpt2_tokenizer(std::string_view vocab_text, std:
   parts.info.vocab_size = vocab.max_id() + 1;
   resolve_special_tokens(
       config, defaults, [&](std::string_view t) { return vocab.id_of(t); }, parts.info);
-  parts.info.digest = tokenizer_digest(parts.info, {vocab_text, merges});
+  parts.info.digest = rules.digest.empty()
+                          ? tokenizer_digest(parts.info, {vocab_text, merges})
+                          : tokenizer_digest(parts.info, {vocab_text, merges, rules.digest});
   return std::make_unique<PipelineTokenizer>(std::move(parts), vocab.texts({}));
 }
 

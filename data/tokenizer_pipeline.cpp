@@ -80,6 +80,8 @@ PipelineTokenizer::PipelineTokenizer(PipelineParts parts, std::span<const std::s
       before_normalizing_.add(token, token.text);
     }
   }
+  before_normalizing_.finish();
+  after_normalizing_.finish();
   set_tokens(texts, special_ids);
 }
 

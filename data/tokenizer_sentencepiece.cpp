@@ -65,6 +65,7 @@ SentencePieceTokenizer::SentencePieceTokenizer(std::string_view bytes, const std
   }
   const std::vector<AddedToken> added = read_pieces(config);
   for (const AddedToken& token : added) added_.add(token, token.text);
+  added_.finish();
   const auto id_of = [&](std::string_view text) -> std::optional<std::int32_t> {
     for (const AddedToken& token : added) {
       if (token.text == text) return token.id;
