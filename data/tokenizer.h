@@ -124,14 +124,15 @@ class StreamDecoder {
 };
 
 /// Loads a tokenizer. `source` is one of
-///   "byte"            one id per byte; id 256 is BOS and EOS, the separator of documents;
-///   vocab_size 257 a directory       tokenizer.json, else tokenizer.model, else vocab.json with
-///   merges.txt, else tokenizer.bin; BOS, EOS and
-///                     padding as tokenizer_config.json, special_tokens_map.json or config.json say
-///   a file            *.json (tokenizer.json), *vocab.json (with *merges.txt beside it), *.model
-///   (SentencePiece),
-///                     *.bin (llama2.c); configuration files beside it are read if it has the usual
-///                     name
+///   "byte"       one id per byte; id 256 is BOS and EOS, the separator of documents; vocab_size
+///   257 a directory  tokenizer.json, else tokenizer.model, else vocab.json with merges.txt, else
+///                tokenizer.bin; BOS, EOS and padding as tokenizer_config.json,
+///                special_tokens_map.json or config.json say
+///   a file       *.json (tokenizer.json), *vocab.json (with *merges.txt beside it), *.model
+///                (SentencePiece), *.bin (llama2.c); configuration files beside it are read if it
+///                has the usual name
+/// A vocab.json is split by the rules of the class that tokenizer_config.json or config.json name,
+/// by GPT-2's if they name none.
 /// Throws: UserError naming the file, the field and what is allowed, for anything missing,
 /// malformed or unsupported.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& source);
