@@ -95,7 +95,9 @@ class Tokenizer {
 
  private:
   friend class StreamDecoder;
-  bool is_known(std::int32_t id) const { return id >= 0 && id < info_.vocab_size; }
+  bool is_known(std::int32_t id) const {
+    return id >= 0 && static_cast<std::size_t>(id) < special_.size();
+  }
   std::string_view start_text(std::int32_t id) const;
 
   std::string blob_;

@@ -263,7 +263,7 @@ bool is_done(Communicator& comm, const Prepared& p, const TrainState& state) {
   std::optional<FinishedRun> finished;
   if (trained && comm.rank() == 0) finished = read_finished(p.run);
   const bool exported = finished && finished->step == state.step &&
-                        finished->exported_step == exported_step(p.job, state);
+                        finished->wanted_step == exported_step(p.job, state);
   if (from_leader(comm, "whether it is finished", exported ? 1 : 0) == 0) return false;
   if (comm.rank() == 0) {
     spdlog::info("{} is {}: {} steps done; model/ has the weights of step {}", p.run.string(),
@@ -327,26 +327,27 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   engine.set_phase_hook([&monitor](const char* name, bool begin) {
     if (begin) monitor.phase(name);
   });
-  Trainer trainer({.job = p.job,
-                   .setup = p.setup,
-                   .plan = p.plan,
-                   .tokenizer = *p.tokenizer,
-                   .data = *p.data,
-                   .run = p.run,
-                   .engine = engine,
-                   .files = *files,
-                   .log = log ? &*log : nullptr,
-                   .console = session.console,
-                   .total_steps = p.steps,
-                   .light_seconds_per_pass = light.seconds_per_micro_batch(),
-                   .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
-                   .monitor = &monitor,
-                   .end_s = batch ? batch->end_s : std::nullopt,
-                   .model_config = exported_config(p.setup.model, options.dtype, p.setup.source_config),
-                   .resolved_job = resolved,
-                   .trace = leads ? arguments.trace : "",
-                   .quiet = session.quiet},
-                  state);
+  Trainer trainer(
+      {.job = p.job,
+       .setup = p.setup,
+       .plan = p.plan,
+       .tokenizer = *p.tokenizer,
+       .data = *p.data,
+       .run = p.run,
+       .engine = engine,
+       .files = *files,
+       .log = log ? &*log : nullptr,
+       .console = session.console,
+       .total_steps = p.steps,
+       .light_seconds_per_pass = light.seconds_per_micro_batch(),
+       .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
+       .monitor = &monitor,
+       .end_s = batch ? batch->end_s : std::nullopt,
+       .model_config = exported_config(p.setup.model, options.dtype, p.setup.source_config),
+       .resolved_job = resolved,
+       .trace = leads ? arguments.trace : "",
+       .quiet = session.quiet},
+      state);
   try {
     return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
   } catch (const UserError& e) {

@@ -49,7 +49,8 @@ std::optional<Record> read_record(const fs::path& run) {
     const Json json = Json::parse(read_text_file(run / kName, kLimit));
     Record record{.run = {.step = json.at("step"),
                           .reason = json.at("reason"),
-                          .exported_step = json.at("exported_step")},
+                          .exported_step = json.at("exported_step"),
+                          .wanted_step = json.at("wanted_step")},
                   .files = {}};
     for (const auto& [name, state] : json.at("files").items())
       record.files[name] = {state.at("bytes"), state.at("modified_ns")};
@@ -76,6 +77,7 @@ void record_finished(const fs::path& run, const FinishedRun& finished) {
   Json json{{"step", finished.step},
             {"reason", finished.reason},
             {"exported_step", finished.exported_step},
+            {"wanted_step", finished.wanted_step},
             {"files", Json::object()}};
   for (const auto& [name, state] : model_files(run))
     json["files"][name] = {{"bytes", state.bytes}, {"modified_ns", state.modified_ns}};

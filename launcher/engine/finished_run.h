@@ -14,6 +14,7 @@ struct FinishedRun {
   std::int64_t step = 0;           // steps trained
   std::string reason;              // "finished" or "stopped early"
   std::int64_t exported_step = 0;  // whose weights the model has
+  std::int64_t wanted_step = 0;    // whose it was to have; another one if that checkpoint was gone
 };
 
 /// The record of a run directory; none if there is none, it cannot be read, or a file of the model

@@ -67,6 +67,8 @@ class Trainer {
   void sample();
   void save();
   void export_model();
+  std::int64_t load_step_to_export();
+  CheckpointReader open_checkpoint_of(std::int64_t step, CheckpointCheck check) const;
   void finish();
   std::string saved_text() const;
   Communicator& comm() const { return parts_.engine.comm(); }

@@ -151,14 +151,21 @@ bool is_default(JobConfig& job, const std::string& key) {
   return now == otherwise;
 }
 
-/// Refuses keys of `table` that none of the optimizers `names`, those that it is for, reads.
-void check_keys_read(JobDraft& draft, const std::string& table,
-                     const std::set<std::string>& names) {
+/// Refuses keys of `table` that none of the optimizers `names`, those that it is for, reads; `own`
+/// is the one that it names.
+void check_keys_read(JobDraft& draft, const std::string& table, const std::set<std::string>& names,
+                     const std::string& own) {
+  // These are the table's own optimizer's alone.
+  static const std::set<std::string> kOwn{
+      "rank",          "scale",       "scale_type", "update_proj_gap", "proj_type",
+      "active_layers", "layer_order", "momentum",   "density"};
   std::set<std::string> read;
   for (const std::string& name : names) {
     const OptimizerEntry* entry = find_optimizer(name);
     if (entry == nullptr) return;  // which has a message of its own
-    for (std::string& key : reads(*entry)) read.insert(std::move(key));
+    for (std::string& key : reads(*entry)) {
+      if (name == own || !kOwn.contains(key)) read.insert(std::move(key));
+    }
   }
   const std::vector<std::string> all(names.begin(), names.end());
   std::set<std::string> known;
@@ -189,9 +196,9 @@ void check_optimizer_keys(JobDraft& draft) {
   for (std::size_t i = 0; i < o.groups.size(); ++i) {
     const std::string own = o.groups[i].name.empty() ? o.name : o.groups[i].name;
     add(own);
-    check_keys_read(draft, fmt::format("optimizer.groups[{}]", i), {own});
+    check_keys_read(draft, fmt::format("optimizer.groups[{}]", i), {own}, own);
   }
-  check_keys_read(draft, "optimizer", names);
+  check_keys_read(draft, "optimizer", names, o.name);
 }
 
 void check_optimizer(JobDraft& draft) {

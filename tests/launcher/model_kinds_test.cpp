@@ -37,7 +37,10 @@ TEST_F(ModelKindsTest, WhatInitWritesWorksWithTheByteTokenizer) {
   const std::string sets =
       " --set name=wide --set data.seq_len=32 --set data.cache_dir=cache --set training.max_steps=1"
       " --set training.global_batch_size=1 --set eval.eval_steps=0 --set data.val_set_size=1";
-  ASSERT_EQ(d_.run("train 60m.toml" + sets + " --set 'eval.sample_prompts=[\"the\"]'"), 0)
+  std::string job = d_.file("job.toml");
+  job.replace(job.find("config.json"), 11, "60m.json");
+  d_.write("wide.toml", job);
+  ASSERT_EQ(d_.run("train wide.toml" + sets + " --set 'eval.sample_prompts=[\"the\"]'"), 0)
       << d_.err();
   EXPECT_NE(d_.err().find("sample: the"), std::string::npos) << d_.err();
   EXPECT_EQ(d_.run("generate --model runs/wide --prompt the --max-new-tokens 3"), 0) << d_.err();

@@ -189,5 +189,23 @@ TEST_F(RunEndTest, EarlyStoppingExportsTheBestAndIsTheEnd) {
   EXPECT_FALSE(weights() == exported);
 }
 
+// Somebody removed the checkpoint of the best evaluation: the last step is exported, and said so.
+TEST_F(RunEndTest, WithoutTheBestCheckpointTheLastIsExported) {
+  const std::string job =
+      "--set optimizer.lr=0.3 --set lr_scheduler.warmup_steps=0 --set training.max_steps=4 "
+      "--set eval.eval_steps=1 --set checkpoint.save_steps=0 ";
+  ASSERT_EQ(train(job, "THIMBLE_FAILPOINT=staged_directory.place:1:enospc"), 1);
+  int removed = 0;
+  std::vector<fs::path> others;
+  for (const auto& entry : fs::directory_iterator(d_.path("runs/job/checkpoints")))
+    if (entry.path().filename() != "ckpt-4") others.push_back(entry.path());
+  for (const fs::path& other : others) removed += fs::remove_all(other) > 0 ? 1 : 0;
+  ASSERT_GT(removed, 0) << "the last evaluation was the best";
+  ASSERT_EQ(train(job), 0) << d_.err();
+  EXPECT_TRUE(said("the last step is exported")) << d_.err();
+  ASSERT_EQ(train(job), 0);
+  EXPECT_TRUE(said("is finished")) << d_.err();
+}
+
 }  // namespace
 }  // namespace thimble
