@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import random
+import re
 import statistics
 import subprocess
 import sys
@@ -51,7 +52,9 @@ def make_model(thimble, size, folder):
     draw = random.Random(1)
     (folder / "text.txt").write_text(" ".join(draw.choice(words) for _ in range(60000)))
     run([thimble, "init", "--size", size, "--tokenizer", "byte", "--data", "text.txt"], folder)
-    run([thimble, "train", "job.toml", "--set", "name=m", "--set", "training.max_steps=1", "--set", "data.seq_len=256", "--set",
+    job = (folder / "job.toml").read_text()  # whose length init chooses by the text
+    (folder / "job.toml").write_text(re.sub(r"^(num_epochs|max_steps|max_tokens) = .*$", "max_steps = 1", job, flags=re.M))
+    run([thimble, "train", "job.toml", "--set", "name=m", "--set", "data.seq_len=256", "--set",
          "training.global_batch_size=1", "--set", "data.val_set_size=0"], folder)
     (folder / "part.txt").write_text((folder / "text.txt").read_text()[:100000])
     return str(folder / "runs/m/model")
