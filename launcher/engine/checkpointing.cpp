@@ -155,9 +155,7 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   std::string reason;
   try {
     stage();
-  } catch (const SystemError& e) {
-    reason = e.what();
-  } catch (const UserError& e) {  // a path that was writable at the start and is not now
+  } catch (const std::runtime_error& e) {  // a UserError too: a path that was writable at the start
     reason = e.what();
   }
   std::string padded = reason;
