@@ -68,7 +68,8 @@ class Look {
   }
 
   void read_some(const std::string& file, std::int64_t limit) {
-    DocumentReader reader(source_, {file}, {});
+    // An estimate may cut anywhere, so that of a large file only some pieces are in memory.
+    DocumentReader reader(source_, {file}, {}, [](auto, auto) { return true; });
     std::int64_t bytes = 0;
     double of_document = 0;
     while (bytes < limit) {
@@ -100,7 +101,9 @@ class Look {
       look_.exact = false;
     }
     std::vector<std::int32_t> ids;
-    return static_cast<double>(tokenize_piece(piece, tokenizer_, source_.parse_special, ids).tokens) * scale;
+    return static_cast<double>(
+               tokenize_piece(piece, tokenizer_, source_.parse_special, ids).tokens) *
+           scale;
   }
 
   SourceSpec source_;
