@@ -52,7 +52,9 @@ class Look {
             ? 1.0
             : static_cast<double>(look_.total_bytes) / static_cast<double>(look_.read_bytes);
     look_.tokens = std::llround(tokens_ * share);
-    look_.documents = std::llround(static_cast<double>(documents_) * share);
+    // One document of which the end was not seen says nothing of how many there are.
+    look_.documents =
+        documents_ <= 1 ? documents_ : std::llround(static_cast<double>(documents_) * share);
     return look_;
   }
 
