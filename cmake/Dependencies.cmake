@@ -21,9 +21,7 @@ endforeach()
 if(THIMBLE_MPI)
   find_package(MPI REQUIRED COMPONENTS C)
 endif()
-if(THIMBLE_OPENMP)
-  find_package(OpenMP REQUIRED)
-endif()
+find_package(OpenMP REQUIRED)  # oneDNN's, to tell it to use one thread
 if(THIMBLE_TESTS)
   find_package(GTest REQUIRED)
 endif()
@@ -58,6 +56,6 @@ function(thimble_print_summary)
   message(STATUS "  SentencePiece ${sentencepiece_VERSION}, PCRE2 ${libpcre2-8_VERSION}, utf8proc ${libutf8proc_VERSION}")
   message(STATUS "  fmt ${fmt_VERSION}, spdlog ${spdlog_VERSION}, toml++ ${tomlplusplus_VERSION}, protobuf ${Protobuf_VERSION}")
   message(STATUS "  MPI ${THIMBLE_MPI} ${MPI_C_LIBRARIES}")
-  message(STATUS "  OpenMP ${THIMBLE_OPENMP}, CUDA ${THIMBLE_CUDA}, NCCL [${NCCL_LIBRARY}], tests ${THIMBLE_TESTS}, benchmarks ${THIMBLE_BENCH}, "
+  message(STATUS "  CUDA ${THIMBLE_CUDA}, NCCL [${NCCL_LIBRARY}], tests ${THIMBLE_TESTS}, benchmarks ${THIMBLE_BENCH}, "
                  "fuzzers ${THIMBLE_FUZZ}, sanitizers [${THIMBLE_SANITIZE}], ccache ${THIMBLE_CCACHE}")
 endfunction()

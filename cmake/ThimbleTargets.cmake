@@ -7,11 +7,7 @@ target_include_directories(thimble_flags INTERFACE "${PROJECT_SOURCE_DIR}")
 target_link_libraries(thimble_flags INTERFACE fmt::fmt Threads::Threads)
 # AVX2 is the floor; kernels are compiled a second time for AVX-512 and chosen at run time.
 target_compile_options(thimble_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3>")
-if(THIMBLE_OPENMP)
-  target_link_libraries(thimble_flags INTERFACE OpenMP::OpenMP_CXX)
-else()
-  target_compile_options(thimble_flags INTERFACE -Wno-unknown-pragmas)
-endif()
+target_compile_options(thimble_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp-simd>")
 if(THIMBLE_SANITIZE)
   target_compile_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE} -fno-omit-frame-pointer
                                                  -fno-sanitize-recover=all

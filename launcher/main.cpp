@@ -1,11 +1,9 @@
 #include "launcher/commands/command.h"
-#include "launcher/run/thread_waiting.h"
 #ifdef THIMBLE_GPU
 #include "launcher/engine/gpu_backend.h"
 #endif
 
 int main(int argc, char** argv) {
-  thimble::wait_without_spinning(argv);
 #ifdef THIMBLE_GPU
   thimble::register_gpu_backend();
 #endif

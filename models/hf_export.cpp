@@ -32,13 +32,12 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
     return;
   }
   auto* gathered = static_cast<char*>(converted.raw());
-#pragma omp parallel for schedule(static) if (is_team_work((end - begin) * cols))
-  for (std::int64_t r = begin; r < end; ++r) {
+  parallel_for_each(end - begin, cols, [&](std::int64_t i) {
     for (std::int64_t c = 0; c < cols; ++c) {
-      std::memcpy(gathered + ((r - begin) * cols + c) * size, from + (c * info.shape[0] + r) * size,
+      std::memcpy(gathered + (i * cols + c) * size, from + (c * info.shape[0] + begin + i) * size,
                   static_cast<std::size_t>(size));
     }
-  }
+  });
   table.cast(dst.raw(), dst.dtype(), gathered, stored.dtype(), (end - begin) * cols);
 }
 

@@ -178,11 +178,11 @@ void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
     }
     float* f = converted.data<float>();
     table.cast(f, DType::kF32, raw.raw(), dtype, rows * cols);
-#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
-    for (std::int64_t c = slice.begin; c < slice.end; ++c) {
+    parallel_for_each(slice.end - slice.begin, rows, [&](std::int64_t i) {
+      const std::int64_t c = slice.begin + i;
       for (std::int64_t r = 0; r < rows; ++r)
-        out[(c - slice.begin) * info.shape[0] + r0 + r] = f[r * cols + c];
-    }
+        out[i * info.shape[0] + r0 + r] = f[r * cols + c];
+    });
   }
 }
 

@@ -19,13 +19,14 @@ void InitSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   const auto std = static_cast<float>(std_);
   const bool transposed = info.transposed();
   const std::int64_t logical_cols = info.shape[1];
-#pragma omp parallel for schedule(static) if (is_team_work(n))
-  for (std::int64_t r = slice.begin; r < slice.end; ++r) {
+  constexpr std::int64_t kNormalCost = 16;  // drawing a value beside writing it
+  parallel_for_each(slice.end - slice.begin, width * kNormalCost, [&](std::int64_t i) {
+    const std::int64_t r = slice.begin + i;
     for (std::int64_t c = 0; c < width; ++c) {
       const std::int64_t index = transposed ? c * logical_cols + r : r * logical_cols + c;
-      out[(r - slice.begin) * width + c] = std * random.normal(static_cast<std::uint64_t>(index));
+      out[i * width + c] = std * random.normal(static_cast<std::uint64_t>(index));
     }
-  }
+  });
 }
 
 }  // namespace thimble

@@ -99,14 +99,13 @@ Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t pos
   std::vector<float> values(static_cast<std::size_t>(table.numel()));
   float* out = values.data();
   constexpr std::int64_t kSineCost = 16;  // a sine and a cosine beside writing a value
-#pragma omp parallel for schedule(static) if (is_team_work(table.numel() * kSineCost))
-  for (std::int64_t p = 0; p < positions; ++p) {
+  parallel_for_each(positions, config.head_dim * kSineCost, [&](std::int64_t p) {
     for (std::int64_t i = 0; i < half; ++i) {
       const float angle = static_cast<float>(p) * frequencies.inverse[static_cast<std::size_t>(i)];
       out[p * config.head_dim + i] = std::cos(angle) * frequencies.attention_factor;
       out[p * config.head_dim + half + i] = std::sin(angle) * frequencies.attention_factor;
     }
-  }
+  });
   ops::from_host(table, values.data());
   return table;
 }

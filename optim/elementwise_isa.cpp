@@ -170,8 +170,7 @@ void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
 // whole: rows are read in runs, each row by one thread.
 void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,
                  const float* columns) {
-#pragma omp parallel for schedule(static) if (is_team_work(rows * width))
-  for (std::int64_t r = 0; r < rows; ++r) {
+  parallel_for_each(rows, width, [&](std::int64_t r) {
     double sum = 0;
     for (std::int64_t at = r * width; at < (r + 1) * width;) {
       const std::int64_t aligned = at / kBlock8Bit * kBlock8Bit;
@@ -192,14 +191,13 @@ void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, d
       at = aligned + n;
     }
     out[r] = sum;
-  }
+  });
 }
 
 void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, float* out) {
   constexpr std::int64_t kColumns = 64;
   const std::int64_t strips = (width + kColumns - 1) / kColumns;
-#pragma omp parallel for schedule(static) if (is_team_work(rows * width))
-  for (std::int64_t strip = 0; strip < strips; ++strip) {
+  parallel_for_each(strips, rows * kColumns, [&](std::int64_t strip) {
     const std::int64_t column = strip * kColumns, n = std::min(kColumns, width - column);
     double sums[kColumns] = {};
     for (std::int64_t r = 0; r < rows; ++r) {
@@ -212,7 +210,7 @@ void column_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x
       }
     }
     for (std::int64_t i = 0; i < n; ++i) out[column + i] += static_cast<float>(sums[i]);
-  }
+  });
 }
 
 void store_values(std::int64_t n, const UpdateSource& x, const StoredValues& to) {
@@ -259,8 +257,10 @@ void scale_values(const Tensor& x, float factor) {
   const std::int64_t n = x.numel();
   with_float_type(x.dtype(), [&](auto* type) {
     auto* values = static_cast<decltype(type)>(x.raw());
-#pragma omp parallel for simd schedule(static) if (is_team_work(n))
-    for (std::int64_t i = 0; i < n; ++i) store(values + i, load(values + i) * factor);
+    parallel_for(n, 1, [&](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) store(values + i, load(values + i) * factor);
+    });
   });
 }
 
@@ -270,12 +270,11 @@ void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2
   const float *x = a.data<float>(), *y = a2.data<float>();
   with_float_type(p.dtype(), [&](auto* type) {
     auto* out = static_cast<decltype(type)>(p.raw());
-#pragma omp parallel for schedule(static) if (n > 256)
-    for (std::int64_t r = 0; r < n; ++r) {
+    parallel_for_each(n, n, [&](std::int64_t r) {
 #pragma omp simd
       for (std::int64_t i = r * n; i < (r + 1) * n; ++i)
         store(out + i, polynomial_value(x[i], y[i], i - r * n == r, c[0], c[1], c[2]));
-    }
+    });
   });
 }
 

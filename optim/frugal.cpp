@@ -90,24 +90,22 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
   const auto inactive = static_cast<float>(options_.inactive_lr_scale);
   float* gathered = some.data<float>();
   float* update = all.data<float>();
-#pragma omp parallel for if (is_team_work(rows * width))
-  for (std::int64_t r = 0; r < rows; ++r) {
+  parallel_for_each(rows, width, [&](std::int64_t r) {
     for (std::int64_t j = 0; j < active; ++j)
       gathered[r * active + j] =
           element(args.grad, r * width + columns[static_cast<std::size_t>(j)]) * scale;
     for (std::int64_t c = 0; c < width; ++c)
       update[r * width + c] = inactive * sign_of(element(args.grad, r * width + c) * scale);
-  }
+  });
   AdamState state =
       moment_state(args, row_moments(args.info, args.slice, active), options_.adam.state);
   AdamMath math = adam_math(options_.adam, age, 1.0);
   adam_direction(rows * active, tensor_source(some), state, math, direction.data<float>());
   const float* values = direction.data<float>();
-#pragma omp parallel for if (is_team_work(rows * width))
-  for (std::int64_t r = 0; r < rows; ++r) {
+  parallel_for_each(rows, width, [&](std::int64_t r) {
     for (std::int64_t j = 0; j < active; ++j)
       update[r * width + columns[static_cast<std::size_t>(j)]] = values[r * active + j];
-  }
+  });
   scaled_step(rows, width, tensor_source(all), weight_values(args),
               {.lr = static_cast<float>(args.lr)}, weight_decay(options_.adam, args.info, args.lr));
 }

@@ -149,20 +149,18 @@ void Galore::rotate(const UpdateArgs& args, const Tensor& before) const {
   if (!idle) {
     for (std::int64_t i = 0; i < c.numel(); ++i)
       c2.data<float>()[i] = c.data<float>()[i] * c.data<float>()[i];
-#pragma omp parallel for if (is_team_work(m.numel()))
-    for (std::int64_t i = 0; i < m.numel(); ++i) {
+    parallel_for_each(m.numel(), 1, [&](std::int64_t i) {
       const float mean = m.data<float>()[i] / bias1;
       v.data<float>()[i] = v.data<float>()[i] / bias2 - mean * mean;
-    }
+    });
   }
   ops::matmul(*args.arena, {v}, {c2}, spread);
   if (idle) return;
-#pragma omp parallel for if (is_team_work(m.numel()))
-  for (std::int64_t i = 0; i < m.numel(); ++i) {
+  parallel_for_each(m.numel(), 1, [&](std::int64_t i) {
     const float moved = turned.data<float>()[i], mean = moved / bias1;
     m.data<float>()[i] = moved;
     v.data<float>()[i] = bias2 * std::abs(spread.data<float>()[i] + mean * mean);
-  }
+  });
 }
 
 // error += beta1 / (1 - beta1) (m before^T - turned now^T): the momentum that the new basis lacks.

@@ -95,24 +95,22 @@ void Galore::remember(const UpdateArgs& args, RoundSums& out) const {
   const Remembered own(past.gradients, h, shape.rank, past.place(0, h));
   auto* kept = static_cast<float*>(args.carry.raw());
   const auto scale = static_cast<float>(args.grad_scale);
-#pragma omp parallel for if (is_team_work(shape.rows * shape.rank))
-  for (std::int64_t j = 0; j < shape.rows; ++j) {
+  parallel_for_each(shape.rows, shape.rank, [&](std::int64_t j) {
     for (std::int64_t c = 0; c < shape.rank; ++c) {
       const std::int64_t i = j * shape.rank + c;
       kept[i] = own.put(j, c, r.data<float>()[i] * scale);
     }
-  }
+  });
   std::vector<double> products(static_cast<std::size_t>(shape.rows));
   for (std::int64_t k = 0; k < count; ++k) {
     const Remembered other(past.gradients, h, shape.rank, past.place(k, h));
-#pragma omp parallel for if (is_team_work(shape.rows * shape.rank))
-    for (std::int64_t j = 0; j < shape.rows; ++j) {
+    parallel_for_each(shape.rows, shape.rank, [&](std::int64_t j) {
       double sum = 0;
       for (std::int64_t c = 0; c < shape.rank; ++c) {
         sum += static_cast<double>(kept[j * shape.rank + c]) * static_cast<double>(other.at(j, c));
       }
       products[static_cast<std::size_t>(j)] = sum;
-    }
+    });
     for (const double p : products) out.exact[static_cast<std::size_t>(k)].add(p);
   }
 }
@@ -141,8 +139,7 @@ void Galore::precondition(const UpdateArgs& args, const RoundSums& in, RoundSums
     }
     const bool solved = solve_positive(count, system.data(), solution.data());
     const auto* own = static_cast<const float*>(args.carry.raw());
-#pragma omp parallel for if (is_team_work(shape.rows * shape.rank))
-    for (std::int64_t j = 0; j < shape.rows; ++j) {
+    parallel_for_each(shape.rows, shape.rank, [&](std::int64_t j) {
       for (std::int64_t c = 0; c < shape.rank; ++c) {
         double sum = 0;
         for (std::int64_t k = 0; solved && k < count; ++k) {
@@ -154,7 +151,7 @@ void Galore::precondition(const UpdateArgs& args, const RoundSums& in, RoundSums
         g.data<float>()[i] =
             static_cast<float>(inverse * (static_cast<double>(own[i]) - inverse * sum));
       }
-    }
+    });
     past.numbers[History::kCount] = static_cast<float>(count);
     past.numbers[History::kNext] = static_cast<float>((past.place(0, h) + 1) % h);
   }

@@ -53,11 +53,10 @@ BF16 rounded(float value, const BF16*) {
 
 template <typename T, typename S>
 void mix_typed(T* to, const S* other, std::int64_t n, float own, float share) {
-#pragma omp parallel for if (is_team_work(n))
-  for (std::int64_t i = 0; i < n; ++i) {
+  parallel_for_each(n, 1, [&](std::int64_t i) {
     const float kept = own == 0.0f ? 0.0f : own * to_float(to[i]);
     to[i] = rounded(kept + share * to_float(other[i]), to);
-  }
+  });
 }
 
 template <typename T>

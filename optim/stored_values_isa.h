@@ -152,15 +152,13 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
 template <typename F>
 void for_runs(std::int64_t n, F&& f) {
   const std::int64_t runs = (n + kRun - 1) / kRun;
-#pragma omp parallel if (runs > 16)
-  {
+  parallel_for(runs, kRun, [&](std::int64_t begin, std::int64_t end) {
     const unsigned saved = _mm_getcsr();
     _MM_SET_FLUSH_ZERO_MODE(_MM_FLUSH_ZERO_ON);
     _MM_SET_DENORMALS_ZERO_MODE(_MM_DENORMALS_ZERO_ON);
-#pragma omp for schedule(static)
-    for (std::int64_t r = 0; r < runs; ++r) f(r * kRun, std::min(kRun, n - r * kRun));
+    for (std::int64_t r = begin; r < end; ++r) f(r * kRun, std::min(kRun, n - r * kRun));
     _mm_setcsr(saved);
-  }
+  });
 }
 
 }  // namespace thimble::THIMBLE_ISA

@@ -1,5 +1,5 @@
 // Ordered background work. CPU compute runs inline on the caller's thread; copies, files and data
-// preparation run on a Stream of their own. Work on a stream must not open an OpenMP region.
+// preparation run on a Stream of their own. Work on a stream must not start a parallel loop.
 #pragma once
 
 #include <functional>

@@ -2,10 +2,11 @@
 
 #include <limits>
 #include <numeric>
+#include <string_view>
 
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
-#include "core/ops/cpu/onednn_matmul.h"
+#include "core/ops/cpu/matmul.h"
 #include "tests/core/expect_close.h"
 
 namespace thimble {
@@ -48,12 +49,17 @@ TEST_P(OpsTest, ProductsInEveryOrientation) {
 }
 
 TEST_P(OpsTest, PackedProductsGiveTheSame) {
-  const Tensor a = random(Shape{130, 96}, 1), b = random(Shape{200, 96}, 2),
-               c = empty(Shape{130, 200});
+  const Tensor a = random(Shape{160, 96}, 1), b = random(Shape{192, 96}, 2),
+               c = empty(Shape{160, 192});
   const MatmulSpec spec = ops::matmul_spec({a}, {b, true}, c);
   if (GetParam() == DType::kBF16 && !has_native_bf16()) return;  // converts, and never packs
+  MatmulSpec with_packed = spec;
+  with_packed.b_packed = true;
+  ASSERT_EQ(cpu::MatmulTiles(with_packed).down, 2);
   const PackedLayout layout =
-      onednn::packed_layout(spec);  // the kernel table offers it only where it pays
+      cpu::packed_layout(spec);  // the kernel table offers it only where it pays
+  // oneDNN has none for AVX2, but for teams of its own.
+  if (std::string_view(cpu_isa()) == "avx2" && layout.bytes == 0) return;
   ASSERT_GT(layout.bytes, 0);
   const Tensor packed =
       Tensor::empty(*arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes});

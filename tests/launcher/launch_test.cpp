@@ -119,7 +119,7 @@ TEST_F(LaunchTest, GoesOnWithTheHostsThatAreLeft) {
 TEST_F(LaunchTest, PlainMpirunLeavesRecords) {
   const std::string command =
       "cd '" + shared_->path("").string() +
-      "' && OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_WAIT_POLICY=passive "
+      "' && OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 "
       "THIMBLE_FAULT=kill:rank=1:step=3:phase=reduce mpirun --oversubscribe --bind-to none -np 2 " +
       THIMBLE_BINARY + " train job.toml --set output_dir=plain-mpi > out.txt 2> err.txt";
   EXPECT_NE(std::system(command.c_str()), 0);
@@ -159,7 +159,6 @@ class BackgroundLaunch {
   BackgroundLaunch(ProgramDir& dir, const std::string& output) {
     child_ = ::fork();
     if (child_ == 0) {
-      ::setenv("OMP_WAIT_POLICY", "passive", 1);
       const std::string set = "output_dir=" + output;
       const bool ready = ::chdir(dir.path("").c_str()) == 0 &&
                          std::freopen("err.txt", "w", stderr) != nullptr &&

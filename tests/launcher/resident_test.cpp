@@ -54,7 +54,6 @@ eval_steps = 2
     const std::string directory = dir_.path().string();
     const pid_t child = ::fork();
     if (child == 0) {
-      ::setenv("OMP_WAIT_POLICY", "passive", 1);
       if (::chdir(directory.c_str()) != 0 || std::freopen("out.txt", "w", stdout) == nullptr ||
           std::freopen("err.txt", "w", stderr) == nullptr) {
         ::_exit(99);

@@ -8,12 +8,11 @@
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
-#include "core/ops/cpu/matmul.h"
+#include "core/ops/cpu/onednn_matmul.h"
 
 namespace thimble::cpu {
 namespace {
 
-using onednn::Team;
 
 constexpr std::int64_t kQueryRows = 128;  // queries of a tile
 constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
@@ -59,9 +58,9 @@ std::int64_t tile_workspace(const AttentionSpec& s, bool backward) {
     for (std::int64_t cols = kKeyStep; cols <= std::min(kKeyCols, padded_keys(s));
          cols += kKeyStep) {
       const TileProducts tile(rows, cols, s.head_dim, tile_dtype(s));
-      most = std::max(most, onednn::workspace_bytes(tile.scores, Team::kSingleThread));
-      most = std::max(most, onednn::workspace_bytes(tile.output, Team::kSingleThread));
-      if (backward) most = std::max(most, onednn::workspace_bytes(tile.dv, Team::kSingleThread));
+      most = std::max(most, onednn::workspace_bytes(tile.scores));
+      most = std::max(most, onednn::workspace_bytes(tile.output));
+      if (backward) most = std::max(most, onednn::workspace_bytes(tile.dv));
     }
   }
   return most;
@@ -163,7 +162,7 @@ SoftmaxTile make_tile(const AttentionSpec& s, const std::int32_t* doc_start,
 }
 
 void run(const MatmulSpec& spec, const void* a, const void* b, void* c, void* workspace) {
-  onednn::matmul(spec, {.a = a, .b = b, .c = c, .workspace = workspace}, Team::kSingleThread);
+  onednn::matmul(spec, {.a = a, .b = b, .c = c, .workspace = workspace});
 }
 
 // Head `head` of row `batch` of a [batch * len, heads * head_dim] matrix.
@@ -251,11 +250,11 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   }
 }
 
-// Reading the keys and values, and two products for every query.
-bool is_team_attention(const AttentionSpec& s) {
+// Of one key-value head: reading its keys and values, and two products for every query.
+std::int64_t group_cost(const AttentionSpec& s) {
   constexpr std::int64_t kProductsPerValue = 16;  // multiplications in the time of reading a value
-  const std::int64_t keys = s.batch * s.kv_len * s.head_dim;
-  return is_team_work(2 * keys * s.kv_heads + 2 * keys * s.heads * s.q_len / kProductsPerValue);
+  const std::int64_t keys = s.kv_len * s.head_dim, group = s.heads / s.kv_heads;
+  return 2 * keys + 2 * keys * group * s.q_len / kProductsPerValue;
 }
 
 }  // namespace
@@ -269,8 +268,7 @@ void attention(const AttentionSpec& s, const AttentionArgs& args) {
   const std::int64_t onednn_bytes = tile_workspace(s, false);
   const Scratch layout(s, false, onednn_bytes, nullptr);
   const std::int64_t group = s.heads / s.kv_heads;
-#pragma omp parallel for schedule(static) if (is_team_attention(s))
-  for (std::int64_t task = 0; task < s.batch * s.kv_heads; ++task) {
+  parallel_for_each(s.batch * s.kv_heads, group_cost(s), [&](std::int64_t task) {
     const Scratch w(s, false, onednn_bytes, thread_base(layout, args.workspace));
     const std::int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads;
     gather_keys(s, args, b, kv_head, w);
@@ -279,15 +277,14 @@ void attention(const AttentionSpec& s, const AttentionArgs& args) {
         forward_block(s, args, QueryBlock(s, args.doc_start + b * s.q_len, q0), b, h, w);
       }
     }
-  }
+  });
 }
 
 void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
   const std::int64_t onednn_bytes = tile_workspace(s, true);
   const Scratch layout(s, true, onednn_bytes, nullptr);
   const std::int64_t group = s.heads / s.kv_heads;
-#pragma omp parallel for schedule(static) if (is_team_attention(s))
-  for (std::int64_t task = 0; task < s.batch * s.kv_heads; ++task) {
+  parallel_for_each(s.batch * s.kv_heads, group_cost(s), [&](std::int64_t task) {
     const Scratch w(s, true, onednn_bytes, thread_base(layout, args.forward.workspace));
     const std::int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads;
     gather_keys(s, args.forward, b, kv_head, w);
@@ -308,7 +305,7 @@ void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
           head_pointer(static_cast<char*>(args.dv), s, position, s.kv_stride, kv_head), s.dtype,
           w.dv + i * s.head_dim, DType::kF32, s.head_dim);
     }
-  }
+  });
 }
 
 }  // namespace thimble::cpu

@@ -21,7 +21,7 @@ void round_operand(void* dst, const void* x, DType dtype, std::int64_t n, Fp8For
 
 std::int64_t fp8_matmul_workspace_bytes(const Fp8MatmulSpec& s) {
   return rounded_bytes(s.product.m * s.product.k) + rounded_bytes(s.product.n * s.product.k) +
-         matmul_workspace_bytes(s.product, team_of(s.product));
+         matmul_workspace_bytes(s.product);
 }
 
 void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
@@ -34,7 +34,7 @@ void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
   rounded.a = a;
   rounded.b = b;
   rounded.workspace = b + rounded_bytes(b_elements);
-  cpu::matmul(s.product, rounded, team_of(s.product));
+  cpu::matmul(s.product, rounded);
 }
 
 }  // namespace thimble::cpu

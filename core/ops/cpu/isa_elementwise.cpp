@@ -1,5 +1,4 @@
-// Elementwise kernels and reductions: one pass over memory each, split over threads in fixed
-// chunks.
+// Elementwise kernels and reductions: one pass over memory each.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -12,21 +11,9 @@
 namespace thimble::THIMBLE_ISA {
 namespace {
 
-constexpr std::int64_t kChunk = 16384;
-
-// Runs body(begin, end) over chunks of [0, n).
-template <typename Body>
-void for_chunks(std::int64_t n, Body&& body) {
-  const std::int64_t chunks = (n + kChunk - 1) / kChunk;
-#pragma omp parallel for schedule(static) if (is_team_work(n))
-  for (std::int64_t c = 0; c < chunks; ++c) {
-    body(c * kChunk, std::min(n, (c + 1) * kChunk));
-  }
-}
-
 template <typename D, typename S>
 void cast_typed(D* dst, const S* src, std::int64_t n) {
-  for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+  parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
     for (std::int64_t i = begin; i < end; ++i) store(dst + i, load(src + i));
   });
@@ -35,7 +22,7 @@ void cast_typed(D* dst, const S* src, std::int64_t n) {
 void cast_half(void* dst, DType dst_dtype, const std::uint16_t* src, std::int64_t n) {
   with_float_type(dst_dtype, [&](auto* type) {
     auto* out = static_cast<decltype(type)>(dst);
-    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
       for (std::int64_t i = begin; i < end; ++i) store(out + i, half_to_float(src[i]));
     });
   });
@@ -61,7 +48,7 @@ void dequantize(void* dst, DType dst_dtype, const void* codes, const float* scal
   with_float_type(dst_dtype, [&](auto* type) {
     auto* out = static_cast<decltype(type)>(dst);
     const std::int64_t groups = (n + kInt8Group - 1) / kInt8Group;
-    for_chunks(groups, [=](std::int64_t first, std::int64_t last) {
+    parallel_for(groups, kInt8Group, [=](std::int64_t first, std::int64_t last) {
       float values[kInt8Group];
       for (std::int64_t g = first; g < last; ++g) {
         const std::int64_t begin = g * kInt8Group, count = std::min(kInt8Group, n - begin);
@@ -75,7 +62,7 @@ void dequantize(void* dst, DType dst_dtype, const void* codes, const float* scal
 
 void quantize(void* codes, float* scales, const float* src, std::int64_t n) {
   const std::int64_t groups = (n + kInt8Group - 1) / kInt8Group;
-  for_chunks(groups, [=](std::int64_t first, std::int64_t last) {
+  parallel_for(groups, kInt8Group, [=](std::int64_t first, std::int64_t last) {
     const std::int64_t begin = first * kInt8Group, end = std::min(n, last * kInt8Group);
     encode_int8(src + begin, begin, end - begin, nullptr, codes, scales);
   });
@@ -86,7 +73,7 @@ void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, st
     with_float_type(src_dtype, [&](auto* s) {
       auto* out = static_cast<decltype(d)>(dst);
       const auto* in = static_cast<const std::remove_pointer_t<decltype(s)>*>(src);
-      for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+      parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
         for (std::int64_t i = begin; i < end; ++i) store(out + i, load(out + i) + load(in + i));
       });
@@ -100,7 +87,7 @@ void add(void* out, const void* a, const void* b, DType dtype, std::int64_t n) {
     auto* o = static_cast<T*>(out);
     const auto* x = static_cast<const T*>(a);
     const auto* y = static_cast<const T*>(b);
-    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) store(o + i, load(x + i) + load(y + i));
     });
@@ -113,8 +100,7 @@ template <typename T>
 void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols) {
   constexpr std::int64_t kTile = 32;
   const std::int64_t row_tiles = (rows + kTile - 1) / kTile;
-#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
-  for (std::int64_t tile = 0; tile < row_tiles; ++tile) {
+  parallel_for_each(row_tiles, kTile * cols, [&](std::int64_t tile) {
     const std::int64_t r0 = tile * kTile, r1 = std::min(rows, r0 + kTile);
     for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
       const std::int64_t c1 = std::min(cols, c0 + kTile);
@@ -122,7 +108,7 @@ void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols)
         for (std::int64_t r = r0; r < r1; ++r) dst[c * rows + r] = src[r * cols + c];
       }
     }
-  }
+  });
 }
 
 // Each lane sums in f32 over a short run, which is exact enough for squares of one sign, and is
@@ -150,13 +136,12 @@ constexpr std::int64_t kRun = 1024;  // 32 additions a lane
 
 template <typename T>
 void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t cols) {
-#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
-  for (std::int64_t r = 0; r < rows; ++r) {
+  parallel_for_each(rows, cols, [&](std::int64_t r) {
     double sum = 0;
     for (std::int64_t i = 0; i < cols; i += kRun)
       sum += run_squares(x + r * cols + i, std::min(kRun, cols - i));
     out[r] = sum;
-  }
+  });
 }
 
 // Elements whose pieces are summed at a time: their f32 sums stay in the first-level cache.
@@ -209,7 +194,7 @@ void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int cou
   with_float_type(dst_dtype, [&](auto* d) {
     with_float_type(dtype, [&](auto* s) {
       auto* out = static_cast<decltype(d)>(dst);
-      for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+      parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; i += kSumRun) {
           sum_run<std::remove_pointer_t<decltype(d)>, std::remove_pointer_t<decltype(s)>>(
               out, pieces, count, i, std::min(kSumRun, end - i), accumulate);
@@ -225,7 +210,7 @@ void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64
     auto* o = static_cast<T*>(out);
     const auto* g = static_cast<const T*>(gate);
     const auto* u = static_cast<const T*>(up);
-    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
         store(o + i, swiglu_value(load(g + i), load(u + i)));
@@ -243,7 +228,7 @@ void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, con
     const auto* d = static_cast<const T*>(dout);
     const auto* g = static_cast<const T*>(gate);
     const auto* u = static_cast<const T*>(up);
-    for_chunks(n, [=](std::int64_t begin, std::int64_t end) {
+    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
         float of_gate, of_up;
@@ -262,11 +247,9 @@ void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids,
                           const std::int32_t* order, std::int64_t tokens, std::int64_t cols) {
   // Each thread owns whole groups of equal ids: a group starts where the id differs from its
   // predecessor's.
-#pragma omp parallel if (is_team_work(tokens * cols))
-  {
+  parallel_for(tokens, cols, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> sum(static_cast<std::size_t>(cols));
-#pragma omp for schedule(static)
-    for (std::int64_t i = 0; i < tokens; ++i) {
+    for (std::int64_t i = begin; i < end; ++i) {
       const std::int32_t id = ids[order[i]];
       if (i > 0 && ids[order[i - 1]] == id) continue;
       D* row = dtable + static_cast<std::int64_t>(id) * cols;
@@ -279,7 +262,7 @@ void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids,
       }
       for (std::int64_t c = 0; c < cols; ++c) store(row + c, sum[static_cast<std::size_t>(c)]);
     }
-  }
+  });
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // What a product in 8 bits needs of a CPU, which multiplies the rounded values as bf16.
 #include <algorithm>
+#include <atomic>
 
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_declare.h"
@@ -9,11 +10,17 @@
 namespace thimble::THIMBLE_ISA {
 
 float fp8_most(const void* x, DType dtype, std::int64_t n) {
-  float most = 0;
+  std::atomic<float> most = 0;
   with_float_type(dtype, [&](auto* type) {
     const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(x);
-#pragma omp parallel for simd schedule(static) reduction(max : most) if (parallel : is_team_work(n))
-    for (std::int64_t i = 0; i < n; ++i) most = std::max(most, fp8_magnitude(load(values + i)));
+    parallel_for(n, 1, [&](std::int64_t begin, std::int64_t end) {
+      float own = 0;
+#pragma omp simd reduction(max : own)
+      for (std::int64_t i = begin; i < end; ++i)
+        own = std::max(own, fp8_magnitude(load(values + i)));
+      for (float seen = most; seen < own && !most.compare_exchange_weak(seen, own);) {
+      }
+    });
   });
   return most;
 }
@@ -24,9 +31,11 @@ void fp8_round_to(void* dst, const void* x, DType dtype, std::int64_t n, float s
   const float inverse = 1.0f / scale;
   with_float_type(dtype, [&](auto* type) {
     const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(x);
-#pragma omp parallel for simd schedule(static) if (parallel : is_team_work(n))
-    for (std::int64_t i = 0; i < n; ++i)
-      store(out + i, fp8_round(load(values + i) * inverse, format) * scale);
+    parallel_for(n, 1, [&](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i)
+        store(out + i, fp8_round(load(values + i) * inverse, format) * scale);
+    });
   });
 }
 

@@ -13,8 +13,7 @@ template <typename T>
 void rms_norm_typed(const RmsNormArgs& a) {
   const auto* w = static_cast<const T*>(a.w);
   const std::int64_t cols = a.cols;
-#pragma omp parallel for schedule(static) if (is_team_work(a.rows * cols))
-  for (std::int64_t r = 0; r < a.rows; ++r) {
+  parallel_for_each(a.rows, cols, [&](std::int64_t r) {
     const T* x = static_cast<const T*>(a.x) + r * cols;
     T* y = static_cast<T*>(a.y) + r * cols;
     float sum = 0;
@@ -24,7 +23,7 @@ void rms_norm_typed(const RmsNormArgs& a) {
     a.rstd[r] = rstd;
 #pragma omp simd
     for (std::int64_t c = 0; c < cols; ++c) store(y + c, load(x + c) * rstd * load(w + c));
-  }
+  });
 }
 
 template <typename T>
@@ -66,13 +65,12 @@ void rms_norm_grad(const RmsNormGradArgs& a) {
   with_float_type(a.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     const std::int64_t chunks = norm_chunks(a.rows);
-#pragma omp parallel for schedule(static) if (is_team_work(a.rows * a.cols))
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    parallel_for_each(chunks, kReductionRows * a.cols, [&](std::int64_t chunk) {
       float* dw = a.partial_dw == nullptr ? nullptr : a.partial_dw + chunk * a.cols;
       if (dw != nullptr) std::fill(dw, dw + a.cols, 0.0f);
       const std::int64_t end = std::min(a.rows, (chunk + 1) * kReductionRows);
       for (std::int64_t r = chunk * kReductionRows; r < end; ++r) rms_norm_grad_row<T>(a, r, dw);
-    }
+    });
   });
 }
 
@@ -93,8 +91,7 @@ void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
   with_float_type(dtype, [&](auto* type) {
     const auto* x = static_cast<const std::remove_pointer_t<decltype(type)>*>(dy);
     const std::int64_t chunks = norm_chunks(rows);
-#pragma omp parallel for schedule(static) if (is_team_work(rows * cols))
-    for (std::int64_t chunk = 0; chunk < chunks; ++chunk) {
+    parallel_for_each(chunks, kReductionRows * cols, [&](std::int64_t chunk) {
       float* sum = partial + chunk * cols;
       std::fill(sum, sum + cols, 0.0f);
       const std::int64_t end = std::min(rows, (chunk + 1) * kReductionRows);
@@ -102,7 +99,7 @@ void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
 #pragma omp simd
         for (std::int64_t c = 0; c < cols; ++c) sum[c] += load(x + r * cols + c);
       }
-    }
+    });
   });
 }
 
@@ -111,8 +108,7 @@ void rope(const RopeArgs& a) {
   const float sign = a.inverse ? -1.0f : 1.0f;
   with_float_type(a.dtype, [&](auto* type) {
     auto* base = static_cast<decltype(type)>(a.x);
-#pragma omp parallel for schedule(static) if (is_team_work(a.tokens * a.heads * a.head_dim))
-    for (std::int64_t t = 0; t < a.tokens; ++t) {
+    parallel_for_each(a.tokens, a.heads * a.head_dim, [&](std::int64_t t) {
       const float* cosine = a.table + static_cast<std::int64_t>(a.positions[t]) * a.head_dim;
       const float* sine = cosine + half;
       for (std::int64_t h = 0; h < a.heads; ++h) {
@@ -125,7 +121,7 @@ void rope(const RopeArgs& a) {
           store(x + half + i, second);
         }
       }
-    }
+    });
   });
 }
 

@@ -73,8 +73,7 @@ void cross_entropy_row(const CrossEntropyArgs& a, std::int64_t r) {
 
 void cross_entropy(const CrossEntropyArgs& a) {
   constexpr std::int64_t kExpCost = 8;  // an exponential beside reading a value
-#pragma omp parallel for schedule(static) if (is_team_work(a.rows * a.vocab * kExpCost))
-  for (std::int64_t r = 0; r < a.rows; ++r) cross_entropy_row(a, r);
+  parallel_for_each(a.rows, a.vocab * kExpCost, [&](std::int64_t r) { cross_entropy_row(a, r); });
 }
 
 void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, void* p,

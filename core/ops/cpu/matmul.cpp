@@ -5,41 +5,89 @@
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
+#include "core/ops/cpu/onednn_matmul.h"
 
 namespace thimble::cpu {
 namespace {
 
-using onednn::Team;
+// Multiplications and additions in the time of reading a value from memory.
+constexpr std::int64_t kOpsPerValue = 16;
 
-constexpr std::int64_t kBlockCols = 1024;  // columns of B converted at a time
+// What fills the second-level cache with both operands' parts while either is used often enough to
+// pay for its copy; smaller tiles are slower (measured: 128 x 128 by a tenth).
+constexpr std::int64_t kTileRows = 256, kTileCols = 512, kLeastTileRows = 128, kLeastTileCols = 64;
+// Enough that a thread which is late does not hold up the others for long.
+constexpr std::int64_t kTilesWanted = 8;
+constexpr std::int64_t kLeastTileWork = 32768;  // values: some 10 us
+constexpr std::int64_t kAlign = 64;
+
+std::int64_t work_of(std::int64_t m, std::int64_t n, std::int64_t k) {
+  return std::max(m * k + k * n + m * n, m * n * k / kOpsPerValue);
+}
 
 bool needs_conversion(const MatmulSpec& s) {
   return !has_native_bf16() && (s.a == DType::kBF16 || s.b == DType::kBF16);
 }
 
-// The converted product: A whole, B and C in blocks of columns, all f32 and dense.
-struct Converted {
-  MatmulSpec spec;  // of a full block
-  std::int64_t a_elems = 0, b_elems = 0, c_elems = 0, bias_elems = 0;
+// The product of one tile of `s`, of `rows` by `cols`.
+MatmulSpec tile_spec(const MatmulSpec& s, std::int64_t rows, std::int64_t cols) {
+  MatmulSpec tile = s;
+  tile.m = rows;
+  tile.n = cols;
+  return tile;
+}
 
-  explicit Converted(const MatmulSpec& s, std::int64_t cols) {
-    spec = s;
-    spec.n = cols;
+// Calls f(tile spec) for every size of tile there is.
+template <typename F>
+void for_each_size(const MatmulSpec& s, const MatmulTiles& tiles, F&& f) {
+  const std::int64_t last_rows = s.m - (tiles.down - 1) * tiles.rows;
+  const std::int64_t last_cols = s.n - (tiles.across - 1) * tiles.cols;
+  for (const std::int64_t rows : {tiles.rows, last_rows}) {
+    for (const std::int64_t cols : {tiles.cols, last_cols}) f(tile_spec(s, rows, cols));
+  }
+}
+
+// A tile's product in f32 from operands of which at least one is bf16: A [m, k] was converted whole
+// before, B [k, cols] and C [rows, cols] are converted by the tile's thread.
+struct Converted {
+  MatmulSpec spec;
+  std::int64_t b_elems = 0, c_elems = 0, bias_elems = 0;
+
+  explicit Converted(const MatmulSpec& s) : spec(s) {
     spec.a = spec.b = DType::kF32;
-    spec.lda = s.trans_a ? s.m : s.k;
-    spec.ldb = s.trans_b ? s.k : cols;
+    spec.ldb = s.trans_b ? s.k : s.n;
     if (s.c == DType::kBF16) {
       spec.c = DType::kF32;
-      spec.ldc = cols;
+      spec.ldc = s.n;
       spec.accumulate = false;
-      c_elems = s.m * cols;
+      c_elems = s.m * s.n;
     }
-    a_elems = s.m * s.k;
-    b_elems = s.k * cols;
-    bias_elems = s.bias ? cols : 0;
+    b_elems = s.k * s.n;
+    bias_elems = s.bias ? s.n : 0;
   }
-  std::int64_t bytes() const { return 4 * (a_elems + b_elems + c_elems + bias_elems); }
+  std::int64_t bytes() const { return 4 * (b_elems + c_elems + bias_elems); }
 };
+
+// Of one thread.
+std::int64_t scratch_bytes(const MatmulSpec& s, const MatmulTiles& tiles) {
+  std::int64_t most = 0;
+  for_each_size(s, tiles, [&](const MatmulSpec& tile) {
+    if (!needs_conversion(s)) {
+      most = std::max(most, onednn::workspace_bytes(tile));
+      return;
+    }
+    MatmulSpec dense = tile;
+    dense.lda = s.trans_a ? s.m : s.k;
+    const Converted converted(dense);
+    most = std::max(most, round_up(converted.bytes(), kAlign) +
+                              onednn::workspace_bytes(converted.spec));
+  });
+  return round_up(most, kAlign);
+}
+
+std::int64_t converted_a_bytes(const MatmulSpec& s) {
+  return needs_conversion(s) ? round_up(4 * s.m * s.k, kAlign) : 0;
+}
 
 // Converts `rows` rows of `cols` elements with stride `ld` into dense f32.
 void to_f32(float* dst, const void* src, DType dtype, std::int64_t rows, std::int64_t cols,
@@ -49,79 +97,135 @@ void to_f32(float* dst, const void* src, DType dtype, std::int64_t rows, std::in
     isa_kernels().cast(dst, DType::kF32, bytes, dtype, rows * cols);
     return;
   }
-  for (std::int64_t r = 0; r < rows; ++r) {
+  parallel_for_each(rows, cols, [&](std::int64_t r) {
     isa_kernels().cast(dst + r * cols, DType::kF32, bytes + r * ld * dtype_size(dtype), dtype,
                        cols);
-  }
+  });
 }
 
-void run_converted(const MatmulSpec& s, const MatmulArgs& args, Team team) {
-  const Converted full(s, std::min(s.n, kBlockCols));
-  auto* a = static_cast<float*>(args.workspace);
-  float* b = a + full.a_elems;
-  float* c = b + full.b_elems;
-  float* bias = c + full.c_elems;
-  void* inner = bias + full.bias_elems;
-  to_f32(a, args.a, s.a, s.trans_a ? s.k : s.m, s.trans_a ? s.m : s.k, s.lda);
-  const std::int64_t b_size = dtype_size(s.b), c_size = dtype_size(s.c);
-  for (std::int64_t n0 = 0; n0 < s.n; n0 += kBlockCols) {
-    const std::int64_t cols = std::min(kBlockCols, s.n - n0);
-    const Converted block(s, cols);
-    const auto* b_src = static_cast<const char*>(args.b) + n0 * (s.trans_b ? s.ldb : 1) * b_size;
-    to_f32(b, b_src, s.b, s.trans_b ? cols : s.k, s.trans_b ? s.k : cols, s.ldb);
-    if (s.bias) to_f32(bias, static_cast<const char*>(args.bias) + n0 * b_size, s.b, 1, cols, cols);
-    auto* c_dst = static_cast<char*>(args.c) + n0 * c_size;
-    const bool direct = block.c_elems == 0;
-    onednn::matmul(block.spec,
-                   {.a = a,
-                    .b = b,
-                    .c = direct ? static_cast<void*>(c_dst) : c,
-                    .bias = bias,
-                    .workspace = inner},
-                   team);
-    if (direct) continue;
-    for (std::int64_t r = 0; r < s.m; ++r) {
-      void* row = c_dst + r * s.ldc * c_size;
-      if (s.accumulate) {
-        isa_kernels().accumulate(row, s.c, c + r * cols, DType::kF32, cols);
-      } else {
-        isa_kernels().cast(row, s.c, c + r * cols, DType::kF32, cols);
-      }
+void run_converted(const MatmulSpec& s, const MatmulArgs& args) {
+  const Converted converted(s);
+  auto* b = static_cast<float*>(args.workspace);
+  float* c = b + converted.b_elems;
+  float* bias = c + converted.c_elems;
+  char* inner = static_cast<char*>(args.workspace) + round_up(converted.bytes(), kAlign);
+  to_f32(b, args.b, s.b, s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n, s.ldb);
+  if (s.bias) to_f32(bias, args.bias, s.b, 1, s.n, s.n);
+  const bool direct = converted.c_elems == 0;
+  void* out = direct ? args.c : c;
+  onednn::matmul(converted.spec, {.a = args.a, .b = b, .c = out, .bias = bias, .workspace = inner});
+  if (direct) return;
+  for (std::int64_t r = 0; r < s.m; ++r) {
+    void* row = static_cast<char*>(args.c) + r * s.ldc * dtype_size(s.c);
+    if (s.accumulate) {
+      isa_kernels().accumulate(row, s.c, c + r * s.n, DType::kF32, s.n);
+    } else {
+      isa_kernels().cast(row, s.c, c + r * s.n, DType::kF32, s.n);
     }
   }
 }
 
-// Multiplications and additions in the time of reading a value from memory.
-constexpr std::int64_t kOpsPerValue = 16;
+// A tile of the product with packed B.
+MatmulSpec packed_tile(const MatmulSpec& spec) {
+  MatmulSpec s = spec;
+  s.b_packed = true;
+  return tile_spec(s, MatmulTiles(s).rows, s.n);
+}
 
 }  // namespace
 
-onednn::Team team_of(const MatmulSpec& s) {
-  const std::int64_t values = s.m * s.k + s.k * s.n + s.m * s.n;
-  const std::int64_t work = std::max(values, s.m * s.n * s.k / kOpsPerValue);
-  return is_team_work(work) ? Team::kWhole : Team::kSingleThread;
-}
-
-std::int64_t matmul_workspace_bytes(const MatmulSpec& s, Team team) {
-  if (s.m == 0 || s.n == 0 || s.k == 0) return 0;
-  if (!needs_conversion(s)) return onednn::workspace_bytes(s, team);
-  TH_CHECK(!s.b_packed, "packed bf16 without native bf16");
-  const Converted full(s, std::min(s.n, kBlockCols));
-  std::int64_t inner = onednn::workspace_bytes(full.spec, team);
-  if (s.n % kBlockCols != 0 && s.n > kBlockCols) {
-    inner = std::max(inner, onednn::workspace_bytes(Converted(s, s.n % kBlockCols).spec, team));
+MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
+  if (s.m == 0 || s.n == 0 || !is_team_work(work_of(s.m, s.n, s.k))) return;
+  // All tiles but the last have as many rows, as far as multiples of 16 go.
+  const auto part = [&](std::int64_t most) {
+    const std::int64_t parts = (s.m + most - 1) / most;
+    return std::min(s.m, round_up((s.m + parts - 1) / parts, 16));
+  };
+  const auto count = [&] {
+    down = (s.m + rows - 1) / rows;
+    across = (s.n + cols - 1) / cols;
+    return down * across;
+  };
+  if (s.b_packed) {
+    // oneDNN packs for one number of rows, and for whole rows of C.
+    rows = part(kLeastTileRows);
+    if (s.m % rows != 0) rows = s.m;
+    count();
+    return;
   }
-  return full.bytes() + inner;
+  // A converted tile has all rows, as its part of B is converted by each tile.
+  const bool converted = needs_conversion(s);
+  if (!converted) rows = part(kTileRows);
+  cols = std::min(s.n, kTileCols);
+  while (count() < kTilesWanted && work_of(rows, cols, s.k) / 2 >= kLeastTileWork) {
+    if (rows > kLeastTileRows && !converted && part(kLeastTileRows) < rows) {
+      rows = part(kLeastTileRows);
+    } else if (cols > kLeastTileCols) {
+      cols = round_up(cols / 2, kLeastTileCols);
+    } else {
+      break;
+    }
+  }
 }
 
-void matmul(const MatmulSpec& s, const MatmulArgs& args, Team team) {
+std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
+  if (s.m == 0 || s.n == 0 || s.k == 0) return 0;
+  TH_CHECK(!s.b_packed || !needs_conversion(s), "packed bf16 without native bf16");
+  const MatmulTiles tiles(s);
+  const std::int64_t threads = std::min<std::int64_t>(team_threads(), tiles.down * tiles.across);
+  // Threads are numbered by the team, not by the tiles.
+  return converted_a_bytes(s) + (threads == 1 ? 1 : team_threads()) * scratch_bytes(s, tiles);
+}
+
+void matmul(const MatmulSpec& s, const MatmulArgs& args) {
   TH_CHECK(s.k > 0, "product over an empty dimension");
   if (s.m == 0 || s.n == 0) return;
-  if (needs_conversion(s)) {
-    run_converted(s, args, team);
-  } else {
-    onednn::matmul(s, args, team);
+  const MatmulTiles tiles(s);
+  const std::int64_t scratch = scratch_bytes(s, tiles);
+  const bool converted = needs_conversion(s);
+  MatmulSpec whole = s;
+  MatmulArgs from = args;
+  if (converted) {
+    to_f32(static_cast<float*>(args.workspace), args.a, s.a, s.trans_a ? s.k : s.m,
+           s.trans_a ? s.m : s.k, s.lda);
+    from.a = args.workspace;
+    whole.a = DType::kF32;
+    whole.lda = s.trans_a ? s.m : s.k;
+    from.workspace = static_cast<char*>(args.workspace) + converted_a_bytes(s);
   }
+  const std::int64_t a_step = (whole.trans_a ? 1 : whole.lda) * dtype_size(whole.a);
+  const std::int64_t b_size = dtype_size(s.b), b_step = (s.trans_b ? s.ldb : 1) * b_size;
+  const std::int64_t c_size = dtype_size(s.c);
+  parallel_for_each(
+      tiles.down * tiles.across, work_of(tiles.rows, tiles.cols, s.k), [&](std::int64_t i) {
+        // Tiles of one part of B follow one another: it is still in the cache.
+        const std::int64_t across = i / tiles.down, row = i % tiles.down * tiles.rows,
+                           col = across * tiles.cols;
+        const MatmulSpec tile = tile_spec(whole, std::min(tiles.rows, s.m - row),
+                                          std::min(tiles.cols, s.n - col));
+        const auto at = [](const void* base, std::int64_t bytes) {
+          return static_cast<const char*>(base) + bytes;
+        };
+        const MatmulArgs part{
+            .a = at(from.a, row * a_step),
+            .b = at(from.b, col * b_step),
+            .c = static_cast<char*>(from.c) + (row * s.ldc + col) * c_size,
+            .bias = s.bias ? at(from.bias, col * b_size) : nullptr,
+            .workspace = static_cast<char*>(from.workspace) + team_index() * scratch};
+        if (converted) {
+          run_converted(tile, part);
+        } else {
+          onednn::matmul(tile, part);
+        }
+      });
+}
+
+PackedLayout packed_layout(const MatmulSpec& s) {
+  return onednn::packed_layout(packed_tile(s));
+}
+
+void pack(const MatmulSpec& s, const void* b, void* packed) {
+  onednn::pack(packed_tile(s), b, packed);
 }
 
 }  // namespace thimble::cpu

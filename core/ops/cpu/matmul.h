@@ -1,15 +1,26 @@
-// The CPU's matrix product: oneDNN where it has the types, blocks converted to f32 where it has not
-// (bf16 on AVX2).
+// The CPU's matrix product: tiles of the result, each by one thread, by oneDNN where it has the
+// types and converted to f32 where it has not (bf16 on AVX2).
 #pragma once
 
-#include "core/ops/cpu/onednn_matmul.h"
+#include "core/ops/kernel_table.h"
 
 namespace thimble::cpu {
 
-/// The whole team unless the product is too small to wake it for: a function of sizes alone.
-onednn::Team team_of(const MatmulSpec& spec);
+/// How the result [m, n] of a product is cut. Sums over k are never cut: a tile is a product of its
+/// own. A function of the spec alone, so that bits do not depend on the number of threads.
+struct MatmulTiles {
+  std::int64_t rows = 0, cols = 0;  // of a tile; the last of each may be smaller
+  std::int64_t down = 1, across = 1;
+  explicit MatmulTiles(const MatmulSpec& spec);
+};
 
-std::int64_t matmul_workspace_bytes(const MatmulSpec& spec, onednn::Team team);
-void matmul(const MatmulSpec& spec, const MatmulArgs& args, onednn::Team team);
+/// Workspace of matmul() by team_threads() threads, in bytes.
+std::int64_t matmul_workspace_bytes(const MatmulSpec& spec);
+void matmul(const MatmulSpec& spec, const MatmulArgs& args);
+
+/// The layout of B that oneDNN prefers for the tiles of this product; none if the plain one is as
+/// good.
+PackedLayout packed_layout(const MatmulSpec& spec);
+void pack(const MatmulSpec& spec, const void* b, void* packed);
 
 }  // namespace thimble::cpu

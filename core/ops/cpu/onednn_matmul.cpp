@@ -1,5 +1,7 @@
 #include "core/ops/cpu/onednn_matmul.h"
 
+#include <omp.h>
+
 #include <array>
 #include <memory>
 #include <mutex>
@@ -9,7 +11,6 @@
 
 #include "core/base/error.h"
 #include "core/base/random.h"
-#include "core/base/threads.h"
 
 namespace thimble::onednn {
 namespace {
@@ -27,6 +28,14 @@ const dnnl::engine& engine() {
 dnnl::stream& stream() {
   thread_local dnnl::stream current(engine());
   return current;
+}
+
+// oneDNN splits work by the number of OpenMP threads, some of it when a product is made and some
+// when it runs. Those of Thimble's own loops are what splits it here.
+void work_alone() {
+  thread_local bool done = false;
+  if (!done) omp_set_num_threads(1);
+  done = true;
 }
 
 memory::data_type type_of(DType dtype) {
@@ -74,6 +83,7 @@ memory::desc packed_desc(const MatmulSpec& spec) {
   const std::lock_guard lock(mutex);
   const auto found = cache.find(key);
   if (found != cache.end()) return found->second;
+  work_alone();
   const memory::desc any({key.k, key.n}, type_of(key.b), memory::format_tag::any);
   const dnnl::matmul::primitive_desc pd(
       dnnl::matmul::desc(matrix(key.m, key.k, key.a, key.trans_a, key.lda), any,
@@ -133,31 +143,11 @@ class Product {
   std::int64_t workspace_bytes_ = 0;
 };
 
-// oneDNN splits work by the number of OpenMP threads, some of it when a product is made and some
-// when it runs.
-class OneThread {
- public:
-  explicit OneThread(Team team) : active_(team == Team::kSingleThread), threads_(team_threads()) {
-    if (active_) set_team_threads(1);
-  }
-  ~OneThread() {
-    if (active_) set_team_threads(threads_);
-  }
-  OneThread(const OneThread&) = delete;
-  OneThread& operator=(const OneThread&) = delete;
-
- private:
-  bool active_;
-  int threads_;
-};
-
-Product& product(const MatmulSpec& spec, Team team) {
-  using Cache = std::unordered_map<MatmulSpec, std::unique_ptr<Product>, SpecHash>;
-  thread_local std::array<std::unordered_map<int, Cache>, 2> caches;  // by team, by thread count
-  const int threads = team == Team::kSingleThread ? 1 : team_threads();
-  std::unique_ptr<Product>& slot = caches[team == Team::kSingleThread ? 1 : 0][threads][spec];
+Product& product(const MatmulSpec& spec) {
+  thread_local std::unordered_map<MatmulSpec, std::unique_ptr<Product>, SpecHash> cache;
+  std::unique_ptr<Product>& slot = cache[spec];
   if (!slot) {
-    const OneThread scope(team);
+    work_alone();
     try {
       slot = std::make_unique<Product>(spec);
     } catch (const dnnl::error& e) {
@@ -171,14 +161,12 @@ Product& product(const MatmulSpec& spec, Team team) {
 
 }  // namespace
 
-std::int64_t workspace_bytes(const MatmulSpec& spec, Team team) {
-  return product(spec, team).workspace_bytes();
+std::int64_t workspace_bytes(const MatmulSpec& spec) {
+  return product(spec).workspace_bytes();
 }
 
-void matmul(const MatmulSpec& spec, const MatmulArgs& args, Team team) {
-  Product& made = product(spec, team);
-  const OneThread scope(team);
-  made.run(args);
+void matmul(const MatmulSpec& spec, const MatmulArgs& args) {
+  product(spec).run(args);
 }
 
 PackedLayout packed_layout(const MatmulSpec& spec) {
@@ -201,6 +189,7 @@ PackedLayout packed_layout(const MatmulSpec& spec) {
 }
 
 void pack(const MatmulSpec& spec, const void* b, void* packed) {
+  work_alone();
   const memory::desc from = matrix(spec.k, spec.n, spec.b, spec.trans_b, spec.ldb);
   memory source(from, engine(), const_cast<void*>(b));
   memory target(packed_desc(spec), engine(), packed);
