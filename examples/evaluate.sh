@@ -3,5 +3,6 @@
 set -euo pipefail
 thimble=$(dirname "$0")/../build/release/thimble
 for model in "$1" "$2"; do
-  echo "$model: $("$thimble" eval --model "$model" --text "$3")"
+  loss=$("$thimble" eval --model "$model" --text "$3")
+  echo "$model: $loss"
 done
