@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/run_outlook.h"
+#include "launcher/engine/loaded_model.h"
 #include "launcher/engine/time_plan.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/paths.h"
@@ -49,6 +50,12 @@ void check_free(const fs::path& file, bool force) {
   if (fs::exists(file) && !force) throw_user("{}: exists; --force overwrites it", file.string());
 }
 
+bool holds(const fs::path& file, const std::string& text) {
+  std::error_code ignored;
+  return fs::is_regular_file(file, ignored) && fs::file_size(file, ignored) == text.size() &&
+         read_text_file(file, static_cast<std::int64_t>(text.size())) == text;
+}
+
 // The configuration of a model of a named size for this tokenizer, not written yet.
 ModelConfig sized_config(const std::string& size, const std::string& tokenizer_path) {
   auto config = named_model_config(size);
@@ -63,7 +70,7 @@ ModelConfig sized_config(const std::string& size, const std::string& tokenizer_p
 
 // A directory with a model, or the name of one on the Hub, which is found when the job is loaded.
 fs::path check_model(const std::string& model) {
-  if (fs::is_directory(model)) return fs::path(model) / "config.json";
+  if (fs::is_directory(model)) return model_directory(model) / "config.json";
   const fs::path path(model);
   const bool hub_name = !path.is_absolute() && std::distance(path.begin(), path.end()) == 2 &&
                         !model.starts_with(".") && !model.ends_with("/");
@@ -145,7 +152,8 @@ void run_init(const InitArguments& a) {
   if (!a.size.empty()) {
     config = sized_config(a.size, tokenizer);
     const fs::path file = folder / (a.size + ".json");
-    check_free(file, a.force);
+    // The one that an earlier job of this size and tokenizer was given serves this one too.
+    if (!holds(file, model_config_json(*config, "bfloat16"))) check_free(file, a.force);
     sized = file;
     values.model = file.filename().string();
   } else if (!a.config.empty()) {
