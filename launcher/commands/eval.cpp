@@ -11,7 +11,9 @@
 
 #include "core/base/numeric.h"
 #include "core/io/file.h"
+#include "data/file_kind.h"
 #include "data/tokenize.h"
+#include "data/utf8.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/job_setup.h"
 #include "launcher/engine/loaded_model.h"
@@ -152,6 +154,9 @@ using DocumentFn = std::function<void(const std::vector<std::int32_t>&, std::int
 // A text's documents; returns the bytes that are scored.
 std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const DocumentFn& next) {
   const MappedFile file(a.text);
+  check_is_text(a.text, file.text());
+  if (const std::size_t bad = first_invalid_utf8(file.text()); bad < file.text().size())
+    spdlog::warn("{}", invalid_utf8_warning(a.text, bad));
   for (const std::string_view document : documents(file.text(), a.separator)) {
     std::vector<std::int32_t> ids;
     if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());

@@ -227,6 +227,8 @@ TEST(CorpusReader, MessagesOfPaths) {
       path_error("a.xyz"),
       dir.file("a.xyz") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
   EXPECT_THAT(path_error("."), HasSubstr("is a directory"));
+  EXPECT_EQ(message_of<UserError>([] { expand_paths({"no-such-folder/*.txt"}); }),
+            "no-such-folder/*.txt: no such file");
   EXPECT_EQ(message_of<UserError>([] { expand_paths({}); }), "data: no path is given");
 }
 
