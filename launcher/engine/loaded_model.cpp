@@ -55,6 +55,10 @@ std::filesystem::path model_directory(const std::filesystem::path& given) {
     throw_user("{}: a run without an exported model; make one: thimble convert {} DIRECTORY",
                given.string(), given.string());
   }
+  if (has(given / "MANIFEST")) {
+    throw_user("{}: a checkpoint; make a model of it: thimble convert {} DIRECTORY", given.string(),
+               given.string());
+  }
   throw_user("{}: neither a model directory (config.json) nor a run (model/)", given.string());
 }
 

@@ -60,6 +60,7 @@ TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
     expect_mistake(std::string(command) + "text.txt", "text.txt: not a directory");
     expect_mistake(std::string(command) + "folder", "folder: neither a model directory");
     expect_mistake(std::string(command) + "unfinished", "thimble convert unfinished");
+    expect_mistake(std::string(command) + "runs/job/checkpoints/ckpt-2", "a checkpoint");
   }
   for (const char* command : {"inspect checkpoint ", "inspect ranks "}) {
     expect_mistake(std::string(command) + "missing", "missing: no such directory");
