@@ -9,6 +9,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/data_spec.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/option_hints.h"
 #include "launcher/commands/version.h"
@@ -120,6 +121,12 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
 }
 
 }  // namespace
+
+void add_field_options(CLI::App& command, FieldNames& fields) {
+  command.add_option("--field-text", fields.text, "JSON key of the text");
+  command.add_option("--field-prompt", fields.prompt, "JSON key of the prompt");
+  command.add_option("--field-completion", fields.completion, "JSON key of the completion");
+}
 
 void add_special_tokens_option(CLI::App& command, std::string& value) {
   command

@@ -26,6 +26,7 @@ namespace {
 struct EvalArguments {
   std::string model, text, dtype = "auto", separator;
   std::string special_tokens = "parse";
+  FieldNames fields;
   std::int64_t context = 0, stride = 0;
   bool json = false, by_position = false;
 };
@@ -171,6 +172,7 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
                           const DocumentFn& next) {
   if (!a.separator.empty()) throw_user("--document-separator: {} has one document a line", a.text);
   SourceSpec source{.paths = {a.text}};
+  source.fields = a.fields;
   source.format = resolve_format(source, source.paths);
   DocumentReader reader(source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); });
   std::int64_t bytes = 0;
@@ -231,6 +233,7 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       ->check(CLI::PositiveNumber);
   eval->add_option("--document-separator", a->separator,
                    "A new document begins at each occurrence of this text");
+  add_field_options(*eval, a->fields);
   add_special_tokens_option(*eval, a->special_tokens);
   eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));

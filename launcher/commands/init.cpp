@@ -34,6 +34,7 @@ constexpr std::int64_t kLeastStepsAnEpoch = 8, kShortestRow = 64;
 struct InitArguments {
   std::string model, config, size, tokenizer, out = "job.toml";
   std::vector<std::string> data;
+  FieldNames fields;
   bool force = false;
 };
 
@@ -146,6 +147,14 @@ void run_init(const InitArguments& a) {
       tokenizer.empty() || tokenizer == "byte" ? tokenizer : from_job(tokenizer, folder);
   for (const std::string& path : a.data) values.data.push_back(from_job(path, folder));
   if (values.from_scratch) values.lr = kScratchLr;
+  const FieldNames usual;
+  const auto map_field = [&values](const char* ours, const std::string& key,
+                                   const std::string& usual_key) {
+    if (key != usual_key) values.fields[ours] = key;
+  };
+  map_field("text", a.fields.text, usual.text);
+  map_field("prompt", a.fields.prompt, usual.prompt);
+  map_field("completion", a.fields.completion, usual.completion);
 
   std::optional<ModelConfig> config;
   fs::path sized;  // written once nothing can be refused any more
@@ -167,6 +176,7 @@ void run_init(const InitArguments& a) {
   if (config) {
     DataSpec spec;
     spec.train.emplace_back().paths = a.data;
+    spec.train.back().fields = a.fields;
     fit_to_data(look_at_data(spec, *load_tokenizer(tokenizer_path(a, tokenizer))),
                 config->max_positions, values, spec);
   }
@@ -194,6 +204,7 @@ void add_init_command(CLI::App& app, CommandSession& session) {
                    "Tokenizer directory or file, or \"byte\" (default: the model's; byte from "
                    "scratch)");
   init->add_option("--data", a->data, "Training files or globs (repeatable)")->required();
+  add_field_options(*init, a->fields);
   init->add_option("--out", a->out, "Job file to write");
   init->add_flag("--force", a->force, "Overwrite existing files");
   init->footer(

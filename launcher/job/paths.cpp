@@ -59,8 +59,8 @@ class PathResolver {
 
   /// The absolute path. Throws UserError with what is wrong with it.
   std::string resolve(const std::string& written, PathKind kind) const {
-    if (kind == PathKind::kTokenizer && written == "byte") return written;
     const std::string expanded = expand_variables(written, environment_);
+    if (kind == PathKind::kTokenizer && expanded == "byte") return expanded;
     const fs::path base = kind == PathKind::kOutput ? fs::current_path() : job_folder_;
     const fs::path path = (base / expanded).lexically_normal();
     if (kind == PathKind::kModel && is_there(path) && !is_there(path / "config.json"))

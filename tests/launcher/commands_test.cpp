@@ -295,6 +295,13 @@ TEST_F(CommandsTest, EvalScoresCompletionsOnly) {
   EXPECT_NEAR(nats[0] + nats[2], nats[1], 1e-4 * nats[1]);
   ASSERT_EQ(d().run("eval --model runs/job --json --text pair.jsonl --context 4 --stride 2"), 0);
   EXPECT_EQ(d().json()["tokens"], 16);
+  d().write("alpaca.jsonl", "{\"instruction\":\"the 12 cats \",\"output\":\"sat; the 7 cats\"}\n");
+  const std::string fields = " alpaca.jsonl --field-prompt instruction --field-completion output ";
+  ASSERT_EQ(d().run("eval --model runs/job --dtype fp32 --json --text" + fields), 0) << d().err();
+  EXPECT_EQ(d().json()["tokens"], 16);
+  ASSERT_EQ(d().run("init --config config.json --out alpaca.toml --data" + fields), 0) << d().err();
+  EXPECT_NE(d().file("alpaca.toml").find("\nfields = {"), std::string::npos);
+  EXPECT_NE(d().out().find("1 documents"), std::string::npos) << d().out();
   d().write("other.jsonl", "{\"a\":1}\n");
   expect_mistake("eval --model runs/job --text other.jsonl", "other.jsonl:1");
   expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x", "a line");

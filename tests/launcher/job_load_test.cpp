@@ -76,6 +76,8 @@ TEST_F(JobLoad, VariablesInPaths) {
   write("${WHERE}/m", "~/a.txt");
   EXPECT_EQ(load().model.path, (folder_ / "m").string());
   EXPECT_EQ(load().data.train[0].path[0], (folder_ / "a.txt").string());
+  environment_["TOKENIZER"] = "byte";
+  EXPECT_EQ(load({"model.tokenizer=${TOKENIZER}"}).model.tokenizer, "byte");
   write("${NOWHERE}/m", "${a.txt");
   EXPECT_EQ(error(),
             job().string() +
