@@ -3,7 +3,9 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <span>
 
@@ -120,6 +122,15 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
                      nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
 }
 
+// Results that could not be written are lost. A reader who has gone wants no more of them.
+void flush_results() {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  if (errno == EPIPE) return;
+  throw_system("cannot write standard output{}{}", errno == 0 ? "" : ": ",
+               errno == 0 ? "" : std::strerror(errno));
+}
+
 }  // namespace
 
 void add_field_options(CLI::App& command, FieldNames& fields) {
@@ -184,6 +195,7 @@ int run_command_line(int argc, char** argv) {
     } else if (app.get_subcommands().empty()) {
       fmt::print("{}", app.help());
     }
+    flush_results();
     stop_logging();
     return session.exit_code;
   } catch (const CLI::ParseError& e) {

@@ -158,6 +158,12 @@ std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const
   check_is_text(a.text, file.text());
   if (const std::size_t bad = first_invalid_utf8(file.text()); bad < file.text().size())
     spdlog::warn("{}", invalid_utf8_warning(a.text, bad));
+  if (!a.separator.empty() && file.text().find(a.separator) == std::string_view::npos) {
+    spdlog::warn("{}: --document-separator never occurs, so the file is one document{}", a.text,
+                 a.separator.find("\\n") == std::string::npos
+                     ? ""
+                     : "; a shell makes line ends of $'\\n', not of \"\\n\"");
+  }
   for (const std::string_view document : documents(file.text(), a.separator)) {
     std::vector<std::int32_t> ids;
     if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());

@@ -271,6 +271,8 @@ TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
   d().write("utf16.txt", std::string("\xFF\xFEt\0h\0e\0", 8));
   expect_mistake("eval --model runs/job --text utf16.txt", "iconv -f UTF-16");
   expect_mistake("generate --model runs/job --prompt-file utf16.txt", "iconv -f UTF-16");
+  ASSERT_EQ(d().run("eval --model runs/job --text text.txt --document-separator '\\n\\n'"), 0);
+  EXPECT_NE(d().err().find("never occurs"), std::string::npos) << d().err();
   d().write("latin1.txt", "caf\xE9 and more");
   ASSERT_EQ(d().run("eval --model runs/job --text latin1.txt"), 0);
   EXPECT_NE(d().err().find("byte 3 is not valid UTF-8"), std::string::npos) << d().err();

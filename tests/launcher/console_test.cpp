@@ -51,6 +51,15 @@ TEST_F(ConsoleTest, WrongOptionsAreToldTheRightOnes) {
   expect_mistake("inspect", "see thimble help inspect");
 }
 
+TEST_F(ConsoleTest, ResultsThatCannotBeWrittenAreAFailure) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  const std::string command = std::string("'") + THIMBLE_BINARY + "' --version > /dev/full 2> '" +
+                              d().path("full.txt").string() + "'";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  EXPECT_NE(d().file("full.txt").find("standard output"), std::string::npos)
+      << d().file("full.txt");
+}
+
 TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
   fs::create_directories(d().path("folder"));
   fs::create_directories(d().path("unfinished/checkpoints"));
