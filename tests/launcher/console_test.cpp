@@ -51,6 +51,17 @@ TEST_F(ConsoleTest, WrongOptionsAreToldTheRightOnes) {
   expect_mistake("inspect", "see thimble help inspect");
 }
 
+TEST_F(ConsoleTest, AModelOlderThanItsRunIsTold) {
+  const std::string generate = "generate --model runs/job --prompt x --max-new-tokens 1";
+  ASSERT_EQ(d().run(generate), 0);
+  EXPECT_EQ(d().err().find("has gone on"), std::string::npos) << d().err();
+  fs::create_directories(d().path("runs/job/checkpoints/ckpt-9"));
+  ASSERT_EQ(d().run(generate), 0);
+  fs::remove(d().path("runs/job/checkpoints/ckpt-9"));
+  EXPECT_NE(d().err().find("that of step 2, and the run has gone on to step 9"), std::string::npos)
+      << d().err();
+}
+
 TEST_F(ConsoleTest, ResultsThatCannotBeWrittenAreAFailure) {
   if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
   const std::string command = std::string("'") + THIMBLE_BINARY + "' --version > /dev/full 2> '" +
