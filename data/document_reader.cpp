@@ -109,10 +109,7 @@ class TextFileReader final : public DocumentReader::FileReader {
     if (warned_) return;
     const std::size_t bad = first_invalid_utf8(text);
     if (bad == text.size()) return;
-    warn_.invalid_utf8(fmt::format(
-        "{}: byte {} is not valid UTF-8; such bytes are kept as they are (Latin-1? iconv "
-        "-f LATIN1 -t UTF-8 {} > converted.txt)",
-        path_, at_ + bad, path_));
+    warn_.invalid_utf8(invalid_utf8_warning(path_, at_ + bad));
     warned_ = true;
   }
 

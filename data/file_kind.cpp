@@ -60,6 +60,13 @@ void check_is_text(const std::string& path, std::string_view head) {
   }
 }
 
+std::string invalid_utf8_warning(const std::string& path, std::size_t byte) {
+  return fmt::format(
+      "{}: byte {} is not valid UTF-8; such bytes are kept as they are (Latin-1? iconv "
+      "-f LATIN1 -t UTF-8 {} > converted.txt)",
+      path, byte, path);
+}
+
 std::string not_json_hint(const std::string& path, std::string_view line) {
   const std::size_t begin = line.find_first_not_of(" \t");
   const std::size_t end = line.find_last_not_of(" \t");

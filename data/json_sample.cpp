@@ -83,7 +83,7 @@ SampleFormat detect_json_format(const std::string& line, const FieldNames& field
   }
   throw_user(
       "{}: cannot tell the format: no '{}' and no '{}' with '{}'; the line has: {}; "
-      "map them in fields",
+      "map them in fields (on a command line: --field-prompt, --field-completion, --field-text)",
       where, fields.text, fields.prompt, fields.completion, key_list(object));
 }
 

@@ -1,6 +1,8 @@
 #include <glob.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 
 #include "core/base/error.h"
@@ -48,9 +50,14 @@ void check_kind(const std::string& path) {
 std::vector<std::string> glob_matches(const std::string& pattern) {
   glob_t found{};
   const int result = ::glob(pattern.c_str(), GLOB_ERR, nullptr, &found);
+  const int error = errno;
   std::vector<std::string> matches(found.gl_pathv, found.gl_pathv + found.gl_pathc);
   ::globfree(&found);
-  if (result != 0 && result != GLOB_NOMATCH) throw_errno("glob", pattern);
+  if (result == GLOB_ABORTED && (error == ENOENT || error == ENOTDIR)) return {};
+  if (result == GLOB_ABORTED && error == EACCES)
+    throw_user("cannot open {}: {}", pattern, std::strerror(error));
+  if (result != 0 && result != GLOB_NOMATCH)
+    throw_system("glob: {}: {}", pattern, std::strerror(error));
   // glob sorts by locale; the order of the documents must not depend on it.
   std::sort(matches.begin(), matches.end());
   return matches;

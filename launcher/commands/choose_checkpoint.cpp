@@ -4,6 +4,7 @@
 
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/text.h"
+#include "core/io/staged.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -24,7 +25,17 @@ void check_has_step(const fs::path& checkpoints, std::int64_t step) {
 std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& arguments,
                                                   const std::filesystem::path& checkpoints,
                                                   const CheckpointIo& io) {
-  if (arguments.resume == "never") return std::nullopt;
+  if (arguments.resume == "never") {
+    // Beside them the new run's checkpoints would be taken for old ones.
+    if (!list_checkpoints(checkpoints).empty()) {
+      throw_user(
+          "--resume never: {} holds the checkpoints of an earlier run; --fresh moves that run "
+          "aside "
+          "and starts anew",
+          checkpoints.string());
+    }
+    return std::nullopt;
+  }
   if (arguments.resume_from) {
     check_has_step(checkpoints, *arguments.resume_from);
     return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", *arguments.resume_from), io);
@@ -62,6 +73,13 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
   if (step < 0) return std::nullopt;
   return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
                                 CheckpointCheck::kManifest);
+}
+
+void move_later_checkpoints_aside(const fs::path& run, std::int64_t step) {
+  for (const CheckpointName& c : list_checkpoints(run / "checkpoints")) {
+    if (c.step <= step) continue;
+    spdlog::info("{} is now {}", c.path.string(), move_aside(c.path).filename().string());
+  }
 }
 
 }  // namespace thimble

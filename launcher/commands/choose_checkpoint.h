@@ -13,11 +13,15 @@ namespace thimble {
 std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value);
 
 /// Rank 0 finds the checkpoint and verifies every byte of it; the others read its layout. None: the
-/// run starts anew. Throws UserError if the arguments ask for one that is not there, or all are
-/// damaged.
+/// run starts anew. Throws UserError if the arguments ask for one that is not there, or for none
+/// where there are some, or all are damaged.
 std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& arguments,
                                                     Communicator& comm,
                                                     const std::filesystem::path& run,
                                                     const CheckpointIo& io);
+
+/// Rank 0, when training begins from an earlier step than the last: a later start would take what
+/// was saved after `step` for the newest of this run.
+void move_later_checkpoints_aside(const std::filesystem::path& run, std::int64_t step);
 
 }  // namespace thimble

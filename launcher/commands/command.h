@@ -14,6 +14,7 @@ class App;
 namespace thimble {
 
 class Console;
+struct FieldNames;
 
 /// What all commands share. Results go to standard output, everything else to the console (standard
 /// error).
@@ -45,6 +46,8 @@ void add_train_command(CLI::App& app, CommandSession& session);
 
 /// --special-tokens parse|text, of commands that tokenise.
 void add_special_tokens_option(CLI::App& command, std::string& value);
+/// --field-text, --field-prompt, --field-completion, of commands that read JSON lines.
+void add_field_options(CLI::App& command, FieldNames& fields);
 
 inline constexpr int kExitSystem = 1;
 inline constexpr int kExitUser = 2;

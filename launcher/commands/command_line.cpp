@@ -3,12 +3,15 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <filesystem>
 #include <span>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/data_spec.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/option_hints.h"
 #include "launcher/commands/version.h"
@@ -119,7 +122,22 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
                      nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
 }
 
+// Results that could not be written are lost. A reader who has gone wants no more of them.
+void flush_results() {
+  errno = 0;
+  if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
+  if (errno == EPIPE) return;
+  throw_system("cannot write standard output{}{}", errno == 0 ? "" : ": ",
+               errno == 0 ? "" : std::strerror(errno));
+}
+
 }  // namespace
+
+void add_field_options(CLI::App& command, FieldNames& fields) {
+  command.add_option("--field-text", fields.text, "JSON key of the text");
+  command.add_option("--field-prompt", fields.prompt, "JSON key of the prompt");
+  command.add_option("--field-completion", fields.completion, "JSON key of the completion");
+}
 
 void add_special_tokens_option(CLI::App& command, std::string& value) {
   command
@@ -177,6 +195,7 @@ int run_command_line(int argc, char** argv) {
     } else if (app.get_subcommands().empty()) {
       fmt::print("{}", app.help());
     }
+    flush_results();
     stop_logging();
     return session.exit_code;
   } catch (const CLI::ParseError& e) {

@@ -11,7 +11,9 @@
 
 #include "core/base/numeric.h"
 #include "core/io/file.h"
+#include "data/file_kind.h"
 #include "data/tokenize.h"
+#include "data/utf8.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/job_setup.h"
 #include "launcher/engine/loaded_model.h"
@@ -24,6 +26,7 @@ namespace {
 struct EvalArguments {
   std::string model, text, dtype = "auto", separator;
   std::string special_tokens = "parse";
+  FieldNames fields;
   std::int64_t context = 0, stride = 0;
   bool json = false, by_position = false;
 };
@@ -152,6 +155,15 @@ using DocumentFn = std::function<void(const std::vector<std::int32_t>&, std::int
 // A text's documents; returns the bytes that are scored.
 std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const DocumentFn& next) {
   const MappedFile file(a.text);
+  check_is_text(a.text, file.text());
+  if (const std::size_t bad = first_invalid_utf8(file.text()); bad < file.text().size())
+    spdlog::warn("{}", invalid_utf8_warning(a.text, bad));
+  if (!a.separator.empty() && file.text().find(a.separator) == std::string_view::npos) {
+    spdlog::warn("{}: --document-separator never occurs, so the file is one document{}", a.text,
+                 a.separator.find("\\n") == std::string::npos
+                     ? ""
+                     : "; a shell makes line ends of $'\\n', not of \"\\n\"");
+  }
   for (const std::string_view document : documents(file.text(), a.separator)) {
     std::vector<std::int32_t> ids;
     if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
@@ -166,6 +178,7 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
                           const DocumentFn& next) {
   if (!a.separator.empty()) throw_user("--document-separator: {} has one document a line", a.text);
   SourceSpec source{.paths = {a.text}};
+  source.fields = a.fields;
   source.format = resolve_format(source, source.paths);
   DocumentReader reader(source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); });
   std::int64_t bytes = 0;
@@ -226,6 +239,7 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       ->check(CLI::PositiveNumber);
   eval->add_option("--document-separator", a->separator,
                    "A new document begins at each occurrence of this text");
+  add_field_options(*eval, a->fields);
   add_special_tokens_option(*eval, a->special_tokens);
   eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));

@@ -9,6 +9,7 @@
 
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
+#include "data/file_kind.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/loaded_model.h"
 #include "launcher/engine/samples.h"
@@ -146,6 +147,7 @@ void run_generate(const GenerateArguments& a) {
     throw_user("--prompt and --prompt-file: give one of them");
   const std::string prompt =
       a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
+  check_is_text(a.prompt_file, prompt);
   const LoadedModel loaded = load_model(a.model, a.dtype, [&](LoadedModel& planned) {
     const Request request = make_request(a, prompt, planned);
     Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,

@@ -13,6 +13,7 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/run_outlook.h"
+#include "launcher/engine/loaded_model.h"
 #include "launcher/engine/time_plan.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/paths.h"
@@ -33,6 +34,7 @@ constexpr std::int64_t kLeastStepsAnEpoch = 8, kShortestRow = 64;
 struct InitArguments {
   std::string model, config, size, tokenizer, out = "job.toml";
   std::vector<std::string> data;
+  FieldNames fields;
   bool force = false;
 };
 
@@ -49,6 +51,12 @@ void check_free(const fs::path& file, bool force) {
   if (fs::exists(file) && !force) throw_user("{}: exists; --force overwrites it", file.string());
 }
 
+bool holds(const fs::path& file, const std::string& text) {
+  std::error_code ignored;
+  return fs::is_regular_file(file, ignored) && fs::file_size(file, ignored) == text.size() &&
+         read_text_file(file, static_cast<std::int64_t>(text.size())) == text;
+}
+
 // The configuration of a model of a named size for this tokenizer, not written yet.
 ModelConfig sized_config(const std::string& size, const std::string& tokenizer_path) {
   auto config = named_model_config(size);
@@ -63,7 +71,7 @@ ModelConfig sized_config(const std::string& size, const std::string& tokenizer_p
 
 // A directory with a model, or the name of one on the Hub, which is found when the job is loaded.
 fs::path check_model(const std::string& model) {
-  if (fs::is_directory(model)) return fs::path(model) / "config.json";
+  if (fs::is_directory(model)) return model_directory(model) / "config.json";
   const fs::path path(model);
   const bool hub_name = !path.is_absolute() && std::distance(path.begin(), path.end()) == 2 &&
                         !model.starts_with(".") && !model.ends_with("/");
@@ -139,13 +147,22 @@ void run_init(const InitArguments& a) {
       tokenizer.empty() || tokenizer == "byte" ? tokenizer : from_job(tokenizer, folder);
   for (const std::string& path : a.data) values.data.push_back(from_job(path, folder));
   if (values.from_scratch) values.lr = kScratchLr;
+  const FieldNames usual;
+  const auto map_field = [&values](const char* ours, const std::string& key,
+                                   const std::string& usual_key) {
+    if (key != usual_key) values.fields[ours] = key;
+  };
+  map_field("text", a.fields.text, usual.text);
+  map_field("prompt", a.fields.prompt, usual.prompt);
+  map_field("completion", a.fields.completion, usual.completion);
 
   std::optional<ModelConfig> config;
   fs::path sized;  // written once nothing can be refused any more
   if (!a.size.empty()) {
     config = sized_config(a.size, tokenizer);
     const fs::path file = folder / (a.size + ".json");
-    check_free(file, a.force);
+    // The one that an earlier job of this size and tokenizer was given serves this one too.
+    if (!holds(file, model_config_json(*config, "bfloat16"))) check_free(file, a.force);
     sized = file;
     values.model = file.filename().string();
   } else if (!a.config.empty()) {
@@ -159,6 +176,7 @@ void run_init(const InitArguments& a) {
   if (config) {
     DataSpec spec;
     spec.train.emplace_back().paths = a.data;
+    spec.train.back().fields = a.fields;
     fit_to_data(look_at_data(spec, *load_tokenizer(tokenizer_path(a, tokenizer))),
                 config->max_positions, values, spec);
   }
@@ -186,6 +204,7 @@ void add_init_command(CLI::App& app, CommandSession& session) {
                    "Tokenizer directory or file, or \"byte\" (default: the model's; byte from "
                    "scratch)");
   init->add_option("--data", a->data, "Training files or globs (repeatable)")->required();
+  add_field_options(*init, a->fields);
   init->add_option("--out", a->out, "Job file to write");
   init->add_flag("--force", a->force, "Overwrite existing files");
   init->footer(

@@ -195,7 +195,12 @@ void run_plan(const PlanArguments& arguments) {
       fmt::print("{}\n",
                  nlohmann::ordered_json{{"key", arguments.maximum}, {"largest", value}}.dump());
     } else {
-      fmt::print("largest {} that fits: {}\n", arguments.maximum, value);
+      const bool is_batch = arguments.maximum == "micro_batch_size";
+      const bool all = value == (is_batch ? setup.rows_per_step : setup.model.max_positions);
+      fmt::print("largest {} that fits: {}{}\n", arguments.maximum, value,
+                 !all       ? ""
+                 : is_batch ? ", all rows of a step"
+                            : ", all positions of the model");
     }
     return;
   }

@@ -16,9 +16,14 @@ bool is_weighted(const JobSetup& setup) {
                      [](const SourceSpec& s) { return s.weight != 1.0; });
 }
 
+// Three digits, and no exponent where there are more before the point.
+std::string short_number(double value) {
+  return value < 1000 ? fmt::format("{:.3g}", value) : fmt::format("{:.0f}", value);
+}
+
 std::string millions(std::int64_t tokens) {
   return tokens < 1'000'000 ? fmt::format("{}", tokens)
-                            : fmt::format("{:.3g} M", static_cast<double>(tokens) / 1e6);
+                            : short_number(static_cast<double>(tokens) / 1e6) + " M";
 }
 
 }  // namespace
@@ -50,9 +55,9 @@ RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup,
 
 std::string outlook_text(const RunOutlook& outlook, double step_s) {
   const std::string epochs =
-      outlook.epochs
-          ? fmt::format(", {}{:.3g} epochs", outlook.data.exact() ? "" : "about ", *outlook.epochs)
-          : "";
+      outlook.epochs ? fmt::format(", {}{} epochs", outlook.data.exact() ? "" : "about ",
+                                   short_number(*outlook.epochs))
+                     : "";
   const double seconds = static_cast<double>(outlook.steps) * step_s;
   const std::string time =
       seconds < 10 ? fmt::format("{:.2g} s", seconds) : format_duration(seconds);

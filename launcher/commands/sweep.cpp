@@ -255,8 +255,10 @@ int run_sweep(const JobArguments& arguments, bool quiet) {
     results.push_back(read_result(run / "metrics.jsonl", code));
     const bool saved = code == 0 || code == kExitStopped;
     if (!saved) {
-      spdlog::warn("{}: ended with {}; its log is in {}", all[i].name, code,
-                   (run / "logs").string());
+      // A job that is refused leaves no directory behind.
+      const fs::path logs = run / "logs";
+      spdlog::warn("{}: ended with {}{}", all[i].name, code,
+                   fs::exists(logs) ? "; its log is in " + logs.string() : "");
       exit_code = std::max(exit_code, code == 2 ? 2 : 1);
     }
     if (code == kExitStopped || stop_requested()) {

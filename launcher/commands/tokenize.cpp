@@ -88,9 +88,7 @@ void add_tokenize_command(CLI::App& app, CommandSession& session) {
   tokenize->add_option("--tokenizer", a->tokenizer, "Directory, file, or \"byte\"")->required();
   tokenize->add_option("--out", a->out, "Token file to write, *.tokens")->required();
   tokenize->add_option("--format", a->format, "auto, text or prompt_completion");
-  tokenize->add_option("--field-text", a->fields.text, "JSON key of the text");
-  tokenize->add_option("--field-prompt", a->fields.prompt, "JSON key of the prompt");
-  tokenize->add_option("--field-completion", a->fields.completion, "JSON key of the completion");
+  add_field_options(*tokenize, a->fields);
   tokenize->add_option("--document-separator", a->separator, ".txt: text between documents");
   add_special_tokens_option(*tokenize, a->special_tokens);
   tokenize

@@ -107,7 +107,7 @@ void add_train_command(CLI::App& app, CommandSession& session) {
   train->add_option("--resume", arguments->resume, "auto, never or must")
       ->check(CLI::IsMember({"auto", "never", "must"}));
   train->add_option("--resume-from", arguments->resume_from,
-                    "Continue from this step's checkpoint");
+                    "Continue from this step's checkpoint; later ones are moved aside");
   train->add_flag("--fresh", arguments->fresh, "Move the earlier run aside and start anew");
   train->add_option("--init-from", arguments->init_from, "Start from the weights of another run");
   train->add_option(

@@ -272,6 +272,15 @@ bool is_done(Communicator& comm, const Prepared& p, const TrainState& state) {
   return true;
 }
 
+// What continues this run once it is stopped.
+std::string same_command(const TrainArguments& arguments) {
+  std::string text = "the same command";
+  if (arguments.fresh) text += " without --fresh";
+  if (arguments.resume_from) text += " without --resume-from";
+  if (arguments.resume == "never") text += " without --resume never";
+  return text;
+}
+
 }  // namespace
 
 int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
@@ -319,6 +328,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
     log.emplace(p.run, RunLog::Options{
                            .resumed_step = checkpoint ? std::optional(state.step) : std::nullopt,
                            .tensorboard = p.job.logging.tensorboard});
+    if (arguments.resume_from) move_later_checkpoints_aside(p.run, *arguments.resume_from);
   }
   barrier(comm, "the first step");
   if (p.fresh) p.fresh->keep();
@@ -346,6 +356,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
        .model_config = exported_config(p.setup.model, options.dtype, p.setup.source_config),
        .resolved_job = resolved,
        .trace = leads ? arguments.trace : "",
+       .same_command = same_command(arguments),
        .quiet = session.quiet},
       state);
   try {

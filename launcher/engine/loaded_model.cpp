@@ -4,7 +4,9 @@
 
 #include <cmath>
 
+#include "checkpoint/checkpoint_directory.h"
 #include "core/ops/ops.h"
+#include "launcher/engine/finished_run.h"
 #include "launcher/engine/job_setup.h"
 #include "launcher/engine/weight_loading.h"
 #include "launcher/run/machine.h"
@@ -38,6 +40,17 @@ void load_into(LoadedModel& loaded, std::unique_ptr<Arena> arena, const Note& no
   load_weights(*loaded.arena, *loaded.model, *loaded.store, source);
 }
 
+// A run that goes on keeps the model of its earlier end until it comes to the new one.
+void warn_if_outdated(const std::filesystem::path& run) {
+  const std::optional<FinishedRun> finished = read_finished(run);
+  const std::vector<CheckpointName> checkpoints = list_checkpoints(run / "checkpoints");
+  if (!finished || checkpoints.empty() || checkpoints.back().step <= finished->step) return;
+  spdlog::warn(
+      "{}: its model is that of step {}, and the run has gone on to step {} since; `thimble "
+      "convert` makes a model of that",
+      run.string(), finished->exported_step, checkpoints.back().step);
+}
+
 }  // namespace
 
 std::filesystem::path model_directory(const std::filesystem::path& given) {
@@ -55,6 +68,10 @@ std::filesystem::path model_directory(const std::filesystem::path& given) {
     throw_user("{}: a run without an exported model; make one: thimble convert {} DIRECTORY",
                given.string(), given.string());
   }
+  if (has(given / "MANIFEST")) {
+    throw_user("{}: a checkpoint; make a model of it: thimble convert {} DIRECTORY", given.string(),
+               given.string());
+  }
   throw_user("{}: neither a model directory (config.json) nor a run (model/)", given.string());
 }
 
@@ -62,6 +79,7 @@ LoadedModel load_model(const std::filesystem::path& given, const std::string& dt
                        const LargestUse& largest_use) {
   LoadedModel loaded;
   loaded.directory = model_directory(given);
+  if (loaded.directory != given) warn_if_outdated(given);
   const ModelConfig config =
       load_hf_config(loaded.directory, [](const std::string& note) { spdlog::warn("{}", note); });
   loaded.dtype = dtype == "auto"   ? stored_dtype(loaded.directory)

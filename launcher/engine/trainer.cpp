@@ -290,8 +290,8 @@ TrainOutcome Trainer::run() {
   progress_.finish();
   save();
   if (last_saved_ != state_.step) {
-    throw_system("step {} could not be saved; {}; the same command continues from there",
-                 state_.step, saved_text());
+    throw_system("step {} could not be saved; {}; {} continues from there", state_.step,
+                 saved_text(), parts_.same_command);
   }
   if (!stopping_) {
     finish();
@@ -300,7 +300,8 @@ TrainOutcome Trainer::run() {
   if (leads()) {
     const std::string why = why_.empty() ? "a signal to another rank" : why_;
     parts_.log->end(state_.step, "stopped by " + why);
-    spdlog::info("stopped by {} after step {}; the same command continues", why, state_.step);
+    spdlog::info("stopped by {} after step {}; {} continues", why, state_.step,
+                 parts_.same_command);
   }
   return TrainOutcome::kStopped;
 }

@@ -45,6 +45,7 @@ struct TrainerParts {
   std::string model_config;           // text of config.json, kept in checkpoints
   std::string resolved_job;
   std::string trace;  // Chrome trace of this rank's kTracedSteps after the first two; empty: none
+  std::string same_command = "the same command";  // what continues the run, in words
   bool quiet = false;
 };
 inline constexpr std::int64_t kTracedSteps = 3;

@@ -12,6 +12,15 @@
 namespace thimble::job {
 namespace {
 
+/// The way out where one of two keys that exclude each other is the job's and the other from
+/// outside.
+std::string take_out_hint(const JobDraft& draft, const std::string& a, const std::string& b) {
+  const bool a_outside = !draft.place_of(a).override_label.empty();
+  const bool b_outside = !draft.place_of(b).override_label.empty();
+  if (a_outside == b_outside) return {};
+  return fmt::format("; --set {}= takes it out of the job", a_outside ? b : a);
+}
+
 /// One of several keys of a table must be given, and only one.
 void check_exactly_one(JobDraft& draft, const std::string& table,
                        const std::vector<std::string>& keys) {
@@ -25,9 +34,11 @@ void check_exactly_one(JobDraft& draft, const std::string& table,
                      fmt::format("missing key in [{}]: exactly one of {}", table, choices));
   }
   for (std::size_t i = 1; i < given.size(); ++i) {
-    draft.errors.add(draft.place_of(fmt::format("{}.{}", table, given[i])),
-                     fmt::format("{}.{} together with {}.{}: exactly one of {}", table, given[i],
-                                 table, given[0], choices));
+    const std::string second = fmt::format("{}.{}", table, given[i]);
+    const std::string first = fmt::format("{}.{}", table, given[0]);
+    draft.errors.add(draft.place_of(second),
+                     fmt::format("{} together with {}: exactly one of {}{}", second, first, choices,
+                                 take_out_hint(draft, first, second)));
   }
 }
 
@@ -55,11 +66,12 @@ void check_batch(JobDraft& draft) {
 void check_schedule(JobDraft& draft) {
   LrSchedulerConfig& schedule = draft.config.lr_scheduler;
   const TrainingConfig& training = draft.config.training;
-  const bool has_steps = draft.given("lr_scheduler.warmup_steps");
-  if (draft.given("lr_scheduler.warmup_ratio") && has_steps) {
-    draft.errors.add(
-        draft.place_of("lr_scheduler.warmup_steps"),
-        "lr_scheduler.warmup_steps together with lr_scheduler.warmup_ratio: at most one of them");
+  const char* const steps = "lr_scheduler.warmup_steps";
+  const char* const ratio = "lr_scheduler.warmup_ratio";
+  if (draft.given(ratio) && draft.given(steps)) {
+    draft.errors.add(draft.place_of(steps),
+                     fmt::format("{} together with {}: at most one of them{}", steps, ratio,
+                                 take_out_hint(draft, ratio, steps)));
   }
   if (!schedule.warmup_ratio && !schedule.warmup_steps) schedule.warmup_ratio = kDefaultWarmupRatio;
   if (draft.usable("lr_scheduler.warmup_steps") && draft.usable("training.max_steps") &&

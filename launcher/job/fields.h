@@ -63,7 +63,7 @@ struct Range {
 enum class PathKind : std::uint8_t {
   kNone,
   kInput,      // relative to the job file, must exist unless it is a glob
-  kModel,      // as kInput, or a Hub id that is in the local cache
+  kModel,      // as kInput, a run, or a Hub id that is in the local cache
   kTokenizer,  // as kInput, or "byte"
   kCache,      // relative to the job file, made when missing
   kOutput,     // relative to the working directory, made when missing

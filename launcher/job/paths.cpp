@@ -59,10 +59,12 @@ class PathResolver {
 
   /// The absolute path. Throws UserError with what is wrong with it.
   std::string resolve(const std::string& written, PathKind kind) const {
-    if (kind == PathKind::kTokenizer && written == "byte") return written;
     const std::string expanded = expand_variables(written, environment_);
+    if (kind == PathKind::kTokenizer && expanded == "byte") return expanded;
     const fs::path base = kind == PathKind::kOutput ? fs::current_path() : job_folder_;
     const fs::path path = (base / expanded).lexically_normal();
+    if (kind == PathKind::kModel && is_there(path) && !is_there(path / "config.json"))
+      return model_of_run(path);
     if (kind == PathKind::kOutput || kind == PathKind::kCache || is_there(path))
       return path.string();
     if (kind == PathKind::kInput && is_glob(expanded)) return path.string();
@@ -71,6 +73,16 @@ class PathResolver {
   }
 
  private:
+  // The exported model of a run; what is no run is as it was written.
+  static std::string model_of_run(const fs::path& path) {
+    if (is_there(path / "model" / "config.json")) return (path / "model").string();
+    if (is_there(path / "checkpoints")) {
+      throw_user("{} is a run without an exported model; make one: thimble convert {} DIRECTORY",
+                 printable(path.string(), 200), printable(path.string(), 200));
+    }
+    return path.string();
+  }
+
   std::string hub_snapshot(const std::string& id, const fs::path& tried) const {
     const fs::path snapshot = find_in_hub_cache(id, environment_);
     if (!snapshot.empty()) return snapshot.string();

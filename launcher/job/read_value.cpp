@@ -73,7 +73,9 @@ std::string unknown_choice(std::string_view found, const Field& field,
                            std::span<const std::string_view> names) {
   std::string problem = fmt::format("unknown choice; allowed {}", released_names(field, names));
   const std::vector<std::string> candidates(names.begin(), names.end());
-  const auto near = found.size() <= 64 ? nearest_spelling(found, candidates) : std::nullopt;
+  auto near = found.size() <= 64 ? nearest_spelling(found, candidates) : std::nullopt;
+  // Not the "cpu" that it is spelled like.
+  if (found == "gpu" && std::find(names.begin(), names.end(), "cuda") != names.end()) near = "cuda";
   if (near) problem += fmt::format("; did you mean {}?", quoted(*near));
   return problem;
 }

@@ -100,6 +100,7 @@ std::string commented_job_text(const InitValues& values) {
   job.model.tokenizer = values.tokenizer;
   job.data.seq_len = values.seq_len;
   job.data.train.emplace_back().path = values.data;
+  job.data.train.back().fields = values.fields;
   if (values.num_epochs) {
     job.training.num_epochs = values.num_epochs;
   } else {
@@ -108,10 +109,11 @@ std::string commented_job_text(const InitValues& values) {
   job.training.global_batch_size = values.global_batch_size;
   job.optimizer.lr = values.lr;
   job.lr_scheduler.warmup_ratio = kDefaultWarmupRatio;
-  const std::set<std::string> chosen{
+  std::set<std::string> chosen{
       "model.path",      "model.config",       "model.tokenizer",     "data.seq_len",
       "data.train.path", "training.max_steps", "training.num_epochs", "training.global_batch_size",
       "optimizer.lr"};
+  if (!values.fields.empty()) chosen.insert("data.train.fields");
   std::string text =
       "# A job for Thimble. `thimble plan` says what it needs, `thimble train` runs it.\n"
       "# Commented keys show their defaults; `thimble help job` explains every key.\n\n";

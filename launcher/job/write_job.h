@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -18,8 +19,9 @@ std::string resolved_job_text(const JobConfig& job);
 struct InitValues {
   std::string model{};  // directory or Hub id, or a config.json when from_scratch
   bool from_scratch = false;
-  std::string tokenizer{};          // empty: the model's
-  std::vector<std::string> data{};  // as seen from the folder of the job file
+  std::string tokenizer{};                      // empty: the model's
+  std::vector<std::string> data{};              // as seen from the folder of the job file
+  std::map<std::string, std::string> fields{};  // our name -> the key in the data
   std::int64_t seq_len = 1024;
   std::int64_t max_steps = 1000;
   std::optional<double> num_epochs{};  // instead of max_steps

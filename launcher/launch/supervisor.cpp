@@ -253,21 +253,39 @@ std::vector<std::string> first_command(const LaunchOptions& options) {
   return mpirun_command(options.ranks.most, options.hostfile, options.command);
 }
 
+std::vector<std::string> continuing_command(std::vector<std::string> command) {
+  for (std::size_t i = 1; i < command.size();) {
+    const std::string& word = command[i];
+    const bool never = word == "--resume" && i + 1 < command.size() && command[i + 1] == "never";
+    const std::size_t words =
+        never || word == "--resume-from"                                                      ? 2
+        : word == "--fresh" || word == "--resume=never" || word.starts_with("--resume-from=") ? 1
+                                                                                              : 0;
+    const auto first = command.begin() + static_cast<std::ptrdiff_t>(i);
+    command.erase(first, first + static_cast<std::ptrdiff_t>(std::min(words, command.size() - i)));
+    if (words == 0) ++i;
+  }
+  return command;
+}
+
 int launch(const LaunchOptions& options) {
   Placement placement(options);
   const FlightDirectory flights(placement.has_hosts());
   const fs::path hostfile = placement.has_hosts() ? flights.path() / "hosts" : fs::path();
   handle_signals();
   outlive_closed_output();
+  std::vector<std::string> command = options.command;
   std::int64_t furthest = 0;
   int without_progress = 0;
   for (int restarts = 0;; ++restarts) {
     const int ranks = placement.choose();
     flights.clear();
     if (placement.has_hosts()) write_file_atomic(hostfile, hostfile_text(placement.answering));
-    const Outcome outcome = run_once(options, mpirun_command(ranks, hostfile, options.command),
-                                     flights.path(), restarts);
+    const Outcome outcome =
+        run_once(options, mpirun_command(ranks, hostfile, command), flights.path(), restarts);
     if (!outcome.restartable) return outcome.exit_code;
+    // Before its first step a start has changed nothing, and the next one begins as it should have.
+    if (outcome.step > 0) command = continuing_command(command);
     without_progress = outcome.step > furthest ? 0 : without_progress + 1;
     furthest = std::max(furthest, outcome.step);
     if (restarts == options.max_restarts) {

@@ -28,6 +28,10 @@ struct LaunchOptions {
 /// The command line of the first start, if all hosts answer. Throws UserError as launch().
 std::vector<std::string> first_command(const LaunchOptions& options);
 
+/// The command without what says where a run begins (--fresh, --resume never, --resume-from): once
+/// it has begun, a restart continues it.
+std::vector<std::string> continuing_command(std::vector<std::string> command);
+
 /// Returns the exit code of the job: 0, 75 (saved and stopped on a signal), 2 (a user's mistake,
 /// never restarted), the failing rank's own, or 128 + the signal that killed it. Throws UserError
 /// before anything is started: no mpirun, a hostfile that cannot be read, hosts that do not answer

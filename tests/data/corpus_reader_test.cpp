@@ -227,6 +227,8 @@ TEST(CorpusReader, MessagesOfPaths) {
       path_error("a.xyz"),
       dir.file("a.xyz") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
   EXPECT_THAT(path_error("."), HasSubstr("is a directory"));
+  EXPECT_EQ(message_of<UserError>([] { expand_paths({"no-such-folder/*.txt"}); }),
+            "no-such-folder/*.txt: no such file");
   EXPECT_EQ(message_of<UserError>([] { expand_paths({}); }), "data: no path is given");
 }
 
@@ -252,7 +254,8 @@ TEST(CorpusReader, MessagesOfLines) {
   EXPECT_EQ(line_error("{\"messages\":[]}"), "1: format 'chat' is not in this release");
   EXPECT_EQ(line_error("{\"instruction\":\"a\",\"output\":\"b\"}"),
             "1: cannot tell the format: no 'text' and no 'prompt' with 'completion'; "
-            "the line has: instruction, output; map them in fields");
+            "the line has: instruction, output; map them in fields (on a command line: "
+            "--field-prompt, --field-completion, --field-text)");
   EXPECT_EQ(line_error("{\"text\":\"\",\"prompt\":\"\",\"completion\":\"\"}"),
             "1: the line has both 'text' and 'prompt' with 'completion'; set format to text or "
             "prompt_completion");

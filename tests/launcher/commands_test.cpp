@@ -10,6 +10,7 @@ namespace fs = std::filesystem;
 TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
   EXPECT_EQ(d().run("init --size 20m --data text.txt --out sized.toml"), 0) << d().err();
   EXPECT_TRUE(fs::exists(d().path("20m.json")));
+  EXPECT_EQ(d().run("init --size 20m --data text.txt --out sized_too.toml"), 0) << d().err();
   EXPECT_EQ(d().run("plan sized.toml --json"), 0) << d().err();
   EXPECT_GT(d().json()["parameters"].get<std::int64_t>(), 1'000'000);
   EXPECT_EQ(d().run("init --config config.json --data text.txt --out from_config.toml"), 0)
@@ -18,10 +19,15 @@ TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
   EXPECT_EQ(d().run("init --model runs/job/model --data pairs.jsonl --out tune.toml"), 0)
       << d().err();
   EXPECT_EQ(d().run("plan tune.toml"), 0) << d().err();
+  EXPECT_EQ(d().run("init --model runs/job --data pairs.jsonl --out tune_run.toml"), 0)
+      << d().err();
+  EXPECT_EQ(d().run("plan tune_run.toml"), 0) << d().err();
   expect_mistake("init --config config.json --data text.txt --out from_config.toml", "--force");
   expect_mistake("init --data text.txt --out x.toml", "--model");
   expect_mistake("init --size 21m --data text.txt --out x.toml", "20m, 60m");
   expect_mistake("init --config config.json --data nothing.txt --out x.toml", "nothing.txt");
+  d().write("20m.json", "another model");
+  expect_mistake("init --size 20m --data text.txt --out x.toml", "20m.json: exists; --force");
   EXPECT_FALSE(fs::exists(d().path("x.toml")));
 }
 
@@ -262,6 +268,14 @@ TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
   expect_mistake("generate --model nowhere --prompt x", "nowhere");
   d().write("empty.txt", "");
   expect_mistake("eval --model runs/job --text empty.txt", "empty.txt");
+  d().write("utf16.txt", std::string("\xFF\xFEt\0h\0e\0", 8));
+  expect_mistake("eval --model runs/job --text utf16.txt", "iconv -f UTF-16");
+  expect_mistake("generate --model runs/job --prompt-file utf16.txt", "iconv -f UTF-16");
+  ASSERT_EQ(d().run("eval --model runs/job --text text.txt --document-separator '\\n\\n'"), 0);
+  EXPECT_NE(d().err().find("never occurs"), std::string::npos) << d().err();
+  d().write("latin1.txt", "caf\xE9 and more");
+  ASSERT_EQ(d().run("eval --model runs/job --text latin1.txt"), 0);
+  EXPECT_NE(d().err().find("byte 3 is not valid UTF-8"), std::string::npos) << d().err();
 }
 
 TEST_F(CommandsTest, EvalScoresCompletionsOnly) {
@@ -283,6 +297,13 @@ TEST_F(CommandsTest, EvalScoresCompletionsOnly) {
   EXPECT_NEAR(nats[0] + nats[2], nats[1], 1e-4 * nats[1]);
   ASSERT_EQ(d().run("eval --model runs/job --json --text pair.jsonl --context 4 --stride 2"), 0);
   EXPECT_EQ(d().json()["tokens"], 16);
+  d().write("alpaca.jsonl", "{\"instruction\":\"the 12 cats \",\"output\":\"sat; the 7 cats\"}\n");
+  const std::string fields = " alpaca.jsonl --field-prompt instruction --field-completion output ";
+  ASSERT_EQ(d().run("eval --model runs/job --dtype fp32 --json --text" + fields), 0) << d().err();
+  EXPECT_EQ(d().json()["tokens"], 16);
+  ASSERT_EQ(d().run("init --config config.json --out alpaca.toml --data" + fields), 0) << d().err();
+  EXPECT_NE(d().file("alpaca.toml").find("\nfields = {"), std::string::npos);
+  EXPECT_NE(d().out().find("1 documents"), std::string::npos) << d().out();
   d().write("other.jsonl", "{\"a\":1}\n");
   expect_mistake("eval --model runs/job --text other.jsonl", "other.jsonl:1");
   expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x", "a line");

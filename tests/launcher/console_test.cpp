@@ -51,6 +51,26 @@ TEST_F(ConsoleTest, WrongOptionsAreToldTheRightOnes) {
   expect_mistake("inspect", "see thimble help inspect");
 }
 
+TEST_F(ConsoleTest, AModelOlderThanItsRunIsTold) {
+  const std::string generate = "generate --model runs/job --prompt x --max-new-tokens 1";
+  ASSERT_EQ(d().run(generate), 0);
+  EXPECT_EQ(d().err().find("has gone on"), std::string::npos) << d().err();
+  fs::create_directories(d().path("runs/job/checkpoints/ckpt-9"));
+  ASSERT_EQ(d().run(generate), 0);
+  fs::remove(d().path("runs/job/checkpoints/ckpt-9"));
+  EXPECT_NE(d().err().find("that of step 2, and the run has gone on to step 9"), std::string::npos)
+      << d().err();
+}
+
+TEST_F(ConsoleTest, ResultsThatCannotBeWrittenAreAFailure) {
+  if (!fs::exists("/dev/full")) GTEST_SKIP() << "no /dev/full";
+  const std::string command = std::string("'") + THIMBLE_BINARY + "' --version > /dev/full 2> '" +
+                              d().path("full.txt").string() + "'";
+  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
+  EXPECT_NE(d().file("full.txt").find("standard output"), std::string::npos)
+      << d().file("full.txt");
+}
+
 TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
   fs::create_directories(d().path("folder"));
   fs::create_directories(d().path("unfinished/checkpoints"));
@@ -60,6 +80,7 @@ TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
     expect_mistake(std::string(command) + "text.txt", "text.txt: not a directory");
     expect_mistake(std::string(command) + "folder", "folder: neither a model directory");
     expect_mistake(std::string(command) + "unfinished", "thimble convert unfinished");
+    expect_mistake(std::string(command) + "runs/job/checkpoints/ckpt-2", "a checkpoint");
   }
   for (const char* command : {"inspect checkpoint ", "inspect ranks "}) {
     expect_mistake(std::string(command) + "missing", "missing: no such directory");

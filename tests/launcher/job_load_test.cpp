@@ -1,4 +1,5 @@
 #include <fmt/format.h>
+#include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -11,6 +12,8 @@
 
 namespace thimble::job {
 namespace {
+
+using testing::HasSubstr;
 
 namespace fs = std::filesystem;
 
@@ -73,6 +76,8 @@ TEST_F(JobLoad, VariablesInPaths) {
   write("${WHERE}/m", "~/a.txt");
   EXPECT_EQ(load().model.path, (folder_ / "m").string());
   EXPECT_EQ(load().data.train[0].path[0], (folder_ / "a.txt").string());
+  environment_["TOKENIZER"] = "byte";
+  EXPECT_EQ(load({"model.tokenizer=${TOKENIZER}"}).model.tokenizer, "byte");
   write("${NOWHERE}/m", "${a.txt");
   EXPECT_EQ(error(),
             job().string() +
@@ -118,6 +123,16 @@ TEST_F(JobLoad, HubCache) {
   environment_["HF_HOME"] = (folder_ / "hf").string();
   fs::create_directories(folder_ / "hf/hub/models--org--Name-1.5B/snapshots/xyz");
   EXPECT_EQ(load().model.path, (folder_ / "hf/hub/models--org--Name-1.5B/snapshots/xyz").string());
+}
+
+TEST_F(JobLoad, ARunStandsForItsExportedModel) {
+  const fs::path run = folder_ / "runs" / "first";
+  fs::create_directories(run / "checkpoints");
+  write("runs/first", "a.txt");
+  EXPECT_THAT(error(), HasSubstr("thimble convert " + run.string() + " DIRECTORY"));
+  fs::create_directories(run / "model");
+  std::ofstream(run / "model" / "config.json") << "{}";
+  EXPECT_EQ(load().model.path, (run / "model").string());
 }
 
 TEST_F(JobLoad, PrecedenceIsJobVariableSet) {
@@ -175,6 +190,12 @@ TEST_F(JobLoad, MistakesInOverridesNameTheOverride) {
       "--set training.max_steps=1\\x0ax=2: error: training.max_steps = \"1\\x0ax=2\": expected a "
       "whole number, "
       "found a string");
+}
+
+TEST_F(JobLoad, KeysThatExcludeEachOtherSayTheWayOut) {
+  EXPECT_THAT(error({"training.num_epochs=2"}),
+              HasSubstr("; --set training.max_steps= takes it out of the job"));
+  EXPECT_THAT(error({"device=gpu"}), HasSubstr("did you mean \"cuda\"?"));
 }
 
 TEST_F(JobLoad, SetWithoutValue) {

@@ -38,6 +38,28 @@ Variables variables(std::map<std::string, std::string> all) {
   };
 }
 
+TEST(SupervisorTest, ARestartContinuesWhatTheFirstStartBegan) {
+  const std::vector<std::string> plain{"thimble", "train", "job.toml", "--set", "seed=1"};
+  EXPECT_EQ(continuing_command(plain), plain);
+  for (const std::vector<std::string>& once : {std::vector<std::string>{"--fresh"},
+                                               {"--resume", "never"},
+                                               {"--resume=never"},
+                                               {"--resume-from", "7"},
+                                               {"--resume-from=7"},
+                                               {"--fresh", "--resume-from", "7"}}) {
+    std::vector<std::string> command = plain;
+    command.insert(command.begin() + 2, once.begin(), once.end());
+    EXPECT_EQ(continuing_command(command), plain);
+    command = plain;
+    command.insert(command.end(), once.begin(), once.end());
+    EXPECT_EQ(continuing_command(command), plain);
+  }
+  const std::vector<std::string> must{"thimble", "train", "--resume", "must", "job.toml"};
+  EXPECT_EQ(continuing_command(must), must);
+  EXPECT_EQ(continuing_command({"thimble", "train", "--resume-from"}),
+            (std::vector<std::string>{"thimble", "train"}));
+}
+
 TEST(FaultTest, ReadsAllParts) {
   const Fault f = parse_fault("delay:rank=3:step=7:phase=reduce:seconds=0.5:every");
   EXPECT_EQ(f.action, Fault::Action::kDelay);

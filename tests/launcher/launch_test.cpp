@@ -67,6 +67,18 @@ TEST_F(LaunchTest, AKilledRankIsNamedAndTheJobEndsWithTheSameBits) {
   }
 }
 
+// A restart goes on with the run that --fresh began instead of beginning another.
+TEST_F(LaunchTest, ARestartOfAFreshRunContinuesIt) {
+  const std::string job = "launch -n 2 -- train job.toml --set output_dir=fresh";
+  ASSERT_EQ(shared_->run(job + " --set training.max_steps=2"), 0) << shared_->err();
+  EXPECT_EQ(shared_->run(job + " --fresh", "THIMBLE_FAULT=kill:rank=1:step=4:phase=backward"), 0)
+      << shared_->err();
+  EXPECT_TRUE(said("resuming from")) << shared_->err();
+  EXPECT_TRUE(fs::exists(shared_->path("fresh/job.old-1")));
+  EXPECT_FALSE(fs::exists(shared_->path("fresh/job.old-2")));
+  expect_same_as_plain("fresh");
+}
+
 TEST_F(LaunchTest, AStoppedRankIsDetectedNamedAndReplaced) {
   EXPECT_EQ(
       shared_->run("launch -n 2 --heartbeat-timeout 2 -- train job.toml --set output_dir=stopped",

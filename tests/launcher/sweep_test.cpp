@@ -52,6 +52,8 @@ TEST(SweepTest, AFailedRunIsToldAndTheOthersGoOn) {
   EXPECT_TRUE(fs::exists(d.path("runs/job-name=galore-rank=1/model")));
   EXPECT_FALSE(fs::exists(d.path("runs/job-name=galore-rank=1000/model")));
   EXPECT_NE(d.out().find("job-name=galore-rank=1000"), std::string::npos) << d.out();
+  EXPECT_EQ(d.run("sweep job.toml --set optimizer.name=galore --set optimizer.rank=1000,2000"), 2);
+  EXPECT_NE(d.err().find("ended with 2\n"), std::string::npos) << d.err();  // no log is left
   EXPECT_EQ(d.run("sweep job.toml --set optimizer.lr"), 2);
   EXPECT_EQ(d.run("sweep job.toml --set optimizer.lr=1e-3,,2"), 2);
   EXPECT_NE(d.err().find("a value is empty"), std::string::npos);

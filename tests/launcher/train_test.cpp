@@ -137,6 +137,21 @@ TEST_F(TrainTest, StopSignalSavesAndExits75) {
   EXPECT_FALSE(fs::is_empty(dir_.path("s/job/checkpoints")));
 }
 
+// What a run saved after the step that it goes back to is not taken for its newest state.
+TEST_F(TrainTest, GoingBackMovesLaterCheckpointsAside) {
+  ASSERT_EQ(run("train job.toml"), 0) << file("err.txt");
+  ASSERT_EQ(run("train job.toml --resume-from 2 --set training.max_steps=4"), 0);
+  const fs::path checkpoints = dir_.path("runs/job/checkpoints");
+  EXPECT_TRUE(fs::exists(checkpoints / "ckpt-4"));
+  EXPECT_TRUE(fs::exists(checkpoints / "ckpt-4.old-1"));
+  EXPECT_TRUE(fs::exists(checkpoints / "ckpt-6.old-1"));
+  EXPECT_FALSE(fs::exists(checkpoints / "ckpt-6"));
+  EXPECT_EQ(run("train job.toml --set training.max_steps=4"), 0);
+  EXPECT_NE(file("err.txt").find("is finished: 4 steps done"), std::string::npos);
+  EXPECT_EQ(run("train job.toml --resume never"), 2);
+  EXPECT_NE(file("err.txt").find("--fresh moves that run aside"), std::string::npos);
+}
+
 TEST_F(TrainTest, MistakesExitWith2AndOneLine) {
   EXPECT_EQ(run("train nothing.toml"), 2);
   EXPECT_EQ(file("err.txt"), "error: nothing.toml: no such job file\n");
