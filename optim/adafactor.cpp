@@ -12,8 +12,8 @@ constexpr double kTiny = 1.1754943508222875e-38;  // the least normal f32, as Py
 
 }  // namespace
 
-std::vector<StateSlot> Adafactor::state_slots(const ParamInfo& info, Slice slice) const {
-  return {row_slot("row_var", DType::kF32, info, slice, 1),
+std::vector<StateSlot> Adafactor::state_slots(const ParamInfo& info) const {
+  return {row_slot("row_var", DType::kF32, info, 1),
           shared_slot("col_var", DType::kF32, Shape{info.storage_shape()[1]})};
 }
 

@@ -21,7 +21,7 @@ class Adafactor final : public Optimizer {
   OptimizerNeed needs(const ParamInfo&) const override {
     return {.kind = OptimizerNeed::Kind::kLongSlice};
   }
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   int rounds(const ParamInfo&, std::int64_t) const override { return 3; }
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo&, Slice, std::int64_t) const override {

@@ -18,16 +18,11 @@ OptimizerNeed AdamMini::needs(const ParamInfo& info) const {
   return {.kind = OptimizerNeed::Kind::kLongSlice, .granule_rows = whole_blocks};
 }
 
-std::vector<StateSlot> AdamMini::state_slots(const ParamInfo& info, Slice slice) const {
-  const StateSlot m = element_slot("exp_avg", DType::kF32, info, slice);
+std::vector<StateSlot> AdamMini::state_slots(const ParamInfo& info) const {
+  const StateSlot m = element_slot("exp_avg", DType::kF32, info);
   const std::int64_t rows = info.shape[0] / block(info);
   if (info.transposed()) return {m, shared_slot("exp_avg_sq", DType::kF32, Shape{rows})};
-  const StateSlot v{.name = "exp_avg_sq",
-                    .dtype = DType::kF32,
-                    .shape = Shape{slice.rows() / block(info)},
-                    .whole = Shape{rows},
-                    .begin = slice.begin / block(info)};
-  return {m, v};
+  return {m, {.name = "exp_avg_sq", .whole = Shape{rows}, .values = 1, .rows = block(info)}};
 }
 
 int AdamMini::rounds(const ParamInfo& info, std::int64_t) const {

@@ -12,7 +12,7 @@ class AdamMini final : public Optimizer {
  public:
   explicit AdamMini(const AdamOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;

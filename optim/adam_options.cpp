@@ -26,14 +26,14 @@ OptimizerNeed element_need(const ParamInfo& info, StateFormat format) {
   return {.granule_rows = info.is_matrix() ? block_rows(info.storage_shape()[1]) : kBlock8Bit};
 }
 
-AdamSlots element_moments(const ParamInfo& info, Slice slice) {
-  return {element_slot("exp_avg", DType::kF32, info, slice),
-          element_slot("exp_avg_sq", DType::kF32, info, slice)};
+AdamSlots element_moments(const ParamInfo& info) {
+  return {element_slot("exp_avg", DType::kF32, info),
+          element_slot("exp_avg_sq", DType::kF32, info)};
 }
 
-AdamSlots row_moments(const ParamInfo& info, Slice slice, std::int64_t width) {
-  return {row_slot("exp_avg", DType::kF32, info, slice, width),
-          row_slot("exp_avg_sq", DType::kF32, info, slice, width)};
+AdamSlots row_moments(const ParamInfo& info, std::int64_t width) {
+  return {row_slot("exp_avg", DType::kF32, info, width),
+          row_slot("exp_avg_sq", DType::kF32, info, width)};
 }
 
 std::vector<StateSlot> moment_slots(const AdamSlots& slots, StateFormat format) {

@@ -33,9 +33,9 @@ struct AdamSlots {
   StateSlot exp_avg, exp_avg_sq;
 };
 /// One moment of each kind an element.
-AdamSlots element_moments(const ParamInfo& info, Slice slice);
+AdamSlots element_moments(const ParamInfo& info);
 /// `width` of each a row.
-AdamSlots row_moments(const ParamInfo& info, Slice slice, std::int64_t width);
+AdamSlots row_moments(const ParamInfo& info, std::int64_t width);
 
 std::vector<StateSlot> moment_slots(const AdamSlots& slots, StateFormat format);
 /// From the first of args.state on, as moment_slots() made them.

@@ -13,7 +13,7 @@ class AdamW final : public Optimizer {
  public:
   explicit AdamW(const AdamOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 

@@ -19,9 +19,9 @@ OptimizerNeed Apollo::needs(const ParamInfo& info) const {
   return need;
 }
 
-std::vector<StateSlot> Apollo::state_slots(const ParamInfo& info, Slice slice) const {
-  const std::int64_t r = low_rank_shape(info, slice, rank()).rank;
-  std::vector<StateSlot> slots = moment_slots(row_moments(info, slice, r), options_.adam.state);
+std::vector<StateSlot> Apollo::state_slots(const ParamInfo& info) const {
+  const std::int64_t r = low_rank_shape(info, {}, rank()).rank;
+  std::vector<StateSlot> slots = moment_slots(row_moments(info, r), options_.adam.state);
   slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
   return slots;
 }
@@ -56,7 +56,7 @@ void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
   const HostTwin squares_here(*args.arena, squares), carry(*args.arena, args.carry);
   if (r.device().planning || shape.rows == 0) return;
   const AdamState state =
-      moment_state(args, row_moments(args.info, args.slice, shape.rank), options_.adam.state);
+      moment_state(args, row_moments(args.info, shape.rank), options_.adam.state);
   AdamMath math = adam_math(options_.adam, args.step, 1.0);
   math.step_size = 1;  // the correction of the bias multiplies the whole update, below
   math.inverse_sqrt_c2 = 1;

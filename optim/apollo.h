@@ -27,7 +27,7 @@ class Apollo final : public Optimizer {
  public:
   explicit Apollo(const ApolloOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;

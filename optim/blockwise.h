@@ -17,8 +17,8 @@ class Blockwise final : public Optimizer {
   OptimizerNeed needs(const ParamInfo& info) const override {
     return element_need(info, adam_.state);
   }
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override {
-    return moment_slots(element_moments(info, slice), adam_.state);
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override {
+    return moment_slots(element_moments(info), adam_.state);
   }
   /// A parameter outside of the layers always rests.
   bool updates(const ParamInfo& info, std::int64_t step) const override {

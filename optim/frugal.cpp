@@ -32,8 +32,8 @@ OptimizerNeed Frugal::needs(const ParamInfo& info) const {
   return need;
 }
 
-std::vector<StateSlot> Frugal::state_slots(const ParamInfo& info, Slice slice) const {
-  return moment_slots(row_moments(info, slice, num_active(info)), options_.adam.state);
+std::vector<StateSlot> Frugal::state_slots(const ParamInfo& info) const {
+  return moment_slots(row_moments(info, num_active(info)), options_.adam.state);
 }
 
 std::vector<std::int64_t> Frugal::active_columns(const ParamInfo& info, std::uint64_t seed,
@@ -63,7 +63,7 @@ void Frugal::step_layer(const UpdateArgs& args) const {
   const WeightDecay decay = weight_decay(options_.adam, args.info, args.lr);
   if (!args.state.empty()) {
     adam_step(rows * width, gradient_source(args), weight_values(args),
-              moment_state(args, row_moments(args.info, args.slice, width), options_.adam.state),
+              moment_state(args, row_moments(args.info, width), options_.adam.state),
               adam_math(options_.adam, options_.layers->age(args.step), args.lr), decay);
   } else {
     const auto lr = static_cast<float>(args.lr * options_.inactive_lr_scale);
@@ -98,7 +98,7 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
       update[r * width + c] = inactive * sign_of(element(args.grad, r * width + c) * scale);
   });
   AdamState state =
-      moment_state(args, row_moments(args.info, args.slice, active), options_.adam.state);
+      moment_state(args, row_moments(args.info, active), options_.adam.state);
   AdamMath math = adam_math(options_.adam, age, 1.0);
   adam_direction(rows * active, tensor_source(some), state, math, direction.data<float>());
   const float* values = direction.data<float>();

@@ -25,7 +25,7 @@ class Frugal final : public Optimizer {
  public:
   explicit Frugal(const FrugalOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override;
   bool varies() const override { return options_.layers.has_value(); }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;

@@ -22,21 +22,21 @@ OptimizerNeed Galore::needs(const ParamInfo& info) const {
   return need;
 }
 
-std::vector<StateSlot> Galore::state_slots(const ParamInfo& info, Slice slice) const {
-  const LowRankShape shape = low_rank_shape(info, slice, options_.rank);
+std::vector<StateSlot> Galore::state_slots(const ParamInfo& info) const {
+  const LowRankShape shape = low_rank_shape(info, {}, options_.rank);
   std::vector<StateSlot> slots =
-      moment_slots(row_moments(info, slice, shape.rank), options_.adam.state);
+      moment_slots(row_moments(info, shape.rank), options_.adam.state);
   for (StateSlot& s : projector_slots(shape, options_.projector)) slots.push_back(std::move(s));
   if (options_.fira) slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
   if (options_.lazy) slots.push_back(shared_slot("refreshes", DType::kF32, Shape{kRefreshNumbers}));
   if (options_.history > 0) {
     const DType dtype = options_.projector == ProjectorFormat::kF32 ? DType::kF32 : DType::kBF16;
-    slots.push_back(row_slot("history", dtype, info, slice, options_.history * shape.rank));
+    slots.push_back(row_slot("history", dtype, info, options_.history * shape.rank));
     // Products of the gradients with each other; in the last row numbers (see History).
     slots.push_back(
         shared_slot("gram", DType::kF32, Shape{options_.history + 1, options_.history}));
   }
-  if (options_.error_feedback) slots.push_back(element_slot("error", DType::kF32, info, slice));
+  if (options_.error_feedback) slots.push_back(element_slot("error", DType::kF32, info));
   return slots;
 }
 
@@ -51,7 +51,7 @@ Galore::State Galore::state(const UpdateArgs& args) const {
   const auto take_if = [&take](bool kept) { return kept ? take(1)[0] : Tensor(); };
   State s;
   s.moments =
-      take(num_moment_slots(row_moments(args.info, args.slice, shape.rank), options_.adam.state));
+      take(num_moment_slots(row_moments(args.info, shape.rank), options_.adam.state));
   s.projector = take(projector_slots(shape, options_.projector).size());
   s.norm = take_if(options_.fira);
   s.refreshes = take_if(options_.lazy);
@@ -114,10 +114,6 @@ std::int64_t Galore::carry_bytes(const ParamInfo& info, Slice slice, std::int64_
 
 std::int64_t Galore::image_width(const ParamInfo& info, std::int64_t step) const {
   return projects(info) && !refreshes(info, step) ? options_.rank : 0;
-}
-
-std::vector<StateSlot> Galore::image_slots(const ParamInfo& info) const {
-  return projector_slots(low_rank_shape(info, {}, options_.rank), options_.projector);
 }
 
 void Galore::image(const UpdateArgs& args, const Tensor& out) const {

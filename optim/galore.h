@@ -47,7 +47,7 @@ class Galore final : public Optimizer {
  public:
   explicit Galore(const GaloreOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
@@ -56,7 +56,6 @@ class Galore final : public Optimizer {
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
   bool varies() const override { return options_.project_gradients; }
   std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override;
-  std::vector<StateSlot> image_slots(const ParamInfo& info) const override;
   void image(const UpdateArgs& args, const Tensor& out) const override;
 
   /// Whether the subspace may change before update number `step`.

@@ -166,7 +166,7 @@ void Galore::update(const UpdateArgs& args, const Tensor& r, double grad_scale,
     AdamMath math = adam_math(options_.adam, args.step, 1.0);
     adam_direction(
         shape.rows * shape.rank, tensor_source(r, grad_scale),
-        moment_state(args, row_moments(args.info, args.slice, shape.rank), options_.adam.state),
+        moment_state(args, row_moments(args.info, shape.rank), options_.adam.state),
         math, direction.data<float>());
   }
   if (options_.fira) {

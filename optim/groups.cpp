@@ -98,7 +98,7 @@ void OptimizerGroups::assign(const ParamInfo& info, std::size_t g) {
   ++group.taken.tensors;
   group.taken.elements += info.shape.numel();
   if (group.optimizer->state_generation(info, 1) < 0) return;
-  for (const StateSlot& slot : group.optimizer->state_slots(info, whole_slice(info)))
+  for (const StateSlot& slot : group.optimizer->state_slots(info))
     group.taken.state_bytes += slot.whole.numel() * dtype_size(slot.dtype);
 }
 

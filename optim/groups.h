@@ -35,8 +35,8 @@ class OptimizerGroups final : public Optimizer {
                   GroupSettings fallback);
 
   OptimizerNeed needs(const ParamInfo& info) const override { return of(info).needs(info); }
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override {
-    return of(info).state_slots(info, slice);
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override {
+    return of(info).state_slots(info);
   }
   bool int8_weight(const ParamInfo& info) const override;
   bool varies() const override;
@@ -51,9 +51,6 @@ class OptimizerGroups final : public Optimizer {
   }
   std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override {
     return of(info).image_width(info, step);
-  }
-  std::vector<StateSlot> image_slots(const ParamInfo& info) const override {
-    return of(info).image_slots(info);
   }
   void image(const UpdateArgs& args, const Tensor& out) const override {
     of(args.info).image(args, out);

@@ -20,7 +20,7 @@ class Sgd final : public Optimizer {
  public:
   explicit Sgd(const SgdOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
@@ -34,7 +34,7 @@ class Lion final : public Optimizer {
  public:
   explicit Lion(const AdamOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 

@@ -13,8 +13,8 @@ namespace {
 // a, b and c of x <- a x + x (b A + c A^2) with A = x^T x.
 constexpr std::array<float, 3> kCoefficients{3.4445f, -4.7750f, 2.0315f};
 
-StateSlot momentum_slot(const ParamInfo& info, Slice slice) {
-  return element_slot("momentum", DType::kF32, info, slice);
+StateSlot momentum_slot(const ParamInfo& info) {
+  return element_slot("momentum", DType::kF32, info);
 }
 
 }  // namespace
@@ -41,8 +41,8 @@ void newton_schulz(Arena& arena, const Tensor& x, int iterations) {
   }
 }
 
-std::vector<StateSlot> Muon::state_slots(const ParamInfo& info, Slice slice) const {
-  return state_slots_of(momentum_slot(info, slice), options_.state);
+std::vector<StateSlot> Muon::state_slots(const ParamInfo& info) const {
+  return state_slots_of(momentum_slot(info), options_.state);
 }
 
 void Muon::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const {
@@ -56,7 +56,7 @@ void Muon::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) cons
                             .gain = 1,
                             .nesterov = options_.nesterov};
     momentum_direction(rows * width, gradient_source(args),
-                       state_values(args, momentum_slot(args.info, args.slice), args.state,
+                       state_values(args, momentum_slot(args.info), args.state,
                                     options_.state, true, 1),
                        math, x);
   }

@@ -27,7 +27,7 @@ class Muon final : public Optimizer {
   OptimizerNeed needs(const ParamInfo&) const override {
     return {.kind = OptimizerNeed::Kind::kWhole};
   }
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 

@@ -38,13 +38,18 @@ void decode_int4(std::int64_t n, const std::uint8_t* codes, const float* scales,
 }  // namespace
 
 std::vector<StateSlot> projector_slots(const LowRankShape& shape, ProjectorFormat format) {
+  const auto slot = [](const char* name, DType dtype, const Shape& of) {
+    StateSlot made = shared_slot(name, dtype, of);
+    made.kind = StateKind::kProjector;
+    return made;
+  };
   if (format != ProjectorFormat::kInt4) {
     const DType dtype = format == ProjectorFormat::kF32 ? DType::kF32 : DType::kBF16;
-    return {shared_slot("projector", dtype, Shape{shape.width, shape.rank})};
+    return {slot("projector", dtype, Shape{shape.width, shape.rank})};
   }
   const std::int64_t n = shape.width * shape.rank;
-  return {shared_slot("projector", DType::kU8, Shape{ceil_div(n, 2)}),
-          shared_slot("projector_scales", DType::kF32, Shape{ceil_div(n, kInt4Group), 2})};
+  return {slot("projector", DType::kU8, Shape{ceil_div(n, 2)}),
+          slot("projector_scales", DType::kF32, Shape{ceil_div(n, kInt4Group), 2})};
 }
 
 Tensor load_projector(Arena& arena, const LowRankShape& shape, ProjectorFormat format,

@@ -20,15 +20,15 @@ float inverse_rms(double squares, std::int64_t count) {
                             std::max(std::sqrt(squares / static_cast<double>(count)), kLeastRms));
 }
 
-StateSlot momentum_slot(const ParamInfo& info, Slice slice) {
-  return element_slot("exp_avg", DType::kF32, info, slice);
+StateSlot momentum_slot(const ParamInfo& info) {
+  return element_slot("exp_avg", DType::kF32, info);
 }
 
 }  // namespace
 
-std::vector<StateSlot> Scale::state_slots(const ParamInfo& info, Slice slice) const {
+std::vector<StateSlot> Scale::state_slots(const ParamInfo& info) const {
   if (info.role != ParamRole::kHead) return {};
-  return {momentum_slot(info, slice)};
+  return {momentum_slot(info)};
 }
 
 int Scale::rounds(const ParamInfo& info, std::int64_t) const {
@@ -53,7 +53,7 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
     if (i == 0) {
       const MomentumMath ema{.momentum = static_cast<float>(options_.momentum),
                              .gain = static_cast<float>(1 - options_.momentum)};
-      const StoredValues state = state_values(args, momentum_slot(args.info, args.slice),
+      const StoredValues state = state_values(args, momentum_slot(args.info),
                                               args.state, StateFormat::kF32, true, 1);
       accumulate_momentum(rows * width, source, state, ema);
     }

@@ -20,7 +20,7 @@ class Scale final : public Optimizer {
   OptimizerNeed needs(const ParamInfo&) const override {
     return {.kind = OptimizerNeed::Kind::kLongSlice};
   }
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override;
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }

@@ -91,12 +91,7 @@ std::vector<StateSlot> state_slots_of(const StateSlot& f32_slot, StateFormat for
   if (format == StateFormat::kBF16) slot.dtype = DType::kBF16;
   if (!as_8bit(f32_slot, format)) return {slot};
   slot.dtype = DType::kU8;
-  TH_CHECK(slot.begin % kBlock8Bit == 0, "{}: a slice begins within an 8-bit block", slot.name);
-  StateSlot largest{.name = slot.name + "_absmax",
-                    .dtype = DType::kF32,
-                    .shape = Shape{ceil_div(slot.shape.numel(), kBlock8Bit)},
-                    .whole = Shape{ceil_div(slot.whole.numel(), kBlock8Bit)},
-                    .begin = slot.begin / kBlock8Bit};
+  StateSlot largest = group_slot(slot.name + "_absmax", slot, kBlock8Bit);
   return {std::move(slot), std::move(largest)};
 }
 
@@ -110,7 +105,7 @@ StoredValues state_values(const UpdateArgs& args, const StateSlot& f32_slot,
   StoredValues values{.kind = StoredValues::Kind::kF32, .data = tensors[0].raw()};
   if (format == StateFormat::kBF16) {
     values.kind = StoredValues::Kind::kBF16Random;
-    set_random(values, rounding(args, which), f32_slot.begin);
+    set_random(values, rounding(args, which), f32_slot.elements(args.slice).begin);
   } else if (as_8bit(f32_slot, format)) {
     values.kind = is_signed ? StoredValues::Kind::kSigned8 : StoredValues::Kind::kUnsigned8;
     values.extra = tensors[1].raw();

@@ -48,57 +48,13 @@ struct UpdateLoop::Running {
   RoundSums in, out;
 };
 
-std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                 MasterFormat master, std::int64_t step) {
-  std::vector<StateSlot> slots;
-  if (optimizer.int8_weight(info)) master = MasterFormat::kNone;
-  if (master == MasterFormat::kF32)
-    slots.push_back(element_slot("master", DType::kF32, info, slice));
-  if (master == MasterFormat::kSplit)
-    slots.push_back(element_slot("remainder", DType::kU16, info, slice));
-  if (optimizer.state_generation(info, step) < 0) return slots;
-  for (StateSlot& slot : optimizer.state_slots(info, slice)) slots.push_back(std::move(slot));
-  return slots;
-}
-
-void create_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
-                  const UpdateItem& item, MasterFormat master) {
-  for (const StateSlot& slot : all_slots(optimizer, params.info(item.id), item.slice, master, 1)) {
-    const bool is_master = slot.name == "master" || slot.name == "remainder";
-    state.create({item.id, slot.name}, is_master ? MemoryTag::kMaster : MemoryTag::kOptimizer,
-                 slot.dtype, slot.shape);
+// What the update of a step leases: the master first, if there is one.
+std::vector<StateId> UpdateLoop::state_of(ParamId id, std::int64_t step) const {
+  std::vector<StateId> ids;
+  for (const StateEntry& entry : table_.of(id)) {
+    if (!entry.in_weight_store() && table_.kept(entry, step)) ids.push_back(entry.id);
   }
-}
-
-void change_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
-                  std::span<const UpdateItem> items, std::int64_t from, std::int64_t to) {
-  // All that ends makes room before anything begins.
-  for (const bool begins : {false, true}) {
-    for (const UpdateItem& item : items) {
-      const ParamInfo& info = params.info(item.id);
-      const std::int64_t before = optimizer.state_generation(info, from),
-                         now = optimizer.state_generation(info, to);
-      if (before == now || (now >= 0) != begins) continue;
-      for (const StateSlot& slot : optimizer.state_slots(info, item.slice)) {
-        const StateKey key{item.id, slot.name};
-        if (!begins) {
-          state.erase(key);
-        } else if (before < 0) {
-          state.create(key, MemoryTag::kOptimizer, slot.dtype, slot.shape);
-        } else {
-          ops::zero(state.at(key));
-        }
-      }
-    }
-  }
-}
-
-std::vector<StateKey> UpdateLoop::keys_of(const UpdateItem& item, std::int64_t step) const {
-  std::vector<StateKey> keys;
-  for (const StateSlot& slot :
-       all_slots(optimizer_, params_.info(item.id), item.slice, master_, step))
-    keys.push_back({item.id, slot.name});
-  return keys;
+  return ids;
 }
 
 void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<float> values) {
@@ -106,12 +62,12 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<fl
   const UpdateTensors tensors = step.host.tensors(r.item);
   std::vector<StateLease> leases;
   std::vector<Tensor> state;
-  for (const StateKey& key : keys_of(r.item, step.number)) {
-    leases.push_back(state_.acquire(key));
+  std::size_t masters = 0;
+  for (const StateId id : state_of(r.item.id, step.number)) {
+    leases.push_back(state_.acquire(id));
     state.push_back(leases.back().tensor());
+    if (table_[id].tag == MemoryTag::kMaster) ++masters;
   }
-  const bool has_master = master_ != MasterFormat::kNone && !tensors.scales.defined();
-  const std::size_t masters = has_master ? 1 : 0;
   const bool staged = is_staged(step.arena, info, step.number);
   HostCopies copies(step.arena, staged);
   for (std::size_t i = masters; i < state.size(); ++i) state[i] = copies.change(state[i]);
@@ -123,7 +79,7 @@ void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<fl
                         .seed = seed_,
                         .grad = copies.read(tensors.grad),
                         .weight = copies.change(tensors.weight),
-                        .master = copies.change(has_master ? state[0] : tensors.scales),
+                        .master = copies.change(masters > 0 ? state[0] : tensors.scales),
                         .state = std::span(state).subspan(masters),
                         .carry = r.carry,
                         .arena = staged ? &step.arena.host() : &step.arena};
@@ -143,8 +99,9 @@ Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tens
                     Shape{all.rows(), optimizer_.image_width(info, step)}, "projected gradient");
   std::vector<StateLease> leases;
   std::vector<Tensor> state;
-  for (const StateSlot& slot : optimizer_.image_slots(info)) {
-    leases.push_back(state_.acquire({id, slot.name}));
+  for (const StateEntry& entry : table_.of(id)) {
+    if (entry.slot.kind != StateKind::kProjector) continue;
+    leases.push_back(state_.acquire(entry.id));
     if (step == 1) leases.back().mark_dirty();  // a first basis may be made
     state.push_back(leases.back().tensor());
   }
@@ -210,11 +167,11 @@ void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
   }
   Tensor before;  // the values of the last round, which this one reads
   for (int round = 0; round < most_rounds; ++round) {
-    std::vector<StateKey> order;
+    std::vector<StateId> order;
     std::int64_t total = 0;
     for (const Running& r : running) {
       if (round >= r.rounds) continue;
-      for (StateKey& key : keys_of(r.item, step.number)) order.push_back(std::move(key));
+      for (const StateId id : state_of(r.item.id, step.number)) order.push_back(id);
       total += sums_of(r, step, round).values;
     }
     state_.begin_pass(order);

@@ -26,13 +26,6 @@ struct UpdateTensors {
 /// f32 sums that are made at once, unless those of one parameter are more.
 inline constexpr std::int64_t kMostSummed = std::int64_t{1} << 22;
 
-/// What is kept besides a compute weight.
-enum class MasterFormat : std::uint8_t {
-  kNone,   // nothing: the weight is f32, or is bf16 and rounded at random
-  kF32,    // all of it
-  kSplit,  // u16: what a bf16 weight lacks of an f32
-};
-
 class UpdateLoop {
  public:
   /// Looks up the tensors of a parameter, and hears when its last round is over.
@@ -43,13 +36,13 @@ class UpdateLoop {
     virtual void updated(const UpdateItem& item) = 0;
   };
 
-  UpdateLoop(const ParamTable& params, const Optimizer& optimizer, StateResidency& state,
-             SliceSums& sums, MasterFormat master, std::uint64_t seed)
+  UpdateLoop(const ParamTable& params, const Optimizer& optimizer, const StateTable& table,
+             StateResidency& state, SliceSums& sums, std::uint64_t seed)
       : params_(params),
         optimizer_(optimizer),
+        table_(table),
         state_(state),
         sums_(sums),
-        master_(master),
         seed_(seed) {}
 
   /// One optimizer step over `items`, in order. As many as have kMostSummed values to sum go
@@ -71,7 +64,7 @@ class UpdateLoop {
     std::int64_t number;
     double lr, grad_scale;
   };
-  std::vector<StateKey> keys_of(const UpdateItem& item, std::int64_t step) const;
+  std::vector<StateId> state_of(ParamId id, std::int64_t step) const;
   SumCount sums_of(const Running& r, const Step& step, int round) const;
   void run(const Step& step, std::span<const UpdateItem> items);
   void run_round(const Step& step, Running& r, int round, std::span<float> values);
@@ -81,24 +74,10 @@ class UpdateLoop {
 
   const ParamTable& params_;
   const Optimizer& optimizer_;
+  const StateTable& table_;
   StateResidency& state_;
   SliceSums& sums_;
-  MasterFormat master_;
   std::uint64_t seed_;
 };
-
-/// The slots of a slice's state at a step: the master (slot "master" or "remainder") if there is
-/// one, and the optimizer's.
-std::vector<StateSlot> all_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                 MasterFormat master, std::int64_t step);
-
-/// Creates those of the first step, filled with zeros, in `state`.
-void create_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
-                  const UpdateItem& item, MasterFormat master);
-
-/// Makes `state` hold what the optimizer keeps at step `to` instead of `from`: what begins anew is
-/// zero.
-void change_state(ResidentState& state, const Optimizer& optimizer, const ParamTable& params,
-                  std::span<const UpdateItem> items, std::int64_t from, std::int64_t to);
 
 }  // namespace thimble

@@ -8,20 +8,6 @@
 namespace thimble {
 namespace {
 
-// Rows [0, rows) in `ranks` parts that differ by at most one granule.
-std::vector<std::int64_t> even_rows(std::int64_t rows, std::int64_t granule, int ranks) {
-  const std::int64_t granules = ceil_div(rows, granule);
-  std::vector<std::int64_t> begin;
-  for (int r = 0; r <= ranks; ++r) begin.push_back(std::min(rows, granules * r / ranks * granule));
-  return begin;
-}
-
-std::vector<std::int64_t> owned_by(int owner, std::int64_t rows, int ranks) {
-  std::vector<std::int64_t> begin;
-  for (int r = 0; r <= ranks; ++r) begin.push_back(r <= owner ? 0 : rows);
-  return begin;
-}
-
 // What updating a whole matrix costs: an orthogonalisation or a decomposition of it.
 double update_cost(const ParamInfo& info) {
   const auto m = static_cast<double>(info.shape[0]);
@@ -68,7 +54,7 @@ ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs,
       small.push_back(id);
     } else {
       spec.placement = info.transposed() ? Placement::kColumns : Placement::kRows;
-      spec.begin = even_rows(rows, need.granule_rows, ranks);
+      spec.rows = {.rows = rows, .granule = need.granule_rows, .ranks = ranks};
     }
   }
   // Longest processing time first: each to the rank that has least to do so far.
@@ -80,9 +66,11 @@ ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs,
     for (const ParamId id : *group) {
       const auto least = std::min_element(load.begin(), load.end());
       *least += update_cost(params.info(id));
-      specs_[static_cast<std::size_t>(id)] = {Placement::kWhole,
-                                              owned_by(static_cast<int>(least - load.begin()),
-                                                       params.info(id).storage_shape()[0], ranks)};
+      specs_[static_cast<std::size_t>(id)] = {
+          Placement::kWhole,
+          {.rows = params.info(id).storage_shape()[0],
+           .ranks = ranks,
+           .owner = static_cast<int>(least - load.begin())}};
     }
   }
   if (ranks == 1 || options.stage == 0) {
@@ -91,7 +79,7 @@ ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs,
 }
 
 Slice ParallelPlan::updated(ParamId id, int rank) const {
-  return options_.stage == 0 ? wholes_.at(static_cast<std::size_t>(id)) : spec(id).slice(rank);
+  return options_.stage == 0 ? wholes_.at(static_cast<std::size_t>(id)) : spec(id).rows.slice(rank);
 }
 
 StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes,
@@ -104,7 +92,7 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
     const ParamInfo& info = params.info(id);
     const std::int64_t rows = info.storage_shape()[0];
     const std::int64_t row = info.shape.numel() / std::max<std::int64_t>(rows, 1);
-    const std::int64_t own = spec(id).slice(rank).rows() * row, others = info.shape.numel() - own;
+    const std::int64_t own = spec(id).rows.slice(rank).rows() * row, others = info.shape.numel() - own;
     const std::int64_t image = images.empty() ? 0 : images.at(static_cast<std::size_t>(id));
     const auto sent = [&](std::int64_t elements) {
       return image > 0 ? elements / row * image : elements;

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "core/nn/optimizer.h"
-#include "core/nn/param.h"
+#include "core/nn/row_partition.h"
 
 namespace thimble {
 
@@ -21,13 +21,9 @@ enum class Placement : std::uint8_t {
 };
 const char* placement_name(Placement placement);
 
-/// Rank r owns rows [begin[r], begin[r + 1]) of the parameter's storage, possibly none.
 struct ShardSpec {
   Placement placement = Placement::kReplicated;
-  std::vector<std::int64_t> begin;
-  Slice slice(int rank) const {
-    return {begin.at(static_cast<std::size_t>(rank)), begin.at(static_cast<std::size_t>(rank) + 1)};
-  }
+  RowPartition rows;
 };
 
 struct ParallelOptions {
@@ -59,7 +55,7 @@ class ParallelPlan {
   int stage() const { return options_.stage; }
   const ShardSpec& spec(ParamId id) const { return specs_.at(static_cast<std::size_t>(id)); }
   /// The rows whose gradient is summed on this rank.
-  Slice reduced(ParamId id, int rank) const { return spec(id).slice(rank); }
+  Slice reduced(ParamId id, int rank) const { return spec(id).rows.slice(rank); }
   /// The rows that this rank updates: at stage 0 every rank updates everything.
   Slice updated(ParamId id, int rank) const;
 

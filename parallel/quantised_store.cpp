@@ -67,7 +67,7 @@ Tensor QuantisedStore::shard_scales(ParamId id) {
 void QuantisedStore::changed(ParamId id) {
   ++versions_.at(index(id));
   if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
-  const std::vector<std::int64_t>& begin = plan_.spec(id).begin;
+  const std::vector<std::int64_t> begin = plan_.spec(id).rows.bounds();
   rows_.add({weights_[index(id)], begin});
   if (scales_[index(id)].defined()) {
     std::vector<std::int64_t> groups;

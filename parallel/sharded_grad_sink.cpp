@@ -65,7 +65,7 @@ Shape ShardedGradSink::rows_shape(ParamId id, std::int64_t rows) const {
 void ShardedGradSink::reduce(ParamId id, Tensor gradient) {
   bucket_bytes_ += gradient.numel() * dtype_size(options_.reduce.wire);
   bucket_ids_.push_back(id);
-  bucket_.push_back({std::move(gradient), plan_.spec(id).begin});
+  bucket_.push_back({std::move(gradient), plan_.spec(id).rows.bounds()});
   if (bucket_bytes_ >= kBucketBytes) start_bucket();
 }
 
@@ -128,7 +128,7 @@ void ShardedGradSink::gather_reduced() {
   std::vector<RowParts> parts;
   for (const ParamId id : params_.ids()) {
     if (gathered_.at(index(id)).defined())
-      parts.push_back({gathered_.at(index(id)), plan_.spec(id).begin});
+      parts.push_back({gathered_.at(index(id)), plan_.spec(id).rows.bounds()});
   }
   start_all_gather(comm_, {"all_gather", "reduced gradients"}, parts).wait();
   for (const ParamId id : params_.ids()) {

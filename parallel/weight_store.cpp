@@ -32,7 +32,7 @@ Tensor ReplicatedStore::shard(ParamId id) {
 void ReplicatedStore::changed(ParamId id) {
   resident_.changed(id);
   if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
-  rows_.add({resident_.writable(id), plan_.spec(id).begin});
+  rows_.add({resident_.writable(id), plan_.spec(id).rows.bounds()});
 }
 
 GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype,
@@ -47,7 +47,7 @@ GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     shards_.push_back(Tensor::empty(arena, MemoryTag::kWeights, dtype,
-                                    rows_shape(info, plan.spec(id).slice(comm.rank()).rows()),
+                                    rows_shape(info, plan.spec(id).rows.slice(comm.rank()).rows()),
                                     info.name));
   }
   for (auto& ids : blocks) {
@@ -63,10 +63,10 @@ void GatheredStore::gather(Block& block) {
     const ParamInfo& info = params_.info(id);
     const Tensor whole =
         Tensor::empty(arena_, MemoryTag::kWeights, dtype_, info.storage_shape(), "gathered weight");
-    const Slice rows = plan_.spec(id).slice(comm_.rank());
+    const Slice rows = plan_.spec(id).rows.slice(comm_.rank());
     if (rows.rows() > 0) ops::copy(whole.rows(rows.begin, rows.end), shard(id));
     block.whole.push_back(whole);
-    parts.push_back({whole, plan_.spec(id).begin});
+    parts.push_back({whole, plan_.spec(id).rows.bounds()});
   }
   block.ticket = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
 }

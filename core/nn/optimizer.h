@@ -24,24 +24,42 @@ struct OptimizerNeed {
   std::int64_t granule_rows = 1;  // slices begin and end at multiples of this
 };
 
-/// One piece of state kept for a slice of a parameter between steps. The slices' pieces, one after
-/// another, make up the state of the parameter, or each slice keeps all of it.
+/// What a piece of state is to those who move it.
+enum class StateKind : std::uint8_t {
+  kWeight,     // the compute weight, where no f32 master stands for it; of 8 bits with kScale
+  kScale,      // f32 scales of 8-bit weights
+  kMaster,     // the weight in f32
+  kRemainder,  // u16: what a bf16 weight lacks of an f32
+  kOptimizer,  // what an optimizer keeps of its own: moments, and numbers of a matrix
+  kProjector,  // what the images of gradients depend on, among the optimizer's
+};
+
+/// One piece of state that is kept of a parameter between steps: what it is as a whole, and how it
+/// is divided among slices of the parameter's rows.
 struct StateSlot {
   std::string name;  // as in checkpoints: "exp_avg"
+  StateKind kind = StateKind::kOptimizer;
   DType dtype = DType::kF32;
-  Shape shape;              // of this slice's piece
-  Shape whole;              // of the parameter's
-  std::int64_t begin = 0;   // the first element of the piece within it
+  Shape whole;  // row-major
+  /// So many values belong to each `rows` rows of the parameter's storage; the values of a slice's
+  /// rows are one run. 0: every slice keeps all of it, the same.
+  std::int64_t values = 0;
+  std::int64_t rows = 1;
   bool like_param = false;  // the parameter's own elements, in its storage order
 
-  bool shared() const { return begin == 0 && shape == whole; }
+  bool shared() const { return values == 0; }
+  /// The values that belong to a slice. Throws LogicError if it cuts those of several rows.
+  Slice elements(Slice slice) const;
+  /// Of these.
+  Shape piece(Slice slice) const;
 };
 
 /// A value for each element of the parameter.
-StateSlot element_slot(const std::string& name, DType dtype, const ParamInfo& info, Slice slice);
+StateSlot element_slot(const std::string& name, DType dtype, const ParamInfo& info);
 /// `width` values for each row of the parameter's storage.
-StateSlot row_slot(const std::string& name, DType dtype, const ParamInfo& info, Slice slice,
-                   std::int64_t width);
+StateSlot row_slot(const std::string& name, DType dtype, const ParamInfo& info, std::int64_t width);
+/// One value for each `group` values of a slot: their scale. Slices begin at whole groups.
+StateSlot group_slot(const std::string& name, const StateSlot& of, std::int64_t group);
 /// The same on every slice.
 StateSlot shared_slot(const std::string& name, DType dtype, const Shape& shape);
 
@@ -78,7 +96,7 @@ class Optimizer {
  public:
   virtual ~Optimizer() = default;
   virtual OptimizerNeed needs(const ParamInfo& info) const = 0;
-  virtual std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const = 0;
+  virtual std::vector<StateSlot> state_slots(const ParamInfo& info) const = 0;
   /// Whether the weight is kept in 8 bits, without a master.
   virtual bool int8_weight(const ParamInfo&) const { return false; }
 
@@ -94,10 +112,8 @@ class Optimizer {
   /// gradient: linear in it, so that images may be added up and sent. 0: it takes the gradient
   /// itself.
   virtual std::int64_t image_width(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
-  /// The state, the same on every slice, that the image depends on.
-  virtual std::vector<StateSlot> image_slots(const ParamInfo&) const { return {}; }
-  /// out f32 [slice.rows(), image_width()] <- the image of args.grad. args.state: that of
-  /// image_slots(); no weight.
+  /// out f32 [slice.rows(), image_width()] <- the image of args.grad. args.state: the slots of kind
+  /// kProjector, which are the same on every slice; no weight.
   virtual void image(const UpdateArgs& /*args*/, const Tensor& /*out*/) const {}
 
   /// Whether round() and image() of this step work on a GPU's memory; else they are given copies on

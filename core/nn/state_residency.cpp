@@ -4,17 +4,41 @@
 
 namespace thimble {
 
-void ResidentState::create(const StateKey& key, MemoryTag tag, DType dtype, const Shape& shape) {
-  Tensor tensor = Tensor::empty(arena_, tag, dtype, shape, key.slot);
+void ResidentState::create(const StateEntry& entry) {
+  Tensor& tensor = tensors_[static_cast<std::size_t>(entry.id)];
+  TH_CHECK(!tensor.defined(), "{} is there already", entry.slot.name);
+  tensor = Tensor::empty(arena_, entry.tag, entry.slot.dtype,
+                         entry.slot.piece(entry.held_rows(rank_)), entry.slot.name);
   ops::zero(tensor);
-  TH_CHECK(tensors_.emplace(key, std::move(tensor)).second, "state {} twice", key.slot);
 }
 
-const Tensor& ResidentState::at(const StateKey& key) const {
-  const auto found = tensors_.find(key);
-  TH_CHECK(found != tensors_.end(), "no state {} of parameter {}", key.slot,
-           static_cast<int>(key.param));
-  return found->second;
+void ResidentState::create_all(std::int64_t step) {
+  for (const StateEntry& entry : table_.entries()) {
+    if (!entry.in_weight_store() && table_.kept(entry, step)) create(entry);
+  }
+}
+
+void ResidentState::change_step(std::int64_t from, std::int64_t to) {
+  for (const bool begins : {false, true}) {
+    for (const StateEntry& entry : table_.entries()) {
+      const std::int64_t before = table_.generation(entry, from),
+                         now = table_.generation(entry, to);
+      if (before == now || (now >= 0) != begins) continue;
+      if (!begins) {
+        tensors_[static_cast<std::size_t>(entry.id)] = {};
+      } else if (before < 0) {
+        create(entry);
+      } else {
+        ops::zero(at(entry.id));
+      }
+    }
+  }
+}
+
+const Tensor& ResidentState::at(StateId id) const {
+  const Tensor& tensor = tensors_.at(static_cast<std::size_t>(id));
+  TH_CHECK(tensor.defined(), "no state {}", table_[id].slot.name);
+  return tensor;
 }
 
 }  // namespace thimble

@@ -13,77 +13,19 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// A saved array, and the run of it that this rank holds.
-struct SavedArray {
-  CheckpointTensor described;
-  ParamId id = ParamId::kNone;
-  Tensor held;
-};
-
-// A run of bytes of a saved array.
-struct ByteRun {
-  std::int64_t begin = 0, size = 0;
-};
-
-std::vector<StateSlot> slots_of(TrainEngine& engine, ParamId id, Slice slice) {
-  return saved_slots(engine.optimizer(), engine.model().params().info(id), slice, engine.master(),
-                     engine.options().dtype, engine.state_step());
+CheckpointTensor described(const ParamTable& params, const StateEntry& entry) {
+  const ParamInfo& info = params.info(entry.param);
+  const bool like_param = entry.slot.like_param;
+  const Shape& shape = like_param ? info.shape : entry.slot.whole;
+  return {.name = info.name,
+          .slot = entry.slot.name,
+          .dtype = entry.slot.dtype,
+          .shape = {shape.dims().begin(), shape.dims().end()},
+          .transposed = like_param && info.transposed()};
 }
 
-std::vector<SavedArray> arrays(TrainEngine& engine) {
-  std::vector<SavedArray> all;
-  const ParamTable& params = engine.model().params();
-  for (const ParamId id : params.ids()) {
-    const ParamInfo& info = params.info(id);
-    const std::vector<StateSlot> slots =
-        slots_of(engine, id, engine.parallel().updated(id, engine.comm().rank()));
-    for (const StateSlot& slot : slots) {
-      const StateKey key{id, slot.name};
-      // What is no state is the weight itself, or its scales.
-      const bool is_state = engine.state().all().contains(key);
-      const Shape& shape = slot.like_param ? info.shape : slot.whole;
-      all.push_back({.described = {.name = info.name,
-                                   .slot = slot.name,
-                                   .dtype = slot.dtype,
-                                   .shape = {shape.dims().begin(), shape.dims().end()},
-                                   .transposed = slot.like_param && info.transposed()},
-                     .id = id,
-                     .held = is_state               ? engine.state().at(key)
-                             : slot.name == "scale" ? engine.store().shard_scales(id)
-                                                    : engine.store().shard(id)});
-    }
-  }
-  return all;
-}
-
-// Where the part of an array that belongs to a slice of its parameter lies.
-ByteRun run_of(TrainEngine& engine, const SavedArray& array, Slice slice) {
-  for (const StateSlot& slot : slots_of(engine, array.id, slice)) {
-    if (slot.name != array.described.slot) continue;
-    const std::int64_t size = dtype_size(slot.dtype);
-    return {slot.begin * size, slot.shape.numel() * size};
-  }
-  throw LogicError(array.described.slot + " is no slot of " + array.described.name);
-}
-
-// What rank r writes: where several hold the same, each a part of it, and what all slices share the
-// first that has rows.
-ByteRun written_by(TrainEngine& engine, const SavedArray& array, int rank) {
-  const Slice own = engine.parallel().reduced(array.id, rank);
-  const ByteRun run = run_of(engine, array, own);
-  for (int r = 0; r < rank; ++r) {
-    const Slice earlier = engine.parallel().reduced(array.id, r);
-    if (earlier.rows() == 0) continue;
-    const ByteRun theirs = run_of(engine, array, earlier);
-    if (theirs.begin == run.begin && theirs.size > 0) return {};
-  }
-  return own.rows() == 0 ? ByteRun{} : run;
-}
-
-std::vector<CheckpointTensor> descriptions(const std::vector<SavedArray>& all) {
-  std::vector<CheckpointTensor> out;
-  for (const SavedArray& array : all) out.push_back(array.described);
-  return out;
+std::vector<SavedArray> arrays_of(const TrainEngine& engine) {
+  return arrays_to_save(engine.table(), engine.state_step(), engine.rank());
 }
 
 // Bytes of state on their way between a device and the host at once.
@@ -92,7 +34,7 @@ constexpr std::int64_t kStagingBytes = 16 * kMiB;
 // Runs body(offset from the run's begin, bytes that the host can write) over a run of a tensor's
 // bytes; they are the tensor's before (to_host), or become the tensor's after.
 template <typename Body>
-void for_host_pieces(Arena& arena, const Tensor& tensor, ByteRun run, bool to_host, Body&& body) {
+void for_host_pieces(Arena& arena, const Tensor& tensor, ByteRange run, bool to_host, Body&& body) {
   if (run.size == 0) return;
   auto* at = static_cast<std::byte*>(tensor.raw()) + run.begin;
   if (arena.is_on_host()) return body(0, std::span(at, static_cast<std::size_t>(run.size)));
@@ -119,30 +61,11 @@ Json parse_metadata(const CheckpointReader& reader) {
 
 }  // namespace
 
-std::vector<StateSlot> saved_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                   MasterFormat master, DType dtype, std::int64_t step) {
-  std::vector<StateSlot> slots;
-  if (info.trainable && optimizer.int8_weight(info)) {
-    slots.push_back(element_slot("weight", DType::kU8, info, slice));
-    const Slice groups = int8_scales(info, slice), all = int8_scales(info, whole_slice(info));
-    slots.push_back({.name = "scale",
-                     .dtype = DType::kF32,
-                     .shape = Shape{groups.rows()},
-                     .whole = Shape{all.rows()},
-                     .begin = groups.begin});
-  } else if (!info.trainable || master != MasterFormat::kF32) {
-    // f32 weights are their own master, and are saved under that name.
-    const bool is_master = info.trainable && dtype == DType::kF32;
-    slots.push_back(element_slot(is_master ? "master" : "weight", dtype, info, slice));
-  }
-  if (!info.trainable) return slots;
-  for (StateSlot& slot : all_slots(optimizer, info, slice, master, step))
-    slots.push_back(std::move(slot));
-  return slots;
-}
-
-std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine) {
-  return descriptions(arrays(engine));
+std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine) {
+  std::vector<CheckpointTensor> tensors;
+  for (const SavedArray& array : arrays_of(engine))
+    tensors.push_back(described(engine.model().params(), *array.entry));
+  return tensors;
 }
 
 namespace {
@@ -169,16 +92,25 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   }
 }
 
-void note_other_ranks(TrainEngine& engine, const std::vector<SavedArray>& all,
+// Says what of an array the other ranks have written: all but this one's own.
+void note_other_ranks(const CheckpointTensor& tensor, const SavedArray& array,
                       CheckpointWriter& writer) {
-  for (int r = 0; r < engine.comm().size(); ++r) {
-    if (r == engine.comm().rank()) continue;
-    for (const SavedArray& a : all) {
-      const ByteRun run = written_by(engine, a, r);
-      if (run.size > 0)
-        writer.written_elsewhere(a.described.name, a.described.slot, run.begin, run.size);
-    }
+  const std::int64_t all = array.entry->bytes(), end = array.own.end();
+  writer.written_elsewhere(tensor.name, tensor.slot, 0, array.own.begin);
+  writer.written_elsewhere(tensor.name, tensor.slot, end, all - end);
+}
+
+// That the ranks together have written what the arrays hold; each says how much it wrote.
+void check_written(Communicator& comm, std::span<const SavedArray> arrays, std::int64_t own) {
+  const auto all = all_gather_control(comm, "checkpoint bytes", std::as_bytes(std::span(&own, 1)));
+  std::int64_t written = 0, wanted = 0;
+  for (std::size_t r = 0; r < all.size() / sizeof(own); ++r) {
+    std::int64_t theirs = 0;
+    std::memcpy(&theirs, all.data() + r * sizeof(theirs), sizeof(theirs));
+    written += theirs;
   }
+  for (const SavedArray& array : arrays) wanted += array.entry->bytes();
+  TH_CHECK(written == wanted, "{} of {} bytes were written", written, wanted);
 }
 
 }  // namespace
@@ -210,56 +142,57 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
       files,
       {static_cast<std::byte*>(scratch.data()), static_cast<std::size_t>(kCheckpointScratchBytes)}};
   Communicator& comm = engine.comm();
-  const auto all = arrays(engine);
+  const std::vector<SavedArray> arrays = arrays_of(engine);
+  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(engine);
   std::optional<CheckpointWriter> writer;      // of rank 0
   std::optional<SharedCheckpointFile> shared;  // of the others
   together(comm, "checkpoint created", [&] {
     if (comm.rank() != 0) return;
-    writer.emplace(
-        io, directory,
-        CheckpointContents{
-            .step = state.step, .metadata = metadata.dump(), .tensors = descriptions(all)});
+    writer.emplace(io, directory,
+                   CheckpointContents{
+                       .step = state.step, .metadata = metadata.dump(), .tensors = tensors});
   });
+  std::int64_t written = 0;
   together(comm, "checkpoint written", [&] {
     if (comm.rank() != 0) {
       shared.emplace(io, CheckpointWriter::data_path(directory, state.step));
     }
-    for (const SavedArray& array : all) {
-      const ByteRun own = written_by(engine, array, comm.rank());
-      if (own.size == 0) continue;
-      const ByteRun held = run_of(engine, array, engine.parallel().updated(array.id, comm.rank()));
-      const auto write = [&](std::int64_t offset, std::span<const std::byte> bytes) {
-        const std::int64_t begin = own.begin + offset;
+    for (std::size_t i = 0; i < arrays.size(); ++i) {
+      const auto& [entry, own] = arrays[i];
+      const auto write = [&, begin = own.begin](std::int64_t offset,
+                                                std::span<const std::byte> bytes) {
         if (writer) {
-          writer->write(array.described.name, array.described.slot, begin, bytes);
+          writer->write(tensors[i].name, tensors[i].slot, begin + offset, bytes);
         } else {
-          shared->write(array.described.name, array.described.slot, begin, bytes);
+          shared->write(tensors[i].name, tensors[i].slot, begin + offset, bytes);
         }
       };
-      for_host_pieces(engine.arena(), array.held, {own.begin - held.begin, own.size}, true, write);
+      const ByteRange held = entry->held(comm.rank());
+      for_host_pieces(engine.arena(), engine.held(*entry), {own.begin - held.begin, own.size}, true,
+                      write);
+      written += own.size;
+      if (writer) note_other_ranks(tensors[i], arrays[i], *writer);
     }
     if (shared) shared->sync();
   });
+  check_written(comm, arrays, written);
   std::filesystem::path saved = directory / fmt::format("ckpt-{}", state.step);
   together(comm, "checkpoint committed", [&] {
-    if (!writer) return;
-    note_other_ranks(engine, all, *writer);
-    saved = writer->commit();
+    if (writer) saved = writer->commit();
   });
   return saved;
 }
 
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {
   engine.keep_state_of(std::max<std::int64_t>(1, checkpoint_state(reader).step));
-  const auto all = arrays(engine);
-  reader.require(descriptions(all));
-  for (const SavedArray& array : all) {
-    const Slice held = engine.parallel().updated(array.id, engine.comm().rank());
-    const ByteRun run = run_of(engine, array, held);
-    for_host_pieces(engine.arena(), array.held, {0, run.size}, false,
+  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(engine);
+  reader.require(tensors);
+  const std::vector<SavedArray> arrays = arrays_of(engine);
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const ByteRange held = arrays[i].entry->held(engine.rank());
+    for_host_pieces(engine.arena(), engine.held(*arrays[i].entry), {0, held.size}, false,
                     [&](std::int64_t offset, std::span<std::byte> bytes) {
-                      reader.read(array.described.name, array.described.slot, run.begin + offset,
-                                  bytes);
+                      reader.read(tensors[i].name, tensors[i].slot, held.begin + offset, bytes);
                     });
   }
   engine.refresh_weights();

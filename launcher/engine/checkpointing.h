@@ -31,15 +31,9 @@ struct CheckpointIdentity {
   std::string resolved_job;  // TOML
 };
 
-/// Everything saved of a slice of a parameter: the weight if no f32 master stands for it ("weight",
-/// of 8 bits with "scale"; "master" if it is f32), the master and the optimizer's state at that
-/// step.
-std::vector<StateSlot> saved_slots(const Optimizer& optimizer, const ParamInfo& info, Slice slice,
-                                   MasterFormat master, DType dtype, std::int64_t step);
-
 /// The arrays of a checkpoint: master, exp_avg and exp_avg_sq of what is trained (the f32 weight
 /// counts as master), weight of what is frozen.
-std::vector<CheckpointTensor> checkpoint_tensors(TrainEngine& engine);
+std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine);
 
 /// Writes ckpt-<step>, every rank its own rows; all ranks call it together. Scratch memory from the
 /// engine's arena (tag io). On a planning arena only reserves it. Throws SystemError on all ranks

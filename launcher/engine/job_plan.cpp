@@ -223,14 +223,9 @@ bool has_int8(const JobSetup& setup, const job::JobConfig& job) {
 
 // Of every array that a checkpoint holds.
 std::int64_t checkpoint_bytes(const PlannedEngine& planned) {
-  const TrainEngine& engine = *planned.engine;
   std::int64_t bytes = 0;
-  for (const ParamId id : planned.model.params().ids()) {
-    const ParamInfo& info = planned.model.params().info(id);
-    for (const StateSlot& slot : saved_slots(*planned.optimizer, info, whole_slice(info),
-                                             engine.master(), engine.options().dtype, 1))
-      bytes += slot.whole.numel() * dtype_size(slot.dtype);
-  }
+  for (const SavedArray& array : arrays_to_save(planned.engine->table(), 1, 0))
+    bytes += array.entry->bytes();
   return bytes;
 }
 

@@ -173,16 +173,17 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
             {.reduce = {.wire = options.wire, .by_transport = options.reduce_by_transport},
              .accumulates = options.accumulates,
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
-      state_(arena),
+      table_(model.params(), optimizer, options.dtype, master(),
+             [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
+      state_(arena, table_, comm.rank()),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
-      loop_(model.params(), optimizer, state_, *sums_, master(), options.seed),
+      loop_(model.params(), optimizer, table_, state_, *sums_, options.seed),
       repeated_{RepeatedWork(gpu_graphs()), RepeatedWork(gpu_graphs())} {
   check_fp8(options, model.config(), arena);
   for (const ParamId id : model.params().ids()) {
-    if (!model.params().info(id).trainable) continue;
-    items_.push_back({id, plan_.updated(id, comm.rank())});
-    create_state(state_, optimizer, model.params(), items_.back(), master());
+    if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm.rank())});
   }
+  state_.create_all(1);
   host_ = std::make_unique<Host>(*this);
   if (options.fused_backward) {
     fused_ = std::make_unique<FusedUpdate>(arena, model.params(), comm_, plan_.stage() > 0, sink_,
@@ -196,14 +197,14 @@ void TrainEngine::load(TensorSource& source) {
   for (const ParamId id : model_.params().ids()) {
     const ParamInfo& info = model_.params().info(id);
     const Slice rows = plan_.updated(id, comm_.rank());
-    const MasterFormat format = info.trainable ? master() : MasterFormat::kNone;
+    const StateEntry* remainder = table_.find(id, StateKind::kRemainder);
     if (int8_[static_cast<std::size_t>(id)]) {
       load_int8(arena_, info, rows, source, store_->shard(id), store_->shard_scales(id));
-    } else if (format == MasterFormat::kF32) {
-      load_rows(arena_, info, rows, source, state_.at({id, "master"}));
+    } else if (const StateEntry* master = table_.find(id, StateKind::kMaster)) {
+      load_rows(arena_, info, rows, source, state_.at(master->id));
     } else {
       load_rows(arena_, info, rows, source, store_->shard(id),
-                format == MasterFormat::kSplit ? state_.at({id, "remainder"}) : Tensor());
+                remainder != nullptr ? state_.at(remainder->id) : Tensor());
     }
   }
   refresh_weights();
@@ -211,10 +212,8 @@ void TrainEngine::load(TensorSource& source) {
 
 void TrainEngine::refresh_weights() {
   for (const ParamId id : model_.params().ids()) {
-    if (master() == MasterFormat::kF32 && model_.params().info(id).trainable &&
-        !int8_[static_cast<std::size_t>(id)]) {
-      derive_weight(store_->shard(id), state_.at({id, "master"}));
-    }
+    if (const StateEntry* master = table_.find(id, StateKind::kMaster))
+      derive_weight(store_->shard(id), state_.at(master->id));
     store_->changed(id);
   }
   store_->publish();
@@ -270,9 +269,14 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
                          : model_.params().info(static_cast<ParamId>(first_bad)).name;
 }
 
+Tensor TrainEngine::held(const StateEntry& entry) {
+  if (!entry.in_weight_store()) return state_.at(entry.id);
+  return entry.slot.kind == StateKind::kScale ? store_->shard_scales(entry.param)
+                                              : store_->shard(entry.param);
+}
+
 void TrainEngine::keep_state_of(std::int64_t step) {
-  if (optimizer_.varies())
-    change_state(state_, optimizer_, model_.params(), items_, state_step_, step);
+  if (optimizer_.varies()) state_.change_step(state_step_, step);
   state_step_ = step;
 }
 

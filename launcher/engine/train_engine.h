@@ -99,8 +99,11 @@ class TrainEngine {
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
 
   WeightStore& store() { return *store_; }
-  ResidentState& state() { return state_; }
+  /// Everything that is kept between steps, and where this rank has it.
+  const StateTable& table() const { return table_; }
+  Tensor held(const StateEntry& entry);
   Communicator& comm() { return comm_; }
+  int rank() const { return comm_.rank(); }
   const ParallelPlan& parallel() const { return plan_; }
   /// Gradients of the last backward pass, for tests; released by the next step.
   const ShardedGradSink& grads() const { return sink_; }
@@ -151,6 +154,7 @@ class TrainEngine {
   std::int64_t step_ = 0;  // the running one; 0: none, gradients are then kept as they are
   std::unique_ptr<GradMap> images_;
   ShardedGradSink sink_;
+  StateTable table_;
   ResidentState state_;
   std::int64_t state_step_ = 1;
   std::unique_ptr<SliceSums> sums_;

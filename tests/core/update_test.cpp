@@ -21,6 +21,13 @@ struct OneParam final : UpdateLoop::Host {
   void updated(const UpdateItem&) override { ++updates; }
 };
 
+// Of one process, which holds everything.
+StateTable whole_table(const ParamTable& params, const Optimizer& optimizer, DType weights,
+                       MasterFormat master) {
+  return {params, optimizer, weights, master,
+          [&](ParamId id) { return RowPartition::whole(params.info(id)); }, false};
+}
+
 TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
   for (const EpsMode mode : {EpsMode::kTorch, EpsMode::kHf}) {
     for (const bool after : {false, true}) {
@@ -29,18 +36,19 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
       params.add({.name = "w", .shape = Shape{11, 7}});
       const AdamOptions o{.eps = 1e-3, .eps_mode = mode, .decay_after = after};
       const AdamW adamw(o);
-      ResidentState state(*arena);
+      const StateTable table = whole_table(params, adamw, DType::kBF16, MasterFormat::kF32);
+      ResidentState state(*arena, table, 0);
+      state.create_all(1);
       const UpdateItem item{kParam, whole_slice(params.info(kParam))};
-      create_state(state, adamw, params, item, MasterFormat::kF32);
       OneParam host;
       host.weight = Tensor::empty(*arena, MemoryTag::kWeights, DType::kBF16, Shape{11, 7});
-      const Tensor master = state.at({kParam, "master"});
+      const Tensor master = state.at(table.find(kParam, StateKind::kMaster)->id);
       std::vector<double> w, m(77), v(77);
       const Tensor initial = random_tensor(*arena, DType::kF32, Shape{11, 7}, 1);
       ops::copy(master, initial);
       w = values_of(initial);
       SliceSums sums;
-      UpdateLoop loop(params, adamw, state, sums, MasterFormat::kF32, 0);
+      UpdateLoop loop(params, adamw, table, state, sums, 0);
       for (int t = 1; t <= 3; ++t) {
         host.grad = random_tensor(*arena, t == 2 ? DType::kBF16 : DType::kF32, Shape{11, 7},
                                   static_cast<std::uint64_t>(10 + t));
@@ -89,8 +97,8 @@ TEST(ScheduleTest, EdgesOfEveryType) {
 class NormalisedStep final : public Optimizer {
  public:
   OptimizerNeed needs(const ParamInfo&) const override { return {}; }
-  std::vector<StateSlot> state_slots(const ParamInfo& info, Slice slice) const override {
-    return {element_slot("count", DType::kF32, info, slice)};
+  std::vector<StateSlot> state_slots(const ParamInfo& info) const override {
+    return {element_slot("count", DType::kF32, info)};
   }
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
   SumCount sums(const ParamInfo&, std::int64_t, int) const override {
@@ -133,10 +141,10 @@ class TwoOwners final : public SliceSums {
 class LateState final : public StateResidency {
  public:
   LateState(Arena& arena, ResidentState& home) : arena_(arena), home_(home) {}
-  void begin_pass(std::span<const StateKey> order) override {
+  void begin_pass(std::span<const StateId> order) override {
     expected_.assign(order.begin(), order.end());
   }
-  StateLease acquire(const StateKey& key) override {
+  StateLease acquire(StateId key) override {
     settle();
     EXPECT_FALSE(expected_.empty());
     EXPECT_EQ(expected_.front(), key) << "not in the announced order";
@@ -147,7 +155,7 @@ class LateState final : public StateResidency {
     out_[key] = copy;
     return {*this, key, copy};
   }
-  void release(const StateKey& key, bool dirty) noexcept override {
+  void release(StateId key, bool dirty) noexcept override {
     if (dirty) late_[key] = out_[key];
     out_.erase(key);
   }
@@ -163,8 +171,8 @@ class LateState final : public StateResidency {
   }
   Arena& arena_;
   ResidentState& home_;
-  std::deque<StateKey> expected_;
-  std::map<StateKey, Tensor> out_, late_;
+  std::deque<StateId> expected_;
+  std::map<StateId, Tensor> out_, late_;
 };
 
 TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
@@ -172,11 +180,12 @@ TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
   ParamTable params;
   params.add({.name = "w", .shape = Shape{5}});
   const NormalisedStep optimizer;
-  ResidentState home(*arena);
+  const StateTable table = whole_table(params, optimizer, DType::kF32, MasterFormat::kNone);
+  ResidentState home(*arena, table, 0);
+  home.create_all(1);
   LateState late(*arena, home);
   TwoOwners sums;
   const UpdateItem item{kParam, whole_slice(params.info(kParam))};
-  create_state(home, optimizer, params, item, MasterFormat::kNone);
   OneParam host;
   host.weight = random_tensor(*arena, DType::kF32, Shape{5}, 1);
   host.grad = random_tensor(*arena, DType::kF32, Shape{5}, 2);
@@ -184,13 +193,13 @@ TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
   const std::vector<double> g = values_of(host.grad);
   double norm = 0;
   for (const double x : g) norm += 2 * x * x;
-  UpdateLoop loop(params, optimizer, late, sums, MasterFormat::kNone, 0);
+  UpdateLoop loop(params, optimizer, table, late, sums, 0);
   for (int step = 1; step <= 2; ++step) {
     loop.step(*arena, host, {item}, step, 0.1, 1);
     for (std::size_t i = 0; i < 5; ++i) want[i] -= 0.1 * g[i] / std::sqrt(norm);
   }
   expect_close(values_of(host.weight), want, 1e-6, "weight");
-  EXPECT_EQ(values_of(home.at({kParam, "count"})), std::vector<double>(5, 2.0));
+  EXPECT_EQ(values_of(home.at(table.find(kParam, "count")->id)), std::vector<double>(5, 2.0));
   EXPECT_EQ(host.updates, 2);
   EXPECT_EQ(sums.calls, 4);
 }

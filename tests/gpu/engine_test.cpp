@@ -209,8 +209,9 @@ TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
   const auto contents = [&](TrainEngine& engine) {
     std::vector<std::vector<float>> all;
     for (const ParamId id : model.params().ids()) all.push_back(floats(engine.store().shard(id)));
-    for (const auto& [key, tensor] : engine.state().all()) {
-      if (tensor.dtype() == DType::kF32) all.push_back(floats(tensor));
+    for (const StateEntry& entry : engine.table().entries()) {
+      if (!entry.in_weight_store() && entry.slot.dtype == DType::kF32)
+        all.push_back(floats(engine.held(entry)));
     }
     return all;
   };

@@ -109,7 +109,7 @@ TEST(RegistryTest, EveryOptimizerSaysWhatItKeeps) {
     OptimizerSettings settings{.name = e.name, .rank = 16};
     const auto optimizer = e.make(settings);
     std::int64_t bytes = 0;
-    for (const StateSlot& slot : optimizer->state_slots(info, whole_slice(info)))
+    for (const StateSlot& slot : optimizer->state_slots(info))
       bytes += slot.whole.numel() * dtype_size(slot.dtype);
     // The registry's formula, evaluated.
     const double L = 96, s = 64, r = 16;

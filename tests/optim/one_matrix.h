@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 
 #include <functional>
+#include <optional>
 #include <vector>
 
 #include "core/ops/ops.h"
@@ -30,16 +31,19 @@ class OneMatrix : public UpdateLoop::Host {
  public:
   OneMatrix(const Optimizer& optimizer, const ParamInfo& info, DType dtype = DType::kF32,
             MasterFormat master = MasterFormat::kNone)
-      : optimizer_(optimizer), state_(*arena_), master_(master) {
+      : optimizer_(optimizer), master_(master) {
     id_ = params_.add(info);
     item_ = {id_, whole_slice(info)};
-    create_state(state_, optimizer, params_, item_, master);
+    table_.emplace(params_, optimizer, dtype, master,
+                   [&](ParamId) { return RowPartition::whole(info); }, false);
+    state_.emplace(*arena_, *table_, 0);
+    state_->create_all(1);
     weight_ = Tensor::empty(*arena_, MemoryTag::kWeights, dtype, info.storage_shape());
     grad_ = Tensor::empty(*arena_, MemoryTag::kGradients, DType::kF32, info.storage_shape());
     const Tensor first = filled(0);
-    if (master == MasterFormat::kF32) ops::copy(state_.at({id_, "master"}), first);
+    if (master == MasterFormat::kF32) ops::copy(state("master"), first);
     if (master == MasterFormat::kSplit) {
-      split_weight(weight_, state_.at({id_, "remainder"}), first);
+      split_weight(weight_, state("remainder"), first);
     } else {
       ops::cast(weight_, first);
     }
@@ -54,9 +58,8 @@ class OneMatrix : public UpdateLoop::Host {
       const std::int64_t e = logical_element(info(), i);
       grad_.data<float>()[i] = grad ? grad(e) : fixture_value(e, number);
     }
-    const std::vector<UpdateItem> items{item_};
-    change_state(state_, optimizer_, params_, items, std::exchange(state_step_, number), number);
-    UpdateLoop loop(params_, optimizer_, state_, sums_, master_, 42);
+    state_->change_step(std::exchange(state_step_, number), number);
+    UpdateLoop loop(params_, optimizer_, *table_, *state_, sums_, 42);
     taken_ = takes_images_ && optimizer_.image_width(info(), number) > 0
                  ? loop.image(*arena_, id_, number, grad_)
                  : grad_;
@@ -70,15 +73,17 @@ class OneMatrix : public UpdateLoop::Host {
   std::vector<double> weights() const {
     const bool f32 = weight_.dtype() == DType::kF32;
     return logical([&](std::int64_t i) {
-      if (master_ == MasterFormat::kF32) return state_.at({id_, "master"}).data<float>()[i];
+      if (master_ == MasterFormat::kF32) return state("master").data<float>()[i];
       if (master_ == MasterFormat::kSplit) {
         return join_float(weight_.data<BF16>()[i],
-                          state_.at({id_, "remainder"}).data<std::uint16_t>()[i]);
+                          state("remainder").data<std::uint16_t>()[i]);
       }
       return f32 ? weight_.data<float>()[i] : to_float(weight_.data<BF16>()[i]);
     });
   }
-  const Tensor& state(const std::string& slot) const { return state_.at({id_, slot}); }
+  const Tensor& state(const std::string& slot) const { 
+    return state_->at(table_->find(id_, slot)->id);
+  }
   const Tensor& weight() const { return weight_; }
   const ParamInfo& info() const { return params_.info(id_); }
 
@@ -102,7 +107,8 @@ class OneMatrix : public UpdateLoop::Host {
   ParamTable params_;
   ParamId id_{};
   const Optimizer& optimizer_;
-  ResidentState state_;
+  std::optional<StateTable> table_;
+  std::optional<ResidentState> state_;
   SliceSums sums_;
   MasterFormat master_;
   UpdateItem item_;

@@ -79,8 +79,8 @@ std::vector<double> behaviour(const OptimizerEntry& entry, const Settings& setti
       if (optimizer->updates(info, step)) matrix.step(step, 0.05);
     }
     for (const double w : matrix.weights()) seen.push_back(w);
-    for (const StateSlot& slot : optimizer->state_slots(info, whole_slice(info)))
-      seen.push_back(static_cast<double>(slot.shape.numel() * dtype_size(slot.dtype)));
+    for (const StateSlot& slot : optimizer->state_slots(info))
+      seen.push_back(static_cast<double>(slot.whole.numel() * dtype_size(slot.dtype)));
     for (int step = 1; step <= 120; ++step) seen.push_back(optimizer->updates(info, step) ? 1 : 0);
     for (int step = 1; step <= 4; ++step)
       seen.push_back(static_cast<double>(optimizer->image_width(info, step)));

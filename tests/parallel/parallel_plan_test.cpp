@@ -34,14 +34,17 @@ TEST(ParallelPlanTest, EveryRowHasOneOwner) {
                               {.ranks = ranks, .stage = 1, .small_elements = 10});
       for (const ParamId id : params.ids()) {
         const ShardSpec& spec = plan.spec(id);
-        ASSERT_EQ(spec.begin.size(), static_cast<std::size_t>(ranks) + 1);
-        EXPECT_EQ(spec.begin.front(), 0);
-        EXPECT_EQ(spec.begin.back(), params.info(id).storage_shape()[0]);
+        const std::vector<std::int64_t> bounds = spec.rows.bounds();
+        ASSERT_EQ(bounds.size(), static_cast<std::size_t>(ranks) + 1);
+        EXPECT_EQ(bounds.front(), 0);
+        EXPECT_EQ(bounds.back(), params.info(id).storage_shape()[0]);
+        EXPECT_GT(spec.rows.slice(spec.rows.first_owner()).rows(), 0);
+        EXPECT_EQ(spec.rows.slice(spec.rows.first_owner()).begin, 0);
         for (int r = 0; r < ranks; ++r) {
-          EXPECT_LE(spec.slice(r).begin, spec.slice(r).end);
-          const bool at_end = spec.slice(r).begin == spec.begin.back();
+          EXPECT_LE(spec.rows.slice(r).begin, spec.rows.slice(r).end);
+          const bool at_end = spec.rows.slice(r).begin == bounds.back();
           if (spec.placement != Placement::kWhole && !at_end) {
-            EXPECT_EQ(spec.slice(r).begin % granule, 0);
+            EXPECT_EQ(spec.rows.slice(r).begin % granule, 0);
           }
         }
       }
@@ -74,7 +77,7 @@ TEST(ParallelPlanTest, WholeParametersAreBalanced) {
   const ParallelPlan plan(params, any_slice, {.ranks = 4, .stage = 1});
   std::vector<std::int64_t> load(4);
   for (const ParamId id : params.ids()) {
-    for (int r = 0; r < 4; ++r) load[static_cast<std::size_t>(r)] += plan.spec(id).slice(r).rows();
+    for (int r = 0; r < 4; ++r) load[static_cast<std::size_t>(r)] += plan.spec(id).rows.slice(r).rows();
   }
   EXPECT_LE(
       *std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()),

@@ -157,7 +157,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
     out.masters.push_back(engine.int8()[static_cast<std::size_t>(id)]
                               ? floats(engine.store().view(id).rows(rows.begin, rows.end))
                           : engine.master() == MasterFormat::kF32
-                              ? floats(engine.state().at({id, "master"}))
+                              ? floats(engine.held(*engine.table().find(id, StateKind::kMaster)))
                               : floats(engine.store().shard(id)));
   }
   return out;

@@ -1,0 +1,126 @@
+#include "core/nn/state_table.h"
+
+#include <algorithm>
+
+namespace thimble {
+namespace {
+
+MemoryTag tag_of(StateKind kind) {
+  switch (kind) {
+    case StateKind::kWeight:
+    case StateKind::kScale:
+      return MemoryTag::kWeights;
+    case StateKind::kMaster:
+    case StateKind::kRemainder:
+      return MemoryTag::kMaster;
+    case StateKind::kOptimizer:
+    case StateKind::kProjector:
+      break;
+  }
+  return MemoryTag::kOptimizer;
+}
+
+StateSlot of_kind(StateKind kind, StateSlot slot) {
+  slot.kind = kind;
+  return slot;
+}
+
+// What stands for the weight itself. The names are those of checkpoints: an f32 weight is its own
+// master and is saved as one.
+std::vector<StateSlot> weight_slots(const ParamInfo& info, bool int8, DType dtype,
+                                    MasterFormat master) {
+  if (int8) {
+    const StateSlot codes =
+        of_kind(StateKind::kWeight, element_slot("weight", DType::kU8, info));
+    return {codes, of_kind(StateKind::kScale, group_slot("scale", codes, kInt8Group))};
+  }
+  if (!info.trainable) return {of_kind(StateKind::kWeight, element_slot("weight", dtype, info))};
+  switch (master) {
+    case MasterFormat::kF32:
+      return {of_kind(StateKind::kMaster, element_slot("master", DType::kF32, info))};
+    case MasterFormat::kSplit:
+      return {of_kind(StateKind::kWeight, element_slot("weight", dtype, info)),
+              of_kind(StateKind::kRemainder, element_slot("remainder", DType::kU16, info))};
+    case MasterFormat::kNone:
+      break;
+  }
+  const char* name = dtype == DType::kF32 ? "master" : "weight";
+  return {of_kind(StateKind::kWeight, element_slot(name, dtype, info))};
+}
+
+}  // namespace
+
+ByteRange StateEntry::range(Slice of) const {
+  const Slice elements = slot.elements(of);
+  const std::int64_t size = dtype_size(slot.dtype);
+  return {elements.begin * size, elements.rows() * size};
+}
+
+ByteRange StateEntry::written(int rank) const {
+  const Slice own = rows.slice(rank);
+  if (own.rows() == 0 || (slot.shared() && rank != rows.first_owner())) return {};
+  return range(own);
+}
+
+StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer, DType weights,
+                       MasterFormat master, const std::function<RowPartition(ParamId)>& rows,
+                       bool divided)
+    : params_(params), optimizer_(optimizer) {
+  for (const ParamId id : params.ids()) {
+    first_.push_back(entries_.size());
+    const ParamInfo& info = params.info(id);
+    const RowPartition partition = rows(id);
+    const bool int8 = info.trainable && optimizer.int8_weight(info);
+    for (StateSlot& slot : weight_slots(info, int8, weights, master))
+      add(id, std::move(slot), partition, divided);
+    if (!info.trainable) continue;
+    for (StateSlot& slot : optimizer.state_slots(info))
+      add(id, std::move(slot), partition, divided);
+  }
+  first_.push_back(entries_.size());
+}
+
+void StateTable::add(ParamId id, StateSlot slot, const RowPartition& rows, bool divided) {
+  const MemoryTag tag = tag_of(slot.kind);
+  entries_.push_back({.id = static_cast<StateId>(entries_.size()),
+                      .param = id,
+                      .slot = std::move(slot),
+                      .tag = tag,
+                      .rows = rows,
+                      .divided = divided});
+}
+
+std::span<const StateEntry> StateTable::of(ParamId id) const {
+  const auto i = static_cast<std::size_t>(id);
+  return entries().subspan(first_.at(i), first_.at(i + 1) - first_.at(i));
+}
+
+const StateEntry* StateTable::find(ParamId id, StateKind kind) const {
+  for (const StateEntry& entry : of(id)) {
+    if (entry.slot.kind == kind) return &entry;
+  }
+  return nullptr;
+}
+
+const StateEntry* StateTable::find(ParamId id, std::string_view name) const {
+  for (const StateEntry& entry : of(id)) {
+    if (entry.slot.name == name) return &entry;
+  }
+  return nullptr;
+}
+
+std::int64_t StateTable::generation(const StateEntry& entry, std::int64_t step) const {
+  const bool optimizers =
+      entry.slot.kind == StateKind::kOptimizer || entry.slot.kind == StateKind::kProjector;
+  return optimizers ? optimizer_.state_generation(params_.info(entry.param), step) : 0;
+}
+
+std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank) {
+  std::vector<SavedArray> arrays;
+  for (const StateEntry& entry : table.entries()) {
+    if (table.kept(entry, step)) arrays.push_back({&entry, entry.written(rank)});
+  }
+  return arrays;
+}
+
+}  // namespace thimble

@@ -1,0 +1,98 @@
+// Everything that is kept of a model between steps, in one list: what it is, and which bytes of it
+// each rank holds and writes. Whatever creates, leases, plans, saves, loads or converts state goes
+// by this list, and nothing else knows its slots. A pure function of parameters, optimizer, formats
+// and partition, in closed form: a question costs the same for one rank and for thousands.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <string_view>
+#include <vector>
+
+#include "core/nn/optimizer.h"
+#include "core/nn/row_partition.h"
+
+namespace thimble {
+
+/// What is kept besides a compute weight.
+enum class MasterFormat : std::uint8_t {
+  kNone,   // nothing: the weight is f32, or is bf16 and rounded at random
+  kF32,    // all of it
+  kSplit,  // u16: what a bf16 weight lacks of an f32
+};
+
+/// Index in a StateTable.
+enum class StateId : std::int32_t {};
+
+struct ByteRange {
+  std::int64_t begin = 0, size = 0;
+  std::int64_t end() const { return begin + size; }
+  friend bool operator==(const ByteRange&, const ByteRange&) = default;
+};
+
+struct StateEntry {
+  StateId id{};
+  ParamId param = ParamId::kNone;
+  StateSlot slot;
+  MemoryTag tag = MemoryTag::kOptimizer;
+  RowPartition rows;     // of the parameter: who writes which
+  bool divided = false;  // each rank holds only what it writes; otherwise all of it
+
+  /// Weights and their scales lie in the weight store, all else in a StateResidency.
+  bool in_weight_store() const {
+    return slot.kind == StateKind::kWeight || slot.kind == StateKind::kScale;
+  }
+  /// Rows of the parameter whose state a rank holds.
+  Slice held_rows(int rank) const { return divided ? rows.slice(rank) : Slice{0, rows.rows}; }
+  /// Of the whole array, the run that a rank holds.
+  ByteRange held(int rank) const { return range(held_rows(rank)); }
+  /// The part of it that the rank saves: the ranks' parts are disjoint, and all of the array. What
+  /// every slice keeps is saved by the first rank that has rows.
+  ByteRange written(int rank) const;
+  std::int64_t bytes() const { return slot.whole.numel() * dtype_size(slot.dtype); }
+
+ private:
+  ByteRange range(Slice of) const;
+};
+
+class StateTable {
+ public:
+  /// rows: who updates which rows. divided: other ranks keep no state of them (ZeRO 1 and more).
+  StateTable(const ParamTable& params, const Optimizer& optimizer, DType weights,
+             MasterFormat master, const std::function<RowPartition(ParamId)>& rows, bool divided);
+
+  const StateEntry& operator[](StateId id) const {
+    return entries_.at(static_cast<std::size_t>(id));
+  }
+  /// By parameter; of each the weight, its master, and the optimizer's slots in their order.
+  std::span<const StateEntry> entries() const { return entries_; }
+  std::span<const StateEntry> of(ParamId id) const;
+  /// The first of that kind; null if there is none.
+  const StateEntry* find(ParamId id, StateKind kind) const;
+  /// By the name that checkpoints have.
+  const StateEntry* find(ParamId id, std::string_view name) const;
+
+  /// Tells the contents of an entry apart: with another number it begins anew, from zero; at steps
+  /// where it is negative the entry is not kept.
+  std::int64_t generation(const StateEntry& entry, std::int64_t step) const;
+  bool kept(const StateEntry& entry, std::int64_t step) const {
+    return generation(entry, step) >= 0;
+  }
+
+ private:
+  void add(ParamId id, StateSlot slot, const RowPartition& rows, bool divided);
+
+  const ParamTable& params_;
+  const Optimizer& optimizer_;
+  std::vector<StateEntry> entries_;
+  std::vector<std::size_t> first_;  // entry of each parameter, and one past the last
+};
+
+/// One rank's part of a save: all arrays, in the table's order, with what it writes of each.
+struct SavedArray {
+  const StateEntry* entry;
+  ByteRange own;
+};
+std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank);
+
+}  // namespace thimble
