@@ -275,7 +275,7 @@ TEST(GaloreTest, FourBitProjectorsAreCloseAndSmall) {
   std::vector<Tensor> state;
   std::int64_t bytes = 0;
   for (const StateSlot& s : slots) {
-    state.push_back(Tensor::empty(*arena, MemoryTag::kOptimizer, s.dtype, s.shape));
+    state.push_back(Tensor::empty(*arena, MemoryTag::kOptimizer, s.dtype, s.whole));
     bytes += state.back().nbytes();
   }
   EXPECT_EQ(bytes, (37 * 9 + 1) / 2 + 2 * 8);
