@@ -6,7 +6,8 @@
 // nobody who has not taken one. Threads that wait sleep after some microseconds.
 //
 // Waking a sleeping thread takes 5 to 50 us, and up to a time slice of the scheduler (milliseconds)
-// where another process runs: loops over little work run on the calling thread.
+// where another process runs: loops over little work run on the calling thread, and for a while
+// those over not much more, after a thread was late.
 #pragma once
 
 #include <algorithm>
@@ -33,7 +34,8 @@ int team_index();
 
 namespace detail {
 using LoopBody = void (*)(void* context, std::int64_t begin, std::int64_t end);
-void run_chunks(std::int64_t items, std::int64_t chunk, LoopBody body, void* context);
+void run_chunks(std::int64_t items, std::int64_t cost, std::int64_t chunk, LoopBody body,
+                void* context);
 }  // namespace detail
 
 /// Calls body(begin, end) for ranges that cover [0, items), each item once, in any order, by several
@@ -54,7 +56,7 @@ void parallel_for(std::int64_t items, std::int64_t cost, Body&& body) {
   if (chunk > kRound) chunk = chunk / kRound * kRound;
   using Plain = std::remove_reference_t<Body>;
   detail::run_chunks(
-      items, chunk,
+      items, cost, chunk,
       [](void* context, std::int64_t begin, std::int64_t end) {
         (*static_cast<Plain*>(context))(begin, end);
       },

@@ -135,7 +135,10 @@ MatmulSpec packed_tile(const MatmulSpec& spec) {
 }  // namespace
 
 MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
-  if (s.m == 0 || s.n == 0 || !is_team_work(work_of(s.m, s.n, s.k))) return;
+  // Measured where a model decodes: below this two threads gain nothing, and lose much as soon as one
+  // of them has to wait for its core.
+  constexpr std::int64_t kFewValues = 4;
+  if (s.m == 0 || s.n == 0 || !is_team_work(work_of(s.m, s.n, s.k) / kFewValues)) return;
   // All tiles but the last have as many rows, as far as multiples of 16 go.
   const auto part = [&](std::int64_t most) {
     const std::int64_t parts = (s.m + most - 1) / most;
