@@ -45,8 +45,7 @@ struct EvalTotals {
 // Documents of a text, as training cuts it: without what separates them, and without a byte order
 // mark.
 std::vector<std::string_view> documents(std::string_view text, const std::string& separator) {
-  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-  if (text.starts_with(kByteOrderMark)) text.remove_prefix(kByteOrderMark.size());
+  text = without_byte_order_mark(text);
   std::vector<std::string_view> out;
   while (!text.empty()) {
     const std::size_t end = separator.empty() ? text.npos : text.find(separator);
