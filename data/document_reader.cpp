@@ -21,8 +21,6 @@ struct DocumentReader::FileReader {
 
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
-
 constexpr std::size_t kCutContext = 512;  // on each side: many words
 constexpr int kCutTries = 64;
 
@@ -69,7 +67,7 @@ class TextFileReader final : public DocumentReader::FileReader {
         file_(path) {
     text_ = file_.text();
     check_is_text(path, text_);
-    if (text_.starts_with(kByteOrderMark)) at_ = kByteOrderMark.size();
+    at_ = text_.size() - without_byte_order_mark(text_).size();
     if (at_ == text_.size()) throw_user("{}: the file is empty", path);
     document_end_ = at_;
     check_separator();

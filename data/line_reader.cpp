@@ -8,13 +8,13 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/io/file.h"
+#include "data/utf8.h"
 
 namespace thimble {
 namespace {
 
 constexpr std::size_t kBufferBytes = std::size_t{1} << 18;
 constexpr std::size_t kMaxLineBytes = std::size_t{1} << 30;
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 
 }  // namespace
 
@@ -78,7 +78,7 @@ bool LineReader::next(std::string& line) {
   if (!any) return false;
   ++line_number_;
   if (!line.empty() && line.back() == '\r') line.pop_back();
-  if (line_number_ == 1 && line.starts_with(kByteOrderMark)) line.erase(0, kByteOrderMark.size());
+  if (line_number_ == 1) line.erase(0, line.size() - without_byte_order_mark(line).size());
   return true;
 }
 

@@ -180,8 +180,7 @@ void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
     table.cast(f, DType::kF32, raw.raw(), dtype, rows * cols);
     parallel_for_each(slice.end - slice.begin, rows, [&](std::int64_t i) {
       const std::int64_t c = slice.begin + i;
-      for (std::int64_t r = 0; r < rows; ++r)
-        out[i * info.shape[0] + r0 + r] = f[r * cols + c];
+      for (std::int64_t r = 0; r < rows; ++r) out[i * info.shape[0] + r0 + r] = f[r * cols + c];
     });
   }
 }

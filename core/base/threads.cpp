@@ -7,10 +7,12 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <climits>
 #include <cstdlib>
 #include <exception>
 #include <mutex>
+#include <optional>
 #include <system_error>
 #include <thread>
 
@@ -39,6 +41,26 @@ void pause() {
 // waking takes.
 constexpr int kSpins = 1000;
 
+// The chunks of a short loop take some 10 us each. A thread that its caller has to wait for much
+// longer has lost its core, and will not have it back for about a time slice of the scheduler: the
+// next short loops run without others, the more the oftener that happens.
+constexpr std::int64_t kShortLoop = std::int64_t{1} << 20;  // values
+constexpr std::chrono::microseconds kLate{200};
+constexpr int kLeastAlone = 64, kMostAlone = 4096;  // loops
+
+class Patience {
+ public:
+  bool works_alone() { return alone_ > 0 && alone_-- > 0; }
+  void note(bool late) {
+    next_ = late ? std::min(next_ * 2, kMostAlone) : kLeastAlone / 2;
+    if (late) alone_ = next_;
+  }
+
+ private:
+  int alone_ = 0, next_ = kLeastAlone / 2;
+};
+
+thread_local Patience patience;
 thread_local int threads_of_caller = 0;  // 0: not set
 thread_local int own_index = 0;
 thread_local bool in_loop = false;
@@ -88,7 +110,9 @@ struct alignas(64) Loop {
     if (done.fetch_add(1) + 1 == all && asleep.load()) wake_all(done);
   }
 
-  void wait() {
+  // How long the caller has slept.
+  std::chrono::nanoseconds wait() {
+    std::optional<std::chrono::steady_clock::time_point> slept;
     for (int spins = 0;;) {
       const std::uint32_t now = done.load();
       if (now == chunks) break;
@@ -97,10 +121,12 @@ struct alignas(64) Loop {
       } else if (!asleep.exchange(true)) {
         continue;  // to look once more, now that the last chunk's thread will wake us
       } else {
+        if (!slept) slept = std::chrono::steady_clock::now();
         sleep_while(done, now);
       }
     }
     asleep = false;
+    return slept ? std::chrono::steady_clock::now() - *slept : std::chrono::nanoseconds(0);
   }
 };
 
@@ -109,7 +135,8 @@ struct alignas(64) Loop {
 class Workers {
  public:
   void run(std::int64_t items, std::int64_t chunk, detail::LoopBody body, void* context,
-           int threads) {
+           int threads, bool is_short) {
+    if (is_short && patience.works_alone()) return body(context, 0, items);
     Loop* loop = take();
     if (loop == nullptr) return body(context, 0, items);
     ensure(threads - 1);
@@ -126,7 +153,8 @@ class Workers {
     opened_.fetch_add(1);
     if (sleepers_.load() > 0) wake_all(opened_);
     loop->work(0);
-    loop->wait();
+    const std::chrono::nanoseconds slept = loop->wait();
+    if (is_short) patience.note(slept > kLate);
     const std::exception_ptr error = loop->error;
     loop->error = nullptr;
     loop->used.store(false, std::memory_order_release);
@@ -211,7 +239,8 @@ int team_index() {
 
 namespace detail {
 
-void run_chunks(std::int64_t items, std::int64_t chunk, LoopBody body, void* context) {
+void run_chunks(std::int64_t items, std::int64_t cost, std::int64_t chunk, LoopBody body,
+                void* context) {
   chunk = std::max(chunk, items / INT32_MAX + 1);
   const int threads = team_threads();
   if (threads == 1) {
@@ -222,7 +251,7 @@ void run_chunks(std::int64_t items, std::int64_t chunk, LoopBody body, void* con
     InLoop() { in_loop = true; }
     ~InLoop() { in_loop = false; }
   } const inside;
-  workers().run(items, chunk, body, context, threads);
+  workers().run(items, chunk, body, context, threads, items <= kShortLoop / cost);
 }
 
 }  // namespace detail

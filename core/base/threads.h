@@ -6,7 +6,8 @@
 // nobody who has not taken one. Threads that wait sleep after some microseconds.
 //
 // Waking a sleeping thread takes 5 to 50 us, and up to a time slice of the scheduler (milliseconds)
-// where another process runs: loops over little work run on the calling thread.
+// where another process runs: loops over little work run on the calling thread, and for a while
+// those over not much more, after a thread was late.
 #pragma once
 
 #include <algorithm>
@@ -21,11 +22,11 @@ inline constexpr bool is_team_work(std::int64_t elements) {
   return elements > 65536;
 }
 
-/// Threads that work on a loop of the calling thread, itself included: what set_team_threads() said,
-/// else OMP_NUM_THREADS, else the CPUs of the process's affinity. At least 1.
+/// Threads that work on a loop of the calling thread, itself included: what set_team_threads()
+/// said, else OMP_NUM_THREADS, else the CPUs of the process's affinity. At least 1.
 int team_threads();
 
-/// Sets team_threads() for the calling thread.
+/// Sets team_threads() for the calling thread; 0: what it is unless told.
 void set_team_threads(int count);
 
 /// Which thread of the team the caller is, from 0 to team_threads() - 1 of the loop's caller.
@@ -33,13 +34,14 @@ int team_index();
 
 namespace detail {
 using LoopBody = void (*)(void* context, std::int64_t begin, std::int64_t end);
-void run_chunks(std::int64_t items, std::int64_t chunk, LoopBody body, void* context);
+void run_chunks(std::int64_t items, std::int64_t cost, std::int64_t chunk, LoopBody body,
+                void* context);
 }  // namespace detail
 
-/// Calls body(begin, end) for ranges that cover [0, items), each item once, in any order, by several
-/// threads where is_team_work(items * cost); returns when all are done. `cost`: values that an item
-/// reads or writes. A loop inside of a loop runs on its own thread. The first exception of a body is
-/// thrown here, after all that were begun have ended.
+/// Calls body(begin, end) for ranges that cover [0, items), each item once, in any order, by
+/// several threads where is_team_work(items * cost); returns when all are done. `cost`: values that
+/// an item reads or writes. A loop inside of a loop runs on its own thread. The first exception of
+/// a body is thrown here, after all that were begun have ended.
 template <typename Body>
 void parallel_for(std::int64_t items, std::int64_t cost, Body&& body) {
   constexpr std::int64_t kChunk = 32768;  // values: some 10 us of work
@@ -54,7 +56,7 @@ void parallel_for(std::int64_t items, std::int64_t cost, Body&& body) {
   if (chunk > kRound) chunk = chunk / kRound * kRound;
   using Plain = std::remove_reference_t<Body>;
   detail::run_chunks(
-      items, chunk,
+      items, cost, chunk,
       [](void* context, std::int64_t begin, std::int64_t end) {
         (*static_cast<Plain*>(context))(begin, end);
       },

@@ -42,17 +42,15 @@ struct EvalTotals {
   std::vector<PositionSum> by_power;  // positions [2^i, 2^(i+1))
 };
 
-// Documents of the file: split before every occurrence of the separator, which stays with the text
-// it begins.
+// Documents of a text, as training cuts it: without what separates them, and without a byte order
+// mark.
 std::vector<std::string_view> documents(std::string_view text, const std::string& separator) {
-  if (separator.empty()) return {text};
+  text = without_byte_order_mark(text);
   std::vector<std::string_view> out;
-  std::size_t begin = 0;
-  while (begin < text.size()) {
-    std::size_t end = text.find(separator, begin + 1);
-    if (end == std::string_view::npos) end = text.size();
-    out.push_back(text.substr(begin, end - begin));
-    begin = end;
+  while (!text.empty()) {
+    const std::size_t end = separator.empty() ? text.npos : text.find(separator);
+    if (end != 0) out.push_back(text.substr(0, end));
+    text.remove_prefix(end == text.npos ? text.size() : end + separator.size());
   }
   return out;
 }
@@ -164,13 +162,15 @@ std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const
                      ? ""
                      : "; a shell makes line ends of $'\\n', not of \"\\n\"");
   }
+  std::int64_t bytes = 0;
   for (const std::string_view document : documents(file.text(), a.separator)) {
     std::vector<std::int32_t> ids;
     if (tokenizer.add_bos() && tokenizer.bos_id()) ids.push_back(*tokenizer.bos_id());
     tokenizer.encode_to(document, {.parse_special = a.special_tokens == "parse"}, ids);
     next(ids, 0);
+    bytes += narrow<std::int64_t>(document.size());
   }
-  return narrow<std::int64_t>(file.text().size());
+  return bytes;
 }
 
 // The samples of JSON lines, as training sees them: with EOS, the prompt not scored.
@@ -238,7 +238,7 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
   eval->add_option("--stride", a->stride, "Positions between windows (default: the context)")
       ->check(CLI::PositiveNumber);
   eval->add_option("--document-separator", a->separator,
-                   "A new document begins at each occurrence of this text");
+                   ".txt: text between documents, as in a job; it is not scored");
   add_field_options(*eval, a->fields);
   add_special_tokens_option(*eval, a->special_tokens);
   eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
@@ -249,7 +249,7 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
   eval->footer(
       "Examples:\n"
       "  thimble eval --model runs/demo/model --text book.txt --json\n"
-      "  thimble eval --model DIR --text stories.txt --document-separator \"Once upon a time\"\n"
+      "  thimble eval --model DIR --text stories.txt --document-separator $'\\n\\n\\n'\n"
       "  thimble eval --model runs/tuned --text held_out.jsonl");
   eval->callback([a, &session] {
     session.start();

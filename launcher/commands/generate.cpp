@@ -10,6 +10,7 @@
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "data/file_kind.h"
+#include "data/utf8.h"
 #include "launcher/commands/command.h"
 #include "launcher/engine/loaded_model.h"
 #include "launcher/engine/samples.h"
@@ -145,9 +146,12 @@ Request make_request(const GenerateArguments& a, const std::string& prompt,
 void run_generate(const GenerateArguments& a) {
   if (!a.prompt.empty() && !a.prompt_file.empty())
     throw_user("--prompt and --prompt-file: give one of them");
-  const std::string prompt =
-      a.prompt_file.empty() ? a.prompt : read_text_file(a.prompt_file, kPromptLimitBytes);
-  check_is_text(a.prompt_file, prompt);
+  std::string prompt = a.prompt;
+  if (!a.prompt_file.empty()) {
+    const std::string file = read_text_file(a.prompt_file, kPromptLimitBytes);
+    check_is_text(a.prompt_file, file);
+    prompt = without_byte_order_mark(file);
+  }
   const LoadedModel loaded = load_model(a.model, a.dtype, [&](LoadedModel& planned) {
     const Request request = make_request(a, prompt, planned);
     Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,

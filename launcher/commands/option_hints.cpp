@@ -69,6 +69,8 @@ std::string option_hint(const CLI::App& command, const std::string& path,
   if (command.get_name() == "launch") {
     if (std::string hint = launch_hint(words); !hint.empty()) return hint;
   }
+  if (command.get_name() == "train" && std::find(words.begin(), words.end(), "-n") != words.end())
+    return "train is one process; several: thimble launch -n N -- train JOB.toml";
   if (!unknown.starts_with("--") || unknown == "--") return {};
   const std::size_t equals = unknown.find('=');
   const std::string name = unknown.substr(2, equals == std::string::npos ? equals : equals - 2);

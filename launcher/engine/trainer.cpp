@@ -218,7 +218,7 @@ void Trainer::trace_step(std::int64_t first) {
 // By a signal, or because there is just time enough left to save.
 bool Trainer::must_stop() {
   constexpr double kMargin_s = 60;  // for what comes after the save, and for clocks that differ
-  if (stop_requested()) why_ = fmt::format("signal {}", stop_signal());
+  if (stop_requested()) why_ = stop_signal_name();
   if (parts_.end_s) {
     const std::chrono::duration<double> now = std::chrono::system_clock::now().time_since_epoch();
     const double left = static_cast<double>(*parts_.end_s) - now.count();

@@ -309,8 +309,9 @@ void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoint) {
 void visit_fields(const FieldVisitor& visitor, ExportConfig& export_config) {
   Field which{.name = "checkpoint",
               .doc =
-                  "Weights of the exported model: best: of the best evaluation, whose step is "
-                  "saved for it, or the last where nothing is evaluated; last",
+                  "Weights of the exported model: best: of the best evaluation of the first "
+                  "evaluation set after step 0, whose step is saved for it, or the last where "
+                  "nothing is evaluated; last",
               .value = choice(export_config.checkpoint),
               .resume = ResumeClass::kContinues};
   visitor(which);

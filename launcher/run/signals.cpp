@@ -67,4 +67,11 @@ int stop_signal() {
   return first_signal.load();
 }
 
+std::string stop_signal_name() {
+  const int number = stop_signal();
+  const char* name = ::sigabbrev_np(number);
+  const char* sender = number == SIGUSR1 ? ", from the launcher or the batch system" : "";
+  return fmt::format("SIG{} ({}){}", name == nullptr ? "?" : name, number, sender);
+}
+
 }  // namespace thimble

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <csignal>
+#include <string>
 
 namespace thimble {
 
@@ -36,5 +37,7 @@ bool stop_requested();
 
 /// Number of the first signal, 0 if none.
 int stop_signal();
+/// For people: "SIGTERM (15)".
+std::string stop_signal_name();
 
 }  // namespace thimble

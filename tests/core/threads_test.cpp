@@ -83,22 +83,19 @@ TEST_F(ParallelFor, FewerThreadsAreKeptTo) {
 
 TEST_F(ParallelFor, LittleWorkAndOneThreadStayOnTheCaller) {
   const auto own = std::this_thread::get_id();
-  parallel_for(65536, 1, [&](std::int64_t, std::int64_t) {
-    EXPECT_EQ(std::this_thread::get_id(), own);
-  });
+  parallel_for(65536, 1,
+               [&](std::int64_t, std::int64_t) { EXPECT_EQ(std::this_thread::get_id(), own); });
   set_team_threads(1);
-  parallel_for(1 << 20, 1, [&](std::int64_t, std::int64_t) {
-    EXPECT_EQ(std::this_thread::get_id(), own);
-  });
+  parallel_for(1 << 20, 1,
+               [&](std::int64_t, std::int64_t) { EXPECT_EQ(std::this_thread::get_id(), own); });
 }
 
 TEST_F(ParallelFor, InsideOfALoopIsOnItsOwnThread) {
   parallel_for_each(8, 1000000, [&](std::int64_t) {
     const auto own = std::this_thread::get_id();
     EXPECT_EQ(team_threads(), 1);
-    parallel_for(1 << 20, 1, [&](std::int64_t, std::int64_t) {
-      EXPECT_EQ(std::this_thread::get_id(), own);
-    });
+    parallel_for(1 << 20, 1,
+                 [&](std::int64_t, std::int64_t) { EXPECT_EQ(std::this_thread::get_id(), own); });
   });
   EXPECT_EQ(team_threads(), 4);
 }

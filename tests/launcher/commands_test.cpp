@@ -273,6 +273,28 @@ TEST_F(CommandsTest, EvalAndGenerateAgreeWithThemselves) {
   expect_mistake("generate --model runs/job --prompt-file utf16.txt", "iconv -f UTF-16");
   ASSERT_EQ(d().run("eval --model runs/job --text text.txt --document-separator '\\n\\n'"), 0);
   EXPECT_NE(d().err().find("never occurs"), std::string::npos) << d().err();
+  std::string written[2];
+  for (const bool marked : {false, true}) {
+    d().write("prompt.txt", std::string(marked ? "\xEF\xBB\xBF" : "") + "the ");
+    ASSERT_EQ(d().run("generate --model runs/job --prompt-file prompt.txt --max-new-tokens 8 "
+                      "--temperature 0"),
+              0)
+        << d().err();
+    written[marked ? 1 : 0] = d().out();
+  }
+  EXPECT_EQ(written[0], written[1]);
+  // As training cuts a text: no byte order mark, no separators.
+  d().write("cut.txt", "\xEF\xBB\xBFthe cats##sat there##");
+  d().write("one.txt", "the cats");
+  d().write("two.txt", "sat there");
+  double nats[3];
+  const char* texts[] = {"cut.txt --document-separator '##'", "one.txt", "two.txt"};
+  for (int i = 0; i < 3; ++i) {
+    ASSERT_EQ(d().run(std::string("eval --model runs/job --json --text ") + texts[i]), 0)
+        << d().err();
+    nats[i] = d().json()["nats_per_token"].get<double>() * d().json()["tokens"].get<double>();
+  }
+  EXPECT_NEAR(nats[0], nats[1] + nats[2], 1e-9);
   d().write("latin1.txt", "caf\xE9 and more");
   ASSERT_EQ(d().run("eval --model runs/job --text latin1.txt"), 0);
   EXPECT_NE(d().err().find("byte 3 is not valid UTF-8"), std::string::npos) << d().err();

@@ -65,9 +65,8 @@ eval_steps = 100
     const std::string program = elsewhere != nullptr ? elsewhere : THIMBLE_BINARY;
     // In a TMPDIR of its own, with which goes what killed jobs of Open MPI leave there.
     const std::string here = dir_.path().string(),
-                      command = "cd '" + here + "' && TMPDIR='" + here +
-                                "' " + environment + " '" + program + "' " + arguments +
-                                " > out.txt 2> err.txt";
+                      command = "cd '" + here + "' && TMPDIR='" + here + "' " + environment + " '" +
+                                program + "' " + arguments + " > out.txt 2> err.txt";
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }

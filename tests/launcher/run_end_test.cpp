@@ -26,8 +26,7 @@ class RunEndTest : public testing::Test {
   // The exit status of bash, in which PROGRAM is the program, at the test's directory.
   int shell(const std::string& script) {
     d_.write("script.sh", "PROGRAM='" + std::string(THIMBLE_BINARY) + "'\n" + script);
-    const std::string command =
-        "cd '" + d_.path().string() + "' && bash script.sh";
+    const std::string command = "cd '" + d_.path().string() + "' && bash script.sh";
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }

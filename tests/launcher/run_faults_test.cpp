@@ -31,8 +31,7 @@ class RunFaultsTest : public testing::Test {
                               "reached() { for i in $(seq 1500); do grep -qs \"step.:$1,\" "
                               "runs/job/metrics.jsonl && return; sleep 0.02; done; exit 98; }\n" +
                               script);
-    const std::string command =
-        "cd '" + d_.path().string() + "' && bash script.sh";
+    const std::string command = "cd '" + d_.path().string() + "' && bash script.sh";
     const int status = std::system(command.c_str());
     return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
   }

@@ -51,9 +51,10 @@ TEST_F(TrainTest, KilledAndResumedOrRecomputedGivesTheSameBits) {
 
 TEST_F(TrainTest, TheNumberOfThreadsChangesNoBits) {
   // Wide enough that every operation is cut into pieces.
-  write("config.json",
-        R"({"model_type":"llama","hidden_size":320,"intermediate_size":700,"num_hidden_layers":2,)"
-        R"("num_attention_heads":5,"num_key_value_heads":5,"vocab_size":257,"max_position_embeddings":256})");
+  write(
+      "config.json",
+      R"({"model_type":"llama","hidden_size":320,"intermediate_size":700,"num_hidden_layers":2,)"
+      R"("num_attention_heads":5,"num_key_value_heads":5,"vocab_size":257,"max_position_embeddings":256})");
   for (const char* threads : {"1", "2", "5"}) {
     ASSERT_EQ(run(std::string("train job.toml --set training.max_steps=3 --set data.seq_len=200 ") +
                   "--set optimizer.name=galore --set optimizer.rank=32 --set output_dir=" +

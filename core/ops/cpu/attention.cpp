@@ -13,7 +13,6 @@
 namespace thimble::cpu {
 namespace {
 
-
 constexpr std::int64_t kQueryRows = 128;  // queries of a tile
 constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
 constexpr std::int64_t kKeyStep =

@@ -71,7 +71,8 @@ void zero(void* dst, std::int64_t bytes) {
 
 void copy(void* dst, const void* src, std::int64_t bytes) {
   parallel_for((bytes + kPage - 1) / kPage, kPageCost, [&](std::int64_t begin, std::int64_t end) {
-    std::memcpy(static_cast<char*>(dst) + begin * kPage, static_cast<const char*>(src) + begin * kPage,
+    std::memcpy(static_cast<char*>(dst) + begin * kPage,
+                static_cast<const char*>(src) + begin * kPage,
                 static_cast<std::size_t>(std::min(end * kPage, bytes) - begin * kPage));
   });
 }

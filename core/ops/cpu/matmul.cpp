@@ -79,8 +79,8 @@ std::int64_t scratch_bytes(const MatmulSpec& s, const MatmulTiles& tiles) {
     MatmulSpec dense = tile;
     dense.lda = s.trans_a ? s.m : s.k;
     const Converted converted(dense);
-    most = std::max(most, round_up(converted.bytes(), kAlign) +
-                              onednn::workspace_bytes(converted.spec));
+    most = std::max(most,
+                    round_up(converted.bytes(), kAlign) + onednn::workspace_bytes(converted.spec));
   });
   return round_up(most, kAlign);
 }
@@ -135,7 +135,10 @@ MatmulSpec packed_tile(const MatmulSpec& spec) {
 }  // namespace
 
 MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
-  if (s.m == 0 || s.n == 0 || !is_team_work(work_of(s.m, s.n, s.k))) return;
+  // Measured where a model decodes: below this two threads gain nothing, and lose much as soon as
+  // one of them has to wait for its core.
+  constexpr std::int64_t kFewValues = 4;
+  if (s.m == 0 || s.n == 0 || !is_team_work(work_of(s.m, s.n, s.k) / kFewValues)) return;
   // All tiles but the last have as many rows, as far as multiples of 16 go.
   const auto part = [&](std::int64_t most) {
     const std::int64_t parts = (s.m + most - 1) / most;
@@ -201,8 +204,8 @@ void matmul(const MatmulSpec& s, const MatmulArgs& args) {
         // Tiles of one part of B follow one another: it is still in the cache.
         const std::int64_t across = i / tiles.down, row = i % tiles.down * tiles.rows,
                            col = across * tiles.cols;
-        const MatmulSpec tile = tile_spec(whole, std::min(tiles.rows, s.m - row),
-                                          std::min(tiles.cols, s.n - col));
+        const MatmulSpec tile =
+            tile_spec(whole, std::min(tiles.rows, s.m - row), std::min(tiles.cols, s.n - col));
         const auto at = [](const void* base, std::int64_t bytes) {
           return static_cast<const char*>(base) + bytes;
         };

@@ -16,11 +16,14 @@ struct MatmulTiles {
 
 /// Workspace of matmul() by team_threads() threads, in bytes.
 std::int64_t matmul_workspace_bytes(const MatmulSpec& spec);
+/// As MatmulSpec says; args.workspace holds matmul_workspace_bytes(). Throws LogicError if k is 0,
+/// SystemError if oneDNN cannot.
 void matmul(const MatmulSpec& spec, const MatmulArgs& args);
 
 /// The layout of B that oneDNN prefers for the tiles of this product; none if the plain one is as
 /// good.
 PackedLayout packed_layout(const MatmulSpec& spec);
+/// packed, of packed_layout(spec).bytes, <- b as the spec has it stored.
 void pack(const MatmulSpec& spec, const void* b, void* packed);
 
 }  // namespace thimble::cpu

@@ -1,5 +1,5 @@
-// Matrix products through oneDNN on the calling thread, with caller-supplied workspace and an optional packed layout of
-// B.
+// Matrix products through oneDNN on the calling thread, with caller-supplied workspace and an
+// optional packed layout of B.
 #pragma once
 
 #include <cstdint>
