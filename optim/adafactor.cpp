@@ -1,6 +1,7 @@
 #include "optim/adafactor.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/ops/ops.h"
@@ -21,6 +22,14 @@ SumCount Adafactor::sums(const ParamInfo& info, std::int64_t, int round) const {
   if (round == 0)
     return {.exact = 1, .values = info.storage_shape()[1]};  // of weights; of gradients
   return {.exact = 1};                                       // of the update
+}
+
+StateAccess Adafactor::access(const ParamInfo&, const StateSlot& slot, std::int64_t,
+                              int round) const {
+  using enum StateAccess;
+  constexpr std::array<StateAccess, 3> kOfWeight{kRead, kNone, kChange},
+      kOfState{kNone, kChange, kRead};
+  return (slot.is_weight() ? kOfWeight : kOfState)[static_cast<std::size_t>(round)];
 }
 
 void Adafactor::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {

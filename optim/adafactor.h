@@ -27,6 +27,8 @@ class Adafactor final : public Optimizer {
   std::int64_t carry_bytes(const ParamInfo&, Slice, std::int64_t) const override {
     return sizeof(double);
   }
+  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                     int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -33,6 +33,11 @@ SumCount AdamMini::sums(const ParamInfo& info, std::int64_t, int) const {
   return {.values = info.shape[0]};
 }
 
+StateAccess AdamMini::access(const ParamInfo& info, const StateSlot&, std::int64_t step,
+                             int round) const {
+  return round + 1 == rounds(info, step) ? StateAccess::kChange : StateAccess::kNone;
+}
+
 void AdamMini::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {
   const ParamInfo& info = args.info;
   const std::int64_t rows = args.slice.rows(), width = info.storage_shape()[1];

@@ -15,6 +15,8 @@ class AdamMini final : public Optimizer {
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
+  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                     int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -23,6 +23,7 @@ std::vector<StateSlot> Apollo::state_slots(const ParamInfo& info) const {
   const std::int64_t r = low_rank_shape(info, {}, rank()).rank;
   std::vector<StateSlot> slots = moment_slots(row_moments(info, r), options_.adam.state);
   slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
+  slots.back().on_host = true;
   return slots;
 }
 
@@ -32,6 +33,13 @@ SumCount Apollo::sums(const ParamInfo&, std::int64_t, int) const {
 
 std::int64_t Apollo::carry_bytes(const ParamInfo&, Slice slice, std::int64_t) const {
   return options_.per_tensor ? 0 : slice.rows() * 4;
+}
+
+// Moments advance in the first round; the norm of the update, and the weight, change in the second.
+StateAccess Apollo::access(const ParamInfo&, const StateSlot& slot, std::int64_t,
+                           int round) const {
+  const bool in_second = slot.is_weight() || slot.on_host;
+  return in_second == (round == 1) ? StateAccess::kChange : StateAccess::kNone;
 }
 
 void Apollo::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {
@@ -93,7 +101,6 @@ void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
 }
 
 void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
-  const HostTwin kept(*args.arena, args.state.back());
   if (args.weight.device().planning) return;
   const LowRankShape shape = low_rank_shape(args.info, args.slice, rank());
   double factor = 1, norm = std::sqrt(in.exact[0].value());
@@ -102,8 +109,7 @@ void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
     norm = factor * std::sqrt(in.exact[2].value());
   }
   if (!std::isfinite(norm)) return;  // nothing of it is remembered
-  kept.fetch();
-  float& last_norm = *kept.values<float>();
+  float& last_norm = *args.state.back().data<float>();
   // After a first gradient of zeros there is nothing to grow from.
   if (last_norm > 0) {
     const double grown =
@@ -113,7 +119,6 @@ void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
     norm /= grown;
   }
   last_norm = static_cast<float>(norm);
-  kept.send();
   AdamOptions hf = options_.adam;
   hf.eps_mode = EpsMode::kHf;
   const double step_size = static_cast<double>(adam_math(hf, args.step, args.lr).step_size);

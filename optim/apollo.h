@@ -32,6 +32,8 @@ class Apollo final : public Optimizer {
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
+  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                     int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

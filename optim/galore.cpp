@@ -27,7 +27,10 @@ std::vector<StateSlot> Galore::state_slots(const ParamInfo& info) const {
   std::vector<StateSlot> slots =
       moment_slots(row_moments(info, shape.rank), options_.adam.state);
   for (StateSlot& s : projector_slots(shape, options_.projector)) slots.push_back(std::move(s));
-  if (options_.fira) slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
+  if (options_.fira) {
+    slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
+    slots.back().on_host = true;
+  }
   if (options_.lazy) slots.push_back(shared_slot("refreshes", DType::kF32, Shape{kRefreshNumbers}));
   if (options_.history > 0) {
     const DType dtype = options_.projector == ProjectorFormat::kF32 ? DType::kF32 : DType::kBF16;
@@ -121,6 +124,15 @@ void Galore::image(const UpdateArgs& args, const Tensor& out) const {
   const Tensor p = load_projector(*args.arena, shape_of(args), options_.projector, args.state,
                                   args.grad.dtype());
   ops::matmul(*args.arena, {args.grad}, {p}, out);
+}
+
+StateAccess Galore::access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                           int round) const {
+  const bool last = round + 1 == rounds(info, step);
+  if (slot.is_weight()) return last ? StateAccess::kChange : StateAccess::kNone;
+  const bool basis_stays = step > 1 && !refreshes(info, step);
+  return slot.kind == StateKind::kProjector && basis_stays ? StateAccess::kRead
+                                                           : StateAccess::kChange;
 }
 
 void Galore::round(int i, const UpdateArgs& given, const RoundSums& in, RoundSums& out) const {

@@ -53,10 +53,15 @@ class Galore final : public Optimizer {
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
   /// Steps that leave the subspace as it is; refreshes decompose small matrices on the host.
   bool runs_on_gpu(const ParamInfo& info, std::int64_t step) const override;
+  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                     int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
   bool varies() const override { return options_.project_gradients; }
   std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override;
   void image(const UpdateArgs& args, const Tensor& out) const override;
+  StateAccess image_access(const ParamInfo&, std::int64_t step) const override {
+    return step == 1 ? StateAccess::kChange : StateAccess::kRead;  // a first basis is made
+  }
 
   /// Whether the subspace may change before update number `step`.
   bool refreshes(const ParamInfo& info, std::int64_t step) const;

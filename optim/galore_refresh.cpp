@@ -46,7 +46,7 @@ Tensor Galore::subject(const UpdateArgs& args) const {
 // This slice's part of G^T (G P), of the next basis; or of G^T G.
 void Galore::iterate(int iteration, const UpdateArgs& args, RoundSums& out) const {
   const LowRankShape shape = shape_of(args);
-  const bool planning = args.weight.device().planning;
+  const bool planning = args.grad.device().planning;
   if (!planning && !is_due(args)) return;
   if (args.step == 1 && iteration == 0 && !options_.exact) start_basis(args, state(args).projector);
   const Tensor of = subject(args);

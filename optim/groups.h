@@ -61,6 +61,13 @@ class OptimizerGroups final : public Optimizer {
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override {
     return of(info).sums(info, step, round);
   }
+  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                     int round) const override {
+    return of(info).access(info, slot, step, round);
+  }
+  StateAccess image_access(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).image_access(info, step);
+  }
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override {
     return of(info).carry_bytes(info, slice, step);
   }

@@ -39,6 +39,13 @@ SumCount Scale::sums(const ParamInfo& info, std::int64_t, int) const {
   return {.values = info.storage_shape()[1]};
 }
 
+StateAccess Scale::access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                          int round) const {
+  const bool first = round == 0, last = round + 1 == rounds(info, step);
+  if (slot.is_weight()) return last ? StateAccess::kChange : StateAccess::kNone;
+  return first ? StateAccess::kChange : StateAccess::kRead;
+}
+
 void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const {
   const bool by_rows = norms_of_stored_rows(args.info);
   const std::int64_t rows = args.slice.rows(), width = args.info.storage_shape()[1];

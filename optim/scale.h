@@ -24,6 +24,8 @@ class Scale final : public Optimizer {
   int rounds(const ParamInfo& info, std::int64_t step) const override;
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
+  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                     int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

@@ -7,177 +7,206 @@
 
 namespace thimble {
 
-namespace {
-
-// What the host works on in place of tensors of a device: copies, which go back at the end. Not
-// staged: the tensors themselves.
-class HostCopies {
- public:
-  HostCopies(Arena& arena, bool staged) : arena_(arena), staged_(staged) {}
-  HostCopies(const HostCopies&) = delete;
-  HostCopies& operator=(const HostCopies&) = delete;
-
-  Tensor read(const Tensor& tensor) { return staged_ ? twin_of(tensor).host() : tensor; }
-  Tensor change(const Tensor& tensor) {
-    if (!staged_) return tensor;
-    changed_.push_back(twin_of(tensor));
-    return changed_.back().host();
-  }
-  void write_back() const {
-    for (const HostTwin& twin : changed_) twin.send();
-  }
-
- private:
-  HostTwin twin_of(const Tensor& tensor) const {
-    const HostTwin twin(arena_, tensor);
-    twin.fetch();
-    return twin;
-  }
-
-  Arena& arena_;
-  bool staged_;
-  std::vector<HostTwin> changed_;
-};
-
-}  // namespace
-
+// One part of an item: all of its slice, or some rows.
 struct UpdateLoop::Running {
   UpdateItem item;
+  Slice rows;
   int rounds = 1;
   Tensor carry;
   RoundSums in, out;
 };
 
-// What the update of a step leases: the master first, if there is one.
-std::vector<StateId> UpdateLoop::state_of(ParamId id, std::int64_t step) const {
-  std::vector<StateId> ids;
-  for (const StateEntry& entry : table_.of(id)) {
-    if (!entry.in_weight_store() && table_.kept(entry, step)) ids.push_back(entry.id);
+// Rows of an item that go together: all, unless the optimizer takes any, needs no sums, and the
+// residency has less room.
+void UpdateLoop::add_parts(std::vector<Running>& group, const UpdateItem& item,
+                           std::int64_t step) const {
+  const ParamInfo& info = parts_.params.info(item.id);
+  const int rounds = parts_.optimizer.rounds(info, step);
+  const std::int64_t window = parts_.state.window_bytes();
+  std::int64_t most = item.slice.rows();
+  if (window > 0 && rounds == 1 &&
+      parts_.optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice) {
+    std::int64_t bytes = 0;
+    const auto entries = parts_.table.of(item.id);
+    for (const StateEntry& entry : entries) {
+      if (parts_.table.kept(entry, step)) bytes += entry.range(item.slice).size;
+    }
+    most = rows_within(window, most, bytes, entries.front().rows.granule);
   }
-  return ids;
+  std::int64_t row = item.slice.begin;
+  do {
+    const std::int64_t end = std::min(item.slice.end, row + most);
+    group.push_back({.item = item, .rows = {row, end}, .rounds = rounds});
+    row = end;
+  } while (row < item.slice.end);
 }
 
-void UpdateLoop::run_round(const Step& step, Running& r, int round, std::span<float> values) {
-  const ParamInfo& info = params_.info(r.item.id);
-  const UpdateTensors tensors = step.host.tensors(r.item);
-  std::vector<StateLease> leases;
-  std::vector<Tensor> state;
-  std::size_t masters = 0;
-  for (const StateId id : state_of(r.item.id, step.number)) {
-    leases.push_back(state_.acquire(id));
-    state.push_back(leases.back().tensor());
-    if (table_[id].tag == MemoryTag::kMaster) ++masters;
+std::vector<std::vector<UpdateLoop::Running>> UpdateLoop::groups(std::span<const UpdateItem> items,
+                                                                 std::int64_t step) const {
+  std::vector<std::vector<Running>> groups(1);
+  std::int64_t summed = 0;
+  for (const UpdateItem& item : items) {
+    const ParamInfo& info = parts_.params.info(item.id);
+    std::int64_t most = 0;
+    for (int round = 0; round + 1 < parts_.optimizer.rounds(info, step); ++round)
+      most = std::max(most, parts_.optimizer.sums(info, step, round).values);
+    if (!groups.back().empty() && summed + most > kMostSummed) {
+      groups.emplace_back();
+      summed = 0;
+    }
+    add_parts(groups.back(), item, step);
+    summed += most;
   }
-  const bool staged = is_staged(step.arena, info, step.number);
-  HostCopies copies(step.arena, staged);
-  for (std::size_t i = masters; i < state.size(); ++i) state[i] = copies.change(state[i]);
-  const UpdateArgs args{.info = info,
-                        .slice = r.item.slice,
-                        .step = step.number,
-                        .lr = step.lr,
-                        .grad_scale = step.grad_scale,
-                        .seed = seed_,
-                        .grad = copies.read(tensors.grad),
-                        .weight = copies.change(tensors.weight),
-                        .master = copies.change(masters > 0 ? state[0] : tensors.scales),
-                        .state = std::span(state).subspan(masters),
-                        .carry = r.carry,
-                        .arena = staged ? &step.arena.host() : &step.arena};
-  r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step, round).exact), ExactSum());
-  r.out.values = values;
-  optimizer_.round(round, args, r.in, r.out);
-  copies.write_back();
-  for (StateLease& lease : leases) lease.mark_dirty();
-  if (round + 1 == r.rounds) step.host.updated(r.item);
+  return groups;
 }
 
-Tensor UpdateLoop::image(Arena& arena, ParamId id, std::int64_t step, const Tensor& grad) {
-  const ParamInfo& info = params_.info(id);
-  const Slice all = whole_slice(info);
-  const Tensor out =
-      Tensor::empty(arena, MemoryTag::kGradients, DType::kF32,
-                    Shape{all.rows(), optimizer_.image_width(info, step)}, "projected gradient");
-  std::vector<StateLease> leases;
-  std::vector<Tensor> state;
-  for (const StateEntry& entry : table_.of(id)) {
+std::vector<StateUse> UpdateLoop::uses_of(const Running& r, std::int64_t step, int round) const {
+  const ParamInfo& info = parts_.params.info(r.item.id);
+  const bool staged = is_staged(info, step);
+  std::vector<StateUse> uses;
+  for (const StateEntry& entry : parts_.table.of(r.item.id)) {
+    if (!parts_.table.kept(entry, step)) continue;
+    const StateAccess access = parts_.optimizer.access(info, entry.slot, step, round);
+    if (access == StateAccess::kNone) continue;
+    uses.push_back({entry.id, r.rows, access, staged || entry.tier == StateTier::kHost});
+  }
+  return uses;
+}
+
+std::vector<StateUse> UpdateLoop::uses(std::span<const UpdateItem> items, std::int64_t step) const {
+  std::vector<StateUse> all;
+  for (const auto& group : groups(items, step)) {
+    int most_rounds = 1;
+    for (const Running& r : group) most_rounds = std::max(most_rounds, r.rounds);
+    for (int round = 0; round < most_rounds; ++round) {
+      for (const Running& r : group) {
+        if (round >= r.rounds) continue;
+        for (const StateUse& use : uses_of(r, step, round)) all.push_back(use);
+      }
+    }
+  }
+  return all;
+}
+
+std::vector<StateUse> UpdateLoop::image_uses(ParamId id, std::int64_t step) const {
+  const ParamInfo& info = parts_.params.info(id);
+  const bool staged = is_staged(info, step);
+  std::vector<StateUse> uses;
+  for (const StateEntry& entry : parts_.table.of(id)) {
     if (entry.slot.kind != StateKind::kProjector) continue;
-    leases.push_back(state_.acquire(entry.id));
-    if (step == 1) leases.back().mark_dirty();  // a first basis may be made
+    uses.push_back({entry.id, whole_slice(info), parts_.optimizer.image_access(info, step),
+                    staged || entry.tier == StateTier::kHost});
+  }
+  return uses;
+}
+
+void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, int round) {
+  const ParamInfo& info = parts_.params.info(r.item.id);
+  const bool staged = is_staged(info, step.number);
+  Arena& arena = staged ? parts_.arena.host() : parts_.arena;
+  std::vector<StateLease> leases;
+  for (const StateUse& use : uses_of(r, step.number, round))
+    leases.push_back(parts_.state.acquire(use));
+  UpdateArgs args{.info = info,
+                  .slice = r.rows,
+                  .step = step.number,
+                  .lr = step.lr,
+                  .grad_scale = step.grad_scale,
+                  .seed = parts_.seed,
+                  .grad = client.gradient(r.item.id)
+                              .rows(r.rows.begin - r.item.slice.begin,
+                                    r.rows.end - r.item.slice.begin),
+                  .weight = {},
+                  .master = {},
+                  .state = {},
+                  .carry = r.carry,
+                  .arena = &arena};
+  std::vector<Tensor> state;
+  std::size_t leased = 0;
+  for (const StateEntry& entry : parts_.table.of(r.item.id)) {
+    if (!parts_.table.kept(entry, step.number)) continue;
+    const bool seen =
+        parts_.optimizer.access(info, entry.slot, step.number, round) != StateAccess::kNone;
+    const Tensor tensor = seen ? leases[leased++].tensor() : Tensor();
+    if (entry.slot.kind == StateKind::kWeight) {
+      args.weight = tensor;
+    } else if (entry.slot.is_weight()) {
+      args.master = tensor;
+    } else {
+      state.push_back(tensor);
+    }
+  }
+  args.state = state;
+  if (staged) {
+    const HostTwin grad(parts_.arena, args.grad);
+    grad.fetch();
+    args.grad = grad.host();
+  }
+  r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step.number, round).exact), ExactSum());
+  parts_.optimizer.round(round, args, r.in, r.out);
+}
+
+Tensor UpdateLoop::image(ParamId id, std::int64_t step, const Tensor& grad) {
+  const ParamInfo& info = parts_.params.info(id);
+  const Slice all = whole_slice(info);
+  const bool staged = is_staged(info, step);
+  const Tensor out =
+      Tensor::empty(parts_.arena, MemoryTag::kGradients, DType::kF32,
+                    Shape{all.rows(), parts_.optimizer.image_width(info, step)},
+                    "projected gradient");
+  std::vector<StateLease> leases;
+  std::vector<Tensor> state;
+  for (const StateUse& use : image_uses(id, step)) {
+    leases.push_back(parts_.state.acquire(use));
     state.push_back(leases.back().tensor());
   }
-  const bool staged = is_staged(arena, info, step);
-  HostCopies copies(arena, staged);
-  for (Tensor& tensor : state) tensor = copies.change(tensor);
-  optimizer_.image({.info = info,
-                    .slice = all,
-                    .step = step,
-                    .seed = seed_,
-                    .grad = copies.read(grad),
-                    .weight = {},
-                    .master = {},
-                    .state = state,
-                    .carry = {},
-                    .arena = staged ? &arena.host() : &arena},
-                   copies.change(out));
-  copies.write_back();
+  HostTwin grad_here(staged ? parts_.arena : parts_.arena.host(), grad),
+      out_here(staged ? parts_.arena : parts_.arena.host(), out);
+  grad_here.fetch();
+  parts_.optimizer.image({.info = info,
+                          .slice = all,
+                          .step = step,
+                          .seed = parts_.seed,
+                          .grad = grad_here.host(),
+                          .weight = {},
+                          .master = {},
+                          .state = state,
+                          .carry = {},
+                          .arena = staged ? &parts_.arena.host() : &parts_.arena},
+                         out_here.host());
+  out_here.send();
   return out;
 }
 
-SumCount UpdateLoop::sums_of(const Running& r, const Step& step, int round) const {
+SumCount UpdateLoop::sums_of(const Running& r, std::int64_t step, int round) const {
   if (round + 1 >= r.rounds) return {};
-  return optimizer_.sums(params_.info(r.item.id), step.number, round);
+  return parts_.optimizer.sums(parts_.params.info(r.item.id), step, round);
 }
 
-void UpdateLoop::step(Arena& arena, Host& host, const std::vector<UpdateItem>& items,
-                      std::int64_t number, double lr, double grad_scale) {
-  const Step step{arena, host, number, lr, grad_scale};
-  std::size_t begin = 0;
-  std::int64_t summed = 0;
-  for (std::size_t i = 0; i < items.size(); ++i) {
-    const ParamInfo& info = params_.info(items[i].id);
-    std::int64_t most = 0;
-    for (int round = 0; round + 1 < optimizer_.rounds(info, number); ++round)
-      most = std::max(most, optimizer_.sums(info, number, round).values);
-    if (i > begin && summed + most > kMostSummed) {
-      run(step, std::span(items).subspan(begin, i - begin));
-      begin = i;
-      summed = 0;
-    }
-    summed += most;
-  }
-  run(step, std::span(items).subspan(begin));
-  state_.commit(number);
+void UpdateLoop::step(Client& client, std::span<const UpdateItem> items, const UpdateStep& step) {
+  for (std::vector<Running>& group : groups(items, step.number)) run(client, group, step);
 }
 
-void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
-  std::vector<Running> running;
+void UpdateLoop::run(Client& client, std::vector<Running>& group, const UpdateStep& step) {
   int most_rounds = 1;
-  for (const UpdateItem& item : items) {
-    const ParamInfo& info = params_.info(item.id);
-    Running r{.item = item, .rounds = optimizer_.rounds(info, step.number)};
+  for (Running& r : group) {
+    const ParamInfo& info = parts_.params.info(r.item.id);
     most_rounds = std::max(most_rounds, r.rounds);
     const std::int64_t carry =
-        r.rounds > 1 ? optimizer_.carry_bytes(info, item.slice, step.number) : 0;
-    if (carry > 0) {
-      Arena& where = is_staged(step.arena, info, step.number) ? step.arena.host() : step.arena;
-      r.carry =
-          Tensor::empty(where, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
-    }
-    running.push_back(std::move(r));
+        r.rounds > 1 ? parts_.optimizer.carry_bytes(info, r.rows, step.number) : 0;
+    if (carry == 0) continue;
+    Arena& where = is_staged(info, step.number) ? parts_.arena.host() : parts_.arena;
+    r.carry =
+        Tensor::empty(where, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
   }
+  Arena& host = parts_.arena.host();
   Tensor before;  // the values of the last round, which this one reads
   for (int round = 0; round < most_rounds; ++round) {
-    std::vector<StateId> order;
     std::int64_t total = 0;
-    for (const Running& r : running) {
-      if (round >= r.rounds) continue;
-      for (const StateId id : state_of(r.item.id, step.number)) order.push_back(id);
-      total += sums_of(r, step, round).values;
-    }
-    state_.begin_pass(order);
+    for (const Running& r : group) total += sums_of(r, step.number, round).values;
     Tensor values;
     if (total > 0) {
-      values = Tensor::empty(step.arena.host(), MemoryTag::kWorkspace, DType::kF32, Shape{total},
+      values = Tensor::empty(host, MemoryTag::kWorkspace, DType::kF32, Shape{total},
                              "optimizer sums");
       ops::zero(values);
     }
@@ -185,18 +214,22 @@ void UpdateLoop::run(const Step& step, std::span<const UpdateItem> items) {
                    .values = {total > 0 ? static_cast<float*>(values.raw()) : nullptr,
                               static_cast<std::size_t>(total)}};
     std::size_t begin = 0;
-    for (Running& r : running) {
+    for (Running& r : group) {
       if (round >= r.rounds) continue;
-      const auto own = static_cast<std::size_t>(sums_of(r, step, round).values);
-      run_round(step, r, round, sums.values.subspan(begin, own));
-      if (round + 1 == r.rounds) r.carry = {};
+      const auto own = static_cast<std::size_t>(sums_of(r, step.number, round).values);
+      r.out.values = sums.values.subspan(begin, own);
+      run_round(client, r, step, round);
+      if (round + 1 == r.rounds) {
+        r.carry = {};
+        if (r.rows.end == r.item.slice.end) client.updated(r.item.id);
+      }
       sums.exact.insert(sums.exact.end(), r.out.exact.begin(), r.out.exact.end());
       begin += own;
     }
-    sums_.sum(step.arena.host(), sums);
+    parts_.sums.sum(host, sums);
     before = std::move(values);
     auto exact = sums.exact.begin();
-    for (Running& r : running) {
+    for (Running& r : group) {
       if (round >= r.rounds) continue;
       const auto count = static_cast<std::ptrdiff_t>(r.out.exact.size());
       r.in.exact.assign(exact, exact + count);

@@ -1,5 +1,6 @@
-// Runs an optimizer over all parameters of a step: fetches state through the residency, batches the
-// sums of each round, writes the compute weights. Knows slices and state, not ranks or disks.
+// Runs an optimizer over all parameters of a step: leases weights and state through the residency,
+// a few rows at a time where the optimizer allows it, and batches the sums of each round. Knows
+// slices and state, not ranks or disks.
 #pragma once
 
 #include <memory>
@@ -16,68 +17,67 @@ struct UpdateItem {
   Slice slice;
 };
 
-/// What the loop needs to know of one parameter at the time of its update.
-struct UpdateTensors {
-  Tensor grad;
-  Tensor weight;  // the compute weight
-  Tensor scales;  // of 8-bit weights
+/// Of one step.
+struct UpdateStep {
+  std::int64_t number = 1;
+  double lr = 0;
+  double grad_scale = 1;
 };
 
 /// f32 sums that are made at once, unless those of one parameter are more.
 inline constexpr std::int64_t kMostSummed = std::int64_t{1} << 22;
 
+/// What a loop works with; all of it must outlive the loop.
+struct UpdateParts {
+  Arena& arena;  // for sums, carries, and what lives within a round
+  const ParamTable& params;
+  const Optimizer& optimizer;
+  const StateTable& table;
+  StateResidency& state;  // weights too
+  SliceSums& sums;
+  std::uint64_t seed = 0;
+};
+
 class UpdateLoop {
  public:
-  /// Looks up the tensors of a parameter, and hears when its last round is over.
-  class Host {
+  /// Has the gradients, and hears when a parameter's last round is over.
+  class Client {
    public:
-    virtual ~Host() = default;
-    virtual UpdateTensors tensors(const UpdateItem& item) = 0;
-    virtual void updated(const UpdateItem& item) = 0;
+    virtual ~Client() = default;
+    /// Of the item's slice.
+    virtual Tensor gradient(ParamId id) = 0;
+    virtual void updated(ParamId id) = 0;
   };
 
-  UpdateLoop(const ParamTable& params, const Optimizer& optimizer, const StateTable& table,
-             StateResidency& state, SliceSums& sums, std::uint64_t seed)
-      : params_(params),
-        optimizer_(optimizer),
-        table_(table),
-        state_(state),
-        sums_(sums),
-        seed_(seed) {}
+  explicit UpdateLoop(const UpdateParts& parts) : parts_(parts) {}
 
   /// One optimizer step over `items`, in order. As many as have kMostSummed values to sum go
-  /// together: all run round i, the sums of all are made at once, all run round i + 1. Sums and
-  /// carry memory come from `arena`. On a GPU, what an optimizer cannot do there is done on copies
-  /// in arena.host().
-  void step(Arena& arena, Host& host, const std::vector<UpdateItem>& items, std::int64_t step,
-            double lr, double grad_scale);
+  /// together: all run round i, the sums of all are made at once, all run round i + 1. On a GPU,
+  /// what an optimizer cannot do there is done in memory of the host.
+  void step(Client& client, std::span<const UpdateItem> items, const UpdateStep& step);
+  /// What step() leases, in order.
+  std::vector<StateUse> uses(std::span<const UpdateItem> items, std::int64_t step) const;
 
   /// The image of a gradient of all rows that the update of this step will take in its place, f32
-  /// [rows, optimizer.image_width()], in `arena` among the gradients.
-  Tensor image(Arena& arena, ParamId id, std::int64_t step, const Tensor& grad);
+  /// [rows, optimizer.image_width()], in the arena among the gradients.
+  Tensor image(ParamId id, std::int64_t step, const Tensor& grad);
+  std::vector<StateUse> image_uses(ParamId id, std::int64_t step) const;
 
  private:
   struct Running;
-  struct Step {
-    Arena& arena;
-    Host& host;
-    std::int64_t number;
-    double lr, grad_scale;
-  };
-  std::vector<StateId> state_of(ParamId id, std::int64_t step) const;
-  SumCount sums_of(const Running& r, const Step& step, int round) const;
-  void run(const Step& step, std::span<const UpdateItem> items);
-  void run_round(const Step& step, Running& r, int round, std::span<float> values);
-  bool is_staged(const Arena& arena, const ParamInfo& info, std::int64_t step) const {
-    return arena.device().kind != DeviceKind::kCpu && !optimizer_.runs_on_gpu(info, step);
+  std::vector<std::vector<Running>> groups(std::span<const UpdateItem> items,
+                                           std::int64_t step) const;
+  void add_parts(std::vector<Running>& group, const UpdateItem& item, std::int64_t step) const;
+  std::vector<StateUse> uses_of(const Running& r, std::int64_t step, int round) const;
+  SumCount sums_of(const Running& r, std::int64_t step, int round) const;
+  void run(Client& client, std::vector<Running>& group, const UpdateStep& step);
+  void run_round(Client& client, Running& r, const UpdateStep& step, int round);
+  bool is_staged(const ParamInfo& info, std::int64_t step) const {
+    return parts_.arena.device().kind != DeviceKind::kCpu &&
+           !parts_.optimizer.runs_on_gpu(info, step);
   }
 
-  const ParamTable& params_;
-  const Optimizer& optimizer_;
-  const StateTable& table_;
-  StateResidency& state_;
-  SliceSums& sums_;
-  std::uint64_t seed_;
+  UpdateParts parts_;
 };
 
 }  // namespace thimble

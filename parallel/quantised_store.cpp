@@ -23,19 +23,19 @@ Slice int8_scales(const ParamInfo& info, Slice rows) {
   return {ceil_div(rows.begin * width, kInt8Group), ceil_div(rows.end * width, kInt8Group)};
 }
 
-QuantisedStore::QuantisedStore(Arena& arena, const ParamTable& params, DType dtype,
-                               std::vector<bool> int8, const ParallelPlan& plan, Communicator& comm)
-    : arena_(arena),
-      params_(params),
-      dtype_(dtype),
-      plan_(plan),
-      comm_(comm),
-      rows_(comm),
-      versions_(static_cast<std::size_t>(params.size())) {
-  for (const ParamId id : params.ids()) {
-    const ParamInfo& info = params.info(id);
-    const bool small = int8.at(index(id));
-    weights_.push_back(Tensor::empty(arena, MemoryTag::kWeights, small ? DType::kU8 : dtype,
+QuantisedStore::QuantisedStore(Arena& arena, const StoreParts& parts)
+    : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
+      arena_(arena),
+      params_(parts.params),
+      dtype_(parts.dtype),
+      plan_(parts.plan),
+      comm_(parts.comm),
+      rows_(parts.comm),
+      versions_(static_cast<std::size_t>(parts.params.size())) {
+  for (const ParamId id : params_.ids()) {
+    const ParamInfo& info = params_.info(id);
+    const bool small = parts.table.find(id, StateKind::kScale) != nullptr;
+    weights_.push_back(Tensor::empty(arena, MemoryTag::kWeights, small ? DType::kU8 : dtype_,
                                      info.storage_shape(), info.name));
     scales_.push_back(small ? Tensor::empty(arena, MemoryTag::kWeights, DType::kF32,
                                             Shape{ceil_div(info.shape.numel(), kInt8Group)},
@@ -52,16 +52,10 @@ Tensor QuantisedStore::view(ParamId id) {
   return full;
 }
 
-Tensor QuantisedStore::shard(ParamId id) {
-  const Slice rows = plan_.updated(id, comm_.rank());
-  return weights_.at(index(id)).rows(rows.begin, rows.end);
-}
-
-Tensor QuantisedStore::shard_scales(ParamId id) {
-  const Tensor& all = scales_.at(index(id));
-  if (!all.defined()) return {};
-  const Slice own = int8_scales(params_.info(id), plan_.updated(id, comm_.rank()));
-  return all.rows(own.begin, own.end);
+Tensor QuantisedStore::held(const StateEntry& entry) {
+  const Slice rows = entry.slot.leading(entry.held_rows(comm_.rank()));
+  const auto& all = entry.slot.kind == StateKind::kScale ? scales_ : weights_;
+  return all.at(index(entry.param)).rows(rows.begin, rows.end);
 }
 
 void QuantisedStore::changed(ParamId id) {

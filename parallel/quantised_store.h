@@ -2,7 +2,7 @@
 // only while one product reads them.
 #pragma once
 
-#include "parallel/weight_store.h"
+#include "parallel/weight_stores.h"
 
 namespace thimble {
 
@@ -12,11 +12,10 @@ std::int64_t int8_granule_rows(const ParamInfo& info);
 Slice int8_scales(const ParamInfo& info, Slice rows);
 
 /// Stages 0, 1, 2.
-class QuantisedStore final : public WeightStore {
+class QuantisedStore final : public ResidentRowsStore {
  public:
-  /// int8: by parameter. The plan aligns its slices by int8_granule_rows().
-  QuantisedStore(Arena& arena, const ParamTable& params, DType dtype, std::vector<bool> int8,
-                 const ParallelPlan& plan, Communicator& comm);
+  /// In 8 bits is what has an entry of scales. The plan aligns its slices by int8_granule_rows().
+  QuantisedStore(Arena& arena, const StoreParts& parts);
 
   const ParamTable& params() const override { return params_; }
   void pin_block(BlockId) override {}
@@ -25,12 +24,11 @@ class QuantisedStore final : public WeightStore {
   Tensor view(ParamId id) override;
   Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
   std::int64_t version(ParamId id) const override { return versions_.at(index(id)); }
-  Tensor shard(ParamId id) override;
-  Tensor shard_scales(ParamId id) override;
   void changed(ParamId id) override;
   void publish() override { rows_.publish(); }
 
  private:
+  Tensor held(const StateEntry& entry) override;
   static std::size_t index(ParamId id) { return static_cast<std::size_t>(id); }
   Arena& arena_;
   const ParamTable& params_;

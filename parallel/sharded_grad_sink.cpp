@@ -13,7 +13,7 @@ constexpr std::size_t kMostRunning = 2;          // buckets whose buffers may be
 }  // namespace
 
 ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                                 Communicator& comm, const GradMap& map, GradSinkOptions options)
+                                 Communicator& comm, GradMap& map, GradSinkOptions options)
     : arena_(arena),
       params_(params),
       plan_(plan),
@@ -36,7 +36,7 @@ GradTarget ShardedGradSink::accumulate_into(ParamId id) {
 void ShardedGradSink::complete(ParamId id) {
   Tensor gradient = std::exchange(pass_.at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
-  if (map_.width(id) > 0) gradient = map_.apply(id, gradient);
+  gradient = map_.apply(id, gradient);
   if (plan_.stage() < 2 || comm_.size() == 1) {
     Tensor& total = total_.at(index(id));
     if (total.defined()) {
@@ -105,10 +105,6 @@ void ShardedGradSink::finish_oldest() {
   const std::vector<ParamId> ids = std::move(oldest.ids);
   running_.pop_front();
   if (last_pass_ && ready_ && plan_.stage() > 0) ready_(ids);
-}
-
-void ShardedGradSink::begin_pass(bool last) {
-  last_pass_ = last;
 }
 
 void ShardedGradSink::end_pass() {

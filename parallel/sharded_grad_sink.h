@@ -9,7 +9,7 @@
 #include <functional>
 #include <vector>
 
-#include "core/autograd/grad_sink.h"
+#include "core/nn/step_gradients.h"
 #include "parallel/collectives.h"
 #include "parallel/parallel_plan.h"
 
@@ -21,46 +21,25 @@ struct GradSinkOptions {
   std::vector<DType> local_dtypes;  // of one pass's gradient, by parameter
 };
 
-/// What is added up and sent in place of a gradient: a linear image of it, or nothing at all.
-class GradMap {
- public:
-  virtual ~GradMap() = default;
-  /// Whether the running step needs the gradient.
-  virtual bool wants(ParamId id) const = 0;
-  /// Elements of a row of the image in the running step; 0: the gradient itself.
-  virtual std::int64_t width(ParamId id) const = 0;
-  /// The image, f32 [rows, width(id)], of the gradient of all rows.
-  virtual Tensor apply(ParamId id, const Tensor& gradient) const = 0;
-};
-
-class ShardedGradSink final : public GradSink {
+class ShardedGradSink final : public StepGradients {
  public:
   ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                  Communicator& comm, const GradMap& map, GradSinkOptions options);
+                  Communicator& comm, GradMap& map, GradSinkOptions options);
 
   bool wants(ParamId id) const override { return params_.info(id).trainable && map_.wants(id); }
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId id) override;
 
-  /// Around every pass of a step. end_pass() of the last one returns when every gradient is where
-  /// it is needed.
-  void begin_pass(bool last);
-  void end_pass();
-
-  /// Whether a pass between the first and the last exchanges nothing with other ranks. Where the
-  /// gradients that it adds to lie is hashed.
-  bool middle_passes_stay_here() const { return plan_.stage() < 2 || comm_.size() == 1; }
-  std::uint64_t places_hash() const;
-
-  /// To be told in the last pass which gradients are where they are needed, as soon as they are,
-  /// all ranks in the same order; by end_pass() all have been told. It may release them.
-  void set_ready(std::function<void(std::span<const ParamId>)> ready) { ready_ = std::move(ready); }
-
-  /// The gradient, or its image, of the rows that this rank updates, over all ranks and passes;
-  /// undefined if nothing flowed.
-  const Tensor& grad(ParamId id) const { return reduced_.at(index(id)); }
-  void release(ParamId id) { reduced_.at(index(id)) = {}; }
-  void release_all();
+  void begin_pass(bool last) override { last_pass_ = last; }
+  void end_pass() override;
+  bool middle_passes_stay_here() const override { return plan_.stage() < 2 || comm_.size() == 1; }
+  std::uint64_t places_hash() const override;
+  void set_ready(std::function<void(std::span<const ParamId>)> ready) override {
+    ready_ = std::move(ready);
+  }
+  const Tensor& grad(ParamId id) const override { return reduced_.at(index(id)); }
+  void release(ParamId id) override { reduced_.at(index(id)) = {}; }
+  void release_all() override;
 
  private:
   struct Running {
@@ -79,7 +58,7 @@ class ShardedGradSink final : public GradSink {
   const ParamTable& params_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  const GradMap& map_;
+  GradMap& map_;
   GradSinkOptions options_;
   std::function<void(std::span<const ParamId>)> ready_;
   bool last_pass_ = true;

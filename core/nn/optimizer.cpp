@@ -13,10 +13,16 @@ Slice StateSlot::elements(Slice slice) const {
   return {begin / rows, ceil_div(end, rows)};
 }
 
+Slice StateSlot::leading(Slice slice) const {
+  const Slice values_of = elements(slice);
+  const std::int64_t width = whole.rank() == 2 ? whole[1] : 1;
+  return {values_of.begin / width, values_of.end / width};
+}
+
 Shape StateSlot::piece(Slice slice) const {
   if (shared()) return whole;
-  const std::int64_t count = elements(slice).rows();
-  return whole.rank() == 2 ? Shape{count / whole[1], whole[1]} : Shape{count};
+  const std::int64_t count = leading(slice).rows();
+  return whole.rank() == 2 ? Shape{count, whole[1]} : Shape{count};
 }
 
 StateSlot row_slot(const std::string& name, DType dtype, const ParamInfo& info,

@@ -26,7 +26,7 @@ struct OptimizerNeed {
 
 /// What a piece of state is to those who move it.
 enum class StateKind : std::uint8_t {
-  kWeight,     // the compute weight, where no f32 master stands for it; of 8 bits with kScale
+  kWeight,     // the compute weight; of 8 bits with kScale
   kScale,      // f32 scales of 8-bit weights
   kMaster,     // the weight in f32
   kRemainder,  // u16: what a bf16 weight lacks of an f32
@@ -46,12 +46,25 @@ struct StateSlot {
   std::int64_t values = 0;
   std::int64_t rows = 1;
   bool like_param = false;  // the parameter's own elements, in its storage order
+  bool on_host = false;     // its few numbers are read by the host, on whatever device updates run
 
   bool shared() const { return values == 0; }
+  /// What stands for the weight, not state of an optimizer's own.
+  bool is_weight() const { return kind != StateKind::kOptimizer && kind != StateKind::kProjector; }
   /// The values that belong to a slice. Throws LogicError if it cuts those of several rows.
   Slice elements(Slice slice) const;
   /// Of these.
   Shape piece(Slice slice) const;
+  /// Where they are in dimension 0 of a tensor that holds all.
+  Slice leading(Slice slice) const;
+};
+
+/// What a use does with the bytes of state.
+enum class StateAccess : std::uint8_t {
+  kNone,       // it does not see them
+  kRead,       // they stay as they are
+  kChange,     // read and written
+  kOverwrite,  // written whole, whatever they were
 };
 
 /// A value for each element of the parameter.
@@ -77,7 +90,9 @@ struct UpdateArgs {
   /// lacks of an f32 (see stored_values.h); undefined: none, a bf16 weight is then rounded at
   /// random.
   Tensor master;
-  std::span<const Tensor> state;  // in the order of state_slots()
+  /// In the order of state_slots(). Of these, weight and master those that the round has no access
+  /// to are undefined.
+  std::span<const Tensor> state;
   Tensor carry;                   // carry_bytes() of memory that lives from round to round
   Arena* arena = nullptr;         // for what lives within a round
 };
@@ -124,6 +139,17 @@ class Optimizer {
   virtual int rounds(const ParamInfo&, std::int64_t /*step*/) const { return 1; }
   /// What round i, of all but the last, contributes to the sums over all slices.
   virtual SumCount sums(const ParamInfo&, std::int64_t /*step*/, int /*round*/) const { return {}; }
+  /// What round i does with a slot of the parameter: one of state_slots(), or its weight (kinds
+  /// kWeight, kScale, kMaster, kRemainder). What is only read is not written back, what is not seen
+  /// need not be brought.
+  virtual StateAccess access(const ParamInfo&, const StateSlot&, std::int64_t /*step*/,
+                             int /*round*/) const {
+    return StateAccess::kChange;
+  }
+  /// What image() does with a slot of kind kProjector.
+  virtual StateAccess image_access(const ParamInfo&, std::int64_t /*step*/) const {
+    return StateAccess::kRead;
+  }
   /// Bytes kept between the rounds of one step.
   virtual std::int64_t carry_bytes(const ParamInfo&, Slice, std::int64_t /*step*/) const {
     return 0;

@@ -1,5 +1,6 @@
-// Where state waits between its uses. A pass acquires it in an announced order; the implementation
-// may stream it from wherever it is, a few entries at a time.
+// Where state waits between its uses, and the only way to it. A use leases rows of an entry, in an
+// order that is announced; the implementation may stream them from wherever they are, a few at a
+// time, so that what is leased may be larger than memory as long as no single lease is.
 #pragma once
 
 #include <span>
@@ -12,14 +13,24 @@ namespace thimble {
 
 class StateResidency;
 
-/// State in memory until released.
+/// One use of state.
+struct StateUse {
+  StateId id{};
+  Slice rows;  // of the parameter, among those that the rank holds; a shared slot is leased whole
+  StateAccess access = StateAccess::kRead;
+  bool on_host = false;  // in memory that the host works on; else on the device of the updates
+  friend bool operator==(const StateUse&, const StateUse&) = default;
+};
+
+/// State in memory until released. Its tensor has the form slot.piece(rows).
 class [[nodiscard]] StateLease {
  public:
-  StateLease(StateResidency& home, StateId id, Tensor tensor)
-      : home_(&home), id_(id), tensor_(std::move(tensor)) {}
+  StateLease() = default;
+  StateLease(StateResidency& home, const StateUse& use, Tensor tensor)
+      : home_(&home), use_(use), tensor_(std::move(tensor)) {}
   StateLease(StateLease&& other) noexcept
       : home_(std::exchange(other.home_, nullptr)),
-        id_(other.id_),
+        use_(other.use_),
         tensor_(std::move(other.tensor_)) {}
   StateLease(const StateLease&) = delete;
   StateLease& operator=(const StateLease&) = delete;
@@ -27,58 +38,82 @@ class [[nodiscard]] StateLease {
   ~StateLease();
 
   const Tensor& tensor() const { return tensor_; }
-  /// The contents have changed and must be kept.
-  void mark_dirty() { dirty_ = true; }
 
  private:
-  StateResidency* home_;
-  StateId id_;
+  StateResidency* home_ = nullptr;
+  StateUse use_;
   Tensor tensor_;
-  bool dirty_ = false;
 };
 
 class StateResidency {
  public:
   virtual ~StateResidency() = default;
-  /// Announces the entries of a pass in the order in which they will be acquired.
-  virtual void begin_pass(std::span<const StateId> order) = 0;
-  virtual StateLease acquire(StateId id) = 0;
-  /// Called by the lease's destructor; must not throw, errors surface at the next acquire or at
-  /// commit.
-  virtual void release(StateId id, bool dirty) noexcept = 0;
-  /// The pass is over: everything released dirty belongs to `step`.
+  /// The order of the next uses, as far as it is known; replaces what was announced before. A hint:
+  /// what is acquired otherwise comes too, only later.
+  virtual void announce(std::span<const StateUse> order) = 0;
+  /// Throws SystemError if the bytes cannot be brought, or an earlier release could not keep them.
+  virtual StateLease acquire(const StateUse& use) = 0;
+  /// Called by the lease's destructor. What was written (by the access of the use) is kept. Must
+  /// not throw: errors surface at the next acquire or at commit.
+  virtual void release(const StateUse& use, const Tensor& tensor) noexcept = 0;
+  /// Once a step, at its end: everything released so far belongs to `step`. Throws SystemError if
+  /// not all of it could be kept.
   virtual void commit(std::int64_t step) = 0;
+  /// Bytes of state that should be leased at once where rows can be cut; 0: any number.
+  virtual std::int64_t window_bytes() const { return 0; }
+};
+
+/// A residency of its own accord: entries begin and end.
+class StateStore : public StateResidency {
+ public:
+  /// What the rank holds of the entry is kept from now on, all zero, whatever it was before.
+  virtual void create(StateId id) = 0;
+  /// The entry is there; it is no longer.
+  virtual void erase(StateId id) = 0;
 };
 
 inline StateLease::~StateLease() {
-  if (home_ != nullptr) home_->release(id_, dirty_);
+  if (home_ != nullptr) home_->release(use_, tensor_);
 }
 
-/// The state of one rank in memory, always.
-class ResidentState final : public StateResidency {
- public:
-  ResidentState(Arena& arena, const StateTable& table, int rank)
-      : arena_(arena), table_(table), rank_(rank), tensors_(table.entries().size()) {}
-  /// Creates what the rank holds at that step, filled with zeros.
-  void create_all(std::int64_t step);
-  /// Holds what is kept at step `to` instead of at `from`: what begins anew is zero. What ends makes
-  /// room before anything begins.
-  void change_step(std::int64_t from, std::int64_t to);
-  /// The tensor itself, for loading and saving. Throws LogicError if it is not kept.
-  const Tensor& at(StateId id) const;
+/// What is kept at `step`, all zero; weights and their scales are the weight store's.
+void create_state(StateStore& store, const StateTable& table, std::int64_t step);
+/// Keeps what is kept at step `to` instead of at `from`: what begins anew is zero. What ends makes
+/// room before anything begins.
+void change_state(StateStore& store, const StateTable& table, std::int64_t from, std::int64_t to);
 
-  void begin_pass(std::span<const StateId>) override {}
-  StateLease acquire(StateId id) override { return {*this, id, at(id)}; }
-  void release(StateId, bool) noexcept override {}
-  void commit(std::int64_t) override {}
+/// Weights and their scales from one residency, all else from another.
+class JoinedState final : public StateResidency {
+ public:
+  JoinedState(const StateTable& table, StateResidency& weights, StateResidency& others)
+      : table_(table), weights_(weights), others_(others) {}
+  void announce(std::span<const StateUse> order) override;
+  StateLease acquire(const StateUse& use) override { return home_of(use.id).acquire(use); }
+  void release(const StateUse& use, const Tensor& tensor) noexcept override {
+    home_of(use.id).release(use, tensor);
+  }
+  void commit(std::int64_t step) override;
+  std::int64_t window_bytes() const override;
 
  private:
-  void create(const StateEntry& entry);
-
-  Arena& arena_;
+  StateResidency& home_of(StateId id) const {
+    return table_[id].in_weight_store() ? weights_ : others_;
+  }
   const StateTable& table_;
-  int rank_;
-  std::vector<Tensor> tensors_;  // by StateId
+  StateResidency& weights_;
+  StateResidency& others_;
 };
+
+/// Bytes that are moved at once where nothing else limits them: while saving and loading.
+inline constexpr std::int64_t kStatePieceBytes = std::int64_t{16} << 20;
+
+/// A use in pieces of about `bytes` that begin at whole granules, at least one granule each; none
+/// of no rows, one of a shared slot.
+std::vector<StateUse> in_pieces(const StateTable& table, const StateUse& use, std::int64_t bytes);
+
+/// The most rows, a multiple of `granule`, of which `bytes` hold the state if `rows` of them take
+/// `all_bytes`; at least one granule.
+std::int64_t rows_within(std::int64_t bytes, std::int64_t rows, std::int64_t all_bytes,
+                         std::int64_t granule);
 
 }  // namespace thimble

@@ -31,21 +31,24 @@ std::vector<StateSlot> weight_slots(const ParamInfo& info, bool int8, DType dtyp
                                     MasterFormat master) {
   if (int8) {
     const StateSlot codes =
-        of_kind(StateKind::kWeight, element_slot("weight", DType::kU8, info));
-    return {codes, of_kind(StateKind::kScale, group_slot("scale", codes, kInt8Group))};
+        of_kind(StateKind::kWeight, element_slot(slot_names::kWeight, DType::kU8, info));
+    return {codes, of_kind(StateKind::kScale, group_slot(slot_names::kScale, codes, kInt8Group))};
   }
-  if (!info.trainable) return {of_kind(StateKind::kWeight, element_slot("weight", dtype, info))};
+  const StateSlot weight =
+      of_kind(StateKind::kWeight, element_slot(slot_names::kWeight, dtype, info));
+  if (!info.trainable) return {weight};
   switch (master) {
     case MasterFormat::kF32:
-      return {of_kind(StateKind::kMaster, element_slot("master", DType::kF32, info))};
+      return {weight, of_kind(StateKind::kMaster,
+                              element_slot(slot_names::kMaster, DType::kF32, info))};
     case MasterFormat::kSplit:
-      return {of_kind(StateKind::kWeight, element_slot("weight", dtype, info)),
-              of_kind(StateKind::kRemainder, element_slot("remainder", DType::kU16, info))};
+      return {weight, of_kind(StateKind::kRemainder,
+                              element_slot(slot_names::kRemainder, DType::kU16, info))};
     case MasterFormat::kNone:
       break;
   }
-  const char* name = dtype == DType::kF32 ? "master" : "weight";
-  return {of_kind(StateKind::kWeight, element_slot(name, dtype, info))};
+  if (dtype != DType::kF32) return {weight};
+  return {of_kind(StateKind::kWeight, element_slot(slot_names::kMaster, dtype, info))};
 }
 
 }  // namespace
@@ -71,23 +74,24 @@ StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer, DTy
     const ParamInfo& info = params.info(id);
     const RowPartition partition = rows(id);
     const bool int8 = info.trainable && optimizer.int8_weight(info);
-    for (StateSlot& slot : weight_slots(info, int8, weights, master))
-      add(id, std::move(slot), partition, divided);
+    StateEntry entry{.param = id, .rows = partition, .divided = divided};
+    std::vector<StateSlot> slots = weight_slots(info, int8, weights, master);
+    for (StateSlot& slot : slots) {
+      entry.saved = slots.back().kind != StateKind::kMaster || slot.kind == StateKind::kMaster;
+      add(entry, std::move(slot));
+    }
     if (!info.trainable) continue;
-    for (StateSlot& slot : optimizer.state_slots(info))
-      add(id, std::move(slot), partition, divided);
+    for (StateSlot& slot : optimizer.state_slots(info)) add(entry, std::move(slot));
   }
   first_.push_back(entries_.size());
 }
 
-void StateTable::add(ParamId id, StateSlot slot, const RowPartition& rows, bool divided) {
-  const MemoryTag tag = tag_of(slot.kind);
-  entries_.push_back({.id = static_cast<StateId>(entries_.size()),
-                      .param = id,
-                      .slot = std::move(slot),
-                      .tag = tag,
-                      .rows = rows,
-                      .divided = divided});
+void StateTable::add(const StateEntry& like, StateSlot slot) {
+  StateEntry& entry = entries_.emplace_back(like);
+  entry.id = static_cast<StateId>(entries_.size() - 1);
+  entry.tag = tag_of(slot.kind);
+  entry.tier = slot.on_host ? StateTier::kHost : StateTier::kDevice;
+  entry.slot = std::move(slot);
 }
 
 std::span<const StateEntry> StateTable::of(ParamId id) const {
@@ -110,15 +114,16 @@ const StateEntry* StateTable::find(ParamId id, std::string_view name) const {
 }
 
 std::int64_t StateTable::generation(const StateEntry& entry, std::int64_t step) const {
-  const bool optimizers =
-      entry.slot.kind == StateKind::kOptimizer || entry.slot.kind == StateKind::kProjector;
-  return optimizers ? optimizer_.state_generation(params_.info(entry.param), step) : 0;
+  return entry.slot.is_weight() ? 0
+                                : optimizer_.state_generation(params_.info(entry.param), step);
 }
 
 std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank) {
   std::vector<SavedArray> arrays;
   for (const StateEntry& entry : table.entries()) {
-    if (table.kept(entry, step)) arrays.push_back({&entry, entry.written(rank)});
+    if (!entry.saved || !table.kept(entry, step)) continue;
+    const ByteRange own = entry.written(rank);
+    arrays.push_back({&entry, own.size > 0 ? entry.rows.slice(rank) : Slice{}, own});
   }
   return arrays;
 }

@@ -21,6 +21,20 @@ enum class MasterFormat : std::uint8_t {
   kSplit,  // u16: what a bf16 weight lacks of an f32
 };
 
+/// Where an entry is between its uses, as far as nothing moves it away.
+enum class StateTier : std::uint8_t {
+  kDevice,  // where updates run
+  kHost,    // the host's memory
+};
+
+/// The names that checkpoints have for what stands for a weight itself.
+namespace slot_names {
+inline constexpr const char* kWeight = "weight";
+inline constexpr const char* kScale = "scale";
+inline constexpr const char* kMaster = "master";
+inline constexpr const char* kRemainder = "remainder";
+}  // namespace slot_names
+
 /// Index in a StateTable.
 enum class StateId : std::int32_t {};
 
@@ -35,10 +49,12 @@ struct StateEntry {
   ParamId param = ParamId::kNone;
   StateSlot slot;
   MemoryTag tag = MemoryTag::kOptimizer;
+  StateTier tier = StateTier::kDevice;
+  bool saved = true;     // false: made anew from the master
   RowPartition rows;     // of the parameter: who writes which
   bool divided = false;  // each rank holds only what it writes; otherwise all of it
 
-  /// Weights and their scales lie in the weight store, all else in a StateResidency.
+  /// Weights and their scales lie in the weight store, all else in a state store.
   bool in_weight_store() const {
     return slot.kind == StateKind::kWeight || slot.kind == StateKind::kScale;
   }
@@ -49,10 +65,9 @@ struct StateEntry {
   /// The part of it that the rank saves: the ranks' parts are disjoint, and all of the array. What
   /// every slice keeps is saved by the first rank that has rows.
   ByteRange written(int rank) const;
-  std::int64_t bytes() const { return slot.whole.numel() * dtype_size(slot.dtype); }
-
- private:
+  /// Of the whole array, the run that belongs to rows.
   ByteRange range(Slice of) const;
+  std::int64_t bytes() const { return slot.whole.numel() * dtype_size(slot.dtype); }
 };
 
 class StateTable {
@@ -80,7 +95,7 @@ class StateTable {
   }
 
  private:
-  void add(ParamId id, StateSlot slot, const RowPartition& rows, bool divided);
+  void add(const StateEntry& like, StateSlot slot);
 
   const ParamTable& params_;
   const Optimizer& optimizer_;
@@ -91,7 +106,8 @@ class StateTable {
 /// One rank's part of a save: all arrays, in the table's order, with what it writes of each.
 struct SavedArray {
   const StateEntry* entry;
-  ByteRange own;
+  Slice rows;     // whose state it writes
+  ByteRange own;  // of the array
 };
 std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank);
 

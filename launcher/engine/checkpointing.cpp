@@ -5,8 +5,7 @@
 #include <optional>
 
 #include "core/base/numeric.h"
-#include "core/device/device_memory.h"
-#include "parallel/quantised_store.h"
+#include "parallel/collectives.h"
 
 namespace thimble {
 namespace {
@@ -28,25 +27,43 @@ std::vector<SavedArray> arrays_of(const TrainEngine& engine) {
   return arrays_to_save(engine.table(), engine.state_step(), engine.rank());
 }
 
-// Bytes of state on their way between a device and the host at once.
-constexpr std::int64_t kStagingBytes = 16 * kMiB;
+// Some of an array's bytes, in the host's memory while it is leased.
+struct Piece {
+  std::size_t array;
+  StateUse use;
+  std::int64_t offset;  // of the array
+};
 
-// Runs body(offset from the run's begin, bytes that the host can write) over a run of a tensor's
-// bytes; they are the tensor's before (to_host), or become the tensor's after.
+// What this rank leases of the arrays to write its part, or to read all that it holds.
+std::vector<Piece> pieces_of(const TrainEngine& engine, std::span<const SavedArray> arrays,
+                             StateAccess access) {
+  const std::int64_t window = engine.state().window_bytes();
+  const std::int64_t bytes = window > 0 ? std::min(window, kStatePieceBytes) : kStatePieceBytes;
+  std::vector<Piece> pieces;
+  for (std::size_t i = 0; i < arrays.size(); ++i) {
+    const auto& [entry, rows, own] = arrays[i];
+    const bool writes = access == StateAccess::kRead;
+    if (writes && own.size == 0) continue;
+    const Slice wanted = writes ? rows : entry->held_rows(engine.rank());
+    for (const StateUse& use :
+         in_pieces(engine.table(), {entry->id, wanted, access, true}, bytes)) {
+      pieces.push_back({i, use, entry->range(use.rows).begin});
+    }
+  }
+  return pieces;
+}
+
+// Runs body(array, offset, bytes) over the pieces.
 template <typename Body>
-void for_host_pieces(Arena& arena, const Tensor& tensor, ByteRange run, bool to_host, Body&& body) {
-  if (run.size == 0) return;
-  auto* at = static_cast<std::byte*>(tensor.raw()) + run.begin;
-  if (arena.is_on_host()) return body(0, std::span(at, static_cast<std::size_t>(run.size)));
-  const Reservation staging =
-      arena.host().reserve(MemoryTag::kIo, kStagingBytes, "state on its way");
-  auto* here = static_cast<std::byte*>(staging.data());
-  const DeviceMemory& memory = device_memory(arena.device().kind);
-  for (std::int64_t done = 0; done < run.size; done += kStagingBytes) {
-    const std::int64_t size = std::min(kStagingBytes, run.size - done);
-    if (to_host) memory.to_host(here, at + done, size);
-    body(done, std::span(here, static_cast<std::size_t>(size)));
-    if (!to_host) memory.from_host(at + done, here, size);
+void for_pieces(TrainEngine& engine, std::span<const Piece> pieces, Body&& body) {
+  std::vector<StateUse> order;
+  for (const Piece& piece : pieces) order.push_back(piece.use);
+  engine.state().announce(order);
+  for (const Piece& piece : pieces) {
+    const StateLease lease = engine.state().acquire(piece.use);
+    body(piece.array, piece.offset,
+         std::span(static_cast<std::byte*>(lease.tensor().raw()),
+                   static_cast<std::size_t>(lease.tensor().nbytes())));
   }
 }
 
@@ -121,9 +138,10 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
   Arena& host = engine.arena().host();
   const Reservation scratch =
       host.reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  const std::vector<SavedArray> arrays = arrays_of(engine);
+  const std::vector<Piece> pieces = pieces_of(engine, arrays, StateAccess::kRead);
   if (engine.arena().device().planning) {
-    if (!engine.arena().is_on_host())
-      static_cast<void>(host.reserve(MemoryTag::kIo, kStagingBytes, "state on its way"));
+    for_pieces(engine, pieces, [](std::size_t, std::int64_t, std::span<std::byte>) {});
     return {};
   }
   const Json metadata{{"model_config", identity.model_config},
@@ -142,7 +160,6 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
       files,
       {static_cast<std::byte*>(scratch.data()), static_cast<std::size_t>(kCheckpointScratchBytes)}};
   Communicator& comm = engine.comm();
-  const std::vector<SavedArray> arrays = arrays_of(engine);
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(engine);
   std::optional<CheckpointWriter> writer;      // of rank 0
   std::optional<SharedCheckpointFile> shared;  // of the others
@@ -157,22 +174,17 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
     if (comm.rank() != 0) {
       shared.emplace(io, CheckpointWriter::data_path(directory, state.step));
     }
-    for (std::size_t i = 0; i < arrays.size(); ++i) {
-      const auto& [entry, own] = arrays[i];
-      const auto write = [&, begin = own.begin](std::int64_t offset,
-                                                std::span<const std::byte> bytes) {
-        if (writer) {
-          writer->write(tensors[i].name, tensors[i].slot, begin + offset, bytes);
-        } else {
-          shared->write(tensors[i].name, tensors[i].slot, begin + offset, bytes);
-        }
-      };
-      const ByteRange held = entry->held(comm.rank());
-      for_host_pieces(engine.arena(), engine.held(*entry), {own.begin - held.begin, own.size}, true,
-                      write);
-      written += own.size;
-      if (writer) note_other_ranks(tensors[i], arrays[i], *writer);
-    }
+    for_pieces(engine, pieces,
+               [&](std::size_t i, std::int64_t offset, std::span<const std::byte> bytes) {
+                 if (writer) {
+                   writer->write(tensors[i].name, tensors[i].slot, offset, bytes);
+                 } else {
+                   shared->write(tensors[i].name, tensors[i].slot, offset, bytes);
+                 }
+                 written += static_cast<std::int64_t>(bytes.size());
+               });
+    for (std::size_t i = 0; writer && i < arrays.size(); ++i)
+      note_other_ranks(tensors[i], arrays[i], *writer);
     if (shared) shared->sync();
   });
   check_written(comm, arrays, written);
@@ -188,13 +200,10 @@ TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) 
   const std::vector<CheckpointTensor> tensors = checkpoint_tensors(engine);
   reader.require(tensors);
   const std::vector<SavedArray> arrays = arrays_of(engine);
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    const ByteRange held = arrays[i].entry->held(engine.rank());
-    for_host_pieces(engine.arena(), engine.held(*arrays[i].entry), {0, held.size}, false,
-                    [&](std::int64_t offset, std::span<std::byte> bytes) {
-                      reader.read(tensors[i].name, tensors[i].slot, held.begin + offset, bytes);
-                    });
-  }
+  for_pieces(engine, pieces_of(engine, arrays, StateAccess::kOverwrite),
+             [&](std::size_t i, std::int64_t offset, std::span<std::byte> bytes) {
+               reader.read(tensors[i].name, tensors[i].slot, offset, bytes);
+             });
   engine.refresh_weights();
   return checkpoint_state(reader);
 }

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/ops/ops.h"
+#include "parallel/collectives.h"
 
 namespace thimble {
 
@@ -18,7 +19,7 @@ void FusedUpdate::begin(const Step& step, std::span<const UpdateItem> items) {
 void FusedUpdate::ready(std::span<const ParamId> ids) {
   std::vector<ExactSum> sums(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (sink_.grad(ids[i]).numel() > 0) ops::add_squares(arena_, sums[i], sink_.grad(ids[i]));
+    if (gradients_.grad(ids[i]).numel() > 0) ops::add_squares(arena_, sums[i], gradients_.grad(ids[i]));
   }
   if (shards_gradients_) all_reduce(comm_, "norms", std::span(sums));
   // Those that are clipped alike are updated together: their sums travel as one.
@@ -27,15 +28,15 @@ void FusedUpdate::ready(std::span<const ParamId> ids) {
     const double squares = sums[i].value();
     if (!std::isfinite(squares)) {
       skipped_.push_back(ids[i]);
-      sink_.release(ids[i]);
+      gradients_.release(ids[i]);
       continue;
     }
     squares_.add(sums[i]);
     if (step_.only_measures) {
-      sink_.release(ids[i]);
+      gradients_.release(ids[i]);
       continue;
     }
-    double scale = step_.grad_scale;
+    double scale = step_.update.grad_scale;
     if (step_.max_tensor_norm > 0)
       scale *= std::min(1.0, step_.max_tensor_norm / (std::sqrt(squares) + 1e-6));
     const auto same = std::find_if(groups.begin(), groups.end(),
@@ -45,8 +46,11 @@ void FusedUpdate::ready(std::span<const ParamId> ids) {
                       : same->second;
     items.push_back(items_.at(static_cast<std::size_t>(ids[i])));
   }
-  for (const auto& [scale, items] : groups)
-    loop_.step(arena_, host_, items, step_.number, step_.lr, scale);
+  for (const auto& [scale, items] : groups) {
+    UpdateStep step = step_.update;
+    step.grad_scale = scale;
+    update_(items, step);
+  }
 }
 
 }  // namespace thimble

@@ -2,11 +2,13 @@
 // computes, so that gradients never exist all at once.
 #pragma once
 
+#include <functional>
 #include <span>
 #include <vector>
 
+#include "core/nn/step_gradients.h"
 #include "optim/update_loop.h"
-#include "parallel/sharded_grad_sink.h"
+#include "parallel/communicator.h"
 
 namespace thimble {
 
@@ -20,20 +22,20 @@ enum class ClipMode : std::uint8_t {
 
 class FusedUpdate {
  public:
+  /// Updates parameters that are ready together.
+  using Update = std::function<void(std::span<const UpdateItem>, const UpdateStep&)>;
+
   FusedUpdate(Arena& arena, const ParamTable& params, Communicator& comm, bool shards_gradients,
-              ShardedGradSink& sink, UpdateLoop& loop, UpdateLoop::Host& host)
+              StepGradients& gradients, Update update)
       : arena_(arena),
         params_(params),
         comm_(comm),
         shards_gradients_(shards_gradients),
-        sink_(sink),
-        loop_(loop),
-        host_(host) {}
+        gradients_(gradients),
+        update_(std::move(update)) {}
 
   struct Step {
-    std::int64_t number = 1;
-    double lr = 0;
-    double grad_scale = 1;
+    UpdateStep update;
     double max_tensor_norm = 0;  // 0: no clipping by tensor
     bool only_measures = false;  // gradients are dropped, nothing is updated
   };
@@ -42,6 +44,8 @@ class FusedUpdate {
   /// The gradients of these parameters are final. All ranks call it with the same ones.
   void ready(std::span<const ParamId> ids);
 
+  /// Whether the running step's gradients change anything, or are only measured.
+  bool updates() const { return !step_.only_measures; }
   /// Of all gradients so far that were finite, over all ranks.
   const ExactSum& squares() const { return squares_; }
   /// Parameters that were left alone because their gradient was not finite.
@@ -52,9 +56,8 @@ class FusedUpdate {
   const ParamTable& params_;
   Communicator& comm_;
   bool shards_gradients_;  // each rank has rows of a gradient, not all of it
-  ShardedGradSink& sink_;
-  UpdateLoop& loop_;
-  UpdateLoop::Host& host_;
+  StepGradients& gradients_;
+  Update update_;
   Step step_;
   std::vector<UpdateItem> items_;  // by parameter
   ExactSum squares_;

@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "core/device/gpu.h"
+#include "core/nn/resident_state.h"
 #include "core/ops/ops.h"
 #include "launcher/engine/batch_sums.h"
 #include "launcher/engine/fp8_check.h"
@@ -16,6 +17,7 @@
 #include "models/rope_table.h"
 #include "optim/stored_values.h"
 #include "parallel/quantised_store.h"
+#include "parallel/sharded_grad_sink.h"
 #include "parallel/staged_communicator.h"
 
 namespace thimble {
@@ -52,23 +54,38 @@ OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
   return need;
 }
 
-std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
-                                        const EngineOptions& options, const ParallelPlan& plan,
-                                        const std::vector<bool>& int8, Communicator& comm) {
-  if (std::find(int8.begin(), int8.end(), true) != int8.end()) {
-    if (plan.stage() == 3 || options.dtype != DType::kBF16) {
+std::unique_ptr<WeightStore> make_own_store(Arena& arena, const Transformer& model,
+                                            const EngineOptions& options,
+                                            const StoreParts& parts) {
+  const auto entries = parts.table.entries();
+  const bool any_int8 = std::any_of(entries.begin(), entries.end(), [](const StateEntry& entry) {
+    return entry.slot.kind == StateKind::kScale;
+  });
+  if (any_int8) {
+    if (parts.plan.stage() == 3 || options.dtype != DType::kBF16) {
       throw_user(
           "8-bit weights: allowed with parallelism.zero_stage 0, 1, 2 and model.dtype = "
           "\"bf16\"");
     }
-    return std::make_unique<QuantisedStore>(arena, model.params(), options.dtype, int8, plan, comm);
+    return std::make_unique<QuantisedStore>(arena, parts);
   }
-  if (plan.stage() == 3) {
-    return std::make_unique<GatheredStore>(arena, model.params(), options.dtype,
-                                           model.block_params(), plan, comm);
-  }
-  return std::make_unique<ReplicatedStore>(arena, model.params(), options.dtype,
-                                           options.recompute == Recompute::kNone, plan, comm);
+  if (parts.plan.stage() == 3)
+    return std::make_unique<GatheredStore>(arena, parts, model.block_params());
+  return std::make_unique<ReplicatedStore>(arena, parts, options.recompute == Recompute::kNone);
+}
+
+std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
+                                        const EngineOptions& options, const StoreParts& parts,
+                                        const EngineStores& stores) {
+  std::unique_ptr<WeightStore> own = make_own_store(arena, model, options, parts);
+  if (!stores.weights) return own;
+  return stores.weights(arena, parts.table, parts.comm.rank(), std::move(own));
+}
+
+std::unique_ptr<StateStore> make_state_store(Arena& arena, const StateTable& table, int rank,
+                                             const EngineStores& stores) {
+  if (stores.state) return stores.state(arena, table, rank);
+  return std::make_unique<ResidentState>(arena, table, rank);
 }
 
 // Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours,
@@ -112,17 +129,13 @@ double clip_factor(const EngineOptions& options, double norm) {
 
 }  // namespace
 
-class TrainEngine::Host final : public UpdateLoop::Host {
+class TrainEngine::Client final : public UpdateLoop::Client {
  public:
-  explicit Host(TrainEngine& engine) : engine_(engine) {}
-  UpdateTensors tensors(const UpdateItem& item) override {
-    return {.grad = engine_.sink_.grad(item.id),
-            .weight = engine_.store_->shard(item.id),
-            .scales = engine_.store_->shard_scales(item.id)};
-  }
-  void updated(const UpdateItem& item) override {
-    engine_.store_->changed(item.id);
-    engine_.sink_.release(item.id);
+  explicit Client(TrainEngine& engine) : engine_(engine) {}
+  Tensor gradient(ParamId id) override { return engine_.gradients_->grad(id); }
+  void updated(ParamId id) override {
+    engine_.store_->changed(id);
+    engine_.gradients_->release(id);
   }
 
  private:
@@ -142,8 +155,12 @@ class TrainEngine::Images final : public GradMap {
     if (engine_.step_ == 0 || !info.trainable) return 0;
     return engine_.optimizer_.image_width(info, engine_.step_);
   }
-  Tensor apply(ParamId id, const Tensor& gradient) const override {
-    return engine_.loop_.image(engine_.arena_, id, engine_.step_, gradient);
+  Tensor apply(ParamId id, const Tensor& gradient) override {
+    engine_.forecast_.gradient_complete(id);
+    if (width(id) == 0) return gradient;
+    if (!engine_.foreseen_)
+      engine_.state_.announce(engine_.loop_.image_uses(id, engine_.step_));
+    return engine_.loop_.image(id, engine_.step_, gradient);
   }
 
  private:
@@ -155,7 +172,8 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
     : TrainEngine(arena, model, optimizer, options, alone_) {}
 
 TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
-                         const EngineOptions& options, Communicator& comm)
+                         const EngineOptions& options, Communicator& comm,
+                         const EngineStores& stores)
     : arena_(arena),
       model_(model),
       optimizer_(optimizer),
@@ -167,55 +185,49 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
             {.ranks = comm.size(),
              .stage = comm.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
-      store_(make_store(arena, model, options, plan_, int8_, comm_)),
-      images_(std::make_unique<Images>(*this)),
-      sink_(arena, model.params(), plan_, comm_, *images_,
-            {.reduce = {.wire = options.wire, .by_transport = options.reduce_by_transport},
-             .accumulates = options.accumulates,
-             .local_dtypes = grad_dtypes(model, options, comm.size())}),
       table_(model.params(), optimizer, options.dtype, master(),
              [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
-      state_(arena, table_, comm.rank()),
+      store_(make_store(arena, model, options,
+                        {model.params(), table_, plan_, comm_, options.dtype}, stores)),
+      state_store_(make_state_store(arena, table_, comm.rank(), stores)),
+      state_(table_, *store_, *state_store_),
+      images_(std::make_unique<Images>(*this)),
+      gradients_(std::make_unique<ShardedGradSink>(
+          arena, model.params(), plan_, comm_, *images_,
+          GradSinkOptions{.reduce = {.wire = options.wire,
+                                     .by_transport = options.reduce_by_transport},
+                          .accumulates = options.accumulates,
+                          .local_dtypes = grad_dtypes(model, options, comm.size())})),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
-      loop_(model.params(), optimizer, table_, state_, *sums_, options.seed),
+      loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),
+      client_(std::make_unique<Client>(*this)),
+      forecast_(model.params(), optimizer),
       repeated_{RepeatedWork(gpu_graphs()), RepeatedWork(gpu_graphs())} {
   check_fp8(options, model.config(), arena);
   for (const ParamId id : model.params().ids()) {
     if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm.rank())});
   }
-  state_.create_all(1);
-  host_ = std::make_unique<Host>(*this);
+  create_state(*state_store_, table_, 1);
   if (options.fused_backward) {
-    fused_ = std::make_unique<FusedUpdate>(arena, model.params(), comm_, plan_.stage() > 0, sink_,
-                                           loop_, *host_);
-    sink_.set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
+    fused_ = std::make_unique<FusedUpdate>(
+        arena, model.params(), comm_, plan_.stage() > 0, *gradients_,
+        [this](std::span<const UpdateItem> items, const UpdateStep& step) {
+          forecast_.updated({items.begin(), items.end()});
+          update(items, step, foreseen_);
+        });
+    gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
   rope_table_ = make_rope_table(arena, model.config(), options.seq_len);
 }
 
 void TrainEngine::load(TensorSource& source) {
-  for (const ParamId id : model_.params().ids()) {
-    const ParamInfo& info = model_.params().info(id);
-    const Slice rows = plan_.updated(id, comm_.rank());
-    const StateEntry* remainder = table_.find(id, StateKind::kRemainder);
-    if (int8_[static_cast<std::size_t>(id)]) {
-      load_int8(arena_, info, rows, source, store_->shard(id), store_->shard_scales(id));
-    } else if (const StateEntry* master = table_.find(id, StateKind::kMaster)) {
-      load_rows(arena_, info, rows, source, state_.at(master->id));
-    } else {
-      load_rows(arena_, info, rows, source, store_->shard(id),
-                remainder != nullptr ? state_.at(remainder->id) : Tensor());
-    }
-  }
+  load_weights(arena_, model_.params(), table_, state_, comm_.rank(), source);
   refresh_weights();
 }
 
 void TrainEngine::refresh_weights() {
-  for (const ParamId id : model_.params().ids()) {
-    if (const StateEntry* master = table_.find(id, StateKind::kMaster))
-      derive_weight(store_->shard(id), state_.at(master->id));
-    store_->changed(id);
-  }
+  derive_weights(table_, state_, comm_.rank());
+  for (const ParamId id : model_.params().ids()) store_->changed(id);
   store_->publish();
 }
 
@@ -235,7 +247,7 @@ ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   ExactSum sum;
   first_bad = -1;
   for (const UpdateItem& item : active_) {
-    const Tensor& grad = sink_.grad(item.id);
+    const Tensor& grad = gradients_->grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
     ops::add_squares(arena_, sum, grad);
     if (first_bad < 0 && !std::isfinite(sum.value()))
@@ -269,14 +281,8 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
                          : model_.params().info(static_cast<ParamId>(first_bad)).name;
 }
 
-Tensor TrainEngine::held(const StateEntry& entry) {
-  if (!entry.in_weight_store()) return state_.at(entry.id);
-  return entry.slot.kind == StateKind::kScale ? store_->shard_scales(entry.param)
-                                              : store_->shard(entry.param);
-}
-
 void TrainEngine::keep_state_of(std::int64_t step) {
-  if (optimizer_.varies()) state_.change_step(state_step_, step);
+  if (optimizer_.varies()) change_state(*state_store_, table_, state_step_, step);
   state_step_ = step;
 }
 
@@ -289,9 +295,29 @@ void TrainEngine::begin_step(std::int64_t step) {
   }
 }
 
+// Before gradients of a pass are complete.
+void TrainEngine::begin_backward(bool updates) {
+  foreseen_ = forecast_.knows(updates);
+  if (foreseen_) state_.announce(forecast_.expected(loop_, updates, step_));
+  forecast_.begin_pass(updates);
+}
+
+void TrainEngine::update(std::span<const UpdateItem> items, const UpdateStep& step,
+                         bool announced) {
+  if (!announced) state_.announce(loop_.uses(items, step.number));
+  loop_.step(*client_, items, step);
+}
+
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
   begin_step(step);
-  if (fused_) return fused_step(micro_batches, step, lr);
+  const StepResult result =
+      fused_ ? fused_step(micro_batches, step, lr) : plain_step(micro_batches, step, lr);
+  state_.commit(step);
+  return result;
+}
+
+StepResult TrainEngine::plain_step(std::span<const Batch> micro_batches, std::int64_t step,
+                                   double lr) {
   const Sums sums = run_passes(micro_batches);
   StepResult result{.trained_tokens = count_trained(micro_batches)};
   phase("norm", true);
@@ -300,11 +326,11 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
   agree(sums, squared, first_bad, result);
   phase("norm", false);
   if (result.skipped) {
-    sink_.release_all();
+    gradients_->release_all();
     return result;
   }
   phase("update", true);
-  loop_.step(arena_, *host_, active_, step, lr, clip_factor(options_, result.grad_norm));
+  update(active_, {step, lr, clip_factor(options_, result.grad_norm)}, false);
   store_->publish();
   phase("update", false);
   return result;
@@ -312,7 +338,7 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
 
 StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::int64_t step,
                                    double lr) {
-  FusedUpdate::Step update{.number = step, .lr = lr};
+  FusedUpdate::Step update{.update = {.number = step, .lr = lr}};
   StepResult result{.trained_tokens = count_trained(micro_batches)};
   Sums sums;
   if (options_.clip_mode == ClipMode::kTwoPass) {
@@ -325,14 +351,14 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
           fused_->skipped().empty() ? -1 : static_cast<std::int32_t>(fused_->skipped().front());
       ExactSum none;
       none.add(std::numeric_limits<double>::quiet_NaN());
-      sink_.release_all();
+      gradients_->release_all();
       agree(sums, none, bad, result);
       return result;
     }
     update.only_measures = false;
-    update.grad_scale = clip_factor(options_, norm);
+    update.update.grad_scale = clip_factor(options_, norm);
   } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
-    update.grad_scale = clip_factor(options_, last_grad_norm_);
+    update.update.grad_scale = clip_factor(options_, last_grad_norm_);
   } else if (options_.clip_mode == ClipMode::kPerTensor) {
     update.max_tensor_norm = options_.max_grad_norm;
   }
@@ -343,7 +369,7 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
   const ExactSum squares = plan_.stage() == 0 || comm_.rank() == 0 ? fused_->squares() : ExactSum();
   agree(sums, squares, -1, result);
   if (result.skipped) {
-    sink_.release_all();
+    gradients_->release_all();
     return result;
   }
   result.skipped_tensors = static_cast<int>(fused_->skipped().size());

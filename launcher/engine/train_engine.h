@@ -12,11 +12,12 @@
 
 #include "core/autograd/saved_tensor.h"
 #include "core/device/repeated_work.h"
+#include "core/nn/step_gradients.h"
+#include "core/nn/weight_store.h"
 #include "launcher/engine/fused_update.h"
+#include "launcher/engine/state_forecast.h"
 #include "models/transformer.h"
-#include "optim/update_loop.h"
-#include "parallel/sharded_grad_sink.h"
-#include "parallel/weight_store.h"
+#include "parallel/parallel_plan.h"
 
 namespace thimble {
 
@@ -57,6 +58,16 @@ struct EvalSum {
   double weight = 0;
 };
 
+/// What an engine keeps its state in, where it is not memory alone; made once it is known what has
+/// to be kept. Empty: memory.
+struct EngineStores {
+  std::function<std::unique_ptr<StateStore>(Arena&, const StateTable&, int rank)> state;
+  /// In place of the store that the engine made, or around it.
+  std::function<std::unique_ptr<WeightStore>(Arena&, const StateTable&, int rank,
+                                             std::unique_ptr<WeightStore>)>
+      weights;
+};
+
 /// Called around the phases of a step: "forward", "backward", "norm", "update".
 using PhaseHook = std::function<void(const char* phase, bool begin)>;
 
@@ -65,7 +76,7 @@ class TrainEngine {
   /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same
   /// arguments.
   TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
-              const EngineOptions& options, Communicator& comm);
+              const EngineOptions& options, Communicator& comm, const EngineStores& stores = {});
   /// One process alone.
   TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
               const EngineOptions& options);
@@ -99,14 +110,15 @@ class TrainEngine {
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
 
   WeightStore& store() { return *store_; }
-  /// Everything that is kept between steps, and where this rank has it.
+  /// Everything that is kept between steps, and the way to what this rank has of it.
   const StateTable& table() const { return table_; }
-  Tensor held(const StateEntry& entry);
+  StateResidency& state() { return state_; }
+  const StateResidency& state() const { return state_; }
   Communicator& comm() { return comm_; }
   int rank() const { return comm_.rank(); }
   const ParallelPlan& parallel() const { return plan_; }
   /// Gradients of the last backward pass, for tests; released by the next step.
-  const ShardedGradSink& grads() const { return sink_; }
+  const StepGradients& grads() const { return *gradients_; }
   Arena& arena() { return arena_; }
   const Transformer& model() const { return model_; }
   const EngineOptions& options() const { return options_; }
@@ -119,10 +131,10 @@ class TrainEngine {
   std::int64_t replayed_passes() const { return repeated_[0].replays() + repeated_[1].replays(); }
   /// Forward and backward only, gradients kept in grads() until release_grads().
   StepResult accumulate(std::span<const Batch> micro_batches);
-  void release_grads() { sink_.release_all(); }
+  void release_grads() { gradients_->release_all(); }
 
  private:
-  class Host;
+  class Client;
   class Images;
   // What the passes of a step have added up on this rank.
   struct Sums {
@@ -134,6 +146,9 @@ class TrainEngine {
   Sums run_passes(std::span<const Batch> micro_batches);
   bool passes_repeat() const;
   void begin_step(std::int64_t step);
+  void begin_backward(bool updates);
+  void update(std::span<const UpdateItem> items, const UpdateStep& step, bool announced);
+  StepResult plain_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   ExactSum squares(std::int32_t& first_bad) const;
   void agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result);
@@ -150,16 +165,19 @@ class TrainEngine {
   Communicator& comm_;
   std::vector<bool> int8_;
   ParallelPlan plan_;
+  StateTable table_;
   std::unique_ptr<WeightStore> store_;
+  std::unique_ptr<StateStore> state_store_;
+  JoinedState state_;
   std::int64_t step_ = 0;  // the running one; 0: none, gradients are then kept as they are
   std::unique_ptr<GradMap> images_;
-  ShardedGradSink sink_;
-  StateTable table_;
-  ResidentState state_;
+  std::unique_ptr<StepGradients> gradients_;
   std::int64_t state_step_ = 1;
   std::unique_ptr<SliceSums> sums_;
   UpdateLoop loop_;
-  std::unique_ptr<UpdateLoop::Host> host_;
+  std::unique_ptr<UpdateLoop::Client> client_;
+  StateForecast forecast_;
+  bool foreseen_ = false;               // the running pass has been announced
   std::unique_ptr<FusedUpdate> fused_;  // if asked for
   double last_grad_norm_ = 0;
   std::vector<UpdateItem> items_;   // all that is trained

@@ -8,6 +8,7 @@
 #include "launcher/engine/batch_feed.h"
 #include "launcher/engine/batch_sums.h"
 #include "launcher/engine/train_engine.h"
+#include "parallel/collectives.h"
 
 namespace thimble {
 
@@ -22,10 +23,10 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
   BatchFeed feed(arena_, micro_batches);
   for (std::size_t i = 0; i < micro_batches.size() && sums.usable; ++i) {
     const bool last = i + 1 == micro_batches.size();
-    sink_.begin_pass(last);
+    gradients_->begin_pass(last);
     const BatchTensors& batch = feed.next();
     const auto pass = [&] {
-      Tape tape(arena_, sink_, keep, options_.recompute);
+      Tape tape(arena_, *gradients_, keep, options_.recompute);
       Context ctx{.store = *store_,
                   .arena = arena_,
                   .dtype = options_.dtype,
@@ -43,12 +44,13 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
         if (!sums.usable) return;
       }
       phase("backward", true);
+      begin_backward(fused_ && last && fused_->updates());
       tape.backward();
-      sink_.end_pass();
+      gradients_->end_pass();
       phase("backward", false);
     };
     if (repeats && i > 0 && !last) {
-      const std::uint64_t key = mix64(mix64(arena_.layout_hash(), sink_.places_hash()), feed.key());
+      const std::uint64_t key = mix64(mix64(arena_.layout_hash(), gradients_->places_hash()), feed.key());
       repeated_[i % 2].run(mix64(key, std::bit_cast<std::uint32_t>(scale)), pass);
     } else {
       pass();
@@ -65,7 +67,7 @@ bool TrainEngine::passes_repeat() const {
   if (!options_.graphs || arena_.is_on_host() || arena_.device().planning || is_observed())
     return false;
   const auto takes_image = [&](const UpdateItem& item) { return images_->width(item.id) > 0; };
-  return sink_.middle_passes_stay_here() &&
+  return gradients_->middle_passes_stay_here() &&
          std::none_of(active_.begin(), active_.end(), takes_image);
 }
 

@@ -16,6 +16,7 @@
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
+#include "parallel/collectives.h"
 
 namespace thimble {
 std::int64_t last_row(const job::JobConfig& job, const Sampler& sampler, std::int64_t total) {

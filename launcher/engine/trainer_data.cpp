@@ -3,6 +3,7 @@
 
 #include "core/base/error.h"
 #include "launcher/engine/trainer.h"
+#include "parallel/collectives.h"
 
 namespace thimble {
 

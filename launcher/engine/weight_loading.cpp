@@ -4,73 +4,138 @@
 
 #include "core/ops/ops.h"
 #include "optim/stored_values.h"
-#include "parallel/quantised_store.h"
 
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kLoadStagingBytes = 16 * kMiB;
-
-// Gives body(begin, end, rows as f32 on the arena's device) the rows of a source in pieces of about
-// kLoadStagingBytes and of whole granules.
-template <typename Body>
-void for_pieces(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
-                std::int64_t granule, Body&& body) {
+// Memory for so many rows of a parameter as f32, on their way.
+Tensor staging(Arena& arena, const ParamInfo& info, std::int64_t rows) {
   const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
-  const std::int64_t step = std::min(
-      rows.rows(), std::max<std::int64_t>(1, kLoadStagingBytes / (4 * width * granule)) * granule);
-  const auto staging = [&](Arena& where) {
-    return Tensor::empty(where, MemoryTag::kIo, DType::kF32, Shape{step * width},
-                         "weights being loaded");
+  return Tensor::empty(arena, MemoryTag::kIo, DType::kF32, Shape{rows * width},
+                       "weights being loaded");
+}
+
+std::int64_t piece_bytes(const StateResidency& state) {
+  const std::int64_t window = state.window_bytes();
+  return window == 0 ? kStatePieceBytes : std::min(window, kStatePieceBytes);
+}
+
+// The rows of a parameter in pieces of about `bytes` as f32.
+std::vector<Slice> row_pieces(const ParamInfo& info, Slice rows, std::int64_t granule,
+                              std::int64_t bytes) {
+  const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
+  const std::int64_t step = rows_within(bytes, rows.rows(), rows.rows() * width * 4, granule);
+  std::vector<Slice> pieces;
+  for (std::int64_t row = rows.begin; row < rows.end; row += step)
+    pieces.push_back({row, std::min(rows.end, row + step)});
+  return pieces;
+}
+
+// What stands for a weight while it is loaded.
+struct LoadedEntries {
+  const StateEntry* values;       // the f32 master, or the weight
+  const StateEntry* rest = nullptr;  // its remainder or its scales
+};
+
+LoadedEntries entries_to_load(const StateTable& table, ParamId id) {
+  if (const StateEntry* master = table.find(id, StateKind::kMaster)) return {master};
+  const StateEntry* scale = table.find(id, StateKind::kScale);
+  return {table.find(id, StateKind::kWeight),
+          scale != nullptr ? scale : table.find(id, StateKind::kRemainder)};
+}
+
+// Into the format of an entry; `rest` as it is.
+void store_values(const StateEntry& entry, const Tensor& to, const Tensor& rest,
+                  const Tensor& values) {
+  if (entry.slot.dtype == DType::kU8) {
+    ops::quantize(to, rest, values);
+  } else if (rest.defined()) {
+    split_weight(to, rest, values);
+  } else {
+    ops::cast(to, values);
+  }
+}
+
+void load_param(Arena& arena, const ParamInfo& info, const LoadedEntries& entries,
+                std::span<const Slice> pieces, StateResidency& state, TensorSource& source) {
+  const auto [values, rest] = entries;
+  const auto use_of = [](const StateEntry& entry, Slice rows) {
+    return StateUse{entry.id, rows, StateAccess::kOverwrite, true};
   };
-  const Tensor read = staging(arena.host());
-  const Tensor moved = arena.is_on_host() ? read : staging(arena);
-  for (std::int64_t r = 0; r < rows.rows(); r += step) {
-    const std::int64_t end = std::min(rows.rows(), r + step), count = (end - r) * width;
-    source.read(info, {rows.begin + r, rows.begin + end}, read);
-    const Tensor piece = moved.rows(0, count);
-    if (!arena.is_on_host()) ops::from_host(piece, read.raw());
-    body(r, end, piece);
+  std::vector<StateUse> order;
+  for (const Slice rows : pieces) {
+    order.push_back(use_of(*values, rows));
+    if (rest != nullptr) order.push_back(use_of(*rest, rows));
+  }
+  state.announce(order);
+  const bool as_it_is = values->slot.dtype == DType::kF32;
+  const Tensor read =
+      as_it_is ? Tensor() : staging(arena.host(), info, pieces.front().rows());
+  for (const Slice rows : pieces) {
+    const StateLease lease = state.acquire(use_of(*values, rows));
+    if (as_it_is) {
+      source.read(info, rows, lease.tensor());
+      continue;
+    }
+    const StateLease more = rest != nullptr ? state.acquire(use_of(*rest, rows)) : StateLease();
+    source.read(info, rows, read);
+    const Tensor part = read.rows(0, lease.tensor().numel()).view(lease.tensor().shape());
+    store_values(*values, lease.tensor(), more.tensor(), part);
   }
 }
 
 }  // namespace
 
-void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
-               const Tensor& weight, const Tensor& remainder) {
-  if (rows.rows() == 0) return;
-  if (weight.dtype() == DType::kF32 && arena.is_on_host()) {
-    source.read(info, rows, weight);
-    return;
+void load_weights(Arena& arena, const ParamTable& params, const StateTable& table,
+                  StateResidency& state, int rank, TensorSource& source) {
+  for (const ParamId id : params.ids()) {
+    const LoadedEntries entries = entries_to_load(table, id);
+    const std::vector<Slice> pieces =
+        row_pieces(params.info(id), entries.values->held_rows(rank), entries.values->rows.granule,
+                   piece_bytes(state));
+    if (!pieces.empty()) load_param(arena, params.info(id), entries, pieces, state, source);
   }
-  for_pieces(arena, info, rows, source, 1,
-             [&](std::int64_t begin, std::int64_t end, const Tensor& read) {
-               const Tensor part = weight.rows(begin, end), values = read.view(part.shape());
-               if (remainder.defined()) {
-                 split_weight(part, remainder.rows(begin, end), values);
-               } else {
-                 ops::cast(part, values);
-               }
-             });
 }
 
-void load_int8(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
-               const Tensor& codes, const Tensor& scales) {
-  if (rows.rows() == 0) return;
-  for_pieces(arena, info, rows, source, int8_granule_rows(info),
-             [&](std::int64_t begin, std::int64_t end, const Tensor& read) {
-               const Slice groups = int8_scales(info, {begin, end});
-               const Tensor part = codes.rows(begin, end);
-               ops::quantize(part, scales.rows(groups.begin, groups.end), read.view(part.shape()));
-             });
+void derive_weights(const StateTable& table, StateResidency& state, int rank) {
+  std::vector<StateUse> order;
+  for (const StateEntry& entry : table.entries()) {
+    if (entry.slot.kind != StateKind::kMaster) continue;
+    const StateEntry& weight = *table.find(entry.param, StateKind::kWeight);
+    for (const StateUse& use :
+         in_pieces(table, {.id = entry.id, .rows = entry.held_rows(rank)}, piece_bytes(state))) {
+      order.push_back(use);
+      order.push_back({weight.id, use.rows, StateAccess::kOverwrite});
+    }
+  }
+  state.announce(order);
+  for (std::size_t i = 0; i < order.size(); i += 2) {
+    const StateLease master = state.acquire(order[i]), weight = state.acquire(order[i + 1]);
+    derive_weight(weight.tensor(), master.tensor());
+  }
 }
 
 void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
                   TensorSource& source) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
-    load_rows(arena, info, whole_slice(info), source, store.writable(id));
+    const Tensor weight = store.writable(id);
     store.changed(id);
+    if (weight.dtype() == DType::kF32 && arena.is_on_host()) {
+      source.read(info, whole_slice(info), weight);
+      continue;
+    }
+    const std::vector<Slice> pieces = row_pieces(info, whole_slice(info), 1, kStatePieceBytes);
+    const Tensor read = staging(arena.host(), info, pieces.front().rows());
+    const Tensor moved =
+        arena.is_on_host() ? read : staging(arena, info, pieces.front().rows());
+    for (const Slice rows : pieces) {
+      source.read(info, rows, read);
+      const Tensor part = weight.rows(rows.begin, rows.end);
+      const Tensor values = moved.rows(0, part.numel()).view(part.shape());
+      if (!arena.is_on_host()) ops::from_host(values, read.raw());
+      ops::cast(part, values);
+    }
   }
 }
 

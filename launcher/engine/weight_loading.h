@@ -1,18 +1,18 @@
 // Weights from where they come from into the format in which they are kept, a few rows at a time.
 #pragma once
 
+#include "core/nn/state_residency.h"
 #include "models/transformer.h"
 
 namespace thimble {
 
-/// Reads rows of a parameter into a f32 or bf16 weight; what a bf16 weight lacks goes to
-/// `remainder` (u16) if that is defined.
-void load_rows(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
-               const Tensor& weight, const Tensor& remainder = {});
+/// Reads a rank's rows of every parameter into what stands for its weight: the master, or the
+/// weight with its remainder or its scales.
+void load_weights(Arena& arena, const ParamTable& params, const StateTable& table,
+                  StateResidency& state, int rank, TensorSource& source);
 
-/// Into 8-bit codes and the scales of their groups.
-void load_int8(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& source,
-               const Tensor& codes, const Tensor& scales);
+/// Makes the rank's rows of the compute weights that have a f32 master anew.
+void derive_weights(const StateTable& table, StateResidency& state, int rank);
 
 /// Reads every parameter of a store that has no master (evaluation, decoding).
 void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,

@@ -1,9 +1,9 @@
 // AdamW by hand, schedules at their edges, and the update loop with an optimizer of two rounds and
 // late state.
 #include <cstring>
-#include <deque>
 
 #include "core/nn/resident_grad_sink.h"
+#include "core/nn/resident_state.h"
 #include "optim/adamw.h"
 #include "optim/schedule.h"
 #include "optim/update_loop.h"
@@ -14,12 +14,22 @@ namespace {
 
 constexpr ParamId kParam{0};
 
-struct OneParam final : UpdateLoop::Host {
-  Tensor grad, weight;
+struct OneParam final : UpdateLoop::Client {
+  Tensor grad;
   int updates = 0;
-  UpdateTensors tensors(const UpdateItem&) override { return {grad, weight}; }
-  void updated(const UpdateItem&) override { ++updates; }
+  Tensor gradient(ParamId) override { return grad; }
+  void updated(ParamId) override { ++updates; }
 };
+
+// All of an entry, where it is.
+Tensor whole(StateResidency& state, const StateEntry* entry) {
+  return state.acquire({entry->id, entry->held_rows(0)}).tensor();
+}
+
+// Weights too.
+void create_all(StateStore& state, const StateTable& table) {
+  for (const StateEntry& entry : table.entries()) state.create(entry.id);
+}
 
 // Of one process, which holds everything.
 StateTable whole_table(const ParamTable& params, const Optimizer& optimizer, DType weights,
@@ -38,24 +48,24 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
       const AdamW adamw(o);
       const StateTable table = whole_table(params, adamw, DType::kBF16, MasterFormat::kF32);
       ResidentState state(*arena, table, 0);
-      state.create_all(1);
+      create_all(state, table);
       const UpdateItem item{kParam, whole_slice(params.info(kParam))};
       OneParam host;
-      host.weight = Tensor::empty(*arena, MemoryTag::kWeights, DType::kBF16, Shape{11, 7});
-      const Tensor master = state.at(table.find(kParam, StateKind::kMaster)->id);
+      const Tensor weight = whole(state, table.find(kParam, StateKind::kWeight));
+      const Tensor master = whole(state, table.find(kParam, StateKind::kMaster));
       std::vector<double> w, m(77), v(77);
       const Tensor initial = random_tensor(*arena, DType::kF32, Shape{11, 7}, 1);
       ops::copy(master, initial);
       w = values_of(initial);
       SliceSums sums;
-      UpdateLoop loop(params, adamw, table, state, sums, 0);
+      UpdateLoop loop({*arena, params, adamw, table, state, sums});
       for (int t = 1; t <= 3; ++t) {
         host.grad = random_tensor(*arena, t == 2 ? DType::kBF16 : DType::kF32, Shape{11, 7},
                                   static_cast<std::uint64_t>(10 + t));
         const std::vector<double> g = values_of(host.grad);
         const double lr = 0.01 * t, clip = 0.5, c1 = 1 - std::pow(0.9, t),
                      c2 = 1 - std::pow(0.95, t);
-        loop.step(*arena, host, {item}, t, lr, clip);
+        loop.step(host, std::span(&item, 1), {t, lr, clip});
         for (std::size_t i = 0; i < 77; ++i) {
           m[i] = 0.9 * m[i] + 0.1 * g[i] * clip;
           v[i] = 0.95 * v[i] + 0.05 * g[i] * g[i] * clip * clip;
@@ -67,7 +77,7 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
         }
         expect_close(values_of(master), w, 2e-6, "master");
         for (std::int64_t i = 0; i < 77; ++i) {
-          EXPECT_EQ(host.weight.data<BF16>()[i].bits,
+          EXPECT_EQ(weight.data<BF16>()[i].bits,
                     split_float(master.data<float>()[i]).high.bits);
         }
       }
@@ -137,69 +147,32 @@ class TwoOwners final : public SliceSums {
   int calls = 0;
 };
 
-// Hands out copies and writes them back only when the next state is asked for, or at commit.
-class LateState final : public StateResidency {
- public:
-  LateState(Arena& arena, ResidentState& home) : arena_(arena), home_(home) {}
-  void begin_pass(std::span<const StateId> order) override {
-    expected_.assign(order.begin(), order.end());
-  }
-  StateLease acquire(StateId key) override {
-    settle();
-    EXPECT_FALSE(expected_.empty());
-    EXPECT_EQ(expected_.front(), key) << "not in the announced order";
-    expected_.pop_front();
-    const Tensor& truth = home_.at(key);
-    Tensor copy = Tensor::empty(arena_, MemoryTag::kOptimizer, truth.dtype(), truth.shape());
-    ops::copy(copy, truth);
-    out_[key] = copy;
-    return {*this, key, copy};
-  }
-  void release(StateId key, bool dirty) noexcept override {
-    if (dirty) late_[key] = out_[key];
-    out_.erase(key);
-  }
-  void commit(std::int64_t) override {
-    settle();
-    EXPECT_TRUE(expected_.empty());
-  }
-
- private:
-  void settle() {
-    for (auto& [key, copy] : late_) ops::copy(home_.at(key), copy);
-    late_.clear();
-  }
-  Arena& arena_;
-  ResidentState& home_;
-  std::deque<StateId> expected_;
-  std::map<StateId, Tensor> out_, late_;
-};
-
-TEST(UpdateLoopTest, TwoRoundsWithSumsAndLateState) {
+TEST(UpdateLoopTest, TwoRoundsWithSums) {
   const auto arena = Arena::make_cpu(1 << 24);
   ParamTable params;
   params.add({.name = "w", .shape = Shape{5}});
   const NormalisedStep optimizer;
   const StateTable table = whole_table(params, optimizer, DType::kF32, MasterFormat::kNone);
-  ResidentState home(*arena, table, 0);
-  home.create_all(1);
-  LateState late(*arena, home);
+  ResidentState state(*arena, table, 0);
+  create_all(state, table);
   TwoOwners sums;
   const UpdateItem item{kParam, whole_slice(params.info(kParam))};
   OneParam host;
-  host.weight = random_tensor(*arena, DType::kF32, Shape{5}, 1);
+  const Tensor weight = whole(state, table.find(kParam, StateKind::kWeight));
+  ops::copy(weight, random_tensor(*arena, DType::kF32, Shape{5}, 1));
   host.grad = random_tensor(*arena, DType::kF32, Shape{5}, 2);
-  std::vector<double> want = values_of(host.weight);
+  std::vector<double> want = values_of(weight);
   const std::vector<double> g = values_of(host.grad);
   double norm = 0;
   for (const double x : g) norm += 2 * x * x;
-  UpdateLoop loop(params, optimizer, table, late, sums, 0);
+  UpdateLoop loop({*arena, params, optimizer, table, state, sums});
   for (int step = 1; step <= 2; ++step) {
-    loop.step(*arena, host, {item}, step, 0.1, 1);
+    loop.step(host, std::span(&item, 1), {step, 0.1, 1});
     for (std::size_t i = 0; i < 5; ++i) want[i] -= 0.1 * g[i] / std::sqrt(norm);
   }
-  expect_close(values_of(host.weight), want, 1e-6, "weight");
-  EXPECT_EQ(values_of(home.at(table.find(kParam, "count")->id)), std::vector<double>(5, 2.0));
+  expect_close(values_of(weight), want, 1e-6, "weight");
+  EXPECT_EQ(values_of(whole(state, table.find(kParam, "count"))),
+            std::vector<double>(5, 2.0));
   EXPECT_EQ(host.updates, 2);
   EXPECT_EQ(sums.calls, 4);
 }

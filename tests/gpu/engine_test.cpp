@@ -113,7 +113,7 @@ TEST_F(GpuEngine, ReplayedPassesGiveTheBitsOfThoseThatAreDone) {
         losses[graphs].push_back(engine.step(batches, step, 1e-3).loss);
       }
       for (const ParamId id : model.params().ids())
-        weights[graphs].push_back(floats(engine.store().shard(id)));
+        weights[graphs].push_back(own_weights(engine, id));
       // Of the second step's four passes; the first still finds an arena that grows.
       EXPECT_EQ(engine.replayed_passes(), graphs && c.replays ? 3 : 0);
     }
@@ -208,10 +208,10 @@ TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
   const auto cpu = Arena::make_cpu(1 << 26), gpu = Arena::make_gpu(1 << 26, 1 << 26);
   const auto contents = [&](TrainEngine& engine) {
     std::vector<std::vector<float>> all;
-    for (const ParamId id : model.params().ids()) all.push_back(floats(engine.store().shard(id)));
+    for (const ParamId id : model.params().ids()) all.push_back(own_weights(engine, id));
     for (const StateEntry& entry : engine.table().entries()) {
       if (!entry.in_weight_store() && entry.slot.dtype == DType::kF32)
-        all.push_back(floats(engine.held(entry)));
+        all.push_back(held_values(engine, entry));
     }
     return all;
   };

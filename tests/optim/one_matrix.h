@@ -8,6 +8,7 @@
 #include <optional>
 #include <vector>
 
+#include "core/nn/resident_state.h"
 #include "core/ops/ops.h"
 #include "optim/update_loop.h"
 
@@ -27,7 +28,7 @@ inline std::int64_t logical_element(const ParamInfo& info, std::int64_t stored) 
   return stored % out * info.shape[1] + stored / out;
 }
 
-class OneMatrix : public UpdateLoop::Host {
+class OneMatrix : public UpdateLoop::Client {
  public:
   OneMatrix(const Optimizer& optimizer, const ParamInfo& info, DType dtype = DType::kF32,
             MasterFormat master = MasterFormat::kNone)
@@ -37,8 +38,9 @@ class OneMatrix : public UpdateLoop::Host {
     table_.emplace(params_, optimizer, dtype, master,
                    [&](ParamId) { return RowPartition::whole(info); }, false);
     state_.emplace(*arena_, *table_, 0);
-    state_->create_all(1);
-    weight_ = Tensor::empty(*arena_, MemoryTag::kWeights, dtype, info.storage_shape());
+    create_state(*state_, *table_, 1);
+    state_->create(table_->find(id_, StateKind::kWeight)->id);
+    weight_ = at(*table_->find(id_, StateKind::kWeight));
     grad_ = Tensor::empty(*arena_, MemoryTag::kGradients, DType::kF32, info.storage_shape());
     const Tensor first = filled(0);
     if (master == MasterFormat::kF32) ops::copy(state("master"), first);
@@ -49,8 +51,8 @@ class OneMatrix : public UpdateLoop::Host {
     }
   }
 
-  UpdateTensors tensors(const UpdateItem&) override { return {taken_, weight_}; }
-  void updated(const UpdateItem&) override {}
+  Tensor gradient(ParamId) override { return taken_; }
+  void updated(ParamId) override {}
 
   /// Gradient by logical element; the formula if none is given.
   void step(std::int64_t number, double lr, const std::function<float(std::int64_t)>& grad = {}) {
@@ -58,12 +60,12 @@ class OneMatrix : public UpdateLoop::Host {
       const std::int64_t e = logical_element(info(), i);
       grad_.data<float>()[i] = grad ? grad(e) : fixture_value(e, number);
     }
-    state_->change_step(std::exchange(state_step_, number), number);
-    UpdateLoop loop(params_, optimizer_, *table_, *state_, sums_, 42);
+    change_state(*state_, *table_, std::exchange(state_step_, number), number);
+    UpdateLoop loop({*arena_, params_, optimizer_, *table_, *state_, sums_, 42});
     taken_ = takes_images_ && optimizer_.image_width(info(), number) > 0
-                 ? loop.image(*arena_, id_, number, grad_)
+                 ? loop.image(id_, number, grad_)
                  : grad_;
-    loop.step(*arena_, *this, {item_}, number, lr, 1);
+    loop.step(*this, std::span(&item_, 1), {number, lr, 1});
   }
 
   /// Updates take the images of gradients, where there are any.
@@ -81,13 +83,14 @@ class OneMatrix : public UpdateLoop::Host {
       return f32 ? weight_.data<float>()[i] : to_float(weight_.data<BF16>()[i]);
     });
   }
-  const Tensor& state(const std::string& slot) const { 
-    return state_->at(table_->find(id_, slot)->id);
-  }
+  Tensor state(const std::string& slot) const { return at(*table_->find(id_, slot)); }
   const Tensor& weight() const { return weight_; }
   const ParamInfo& info() const { return params_.info(id_); }
 
  private:
+  Tensor at(const StateEntry& entry) const {
+    return state_->acquire({entry.id, item_.slice}).tensor();
+  }
   template <typename F>
   std::vector<double> logical(F&& value) const {
     std::vector<double> out(static_cast<std::size_t>(weight_.numel()));
@@ -108,7 +111,7 @@ class OneMatrix : public UpdateLoop::Host {
   ParamId id_{};
   const Optimizer& optimizer_;
   std::optional<StateTable> table_;
-  std::optional<ResidentState> state_;
+  mutable std::optional<ResidentState> state_;
   SliceSums sums_;
   MasterFormat master_;
   UpdateItem item_;

@@ -105,7 +105,8 @@ TEST(StateTable, AnEntryIsFoundByWhatItIs) {
   ASSERT_NE(master, nullptr);
   EXPECT_EQ(master->slot.name, "master");
   EXPECT_EQ(master->tag, MemoryTag::kMaster);
-  EXPECT_EQ(planned.table.find(id, StateKind::kWeight), nullptr);
+  EXPECT_TRUE(master->saved);
+  EXPECT_FALSE(planned.table.find(id, StateKind::kWeight)->saved) << "made anew from the master";
   const StateEntry* projector = planned.table.find(id, "projector");
   ASSERT_NE(projector, nullptr);
   EXPECT_TRUE(projector->slot.shared());

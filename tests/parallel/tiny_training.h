@@ -65,6 +65,18 @@ inline std::vector<float> floats(const Tensor& t) {
   return out;
 }
 
+// What a rank holds of an entry.
+inline std::vector<float> held_values(TrainEngine& engine, const StateEntry& entry) {
+  const StateLease lease = engine.state().acquire(
+      {.id = entry.id, .rows = entry.held_rows(engine.rank()), .on_host = true});
+  return floats(lease.tensor());
+}
+
+// The rows of a compute weight that a rank updates.
+inline std::vector<float> own_weights(TrainEngine& engine, ParamId id) {
+  return held_values(engine, *engine.table().find(id, StateKind::kWeight));
+}
+
 // Everything a run produced, by parameter: rows [slice) of gradient of the first step, master after
 // three steps.
 struct Outcome {
@@ -157,8 +169,8 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
     out.masters.push_back(engine.int8()[static_cast<std::size_t>(id)]
                               ? floats(engine.store().view(id).rows(rows.begin, rows.end))
                           : engine.master() == MasterFormat::kF32
-                              ? floats(engine.held(*engine.table().find(id, StateKind::kMaster)))
-                              : floats(engine.store().shard(id)));
+                              ? held_values(engine, *engine.table().find(id, StateKind::kMaster))
+                              : own_weights(engine, id));
   }
   return out;
 }

@@ -1,4 +1,4 @@
-#include "parallel/weight_store.h"
+#include "parallel/weight_stores.h"
 
 #include <algorithm>
 
@@ -20,13 +20,29 @@ std::string block_name(const ParamTable& params, const std::vector<ParamId>& ids
 
 }  // namespace
 
-ReplicatedStore::ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype,
-                                 bool cache_packed, const ParallelPlan& plan, Communicator& comm)
-    : resident_(arena, params, dtype, cache_packed), plan_(plan), comm_(comm), rows_(comm) {}
+Tensor ResidentRowsStore::rows_of(const StateUse& use) {
+  const StateEntry& entry = table_[use.id];
+  return rows_of_held(entry, rank_, held(entry), use.rows);
+}
 
-Tensor ReplicatedStore::shard(ParamId id) {
-  const Slice rows = plan_.updated(id, comm_.rank());
-  return resident_.writable(id).rows(rows.begin, rows.end);
+StateLease ResidentRowsStore::acquire(const StateUse& use) {
+  return {*this, use, leases_.lend(use, rows_of(use))};
+}
+
+void ResidentRowsStore::release(const StateUse& use, const Tensor& tensor) noexcept {
+  leases_.take_back(use, tensor, rows_of(use));
+}
+
+ReplicatedStore::ReplicatedStore(Arena& arena, const StoreParts& parts, bool cache_packed)
+    : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
+      resident_(arena, parts.params, parts.dtype, cache_packed),
+      plan_(parts.plan),
+      comm_(parts.comm),
+      rows_(parts.comm) {}
+
+Tensor ReplicatedStore::held(const StateEntry& entry) {
+  const Slice rows = entry.held_rows(comm_.rank());
+  return resident_.writable(entry.param).rows(rows.begin, rows.end);
 }
 
 void ReplicatedStore::changed(ParamId id) {
@@ -35,20 +51,20 @@ void ReplicatedStore::changed(ParamId id) {
   rows_.add({resident_.writable(id), plan_.spec(id).rows.bounds()});
 }
 
-GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype,
-                             std::vector<std::vector<ParamId>> blocks, const ParallelPlan& plan,
-                             Communicator& comm)
-    : arena_(arena),
-      params_(params),
-      plan_(plan),
-      comm_(comm),
-      dtype_(dtype),
-      versions_(static_cast<std::size_t>(params.size())) {
-  for (const ParamId id : params.ids()) {
-    const ParamInfo& info = params.info(id);
-    shards_.push_back(Tensor::empty(arena, MemoryTag::kWeights, dtype,
-                                    rows_shape(info, plan.spec(id).rows.slice(comm.rank()).rows()),
-                                    info.name));
+GatheredStore::GatheredStore(Arena& arena, const StoreParts& parts,
+                             std::vector<std::vector<ParamId>> blocks)
+    : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
+      arena_(arena),
+      params_(parts.params),
+      plan_(parts.plan),
+      comm_(parts.comm),
+      dtype_(parts.dtype),
+      versions_(static_cast<std::size_t>(parts.params.size())) {
+  for (const ParamId id : params_.ids()) {
+    const ParamInfo& info = params_.info(id);
+    const std::int64_t rows = plan_.spec(id).rows.slice(comm_.rank()).rows();
+    shards_.push_back(
+        Tensor::empty(arena, MemoryTag::kWeights, dtype_, rows_shape(info, rows), info.name));
   }
   for (auto& ids : blocks) {
     Block block;
@@ -64,7 +80,8 @@ void GatheredStore::gather(Block& block) {
     const Tensor whole =
         Tensor::empty(arena_, MemoryTag::kWeights, dtype_, info.storage_shape(), "gathered weight");
     const Slice rows = plan_.spec(id).rows.slice(comm_.rank());
-    if (rows.rows() > 0) ops::copy(whole.rows(rows.begin, rows.end), shard(id));
+    if (rows.rows() > 0)
+      ops::copy(whole.rows(rows.begin, rows.end), shards_[static_cast<std::size_t>(id)]);
     block.whole.push_back(whole);
     parts.push_back({whole, plan_.spec(id).rows.bounds()});
   }

@@ -1,34 +1,51 @@
-// The compute weights of one rank among several. Whoever updates writes its own rows (shard) and
-// says so; the store sees to it that a pinned block shows the newest rows of all ranks.
+// Weight stores of one rank among several, whose own rows are always in memory.
 #pragma once
 
 #include <memory>
 #include <vector>
 
-#include "core/nn/param_store.h"
+#include "core/nn/resident_state.h"
+#include "core/nn/weight_store.h"
 #include "parallel/changed_rows.h"
 #include "parallel/parallel_plan.h"
 
 namespace thimble {
 
-class WeightStore : public ParamStore {
+/// What every store is made of; all of it must outlive the store.
+struct StoreParts {
+  const ParamTable& params;
+  const StateTable& table;
+  const ParallelPlan& plan;
+  Communicator& comm;
+  DType dtype;  // of weights that pass through products
+};
+
+/// Leases what is there.
+class ResidentRowsStore : public WeightStore {
  public:
-  /// The rows of the compute weight that this rank updates; [0, ...] if none.
-  virtual Tensor shard(ParamId id) = 0;
-  /// Of 8-bit weights: the scales of the shard; otherwise undefined.
-  virtual Tensor shard_scales(ParamId) { return {}; }
-  /// The shard has been written. Every rank reports the same parameters in the same order.
-  virtual void changed(ParamId id) = 0;
-  /// All changes of an update have been reported: afterwards every rank can pin anything.
-  virtual void publish() = 0;
+  void announce(std::span<const StateUse>) override {}
+  StateLease acquire(const StateUse& use) override;
+  void release(const StateUse& use, const Tensor& tensor) noexcept override;
+  void commit(std::int64_t) override { leases_.check(); }
+
+ protected:
+  ResidentRowsStore(Arena& arena, const StateTable& table, int rank)
+      : table_(table), rank_(rank), leases_(arena) {}
+  /// All that this rank holds of an entry.
+  virtual Tensor held(const StateEntry& entry) = 0;
+
+ private:
+  Tensor rows_of(const StateUse& use);
+  const StateTable& table_;
+  int rank_;
+  ResidentLeases leases_;
 };
 
 /// Stages 0, 1, 2: every rank has all weights; changed rows travel as soon as a few parameters have
 /// changed.
-class ReplicatedStore final : public WeightStore {
+class ReplicatedStore final : public ResidentRowsStore {
  public:
-  ReplicatedStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed,
-                  const ParallelPlan& plan, Communicator& comm);
+  ReplicatedStore(Arena& arena, const StoreParts& parts, bool cache_packed);
 
   const ParamTable& params() const override { return resident_.params(); }
   void pin_block(BlockId) override {}
@@ -36,11 +53,12 @@ class ReplicatedStore final : public WeightStore {
   Tensor view(ParamId id) override { return resident_.view(id); }
   Tensor packed(ParamId id, const MatmulSpec& spec) override { return resident_.packed(id, spec); }
   std::int64_t version(ParamId id) const override { return resident_.version(id); }
-  Tensor shard(ParamId id) override;
   void changed(ParamId id) override;
   void publish() override { rows_.publish(); }
 
  private:
+  Tensor held(const StateEntry& entry) override;
+
   ResidentParamStore resident_;
   const ParallelPlan& plan_;
   Communicator& comm_;
@@ -48,12 +66,10 @@ class ReplicatedStore final : public WeightStore {
 };
 
 /// Stage 3: every rank keeps its rows; a block's weights exist while it is pinned, or about to be.
-class GatheredStore final : public WeightStore {
+class GatheredStore final : public ResidentRowsStore {
  public:
   /// blocks: the parameters of each block; a tied parameter is in two.
-  GatheredStore(Arena& arena, const ParamTable& params, DType dtype,
-                std::vector<std::vector<ParamId>> blocks, const ParallelPlan& plan,
-                Communicator& comm);
+  GatheredStore(Arena& arena, const StoreParts& parts, std::vector<std::vector<ParamId>> blocks);
 
   const ParamTable& params() const override { return params_; }
   void prefetch(BlockId block) override;
@@ -64,7 +80,6 @@ class GatheredStore final : public WeightStore {
   std::int64_t version(ParamId id) const override {
     return versions_.at(static_cast<std::size_t>(id));
   }
-  Tensor shard(ParamId id) override { return shards_.at(static_cast<std::size_t>(id)); }
   void changed(ParamId id) override { ++versions_.at(static_cast<std::size_t>(id)); }
   void publish() override {}
 
@@ -75,6 +90,9 @@ class GatheredStore final : public WeightStore {
     Ticket ticket;
     int pins = 0;
   };
+  Tensor held(const StateEntry& entry) override {
+    return shards_.at(static_cast<std::size_t>(entry.param));
+  }
   void gather(Block& block);
 
   Arena& arena_;

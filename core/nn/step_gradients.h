@@ -1,0 +1,48 @@
+// The gradients of a step as its engine sees them: passes add to them, at the end every rank has
+// those of the rows that it updates. Implementations live in other folders.
+#pragma once
+
+#include <functional>
+#include <span>
+
+#include "core/autograd/grad_sink.h"
+
+namespace thimble {
+
+/// What is added up and sent in place of a gradient: a linear image of it, or nothing at all.
+class GradMap {
+ public:
+  virtual ~GradMap() = default;
+  /// Whether the running step needs the gradient.
+  virtual bool wants(ParamId id) const = 0;
+  /// Elements of a row of the image in the running step; 0: the gradient itself.
+  virtual std::int64_t width(ParamId id) const = 0;
+  /// Once for each gradient of a pass that is complete, of all rows: its image, f32
+  /// [rows, width(id)], or the gradient itself where that is 0.
+  virtual Tensor apply(ParamId id, const Tensor& gradient) = 0;
+};
+
+class StepGradients : public GradSink {
+ public:
+  /// Around every pass of a step. end_pass() of the last one returns when every gradient is where
+  /// it is needed.
+  virtual void begin_pass(bool last) = 0;
+  virtual void end_pass() = 0;
+
+  /// Whether a pass between the first and the last exchanges nothing with other ranks. Where the
+  /// gradients that it adds to lie is hashed.
+  virtual bool middle_passes_stay_here() const = 0;
+  virtual std::uint64_t places_hash() const = 0;
+
+  /// To be told in the last pass which gradients are where they are needed, as soon as they are,
+  /// all ranks in the same order; by end_pass() all have been told. It may release them.
+  virtual void set_ready(std::function<void(std::span<const ParamId>)> ready) = 0;
+
+  /// The gradient, or its image, of the rows that this rank updates, over all ranks and passes;
+  /// undefined if nothing flowed.
+  virtual const Tensor& grad(ParamId id) const = 0;
+  virtual void release(ParamId id) = 0;
+  virtual void release_all() = 0;
+};
+
+}  // namespace thimble

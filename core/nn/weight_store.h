@@ -1,0 +1,20 @@
+// The compute weights of one rank among several. Whoever updates leases its own rows, writes them
+// and says so; the store sees to it that a pinned block shows the newest rows of all ranks.
+// Implementations live in other folders.
+#pragma once
+
+#include "core/nn/param_store.h"
+#include "core/nn/state_residency.h"
+
+namespace thimble {
+
+/// Residency of the entries that are in_weight_store(): what the rank holds of them.
+class WeightStore : public ParamStore, public StateResidency {
+ public:
+  /// This rank's rows have been written. Every rank reports the same parameters in the same order.
+  virtual void changed(ParamId id) = 0;
+  /// All changes of an update have been reported: afterwards every rank can pin anything.
+  virtual void publish() = 0;
+};
+
+}  // namespace thimble
