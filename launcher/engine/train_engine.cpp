@@ -13,7 +13,6 @@
 #include "launcher/engine/fp8_check.h"
 #include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/weight_loading.h"
-#include "models/rope_table.h"
 #include "optim/stored_values.h"
 #include "parallel/quantised_store.h"
 #include "parallel/staged_communicator.h"
@@ -22,18 +21,15 @@ namespace thimble {
 namespace {
 
 // Of the gradient of one pass.
-std::vector<DType> grad_dtypes(const Transformer& model, const EngineOptions& options, int ranks) {
+std::vector<DType> grad_dtypes(const TrainableModel& model, const EngineOptions& options,
+                               int ranks) {
   // Added up over passes before anything rounds it, or sent as it is.
   const bool keep_f32 =
       ranks == 1 ? options.accumulates
                  : options.wire == DType::kF32 || (options.accumulates && options.zero_stage < 2);
   std::vector<DType> dtypes;
   for (const ParamId id : model.params().ids()) {
-    const ParamRole role = model.params().info(id).role;
-    // The head, and a tied embedding, receive several contributions within one pass.
-    const bool several =
-        role == ParamRole::kHead || (role == ParamRole::kEmbedding && model.config().tied_head);
-    dtypes.push_back(keep_f32 || several ? DType::kF32 : options.grad_dtype);
+    dtypes.push_back(keep_f32 || model.is_summed_in_pass(id) ? DType::kF32 : options.grad_dtype);
   }
   return dtypes;
 }
@@ -52,7 +48,7 @@ OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
   return need;
 }
 
-std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
+std::unique_ptr<WeightStore> make_store(Arena& arena, const TrainableModel& model,
                                         const EngineOptions& options, const ParallelPlan& plan,
                                         const std::vector<bool>& int8, Communicator& comm) {
   if (std::find(int8.begin(), int8.end(), true) != int8.end()) {
@@ -150,11 +146,11 @@ class TrainEngine::Images final : public GradMap {
   TrainEngine& engine_;
 };
 
-TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
                          const EngineOptions& options)
     : TrainEngine(arena, model, optimizer, options, alone_) {}
 
-TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
                          const EngineOptions& options, Communicator& comm)
     : arena_(arena),
       model_(model),
@@ -173,13 +169,14 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
             {.reduce = {.wire = options.wire, .by_transport = options.reduce_by_transport},
              .accumulates = options.accumulates,
              .local_dtypes = grad_dtypes(model, options, comm.size())}),
-      table_(model.params(), optimizer, options.dtype, master(),
-             [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
+      table_(
+          model.params(), optimizer, options.dtype, master(),
+          [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
       state_(arena, table_, comm.rank()),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_(model.params(), optimizer, table_, state_, *sums_, options.seed),
       repeated_{RepeatedWork(gpu_graphs()), RepeatedWork(gpu_graphs())} {
-  check_fp8(options, model.config(), arena);
+  check_fp8(options, model, arena);
   for (const ParamId id : model.params().ids()) {
     if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm.rank())});
   }
@@ -190,7 +187,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
                                            loop_, *host_);
     sink_.set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
-  rope_table_ = make_rope_table(arena, model.config(), options.seq_len);
+  tables_ = model.make_tables(arena, options.seq_len);
 }
 
 void TrainEngine::load(TensorSource& source) {

@@ -65,7 +65,7 @@ void load_int8(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& so
              });
 }
 
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
+void load_weights(Arena& arena, const TrainableModel& model, ResidentParamStore& store,
                   TensorSource& source) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);

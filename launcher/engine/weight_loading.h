@@ -1,7 +1,7 @@
 // Weights from where they come from into the format in which they are kept, a few rows at a time.
 #pragma once
 
-#include "models/transformer.h"
+#include "core/nn/trainable_model.h"
 
 namespace thimble {
 
@@ -15,7 +15,7 @@ void load_int8(Arena& arena, const ParamInfo& info, Slice rows, TensorSource& so
                const Tensor& codes, const Tensor& scales);
 
 /// Reads every parameter of a store that has no master (evaluation, decoding).
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
+void load_weights(Arena& arena, const TrainableModel& model, ResidentParamStore& store,
                   TensorSource& source);
 
 }  // namespace thimble
