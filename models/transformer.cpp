@@ -1,58 +1,10 @@
 #include "models/transformer.h"
 
-#include <algorithm>
 #include <cmath>
-#include <numeric>
 
-#include "core/ops/ops.h"
+#include "models/rope_table.h"
 
 namespace thimble {
-namespace {
-
-template <typename T>
-void copy_values(const Tensor& to, const std::vector<T>& values) {
-  TH_CHECK_EQ(static_cast<std::int64_t>(values.size()), to.numel());
-  std::copy(values.begin(), values.end(), to.data<T>());
-}
-
-}  // namespace
-
-BatchTensors empty_batch(Arena& arena, std::int64_t rows, std::int64_t positions) {
-  const auto array = [&](DType dtype, std::string_view label) {
-    return Tensor::empty(arena, MemoryTag::kActivations, dtype, Shape{positions}, label);
-  };
-  return {.rows = rows,
-          .ids = array(DType::kI32, "tokens"),
-          .order = array(DType::kI32, "token order"),
-          .targets = array(DType::kI32, "targets"),
-          .weights = array(DType::kF32, "loss weights"),
-          .positions = array(DType::kI32, "positions"),
-          .doc_start = array(DType::kI32, "document starts")};
-}
-
-void fill_batch(const BatchTensors& to, const Batch& batch) {
-  copy_values(to.ids, batch.tokens);
-  copy_values(to.targets, batch.targets);
-  copy_values(to.weights, batch.weights);
-  copy_values(to.positions, batch.positions);
-  copy_values(to.doc_start, batch.doc_start);
-  auto* const order = to.order.data<std::int32_t>();
-  std::iota(order, order + batch.num_positions(), 0);
-  std::stable_sort(order, order + batch.num_positions(), [&](std::int32_t a, std::int32_t b) {
-    return batch.tokens[static_cast<std::size_t>(a)] < batch.tokens[static_cast<std::size_t>(b)];
-  });
-}
-
-BatchTensors upload(Arena& arena, const Batch& batch) {
-  const BatchTensors out = empty_batch(arena, batch.rows, batch.num_positions());
-  const BatchTensors host =
-      arena.is_on_host() ? out : empty_batch(arena.host(), batch.rows, batch.num_positions());
-  if (arena.device().planning) return out;
-  fill_batch(host, batch);
-  if (arena.is_on_host()) return out;
-  for (const auto array : BatchTensors::kArrays) ops::from_host(out.*array, (host.*array).raw());
-  return out;
-}
 
 Transformer::Transformer(const ModelConfig& config) : config_(config) {
   const std::int64_t c = config_.hidden_size;
@@ -209,12 +161,24 @@ Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
   return rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
 }
 
-Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, const Tensor& rope_table,
+std::vector<Tensor> Transformer::make_tables(Arena& arena, std::int64_t seq_len) const {
+  return {make_rope_table(arena, config_, seq_len)};
+}
+
+std::vector<NamedSize> Transformer::product_sizes() const {
+  return {{"hidden_size", config_.hidden_size},
+          {"intermediate_size", config_.intermediate_size},
+          {"num_attention_heads * head_dim", config_.num_heads * config_.head_dim},
+          {"num_key_value_heads * head_dim", config_.num_kv_heads * config_.head_dim}};
+}
+
+Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
                          float grad_scale) const {
+  TH_CHECK_EQ(tables.size(), 1u);
   const AttentionContext attention{.rows = batch.rows,
                                    .positions = batch.positions,
                                    .doc_start = batch.doc_start,
-                                   .rope_table = rope_table};
+                                   .rope_table = tables[0]};
   const Var x = layers(ctx, batch.ids, batch.order, attention);
   // The head's backward pass follows its forward pass at once: its weights stay.
   const BlockId last = num_blocks() - 1;

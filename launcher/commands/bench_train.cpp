@@ -21,6 +21,7 @@
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/mpi_world.h"

@@ -19,6 +19,7 @@
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 
 namespace thimble {
@@ -135,8 +136,8 @@ std::vector<fs::path> places_of(const fs::path& source) {
   return places;
 }
 
-// The destination without a trailing '/'. Refuses one that is taken (unless it is to be moved aside),
-// and one with which part of the source would move.
+// The destination without a trailing '/'. Refuses one that is taken (unless it is to be moved
+// aside), and one with which part of the source would move.
 fs::path check_destination(const ConvertArguments& a) {
   fs::path destination = fs::path(a.destination).lexically_normal();
   if (!destination.has_filename()) destination = destination.parent_path();

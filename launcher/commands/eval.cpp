@@ -18,7 +18,6 @@
 #include "launcher/engine/job_setup.h"
 #include "launcher/engine/loaded_model.h"
 #include "launcher/run/console.h"
-#include "models/rope_table.h"
 
 namespace thimble {
 namespace {
@@ -61,7 +60,7 @@ class Evaluator {
       : loaded_(loaded),
         context_(context),
         stride_(stride),
-        table_(make_rope_table(*loaded.arena, loaded.model->config(), context)) {}
+        tables_(loaded.model->make_tables(*loaded.arena, context)) {}
 
   EvalTotals totals;
 
@@ -99,7 +98,7 @@ class Evaluator {
     std::iota(batch.positions.begin(), batch.positions.end(), 0);
     const BatchTensors tensors = upload(*loaded_.arena, batch);
     Context ctx{.store = *loaded_.store, .arena = *loaded_.arena, .dtype = loaded_.dtype};
-    const Tensor losses = loaded_.model->loss(ctx, tensors, table_, 1.0f);
+    const Tensor losses = loaded_.model->loss(ctx, tensors, tables_, 1.0f);
     std::vector<float> of(static_cast<std::size_t>(n));
     ops::to_host(of.data(), losses);
     for (std::int64_t i = first; i < n; ++i) {
@@ -116,7 +115,7 @@ class Evaluator {
 
   LoadedModel& loaded_;
   std::int64_t context_, stride_;
-  Tensor table_;
+  std::vector<Tensor> tables_;
 };
 
 void print_totals(const EvalTotals& t, std::int64_t bytes, const EvalArguments& a) {

@@ -345,6 +345,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
        .data = *p.data,
        .run = p.run,
        .engine = engine,
+       .model = model,
        .files = *files,
        .log = log ? &*log : nullptr,
        .console = session.console,

@@ -10,7 +10,7 @@
 
 #include "core/base/exact_sum.h"
 #include "core/device/device_memory.h"
-#include "models/transformer.h"
+#include "core/nn/batch_tensors.h"
 
 namespace thimble {
 

@@ -4,7 +4,7 @@
 #include <span>
 
 #include "core/base/exact_sum.h"
-#include "models/transformer.h"
+#include "core/nn/batch.h"
 
 namespace thimble {
 

@@ -42,11 +42,10 @@ struct PlannedEngine {
   }
 };
 
-void plan_samples(TrainEngine& engine, const RunShape& shape) {
+void plan_samples(TrainEngine& engine, const Transformer& model, const RunShape& shape) {
   for (const std::int64_t prompt : shape.sample_prompt_tokens) {
     const std::int64_t capacity = prompt + kSampleNewTokens;
-    Decoder decoder(engine.arena(), engine.model(), engine.store(), engine.options().dtype,
-                    capacity);
+    Decoder decoder(engine.arena(), model, engine.store(), engine.options().dtype, capacity);
     static_cast<void>(decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(prompt))));
     for (std::int64_t i = 1; i < kSampleNewTokens; ++i) {
       static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
@@ -122,7 +121,7 @@ MemoryReport plan_memory(const JobSetup& setup, const job::JobConfig& job, const
   if (shape.evaluates) {
     const PhaseScope phase(arena, "eval");
     engine.evaluate(batches[0]);
-    plan_samples(engine, shape);
+    plan_samples(engine, planned.model, shape);
   }
   {
     const PhaseScope phase(arena, "save");

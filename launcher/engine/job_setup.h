@@ -11,7 +11,7 @@
 #include "data/tokenizer.h"
 #include "launcher/engine/train_engine.h"
 #include "launcher/job/job_config.h"
-#include "models/model_config.h"
+#include "models/transformer.h"
 #include "optim/groups.h"
 #include "optim/schedule.h"
 

@@ -23,13 +23,12 @@ std::vector<std::int32_t> undefined_ids(const Tokenizer& tokenizer, std::int64_t
   return ids;
 }
 
-std::vector<std::int32_t> greedy_sample(TrainEngine& engine, const Tokenizer& tokenizer,
-                                        const std::string& prompt) {
+std::vector<std::int32_t> greedy_sample(TrainEngine& engine, const Transformer& model,
+                                        const Tokenizer& tokenizer, const std::string& prompt) {
   std::vector<std::int32_t> ids = sample_prompt_ids(tokenizer, prompt);
-  Decoder decoder(engine.arena(), engine.model(), engine.store(), engine.options().dtype,
+  Decoder decoder(engine.arena(), model, engine.store(), engine.options().dtype,
                   static_cast<std::int64_t>(ids.size()) + kSampleNewTokens);
-  const SamplingOptions greedy{.never =
-                                   undefined_ids(tokenizer, engine.model().config().vocab_size)};
+  const SamplingOptions greedy{.never = undefined_ids(tokenizer, model.config().vocab_size)};
   std::vector<float> logits = decoder.feed(ids);
   for (std::int64_t made = 1;; ++made) {
     ids.push_back(sample_token(logits, greedy, 0, {}));

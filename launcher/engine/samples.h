@@ -6,6 +6,7 @@
 
 #include "data/tokenizer.h"
 #include "launcher/engine/train_engine.h"
+#include "models/transformer.h"
 
 namespace thimble {
 
@@ -17,9 +18,9 @@ std::vector<std::int32_t> sample_prompt_ids(const Tokenizer& tokenizer, const st
 /// and holes. Ascending.
 std::vector<std::int32_t> undefined_ids(const Tokenizer& tokenizer, std::int64_t vocab_size);
 
-/// The prompt and up to kSampleNewTokens tokens, each the likeliest one that the tokenizer knows.
-/// All ranks call it together, as it may gather weights.
-std::vector<std::int32_t> greedy_sample(TrainEngine& engine, const Tokenizer& tokenizer,
-                                        const std::string& prompt);
+/// `model`: that of the engine. The prompt and up to kSampleNewTokens tokens, each the likeliest
+/// one that the tokenizer knows. All ranks call it together, as it may gather weights.
+std::vector<std::int32_t> greedy_sample(TrainEngine& engine, const Transformer& model,
+                                        const Tokenizer& tokenizer, const std::string& prompt);
 
 }  // namespace thimble

@@ -14,7 +14,6 @@
 #include "launcher/engine/fp8_check.h"
 #include "launcher/engine/gpu_sharing.h"
 #include "launcher/engine/weight_loading.h"
-#include "models/rope_table.h"
 #include "optim/stored_values.h"
 #include "parallel/quantised_store.h"
 #include "parallel/sharded_grad_sink.h"
@@ -24,18 +23,15 @@ namespace thimble {
 namespace {
 
 // Of the gradient of one pass.
-std::vector<DType> grad_dtypes(const Transformer& model, const EngineOptions& options, int ranks) {
+std::vector<DType> grad_dtypes(const TrainableModel& model, const EngineOptions& options,
+                               int ranks) {
   // Added up over passes before anything rounds it, or sent as it is.
   const bool keep_f32 =
       ranks == 1 ? options.accumulates
                  : options.wire == DType::kF32 || (options.accumulates && options.zero_stage < 2);
   std::vector<DType> dtypes;
   for (const ParamId id : model.params().ids()) {
-    const ParamRole role = model.params().info(id).role;
-    // The head, and a tied embedding, receive several contributions within one pass.
-    const bool several =
-        role == ParamRole::kHead || (role == ParamRole::kEmbedding && model.config().tied_head);
-    dtypes.push_back(keep_f32 || several ? DType::kF32 : options.grad_dtype);
+    dtypes.push_back(keep_f32 || model.is_summed_in_pass(id) ? DType::kF32 : options.grad_dtype);
   }
   return dtypes;
 }
@@ -54,7 +50,7 @@ OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
   return need;
 }
 
-std::unique_ptr<WeightStore> make_own_store(Arena& arena, const Transformer& model,
+std::unique_ptr<WeightStore> make_own_store(Arena& arena, const TrainableModel& model,
                                             const EngineOptions& options,
                                             const StoreParts& parts) {
   const auto entries = parts.table.entries();
@@ -74,7 +70,7 @@ std::unique_ptr<WeightStore> make_own_store(Arena& arena, const Transformer& mod
   return std::make_unique<ReplicatedStore>(arena, parts, options.recompute == Recompute::kNone);
 }
 
-std::unique_ptr<WeightStore> make_store(Arena& arena, const Transformer& model,
+std::unique_ptr<WeightStore> make_store(Arena& arena, const TrainableModel& model,
                                         const EngineOptions& options, const StoreParts& parts,
                                         const EngineStores& stores) {
   std::unique_ptr<WeightStore> own = make_own_store(arena, model, options, parts);
@@ -167,11 +163,11 @@ class TrainEngine::Images final : public GradMap {
   TrainEngine& engine_;
 };
 
-TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
                          const EngineOptions& options)
     : TrainEngine(arena, model, optimizer, options, alone_) {}
 
-TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
                          const EngineOptions& options, Communicator& comm,
                          const EngineStores& stores)
     : arena_(arena),
@@ -203,7 +199,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
       client_(std::make_unique<Client>(*this)),
       forecast_(model.params(), optimizer),
       repeated_{RepeatedWork(gpu_graphs()), RepeatedWork(gpu_graphs())} {
-  check_fp8(options, model.config(), arena);
+  check_fp8(options, model, arena);
   for (const ParamId id : model.params().ids()) {
     if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm.rank())});
   }
@@ -217,7 +213,7 @@ TrainEngine::TrainEngine(Arena& arena, const Transformer& model, const Optimizer
         });
     gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
-  rope_table_ = make_rope_table(arena, model.config(), options.seq_len);
+  tables_ = model.make_tables(arena, options.seq_len);
 }
 
 void TrainEngine::load(TensorSource& source) {

@@ -13,10 +13,10 @@
 #include "core/autograd/saved_tensor.h"
 #include "core/device/repeated_work.h"
 #include "core/nn/step_gradients.h"
+#include "core/nn/trainable_model.h"
 #include "core/nn/weight_store.h"
 #include "launcher/engine/fused_update.h"
 #include "launcher/engine/state_forecast.h"
-#include "models/transformer.h"
 #include "parallel/parallel_plan.h"
 
 namespace thimble {
@@ -75,10 +75,10 @@ class TrainEngine {
  public:
   /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same
   /// arguments.
-  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+  TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
               const EngineOptions& options, Communicator& comm, const EngineStores& stores = {});
   /// One process alone.
-  TrainEngine(Arena& arena, const Transformer& model, const Optimizer& optimizer,
+  TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
               const EngineOptions& options);
   TrainEngine(const TrainEngine&) = delete;
   TrainEngine& operator=(const TrainEngine&) = delete;
@@ -120,7 +120,7 @@ class TrainEngine {
   /// Gradients of the last backward pass, for tests; released by the next step.
   const StepGradients& grads() const { return *gradients_; }
   Arena& arena() { return arena_; }
-  const Transformer& model() const { return model_; }
+  const TrainableModel& model() const { return model_; }
   const EngineOptions& options() const { return options_; }
   const Optimizer& optimizer() const { return optimizer_; }
   MasterFormat master() const {
@@ -157,7 +157,7 @@ class TrainEngine {
   }
 
   Arena& arena_;
-  const Transformer& model_;
+  const TrainableModel& model_;
   const Optimizer& optimizer_;
   EngineOptions options_;
   SingleCommunicator alone_;
@@ -180,9 +180,9 @@ class TrainEngine {
   bool foreseen_ = false;               // the running pass has been announced
   std::unique_ptr<FusedUpdate> fused_;  // if asked for
   double last_grad_norm_ = 0;
-  std::vector<UpdateItem> items_;   // all that is trained
-  std::vector<UpdateItem> active_;  // what the running step updates
-  Tensor rope_table_;
+  std::vector<UpdateItem> items_;         // all that is trained
+  std::vector<UpdateItem> active_;        // what the running step updates
+  std::vector<Tensor> tables_;            // what the model reads besides weights
   std::array<RepeatedWork, 2> repeated_;  // one for each place of a BatchFeed
   PhaseHook hook_;
 };

@@ -33,7 +33,7 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
                   .tape = &tape,
                   .fp8 = options_.fp8};
       phase("forward", true);
-      feed.keep(model_.loss(ctx, batch, rope_table_, scale));
+      feed.keep(model_.loss(ctx, batch, tables_, scale));
       phase("forward", false);
       if (fused_ && last) {
         // The backward pass changes weights: it must not begin in vain.
@@ -82,7 +82,7 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
 EvalSum TrainEngine::evaluate(const Batch& batch) {
   BatchFeed feed(arena_, std::span(&batch, 1));
   Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .fp8 = options_.fp8};
-  feed.keep(model_.loss(ctx, feed.next(), rope_table_, 1.0f));
+  feed.keep(model_.loss(ctx, feed.next(), tables_, 1.0f));
   feed.send();
   return {.weighted_loss = feed.loss().value(),
           .weight = total_weight(std::span(&batch, 1)).value()};

@@ -160,7 +160,8 @@ bool Trainer::note_evaluation(double loss) {
 void Trainer::sample() {
   for (const std::string& prompt : parts_.job.eval.sample_prompts) {
     try {
-      const std::vector<std::int32_t> ids = greedy_sample(parts_.engine, parts_.tokenizer, prompt);
+      const std::vector<std::int32_t> ids =
+          greedy_sample(parts_.engine, parts_.model, parts_.tokenizer, prompt);
       if (leads()) spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
     } catch (const SystemError&) {
       throw;

@@ -34,6 +34,7 @@ struct TrainerParts {
   const TrainingData& data;
   std::filesystem::path run;  // the run's directory
   TrainEngine& engine;
+  const Transformer& model;  // the engine's
   FileEngine& files;
   RunLog* log = nullptr;  // of rank 0
   std::shared_ptr<Console> console;

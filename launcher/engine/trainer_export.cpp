@@ -78,8 +78,7 @@ void Trainer::export_model() {
       .tokenizer_is_bytes = parts_.setup.tokenizer == "byte",
       .writes = leads()};
   const bool own = leads() && is_own_export(parts_.run);
-  const auto aside =
-      export_hf(parts_.engine.arena(), parts_.engine.model(), parts_.engine.store(), options);
+  const auto aside = export_hf(parts_.engine.arena(), parts_.model, parts_.engine.store(), options);
   if (!leads()) return;
   record_finished(parts_.run, {.step = state_.step,
                                .reason = stop_early_ ? "stopped early" : "finished",

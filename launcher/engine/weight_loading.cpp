@@ -115,7 +115,7 @@ void derive_weights(const StateTable& table, StateResidency& state, int rank) {
   }
 }
 
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
+void load_weights(Arena& arena, const TrainableModel& model, ResidentParamStore& store,
                   TensorSource& source) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);

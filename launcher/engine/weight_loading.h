@@ -2,7 +2,7 @@
 #pragma once
 
 #include "core/nn/state_residency.h"
-#include "models/transformer.h"
+#include "core/nn/trainable_model.h"
 
 namespace thimble {
 
@@ -15,7 +15,7 @@ void load_weights(Arena& arena, const ParamTable& params, const StateTable& tabl
 void derive_weights(const StateTable& table, StateResidency& state, int rank);
 
 /// Reads every parameter of a store that has no master (evaluation, decoding).
-void load_weights(Arena& arena, const Transformer& model, ResidentParamStore& store,
+void load_weights(Arena& arena, const TrainableModel& model, ResidentParamStore& store,
                   TensorSource& source);
 
 }  // namespace thimble

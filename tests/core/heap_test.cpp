@@ -3,6 +3,7 @@
 #include <malloc.h>
 
 #include "launcher/engine/train_engine.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
 

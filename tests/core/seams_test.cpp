@@ -6,7 +6,6 @@
 #include "core/nn/resident_grad_sink.h"
 #include "launcher/engine/train_engine.h"
 #include "launcher/engine/weight_loading.h"
-#include "models/rope_table.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
@@ -164,8 +163,8 @@ Result run(DType dtype, bool tied, const Variant& v, bool freeze_norms = false) 
     Tape tape(*arena, sink, v.moving ? static_cast<SavePolicy&>(moving) : keep, v.recompute);
     Context ctx{.store = store, .arena = *arena, .dtype = dtype, .tape = &tape};
     const BatchTensors batch = upload(*arena, small_batch());
-    const Tensor table = make_rope_table(*arena, model.config(), 13);
-    result.losses = values_of(model.loss(ctx, batch, table, 1.0f / 20));
+    const std::vector<Tensor> tables = model.make_tables(*arena, 13);
+    result.losses = values_of(model.loss(ctx, batch, tables, 1.0f / 20));
     tape.backward();
     EXPECT_EQ(hostile.open_pins(), 0);
     for (const ParamId id : model.params().ids()) {
@@ -251,7 +250,7 @@ TEST(Documents, ChangingOneChangesNothingInAnother) {
     batch.tokens[0] = first_token;
     Context ctx{.store = store, .arena = *arena};
     const BatchTensors t = upload(*arena, batch);
-    return values_of(model.loss(ctx, t, make_rope_table(*arena, model.config(), 13), 1.0f));
+    return values_of(model.loss(ctx, t, model.make_tables(*arena, 13), 1.0f));
   };
   const std::vector<double> a = logits_of(5), b = logits_of(50);
   EXPECT_NE(std::vector(a.begin(), a.begin() + 6), std::vector(b.begin(), b.begin() + 6));

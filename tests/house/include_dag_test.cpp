@@ -4,6 +4,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <sstream>
 #include <string>
 
@@ -56,6 +57,28 @@ class BadTree {
 
 TEST(IncludeDag, EveryArrowIsAllowed) {
   EXPECT_EQ(join(check_arrows(own_tree()), "\n"), "");
+}
+
+// A step is the same for every model: what runs it sees none, by whatever way of includes.
+TEST(IncludeDag, TrainingKnowsNoModel) {
+  const Tree tree = own_tree();
+  std::vector<std::string> open{
+      "launcher/engine/batch_feed.cpp",   "launcher/engine/batch_sums.cpp",
+      "launcher/engine/fp8_check.cpp",    "launcher/engine/fused_update.cpp",
+      "launcher/engine/train_engine.cpp", "launcher/engine/train_passes.cpp"};
+  std::set<std::string> seen(open.begin(), open.end());
+  for (const std::string& path : open) EXPECT_TRUE(tree.contains(path)) << path;
+  while (!open.empty()) {
+    const std::string path = open.back();
+    open.pop_back();
+    EXPECT_NE(zone_of(path), "models") << path;
+    const auto file = tree.find(path);
+    if (file == tree.end()) continue;
+    for (const Include& include : file->second.includes) {
+      if (seen.insert(include.target).second) open.push_back(include.target);
+    }
+  }
+  EXPECT_TRUE(seen.contains("core/nn/trainable_model.h"));
 }
 
 TEST(IncludeDag, NoCycles) {

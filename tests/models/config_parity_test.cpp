@@ -10,6 +10,7 @@
 #include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "tests/io/temp_dir.h"
 

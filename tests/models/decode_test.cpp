@@ -10,6 +10,7 @@
 #include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/rope_table.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 
 namespace thimble {

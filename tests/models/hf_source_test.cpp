@@ -4,6 +4,7 @@
 #include "core/io/safetensors_model.h"
 #include "core/nn/param_store.h"
 #include "launcher/engine/weight_loading.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "tests/io/temp_dir.h"
 

@@ -10,6 +10,7 @@
 #include "core/io/safetensors.h"
 #include "launcher/engine/train_engine.h"
 #include "models/rope_table.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
 

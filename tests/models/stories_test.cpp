@@ -11,6 +11,7 @@
 #include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
 

@@ -9,6 +9,7 @@
 #include "core/io/file_engine.h"
 #include "launcher/engine/checkpointing.h"
 #include "models/hf_export.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "tests/parallel/rank_team.h"
@@ -135,7 +136,7 @@ TEST_P(ResumeTest, OnOtherRanksAndStages) {
     EXPECT_EQ(state.step, 3);
     EXPECT_EQ(state.tokens_seen, 324);
     save_checkpoint(engine, files, dir_ / "b", state, {"{}", "byte", ""});
-    export_hf(engine.arena(), engine.model(), engine.store(),
+    export_hf(engine.arena(), Transformer(odd_config()), engine.store(),
               {.directory = dir_ / "model", .writes = engine.comm().rank() == 0});
     for (int i = 4; i <= 8; ++i) {
       const double loss = step(engine, i);

@@ -7,6 +7,7 @@
 #include "core/ops/ops.h"
 #include "launcher/engine/memory_report.h"
 #include "launcher/engine/train_engine.h"
+#include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/planning_communicator.h"
