@@ -72,7 +72,7 @@ class GatheredStore final : public WeightStore {
   struct Block {
     std::vector<ParamId> ids;
     std::vector<Tensor> whole;  // by position in ids; empty unless pinned or on the way
-    Ticket ticket;
+    Completion arrival;
     int pins = 0;
   };
   void gather(Block& block);
