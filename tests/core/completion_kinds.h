@@ -8,6 +8,7 @@
 #include <functional>
 #include <future>
 #include <memory>
+#include <ostream>
 #include <string>
 #include <thread>
 #include <vector>
@@ -197,6 +198,10 @@ struct NamedKind {
   const char* name;
   std::function<std::unique_ptr<KindOfWork>()> make;
 };
+
+inline void PrintTo(const NamedKind& kind, std::ostream* out) {
+  *out << kind.name;
+}
 
 inline std::vector<NamedKind> kinds_of_work() {
   return {

@@ -38,6 +38,9 @@ class LogCapture {
   LogCapture() : before_(spdlog::default_logger()) {
     spdlog::set_default_logger(std::make_shared<spdlog::logger>(
         "test", std::make_shared<spdlog::sinks::ostream_sink_mt>(text_)));
+    // Whatever was said last is new again.
+    static_cast<void>(Stream("other words").run([] { throw SystemError("other words"); }));
+    text_.str("");
   }
   ~LogCapture() { spdlog::set_default_logger(before_); }
   LogCapture(const LogCapture&) = delete;
@@ -55,7 +58,7 @@ class LogCapture {
   std::shared_ptr<spdlog::logger> before_;
 };
 
-class CompletionTest : public testing::TestWithParam<NamedKind> {
+class CompletionTest : public ::testing::TestWithParam<NamedKind> {
  protected:
   void SetUp() override {
     try {
@@ -175,7 +178,7 @@ TEST_P(CompletionTest, WaitAllWaitsForAllAndThrowsTheFirstError) {
   EXPECT_NO_THROW(wait_all(all));
 }
 
-INSTANTIATE_TEST_SUITE_P(Kinds, CompletionTest, testing::ValuesIn(kinds_of_work()),
+INSTANTIATE_TEST_SUITE_P(Kinds, CompletionTest, ::testing::ValuesIn(kinds_of_work()),
                          [](const auto& info) { return std::string(info.param.name); });
 
 TEST(CompletionOfNothing, IsDone) {
