@@ -59,14 +59,14 @@ void transfer(benchmark::State& state, FileEngineKind kind, bool cold) {
       forget_cache(scratch.path());
       state.ResumeTiming();
     }
-    std::vector<IoTicket> tickets(buffers.size());
+    std::vector<Completion> transfers(buffers.size());
     for (std::int64_t i = 0; i < kFileBytes / bytes; ++i) {
       const auto slot = static_cast<std::size_t>(i % depth);
-      tickets[slot].wait();
-      tickets[slot] = kRead ? engine->start_read(file, i * bytes, buffers[slot])
-                            : engine->start_write(file, i * bytes, buffers[slot]);
+      transfers[slot].wait();
+      transfers[slot] = kRead ? engine->start_read(file, i * bytes, buffers[slot])
+                              : engine->start_write(file, i * bytes, buffers[slot]);
     }
-    wait_all(tickets);
+    wait_all(transfers);
     if (!kRead && cold) file.data_sync();
   }
   state.SetBytesProcessed(state.iterations() * kFileBytes);

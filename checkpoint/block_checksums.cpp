@@ -27,17 +27,17 @@ std::vector<std::uint32_t> block_checksums(const CheckpointIo& io, const File& f
         static_cast<std::size_t>(block % window * kCheckpointBlockBytes),
         static_cast<std::size_t>(std::min(bytes - begin, kCheckpointBlockBytes)));
   };
-  std::vector<IoTicket> tickets(static_cast<std::size_t>(window));
+  std::vector<Completion> reads(static_cast<std::size_t>(window));
   const auto start = [&](std::int64_t block) {
     if (block >= num_blocks) return;
-    tickets[static_cast<std::size_t>(block % window)] =
+    reads[static_cast<std::size_t>(block % window)] =
         io.engine.start_read(file, block * kCheckpointBlockBytes, buffer_of(block));
   };
   for (std::int64_t block = 0; block < window; ++block) start(block);
   std::vector<std::uint32_t> checksums;
   checksums.reserve(static_cast<std::size_t>(num_blocks));
   for (std::int64_t block = 0; block < num_blocks; ++block) {
-    tickets[static_cast<std::size_t>(block % window)].wait();
+    reads[static_cast<std::size_t>(block % window)].wait();
     checksums.push_back(crc32c(buffer_of(block)));
     start(block + window);
   }

@@ -24,7 +24,7 @@ void ChangedRows::start() {
 
 void ChangedRows::publish() {
   start();
-  for (Ticket& ticket : running_) ticket.wait();
+  for (Completion& gather : running_) gather.follow();
   running_.clear();
 }
 

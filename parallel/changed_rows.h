@@ -21,7 +21,7 @@ class ChangedRows {
   Communicator& comm_;
   std::vector<RowParts> bucket_;
   std::int64_t bucket_bytes_ = 0;
-  std::vector<Ticket> running_;
+  std::vector<Completion> running_;
 };
 
 }  // namespace thimble

@@ -127,7 +127,8 @@ void broadcast(Communicator& comm, const std::string& subject, int root, Mutable
   comm.start({"broadcast", subject}, Purpose::kControl, std::move(exchange)).wait();
 }
 
-Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<const RowParts> parts) {
+Completion start_all_gather(Communicator& comm, const OpLabel& label,
+                            std::span<const RowParts> parts) {
   const int ranks = comm.size();
   if (ranks == 1) return {};
   Exchange exchange(ranks);
@@ -182,14 +183,14 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
     parts_.push_back(std::move(mine));
   }
   if (by_transport_) {
-    ticket_ = comm.start_sum(label, std::move(sums));
+    exchange_ = comm.start_sum(label, std::move(sums));
   } else if (ranks > 1) {
-    ticket_ = comm.start(label, Purpose::kTensor, std::move(exchange));
+    exchange_ = comm.start(label, Purpose::kTensor, std::move(exchange));
   }
 }
 
 void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
-  ticket_.wait();
+  exchange_.follow();
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const Part& part = parts_[i];
     const std::int64_t rows = part.own.dim(0);

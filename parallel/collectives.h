@@ -36,7 +36,8 @@ struct RowParts {
 };
 
 /// Starts filling every rank's copy of each tensor with the rows that the others hold.
-Ticket start_all_gather(Communicator& comm, const OpLabel& label, std::span<const RowParts> parts);
+Completion start_all_gather(Communicator& comm, const OpLabel& label,
+                            std::span<const RowParts> parts);
 
 struct ReduceOptions {
   DType wire = DType::kBF16;  // in which contributions are sent
@@ -73,7 +74,7 @@ class [[nodiscard]] RowReduction {
   std::vector<Part> parts_;
   std::vector<Tensor> sent_;  // the wire forms
   std::int64_t buffer_bytes_ = 0;
-  Ticket ticket_;
+  Completion exchange_;
 };
 
 }  // namespace thimble

@@ -6,15 +6,6 @@
 
 namespace thimble {
 
-// An error nobody waited for has been, or will be, seen by the operation that follows: ranks move
-// in step.
-void Ticket::finish() noexcept {
-  try {
-    wait();
-  } catch (...) {  // NOLINT(bugprone-empty-catch)
-  }
-}
-
 void Traffic::count(Purpose purpose, const Exchange& exchange) {
   if (purpose == Purpose::kTensor) ++tensor_operations;
   for (const auto& pieces : exchange.send) {
@@ -31,7 +22,7 @@ void Traffic::count(const std::vector<RowSum>& sums) {
     tensor_bytes += static_cast<std::int64_t>(sum.all.size() - sum.mine.size());
 }
 
-Ticket Communicator::start_sum(const OpLabel&, std::vector<RowSum>) {
+Completion Communicator::start_sum(const OpLabel&, std::vector<RowSum>) {
   throw_user(
       "parallelism.reduction = \"nccl\" needs a program with NCCL and a GPU of its own for each "
       "rank; "

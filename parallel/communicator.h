@@ -4,7 +4,9 @@
 // get wrong. Knows no parameter, and a dtype only where a transport is asked to sum by itself.
 //
 // All ranks call the same operations in the same order. An operation runs while the caller
-// computes; its ticket says when it is done, and carries its error.
+// computes; its completion says when it has ended, and carries its error: SystemError if it failed
+// or took longer than the communicator's time limit. Results on a GPU are for what is started there
+// after Completion::follow(), for the host after wait().
 #pragma once
 
 #include <chrono>
@@ -17,6 +19,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/base/completion.h"
 #include "core/base/dtype.h"
 
 namespace thimble {
@@ -47,37 +50,6 @@ struct RowSum {
 struct OpLabel {
   const char* operation = "exchange";
   std::string subject;
-};
-
-/// An operation under way. Its buffers must stay until wait() has returned or thrown; the
-/// destructor waits too.
-class [[nodiscard]] Ticket {
- public:
-  class State {
-   public:
-    virtual ~State() = default;
-    /// Throws SystemError if the operation failed or took longer than the communicator's time
-    /// limit.
-    virtual void wait() = 0;
-  };
-
-  Ticket() = default;
-  explicit Ticket(std::unique_ptr<State> state) : state_(std::move(state)) {}
-  Ticket(Ticket&&) noexcept = default;
-  Ticket& operator=(Ticket&& other) noexcept {
-    finish();
-    state_ = std::move(other.state_);
-    return *this;
-  }
-  ~Ticket() { finish(); }
-
-  void wait() {
-    if (const auto state = std::move(state_)) state->wait();
-  }
-
- private:
-  void finish() noexcept;
-  std::unique_ptr<State> state_;
 };
 
 /// Between processes, or between GPUs, whose operations are counted apart.
@@ -117,10 +89,10 @@ class Communicator {
   virtual int size() const = 0;
   /// Starts an operation; sizes that disagree between two ranks end it with an error on the
   /// receiver.
-  virtual Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) = 0;
+  virtual Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) = 0;
   /// Starts sums by what the transport has for it: in its own order and precision, which may depend
   /// on the ranks' number and place. Throws UserError if it has nothing.
-  virtual Ticket start_sum(const OpLabel& label, std::vector<RowSum> sums);
+  virtual Completion start_sum(const OpLabel& label, std::vector<RowSum> sums);
   /// How long an operation may take from now on before it fails and names what it waited for.
   virtual void set_time_limit(std::chrono::milliseconds limit) = 0;
   /// Makes every operation of every rank fail with `reason`, now and from now on.
@@ -144,7 +116,7 @@ class SingleCommunicator final : public Communicator {
  public:
   int rank() const override { return 0; }
   int size() const override { return 1; }
-  Ticket start(const OpLabel&, Purpose, Exchange) override { return {}; }
+  Completion start(const OpLabel&, Purpose, Exchange) override { return {}; }
   void set_time_limit(std::chrono::milliseconds) override {}
   void abort(const std::string&) noexcept override {}
   Traffic traffic() const override { return {}; }

@@ -6,6 +6,7 @@
 #include <list>
 #include <map>
 #include <mutex>
+#include <set>
 
 #include "core/base/error.h"
 
@@ -60,7 +61,7 @@ class LocalWorld::Member final : public Communicator {
     board_->time_limit = limit;
   }
 
-  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+  Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     traffic_.count(purpose, exchange);
     const std::lock_guard lock(board_->mutex);
     Operation& operation = board_->operations[started_];
@@ -72,7 +73,7 @@ class LocalWorld::Member final : public Communicator {
     mine.done[index(rank_)] = true;
     outstanding_.push_back(std::move(mine));
     board_->changed.notify_all();
-    return Ticket(std::make_unique<Waiting>(*this, started_++));
+    return Completion(std::make_unique<Waiting>(*this, started_++));
   }
 
   std::string failure() const override {
@@ -81,8 +82,7 @@ class LocalWorld::Member final : public Communicator {
   }
   void abort(const std::string& reason) noexcept override {
     const std::lock_guard lock(board_->mutex);
-    if (board_->aborted.empty()) board_->aborted = reason;
-    board_->changed.notify_all();
+    fail(reason.c_str());
   }
 
  private:
@@ -94,10 +94,11 @@ class LocalWorld::Member final : public Communicator {
   };
   using Lock = std::unique_lock<std::mutex>;
 
-  class Waiting final : public Ticket::State {
+  class Waiting final : public Completion::Work {
    public:
     Waiting(Member& member, std::int64_t number) : member_(member), number_(number) {}
     void wait() override { member_.wait_for(number_); }
+    bool done() noexcept override { return member_.is_over(number_); }
 
    private:
     Member& member_;
@@ -106,6 +107,7 @@ class LocalWorld::Member final : public Communicator {
 
   void wait_for(std::int64_t number) {
     Lock lock(board_->mutex);
+    if (withdrawn_.erase(number) > 0) throw SystemError(board_->aborted);
     const auto deadline = std::chrono::steady_clock::now() + board_->time_limit;
     try {
       while (is_outstanding(number)) {
@@ -117,11 +119,29 @@ class LocalWorld::Member final : public Communicator {
         }
       }
     } catch (const std::exception& e) {
-      if (board_->aborted.empty()) board_->aborted = e.what();
-      board_->changed.notify_all();
+      fail(e.what());
       withdraw(lock);
+      withdrawn_.erase(number);
       throw;
     }
+  }
+
+  // Does what wait_for() could do at once; false if it would block after that.
+  bool is_over(std::int64_t number) noexcept {
+    Lock lock(board_->mutex);
+    try {
+      while (board_->aborted.empty() && progress(lock)) continue;
+    } catch (const std::exception& e) {
+      fail(e.what());
+    }
+    if (!is_outstanding(number)) return true;
+    return !board_->aborted.empty() && !is_read();
+  }
+
+  // With the lock; what is under way fails too.
+  void fail(const char* reason) {
+    if (board_->aborted.empty()) board_->aborted = reason;
+    board_->changed.notify_all();
   }
 
   bool is_outstanding(std::int64_t number) const {
@@ -186,13 +206,18 @@ class LocalWorld::Member final : public Communicator {
     }
   }
 
+  // Whether another rank reads this one's buffers right now.
+  bool is_read() const {
+    return std::any_of(outstanding_.begin(), outstanding_.end(), [&](const auto& mine) {
+      return board_->operations.at(mine.number).posts[index(rank_)]->readers > 0;
+    });
+  }
+
   // After a failure: nobody may start to read this rank's buffers, and whoever reads them is waited
   // for.
   void withdraw(Lock& lock) {
-    for (const Outstanding& mine : outstanding_) {
-      auto& post = board_->operations.at(mine.number).posts[index(rank_)];
-      board_->changed.wait(lock, [&] { return post->readers == 0; });
-    }
+    board_->changed.wait(lock, [&] { return !is_read(); });
+    for (const Outstanding& mine : outstanding_) withdrawn_.insert(mine.number);
     outstanding_.clear();
   }
 
@@ -216,6 +241,7 @@ class LocalWorld::Member final : public Communicator {
   std::int64_t started_ = 0;
   Traffic traffic_;
   std::list<Outstanding> outstanding_;  // in the order of their numbers
+  std::set<std::int64_t> withdrawn_;    // failed with another one; nobody has waited for them yet
 };
 
 LocalWorld::LocalWorld(int ranks, std::chrono::milliseconds time_limit)

@@ -121,7 +121,7 @@ class MpiWorld final : public Communicator {
     time_limit_ = limit;
   }
 
-  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+  Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     if (size_ == 1) return {};
     auto operation = std::make_shared<Operation>();
     operation->label = label;
@@ -135,7 +135,7 @@ class MpiWorld final : public Communicator {
     operation->number = started_++;
     queue_.push_back(operation);
     changed_.notify_all();
-    return Ticket(std::make_unique<Waiting>(*this, std::move(operation)));
+    return Completion(std::make_unique<Waiting>(*this, std::move(operation)));
   }
 
   std::string failure() const override {
@@ -149,11 +149,15 @@ class MpiWorld final : public Communicator {
   }
 
  private:
-  class Waiting final : public Ticket::State {
+  class Waiting final : public Completion::Work {
    public:
     Waiting(MpiWorld& world, std::shared_ptr<Operation> operation)
         : world_(world), operation_(std::move(operation)) {}
     void wait() override { world_.wait_for(*operation_); }
+    bool done() noexcept override {
+      const std::lock_guard lock(world_.mutex_);
+      return operation_->done || world_.stopped_;
+    }
 
    private:
     MpiWorld& world_;

@@ -11,11 +11,11 @@ class PlanningCommunicator final : public Communicator {
   PlanningCommunicator(int rank, int size) : rank_(rank), size_(size) {}
   int rank() const override { return rank_; }
   int size() const override { return size_; }
-  Ticket start(const OpLabel&, Purpose purpose, Exchange exchange) override {
+  Completion start(const OpLabel&, Purpose purpose, Exchange exchange) override {
     traffic_.count(purpose, exchange);
     return {};
   }
-  Ticket start_sum(const OpLabel&, std::vector<RowSum> sums) override {
+  Completion start_sum(const OpLabel&, std::vector<RowSum> sums) override {
     traffic_.count(sums);
     return {};
   }

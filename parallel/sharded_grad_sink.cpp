@@ -126,7 +126,7 @@ void ShardedGradSink::gather_reduced() {
     if (gathered_.at(index(id)).defined())
       parts.push_back({gathered_.at(index(id)), plan_.spec(id).rows.bounds()});
   }
-  start_all_gather(comm_, {"all_gather", "reduced gradients"}, parts).wait();
+  start_all_gather(comm_, {"all_gather", "reduced gradients"}, parts).follow();
   for (const ParamId id : params_.ids()) {
     Tensor& whole = gathered_.at(index(id));
     if (whole.defined()) reduced_.at(index(id)) = std::exchange(whole, {});

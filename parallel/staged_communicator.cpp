@@ -6,9 +6,9 @@ namespace thimble {
 namespace {
 
 // Copies of the pieces, and where those that arrive belong.
-class StagedState final : public Ticket::State {
+class StagedWork final : public Completion::Work {
  public:
-  StagedState(Arena& arena, Exchange exchange)
+  StagedWork(Arena& arena, Exchange exchange)
       : memory_(arena.device().planning ? nullptr : &device_memory(arena.device().kind)),
         device_(std::move(exchange)),
         here_(static_cast<int>(device_.send.size())) {
@@ -24,10 +24,32 @@ class StagedState final : public Ticket::State {
     }
   }
   const Exchange& here() const { return here_; }
-  void set_ticket(Ticket ticket) { ticket_ = std::move(ticket); }
+  void set_exchange(Completion exchange) { exchange_ = std::move(exchange); }
 
   void wait() override {
-    ticket_.wait();
+    if (!ended_) end();
+    if (error_ != nullptr) std::rethrow_exception(error_);
+  }
+  // The way back is part of it, which waits for the device's work so far: whoever finds this done
+  // finds the bytes there.
+  bool done() noexcept override {
+    if (!ended_ && exchange_.done()) end();
+    return ended_;
+  }
+
+ private:
+  void end() noexcept {
+    try {
+      exchange_.wait();
+      copy_back();
+    } catch (...) {
+      error_ = std::current_exception();
+    }
+    copies_.clear();
+    ended_ = true;
+  }
+
+  void copy_back() {
     for (std::size_t r = 0; memory_ != nullptr && r < device_.receive.size(); ++r) {
       for (std::size_t i = 0; i < device_.receive[r].size(); ++i) {
         const MutableBytes piece = device_.receive[r][i];
@@ -35,10 +57,8 @@ class StagedState final : public Ticket::State {
                            static_cast<std::int64_t>(piece.size()));
       }
     }
-    copies_.clear();
   }
 
- private:
   MutableBytes reserve(Arena& arena, std::size_t bytes) {
     copies_.push_back(arena.host().reserve(MemoryTag::kComm, static_cast<std::int64_t>(bytes),
                                            "tensors between ranks"));
@@ -48,16 +68,18 @@ class StagedState final : public Ticket::State {
   const DeviceMemory* memory_;  // null: a plan
   Exchange device_, here_;
   std::vector<Reservation> copies_;
-  Ticket ticket_;  // its end comes before that of what it moves
+  bool ended_ = false;
+  std::exception_ptr error_;
+  Completion exchange_;  // between hosts; its end comes before that of what it moves
 };
 
 }  // namespace
 
-Ticket StagedCommunicator::start(const OpLabel& label, Purpose purpose, Exchange exchange) {
+Completion StagedCommunicator::start(const OpLabel& label, Purpose purpose, Exchange exchange) {
   if (purpose == Purpose::kControl) return host_.start(label, purpose, std::move(exchange));
-  auto state = std::make_unique<StagedState>(arena_, std::move(exchange));
-  state->set_ticket(host_.start(label, purpose, state->here()));
-  return Ticket(std::move(state));
+  auto work = std::make_unique<StagedWork>(arena_, std::move(exchange));
+  work->set_exchange(host_.start(label, purpose, work->here()));
+  return Completion(std::move(work));
 }
 
 }  // namespace thimble

@@ -15,7 +15,7 @@ class StagedCommunicator final : public Communicator {
 
   int rank() const override { return host_.rank(); }
   int size() const override { return host_.size(); }
-  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override;
+  Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) override;
   void set_time_limit(std::chrono::milliseconds limit) override { host_.set_time_limit(limit); }
   void abort(const std::string& reason) noexcept override { host_.abort(reason); }
   Traffic traffic() const override { return host_.traffic(); }

@@ -85,7 +85,7 @@ void GatheredStore::gather(Block& block) {
     block.whole.push_back(whole);
     parts.push_back({whole, plan_.spec(id).rows.bounds()});
   }
-  block.ticket = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
+  block.arrival = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
 }
 
 void GatheredStore::prefetch(BlockId number) {
@@ -98,7 +98,7 @@ void GatheredStore::pin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
   if (block.pins++ > 0) return;
   if (block.whole.empty()) gather(block);
-  block.ticket.wait();
+  block.arrival.follow();
 }
 
 void GatheredStore::unpin_block(BlockId number) {

@@ -87,7 +87,7 @@ class GatheredStore final : public ResidentRowsStore {
   struct Block {
     std::vector<ParamId> ids;
     std::vector<Tensor> whole;  // by position in ids; empty unless pinned or on the way
-    Ticket ticket;
+    Completion arrival;
     int pins = 0;
   };
   Tensor held(const StateEntry& entry) override {

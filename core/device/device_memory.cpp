@@ -1,6 +1,5 @@
 #include "core/device/device_memory.h"
 
-#include <spdlog/spdlog.h>
 #include <sys/mman.h>
 
 #include <cstring>
@@ -34,9 +33,9 @@ void copy(void* to, const void* from, std::int64_t bytes) {
   if (bytes > 0) std::memcpy(to, from, size_of(bytes));
 }
 
-void* copy_at_once(void* to, const void* from, std::int64_t bytes) {
+Completion copy_at_once(void* to, const void* from, std::int64_t bytes) {
   copy(to, from, bytes);
-  return nullptr;
+  return {};
 }
 
 constexpr DeviceMemory kHost{
@@ -48,9 +47,6 @@ constexpr DeviceMemory kHost{
     .wait = [] {},
     .start_to_host = copy_at_once,
     .start_from_host = copy_at_once,
-    .wait_copy = [](void*) {},
-    .follow_copy = [](void*) {},
-    .end_copy = [](void*) {},
     .allocate_host = allocate,
     .release_host = release,
 };
@@ -63,27 +59,6 @@ const DeviceMemory& device_memory(DeviceKind kind) {
   if (driver == nullptr)
     throw_user("device = \"cuda\": this program was built without CUDA; allowed here: cpu");
   return *driver->memory;
-}
-
-DeviceCopy& DeviceCopy::operator=(DeviceCopy&& other) noexcept {
-  finish();
-  memory_ = other.memory_;
-  copy_ = std::exchange(other.copy_, nullptr);
-  return *this;
-}
-
-void DeviceCopy::wait() {
-  if (copy_ == nullptr) return;
-  memory_->wait_copy(copy_);
-  memory_->end_copy(std::exchange(copy_, nullptr));
-}
-
-void DeviceCopy::finish() noexcept {
-  try {
-    wait();
-  } catch (const std::exception& error) {
-    spdlog::error("a copy failed and nobody waited for it: {}", error.what());
-  }
 }
 
 }  // namespace thimble

@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <utility>
 
+#include "core/base/completion.h"
 #include "core/device/device.h"
 
 namespace thimble {
@@ -20,12 +20,10 @@ struct DeviceMemory {
   /// Until everything that the calling thread has started there is done.
   void (*wait)();
   /// Starts a copy either way that runs beside the kernels, after those that the calling thread has
-  /// started so far; `host` is from allocate_host. See DeviceCopy, which owns what this returns.
-  void* (*start_to_host)(void* host, const void* at, std::int64_t bytes);
-  void* (*start_from_host)(void* at, const void* host, std::int64_t bytes);
-  void (*wait_copy)(void* copy);
-  void (*follow_copy)(void* copy);
-  void (*end_copy)(void* copy);
+  /// started so far; `host` is from allocate_host. Nobody may touch the bytes until it is done: the
+  /// host after wait(), kernels after follow().
+  Completion (*start_to_host)(void* host, const void* at, std::int64_t bytes);
+  Completion (*start_from_host)(void* at, const void* host, std::int64_t bytes);
   /// Memory of the host that this device copies from fastest.
   void* (*allocate_host)(std::int64_t bytes);
   void (*release_host)(void* base, std::int64_t bytes);
@@ -33,28 +31,5 @@ struct DeviceMemory {
 
 /// Throws UserError if this build has no such device.
 const DeviceMemory& device_memory(DeviceKind kind);
-
-/// A copy under way between a device and the host, whose bytes nobody may touch until it is done:
-/// the host after wait(), kernels after follow(). The destructor waits.
-class DeviceCopy {
- public:
-  DeviceCopy() = default;  // nothing is under way
-  DeviceCopy(const DeviceMemory& memory, void* copy) : memory_(&memory), copy_(copy) {}
-  DeviceCopy(DeviceCopy&& other) noexcept { *this = std::move(other); }
-  DeviceCopy& operator=(DeviceCopy&& other) noexcept;
-  ~DeviceCopy() { finish(); }
-
-  /// Until it is done; throws SystemError if it failed.
-  void wait();
-  /// The host goes on; what the calling thread starts on the device from now on comes after it.
-  void follow() const {
-    if (copy_ != nullptr) memory_->follow_copy(copy_);
-  }
-
- private:
-  void finish() noexcept;
-  const DeviceMemory* memory_ = nullptr;
-  void* copy_ = nullptr;
-};
 
 }  // namespace thimble

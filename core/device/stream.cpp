@@ -1,7 +1,5 @@
 #include "core/device/stream.h"
 
-#include <spdlog/spdlog.h>
-
 #include <condition_variable>
 #include <deque>
 #include <exception>
@@ -10,41 +8,10 @@
 
 namespace thimble {
 
-struct Event::State {
-  std::mutex mutex;
-  std::condition_variable changed;
-  std::exception_ptr error;
-  bool done = false;
-
-  ~State() {
-    if (!error) return;
-    try {
-      std::rethrow_exception(error);
-    } catch (const std::exception& e) {
-      spdlog::error("background work failed and nobody waited for it: {}", e.what());
-    } catch (...) {
-      spdlog::error("background work failed and nobody waited for it");
-    }
-  }
-};
-
-void Event::wait() {
-  if (!state_) return;
-  std::unique_lock lock(state_->mutex);
-  state_->changed.wait(lock, [&] { return state_->done; });
-  if (state_->error) std::rethrow_exception(std::exchange(state_->error, nullptr));
-}
-
-bool Event::done() const {
-  if (!state_) return true;
-  const std::lock_guard lock(state_->mutex);
-  return state_->done;
-}
-
 struct Stream::Impl {
   struct Item {
     std::function<void()> work;
-    std::shared_ptr<Event::State> state;
+    std::shared_ptr<PartsUnderWay> end;
   };
   std::string name;
   std::mutex mutex;
@@ -70,10 +37,7 @@ struct Stream::Impl {
         error = std::current_exception();
       }
       item.work = nullptr;
-      const std::lock_guard lock(item.state->mutex);
-      item.state->error = error;
-      item.state->done = true;
-      item.state->changed.notify_all();
+      item.end->end_part(std::move(error));
     }
   }
 };
@@ -92,15 +56,14 @@ Stream::~Stream() {
   impl_->worker.join();
 }
 
-Event Stream::run(std::function<void()> work) {
-  Event event;
-  event.state_ = std::make_shared<Event::State>();
+Completion Stream::run(std::function<void()> work) {
+  auto end = std::make_shared<PartsUnderWay>(1);
   {
     const std::lock_guard lock(impl_->mutex);
-    impl_->queue.push_back({std::move(work), event.state_});
+    impl_->queue.push_back({std::move(work), end});
   }
   impl_->changed.notify_one();
-  return event;
+  return completion_of(std::move(end));
 }
 
 }  // namespace thimble

@@ -6,26 +6,11 @@
 #include <memory>
 #include <string>
 
+#include "core/base/completion.h"
+
 namespace thimble {
 
-/// Completion of one piece of work, with its error. A value type: copies refer to the same
-/// completion.
-class Event {
- public:
-  Event() = default;
-
-  /// Blocks until the work is done; throws its error, once. A default-made event is done.
-  void wait();
-  bool done() const;
-
- private:
-  friend class Stream;
-  struct State;
-  std::shared_ptr<State> state_;
-};
-
-/// A worker thread that runs what it is given in order. Destruction finishes what was started and
-/// logs errors that nobody waited for.
+/// A worker thread that runs what it is given in order. Destruction finishes what was started.
 class Stream {
  public:
   explicit Stream(std::string name);
@@ -33,8 +18,9 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  /// Enqueues `work`; after a failure later work still runs, each event carries its own error.
-  [[nodiscard]] Event run(std::function<void()> work);
+  /// Enqueues `work`; after a failure later work still runs, each has an error of its own. The
+  /// completion may outlive the stream.
+  Completion run(std::function<void()> work);
 
  private:
   struct Impl;

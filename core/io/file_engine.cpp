@@ -1,7 +1,5 @@
 #include "core/io/file_engine.h"
 
-#include <spdlog/spdlog.h>
-
 #include <algorithm>
 #include <thread>
 #include <utility>
@@ -12,59 +10,6 @@
 #include "core/io/io_queue.h"
 
 namespace thimble {
-
-IoTicket::IoTicket(std::shared_ptr<internal::IoRequest> request) : request_(std::move(request)) {}
-
-IoTicket& IoTicket::operator=(IoTicket&& other) noexcept {
-  if (this != &other) {
-    finish();
-    request_ = std::move(other.request_);
-  }
-  return *this;
-}
-
-IoTicket::~IoTicket() {
-  finish();
-}
-
-void IoTicket::finish() noexcept {
-  if (request_ == nullptr) return;
-  const std::exception_ptr error = request_->wait_error();
-  request_.reset();
-  if (error == nullptr) return;
-  try {
-    std::rethrow_exception(error);
-  } catch (const std::exception& failure) {
-    spdlog::error("unread error of a file transfer: {}", failure.what());
-  }
-}
-
-bool IoTicket::done() const {
-  return request_ == nullptr || request_->done();
-}
-
-void IoTicket::wait() {
-  if (request_ == nullptr) return;
-  const std::exception_ptr error = request_->wait_error();
-  request_.reset();
-  if (error != nullptr) std::rethrow_exception(error);
-}
-
-void wait_all(std::span<IoTicket> tickets) {
-  std::exception_ptr first;
-  for (IoTicket& ticket : tickets) {
-    if (first != nullptr) {
-      ticket = IoTicket();
-      continue;
-    }
-    try {
-      ticket.wait();
-    } catch (...) {
-      first = std::current_exception();
-    }
-  }
-  if (first != nullptr) std::rethrow_exception(first);
-}
 
 std::unique_ptr<FileEngine> make_file_engine(const FileEngineOptions& options) {
   TH_CHECK(options.queue_depth >= 1 && options.queue_depth <= 1024);
@@ -80,33 +25,11 @@ std::unique_ptr<FileEngine> make_file_engine(const FileEngineOptions& options) {
 
 namespace internal {
 
-void IoRequest::piece_ended(std::exception_ptr error) noexcept {
-  const std::lock_guard lock(mutex_);
-  if (error != nullptr && error_ == nullptr) error_ = std::move(error);
-  if (--pending_ == 0) all_ended_.notify_all();
-}
-
-bool IoRequest::failed() const {
-  const std::lock_guard lock(mutex_);
-  return error_ != nullptr;
-}
-
-bool IoRequest::done() const {
-  const std::lock_guard lock(mutex_);
-  return pending_ == 0;
-}
-
-std::exception_ptr IoRequest::wait_error() {
-  std::unique_lock lock(mutex_);
-  all_ended_.wait(lock, [this] { return pending_ == 0; });
-  return std::exchange(error_, nullptr);
-}
-
-IoTicket IoQueue::add(IoDirection direction, const File& file, std::int64_t offset,
-                      std::span<std::byte> data) {
+Completion IoQueue::add(IoDirection direction, const File& file, std::int64_t offset,
+                        std::span<std::byte> data) {
   const auto size = narrow<std::int64_t>(data.size());
   if (size == 0) return {};
-  auto request = std::make_shared<IoRequest>(ceil_div(size, FileEngine::kPieceBytes));
+  auto request = std::make_shared<PartsUnderWay>(ceil_div(size, FileEngine::kPieceBytes));
   {
     const std::lock_guard lock(mutex_);
     TH_CHECK(!closed_);
@@ -118,7 +41,7 @@ IoTicket IoQueue::add(IoDirection direction, const File& file, std::int64_t offs
     }
   }
   changed_.notify_all();
-  return IoTicket(std::move(request));
+  return completion_of(std::move(request));
 }
 
 std::optional<IoPiece> IoQueue::try_take() {
@@ -178,12 +101,12 @@ class ThreadEngine final : public FileEngine {
   ThreadEngine(const ThreadEngine&) = delete;
   ThreadEngine& operator=(const ThreadEngine&) = delete;
 
-  IoTicket start_read(const File& file, std::int64_t offset,
-                      std::span<std::byte> destination) override {
+  Completion start_read(const File& file, std::int64_t offset,
+                        std::span<std::byte> destination) override {
     return queue_.add(IoDirection::kRead, file, offset, destination);
   }
-  IoTicket start_write(const File& file, std::int64_t offset,
-                       std::span<const std::byte> source) override {
+  Completion start_write(const File& file, std::int64_t offset,
+                         std::span<const std::byte> source) override {
     return queue_.add(IoDirection::kWrite, file, offset,
                       {const_cast<std::byte*>(source.data()), source.size()});
   }
@@ -200,7 +123,7 @@ class ThreadEngine final : public FileEngine {
           error = std::current_exception();
         }
       }
-      piece->request->piece_ended(error);
+      piece->request->end_part(error);
     }
   }
 

@@ -9,36 +9,10 @@
 #include <span>
 #include <string_view>
 
+#include "core/base/completion.h"
 #include "core/io/file.h"
 
 namespace thimble {
-
-namespace internal {
-class IoRequest;
-}
-
-/// A transfer under way. wait() reports its error once; a ticket destroyed before that waits for
-/// the transfer, for its buffer may die next, and logs an error nobody read.
-class [[nodiscard]] IoTicket {
- public:
-  IoTicket() = default;
-  explicit IoTicket(std::shared_ptr<internal::IoRequest> request);
-  IoTicket(IoTicket&& other) noexcept = default;
-  IoTicket& operator=(IoTicket&& other) noexcept;
-  ~IoTicket();
-
-  bool done() const;
-  /// Returns when the whole transfer has ended; throws its error. A ticket without transfer returns
-  /// at once.
-  void wait();
-
- private:
-  void finish() noexcept;
-  std::shared_ptr<internal::IoRequest> request_;
-};
-
-/// Waits for every ticket, then throws the first error among them; the later ones are logged.
-void wait_all(std::span<IoTicket> tickets);
 
 enum class FileEngineKind : std::uint8_t { kAuto, kUring, kThreads };
 
@@ -48,18 +22,18 @@ struct FileEngineOptions {
   int queue_depth = 8;
 };
 
-/// Starts transfers from any thread. The file and the buffer must outlive the ticket; the engine's
-/// destructor finishes what was started.
+/// Starts transfers from any thread. The file and the buffer must outlive the transfer; the
+/// engine's destructor finishes what was started, and completions may outlive it.
 class FileEngine {
  public:
   /// Larger transfers are split into pieces of this size, which may run in any order.
   static constexpr std::int64_t kPieceBytes = std::int64_t{4} << 20;
 
   virtual ~FileEngine() = default;
-  virtual IoTicket start_read(const File& file, std::int64_t offset,
-                              std::span<std::byte> destination) = 0;
-  virtual IoTicket start_write(const File& file, std::int64_t offset,
-                               std::span<const std::byte> source) = 0;
+  virtual Completion start_read(const File& file, std::int64_t offset,
+                                std::span<std::byte> destination) = 0;
+  virtual Completion start_write(const File& file, std::int64_t offset,
+                                 std::span<const std::byte> source) = 0;
   /// "io_uring" or "threads"
   virtual std::string_view name() const = 0;
 

@@ -1,5 +1,4 @@
-// What both file engines share: the request behind a ticket, and the queue of pieces that workers
-// take from. Private to core/io.
+// What both file engines share: the queue of pieces that workers take from. Private to core/io.
 #pragma once
 
 #include <condition_variable>
@@ -17,29 +16,9 @@ namespace thimble::internal {
 
 enum class IoDirection : std::uint8_t { kRead, kWrite };
 
-/// The state shared by a ticket and the pieces of its transfer.
-class IoRequest {
- public:
-  explicit IoRequest(std::int64_t num_pieces) : pending_(num_pieces) {}
-
-  /// Counts one piece as ended; the first error is kept.
-  void piece_ended(std::exception_ptr error) noexcept;
-  /// Whether a piece has failed already, so that the rest need not run.
-  bool failed() const;
-  bool done() const;
-  /// Blocks until no piece is pending, then hands out the error, once.
-  std::exception_ptr wait_error();
-
- private:
-  mutable std::mutex mutex_;
-  std::condition_variable all_ended_;
-  std::int64_t pending_;
-  std::exception_ptr error_;
-};
-
 /// At most FileEngine::kPieceBytes of one request. `data` is only read from when writing.
 struct IoPiece {
-  std::shared_ptr<IoRequest> request;
+  std::shared_ptr<PartsUnderWay> request;
   IoDirection direction = IoDirection::kRead;
   const File* file = nullptr;
   std::int64_t offset = 0;
@@ -49,9 +28,9 @@ struct IoPiece {
 /// Pieces in the order they were started.
 class IoQueue {
  public:
-  /// Splits a transfer into pieces, queues them and returns the ticket.
-  IoTicket add(IoDirection direction, const File& file, std::int64_t offset,
-               std::span<std::byte> data);
+  /// Splits a transfer into pieces, queues them and returns its completion.
+  Completion add(IoDirection direction, const File& file, std::int64_t offset,
+                 std::span<std::byte> data);
   /// The next piece, or nothing if the queue is empty.
   std::optional<IoPiece> try_take();
   /// Blocks for the next piece; nothing once the queue is closed and empty.

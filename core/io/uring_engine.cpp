@@ -53,18 +53,18 @@ class UringEngine final : public FileEngine {
   UringEngine(const UringEngine&) = delete;
   UringEngine& operator=(const UringEngine&) = delete;
 
-  IoTicket start_read(const File& file, std::int64_t offset,
-                      std::span<std::byte> destination) override {
-    IoTicket ticket = queue_.add(IoDirection::kRead, file, offset, destination);
+  Completion start_read(const File& file, std::int64_t offset,
+                        std::span<std::byte> destination) override {
+    Completion transfer = queue_.add(IoDirection::kRead, file, offset, destination);
     wake();
-    return ticket;
+    return transfer;
   }
-  IoTicket start_write(const File& file, std::int64_t offset,
-                       std::span<const std::byte> source) override {
-    IoTicket ticket = queue_.add(IoDirection::kWrite, file, offset,
-                                 {const_cast<std::byte*>(source.data()), source.size()});
+  Completion start_write(const File& file, std::int64_t offset,
+                         std::span<const std::byte> source) override {
+    Completion transfer = queue_.add(IoDirection::kWrite, file, offset,
+                                     {const_cast<std::byte*>(source.data()), source.size()});
     wake();
-    return ticket;
+    return transfer;
   }
   std::string_view name() const override { return "io_uring"; }
 
@@ -188,7 +188,7 @@ class UringEngine final : public FileEngine {
     slots_[index].busy = false;
     --num_busy_;
     const IoPiece piece = std::move(slots_[index].piece);
-    piece.request->piece_ended(std::move(error));
+    piece.request->end_part(std::move(error));
   }
 
   /// The kernel took the ring away: nothing in flight, and nothing started later, will ever

@@ -36,7 +36,7 @@ void BatchFeed::start(std::size_t index) {
     const Tensor& target = to.device.*array;
     if (target.nbytes() == 0) continue;
     to.arrivals.emplace_back(
-        memory, memory.start_from_host(target.raw(), (to.host.*array).raw(), target.nbytes()));
+        memory.start_from_host(target.raw(), (to.host.*array).raw(), target.nbytes()));
   }
 }
 
@@ -52,7 +52,7 @@ const BatchTensors& BatchFeed::next() {
   // The one after it is started before this one's kernels, so that it waits for none of them.
   if (index == 0) start(0);
   if (index + 1 < batches_.size()) start(index + 1);
-  for (const DeviceCopy& arrival : current.arrivals) arrival.follow();
+  for (Completion& arrival : current.arrivals) arrival.follow();
   if (index >= kPlaces) departures_.at(index - kPlaces).follow();  // it reads current.losses
   return current.device;
 }
@@ -81,8 +81,7 @@ void BatchFeed::send() {
     return;
   }
   const DeviceMemory& memory = device_memory(arena_.device().kind);
-  departures_.emplace_back(memory,
-                           memory.start_to_host(host_losses(index), losses.raw(), losses.nbytes()));
+  departures_.emplace_back(memory.start_to_host(host_losses(index), losses.raw(), losses.nbytes()));
 }
 
 void BatchFeed::add_until(std::size_t count) {

@@ -39,7 +39,7 @@ class BatchFeed {
   struct Place {
     BatchTensors device, host;
     Tensor losses;
-    std::vector<DeviceCopy> arrivals;
+    std::vector<Completion> arrivals;
   };
   Place& place(std::size_t index) { return places_[staged_ ? index % kPlaces : 0]; }
   float* host_losses(std::size_t index) const;
@@ -52,7 +52,7 @@ class BatchFeed {
   std::size_t given_ = 0;               // by next()
   std::array<Place, kPlaces> places_;   // on a CPU the first alone
   Tensor host_losses_;                  // [places, N]
-  std::vector<DeviceCopy> departures_;  // by micro-batch
+  std::vector<Completion> departures_;  // by micro-batch
   std::size_t added_ = 0;
   ExactSum loss_;
 };

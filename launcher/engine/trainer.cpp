@@ -265,7 +265,7 @@ TrainOutcome Trainer::run() {
   const std::int64_t first = state_.step;
   std::vector<Batch> next;
   Stream loader("data");  // after what it writes to, so that it ends first
-  Event ready;
+  Completion ready;
   const auto prefetch = [&](std::int64_t step) {
     if (step <= parts_.total_steps)
       ready = loader.run([this, step, &next] { next = batches_of(step); });

@@ -83,7 +83,7 @@ class Trainer {
   void give_up(const StepResult& r) const;
   EvalSum evaluate_set(const ValidationSet& set);
   Batch rows_of(const Dataset& data, std::vector<std::int64_t> ids);
-  void wait_for_data(Event& ready);
+  void wait_for_data(Completion& ready);
   bool any_rank(const char* what, bool here);
   std::string data_text() const;
   [[noreturn]] void end_without_data();

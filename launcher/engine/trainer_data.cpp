@@ -37,7 +37,7 @@ Batch Trainer::rows_of(const Dataset& data, std::vector<std::int64_t> ids) {
   return data.get_rows(ids);
 }
 
-void Trainer::wait_for_data(Event& ready) {
+void Trainer::wait_for_data(Completion& ready) {
   try {
     ready.wait();
   } catch (const std::exception& e) {

@@ -85,7 +85,7 @@ class NcclCommunicator final : public Communicator {
   int rank() const override { return control_.rank(); }
   int size() const override { return control_.size(); }
 
-  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+  Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     if (purpose == Purpose::kControl) return control_.start(label, purpose, std::move(exchange));
     Traffic traffic;
     traffic.count(purpose, exchange);
@@ -104,7 +104,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   // ReduceScatter where every rank has as many elements, otherwise a reduction to each rank.
-  Ticket start_sum(const OpLabel& label, std::vector<RowSum> sums) override {
+  Completion start_sum(const OpLabel& label, std::vector<RowSum> sums) override {
     Traffic traffic;
     traffic.count(sums);
     return run(label, traffic, [&] {
@@ -140,6 +140,10 @@ class NcclCommunicator final : public Communicator {
     time_limit_ = limit;
   }
 
+  std::string failure() const override {
+    const std::lock_guard lock(mutex_);
+    return failure_;
+  }
   void abort(const std::string& reason) noexcept override { fail(reason); }
 
   Traffic traffic() const override {
@@ -153,27 +157,35 @@ class NcclCommunicator final : public Communicator {
 
  private:
   // The time a GPU waits is not seen here: Traffic::waited_ns stays what the host waited.
-  class Waiting final : public Ticket::State {
+  class Waiting final : public Completion::Work {
    public:
     Waiting(NcclCommunicator& owner, std::shared_ptr<Operation> operation)
         : owner_(owner), operation_(std::move(operation)) {}
+    // One that is stuck is ended by the watcher.
     void wait() override {
-      {
-        const std::lock_guard lock(owner_.mutex_);
-        if (!owner_.failure_.empty()) throw SystemError(owner_.failure_);
-      }
+      if (followed_) return;
+      const cudaError_t ended = cudaEventSynchronize(operation_->events.end);
+      if (std::string reason = owner_.failure(); !reason.empty()) throw SystemError(reason);
+      check_cuda(ended, operation_->name().c_str());
+    }
+    bool done() noexcept override { return followed_ || gpu::has_happened(operation_->events.end); }
+    bool follow() override {
+      if (!owner_.failure().empty()) return false;
+      followed_ = true;
       check_cuda(cudaStreamWaitEvent(gpu::compute_stream(), operation_->events.end, 0),
                  "cudaStreamWaitEvent");
+      return true;
     }
 
    private:
     NcclCommunicator& owner_;
     std::shared_ptr<Operation> operation_;
+    bool followed_ = false;  // all it touches is the GPU's, and in the order of the thread's work
   };
 
   // Starts what `calls` asks NCCL for, as one operation, behind the thread's work on the GPU.
   template <typename Calls>
-  Ticket run(const OpLabel& label, const Traffic& traffic, Calls&& calls) {
+  Completion run(const OpLabel& label, const Traffic& traffic, Calls&& calls) {
     auto operation = std::make_shared<Operation>();
     operation->label = label;
     operation->bytes = traffic.tensor_bytes;
@@ -205,7 +217,7 @@ class NcclCommunicator final : public Communicator {
       pending_.push_back(operation);
     }
     changed_.notify_all();
-    return Ticket(std::make_unique<Waiting>(*this, std::move(operation)));
+    return Completion(std::make_unique<Waiting>(*this, std::move(operation)));
   }
 
   void tell(const Operation& operation, bool ended) const {

@@ -86,8 +86,8 @@ TEST(Arena, FullArenaSaysWhatIsLive) {
 TEST(Stream, ErrorsComeOnceAndLaterWorkRuns) {
   Stream stream("test");
   int ran = 0;
-  Event bad = stream.run([] { throw SystemError("disk"); });
-  Event good = stream.run([&] { ran = 1; });
+  Completion bad = stream.run([] { throw SystemError("disk"); });
+  Completion good = stream.run([&] { ran = 1; });
   EXPECT_THROW(bad.wait(), SystemError);
   bad.wait();
   good.wait();

@@ -1,5 +1,5 @@
 // The emulator that kernels are tested with: barriers, exchanges, and threads that miss them; and,
-// on it, copies with tickets and work that is recorded.
+// on it, copies beside kernels and work that is recorded.
 #include <gtest/gtest.h>
 
 #include <vector>
@@ -94,11 +94,11 @@ class DeviceValue {
     return value;
   }
   void add_one() const { launch(add_one_kernel, 1, 1, compute_stream(), at_); }
-  DeviceCopy start_from(const float& host) const {
-    return {memory(), memory().start_from_host(at_, &host, sizeof(host))};
+  Completion start_from(const float& host) const {
+    return memory().start_from_host(at_, &host, sizeof(host));
   }
-  DeviceCopy start_to(float& host) const {
-    return {memory(), memory().start_to_host(&host, at_, sizeof(host))};
+  Completion start_to(float& host) const {
+    return memory().start_to_host(&host, at_, sizeof(host));
   }
 
  private:
@@ -106,15 +106,15 @@ class DeviceValue {
   float* at_;
 };
 
-TEST(DeviceCopyTest, BytesArriveWhenSomebodyWaits) {
+TEST(EmulatedCopyTest, BytesArriveWhenSomebodyWaits) {
   const DeviceValue x;
   const float sent = 3;
   float got = 0;
-  DeviceCopy in = x.start_from(sent);
+  Completion in = x.start_from(sent);
   EXPECT_EQ(x.get(), 0);  // the emulator copies as late as it may
   in.follow();
   x.add_one();
-  DeviceCopy out = x.start_to(got);
+  Completion out = x.start_to(got);
   EXPECT_EQ(got, 0);
   out.wait();
   EXPECT_EQ(got, 4);
@@ -123,15 +123,15 @@ TEST(DeviceCopyTest, BytesArriveWhenSomebodyWaits) {
   EXPECT_EQ(x.get(), 4);  // the copy is not done again
 }
 
-TEST(DeviceCopyTest, TheEndOfATicketWaits) {
+TEST(EmulatedCopyTest, TheEndOfACompletionWaits) {
   const DeviceValue x;
   float got = 0;
   x.set(5);
-  { const DeviceCopy out = x.start_to(got); }
+  { const Completion out = x.start_to(got); }
   EXPECT_EQ(got, 5);
-  DeviceCopy first = x.start_to(got);
+  Completion first = x.start_to(got);
   x.set(6);
-  first = DeviceCopy();
+  first = Completion();
   EXPECT_EQ(got, 6);
 }
 

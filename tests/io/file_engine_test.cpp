@@ -47,16 +47,16 @@ TEST_P(FileEngineTest, RoundTripOfManySizes) {
   EXPECT_EQ(file.size(), offset);
 }
 
-TEST_P(FileEngineTest, ManyTicketsBeyondTheQueueDepth) {
+TEST_P(FileEngineTest, ManyTransfersBeyondTheQueueDepth) {
   const File file = File::create(dir_ / "a");
   const auto data = random_bytes(64 * 1000, 3);
-  std::vector<IoTicket> tickets;
+  std::vector<Completion> writes;
   for (std::size_t i = 0; i < 64; ++i) {
-    tickets.push_back(engine_->start_write(file, static_cast<std::int64_t>(i * 1000),
-                                           std::span(data).subspan(i * 1000, 1000)));
+    writes.push_back(engine_->start_write(file, static_cast<std::int64_t>(i * 1000),
+                                          std::span(data).subspan(i * 1000, 1000)));
   }
-  wait_all(tickets);
-  for (const IoTicket& ticket : tickets) EXPECT_TRUE(ticket.done());
+  wait_all(writes);
+  for (const Completion& write : writes) EXPECT_TRUE(write.done());
   std::vector<std::byte> back(data.size());
   engine_->read(file, 0, back);
   EXPECT_TRUE(back == data);
@@ -83,13 +83,13 @@ TEST_P(FileEngineTest, ErrorIsThrownOnceByWait) {
   write_bytes(dir_ / "a", "abc");
   const File file = File::open_read(dir_ / "a");
   std::vector<std::byte> buffer(10);
-  IoTicket ticket = engine_->start_read(file, 0, buffer);
+  Completion read = engine_->start_read(file, 0, buffer);
   EXPECT_THROWS_WITH(SystemError, "the file ends at byte 3, 7 more", {
-    IoTicket failing = engine_->start_read(file, 0, buffer);
+    Completion failing = engine_->start_read(file, 0, buffer);
     failing.wait();
   });
-  EXPECT_THROW(ticket.wait(), SystemError);
-  EXPECT_NO_THROW(ticket.wait());
+  EXPECT_THROW(read.wait(), SystemError);
+  EXPECT_NO_THROW(read.wait());
   EXPECT_THROWS_WITH(SystemError, "Bad file descriptor", engine_->write(file, 0, buffer));
 }
 
@@ -97,24 +97,24 @@ TEST_P(FileEngineTest, WaitAllWaitsForAllAndThrowsTheFirst) {
   write_bytes(dir_ / "a", "abc");
   const File file = File::open_read(dir_ / "a");
   std::vector<std::byte> good(3), bad(4);
-  std::vector<IoTicket> tickets;
-  tickets.push_back(engine_->start_read(file, 0, good));
-  tickets.push_back(engine_->start_read(file, 0, bad));
-  tickets.push_back(engine_->start_read(file, 0, good));
-  EXPECT_THROW(wait_all(tickets), SystemError);
+  std::vector<Completion> reads;
+  reads.push_back(engine_->start_read(file, 0, good));
+  reads.push_back(engine_->start_read(file, 0, bad));
+  reads.push_back(engine_->start_read(file, 0, good));
+  EXPECT_THROW(wait_all(reads), SystemError);
   EXPECT_EQ(std::to_integer<char>(good[2]), 'c');
 }
 
-TEST_P(FileEngineTest, DroppedTicketWaitsForItsTransfer) {
+TEST_P(FileEngineTest, DroppedCompletionWaitsForItsTransfer) {
   const File file = File::create(dir_ / "a");
   {
     const auto data = random_bytes(9'000'000, 4);
-    const IoTicket dropped = engine_->start_write(file, 0, data);
+    const Completion dropped = engine_->start_write(file, 0, data);
   }
   EXPECT_EQ(file.size(), 9'000'000);
 }
 
-TEST_P(FileEngineTest, InjectedErrorReachesTheTicket) {
+TEST_P(FileEngineTest, InjectedErrorReachesWhoWaits) {
   // Re-executed, because the point is armed once per process.
   GTEST_FLAG_SET(death_test_style, "threadsafe");
   EXPECT_EXIT(
@@ -143,12 +143,6 @@ INSTANTIATE_TEST_SUITE_P(Kinds, FileEngineTest,
 TEST(MakeFileEngine, AutoAlwaysYieldsAnEngine) {
   const auto engine = make_file_engine();
   EXPECT_TRUE(engine->name() == "io_uring" || engine->name() == "threads");
-}
-
-TEST(IoTicket, WithoutTransferIsDone) {
-  IoTicket ticket;
-  EXPECT_TRUE(ticket.done());
-  ticket.wait();
 }
 
 }  // namespace

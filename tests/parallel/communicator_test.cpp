@@ -25,10 +25,10 @@ class SummingCommunicator final : public Communicator {
   explicit SummingCommunicator(Communicator& comm) : comm_(comm) {}
   int rank() const override { return comm_.rank(); }
   int size() const override { return comm_.size(); }
-  Ticket start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
+  Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     return comm_.start(label, purpose, std::move(exchange));
   }
-  Ticket start_sum(const OpLabel& label, std::vector<RowSum> sums) override {
+  Completion start_sum(const OpLabel& label, std::vector<RowSum> sums) override {
     for (const RowSum& sum : sums) {
       const auto width = static_cast<std::size_t>(dtype_size(sum.dtype));
       const auto part = [&](int r) {
@@ -104,11 +104,35 @@ TEST_P(CommunicatorTest, EveryByteArrivesWhereItBelongs) {
   });
 }
 
+// Ranks that only ask serve each other too.
+TEST_P(CommunicatorTest, DoneBecomesTrueWithoutWaiting) {
+  run([](Communicator& comm) {
+    const int n = comm.size();
+    std::vector<int> mine(1001, comm.rank()), all(1001 * static_cast<std::size_t>(n), -1);
+    Exchange exchange(n);
+    for (int r = 0; r < n; ++r) {
+      if (r == comm.rank()) continue;
+      const auto at = static_cast<std::size_t>(r);
+      exchange.send[at] = {std::as_bytes(std::span(mine))};
+      exchange.receive[at] = {std::as_writable_bytes(std::span(all).subspan(1001 * at, 1001))};
+    }
+    Completion operation = comm.start({"exchange", "asked"}, Purpose::kTensor, std::move(exchange));
+    const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+    while (!operation.done() && std::chrono::steady_clock::now() < end) std::this_thread::yield();
+    ASSERT_TRUE(operation.done());
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      const int from = static_cast<int>(i / 1001);
+      ASSERT_EQ(all[i], from == comm.rank() ? -1 : from);
+    }
+    operation.wait();
+  });
+}
+
 TEST_P(CommunicatorTest, OperationsUnderWayTogetherDoNotMix) {
   run([](Communicator& comm) {
     constexpr int kOps = 20;
     std::vector<std::vector<float>> values(kOps);
-    std::vector<Ticket> tickets;
+    std::vector<Completion> operations;
     std::vector<Exchange> kept;
     std::vector<std::vector<float>> in(static_cast<std::size_t>(kOps * comm.size()));
     for (int op = 0; op < kOps; ++op) {
@@ -123,12 +147,12 @@ TEST_P(CommunicatorTest, OperationsUnderWayTogetherDoNotMix) {
         exchange.send[static_cast<std::size_t>(r)] = {std::as_bytes(std::span(mine))};
         exchange.receive[static_cast<std::size_t>(r)] = {std::as_writable_bytes(std::span(place))};
       }
-      tickets.push_back(comm.start({"exchange", fmt::format("op {}", op)}, Purpose::kTensor,
-                                   std::move(exchange)));
+      operations.push_back(comm.start({"exchange", fmt::format("op {}", op)}, Purpose::kTensor,
+                                      std::move(exchange)));
     }
     // Every rank waits in an order of its own.
     for (int i = 0; i < kOps; ++i)
-      tickets[static_cast<std::size_t>((i * 7 + comm.rank() * 3) % kOps)].wait();
+      operations[static_cast<std::size_t>((i * 7 + comm.rank() * 3) % kOps)].wait();
     for (int op = 0; op < kOps; ++op) {
       for (int r = 0; r < comm.size(); ++r) {
         if (r == comm.rank()) continue;

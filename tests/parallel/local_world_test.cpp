@@ -47,6 +47,20 @@ TEST(LocalWorldTest, OtherSizesAreRefused) {
   EXPECT_NE(error.find("other sizes"), std::string::npos) << error;
 }
 
+// Nobody may take data that never came for what was sent.
+TEST(LocalWorldTest, WhatIsUnderWayFailsWithTheFirst) {
+  LocalWorld world(2, std::chrono::milliseconds(50));
+  const auto comm = world.communicator(0);
+  Completion first = comm->start({"exchange", "first"}, Purpose::kControl, Exchange(2));
+  Completion second = comm->start({"exchange", "second"}, Purpose::kControl, Exchange(2));
+  EXPECT_FALSE(second.done());
+  const std::string error = error_of([&] { first.wait(); });
+  EXPECT_NE(error.find("#0 of first: never entered by rank 1"), std::string::npos) << error;
+  EXPECT_TRUE(second.done());
+  EXPECT_EQ(error_of([&] { second.wait(); }), error);
+  EXPECT_EQ(error_of([&] { second.wait(); }), "");
+}
+
 TEST(LocalWorldTest, ADeadRankEndsTheOthers) {
   const std::string error = error_of([] {
     run_ranks(4, [](Communicator& comm) {

@@ -67,20 +67,33 @@ void move_now(void* to, const void* from, std::int64_t bytes) {
   move(to, from, bytes);
 }
 
-// As late as it may be: whoever does not wait sees what was there before.
-struct Copy {
-  void* to;
-  const void* from;
-  std::int64_t bytes;
+// As late as it may be: whoever neither waits nor asks a second time sees what was there before.
+class Copy final : public Completion::Work {
+ public:
+  Copy(void* to, const void* from, std::int64_t bytes) : to_(to), from_(from), bytes_(bytes) {}
+  void wait() override {
+    synchronise();
+    move(to_, from_, std::exchange(bytes_, 0));
+  }
+  bool done() noexcept override {
+    if (recorded) return true;  // waiting throws at once
+    if (std::exchange(asked_, true)) move(to_, from_, std::exchange(bytes_, 0));
+    return bytes_ == 0;
+  }
+  bool follow() override {
+    wait();
+    return true;
+  }
+
+ private:
+  void* to_;
+  const void* from_;
+  std::int64_t bytes_;
+  bool asked_ = false;
 };
-void* start_copy(void* to, const void* from, std::int64_t bytes) {
+Completion start_copy(void* to, const void* from, std::int64_t bytes) {
   synchronise();
-  return new Copy{to, from, bytes};
-}
-void do_copy(void* handle) {
-  synchronise();
-  Copy& copy = *static_cast<Copy*>(handle);
-  move(copy.to, copy.from, std::exchange(copy.bytes, 0));
+  return Completion(std::make_unique<Copy>(to, from, bytes));
 }
 
 }  // namespace
@@ -143,9 +156,6 @@ const DeviceMemory& memory() {
       .wait = synchronise,
       .start_to_host = start_copy,
       .start_from_host = start_copy,
-      .wait_copy = do_copy,
-      .follow_copy = do_copy,
-      .end_copy = [](void* copy) { delete static_cast<Copy*>(copy); },
       .allocate_host = device_memory(DeviceKind::kCpu).allocate,
       .release_host = device_memory(DeviceKind::kCpu).release,
   };

@@ -32,18 +32,39 @@ cudaEvent_t mark(Stream stream) {
   return event;
 }
 
-// Beside the kernels, after those that were started before; the event is its end.
-void* start_copy(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
+class Copy final : public Completion::Work {
+ public:
+  explicit Copy(cudaEvent_t end) : end_(end) {}
+  ~Copy() override { cudaEventDestroy(end_); }
+  void wait() override { check(cudaEventSynchronize(end_), "cudaEventSynchronize"); }
+  bool done() noexcept override { return has_happened(end_); }
+  bool follow() override {
+    check(cudaStreamWaitEvent(compute_stream(), end_, 0), "cudaStreamWaitEvent");
+    return true;
+  }
+
+ private:
+  cudaEvent_t end_;
+};
+
+// Beside the kernels, after those that were started before.
+Completion start_copy(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
   thread_local const Stream copies = make_stream();
   const cudaEvent_t begin = mark(compute_stream());
   check(cudaStreamWaitEvent(copies, begin, 0), "cudaStreamWaitEvent");
   check(cudaEventDestroy(begin), "cudaEventDestroy");
   check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, copies),
         "cudaMemcpyAsync");
-  return mark(copies);
+  return Completion(std::make_unique<Copy>(mark(copies)));
 }
 
 }  // namespace
+
+bool has_happened(cudaEvent_t event) noexcept {
+  if (cudaEventQuery(event) != cudaErrorNotReady) return true;
+  static_cast<void>(cudaGetLastError());  // not an error, which check_launch() must not find
+  return false;
+}
 
 void check_launch() {
   check(cudaGetLastError(), "starting a kernel");
@@ -94,16 +115,6 @@ const DeviceMemory& memory() {
           [](void* at, const void* host, std::int64_t bytes) {
             return start_copy(at, host, bytes, cudaMemcpyHostToDevice);
           },
-      .wait_copy =
-          [](void* copy) {
-            check(cudaEventSynchronize(static_cast<cudaEvent_t>(copy)), "cudaEventSynchronize");
-          },
-      .follow_copy =
-          [](void* copy) {
-            check(cudaStreamWaitEvent(compute_stream(), static_cast<cudaEvent_t>(copy), 0),
-                  "cudaStreamWaitEvent");
-          },
-      .end_copy = [](void* copy) { cudaEventDestroy(static_cast<cudaEvent_t>(copy)); },
       .allocate_host =
           [](std::int64_t bytes) {
             void* base = nullptr;

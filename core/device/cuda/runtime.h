@@ -15,6 +15,11 @@ Stream compute_stream();
 void zero(void* dst, std::int64_t bytes);
 void copy(void* dst, const void* src, std::int64_t bytes);
 
+#ifdef __CUDACC__
+/// Or has failed: waiting for it does not block.
+bool has_happened(cudaEvent_t event) noexcept;
+#endif
+
 /// The driver of the GPU that is linked.
 const GpuDriver& driver();
 
