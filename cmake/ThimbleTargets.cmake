@@ -45,16 +45,17 @@ function(thimble_isa_sources target)
   endforeach()
 endfunction()
 
-# thimble_test(name SOURCES... LINK... [LABELS...]): one GoogleTest binary, every case its own ctest entry.
+# thimble_test(name SOURCES... LINK... [LABELS...] [PREFIX]): one GoogleTest binary, every case its own ctest entry, named
+# with the prefix.
 function(thimble_test name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "" "PREFIX" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE thimble_flags ${arg_LINK} GTest::gtest GTest::gtest_main)
   if(NOT arg_LABELS)
     set(arg_LABELS fast)
   endif()
   include(GoogleTest)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${name} TEST_PREFIX "${arg_PREFIX}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
                        WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600)
 endfunction()
 

@@ -11,6 +11,7 @@
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/planning_communicator.h"
+#include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
 
 namespace thimble {
@@ -88,9 +89,15 @@ struct Setting {
   bool project_gradients = false;
   std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
+  bool odd_model = kOddModel;
 };
 
-// Small enough for every matrix here; the second of three steps refreshes too. With projected
+inline std::unique_ptr<TrainableModel> tiny_model(const Setting& s) {
+  if (s.odd_model) return std::make_unique<OddModel>(s.tied, s.wide);
+  return std::make_unique<Transformer>(odd_config(s.tied, s.wide));
+}
+
+// Small enough for every other matrix; the second of three steps refreshes too. With projected
 // gradients every matrix refreshes in one of the three.
 inline OptimizerGroups make_groups(const ParamTable& params, const std::string& name,
                                    bool project_gradients = false, std::int64_t update_gap = 1) {
@@ -108,7 +115,7 @@ inline OptimizerGroups make_groups(const ParamTable& params, const std::string& 
   }
   GroupSettings fallback = main;
   fallback.optimizer.name = "adamw";
-  return {params, {}, main, fallback};
+  return {params, narrow_groups(params, main), main, fallback};
 }
 
 inline EngineOptions engine_options(const Setting& s, int passes) {
@@ -132,7 +139,8 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
       s.device == DeviceKind::kCpu ? Arena::make_cpu(1 << 26) : Arena::make_gpu(1 << 26, 1 << 26);
   arena->set_poison(true);
   Outcome out;
-  const Transformer model(odd_config(s.tied, s.wide));
+  const std::unique_ptr<TrainableModel> made = tiny_model(s);
+  const TrainableModel& model = *made;
   const OptimizerGroups optimizer =
       make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
@@ -143,8 +151,15 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
     out.slices.push_back(engine.parallel().updated(id, comm.rank()));
   if (!s.fused) {
     static_cast<void>(engine.accumulate(batches));
-    for (const ParamId id : model.params().ids())
-      out.grads.push_back(floats(engine.grads().grad(id)));
+    for (const ParamId id : model.params().ids()) {
+      const Tensor& grad = engine.grads().grad(id);
+      const ParamInfo& info = model.params().info(id);
+      EXPECT_EQ(grad.defined(), info.trainable) << info.name;
+      const std::int64_t width = info.shape.numel() / info.storage_shape()[0];
+      const std::int64_t values = out.slices[out.grads.size()].rows() * width;
+      out.grads.push_back(grad.defined() ? floats(grad)
+                                         : std::vector<float>(static_cast<std::size_t>(values)));
+    }
     engine.release_grads();
   }
   for (int step = 1; step <= 3; ++step) {
@@ -157,7 +172,8 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
     const Slice rows = engine.parallel().updated(id, comm.rank());
     out.masters.push_back(engine.int8()[static_cast<std::size_t>(id)]
                               ? floats(engine.store().view(id).rows(rows.begin, rows.end))
-                          : engine.master() == MasterFormat::kF32
+                          : engine.master() == MasterFormat::kF32 &&
+                                  model.params().info(id).trainable
                               ? floats(engine.held(*engine.table().find(id, StateKind::kMaster)))
                               : floats(engine.store().shard(id)));
   }
