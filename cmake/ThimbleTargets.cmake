@@ -50,12 +50,24 @@ function(thimble_test name)
   cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE thimble_flags ${arg_LINK} GTest::gtest GTest::gtest_main)
+  thimble_test_cases(${name} LABELS ${arg_LABELS})
+endfunction()
+
+# thimble_test_cases(name [LABELS...] [PREFIX prefix ENVIRONMENT variable=value]): ctest entries for every case of a test
+# binary, once more under other names in another environment.
+function(thimble_test_cases name)
+  cmake_parse_arguments(arg "" "PREFIX;ENVIRONMENT" "LABELS" ${ARGN})
   if(NOT arg_LABELS)
     set(arg_LABELS fast)
   endif()
+  set(environment "")
+  if(arg_ENVIRONMENT)
+    set(environment ENVIRONMENT "${arg_ENVIRONMENT}")
+  endif()
   include(GoogleTest)
-  gtest_discover_tests(${name} DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
-                       WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600)
+  gtest_discover_tests(${name} TEST_PREFIX "${arg_PREFIX}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+                       WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
+                       PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600 ${environment})
 endfunction()
 
 # thimble_cuda_library(name SOURCES...): a static library thimble_<name> compiled by nvcc for every architecture of

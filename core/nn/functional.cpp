@@ -69,6 +69,15 @@ Tensor turned(Arena& arena, const Tensor& stored) {
   return rows;
 }
 
+// To be written over: the tensor itself if nobody else holds it, else a copy.
+Tensor own(Arena& arena, Tensor tensor) {
+  if (tensor.is_sole_owner()) return tensor;
+  Tensor copy =
+      Tensor::empty(arena, MemoryTag::kActivations, tensor.dtype(), tensor.shape(), "copy");
+  ops::copy(copy, tensor);
+  return copy;
+}
+
 // dTable[id] (+)= dy of every token with that id. A table wider than its vocabulary is stored
 // transposed: its rows are gathered by turning the whole of it, which is small beside the layers,
 // and the sums are the very ones of a table that is not transposed.
@@ -223,13 +232,14 @@ Var add(Context& ctx, const Var& x, Var delta) {
 }
 
 Var rope(Context& ctx, Var x, const AttentionContext& attention) {
+  x.value = own(ctx.arena, std::move(x.value));
   ops::rope(x.value, attention.rope_table, attention.positions, false);
   Var y = make_var(ctx, x.value, x.needs_grad());
   if (!ctx.recording() || !y.needs_grad()) return y;
   ctx.tape->record([table = attention.rope_table, positions = attention.positions, x_id = x.id,
-                    y_id = y.id](Tape& tape) {
-    const Tensor dy = tape.take_grad(y_id);
-    ops::rope(dy, table, positions, true);  // the rotation is orthogonal
+                    y_id = y.id, arena = &ctx.arena](Tape& tape) {
+    const Tensor dy = own(*arena, tape.take_grad(y_id));  // a sum's terms share their gradient
+    ops::rope(dy, table, positions, true);                // the rotation is orthogonal
     tape.add_grad(x_id, dy);
   });
   return y;

@@ -60,7 +60,7 @@ Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps);
 /// x + delta; reuses delta's memory when nobody else holds it.
 Var add(Context& ctx, const Var& x, Var delta);
 
-/// Rotates x [N, H*D] in place; x must not be used afterwards.
+/// Rotates x [N, H*D]; reuses its memory when nobody else holds it.
 Var rope(Context& ctx, Var x, const AttentionContext& attention);
 
 /// q [N, H*D], k, v [N, Hkv*D] -> [N, H*D]. With a KvStore (no gradient) attends over everything

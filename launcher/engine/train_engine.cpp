@@ -164,8 +164,8 @@ class TrainEngine::Images final : public GradMap {
 };
 
 TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
-                         const EngineOptions& options)
-    : TrainEngine(arena, model, optimizer, options, alone_) {}
+                         const EngineOptions& options, const EngineStores& stores)
+    : TrainEngine(arena, model, optimizer, options, alone_, stores) {}
 
 TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
                          const EngineOptions& options, Communicator& comm,

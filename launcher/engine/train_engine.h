@@ -79,7 +79,7 @@ class TrainEngine {
               const EngineOptions& options, Communicator& comm, const EngineStores& stores = {});
   /// One process alone.
   TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
-              const EngineOptions& options);
+              const EngineOptions& options, const EngineStores& stores = {});
   TrainEngine(const TrainEngine&) = delete;
   TrainEngine& operator=(const TrainEngine&) = delete;
 

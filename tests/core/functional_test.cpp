@@ -92,6 +92,31 @@ class Workbench {
 
 class FunctionalTest : public testing::TestWithParam<DType> {};
 
+// What is rotated is also used as it is, and so is the gradient of the rotation.
+TEST_P(FunctionalTest, ARotationChangesNothingElse) {
+  Workbench w(GetParam(), 1, 1);
+  const Tensor x = w.random(Shape{5, 12}, 1), dy = w.random(Shape{5, 12}, 2);
+  const Tensor table = random_tensor(*w.arena, DType::kF32, Shape{7, 4}, 3);
+  const Tensor positions = w.ints(5, 7);
+  const auto rotated = [&](const Tensor& of, bool inverse) {
+    const Tensor copy = Tensor::empty(*w.arena, MemoryTag::kActivations, of.dtype(), of.shape());
+    ops::copy(copy, of);
+    ops::rope(copy, table, positions, inverse);
+    return copy;
+  };
+  const Matrix before = values_of(x), dy_values = values_of(dy),
+               turned = values_of(rotated(x, false)), dx_want = values_of(rotated(dy, true));
+  Matrix dx, dplain;
+  const Var in = w.input(x, dx), plain = w.input(w.random(Shape{5, 12}, 4), dplain);
+  const Var y = rope(*w.ctx, in, {.positions = positions, .rope_table = table});
+  EXPECT_EQ(values_of(y.value), turned);
+  EXPECT_EQ(values_of(in.value), before);
+  w.tape->add_grad(add(*w.ctx, plain, y).id, dy);
+  w.tape->backward();
+  EXPECT_EQ(dplain, dy_values);
+  EXPECT_EQ(dx, dx_want);
+}
+
 TEST_P(FunctionalTest, LinearWithBias) {
   const DType t = GetParam();
   for (const auto& [n, out, in] : {std::tuple{1, 1, 1}, {3, 5, 9}, {130, 33, 70}, {64, 200, 24}}) {

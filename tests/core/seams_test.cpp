@@ -1,4 +1,5 @@
-// Every seam of core against a hostile implementation of it, on a small transformer.
+// Every seam of core against a hostile implementation of it, on a small transformer and on a model
+// that is none.
 #include <cstring>
 #include <map>
 #include <numeric>
@@ -10,6 +11,7 @@
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
 #include "tests/core/expect_close.h"
+#include "tests/parallel/odd_model.h"
 
 namespace thimble {
 namespace {
@@ -46,11 +48,8 @@ Batch small_batch() {
 // Gives out copies while a block is pinned and fills them with NaN when the last pin goes.
 class PoisoningStore final : public ParamStore {
  public:
-  PoisoningStore(Arena& arena, const Transformer& model, ResidentParamStore& truth)
-      : arena_(arena),
-        model_(model),
-        truth_(truth),
-        pins_(static_cast<std::size_t>(model.num_blocks())) {}
+  PoisoningStore(Arena& arena, const TrainableModel& model, ResidentParamStore& truth)
+      : arena_(arena), truth_(truth), pins_(model.block_params().size()) {}
   const ParamTable& params() const override { return truth_.params(); }
   void pin_block(BlockId block) override { ++pins_.at(static_cast<std::size_t>(block)); }
   void unpin_block(BlockId block) override {
@@ -77,7 +76,6 @@ class PoisoningStore final : public ParamStore {
 
  private:
   Arena& arena_;
-  const Transformer& model_;
   ResidentParamStore& truth_;
   std::vector<int> pins_;
   std::map<ParamId, Tensor> copies_;
@@ -139,13 +137,8 @@ struct Variant {
   bool hostile_store = false, moving = false;
 };
 
-Result run(DType dtype, bool tied, const Variant& v, bool freeze_norms = false) {
+Result run_model(const TrainableModel& model, DType dtype, const Variant& v) {
   const auto arena = Arena::make_cpu(1 << 26);
-  Transformer model(small_config(tied));
-  for (const ParamId id : model.params().ids()) {
-    if (freeze_norms && model.params().info(id).role == ParamRole::kNorm)
-      model.params().set_trainable(id, false);
-  }
   ResidentParamStore truth(*arena, model.params(), dtype, true);
   InitSource source(3, 0.3);
   load_weights(*arena, model, truth, source);
@@ -176,26 +169,40 @@ Result run(DType dtype, bool tied, const Variant& v, bool freeze_norms = false) 
   return result;
 }
 
-class Seams : public testing::TestWithParam<std::tuple<DType, bool>> {};
+Result run(DType dtype, bool tied, const Variant& v, bool freeze_norms = false) {
+  Transformer model(small_config(tied));
+  for (const ParamId id : model.params().ids()) {
+    if (freeze_norms && model.params().info(id).role == ParamRole::kNorm)
+      model.params().set_trainable(id, false);
+  }
+  return run_model(model, dtype, v);
+}
 
-TEST_P(Seams, HostileImplementationsChangeNoBit) {
-  const auto [dtype, tied] = GetParam();
-  const Result plain = run(dtype, tied, {});
+void expect_no_bit_changed(const TrainableModel& model, DType dtype) {
+  const Result plain = run_model(model, dtype, {});
   for (const auto& [name, grad] : plain.grads) {
     for (const double g : grad) ASSERT_TRUE(std::isfinite(g)) << name;
   }
   // The hostile store has no packed weights, which may round differently: it is compared with
   // itself.
-  const Result unpacked = run(dtype, tied, {.hostile_store = true});
+  const Result unpacked = run_model(model, dtype, {.hostile_store = true});
   for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
     for (const bool moving : {false, true}) {
-      EXPECT_EQ(plain, run(dtype, tied, {recompute, false, moving}));
-      EXPECT_EQ(unpacked, run(dtype, tied, {recompute, true, moving}));
+      EXPECT_EQ(plain, run_model(model, dtype, {recompute, false, moving}));
+      EXPECT_EQ(unpacked, run_model(model, dtype, {recompute, true, moving}));
     }
   }
   for (const auto& [name, grad] : plain.grads) {
     expect_close(unpacked.grads.at(name), grad, dtype == DType::kF32 ? 1e-4 : 5e-2, name.c_str());
   }
+}
+
+class Seams : public testing::TestWithParam<std::tuple<DType, bool>> {};
+
+TEST_P(Seams, HostileImplementationsChangeNoBit) {
+  const auto [dtype, tied] = GetParam();
+  expect_no_bit_changed(Transformer(small_config(tied)), dtype);
+  expect_no_bit_changed(OddModel(tied), dtype);
 }
 
 TEST_P(Seams, FrozenParametersCostNothingAndChangeNoOther) {

@@ -32,7 +32,8 @@ inline void expect_like_the_cpu(Setting s, int ranks, double tolerance, double o
   run_ranks(ranks, [&](Communicator& comm) {
     choose_gpu(comm.rank());
     const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, s.passes, s.empty));
-    const Transformer model(odd_config(s.tied));
+    const std::unique_ptr<TrainableModel> made = tiny_model(s);
+    const TrainableModel& model = *made;
     const std::string what = fmt::format("{} stage {}", s.optimizer, s.stage);
     for (std::size_t i = 0; i < steps; ++i) {
       EXPECT_NEAR(got.losses[i], want.losses[i], tolerance * want.losses[i]) << what;

@@ -13,7 +13,6 @@ class FusedTest : public testing::TestWithParam<int> {};
 
 TEST_P(FusedTest, TwoPassesGiveTheBitsOfOneUpdate) {
   const int ranks = GetParam();
-  const Transformer model(odd_config(true));
   for (const OptimizerEntry& entry : optimizer_entries()) {
     for (int stage = 0; stage <= (entry.int8_weights ? 2 : 3); ++stage) {
       for (const int passes : {1, 3}) {
@@ -92,10 +91,11 @@ TEST_P(FusedTest, MemoryIsPlannedAndGradientsAreNeverAllThere) {
                   .wire = DType::kBF16,
                   .fused = fused,
                   .clip_mode = fused ? ClipMode::kPerTensor : ClipMode::kExact};
-        const Transformer model(odd_config(false));
+        const std::unique_ptr<TrainableModel> made = tiny_model(s);
+        const TrainableModel& model = *made;
         const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
         const auto play = [&](Arena& arena, Communicator& comm) {
-          TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm);
+          TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm, stores_of_tests(model));
           InitSource source(3, 0.3);
           engine.load(source);
           arena.begin_phase("step");
@@ -127,14 +127,15 @@ TEST_P(FusedTest, AnInfiniteLossChangesNothing) {
   run_ranks(GetParam(), [&](Communicator& comm) {
     const Setting s{.stage = 1, .fused = true, .clip_mode = ClipMode::kPerTensor};
     const auto arena = Arena::make_cpu(1 << 26);
-    const Transformer model(odd_config(false));
+    const std::unique_ptr<TrainableModel> made = tiny_model(s);
+    const TrainableModel& model = *made;
     const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
-    TrainEngine engine(*arena, model, optimizer, engine_options(s, 1), comm);
+    TrainEngine engine(*arena, model, optimizer, engine_options(s, 1), comm, stores_of_tests(model));
     InitSource source(3, 0.3);
     engine.load(source);
     const auto weights = [&] {
       std::vector<std::vector<float>> all;
-      for (const ParamId id : model.params().ids()) all.push_back(floats(engine.store().view(id)));
+      for (const ParamId id : model.params().ids()) all.push_back(shown_weight(engine, id));
       return all;
     };
     const auto before = weights();

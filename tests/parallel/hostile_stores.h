@@ -5,11 +5,11 @@
 
 #include <gtest/gtest.h>
 
-#include <cstring>
+#include <cstdlib>
 #include <deque>
 #include <map>
 #include <memory>
-#include <mutex>
+#include <string_view>
 
 #include "core/nn/weight_store.h"
 #include "core/ops/ops.h"
@@ -229,28 +229,26 @@ class HostileWeights final : public WeightStore {
   std::multimap<const void*, StateLease> leases_;
 };
 
-/// blocks: the model's.
 inline EngineStores hostile_stores(
-    const std::vector<std::vector<ParamId>>& blocks,
+    const TrainableModel& model,
     std::shared_ptr<HostileRecord> record = std::make_shared<HostileRecord>()) {
   return {.state =
               [record](Arena& arena, const StateTable& table, int rank) {
                 return std::make_unique<HostileState>(arena, table, rank, record);
               },
           .weights =
-              [blocks](Arena& arena, const StateTable&, int, std::unique_ptr<WeightStore> own) {
+              [blocks = model.block_params()](Arena& arena, const StateTable&, int, std::unique_ptr<WeightStore> own) {
                 return std::make_unique<HostileWeights>(arena, blocks, std::move(own));
               }};
 }
 
-/// Stores of the suites' engines: memory's, or hostile ones where they are compiled once more.
-#ifdef THIMBLE_HOSTILE_STORES
-inline constexpr bool kHostileStores = true;
-#else
-inline constexpr bool kHostileStores = false;
-#endif
-inline EngineStores stores_of_tests(const std::vector<std::vector<ParamId>>& blocks) {
-  return kHostileStores ? hostile_stores(blocks) : EngineStores{};
+/// Stores of the suites' engines: memory's, or with THIMBLE_TEST_STORES=hostile these.
+inline bool tests_use_hostile_stores() {
+  const char* which = std::getenv("THIMBLE_TEST_STORES");
+  return which != nullptr && std::string_view(which) == "hostile";
+}
+inline EngineStores stores_of_tests(const TrainableModel& model) {
+  return tests_use_hostile_stores() ? hostile_stores(model) : EngineStores{};
 }
 
 }  // namespace thimble

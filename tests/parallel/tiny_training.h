@@ -11,6 +11,8 @@
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/planning_communicator.h"
+#include "tests/parallel/hostile_stores.h"
+#include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
 
 namespace thimble {
@@ -66,11 +68,28 @@ inline std::vector<float> floats(const Tensor& t) {
   return out;
 }
 
+inline std::vector<float> rows_of(const std::vector<float>& whole, const ParamInfo& info,
+                                  Slice slice) {
+  const std::int64_t width = info.shape.numel() / info.storage_shape()[0];
+  return {whole.begin() + slice.begin * width, whole.begin() + slice.end * width};
+}
+
 // What a rank holds of an entry.
 inline std::vector<float> held_values(TrainEngine& engine, const StateEntry& entry) {
   const StateLease lease = engine.state().acquire(
       {.id = entry.id, .rows = entry.held_rows(engine.rank()), .on_host = true});
   return floats(lease.tensor());
+}
+
+// A whole weight as passes see it.
+inline std::vector<float> shown_weight(TrainEngine& engine, ParamId id) {
+  const auto blocks = engine.model().block_params();
+  BlockId block = 0;
+  while (std::count(blocks[static_cast<std::size_t>(block)].begin(),
+                    blocks[static_cast<std::size_t>(block)].end(), id) == 0)
+    ++block;
+  const Pin pin(engine.store(), block);
+  return floats(pin.view(id));
 }
 
 // The rows of a compute weight that a rank updates.
@@ -100,9 +119,16 @@ struct Setting {
   bool project_gradients = false;
   std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
+  bool hostile = false;  // stores, whatever the environment says
+  bool odd_model = tests_train_odd_model();
 };
 
-// Small enough for every matrix here; the second of three steps refreshes too. With projected
+inline std::unique_ptr<TrainableModel> tiny_model(const Setting& s) {
+  if (s.odd_model) return std::make_unique<OddModel>(s.tied, s.wide);
+  return std::make_unique<Transformer>(odd_config(s.tied, s.wide));
+}
+
+// Small enough for every other matrix; the second of three steps refreshes too. With projected
 // gradients every matrix refreshes in one of the three.
 inline OptimizerGroups make_groups(const ParamTable& params, const std::string& name,
                                    bool project_gradients = false, std::int64_t update_gap = 1) {
@@ -120,7 +146,7 @@ inline OptimizerGroups make_groups(const ParamTable& params, const std::string& 
   }
   GroupSettings fallback = main;
   fallback.optimizer.name = "adamw";
-  return {params, {}, main, fallback};
+  return {params, narrow_groups(params, main), main, fallback};
 }
 
 inline EngineOptions engine_options(const Setting& s, int passes) {
@@ -144,19 +170,27 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
       s.device == DeviceKind::kCpu ? Arena::make_cpu(1 << 26) : Arena::make_gpu(1 << 26, 1 << 26);
   arena->set_poison(true);
   Outcome out;
-  const Transformer model(odd_config(s.tied, s.wide));
+  const std::unique_ptr<TrainableModel> made = tiny_model(s);
+  const TrainableModel& model = *made;
   const OptimizerGroups optimizer =
       make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
-                     comm);
+                     comm, s.hostile ? hostile_stores(model) : stores_of_tests(model));
   InitSource source(3, 0.3);
   engine.load(source);
   for (const ParamId id : model.params().ids())
     out.slices.push_back(engine.parallel().updated(id, comm.rank()));
   if (!s.fused) {
     static_cast<void>(engine.accumulate(batches));
-    for (const ParamId id : model.params().ids())
-      out.grads.push_back(floats(engine.grads().grad(id)));
+    for (const ParamId id : model.params().ids()) {
+      const Tensor& grad = engine.grads().grad(id);
+      const ParamInfo& info = model.params().info(id);
+      EXPECT_EQ(grad.defined(), info.trainable) << info.name;
+      const std::int64_t width = info.shape.numel() / info.storage_shape()[0];
+      const std::int64_t values = out.slices[out.grads.size()].rows() * width;
+      out.grads.push_back(grad.defined() ? floats(grad)
+                                         : std::vector<float>(static_cast<std::size_t>(values)));
+    }
     engine.release_grads();
   }
   for (int step = 1; step <= 3; ++step) {
@@ -168,8 +202,8 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   for (const ParamId id : model.params().ids()) {
     const Slice rows = engine.parallel().updated(id, comm.rank());
     out.masters.push_back(engine.int8()[static_cast<std::size_t>(id)]
-                              ? floats(engine.store().view(id).rows(rows.begin, rows.end))
-                          : engine.master() == MasterFormat::kF32
+                              ? rows_of(shown_weight(engine, id), model.params().info(id), rows)
+                          : engine.table().find(id, StateKind::kMaster) != nullptr
                               ? held_values(engine, *engine.table().find(id, StateKind::kMaster))
                               : own_weights(engine, id));
   }
@@ -180,12 +214,6 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
 inline Outcome reference(const Setting& s, int ranks) {
   SingleCommunicator alone;
   return train(alone, s, batches_of(0, 1, ranks * s.passes, s.empty));
-}
-
-inline std::vector<float> rows_of(const std::vector<float>& whole, const ParamInfo& info,
-                                  Slice slice) {
-  const std::int64_t width = info.shape.numel() / info.storage_shape()[0];
-  return {whole.begin() + slice.begin * width, whole.begin() + slice.end * width};
 }
 
 inline double relative(const std::vector<float>& got, const std::vector<float>& want) {

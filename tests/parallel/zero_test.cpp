@@ -13,7 +13,8 @@ TEST_P(ZeroTest, OnePassOnRanksIsManyPassesOnOneBitForBit) {
     for (const auto& [tied, wide] :
          {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
       Setting s{.dtype = dtype, .wire = DType::kF32, .tied = tied, .wide = wide};
-      const Transformer model(odd_config(tied, wide));
+      const std::unique_ptr<TrainableModel> made = tiny_model(s);
+      const TrainableModel& model = *made;
       const Outcome want = reference(s, ranks);
       for (s.stage = 0; s.stage <= 3; ++s.stage) {
         run_ranks(ranks, [&](Communicator& comm) {
@@ -39,7 +40,8 @@ TEST_P(ZeroTest, EveryStageWireAndAccumulationIsCloseToOneRank) {
     for (const int passes : {1, 3}) {
       // With an empty micro-batch one rank has nothing to learn from.
       Setting s{.passes = passes, .empty = ranks > 1 ? 1 : -1, .dtype = DType::kF32, .wire = wire};
-      const Transformer model(odd_config(false));
+      const std::unique_ptr<TrainableModel> made = tiny_model(s);
+      const TrainableModel& model = *made;
       const Outcome want = reference(s, ranks);
       for (s.stage = 0; s.stage <= 3; ++s.stage) {
         run_ranks(ranks, [&](Communicator& comm) {
@@ -50,9 +52,12 @@ TEST_P(ZeroTest, EveryStageWireAndAccumulationIsCloseToOneRank) {
             const ParamInfo& info = model.params().info(id);
             const std::vector<float> expected = rows_of(want.grads[i], info, got.slices[i]);
             ASSERT_EQ(got.grads[i].size(), expected.size());
+            // A single number may be a small difference of what was rounded.
+            const double rounding = info.shape.numel() == 1 ? 4e-2 : 1e-2;
             EXPECT_TRUE(relative(got.grads[i], expected) <=
-                        (wire == DType::kF32 || ranks == 1 ? 1e-5 : 1e-2))
-                << info.name << " stage " << s.stage << " passes " << passes;
+                        (wire == DType::kF32 || ranks == 1 ? 1e-5 : rounding))
+                << info.name << " stage " << s.stage << " passes " << passes << ": "
+                << relative(got.grads[i], expected);
           }
         });
       }
@@ -62,7 +67,8 @@ TEST_P(ZeroTest, EveryStageWireAndAccumulationIsCloseToOneRank) {
 
 TEST_P(ZeroTest, StagesOfOneGroupGiveTheSameBits) {
   const int ranks = GetParam();
-  const Transformer model(odd_config(true));
+  const std::unique_ptr<TrainableModel> made = tiny_model({.tied = true});
+  const TrainableModel& model = *made;
   for (const int passes : {1, 3}) {
     for (const auto& [first, second] : {std::pair{0, 1}, std::pair{2, 3}, std::pair{1, 2}}) {
       if (passes > 1 && first == 1) continue;
@@ -108,12 +114,13 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
                           .tied = tied,
                           .wide = wide,
                           .recompute = recompute};
-          const Transformer model(odd_config(tied, wide));
+          const std::unique_ptr<TrainableModel> made = tiny_model(s);
+          const TrainableModel& model = *made;
           const OptimizerGroups optimizer = make_groups(model.params(), "adamw");
           // One step's bytes, and every peak.
           const auto play = [&](Arena& arena, Communicator& comm) {
             arena.begin_phase("load");
-            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm);
+            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm, stores_of_tests(model));
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
@@ -166,7 +173,8 @@ TEST_P(ZeroTest, EveryOptimizerGivesTheWeightsOfOneRank) {
     Setting s{.optimizer = entry.name,
               .dtype = entry.int8_weights ? DType::kBF16 : DType::kF32,
               .wide = wide};
-    const Transformer model(odd_config(false, wide));
+    const std::unique_ptr<TrainableModel> made = tiny_model(s);
+    const TrainableModel& model = *made;
     const Outcome want = reference(s, ranks);
     // A code of 8 bits may be rounded the other way.
     const double tolerance = entry.int8_weights ? 1e-2 : wide ? 1e-5 : 2e-6;
@@ -199,10 +207,11 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
                       .dtype = DType::kBF16,
                       .wire = DType::kBF16,
                       .master = master};
-      const Transformer model(odd_config(false));
+      const std::unique_ptr<TrainableModel> made = tiny_model(s);
+      const TrainableModel& model = *made;
       const OptimizerGroups optimizer = make_groups(model.params(), entry.name);
       const auto play = [&](Arena& arena, Communicator& comm) {
-        TrainEngine engine(arena, model, optimizer, engine_options(s, 1), comm);
+        TrainEngine engine(arena, model, optimizer, engine_options(s, 1), comm, stores_of_tests(model));
         InitSource source(3, 0.3);
         engine.load(source);
         arena.begin_phase("step");
@@ -227,7 +236,8 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
   const int ranks = GetParam();
   for (const char* name : {"galore", "natural_galore", "badam", "lisa", "frugal layers"}) {
     Setting s{.optimizer = name, .project_gradients = true};
-    const Transformer model(odd_config(false));
+    const std::unique_ptr<TrainableModel> made = tiny_model(s);
+    const TrainableModel& model = *made;
     const OptimizerGroups optimizer = make_groups(model.params(), name, true);
     const Outcome want = reference(s, ranks);
     for (s.stage = 0; s.stage <= 3; ++s.stage) {
@@ -250,7 +260,7 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
         // Memory and traffic of every step are those that were planned.
         for (const int passes : {1, 3}) {
           const auto play = [&](Arena& arena, Communicator& playing) {
-            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing);
+            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing, stores_of_tests(model));
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
