@@ -111,7 +111,7 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
                   .slice = r.rows,
                   .step = step.number,
                   .lr = step.lr,
-                  .grad_scale = step.grad_scale,
+                  .grad_scale = r.item.grad_scale,
                   .seed = parts_.seed,
                   .grad = client.gradient(r.item.id)
                               .rows(r.rows.begin - r.item.slice.begin,

@@ -15,13 +15,13 @@ namespace thimble {
 struct UpdateItem {
   ParamId id = ParamId::kNone;
   Slice slice;
+  double grad_scale = 1;  // clipping
 };
 
 /// Of one step.
 struct UpdateStep {
   std::int64_t number = 1;
   double lr = 0;
-  double grad_scale = 1;
 };
 
 /// f32 sums that are made at once, unless those of one parameter are more.

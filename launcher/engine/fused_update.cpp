@@ -22,8 +22,7 @@ void FusedUpdate::ready(std::span<const ParamId> ids) {
     if (gradients_.grad(ids[i]).numel() > 0) ops::add_squares(arena_, sums[i], gradients_.grad(ids[i]));
   }
   if (shards_gradients_) all_reduce(comm_, "norms", std::span(sums));
-  // Those that are clipped alike are updated together: their sums travel as one.
-  std::vector<std::pair<double, std::vector<UpdateItem>>> groups;
+  std::vector<UpdateItem> items;  // together: their sums travel as one
   for (std::size_t i = 0; i < ids.size(); ++i) {
     const double squares = sums[i].value();
     if (!std::isfinite(squares)) {
@@ -36,21 +35,12 @@ void FusedUpdate::ready(std::span<const ParamId> ids) {
       gradients_.release(ids[i]);
       continue;
     }
-    double scale = step_.update.grad_scale;
+    UpdateItem& item = items.emplace_back(items_.at(static_cast<std::size_t>(ids[i])));
+    item.grad_scale = step_.grad_scale;
     if (step_.max_tensor_norm > 0)
-      scale *= std::min(1.0, step_.max_tensor_norm / (std::sqrt(squares) + 1e-6));
-    const auto same = std::find_if(groups.begin(), groups.end(),
-                                   [scale](const auto& g) { return g.first == scale; });
-    auto& items = same == groups.end()
-                      ? groups.emplace_back(scale, std::vector<UpdateItem>()).second
-                      : same->second;
-    items.push_back(items_.at(static_cast<std::size_t>(ids[i])));
+      item.grad_scale *= std::min(1.0, step_.max_tensor_norm / (std::sqrt(squares) + 1e-6));
   }
-  for (const auto& [scale, items] : groups) {
-    UpdateStep step = step_.update;
-    step.grad_scale = scale;
-    update_(items, step);
-  }
+  if (!items.empty()) update_(items, step_.update);
 }
 
 }  // namespace thimble

@@ -36,6 +36,7 @@ class FusedUpdate {
 
   struct Step {
     UpdateStep update;
+    double grad_scale = 1;
     double max_tensor_norm = 0;  // 0: no clipping by tensor
     bool only_measures = false;  // gradients are dropped, nothing is updated
   };

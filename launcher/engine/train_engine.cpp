@@ -326,7 +326,8 @@ StepResult TrainEngine::plain_step(std::span<const Batch> micro_batches, std::in
     return result;
   }
   phase("update", true);
-  update(active_, {step, lr, clip_factor(options_, result.grad_norm)}, false);
+  for (UpdateItem& item : active_) item.grad_scale = clip_factor(options_, result.grad_norm);
+  update(active_, {step, lr}, false);
   store_->publish();
   phase("update", false);
   return result;
@@ -352,9 +353,9 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
       return result;
     }
     update.only_measures = false;
-    update.update.grad_scale = clip_factor(options_, norm);
+    update.grad_scale = clip_factor(options_, norm);
   } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
-    update.update.grad_scale = clip_factor(options_, last_grad_norm_);
+    update.grad_scale = clip_factor(options_, last_grad_norm_);
   } else if (options_.clip_mode == ClipMode::kPerTensor) {
     update.max_tensor_norm = options_.max_grad_norm;
   }

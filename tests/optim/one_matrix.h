@@ -65,7 +65,7 @@ class OneMatrix : public UpdateLoop::Client {
     taken_ = takes_images_ && optimizer_.image_width(info(), number) > 0
                  ? loop.image(id_, number, grad_)
                  : grad_;
-    loop.step(*this, std::span(&item_, 1), {number, lr, 1});
+    loop.step(*this, std::span(&item_, 1), {number, lr});
   }
 
   /// Updates take the images of gradients, where there are any.
