@@ -26,6 +26,7 @@ class QuantisedStore final : public ResidentRowsStore {
   std::int64_t version(ParamId id) const override { return versions_.at(index(id)); }
   void changed(ParamId id) override;
   void publish() override { rows_.publish(); }
+  bool stays_in_place() const override { return true; }
 
  private:
   Tensor held(const StateEntry& entry) override;

@@ -55,6 +55,7 @@ class ReplicatedStore final : public ResidentRowsStore {
   std::int64_t version(ParamId id) const override { return resident_.version(id); }
   void changed(ParamId id) override;
   void publish() override { rows_.publish(); }
+  bool stays_in_place() const override { return true; }
 
  private:
   Tensor held(const StateEntry& entry) override;
@@ -82,6 +83,7 @@ class GatheredStore final : public ResidentRowsStore {
   }
   void changed(ParamId id) override { ++versions_.at(static_cast<std::size_t>(id)); }
   void publish() override {}
+  bool stays_in_place() const override { return false; }
 
  private:
   struct Block {

@@ -15,6 +15,9 @@ class WeightStore : public ParamStore, public StateResidency {
   virtual void changed(ParamId id) = 0;
   /// All changes of an update have been reported: afterwards every rank can pin anything.
   virtual void publish() = 0;
+  /// Whether weights keep their addresses and pinning moves nothing, so that a pass can be recorded
+  /// and replayed (RepeatedWork).
+  virtual bool stays_in_place() const = 0;
 };
 
 }  // namespace thimble

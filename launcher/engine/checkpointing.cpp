@@ -1,7 +1,7 @@
 #include "launcher/engine/checkpointing.h"
 
+#include <algorithm>
 #include <cstring>
-#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "core/base/numeric.h"
@@ -10,7 +10,11 @@
 namespace thimble {
 namespace {
 
-using Json = nlohmann::ordered_json;
+// An array of a checkpoint, and this rank's part of it.
+struct CheckpointArray {
+  CheckpointTensor tensor;
+  SavedArray part;
+};
 
 CheckpointTensor described(const ParamTable& params, const StateEntry& entry) {
   const ParamInfo& info = params.info(entry.param);
@@ -23,69 +27,64 @@ CheckpointTensor described(const ParamTable& params, const StateEntry& entry) {
           .transposed = like_param && info.transposed()};
 }
 
-std::vector<SavedArray> arrays_of(const TrainEngine& engine) {
-  return arrays_to_save(engine.table(), engine.state_step(), engine.rank());
+std::vector<CheckpointArray> arrays_of(const TrainEngine& engine) {
+  std::vector<CheckpointArray> arrays;
+  for (const SavedArray& part : arrays_to_save(engine.table(), engine.state_step(), engine.rank()))
+    arrays.push_back({described(engine.model().params(), *part.entry), part});
+  return arrays;
 }
 
-// Some of an array's bytes, in the host's memory while it is leased.
+// Some rows of an array, in the host's memory while they are leased.
 struct Piece {
-  std::size_t array;
+  const CheckpointArray* array;
   StateUse use;
-  std::int64_t offset;  // of the array
+  std::int64_t offset;  // bytes from the array's begin
 };
 
-// What this rank leases of the arrays to write its part, or to read all that it holds.
-std::vector<Piece> pieces_of(const TrainEngine& engine, std::span<const SavedArray> arrays,
-                             StateAccess access) {
+void add_pieces(const TrainEngine& engine, const CheckpointArray& array, const StateUse& use,
+                std::vector<Piece>& pieces) {
   const std::int64_t window = engine.state().window_bytes();
   const std::int64_t bytes = window > 0 ? std::min(window, kStatePieceBytes) : kStatePieceBytes;
+  for (const StateUse& piece : in_pieces(engine.table(), use, bytes))
+    pieces.push_back({&array, piece, array.part.entry->range(piece.rows).begin});
+}
+
+// What this rank writes.
+std::vector<Piece> pieces_to_write(const TrainEngine& engine,
+                                   std::span<const CheckpointArray> arrays) {
   std::vector<Piece> pieces;
-  for (std::size_t i = 0; i < arrays.size(); ++i) {
-    const auto& [entry, rows, own] = arrays[i];
-    const bool writes = access == StateAccess::kRead;
-    if (writes && own.size == 0) continue;
-    const Slice wanted = writes ? rows : entry->held_rows(engine.rank());
-    for (const StateUse& use :
-         in_pieces(engine.table(), {entry->id, wanted, access, true}, bytes)) {
-      pieces.push_back({i, use, entry->range(use.rows).begin});
-    }
+  for (const CheckpointArray& array : arrays) {
+    const auto& [entry, rows, own] = array.part;
+    if (own.size > 0)
+      add_pieces(engine, array, {entry->id, rows, StateAccess::kRead, true}, pieces);
   }
   return pieces;
 }
 
-// Runs body(array, offset, bytes) over the pieces.
+// All that this rank holds.
+std::vector<Piece> pieces_to_read(const TrainEngine& engine,
+                                  std::span<const CheckpointArray> arrays) {
+  std::vector<Piece> pieces;
+  for (const CheckpointArray& array : arrays) {
+    const StateEntry& entry = *array.part.entry;
+    add_pieces(engine, array,
+               {entry.id, entry.held_rows(engine.rank()), StateAccess::kOverwrite, true}, pieces);
+  }
+  return pieces;
+}
+
+// Runs body(piece, its bytes) while each is leased.
 template <typename Body>
-void for_pieces(TrainEngine& engine, std::span<const Piece> pieces, Body&& body) {
+void for_leased(StateResidency& state, std::span<const Piece> pieces, Body&& body) {
   std::vector<StateUse> order;
   for (const Piece& piece : pieces) order.push_back(piece.use);
-  engine.state().announce(order);
+  state.announce(order);
   for (const Piece& piece : pieces) {
-    const StateLease lease = engine.state().acquire(piece.use);
-    body(piece.array, piece.offset,
-         std::span(static_cast<std::byte*>(lease.tensor().raw()),
-                   static_cast<std::size_t>(lease.tensor().nbytes())));
+    const StateLease lease = state.acquire(piece.use);
+    body(piece, std::span(static_cast<std::byte*>(lease.tensor().raw()),
+                          static_cast<std::size_t>(lease.tensor().nbytes())));
   }
 }
-
-Json parse_metadata(const CheckpointReader& reader) {
-  const Json json = Json::parse(reader.metadata(), nullptr, false);
-  if (json.is_discarded() || !json.is_object() || !json.contains("state") ||
-      !json.contains("model_config")) {
-    throw_user("{}: its metadata is not that of a training run", reader.path().string());
-  }
-  return json;
-}
-
-}  // namespace
-
-std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine) {
-  std::vector<CheckpointTensor> tensors;
-  for (const SavedArray& array : arrays_of(engine))
-    tensors.push_back(described(engine.model().params(), *array.entry));
-  return tensors;
-}
-
-namespace {
 
 // Runs one stage of a save on this rank; if it fails on any, it fails on all, with the first rank's
 // reason.
@@ -109,16 +108,50 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   }
 }
 
-// Says what of an array the other ranks have written: all but this one's own.
-void note_other_ranks(const CheckpointTensor& tensor, const SavedArray& array,
-                      CheckpointWriter& writer) {
-  const std::int64_t all = array.entry->bytes(), end = array.own.end();
-  writer.written_elsewhere(tensor.name, tensor.slot, 0, array.own.begin);
-  writer.written_elsewhere(tensor.name, tensor.slot, end, all - end);
-}
+// The file of a save as one rank sees it: rank 0 makes it and ends it, the others write into it.
+class RankFile {
+ public:
+  RankFile(const CheckpointIo& io, std::filesystem::path directory, std::int64_t step)
+      : io_(io), directory_(std::move(directory)), step_(step) {}
+  void create(CheckpointContents contents) { writer_.emplace(io_, directory_, std::move(contents)); }
+  void open() { shared_.emplace(io_, CheckpointWriter::data_path(directory_, step_)); }
+  void write(const Piece& piece, std::span<const std::byte> bytes) {
+    const CheckpointTensor& tensor = piece.array->tensor;
+    if (writer_) {
+      writer_->write(tensor.name, tensor.slot, piece.offset, bytes);
+    } else {
+      shared_->write(tensor.name, tensor.slot, piece.offset, bytes);
+    }
+    written_ += static_cast<std::int64_t>(bytes.size());
+  }
+  // All of an array but this rank's part is written by the others.
+  void note_others(const CheckpointArray& array) {
+    if (!writer_) return;
+    const auto& [tensor, part] = array;
+    const std::int64_t end = part.own.end();
+    writer_->written_elsewhere(tensor.name, tensor.slot, 0, part.own.begin);
+    writer_->written_elsewhere(tensor.name, tensor.slot, end, part.entry->bytes() - end);
+  }
+  void sync() {
+    if (shared_) shared_->sync();
+  }
+  // Rank 0's; the others know the path.
+  std::filesystem::path commit() {
+    return writer_ ? writer_->commit() : directory_ / fmt::format("ckpt-{}", step_);
+  }
+  std::int64_t written() const { return written_; }
+
+ private:
+  CheckpointIo io_;
+  std::filesystem::path directory_;
+  std::int64_t step_;
+  std::optional<CheckpointWriter> writer_;
+  std::optional<SharedCheckpointFile> shared_;
+  std::int64_t written_ = 0;
+};
 
 // That the ranks together have written what the arrays hold; each says how much it wrote.
-void check_written(Communicator& comm, std::span<const SavedArray> arrays, std::int64_t own) {
+void check_written(Communicator& comm, std::span<const CheckpointArray> arrays, std::int64_t own) {
   const auto all = all_gather_control(comm, "checkpoint bytes", std::as_bytes(std::span(&own, 1)));
   std::int64_t written = 0, wanted = 0;
   for (std::size_t r = 0; r < all.size() / sizeof(own); ++r) {
@@ -126,114 +159,69 @@ void check_written(Communicator& comm, std::span<const SavedArray> arrays, std::
     std::memcpy(&theirs, all.data() + r * sizeof(theirs), sizeof(theirs));
     written += theirs;
   }
-  for (const SavedArray& array : arrays) wanted += array.entry->bytes();
+  for (const CheckpointArray& array : arrays) wanted += array.part.entry->bytes();
   TH_CHECK(written == wanted, "{} of {} bytes were written", written, wanted);
+}
+
+std::vector<CheckpointTensor> tensors_of(std::span<const CheckpointArray> arrays) {
+  std::vector<CheckpointTensor> tensors;
+  for (const CheckpointArray& array : arrays) tensors.push_back(array.tensor);
+  return tensors;
 }
 
 }  // namespace
 
+std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine) {
+  return tensors_of(arrays_of(engine));
+}
+
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
-  Arena& host = engine.arena().host();
-  const Reservation scratch =
-      host.reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
-  const std::vector<SavedArray> arrays = arrays_of(engine);
-  const std::vector<Piece> pieces = pieces_of(engine, arrays, StateAccess::kRead);
+  const Reservation scratch = engine.arena().host().reserve(
+      MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  const std::vector<CheckpointArray> arrays = arrays_of(engine);
+  const std::vector<Piece> pieces = pieces_to_write(engine, arrays);
   if (engine.arena().device().planning) {
-    for_pieces(engine, pieces, [](std::size_t, std::int64_t, std::span<std::byte>) {});
+    for_leased(engine.state(), pieces, [](const Piece&, std::span<std::byte>) {});
     return {};
   }
-  const Json metadata{{"model_config", identity.model_config},
-                      {"tokenizer", identity.tokenizer},
-                      {"job", identity.resolved_job},
-                      {"state",
-                       {{"step", state.step},
-                        {"tokens_seen", state.tokens_seen},
-                        {"trained_tokens", state.trained_tokens},
-                        {"skipped_steps", state.skipped_steps},
-                        {"best_eval_loss", state.best_eval_loss},
-                        {"best_step", state.best_step},
-                        {"evals_without_gain", state.evals_without_gain},
-                        {"last_grad_norm", state.last_grad_norm}}}};
-  const CheckpointIo io{
-      files,
-      {static_cast<std::byte*>(scratch.data()), static_cast<std::size_t>(kCheckpointScratchBytes)}};
   Communicator& comm = engine.comm();
-  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(engine);
-  std::optional<CheckpointWriter> writer;      // of rank 0
-  std::optional<SharedCheckpointFile> shared;  // of the others
+  RankFile file({files,
+                 {static_cast<std::byte*>(scratch.data()),
+                  static_cast<std::size_t>(kCheckpointScratchBytes)}},
+                directory, state.step);
   together(comm, "checkpoint created", [&] {
     if (comm.rank() != 0) return;
-    writer.emplace(io, directory,
-                   CheckpointContents{
-                       .step = state.step, .metadata = metadata.dump(), .tensors = tensors});
+    file.create({.step = state.step,
+                 .metadata = checkpoint_metadata(state, identity),
+                 .tensors = tensors_of(arrays)});
   });
-  std::int64_t written = 0;
   together(comm, "checkpoint written", [&] {
-    if (comm.rank() != 0) {
-      shared.emplace(io, CheckpointWriter::data_path(directory, state.step));
-    }
-    for_pieces(engine, pieces,
-               [&](std::size_t i, std::int64_t offset, std::span<const std::byte> bytes) {
-                 if (writer) {
-                   writer->write(tensors[i].name, tensors[i].slot, offset, bytes);
-                 } else {
-                   shared->write(tensors[i].name, tensors[i].slot, offset, bytes);
-                 }
-                 written += static_cast<std::int64_t>(bytes.size());
-               });
-    for (std::size_t i = 0; writer && i < arrays.size(); ++i)
-      note_other_ranks(tensors[i], arrays[i], *writer);
-    if (shared) shared->sync();
+    if (comm.rank() != 0) file.open();
+    for_leased(engine.state(), pieces, [&](const Piece& piece, std::span<const std::byte> bytes) {
+      file.write(piece, bytes);
+    });
+    for (const CheckpointArray& array : arrays) file.note_others(array);
+    file.sync();
   });
-  check_written(comm, arrays, written);
-  std::filesystem::path saved = directory / fmt::format("ckpt-{}", state.step);
-  together(comm, "checkpoint committed", [&] {
-    if (writer) saved = writer->commit();
-  });
+  check_written(comm, arrays, file.written());
+  std::filesystem::path saved;
+  together(comm, "checkpoint committed", [&] { saved = file.commit(); });
   return saved;
 }
 
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {
   engine.keep_state_of(std::max<std::int64_t>(1, checkpoint_state(reader).step));
-  const std::vector<CheckpointTensor> tensors = checkpoint_tensors(engine);
-  reader.require(tensors);
-  const std::vector<SavedArray> arrays = arrays_of(engine);
-  for_pieces(engine, pieces_of(engine, arrays, StateAccess::kOverwrite),
-             [&](std::size_t i, std::int64_t offset, std::span<std::byte> bytes) {
-               reader.read(tensors[i].name, tensors[i].slot, offset, bytes);
+  const std::vector<CheckpointArray> arrays = arrays_of(engine);
+  reader.require(tensors_of(arrays));
+  for_leased(engine.state(), pieces_to_read(engine, arrays),
+             [&](const Piece& piece, std::span<std::byte> bytes) {
+               const CheckpointTensor& tensor = piece.array->tensor;
+               reader.read(tensor.name, tensor.slot, piece.offset, bytes);
              });
   engine.refresh_weights();
   return checkpoint_state(reader);
-}
-
-TrainState checkpoint_state(const CheckpointReader& reader) {
-  const Json json = parse_metadata(reader);
-  try {
-    const Json& s = json.at("state");
-    return {.step = s.at("step"),
-            .tokens_seen = s.at("tokens_seen"),
-            .trained_tokens = s.at("trained_tokens"),
-            .skipped_steps = s.at("skipped_steps"),
-            .best_eval_loss = s.at("best_eval_loss"),
-            .best_step = s.at("best_step"),
-            .evals_without_gain = s.at("evals_without_gain"),
-            .last_grad_norm = s.value("last_grad_norm", 0.0)};
-  } catch (const nlohmann::json::exception& e) {
-    throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
-  }
-}
-
-CheckpointIdentity checkpoint_identity(const CheckpointReader& reader) {
-  const Json json = parse_metadata(reader);
-  try {
-    return {.model_config = json.at("model_config"),
-            .tokenizer = json.at("tokenizer"),
-            .resolved_job = json.at("job")};
-  } catch (const nlohmann::json::exception& e) {
-    throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
-  }
 }
 
 }  // namespace thimble

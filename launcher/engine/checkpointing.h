@@ -9,27 +9,9 @@
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_writer.h"
 #include "launcher/engine/train_engine.h"
+#include "launcher/engine/train_state.h"
 
 namespace thimble {
-
-/// Where a run stands; kept in a checkpoint's metadata.
-struct TrainState {
-  std::int64_t step = 0;            // optimizer steps done
-  std::int64_t tokens_seen = 0;     // input positions
-  std::int64_t trained_tokens = 0;  // positions with a loss
-  std::int64_t skipped_steps = 0;
-  double best_eval_loss = 0;
-  std::int64_t best_step = -1;  // -1: none yet
-  std::int64_t evals_without_gain = 0;
-  double last_grad_norm = 0;  // of the last step, for lagged clipping; 0: none
-};
-
-/// What makes a checkpoint usable on its own.
-struct CheckpointIdentity {
-  std::string model_config;  // text of config.json
-  std::string tokenizer;     // directory, file or "byte"
-  std::string resolved_job;  // TOML
-};
 
 /// The arrays of a checkpoint: master, exp_avg and exp_avg_sq of what is trained (the f32 weight
 /// counts as master), weight of what is frozen.
@@ -45,10 +27,6 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
 /// Loads this rank's rows of all state, whatever ranks and stage wrote them; the compute weights
 /// are derived anew. Throws UserError for another model's checkpoint.
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
-
-/// The metadata of a checkpoint. Throws UserError if it is not what save_checkpoint wrote.
-TrainState checkpoint_state(const CheckpointReader& reader);
-CheckpointIdentity checkpoint_identity(const CheckpointReader& reader);
 
 /// Bytes of scratch memory that saving and verifying use.
 inline constexpr std::int64_t kCheckpointScratchBytes = 2 * kCheckpointBlockBytes;

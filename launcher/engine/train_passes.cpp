@@ -67,7 +67,7 @@ bool TrainEngine::passes_repeat() const {
   if (!options_.graphs || arena_.is_on_host() || arena_.device().planning || is_observed())
     return false;
   const auto takes_image = [&](const UpdateItem& item) { return images_->width(item.id) > 0; };
-  return gradients_->middle_passes_stay_here() &&
+  return store_->stays_in_place() && gradients_->middle_passes_stay_here() &&
          std::none_of(active_.begin(), active_.end(), takes_image);
 }
 

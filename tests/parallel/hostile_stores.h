@@ -187,6 +187,7 @@ class HostileWeights final : public WeightStore {
   std::int64_t version(ParamId id) const override { return home_->version(id); }
   void changed(ParamId id) override { home_->changed(id); }
   void publish() override { home_->publish(); }
+  bool stays_in_place() const override { return false; }
 
   void announce(std::span<const StateUse> order) override { home_->announce(order); }
   std::int64_t window_bytes() const override { return HostileState::kWindow; }
