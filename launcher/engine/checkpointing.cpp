@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
+#include "core/base/failpoint.h"
 #include "core/base/numeric.h"
 #include "core/device/device_memory.h"
 #include "parallel/quantised_store.h"
@@ -119,6 +120,7 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
   Arena& host = engine.arena().host();
+  if (!host.device().planning) failpoint("checkpoint.scratch");
   const Reservation scratch =
       host.reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
   if (engine.arena().device().planning) {
@@ -148,9 +150,9 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
   std::optional<SharedCheckpointFile> shared;  // of the others
   together(comm, "checkpoint created", [&] {
     if (comm.rank() != 0) return;
-    writer.emplace(io, directory,
-                   CheckpointContents{
-                       .step = state.step, .metadata = metadata.dump(), .tensors = tensors});
+    writer.emplace(
+        io, directory,
+        CheckpointContents{.step = state.step, .metadata = metadata.dump(), .tensors = tensors});
   });
   std::int64_t written = 0;
   together(comm, "checkpoint written", [&] {

@@ -157,6 +157,8 @@ bool Trainer::note_evaluation(double loss) {
 // To look at; whatever is wrong with one, training goes on. The machine's own failures, which other
 // ranks must hear of, pass.
 void Trainer::sample() {
+  if (parts_.job.eval.sample_prompts.empty()) return;
+  if (parts_.monitor != nullptr) parts_.monitor->phase("sample");
   for (const std::string& prompt : parts_.job.eval.sample_prompts) {
     try {
       const std::vector<std::int32_t> ids = greedy_sample(parts_.engine, parts_.tokenizer, prompt);
