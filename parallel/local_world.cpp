@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <condition_variable>
 #include <cstring>
+#include <limits>
 #include <list>
 #include <map>
 #include <mutex>
@@ -106,6 +107,7 @@ class LocalWorld::Member final : public Communicator {
 
   void wait_for(std::int64_t number) {
     Lock lock(board_->mutex);
+    if (given_up_from_ <= number) throw SystemError(board_->aborted);
     const auto deadline = std::chrono::steady_clock::now() + board_->time_limit;
     try {
       while (is_outstanding(number)) {
@@ -187,8 +189,10 @@ class LocalWorld::Member final : public Communicator {
   }
 
   // After a failure: nobody may start to read this rank's buffers, and whoever reads them is waited
-  // for.
+  // for. Who waits for one of these operations later has not got what it asked for either.
   void withdraw(Lock& lock) {
+    if (!outstanding_.empty())
+      given_up_from_ = std::min(given_up_from_, outstanding_.front().number);
     for (const Outstanding& mine : outstanding_) {
       auto& post = board_->operations.at(mine.number).posts[index(rank_)];
       board_->changed.wait(lock, [&] { return post->readers == 0; });
@@ -216,6 +220,7 @@ class LocalWorld::Member final : public Communicator {
   std::int64_t started_ = 0;
   Traffic traffic_;
   std::list<Outstanding> outstanding_;  // in the order of their numbers
+  std::int64_t given_up_from_ = std::numeric_limits<std::int64_t>::max();
 };
 
 LocalWorld::LocalWorld(int ranks, std::chrono::milliseconds time_limit)

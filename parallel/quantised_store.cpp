@@ -30,8 +30,8 @@ QuantisedStore::QuantisedStore(Arena& arena, const ParamTable& params, DType dty
       dtype_(dtype),
       plan_(plan),
       comm_(comm),
-      rows_(comm),
-      versions_(static_cast<std::size_t>(params.size())) {
+      versions_(static_cast<std::size_t>(params.size())),
+      rows_(comm) {
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     const bool small = int8.at(index(id));

@@ -57,7 +57,9 @@ GatheredStore::GatheredStore(Arena& arena, const ParamTable& params, DType dtype
   }
 }
 
+// Where it fails, the block is as it was.
 void GatheredStore::gather(Block& block) {
+  std::vector<Tensor> gathered;
   std::vector<RowParts> parts;
   for (const ParamId id : block.ids) {
     const ParamInfo& info = params_.info(id);
@@ -65,10 +67,16 @@ void GatheredStore::gather(Block& block) {
         Tensor::empty(arena_, MemoryTag::kWeights, dtype_, info.storage_shape(), "gathered weight");
     const Slice rows = plan_.spec(id).rows.slice(comm_.rank());
     if (rows.rows() > 0) ops::copy(whole.rows(rows.begin, rows.end), shard(id));
-    block.whole.push_back(whole);
+    gathered.push_back(whole);
     parts.push_back({whole, plan_.spec(id).rows.bounds()});
   }
   block.ticket = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
+  block.whole = std::move(gathered);
+}
+
+void GatheredStore::drop(Block& block) {
+  block.ticket = {};  // waits
+  block.whole.clear();
 }
 
 void GatheredStore::prefetch(BlockId number) {
@@ -79,15 +87,31 @@ void GatheredStore::prefetch(BlockId number) {
 
 void GatheredStore::pin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
-  if (block.pins++ > 0) return;
-  if (block.whole.empty()) gather(block);
-  block.ticket.wait();
+  if (block.pins == 0) {
+    if (block.whole.empty()) gather(block);
+    try {
+      block.ticket.wait();
+    } catch (...) {
+      drop(block);  // what arrived is not the block
+      throw;
+    }
+  }
+  ++block.pins;  // last: who could not pin does not unpin
 }
 
 void GatheredStore::unpin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
   TH_CHECK(block.pins > 0, "block {} is not pinned", number);
   if (--block.pins == 0) block.whole.clear();
+}
+
+// What was gathered ahead for a pass that an error has ended shows the rows before the change.
+void GatheredStore::changed(ParamId id) {
+  ++versions_.at(static_cast<std::size_t>(id));
+  for (Block& block : blocks_) {
+    const bool holds = std::find(block.ids.begin(), block.ids.end(), id) != block.ids.end();
+    if (holds && block.pins == 0 && !block.whole.empty()) drop(block);
+  }
 }
 
 Tensor GatheredStore::view(ParamId id) {

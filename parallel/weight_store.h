@@ -44,7 +44,7 @@ class ReplicatedStore final : public WeightStore {
   ResidentParamStore resident_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  ChangedRows rows_;
+  ChangedRows rows_;  // after the weights, so that its transfers end first
 };
 
 /// Stage 3: every rank keeps its rows; a block's weights exist while it is pinned, or about to be.
@@ -65,17 +65,18 @@ class GatheredStore final : public WeightStore {
     return versions_.at(static_cast<std::size_t>(id));
   }
   Tensor shard(ParamId id) override { return shards_.at(static_cast<std::size_t>(id)); }
-  void changed(ParamId id) override { ++versions_.at(static_cast<std::size_t>(id)); }
+  void changed(ParamId id) override;
   void publish() override {}
 
  private:
   struct Block {
     std::vector<ParamId> ids;
     std::vector<Tensor> whole;  // by position in ids; empty unless pinned or on the way
-    Ticket ticket;
+    Ticket ticket;              // after what it fills, so that it ends first
     int pins = 0;
   };
   void gather(Block& block);
+  static void drop(Block& block);
 
   Arena& arena_;
   const ParamTable& params_;

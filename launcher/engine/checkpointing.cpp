@@ -88,8 +88,9 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   for (std::size_t r = 0; r < all.size() / kReasonBytes; ++r) {
     const auto* text = reinterpret_cast<const char*>(all.data() + r * kReasonBytes);
     if (*text == 0) continue;
-    if (comm.size() == 1) throw SystemError(reason);
-    throw_system("rank {}: {}", r, std::string(text, ::strnlen(text, kReasonBytes)));
+    if (comm.size() == 1) throw CheckpointNotSaved(reason);
+    throw CheckpointNotSaved(
+        fmt::format("rank {}: {}", r, std::string_view(text, ::strnlen(text, kReasonBytes))));
   }
 }
 
