@@ -1,6 +1,7 @@
 // Transfers that end later than what they belong to wants to: stores, reductions and ranks that go
 // away, or on, while they are under way.
 #include <atomic>
+#include <cmath>
 #include <cstring>
 
 #include "core/base/failpoint.h"
@@ -34,9 +35,9 @@ TEST(LateTransfer, AStoreThatGoesAwayGivesWhatItHasPromised) {
       } else {
         store = std::make_unique<ReplicatedStore>(*arena, params, DType::kBF16, false, plan, comm);
       }
-      {
-        const Tensor own = store->shard(id);
-        std::memset(own.raw(), 7 + comm.rank(), static_cast<std::size_t>(own.nbytes()));
+      for (const Tensor& own : {store->shard(id), store->shard_scales(id)}) {
+        if (own.defined())
+          std::memset(own.raw(), 7 + comm.rank(), static_cast<std::size_t>(own.nbytes()));
       }
       if (comm.rank() == 0) {
         store->changed(id);
