@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "core/base/error.h"
+#include "core/base/failpoint.h"
 #include "core/base/numeric.h"
 
 namespace thimble {
@@ -40,6 +41,7 @@ RowCounts Dataset::counts() const {
 }
 
 Batch Dataset::get_rows(std::span<const std::int64_t> row_ids) const {
+  failpoint("data.rows");
   Batch batch;
   batch.rows = narrow<std::int64_t>(row_ids.size());
   batch.seq_len = seq_len_;

@@ -30,7 +30,7 @@ class Dataset {
   RowCounts counts() const;
 
   /// The rows of these ids, in this order; kZeroRow gives a row without loss. Safe from several
-  /// threads. Throws SystemError if the token file is damaged there.
+  /// threads. Throws SystemError if the token file is damaged there. Failpoint "data.rows".
   Batch get_rows(std::span<const std::int64_t> row_ids) const;
 
  private:

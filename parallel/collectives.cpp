@@ -56,6 +56,20 @@ std::vector<std::byte> all_gather_control(Communicator& comm, const std::string&
   return all;
 }
 
+std::string first_reason(Communicator& comm, const std::string& subject, const std::string& mine) {
+  if (comm.size() == 1) return mine;
+  constexpr std::size_t kBytes = 512;
+  std::string padded = mine;
+  padded.resize(kBytes);
+  const auto all = all_gather_control(comm, subject, std::as_bytes(std::span(padded)));
+  for (int r = 0; r < comm.size(); ++r) {
+    const auto* text = reinterpret_cast<const char*>(all.data() + index(r) * kBytes);
+    if (*text != 0)
+      return fmt::format("rank {}: {}", r, std::string_view(text, ::strnlen(text, kBytes)));
+  }
+  return {};
+}
+
 void barrier(Communicator& comm, const std::string& subject) {
   static_cast<void>(all_gather_control(comm, subject, {}));
 }

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <span>
+#include <string>
 
 #include "core/base/exact_sum.h"
 #include "core/tensor/tensor.h"
@@ -24,6 +25,10 @@ void all_reduce(Communicator& comm, Arena& arena, const std::string& subject,
 
 /// Gives everyone the bytes of `root`.
 void broadcast(Communicator& comm, const std::string& subject, int root, MutableBytes bytes);
+
+/// The first rank's reason, on every rank, where at least one has one; empty: none has. Cut to 512
+/// bytes, and with several ranks begins with "rank N: ". Control traffic.
+std::string first_reason(Communicator& comm, const std::string& subject, const std::string& mine);
 
 /// Collects one block of the same size from every rank, in rank order; control traffic.
 std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject,
@@ -55,7 +60,7 @@ class [[nodiscard]] RowReduction {
   RowReduction(Communicator& comm, Arena& arena, const OpLabel& label,
                std::span<const RowParts> parts, const ReduceOptions& options);
   RowReduction(RowReduction&&) noexcept = default;
-  RowReduction& operator=(RowReduction&&) noexcept = default;
+  RowReduction& operator=(RowReduction&&) = delete;  // what it waits for would lose its buffers
 
   /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in
   /// f32 (or as the transport does), of this rank's rows of part i to targets[i]. The dtype of the
@@ -74,7 +79,7 @@ class [[nodiscard]] RowReduction {
   std::vector<Part> parts_;
   std::vector<Tensor> sent_;  // the wire forms
   std::int64_t buffer_bytes_ = 0;
-  Completion exchange_;
+  Completion exchange_;  // after what it reads and fills, so that it ends first
 };
 
 }  // namespace thimble

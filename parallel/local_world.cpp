@@ -214,7 +214,7 @@ class LocalWorld::Member final : public Communicator {
   }
 
   // After a failure: nobody may start to read this rank's buffers, and whoever reads them is waited
-  // for.
+  // for. Who waits for one of these operations later has not got what it asked for either.
   void withdraw(Lock& lock) {
     board_->changed.wait(lock, [&] { return !is_read(); });
     for (const Outstanding& mine : outstanding_) withdrawn_.insert(mine.number);

@@ -21,6 +21,9 @@ namespace {
 // Counts are int: larger pieces travel as several messages.
 constexpr std::size_t kMostMessageBytes = std::size_t{1} << 30;
 constexpr int kTags = 32000;  // every MPI has at least 32767
+// After an error of this rank: what the others are owed of operations under way they take, if they
+// get there by then. Freed before, it would be their errors that are told, instead of this one.
+constexpr auto kFarewell = std::chrono::seconds(5);
 constexpr auto kShortestSleep = std::chrono::microseconds(20),
                kLongestSleep = std::chrono::microseconds(500);
 
@@ -79,9 +82,10 @@ struct Operation {
   std::vector<Message> messages;  // of each request
   std::size_t open = 0;
   std::vector<int>
-      open_from;  // by rank, incoming; guarded by the world's mutex, as are the last two
+      open_from;  // by rank, incoming; guarded by the world's mutex, as is what follows
   std::string error;
   bool done = false;
+  bool taken = false;  // from the queue: messages may be under way
 };
 
 }  // namespace
@@ -144,7 +148,10 @@ class MpiWorld final : public Communicator {
   }
   void abort(const std::string& reason) noexcept override {
     const std::lock_guard lock(mutex_);
-    if (failure_.empty()) failure_ = reason;
+    if (failure_.empty()) {
+      failure_ = reason;
+      last_moment_ = Clock::now() + kFarewell;
+    }
     changed_.notify_all();
   }
 
@@ -175,7 +182,7 @@ class MpiWorld final : public Communicator {
     if (failure_.empty()) return;
     changed_.notify_all();
     // The buffers may go away now: no message may write to them any more.
-    changed_.wait(lock, [&] { return operation.done || stopped_; });
+    changed_.wait(lock, [&] { return operation.done || !operation.taken || stopped_; });
     throw SystemError(failure_);
   }
 
@@ -231,8 +238,13 @@ class MpiWorld final : public Communicator {
         if (active.empty()) {
           changed_.wait(lock, [&] { return !queue_.empty() || closing_ || !failure_.empty(); });
         }
-        if (!failure_.empty() || (closing_ && queue_.empty() && active.empty())) return;
-        fresh.swap(queue_);
+        if (closing_ && queue_.empty() && active.empty()) return;
+        if (failure_.empty()) {
+          fresh.swap(queue_);
+          for (const auto& operation : fresh) operation->taken = true;
+        } else if (active.empty() || Clock::now() > last_moment_) {
+          return;
+        }
       }
       for (auto& operation : fresh) {
         post(*operation);
@@ -351,6 +363,7 @@ class MpiWorld final : public Communicator {
   std::condition_variable changed_;
   bool ready_ = false, closing_ = false, stopped_ = false;
   std::string failure_;
+  Clock::time_point last_moment_;  // until when operations under way go on after a failure
   std::deque<std::shared_ptr<Operation>> queue_;
   std::int64_t started_ = 0;
   Traffic traffic_;

@@ -30,8 +30,8 @@ QuantisedStore::QuantisedStore(Arena& arena, const StoreParts& parts)
       dtype_(parts.dtype),
       plan_(parts.plan),
       comm_(parts.comm),
-      rows_(parts.comm),
-      versions_(static_cast<std::size_t>(parts.params.size())) {
+      versions_(static_cast<std::size_t>(parts.params.size())),
+      rows_(parts.comm) {
   for (const ParamId id : params_.ids()) {
     const ParamInfo& info = params_.info(id);
     const bool small = parts.table.find(id, StateKind::kScale) != nullptr;

@@ -36,10 +36,10 @@ class QuantisedStore final : public ResidentRowsStore {
   DType dtype_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  ChangedRows rows_;
   std::vector<Tensor> weights_;  // or codes
   std::vector<Tensor> scales_;   // undefined: not in 8 bits
   std::vector<std::int64_t> versions_;
+  ChangedRows rows_;  // after what is sent and received, so that its transfers end first
 };
 
 }  // namespace thimble

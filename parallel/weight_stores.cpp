@@ -73,7 +73,9 @@ GatheredStore::GatheredStore(Arena& arena, const StoreParts& parts,
   }
 }
 
+// Where it fails, the block is as it was.
 void GatheredStore::gather(Block& block) {
+  std::vector<Tensor> gathered;
   std::vector<RowParts> parts;
   for (const ParamId id : block.ids) {
     const ParamInfo& info = params_.info(id);
@@ -82,10 +84,16 @@ void GatheredStore::gather(Block& block) {
     const Slice rows = plan_.spec(id).rows.slice(comm_.rank());
     if (rows.rows() > 0)
       ops::copy(whole.rows(rows.begin, rows.end), shards_[static_cast<std::size_t>(id)]);
-    block.whole.push_back(whole);
+    gathered.push_back(whole);
     parts.push_back({whole, plan_.spec(id).rows.bounds()});
   }
   block.arrival = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
+  block.whole = std::move(gathered);
+}
+
+void GatheredStore::drop(Block& block) {
+  block.arrival = {};  // waits
+  block.whole.clear();
 }
 
 void GatheredStore::prefetch(BlockId number) {
@@ -96,15 +104,31 @@ void GatheredStore::prefetch(BlockId number) {
 
 void GatheredStore::pin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
-  if (block.pins++ > 0) return;
-  if (block.whole.empty()) gather(block);
-  block.arrival.follow();
+  if (block.pins == 0) {
+    if (block.whole.empty()) gather(block);
+    try {
+      block.arrival.follow();
+    } catch (...) {
+      drop(block);  // what arrived is not the block
+      throw;
+    }
+  }
+  ++block.pins;  // last: who could not pin does not unpin
 }
 
 void GatheredStore::unpin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
   TH_CHECK(block.pins > 0, "block {} is not pinned", number);
   if (--block.pins == 0) block.whole.clear();
+}
+
+// What was gathered ahead for a pass that an error has ended shows the rows before the change.
+void GatheredStore::changed(ParamId id) {
+  ++versions_.at(static_cast<std::size_t>(id));
+  for (Block& block : blocks_) {
+    const bool holds = std::find(block.ids.begin(), block.ids.end(), id) != block.ids.end();
+    if (holds && block.pins == 0 && !block.whole.empty()) drop(block);
+  }
 }
 
 Tensor GatheredStore::view(ParamId id) {

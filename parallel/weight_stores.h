@@ -63,7 +63,7 @@ class ReplicatedStore final : public ResidentRowsStore {
   ResidentParamStore resident_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  ChangedRows rows_;
+  ChangedRows rows_;  // after the weights, so that its transfers end first
 };
 
 /// Stage 3: every rank keeps its rows; a block's weights exist while it is pinned, or about to be.
@@ -81,7 +81,7 @@ class GatheredStore final : public ResidentRowsStore {
   std::int64_t version(ParamId id) const override {
     return versions_.at(static_cast<std::size_t>(id));
   }
-  void changed(ParamId id) override { ++versions_.at(static_cast<std::size_t>(id)); }
+  void changed(ParamId id) override;
   void publish() override {}
   bool stays_in_place() const override { return false; }
 
@@ -89,13 +89,14 @@ class GatheredStore final : public ResidentRowsStore {
   struct Block {
     std::vector<ParamId> ids;
     std::vector<Tensor> whole;  // by position in ids; empty unless pinned or on the way
-    Completion arrival;
+    Completion arrival;         // after what it fills, so that it ends first
     int pins = 0;
   };
   Tensor held(const StateEntry& entry) override {
     return shards_.at(static_cast<std::size_t>(entry.param));
   }
   void gather(Block& block);
+  static void drop(Block& block);
 
   Arena& arena_;
   const ParamTable& params_;

@@ -1,14 +1,19 @@
 #include "core/base/failpoint.h"
 
 #include <atomic>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <string>
+#include <thread>
+#include <utility>
 
 #include "core/base/error.h"
 
 namespace thimble {
 namespace {
+
+constexpr auto kDelay = std::chrono::milliseconds(500);
 
 struct Armed {
   std::string name;
@@ -23,23 +28,43 @@ Armed parse() {
   const std::size_t first = spec.find(':');
   const std::size_t second = first == std::string::npos ? first : spec.find(':', first + 1);
   if (second == std::string::npos) {
-    throw_user("THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc",
-               spec);
+    throw_user(
+        "THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc, delay",
+        spec);
   }
   return {spec.substr(0, first), spec.substr(second + 1),
           std::strtol(spec.c_str() + first + 1, nullptr, 10)};
 }
 
+thread_local ThreadFailpoint* of_thread = nullptr;
+
+[[noreturn]] void fail(std::string_view name, std::string_view reason) {
+  throw_system("failpoint {}: {}", name, reason);
+}
+
 }  // namespace
 
+ThreadFailpoint::ThreadFailpoint(std::string_view name, long hit)
+    : name_(name), hit_(hit), previous_(std::exchange(of_thread, this)) {}
+
+ThreadFailpoint::~ThreadFailpoint() {
+  of_thread = previous_;
+}
+
+void ThreadFailpoint::pass(std::string_view name) {
+  if (name == name_ && ++passed_ == hit_) fail(name, "Input/output error");
+}
+
 void failpoint(std::string_view name) {
+  if (of_thread != nullptr) of_thread->pass(name);
   static const Armed armed = parse();
   static std::atomic<long> hits{0};
   if (armed.name.empty() || name != armed.name) return;
-  if (++hits != armed.hit) return;
+  const long now = ++hits;
+  if (armed.action == "delay" && now >= armed.hit) std::this_thread::sleep_for(kDelay);
+  if (now != armed.hit || armed.action == "delay") return;
   if (armed.action == "kill") std::raise(SIGKILL);
-  throw_system("failpoint {}: {}", name,
-               armed.action == "enospc" ? "No space left on device" : "Input/output error");
+  fail(name, armed.action == "enospc" ? "No space left on device" : "Input/output error");
 }
 
 }  // namespace thimble

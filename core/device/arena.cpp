@@ -9,9 +9,19 @@
 #include <utility>
 
 #include "core/base/error.h"
+#include "core/base/failpoint.h"
 #include "core/base/numeric.h"
 #include "core/base/random.h"
 #include "core/device/device_memory.h"
+
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#define THIMBLE_FORBID(at, bytes) ASAN_POISON_MEMORY_REGION(at, bytes)
+#define THIMBLE_ALLOW(at, bytes) ASAN_UNPOISON_MEMORY_REGION(at, bytes)
+#else
+#define THIMBLE_FORBID(at, bytes) static_cast<void>(0)
+#define THIMBLE_ALLOW(at, bytes) static_cast<void>(0)
+#endif
 
 namespace thimble {
 namespace {
@@ -169,7 +179,9 @@ std::unique_ptr<Arena> Arena::make_planning(DeviceKind kind) {
 }
 
 Arena::~Arena() {
-  if (release_ != nullptr) release_(base_, capacity_);
+  if (release_ == nullptr) return;
+  THIMBLE_ALLOW(base_, static_cast<std::size_t>(impl_->extent));  // others may map it again
+  release_(base_, capacity_);
 }
 
 void Arena::set_poison(bool poison) {
@@ -181,6 +193,7 @@ Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view l
   TH_CHECK(bytes >= 0, "{} bytes for {}", bytes, label);
   const std::int64_t align = bytes >= 64 * kKiB ? kPageAlign : kSmallAlign;
   const std::int64_t held = round_up(std::max<std::int64_t>(bytes, 1), kSmallAlign);
+  if (!device_.planning) failpoint("arena.reserve");
   Reservation reservation;
   {
     const std::lock_guard lock(impl_->mutex);
@@ -205,6 +218,7 @@ Reservation Arena::reserve(MemoryTag tag, std::int64_t bytes, std::string_view l
   reservation.data_ = base_ + reservation.offset_;
   reservation.bytes_ = held;
   reservation.tag_ = tag;
+  if (!device_.planning) THIMBLE_ALLOW(reservation.data_, static_cast<std::size_t>(held));
   if (poison_ && !device_.planning) device_memory(device_.kind).fill(reservation.data_, 0xFF, held);
   return reservation;
 }
@@ -218,6 +232,9 @@ void Arena::give_back(const Reservation& reservation) noexcept {
     }
   }
   const std::lock_guard lock(impl_->mutex);
+  // Before anybody else can have it.
+  if (!device_.planning)
+    THIMBLE_FORBID(reservation.data_, static_cast<std::size_t>(reservation.bytes_));
   impl_->live[index_of(reservation.tag_)] -= reservation.bytes_;
   impl_->put(reservation.offset_, reservation.bytes_);
 }

@@ -107,7 +107,8 @@ BlockScope::BlockScope(Context& ctx, BlockId block)
 }
 
 BlockScope::~BlockScope() {
-  if (!ctx_.recording()) return;
+  // Where an error ends the block nothing runs backwards, and a destructor must not throw another.
+  if (!ctx_.recording() || std::uncaught_exceptions() > errors_) return;
   if (ctx_.tape->replaying()) backward_pin_->emplace(std::move(pin_));
   ctx_.tape->record([pin = backward_pin_, store = &ctx_.store, block = block_](Tape&) {
     if (!pin->has_value()) pin->emplace(*store, block);

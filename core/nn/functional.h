@@ -4,6 +4,8 @@
 #pragma once
 
 #include <cstdint>
+#include <exception>
+#include <memory>
 #include <optional>
 
 #include "core/autograd/tape.h"
@@ -45,6 +47,7 @@ class BlockScope {
   BlockId block_;
   Pin pin_;
   std::shared_ptr<std::optional<Pin>> backward_pin_;
+  int errors_ = std::uncaught_exceptions();  // on their way when the scope began
 };
 
 /// ids, order i32 [N] -> [N, C]. order: token indices sorted by (id, index), for the deterministic

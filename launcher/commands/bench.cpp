@@ -11,6 +11,7 @@
 #include "core/ops/ops.h"
 #include "launcher/commands/bench_train.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/mpi_rank.h"
 #include "launcher/engine/speed_of_light.h"
 #include "launcher/engine/time_plan.h"
 #include "launcher/run/rank_environment.h"
@@ -45,13 +46,14 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
 }
 
 // What a rank sends: under mpirun to the other ranks, alone between two threads.
-void bench_comm(bool json) {
+void bench_comm(bool json, const CommandSession& session) {
   const std::optional<RankEnvironment> launched = rank_environment(process_variables());
   const bool is_rank = launched && launched->ranks > 1;
   const auto comm = is_rank ? make_mpi_world(std::chrono::minutes(10)) : nullptr;
   for (const std::int64_t bytes : {kMiB, 8 * kMiB, 64 * kMiB}) {
     const double rate =
-        is_rank ? measure_exchange_rate(*comm, bytes) : measure_local_exchange_rate(bytes);
+        is_rank ? run_mpi_rank(session, *comm, [&] { return measure_exchange_rate(*comm, bytes); })
+                : measure_local_exchange_rate(bytes);
     if (is_rank && comm->rank() != 0) continue;
     if (json) {
       fmt::print("{}\n", nlohmann::ordered_json{{"ranks", is_rank ? launched->ranks : 2},
@@ -141,7 +143,7 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   comm->add_flag("--json", limits->json, "One JSON object a line");
   comm->callback([limits, &session] {
     session.start();
-    bench_comm(limits->json);
+    bench_comm(limits->json, session);
   });
   CLI::App* memory = bench->add_subcommand("memory", "Memory bandwidth");
   memory->add_flag("--json", limits->json, "One JSON object");

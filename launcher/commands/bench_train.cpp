@@ -13,6 +13,7 @@
 #include "core/device/gpu.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/version.h"
 #include "launcher/engine/memory_report.h"
 #include "launcher/engine/op_profile.h"
@@ -261,7 +262,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
 }
 
 // Alone, or as one rank of what mpirun started.
-void run_bench_train(const TrainBench& b) {
+void run_bench_train(const TrainBench& b, const CommandSession& session) {
   const std::optional<RankEnvironment> launched = rank_environment(process_variables());
   const int ranks_here = launched ? launched->local_ranks : 1;
   set_team_threads(b.threads > 0 ? b.threads : std::max(1, cpu_limit().usable / ranks_here));
@@ -271,7 +272,7 @@ void run_bench_train(const TrainBench& b) {
     return;
   }
   const auto comm = make_mpi_world(std::chrono::minutes(10));
-  bench_train(b, *comm);
+  run_mpi_rank(session, *comm, [&] { bench_train(b, *comm); });
 }
 
 }  // namespace
@@ -317,7 +318,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_flag("--json", options->json, "One JSON object");
   train->callback([options, &session] {
     session.start();
-    run_bench_train(*options);
+    run_bench_train(*options, session);
   });
 }
 

@@ -1,13 +1,12 @@
 // `thimble train`: a job on one process, on ranks as threads, or as one rank of an MPI program.
 #include <CLI/CLI.hpp>
-#include <cstdio>
-#include <cstdlib>
+#include <atomic>
 #include <exception>
-#include <mutex>
 #include <thread>
 
 #include "core/base/error.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/train_rank.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/run/rank_environment.h"
@@ -18,51 +17,47 @@
 namespace thimble {
 namespace {
 
-// An error of one rank ends the others, which would wait for it for ever; the first one is the one
-// to report.
-int run_one(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-            RankMonitor& monitor, int on_host, bool owns_process) {
-  try {
-    return train_rank(arguments, session, comm, monitor, on_host, owns_process);
-  } catch (const std::exception& e) {
-    comm.abort(fmt::format("rank {}: {}", comm.rank(), e.what()));
-    throw;
+// Which of the ranks' errors is the one to report: that of the rank that has ended the others,
+// whose errors only repeat it. Who ends first says nothing.
+std::exception_ptr first_error(const std::vector<std::exception_ptr>& errors,
+                               const std::string& failure) {
+  std::exception_ptr any;
+  for (std::size_t r = 0; r < errors.size(); ++r) {
+    if (!errors[r]) continue;
+    if (!any) any = errors[r];
+    try {
+      std::rethrow_exception(errors[r]);
+    } catch (const std::exception& e) {
+      if (abort_reason(static_cast<int>(r), e.what()) == failure) return errors[r];
+    } catch (...) {  // NOLINT(bugprone-empty-catch) not one of ours
+    }
   }
+  return any;
 }
 
 int run_simulated(const TrainArguments& arguments, CommandSession& session) {
   LocalWorld world(arguments.simulate);
-  std::mutex mutex;
-  std::exception_ptr first;
-  int exit_code = 0;
+  std::atomic<int> exit_code = 0;
+  std::vector<std::exception_ptr> errors(static_cast<std::size_t>(arguments.simulate));
   std::vector<std::thread> threads;
   for (int r = 0; r < arguments.simulate; ++r) {
     threads.emplace_back([&, r] {
       const auto comm = world.communicator(r);
       try {
         RankMonitor monitor(r, arguments.simulate);
-        const int code = run_one(arguments, session, *comm, monitor, arguments.simulate, false);
-        const std::lock_guard lock(mutex);
-        exit_code = std::max(exit_code, code);
+        const int code = abort_on_error(*comm, [&] {
+          return train_rank(arguments, session, *comm, monitor, arguments.simulate, false);
+        });
+        if (code != 0) exit_code = code;
       } catch (...) {
-        const std::lock_guard lock(mutex);
-        if (!first) first = std::current_exception();
+        errors[static_cast<std::size_t>(r)] = std::current_exception();
       }
     });
   }
   for (std::thread& t : threads) t.join();
-  if (first) std::rethrow_exception(first);
+  if (const auto error = first_error(errors, world.communicator(0)->failure()))
+    std::rethrow_exception(error);
   return exit_code;
-}
-
-// Ends this rank, and by that all others, before MPI is shut down, which would wait for them. A
-// mistake that every rank makes is told by the first.
-[[noreturn]] void leave(const CommandSession& session, int rank, const std::string& message,
-                        int exit_code) {
-  if (rank > 0) std::this_thread::sleep_for(std::chrono::seconds(2));
-  report_error(session, message);
-  std::fflush(nullptr);
-  std::_Exit(exit_code);
 }
 
 int run_train(const TrainArguments& arguments, CommandSession& session) {
@@ -80,7 +75,7 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
   if (!is_rank) {
     SingleCommunicator alone;
     RankMonitor monitor(0, 1);
-    return run_one(arguments, session, alone, monitor, 1, true);
+    return train_rank(arguments, session, alone, monitor, 1, true);
   }
   RankMonitor monitor(launched->rank, launched->ranks);
   const auto comm = make_mpi_world(std::chrono::minutes(10), monitor.listener());
@@ -88,13 +83,9 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
     throw_user("the number of ranks is {} by {} but {} by MPI itself", launched->ranks,
                launched->source, comm->size());
   }
-  try {
-    return run_one(arguments, session, *comm, monitor, launched->local_ranks, true);
-  } catch (const UserError& e) {
-    leave(session, launched->rank, e.what(), kExitUser);
-  } catch (const std::exception& e) {
-    leave(session, launched->rank, e.what(), kExitSystem);
-  }
+  return run_mpi_rank(session, *comm, [&] {
+    return train_rank(arguments, session, *comm, monitor, launched->local_ranks, true);
+  });
 }
 
 }  // namespace

@@ -35,6 +35,7 @@
 #include "launcher/run/rank_environment.h"
 #include "launcher/run/signals.h"
 #include "models/model_files.h"
+#include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -322,7 +323,10 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   arena->begin_phase("load");
   monitor.phase("load");
   TrainEngine engine(*arena, model, optimizer, options, comm);
-  const TrainState state = load_weights_of(engine, arguments, p.setup, p.job, checkpoint);
+  // From here on transfers between ranks may be under way when an error strikes.
+  const TrainState state = abort_on_error(engine.comm(), [&] {
+    return load_weights_of(engine, arguments, p.setup, p.job, checkpoint);
+  });
   std::optional<RunLog> log;
   if (leads) {
     log.emplace(p.run, RunLog::Options{
@@ -360,12 +364,14 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
        .same_command = same_command(arguments),
        .quiet = session.quiet},
       state);
-  try {
-    return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
-  } catch (const UserError& e) {
-    // The job was checked before the first step: what fails now is the machine, and may pass.
-    throw SystemError(e.what());
-  }
+  return abort_on_error(engine.comm(), [&] {
+    try {
+      return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
+    } catch (const UserError& e) {
+      // The job was checked before the first step: what fails now is the machine, and may pass.
+      throw SystemError(e.what());
+    }
+  });
 }
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <optional>
 
+#include "core/base/failpoint.h"
 #include "core/base/numeric.h"
 #include "parallel/collectives.h"
 
@@ -103,8 +104,9 @@ void together(Communicator& comm, const std::string& name, Stage&& stage) {
   for (std::size_t r = 0; r < all.size() / kReasonBytes; ++r) {
     const auto* text = reinterpret_cast<const char*>(all.data() + r * kReasonBytes);
     if (*text == 0) continue;
-    if (comm.size() == 1) throw SystemError(reason);
-    throw_system("rank {}: {}", r, std::string(text, ::strnlen(text, kReasonBytes)));
+    if (comm.size() == 1) throw CheckpointNotSaved(reason);
+    throw CheckpointNotSaved(
+        fmt::format("rank {}: {}", r, std::string_view(text, ::strnlen(text, kReasonBytes))));
   }
 }
 
@@ -178,6 +180,7 @@ std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine) {
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
+  if (!engine.arena().device().planning) failpoint("checkpoint.scratch");
   const Reservation scratch = engine.arena().host().reserve(
       MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
   const std::vector<CheckpointArray> arrays = arrays_of(engine);

@@ -1,12 +1,13 @@
 #include "launcher/engine/time_plan.h"
 
 #include <algorithm>
-#include <thread>
+#include <future>
 
 #include "core/base/threads.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
 #include "launcher/engine/speed_of_light.h"
+#include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
 #include "parallel/local_world.h"
 
@@ -64,16 +65,16 @@ double measure_exchange_rate(Communicator& comm, std::int64_t bytes) {
 
 double measure_local_exchange_rate(std::int64_t bytes) {
   LocalWorld world(2);
-  double rate = 0;
-  std::thread other([&world, bytes] {
+  const auto measure = [&world, bytes](int rank) {
+    const auto comm = world.communicator(rank);
+    return abort_on_error(*comm, [&] { return measure_exchange_rate(*comm, bytes); });
+  };
+  // Its destructor waits for the thread, which ends when this rank fails.
+  const std::future<double> other = std::async(std::launch::async, [&measure] {
     set_team_threads(1);
-    const auto comm = world.communicator(1);
-    static_cast<void>(measure_exchange_rate(*comm, bytes));
+    return measure(1);
   });
-  const auto comm = world.communicator(0);
-  rate = measure_exchange_rate(*comm, bytes);
-  other.join();
-  return rate;
+  return measure(0);
 }
 
 }  // namespace thimble

@@ -116,9 +116,9 @@ void Trainer::evaluate() {
   bool first = true;
   for (const ValidationSet& set : parts_.data.validation()) {
     const EvalSum sum = evaluate_set(set);
-    if (any_rank("data", !data_error_.empty())) {
-      if (leads())
-        spdlog::warn("step {}: {} was not evaluated: {}", state_.step, set.name, data_text());
+    const std::string reason = first_reason(comm(), "data", data_error_);
+    if (!reason.empty()) {
+      if (leads()) spdlog::warn("step {}: {} was not evaluated: {}", state_.step, set.name, reason);
       continue;
     }
     if (sum.weight == 0) continue;
@@ -158,12 +158,16 @@ bool Trainer::note_evaluation(double loss) {
 // To look at; whatever is wrong with one, training goes on. The machine's own failures, which other
 // ranks must hear of, pass.
 void Trainer::sample() {
+  if (parts_.job.eval.sample_prompts.empty()) return;
+  if (parts_.monitor != nullptr) parts_.monitor->phase("sample");
   for (const std::string& prompt : parts_.job.eval.sample_prompts) {
     try {
       const std::vector<std::int32_t> ids =
           greedy_sample(parts_.engine, parts_.model, parts_.tokenizer, prompt);
       if (leads()) spdlog::info("sample: {}", printable(parts_.tokenizer.decode(ids), 400));
     } catch (const SystemError&) {
+      throw;
+    } catch (const std::bad_alloc&) {
       throw;
     } catch (const std::exception& e) {
       if (leads()) spdlog::warn("no sample of '{}': {}", printable(prompt, 60), e.what());
@@ -182,16 +186,25 @@ void Trainer::save() {
         {parts_.model_config, parts_.setup.tokenizer.string(), parts_.resolved_job});
     last_saved_ = state_.step;
     save_s_ = std::max(save_s_, static_cast<double>(steady_now_ns() - start) * 1e-9);
-    if (!leads()) return;
+    if (leads()) note_saved(path);
+  } catch (const SystemError& e) {
+    // What only this rank knows of would leave the others waiting for it.
+    if (comm().size() > 1 && dynamic_cast<const CheckpointNotSaved*>(&e) == nullptr) throw;
+    if (leads())
+      spdlog::warn("step {}: the checkpoint was not saved: {}; {}; the next save tries again",
+                   state_.step, e.what(), saved_text());
+  }
+}
+
+void Trainer::note_saved(const std::filesystem::path& path) {
+  spdlog::info("step {}: saved {}", state_.step, path.string());
+  try {
     parts_.log->checkpoint(state_.step, path);
     std::set<std::int64_t> keep{state_.step};
     if (state_.best_step >= 0) keep.insert(state_.best_step);
     prune_checkpoints(parts_.run / "checkpoints", parts_.job.checkpoint.save_total_limit, keep);
-    spdlog::info("step {}: saved {}", state_.step, path.string());
-  } catch (const SystemError& e) {
-    if (leads())
-      spdlog::warn("step {}: the checkpoint was not saved: {}; {}; the next save tries again",
-                   state_.step, e.what(), saved_text());
+  } catch (const std::exception& e) {
+    spdlog::warn("step {}: after it was saved: {}", state_.step, e.what());
   }
 }
 
@@ -263,18 +276,11 @@ TrainOutcome Trainer::run() {
   if (state_.step == 0) evaluate();
   parts_.engine.arena().begin_phase("step");
   const std::int64_t first = state_.step;
-  std::vector<Batch> next;
-  Stream loader("data");  // after what it writes to, so that it ends first
-  Completion ready;
-  const auto prefetch = [&](std::int64_t step) {
-    if (step <= parts_.total_steps)
-      ready = loader.run([this, step, &next] { next = batches_of(step); });
-  };
   prefetch(state_.step + 1);
   while (state_.step < parts_.total_steps && !stop_early_) {
-    wait_for_data(ready);
+    wait_for_data();
     if (all_stop()) break;
-    const std::vector<Batch> batches = std::move(next);
+    const std::vector<Batch> batches = std::move(next_);
     prefetch(state_.step + 2);
     if (parts_.monitor != nullptr) parts_.monitor->step(state_.step + 1);
     trace_step(first);
@@ -285,7 +291,7 @@ TrainOutcome Trainer::run() {
     const bool wanted = improved_ && parts_.job.export_.checkpoint == job::ExportChoice::kBest;
     if (due(parts_.job.checkpoint.save_steps) || last || wanted) save();
   }
-  wait_for_data(ready);  // for a step that is not to be made, whatever comes of it
+  wait_for_data();  // for a step that is not to be made, whatever comes of it
   log_rest();
   observer_.reset();
   profile_.reset();

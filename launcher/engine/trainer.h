@@ -58,7 +58,8 @@ class Trainer {
 
   /// Trains until the last step, early stopping or a stop signal (then saved); evaluates, saves and
   /// exports on the way, and records that the run is finished. Throws SystemError after too many
-  /// consecutive non-finite steps, and if at the end the last step could not be saved.
+  /// consecutive non-finite steps, and if at the end the last step could not be saved. An error of
+  /// one rank must be followed by comm().abort(), before the trainer is destroyed.
   TrainOutcome run();
 
  private:
@@ -68,6 +69,7 @@ class Trainer {
   bool note_evaluation(double loss);
   void sample();
   void save();
+  void note_saved(const std::filesystem::path& path);
   void export_model();
   std::int64_t load_step_to_export();
   CheckpointReader open_checkpoint_of(std::int64_t step, CheckpointCheck check) const;
@@ -83,9 +85,8 @@ class Trainer {
   void give_up(const StepResult& r) const;
   EvalSum evaluate_set(const ValidationSet& set);
   Batch rows_of(const Dataset& data, std::vector<std::int64_t> ids);
-  void wait_for_data(Completion& ready);
-  bool any_rank(const char* what, bool here);
-  std::string data_text() const;
+  void prefetch(std::int64_t step);
+  void wait_for_data();
   [[noreturn]] void end_without_data();
   bool due(std::int64_t every) const { return every > 0 && state_.step % every == 0; }
 
@@ -105,6 +106,12 @@ class Trainer {
   std::string data_error_;  // of this rank; empty: none
   std::unique_ptr<OpProfile> profile_;
   std::optional<ObserverScope> observer_;
+  // Last, for the loader reads what is above and writes to next_: it ends first. Members, not
+  // locals of run(): an error that leaves it is told to the other ranks before this one waits for
+  // the loader.
+  std::vector<Batch> next_;
+  Stream loader_{"data"};
+  Completion ready_;
 };
 
 /// Whether early stopping has ended the job that this state is of.

@@ -37,30 +37,26 @@ Batch Trainer::rows_of(const Dataset& data, std::vector<std::int64_t> ids) {
   return data.get_rows(ids);
 }
 
-void Trainer::wait_for_data(Completion& ready) {
+// Begins to read the rows of a step, if there is one.
+void Trainer::prefetch(std::int64_t step) {
+  if (step > parts_.total_steps) return;
+  ready_ = loader_.run([this, step] { next_ = batches_of(step); });
+}
+
+void Trainer::wait_for_data() {
   try {
-    ready.wait();
+    ready_.wait();
   } catch (const std::exception& e) {
     data_error_ = e.what();
   }
 }
 
-std::string Trainer::data_text() const {
-  return data_error_.empty() ? "another rank cannot read its data" : data_error_;
-}
-
-// True on every rank if it is so on one of them.
-bool Trainer::any_rank(const char* what, bool here) {
-  const auto mine = static_cast<std::byte>(here ? 1 : 0);
-  const auto all = all_gather_control(comm(), what, std::span(&mine, 1));
-  return std::find(all.begin(), all.end(), std::byte{1}) != all.end();
-}
-
 // What has been trained is worth more than the data that failed.
 void Trainer::end_without_data() {
+  const std::string reason = first_reason(comm(), "data", data_error_);
   log_rest();
   save();
-  throw_system("after step {}: {}; {}", state_.step, data_text(),
+  throw_system("after step {}: {}; {}", state_.step, reason,
                last_saved_ == state_.step ? "what was trained is saved"
                                           : "what was trained since the last checkpoint is lost");
 }

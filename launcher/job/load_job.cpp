@@ -26,9 +26,9 @@ constexpr std::string_view kPrefix = "THIMBLE_";
 constexpr std::array kOtherVariables{
     OtherVariable{"THIMBLE_COMM_TIMEOUT_S",
                   "Seconds after which ranks give up waiting for one of them (600)"},
-    OtherVariable{"THIMBLE_FAILPOINT", "For tests: fails or kills at a named place"},
+    OtherVariable{"THIMBLE_FAILPOINT", "For tests: fails, kills or delays at a named place"},
     OtherVariable{"THIMBLE_FAULT",
-                  "For tests: kills, stops or delays a rank at a step or operation"},
+                  "For tests: kills, stops, delays or fails a rank at a step or operation"},
     OtherVariable{"THIMBLE_FLIGHT_DIR",
                   "Set by `thimble launch`: where ranks write flight records"},
     OtherVariable{"THIMBLE_FLIGHT_HOST", "Set by `thimble launch`: the host it runs on"},

@@ -16,8 +16,8 @@
 namespace thimble {
 namespace {
 
-constexpr std::array kPhases{"prepare", "load",   "forward", "backward", "reduce",
-                             "norm",    "update", "save",    "eval"};
+constexpr std::array kPhases{"prepare", "load", "forward", "backward", "reduce", "norm",
+                             "update",  "save", "eval",    "sample",   "export"};
 
 double number(const std::string& part, const std::string& text) {
   char* end = nullptr;
@@ -38,8 +38,10 @@ Fault parse_fault(const std::string& text) {
     fault.action = Fault::Action::kStop;
   } else if (part == "delay") {
     fault.action = Fault::Action::kDelay;
+  } else if (part == "fail") {
+    fault.action = Fault::Action::kFail;
   } else if (part != "kill") {
-    throw_user("THIMBLE_FAULT: '{}': allowed kill, stop, delay", printable(part));
+    throw_user("THIMBLE_FAULT: '{}': allowed kill, stop, delay, fail", printable(part));
   }
   while (std::getline(parts, part, ':')) {
     const std::size_t equals = part.find('=');
@@ -99,6 +101,8 @@ void Fault::strike() const {
     case Action::kDelay:
       std::this_thread::sleep_for(std::chrono::duration<double>(seconds));
       break;
+    case Action::kFail:
+      throw_system("THIMBLE_FAULT: rank {} fails on purpose", rank);
   }
 }
 

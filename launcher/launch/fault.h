@@ -1,11 +1,11 @@
 // A failure on demand, for tests of everything that must survive one; release builds honour it too,
 // and say so.
 //
-// THIMBLE_FAULT="kill|stop|delay:rank=R[:step=S][:phase=P | :op=N][:seconds=X][:every]": rank R
-// kills itself, stops itself (SIGSTOP) or sleeps when step S (from 1; 0 is before the first) enters
-// phase P (forward if not given), or when it starts operation N between ranks, counted from 0.
-// Phase reduce is the start of each reduction of gradients. Only the first start of a launched job
-// does so, unless `every` is given.
+// THIMBLE_FAULT="kill|stop|delay|fail:rank=R[:step=S][:phase=P | :op=N][:seconds=X][:every]": rank
+// R kills itself, stops itself (SIGSTOP), sleeps or throws SystemError when step S (from 1; 0 is
+// before the first) enters phase P (forward if not given), or when it starts operation N between
+// ranks, counted from 0. Phase reduce is the start of each reduction of gradients. Only the first
+// start of a launched job does so, unless `every` is given.
 #pragma once
 
 #include <cstdint>
@@ -18,7 +18,7 @@
 namespace thimble {
 
 struct Fault {
-  enum class Action : std::uint8_t { kKill, kStop, kDelay };
+  enum class Action : std::uint8_t { kKill, kStop, kDelay, kFail };
   Action action = Action::kKill;
   int rank = 0;
   std::int64_t step = 1;

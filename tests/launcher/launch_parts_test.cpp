@@ -93,7 +93,7 @@ TEST(FaultTest, StrikesAtItsMomentOnly) {
 }
 
 TEST(FaultTest, Mistakes) {
-  EXPECT_THAT(error_of([] { parse_fault("boom"); }), HasSubstr("allowed kill, stop, delay"));
+  EXPECT_THAT(error_of([] { parse_fault("boom"); }), HasSubstr("allowed kill, stop, delay, fail"));
   EXPECT_THAT(error_of([] { parse_fault("kill:rank=x"); }), HasSubstr("a number is needed"));
   EXPECT_THAT(error_of([] { parse_fault("kill:rank=-1"); }), HasSubstr("a number is needed"));
   EXPECT_THAT(error_of([] { parse_fault("kill:step=nan"); }), HasSubstr("a number is needed"));
