@@ -98,6 +98,7 @@ class LocalWorld::Member final : public Communicator {
    public:
     Waiting(Member& member, std::int64_t number) : member_(member), number_(number) {}
     void wait() override { member_.wait_for(number_); }
+    bool error_stays() const override { return true; }
     bool done() noexcept override { return member_.is_over(number_); }
 
    private:

@@ -161,6 +161,7 @@ class MpiWorld final : public Communicator {
     Waiting(MpiWorld& world, std::shared_ptr<Operation> operation)
         : world_(world), operation_(std::move(operation)) {}
     void wait() override { world_.wait_for(*operation_); }
+    bool error_stays() const override { return true; }
     bool done() noexcept override {
       const std::lock_guard lock(world_.mutex_);
       return operation_->done || world_.stopped_;

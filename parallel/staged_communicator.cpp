@@ -32,6 +32,7 @@ class StagedWork final : public Completion::Work {
   }
   // The way back is part of it, which waits for the device's work so far: whoever finds this done
   // finds the bytes there.
+  bool error_stays() const override { return true; }
   bool done() noexcept override {
     if (!ended_ && exchange_.done()) end();
     return ended_;

@@ -2,13 +2,10 @@
 
 #include <spdlog/spdlog.h>
 
-#include <chrono>
 #include <string>
 
 namespace thimble {
 namespace {
-
-using Clock = std::chrono::steady_clock;
 
 std::string text_of(const std::exception_ptr& error) {
   try {
@@ -20,26 +17,9 @@ std::string text_of(const std::exception_ptr& error) {
   }
 }
 
-// A rank that is gone fails everything under way with the same words, hundreds of times at once.
-bool is_said_already(const std::string& text) {
-  constexpr auto kMemory = std::chrono::seconds(10);
-  static std::mutex mutex;
-  static std::string last;
-  static Clock::time_point when;
-  const std::lock_guard lock(mutex);
-  const bool again = text == last && Clock::now() - when < kMemory;
-  if (!again) {
-    last = text;
-    when = Clock::now();
-  }
-  return again;
-}
-
 void log_unread(const std::exception_ptr& error) noexcept {
   try {
-    const std::string text = text_of(error);
-    if (!is_said_already(text))
-      spdlog::error("background work failed and nobody waited for it: {}", text);
+    spdlog::error("background work failed and nobody waited for it: {}", text_of(error));
   } catch (...) {  // NOLINT(bugprone-empty-catch): no memory for words about it
   }
 }
@@ -73,10 +53,12 @@ void Completion::follow() {
 }
 
 void Completion::finish() noexcept {
+  const auto work = std::move(work_);
+  if (work == nullptr) return;
   try {
-    wait();
+    work->wait();
   } catch (...) {
-    log_unread(std::current_exception());
+    if (!work->error_stays()) log_unread(std::current_exception());
   }
 }
 

@@ -32,12 +32,16 @@ class [[nodiscard]] Completion {
     virtual bool done() noexcept = 0;
     /// Completion::follow() where the host can go on; false if it has to wait.
     virtual bool follow() { return false; }
+    /// Whether its error fails whatever comes after it too: it is then heard of without being read,
+    /// and not logged.
+    virtual bool error_stays() const { return false; }
   };
 
   Completion() = default;
   explicit Completion(std::unique_ptr<Work> work) : work_(std::move(work)) {}
   Completion(Completion&& other) noexcept = default;
-  /// Waits for what is still under way here, whose buffers may die next; an error of it is logged.
+  /// Waits for what is still under way here, whose buffers may die next; an error of it is logged
+  /// if it would be lost.
   Completion& operator=(Completion&& other) noexcept;
   /// Waits like the assignment.
   ~Completion() { finish(); }

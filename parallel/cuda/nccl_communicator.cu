@@ -168,6 +168,7 @@ class NcclCommunicator final : public Communicator {
       if (std::string reason = owner_.failure(); !reason.empty()) throw SystemError(reason);
       check_cuda(ended, operation_->name().c_str());
     }
+    bool error_stays() const override { return true; }
     bool done() noexcept override { return followed_ || gpu::has_happened(operation_->events.end); }
     bool follow() override {
       if (!owner_.failure().empty()) return false;

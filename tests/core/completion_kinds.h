@@ -42,6 +42,8 @@ class KindOfWork {
   /// Its error has `words`.
   virtual Completion start_failing() = 0;
   virtual std::string words() const = 0;
+  /// Whether whatever comes after it fails with it.
+  virtual bool error_stays() const { return false; }
 };
 
 class WorkOfStream final : public KindOfWork {
@@ -129,6 +131,7 @@ class WorkOfRanks : public KindOfWork {
     return exchange;
   }
   std::string words() const override { return "other sizes than it expects"; }
+  bool error_stays() const override { return true; }
 
  protected:
   virtual Communicator& here() { return *here_; }

@@ -175,12 +175,12 @@ class HostileWeights final : public WeightStore {
   }
   Tensor view(ParamId id) override {
     TH_CHECK(is_pinned(id), "{} is not pinned", params().info(id).name);
-    Tensor& shown = shown_[id];
-    if (!shown.defined()) {
-      const Tensor there = home_->view(id);
-      shown = Tensor::empty(arena_, MemoryTag::kWeights, there.dtype(), there.shape(), "shown");
-      ops::copy(shown, there);
-    }
+    if (const auto found = shown_.find(id); found != shown_.end()) return found->second;
+    const Tensor there = home_->view(id);
+    const Tensor shown =
+        Tensor::empty(arena_, MemoryTag::kWeights, there.dtype(), there.shape(), "shown");
+    ops::copy(shown, there);
+    shown_.emplace(id, shown);
     return shown;
   }
   Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
