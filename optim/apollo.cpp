@@ -36,8 +36,7 @@ std::int64_t Apollo::carry_bytes(const ParamInfo&, Slice slice, std::int64_t) co
 }
 
 // Moments advance in the first round; the norm of the update, and the weight, change in the second.
-StateAccess Apollo::access(const ParamInfo&, const StateSlot& slot, std::int64_t,
-                           int round) const {
+StateAccess Apollo::access(const ParamInfo&, const StateSlot& slot, std::int64_t, int round) const {
   const bool in_second = slot.is_weight() || slot.on_host;
   return in_second == (round == 1) ? StateAccess::kChange : StateAccess::kNone;
 }

@@ -97,8 +97,7 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
     for (std::int64_t c = 0; c < width; ++c)
       update[r * width + c] = inactive * sign_of(element(args.grad, r * width + c) * scale);
   });
-  AdamState state =
-      moment_state(args, row_moments(args.info, active), options_.adam.state);
+  AdamState state = moment_state(args, row_moments(args.info, active), options_.adam.state);
   AdamMath math = adam_math(options_.adam, age, 1.0);
   adam_direction(rows * active, tensor_source(some), state, math, direction.data<float>());
   const float* values = direction.data<float>();

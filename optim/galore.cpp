@@ -24,8 +24,7 @@ OptimizerNeed Galore::needs(const ParamInfo& info) const {
 
 std::vector<StateSlot> Galore::state_slots(const ParamInfo& info) const {
   const LowRankShape shape = low_rank_shape(info, {}, options_.rank);
-  std::vector<StateSlot> slots =
-      moment_slots(row_moments(info, shape.rank), options_.adam.state);
+  std::vector<StateSlot> slots = moment_slots(row_moments(info, shape.rank), options_.adam.state);
   for (StateSlot& s : projector_slots(shape, options_.projector)) slots.push_back(std::move(s));
   if (options_.fira) {
     slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
@@ -53,8 +52,7 @@ Galore::State Galore::state(const UpdateArgs& args) const {
   };
   const auto take_if = [&take](bool kept) { return kept ? take(1)[0] : Tensor(); };
   State s;
-  s.moments =
-      take(num_moment_slots(row_moments(args.info, shape.rank), options_.adam.state));
+  s.moments = take(num_moment_slots(row_moments(args.info, shape.rank), options_.adam.state));
   s.projector = take(projector_slots(shape, options_.projector).size());
   s.norm = take_if(options_.fira);
   s.refreshes = take_if(options_.lazy);

@@ -164,10 +164,9 @@ void Galore::update(const UpdateArgs& args, const Tensor& r, double grad_scale,
   const Tensor direction = workspace(args, r.shape(), "direction");
   if (!r.device().planning && shape.rows > 0) {
     AdamMath math = adam_math(options_.adam, args.step, 1.0);
-    adam_direction(
-        shape.rows * shape.rank, tensor_source(r, grad_scale),
-        moment_state(args, row_moments(args.info, shape.rank), options_.adam.state),
-        math, direction.data<float>());
+    adam_direction(shape.rows * shape.rank, tensor_source(r, grad_scale),
+                   moment_state(args, row_moments(args.info, shape.rank), options_.adam.state),
+                   math, direction.data<float>());
   }
   if (options_.fira) {
     measure_outside(args, r, direction, out);

@@ -22,8 +22,7 @@ void Sgd::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const
   if (args.weight.device().planning) return;
   StoredValues state;
   if (options_.momentum != 0) {
-    state = state_values(args, momentum_slot(args.info), args.state, options_.state,
-                         true, 1);
+    state = state_values(args, momentum_slot(args.info), args.state, options_.state, true, 1);
   }
   const MomentumMath math{.momentum = static_cast<float>(options_.momentum),
                           .gain = static_cast<float>(args.step == 1 ? 1.0 : 1 - options_.dampening),
@@ -44,11 +43,10 @@ std::vector<StateSlot> Lion::state_slots(const ParamInfo& info) const {
 
 void Lion::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const {
   if (args.weight.device().planning) return;
-  lion_step(
-      args.grad.numel(), gradient_source(args), weight_values(args),
-      state_values(args, momentum_slot(args.info), args.state, options_.state, true, 1),
-      static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
-      static_cast<float>(args.lr), weight_decay(options_, args.info, args.lr));
+  lion_step(args.grad.numel(), gradient_source(args), weight_values(args),
+            state_values(args, momentum_slot(args.info), args.state, options_.state, true, 1),
+            static_cast<float>(options_.beta1), static_cast<float>(options_.beta2),
+            static_cast<float>(args.lr), weight_decay(options_, args.info, args.lr));
 }
 
 }  // namespace thimble

@@ -55,10 +55,9 @@ void Muon::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) cons
     const MomentumMath math{.momentum = static_cast<float>(options_.momentum),
                             .gain = 1,
                             .nesterov = options_.nesterov};
-    momentum_direction(rows * width, gradient_source(args),
-                       state_values(args, momentum_slot(args.info), args.state,
-                                    options_.state, true, 1),
-                       math, x);
+    momentum_direction(
+        rows * width, gradient_source(args),
+        state_values(args, momentum_slot(args.info), args.state, options_.state, true, 1), math, x);
   }
   newton_schulz(*args.arena, x, options_.iterations);
   if (planning) return;

@@ -60,8 +60,8 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
     if (i == 0) {
       const MomentumMath ema{.momentum = static_cast<float>(options_.momentum),
                              .gain = static_cast<float>(1 - options_.momentum)};
-      const StoredValues state = state_values(args, momentum_slot(args.info),
-                                              args.state, StateFormat::kF32, true, 1);
+      const StoredValues state =
+          state_values(args, momentum_slot(args.info), args.state, StateFormat::kF32, true, 1);
       accumulate_momentum(rows * width, source, state, ema);
     }
     source = tensor_source(m);

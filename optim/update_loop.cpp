@@ -113,9 +113,8 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
                   .lr = step.lr,
                   .grad_scale = r.item.grad_scale,
                   .seed = parts_.seed,
-                  .grad = client.gradient(r.item.id)
-                              .rows(r.rows.begin - r.item.slice.begin,
-                                    r.rows.end - r.item.slice.begin),
+                  .grad = client.gradient(r.item.id).rows(r.rows.begin - r.item.slice.begin,
+                                                          r.rows.end - r.item.slice.begin),
                   .weight = {},
                   .master = {},
                   .state = {},
@@ -150,10 +149,9 @@ Tensor UpdateLoop::image(ParamId id, std::int64_t step, const Tensor& grad) {
   const ParamInfo& info = parts_.params.info(id);
   const Slice all = whole_slice(info);
   const bool staged = is_staged(info, step);
-  const Tensor out =
-      Tensor::empty(parts_.arena, MemoryTag::kGradients, DType::kF32,
-                    Shape{all.rows(), parts_.optimizer.image_width(info, step)},
-                    "projected gradient");
+  const Tensor out = Tensor::empty(parts_.arena, MemoryTag::kGradients, DType::kF32,
+                                   Shape{all.rows(), parts_.optimizer.image_width(info, step)},
+                                   "projected gradient");
   std::vector<StateLease> leases;
   std::vector<Tensor> state;
   for (const StateUse& use : image_uses(id, step)) {
@@ -206,8 +204,8 @@ void UpdateLoop::run(Client& client, std::vector<Running>& group, const UpdateSt
     for (const Running& r : group) total += sums_of(r, step.number, round).values;
     Tensor values;
     if (total > 0) {
-      values = Tensor::empty(host, MemoryTag::kWorkspace, DType::kF32, Shape{total},
-                             "optimizer sums");
+      values =
+          Tensor::empty(host, MemoryTag::kWorkspace, DType::kF32, Shape{total}, "optimizer sums");
       ops::zero(values);
     }
     RoundSums sums{.exact = {},

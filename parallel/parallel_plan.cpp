@@ -66,11 +66,10 @@ ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs,
     for (const ParamId id : *group) {
       const auto least = std::min_element(load.begin(), load.end());
       *least += update_cost(params.info(id));
-      specs_[static_cast<std::size_t>(id)] = {
-          Placement::kWhole,
-          {.rows = params.info(id).storage_shape()[0],
-           .ranks = ranks,
-           .owner = static_cast<int>(least - load.begin())}};
+      specs_[static_cast<std::size_t>(id)] = {Placement::kWhole,
+                                              {.rows = params.info(id).storage_shape()[0],
+                                               .ranks = ranks,
+                                               .owner = static_cast<int>(least - load.begin())}};
     }
   }
   if (ranks == 1 || options.stage == 0) {
@@ -92,7 +91,8 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::
     const ParamInfo& info = params.info(id);
     const std::int64_t rows = info.storage_shape()[0];
     const std::int64_t row = info.shape.numel() / std::max<std::int64_t>(rows, 1);
-    const std::int64_t own = spec(id).rows.slice(rank).rows() * row, others = info.shape.numel() - own;
+    const std::int64_t own = spec(id).rows.slice(rank).rows() * row,
+                       others = info.shape.numel() - own;
     const std::int64_t image = images.empty() ? 0 : images.at(static_cast<std::size_t>(id));
     const auto sent = [&](std::int64_t elements) {
       return image > 0 ? elements / row * image : elements;

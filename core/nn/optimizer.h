@@ -93,8 +93,8 @@ struct UpdateArgs {
   /// In the order of state_slots(). Of these, weight and master those that the round has no access
   /// to are undefined.
   std::span<const Tensor> state;
-  Tensor carry;                   // carry_bytes() of memory that lives from round to round
-  Arena* arena = nullptr;         // for what lives within a round
+  Tensor carry;            // carry_bytes() of memory that lives from round to round
+  Arena* arena = nullptr;  // for what lives within a round
 };
 
 /// How many sums over all slices a round asks for, the same for every slice.

@@ -39,8 +39,8 @@ std::vector<StateSlot> weight_slots(const ParamInfo& info, bool int8, DType dtyp
   if (!info.trainable) return {weight};
   switch (master) {
     case MasterFormat::kF32:
-      return {weight, of_kind(StateKind::kMaster,
-                              element_slot(slot_names::kMaster, DType::kF32, info))};
+      return {weight,
+              of_kind(StateKind::kMaster, element_slot(slot_names::kMaster, DType::kF32, info))};
     case MasterFormat::kSplit:
       return {weight, of_kind(StateKind::kRemainder,
                               element_slot(slot_names::kRemainder, DType::kU16, info))};
@@ -114,8 +114,7 @@ const StateEntry* StateTable::find(ParamId id, std::string_view name) const {
 }
 
 std::int64_t StateTable::generation(const StateEntry& entry, std::int64_t step) const {
-  return entry.slot.is_weight() ? 0
-                                : optimizer_.state_generation(params_.info(entry.param), step);
+  return entry.slot.is_weight() ? 0 : optimizer_.state_generation(params_.info(entry.param), step);
 }
 
 std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank) {

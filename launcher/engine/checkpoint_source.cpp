@@ -41,7 +41,8 @@ void CheckpointSource::read(const ParamInfo& info, Slice slice, const Tensor& ds
     const std::int64_t begin = slice.begin * width, first = begin / kInt8Group;
     const std::int64_t groups = ceil_div(begin + count, kInt8Group) - first;
     std::vector<float> scales(static_cast<std::size_t>(groups));
-    reader_.read(info.name, slot_names::kScale, first * 4, std::as_writable_bytes(std::span(scales)));
+    reader_.read(info.name, slot_names::kScale, first * 4,
+                 std::as_writable_bytes(std::span(scales)));
     const auto* codes = static_cast<const std::int8_t*>(raw.raw());
     for (std::int64_t i = 0; i < count; ++i) {
       const auto group = static_cast<std::size_t>((begin + i) / kInt8Group - first);

@@ -115,7 +115,9 @@ class RankFile {
  public:
   RankFile(const CheckpointIo& io, std::filesystem::path directory, std::int64_t step)
       : io_(io), directory_(std::move(directory)), step_(step) {}
-  void create(CheckpointContents contents) { writer_.emplace(io_, directory_, std::move(contents)); }
+  void create(CheckpointContents contents) {
+    writer_.emplace(io_, directory_, std::move(contents));
+  }
   void open() { shared_.emplace(io_, CheckpointWriter::data_path(directory_, step_)); }
   void write(const Piece& piece, std::span<const std::byte> bytes) {
     const CheckpointTensor& tensor = piece.array->tensor;
@@ -181,8 +183,8 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
   if (!engine.arena().device().planning) failpoint("checkpoint.scratch");
-  const Reservation scratch = engine.arena().host().reserve(
-      MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  const Reservation scratch =
+      engine.arena().host().reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
   const std::vector<CheckpointArray> arrays = arrays_of(engine);
   const std::vector<Piece> pieces = pieces_to_write(engine, arrays);
   if (engine.arena().device().planning) {

@@ -19,7 +19,8 @@ void FusedUpdate::begin(const Step& step, std::span<const UpdateItem> items) {
 void FusedUpdate::ready(std::span<const ParamId> ids) {
   std::vector<ExactSum> sums(ids.size());
   for (std::size_t i = 0; i < ids.size(); ++i) {
-    if (gradients_.grad(ids[i]).numel() > 0) ops::add_squares(arena_, sums[i], gradients_.grad(ids[i]));
+    if (gradients_.grad(ids[i]).numel() > 0)
+      ops::add_squares(arena_, sums[i], gradients_.grad(ids[i]));
   }
   if (shards_gradients_) all_reduce(comm_, "norms", std::span(sums));
   std::vector<UpdateItem> items;  // together: their sums travel as one

@@ -16,12 +16,11 @@ std::vector<StateUse> StateForecast::expected(const UpdateLoop& loop, bool updat
       if (optimizer_.updates(params_.info(item.id), step)) items.push_back(item);
     }
     if (items.empty()) continue;
-    const bool none = event.is_gradient &&
-                      optimizer_.image_width(params_.info(items.front().id), step) == 0;
+    const bool none =
+        event.is_gradient && optimizer_.image_width(params_.info(items.front().id), step) == 0;
     if (none) continue;
-    const std::vector<StateUse> more = event.is_gradient
-                                           ? loop.image_uses(items.front().id, step)
-                                           : loop.uses(items, step);
+    const std::vector<StateUse> more =
+        event.is_gradient ? loop.image_uses(items.front().id, step) : loop.uses(items, step);
     uses.insert(uses.end(), more.begin(), more.end());
   }
   return uses;

@@ -51,8 +51,7 @@ OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
 }
 
 std::unique_ptr<WeightStore> make_own_store(Arena& arena, const TrainableModel& model,
-                                            const EngineOptions& options,
-                                            const StoreParts& parts) {
+                                            const EngineOptions& options, const StoreParts& parts) {
   const auto entries = parts.table.entries();
   const bool any_int8 = std::any_of(entries.begin(), entries.end(), [](const StateEntry& entry) {
     return entry.slot.kind == StateKind::kScale;
@@ -154,8 +153,7 @@ class TrainEngine::Images final : public GradMap {
   Tensor apply(ParamId id, const Tensor& gradient) override {
     engine_.forecast_.gradient_complete(id);
     if (width(id) == 0) return gradient;
-    if (!engine_.foreseen_)
-      engine_.state_.announce(engine_.loop_.image_uses(id, engine_.step_));
+    if (!engine_.foreseen_) engine_.state_.announce(engine_.loop_.image_uses(id, engine_.step_));
     return engine_.loop_.image(id, engine_.step_, gradient);
   }
 
@@ -181,8 +179,9 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
             {.ranks = comm.size(),
              .stage = comm.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
-      table_(model.params(), optimizer, options.dtype, master(),
-             [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
+      table_(
+          model.params(), optimizer, options.dtype, master(),
+          [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
       store_(make_store(arena, model, options,
                         {model.params(), table_, plan_, comm_, options.dtype}, stores)),
       state_store_(make_state_store(arena, table_, comm.rank(), stores)),
@@ -190,10 +189,10 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
       images_(std::make_unique<Images>(*this)),
       gradients_(std::make_unique<ShardedGradSink>(
           arena, model.params(), plan_, comm_, *images_,
-          GradSinkOptions{.reduce = {.wire = options.wire,
-                                     .by_transport = options.reduce_by_transport},
-                          .accumulates = options.accumulates,
-                          .local_dtypes = grad_dtypes(model, options, comm.size())})),
+          GradSinkOptions{
+              .reduce = {.wire = options.wire, .by_transport = options.reduce_by_transport},
+              .accumulates = options.accumulates,
+              .local_dtypes = grad_dtypes(model, options, comm.size())})),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),
       client_(std::make_unique<Client>(*this)),

@@ -50,7 +50,8 @@ TrainEngine::Sums TrainEngine::run_passes(std::span<const Batch> micro_batches) 
       phase("backward", false);
     };
     if (repeats && i > 0 && !last) {
-      const std::uint64_t key = mix64(mix64(arena_.layout_hash(), gradients_->places_hash()), feed.key());
+      const std::uint64_t key =
+          mix64(mix64(arena_.layout_hash(), gradients_->places_hash()), feed.key());
       repeated_[i % 2].run(mix64(key, std::bit_cast<std::uint32_t>(scale)), pass);
     } else {
       pass();

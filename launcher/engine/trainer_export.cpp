@@ -7,7 +7,6 @@
 #include "launcher/engine/checkpoint_source.h"
 #include "launcher/engine/finished_run.h"
 #include "launcher/engine/trainer.h"
-#include "parallel/collectives.h"
 #include "launcher/launch/rank_monitor.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"

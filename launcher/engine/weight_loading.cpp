@@ -33,7 +33,7 @@ std::vector<Slice> row_pieces(const ParamInfo& info, Slice rows, std::int64_t gr
 
 // What stands for a weight while it is loaded.
 struct LoadedEntries {
-  const StateEntry* values;       // the f32 master, or the weight
+  const StateEntry* values;          // the f32 master, or the weight
   const StateEntry* rest = nullptr;  // its remainder or its scales
 };
 
@@ -69,8 +69,7 @@ void load_param(Arena& arena, const ParamInfo& info, const LoadedEntries& entrie
   }
   state.announce(order);
   const bool as_it_is = values->slot.dtype == DType::kF32;
-  const Tensor read =
-      as_it_is ? Tensor() : staging(arena.host(), info, pieces.front().rows());
+  const Tensor read = as_it_is ? Tensor() : staging(arena.host(), info, pieces.front().rows());
   for (const Slice rows : pieces) {
     const StateLease lease = state.acquire(use_of(*values, rows));
     if (as_it_is) {
@@ -90,9 +89,8 @@ void load_weights(Arena& arena, const ParamTable& params, const StateTable& tabl
                   StateResidency& state, int rank, TensorSource& source) {
   for (const ParamId id : params.ids()) {
     const LoadedEntries entries = entries_to_load(table, id);
-    const std::vector<Slice> pieces =
-        row_pieces(params.info(id), entries.values->held_rows(rank), entries.values->rows.granule,
-                   piece_bytes(state));
+    const std::vector<Slice> pieces = row_pieces(params.info(id), entries.values->held_rows(rank),
+                                                 entries.values->rows.granule, piece_bytes(state));
     if (!pieces.empty()) load_param(arena, params.info(id), entries, pieces, state, source);
   }
 }
@@ -127,8 +125,7 @@ void load_weights(Arena& arena, const TrainableModel& model, ResidentParamStore&
     }
     const std::vector<Slice> pieces = row_pieces(info, whole_slice(info), 1, kStatePieceBytes);
     const Tensor read = staging(arena.host(), info, pieces.front().rows());
-    const Tensor moved =
-        arena.is_on_host() ? read : staging(arena, info, pieces.front().rows());
+    const Tensor moved = arena.is_on_host() ? read : staging(arena, info, pieces.front().rows());
     for (const Slice rows : pieces) {
       source.read(info, rows, read);
       const Tensor part = weight.rows(rows.begin, rows.end);

@@ -34,8 +34,12 @@ void create_all(StateStore& state, const StateTable& table) {
 // Of one process, which holds everything.
 StateTable whole_table(const ParamTable& params, const Optimizer& optimizer, DType weights,
                        MasterFormat master) {
-  return {params, optimizer, weights, master,
-          [&](ParamId id) { return RowPartition::whole(params.info(id)); }, false};
+  return {params,
+          optimizer,
+          weights,
+          master,
+          [&](ParamId id) { return RowPartition::whole(params.info(id)); },
+          false};
 }
 
 TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
@@ -78,8 +82,7 @@ TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {
         }
         expect_close(values_of(master), w, 2e-6, "master");
         for (std::int64_t i = 0; i < 77; ++i) {
-          EXPECT_EQ(weight.data<BF16>()[i].bits,
-                    split_float(master.data<float>()[i]).high.bits);
+          EXPECT_EQ(weight.data<BF16>()[i].bits, split_float(master.data<float>()[i]).high.bits);
         }
       }
       EXPECT_EQ(host.updates, 3);
@@ -172,8 +175,7 @@ TEST(UpdateLoopTest, TwoRoundsWithSums) {
     for (std::size_t i = 0; i < 5; ++i) want[i] -= 0.1 * g[i] / std::sqrt(norm);
   }
   expect_close(values_of(weight), want, 1e-6, "weight");
-  EXPECT_EQ(values_of(whole(state, table.find(kParam, "count"))),
-            std::vector<double>(5, 2.0));
+  EXPECT_EQ(values_of(whole(state, table.find(kParam, "count"))), std::vector<double>(5, 2.0));
   EXPECT_EQ(host.updates, 2);
   EXPECT_EQ(sums.calls, 4);
 }

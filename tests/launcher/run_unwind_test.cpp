@@ -46,14 +46,15 @@ class RunUnwindTest : public testing::Test {
 struct Kind {
   const char* settings;
   int ranks;
+  bool fails_everywhere = false;  // else at a few moments
 };
 constexpr Kind kKinds[] = {
-    {"", 1},
+    {"", 1, true},
     {"--set optimizer.fused_backward=true --set training.grad_norm_mode=two_pass", 1},
     {"--simulate 2 --set parallelism.zero_stage=0", 2},
     {"--simulate 2 --set parallelism.zero_stage=2 --set optimizer.name=galore --set "
      "optimizer.rank=8 --set optimizer.project_gradients=true",
-     2},
+     2, true},
     {"--simulate 3 --set parallelism.zero_stage=3", 3},
 };
 
@@ -64,9 +65,9 @@ TEST_F(RunUnwindTest, AFailureInAnyPhaseIsToldAndEndsAllRanks) {
          {"0:phase=prepare", "0:phase=load", "0:phase=eval", "3:phase=forward", "3:phase=backward",
           "3:phase=norm", "3:phase=update", "2:phase=eval", "2:phase=sample", "2:phase=save",
           "4:phase=export"}) {
-      // A fused step has neither.
-      const bool fused = std::string(kind.settings).find("fused") != std::string::npos;
-      if (fused && (moment.ends_with("norm") || moment.ends_with("update"))) continue;
+      const bool is_one_of_few =
+          moment.ends_with("load") || moment.ends_with("backward") || moment.ends_with("save");
+      if (!kind.fails_everywhere && !is_one_of_few) continue;
       const int rank = kind.ranks - 1;
       const std::string fault =
           "THIMBLE_FAULT=fail:rank=" + std::to_string(rank) + ":step=" + moment;
@@ -81,6 +82,7 @@ TEST_F(RunUnwindTest, AFailureInAnyPhaseIsToldAndEndsAllRanks) {
 
 TEST_F(RunUnwindTest, AStepThatFailsWhileTheNextBatchIsReadWaitsForIt) {
   for (const Kind& kind : kKinds) {
+    if (kind.ranks == 2 && !kind.fails_everywhere) continue;
     const std::string more = std::string(kind.settings) +
                              " --set data.val_set_size=0 --set eval.sample_prompts=[]"
                              " --set training.global_batch_size=6";
@@ -98,7 +100,7 @@ TEST_F(RunUnwindTest, AStepThatFailsWhileTheNextBatchIsReadWaitsForIt) {
 
 // Whichever rank cannot read, the reason is the one that is told.
 TEST_F(RunUnwindTest, DataThatOneRankCannotReadIsNamed) {
-  for (const std::string hit : {"3", "4", "5", "6", "7", "8"}) {
+  for (const std::string hit : {"3", "4", "7"}) {
     EXPECT_EQ(train("--simulate 2 --set data.val_set_size=0 --set eval.sample_prompts=[]",
                     "THIMBLE_FAILPOINT=data.rows:" + hit + ":eio"),
               1)
@@ -124,7 +126,7 @@ TEST_F(RunUnwindTest, ASaveThatOneRankCannotBeginEndsAll) {
 // A transfer that fails somewhere within a save, an export, or the start of a resumed run.
 TEST_F(RunUnwindTest, TransfersThatFailAreTold) {
   for (const std::string kind : {"", "--simulate 2 --set parallelism.zero_stage=2"}) {
-    for (const std::string hit : {"1", "2", "30"}) {
+    for (const std::string hit : {"1", "30"}) {
       EXPECT_EQ(
           train(kind + " --set eval.eval_steps=0", "THIMBLE_FAILPOINT=io.write:" + hit + ":enospc"),
           0)

@@ -35,8 +35,9 @@ class OneMatrix : public UpdateLoop::Client {
       : optimizer_(optimizer), master_(master) {
     id_ = params_.add(info);
     item_ = {id_, whole_slice(info)};
-    table_.emplace(params_, optimizer, dtype, master,
-                   [&](ParamId) { return RowPartition::whole(info); }, false);
+    table_.emplace(
+        params_, optimizer, dtype, master, [&](ParamId) { return RowPartition::whole(info); },
+        false);
     state_.emplace(*arena_, *table_, 0);
     create_state(*state_, *table_, 1);
     state_->create(table_->find(id_, StateKind::kWeight)->id);
@@ -77,8 +78,7 @@ class OneMatrix : public UpdateLoop::Client {
     return logical([&](std::int64_t i) {
       if (master_ == MasterFormat::kF32) return state("master").data<float>()[i];
       if (master_ == MasterFormat::kSplit) {
-        return join_float(weight_.data<BF16>()[i],
-                          state("remainder").data<std::uint16_t>()[i]);
+        return join_float(weight_.data<BF16>()[i], state("remainder").data<std::uint16_t>()[i]);
       }
       return f32 ? weight_.data<float>()[i] : to_float(weight_.data<BF16>()[i]);
     });

@@ -238,7 +238,8 @@ inline EngineStores hostile_stores(
                 return std::make_unique<HostileState>(arena, table, rank, record);
               },
           .weights =
-              [blocks = model.block_params()](Arena& arena, const StateTable&, int, std::unique_ptr<WeightStore> own) {
+              [blocks = model.block_params()](Arena& arena, const StateTable&, int,
+                                              std::unique_ptr<WeightStore> own) {
                 return std::make_unique<HostileWeights>(arena, blocks, std::move(own));
               }};
 }

@@ -29,7 +29,9 @@ TEST_P(HostileStores, ChangeNoBit) {
   for (const OptimizerEntry& entry : optimizer_entries()) {
     for (const bool fused : {false, true}) {
       Setting s{.optimizer = entry.name,
-                .stage = ranks == 1 ? 0 : entry.int8_weights ? 2 : 3,
+                .stage = ranks == 1           ? 0
+                         : entry.int8_weights ? 2
+                                              : 3,
                 .passes = 2,
                 .dtype = DType::kBF16,
                 .tied = fused,

@@ -38,8 +38,9 @@ TEST(LateTransfer, AStoreThatGoesAwayGivesWhatItHasPromised) {
       const auto arena = Arena::make_cpu(std::int64_t{1} << 28);
       arena->set_poison(true);
       const KeepsNothing optimizer(int8);
-      const StateTable table(params, optimizer, DType::kBF16, MasterFormat::kNone,
-                             [&](ParamId) { return plan.spec(id).rows; }, true);
+      const StateTable table(
+          params, optimizer, DType::kBF16, MasterFormat::kNone,
+          [&](ParamId) { return plan.spec(id).rows; }, true);
       const StoreParts parts{params, table, plan, comm, DType::kBF16};
       std::unique_ptr<WeightStore> store;
       if (int8) {
@@ -48,8 +49,8 @@ TEST(LateTransfer, AStoreThatGoesAwayGivesWhatItHasPromised) {
         store = std::make_unique<ReplicatedStore>(*arena, parts, false);
       }
       for (const StateEntry& entry : table.entries()) {
-        const StateLease own = store->acquire(
-            {entry.id, entry.held_rows(comm.rank()), StateAccess::kOverwrite, true});
+        const StateLease own =
+            store->acquire({entry.id, entry.held_rows(comm.rank()), StateAccess::kOverwrite, true});
         std::memset(own.tensor().raw(), 7 + comm.rank(),
                     static_cast<std::size_t>(own.tensor().nbytes()));
       }

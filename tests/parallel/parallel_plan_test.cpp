@@ -77,7 +77,8 @@ TEST(ParallelPlanTest, WholeParametersAreBalanced) {
   const ParallelPlan plan(params, any_slice, {.ranks = 4, .stage = 1});
   std::vector<std::int64_t> load(4);
   for (const ParamId id : params.ids()) {
-    for (int r = 0; r < 4; ++r) load[static_cast<std::size_t>(r)] += plan.spec(id).rows.slice(r).rows();
+    for (int r = 0; r < 4; ++r)
+      load[static_cast<std::size_t>(r)] += plan.spec(id).rows.slice(r).rows();
   }
   EXPECT_LE(
       *std::max_element(load.begin(), load.end()) - *std::min_element(load.begin(), load.end()),

@@ -28,8 +28,9 @@ struct Planned {
         optimizer(groups(params, name)),
         plan(params, [this](const ParamInfo& info) { return need(info); },
              {.ranks = ranks, .stage = stage, .small_elements = 64}),
-        table(params, optimizer, dtype, master,
-              [this](ParamId id) { return plan.spec(id).rows; }, stage > 0) {}
+        table(
+            params, optimizer, dtype, master, [this](ParamId id) { return plan.spec(id).rows; },
+            stage > 0) {}
 
  private:
   static OptimizerGroups groups(const ParamTable& params, const std::string& name) {
@@ -64,8 +65,8 @@ ModelConfig config_of(std::int64_t hidden, std::int64_t intermediate, int layers
   return c;
 }
 
-// The ranks' parts of an array follow one another and leave nothing out, and each rank holds what it
-// writes.
+// The ranks' parts of an array follow one another and leave nothing out, and each rank holds what
+// it writes.
 void expect_covered(const StateEntry& entry, int ranks, const std::string& what) {
   std::int64_t end = 0;
   for (int r = 0; r < ranks; ++r) {
@@ -117,13 +118,15 @@ TEST(StateTable, AnEntryIsFoundByWhatItIs) {
 
 TEST(StateTable, WhatIsNotKeptAtAStepIsNotSaved) {
   const Planned planned(config_of(24, 37, 3, 3, 1, 61), "badam", 2, 1);
-  const auto kept = [&](std::int64_t step) { return arrays_to_save(planned.table, step, 0).size(); };
+  const auto kept = [&](std::int64_t step) {
+    return arrays_to_save(planned.table, step, 0).size();
+  };
   EXPECT_LT(kept(1), planned.table.entries().size());
   EXPECT_GT(kept(1), static_cast<std::size_t>(planned.params.size()));
 }
 
-// The size of the models that a cluster trains: what one rank does to save is a walk over the arrays
-// of the model, and even all ranks' parts are at hand.
+// The size of the models that a cluster trains: what one rank does to save is a walk over the
+// arrays of the model, and even all ranks' parts are at hand.
 void plan_large_save(const ModelConfig& config, int ranks, const char* what) {
   const auto start = std::chrono::steady_clock::now();
   const Planned planned(config, "adamw", ranks, 3);

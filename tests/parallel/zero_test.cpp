@@ -120,7 +120,8 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
           // One step's bytes, and every peak.
           const auto play = [&](Arena& arena, Communicator& comm) {
             arena.begin_phase("load");
-            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm, stores_of_tests(model));
+            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm,
+                               stores_of_tests(model));
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
@@ -211,7 +212,8 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
       const TrainableModel& model = *made;
       const OptimizerGroups optimizer = make_groups(model.params(), entry.name);
       const auto play = [&](Arena& arena, Communicator& comm) {
-        TrainEngine engine(arena, model, optimizer, engine_options(s, 1), comm, stores_of_tests(model));
+        TrainEngine engine(arena, model, optimizer, engine_options(s, 1), comm,
+                           stores_of_tests(model));
         InitSource source(3, 0.3);
         engine.load(source);
         arena.begin_phase("step");
@@ -260,7 +262,8 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
         // Memory and traffic of every step are those that were planned.
         for (const int passes : {1, 3}) {
           const auto play = [&](Arena& arena, Communicator& playing) {
-            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing, stores_of_tests(model));
+            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing,
+                               stores_of_tests(model));
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
