@@ -53,10 +53,10 @@ function(thimble_test name)
   thimble_test_cases(${name} LABELS ${arg_LABELS})
 endfunction()
 
-# thimble_test_cases(name [LABELS...] [PREFIX prefix ENVIRONMENT variable=value]): ctest entries for every case of a test
-# binary, once more under other names in another environment.
+# thimble_test_cases(name [LABELS...] [PREFIX prefix ENVIRONMENT variable=value] [FILTER cases]): ctest entries for the
+# cases of a test binary, once more under other names in another environment.
 function(thimble_test_cases name)
-  cmake_parse_arguments(arg "" "PREFIX;ENVIRONMENT" "LABELS" ${ARGN})
+  cmake_parse_arguments(arg "" "PREFIX;ENVIRONMENT;FILTER" "LABELS" ${ARGN})
   if(NOT arg_LABELS)
     set(arg_LABELS fast)
   endif()
@@ -65,7 +65,7 @@ function(thimble_test_cases name)
     set(environment ENVIRONMENT "${arg_ENVIRONMENT}")
   endif()
   include(GoogleTest)
-  gtest_discover_tests(${name} TEST_PREFIX "${arg_PREFIX}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
+  gtest_discover_tests(${name} TEST_PREFIX "${arg_PREFIX}" TEST_FILTER "${arg_FILTER}" DISCOVERY_MODE PRE_TEST DISCOVERY_TIMEOUT 60
                        WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}"
                        PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600 ${environment})
 endfunction()
