@@ -117,12 +117,6 @@ std::int64_t block_rows(std::int64_t width) {
   return kBlock8Bit / std::gcd(kBlock8Bit, std::max<std::int64_t>(1, width));
 }
 
-void derive_weight(const Tensor& weight, const Tensor& master) {
-  if (weight.device().planning) return;
-  store_values(weight.numel(), tensor_source(master),
-               {.kind = StoredValues::Kind::kMaster, .data = master.raw(), .extra = weight.raw()});
-}
-
 void split_weight(const Tensor& weight, const Tensor& remainder, const Tensor& master) {
   if (weight.device().planning) return;
   store_values(

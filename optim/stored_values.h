@@ -70,8 +70,7 @@ StoredValues state_values(const UpdateArgs& args, const StateSlot& f32_slot,
 /// Rows to which slices must be aligned so that 8-bit blocks of `width` values a row stay whole.
 std::int64_t block_rows(std::int64_t width);
 
-/// Sets bf16 `weight` from f32 `master`, as closing a run does; or the remainder as well.
-void derive_weight(const Tensor& weight, const Tensor& master);
+/// Splits f32 `master` into a bf16 weight and what it lacks.
 void split_weight(const Tensor& weight, const Tensor& remainder, const Tensor& master);
 
 }  // namespace thimble

@@ -3,7 +3,6 @@
 // slices and state, not ranks or disks.
 #pragma once
 
-#include <memory>
 #include <vector>
 
 #include "core/nn/optimizer.h"

@@ -16,7 +16,7 @@ inline std::string abort_reason(int rank, std::string_view reason) {
 
 /// Runs `body`. An error that leaves it makes every operation of every rank fail first and passes
 /// on then: whatever is destroyed behind this call waits for no other rank. So what operations read
-/// and write, tickets and the communicator belong outside of `body`.
+/// and write, completions and the communicator belong outside of `body`.
 template <typename Body>
 auto abort_on_error(Communicator& comm, Body&& body) {
   try {

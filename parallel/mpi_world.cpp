@@ -164,7 +164,8 @@ class MpiWorld final : public Communicator {
     bool error_stays() const override { return true; }
     bool done() noexcept override {
       const std::lock_guard lock(world_.mutex_);
-      return operation_->done || world_.stopped_;
+      const bool given_up = !world_.failure_.empty() && !operation_->taken;
+      return operation_->done || given_up || world_.stopped_;
     }
 
    private:

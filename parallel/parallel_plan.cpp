@@ -64,12 +64,15 @@ ParallelPlan::ParallelPlan(const ParamTable& params, const Needs& needs,
       return update_cost(params.info(a)) > update_cost(params.info(b));
     });
     for (const ParamId id : *group) {
+      const ParamInfo& info = params.info(id);
       const auto least = std::min_element(load.begin(), load.end());
-      *least += update_cost(params.info(id));
-      specs_[static_cast<std::size_t>(id)] = {Placement::kWhole,
-                                              {.rows = params.info(id).storage_shape()[0],
-                                               .ranks = ranks,
-                                               .owner = static_cast<int>(least - load.begin())}};
+      *least += update_cost(info);
+      specs_[static_cast<std::size_t>(id)] = {
+          Placement::kWhole,
+          {.rows = info.storage_shape()[0],
+           .granule = info.trainable ? needs(info).granule_rows : 1,
+           .ranks = ranks,
+           .owner = static_cast<int>(least - load.begin())}};
     }
   }
   if (ranks == 1 || options.stage == 0) {

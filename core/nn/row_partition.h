@@ -13,7 +13,7 @@ namespace thimble {
 
 struct RowPartition {
   std::int64_t rows = 0;     // of the parameter's storage
-  std::int64_t granule = 1;  // parts begin at multiples of it
+  std::int64_t granule = 1;  // parts, and leases of some of their rows, begin at multiples of it
   int ranks = 1;
   int owner = -1;  // of all rows; negative: every rank has a part, of sizes one granule apart
 

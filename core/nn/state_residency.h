@@ -56,8 +56,8 @@ class StateResidency {
   /// Called by the lease's destructor. What was written (by the access of the use) is kept. Must
   /// not throw: errors surface at the next acquire or at commit.
   virtual void release(const StateUse& use, const Tensor& tensor) noexcept = 0;
-  /// Once a step, at its end: everything released so far belongs to `step`. Throws SystemError if
-  /// not all of it could be kept.
+  /// Once a step, at its end, and after loading: everything released so far belongs to `step`.
+  /// Throws SystemError if not all of it could be kept.
   virtual void commit(std::int64_t step) = 0;
   /// Bytes of state that should be leased at once where rows can be cut; 0: any number.
   virtual std::int64_t window_bytes() const { return 0; }

@@ -91,23 +91,14 @@ void for_leased(StateResidency& state, std::span<const Piece> pieces, Body&& bod
 // reason.
 template <typename Stage>
 void together(Communicator& comm, const std::string& name, Stage&& stage) {
-  constexpr std::size_t kReasonBytes = 512;
   std::string reason;
   try {
     stage();
   } catch (const std::runtime_error& e) {  // a UserError too: a path that was writable at the start
     reason = e.what();
   }
-  std::string padded = reason;
-  padded.resize(kReasonBytes);
-  const auto all = all_gather_control(comm, name, std::as_bytes(std::span(padded)));
-  for (std::size_t r = 0; r < all.size() / kReasonBytes; ++r) {
-    const auto* text = reinterpret_cast<const char*>(all.data() + r * kReasonBytes);
-    if (*text == 0) continue;
-    if (comm.size() == 1) throw CheckpointNotSaved(reason);
-    throw CheckpointNotSaved(
-        fmt::format("rank {}: {}", r, std::string_view(text, ::strnlen(text, kReasonBytes))));
-  }
+  const std::string failed = first_reason(comm, name, reason);
+  if (!failed.empty()) throw CheckpointNotSaved(failed);
 }
 
 // The file of a save as one rank sees it: rank 0 makes it and ends it, the others write into it.
@@ -175,10 +166,6 @@ std::vector<CheckpointTensor> tensors_of(std::span<const CheckpointArray> arrays
 
 }  // namespace
 
-std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine) {
-  return tensors_of(arrays_of(engine));
-}
-
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity) {
@@ -225,8 +212,9 @@ TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) 
                const CheckpointTensor& tensor = piece.array->tensor;
                reader.read(tensor.name, tensor.slot, piece.offset, bytes);
              });
-  engine.refresh_weights();
-  return checkpoint_state(reader);
+  const TrainState state = checkpoint_state(reader);
+  engine.refresh_weights(state.step);
+  return state;
 }
 
 }  // namespace thimble

@@ -19,14 +19,10 @@ class CheckpointNotSaved : public SystemError {
   using SystemError::SystemError;
 };
 
-/// The arrays of a checkpoint: master, exp_avg and exp_avg_sq of what is trained (the f32 weight
-/// counts as master), weight of what is frozen.
-std::vector<CheckpointTensor> checkpoint_tensors(const TrainEngine& engine);
-
-/// Writes ckpt-<step>, every rank its own rows; all ranks call it together. Scratch memory from the
-/// engine's arena (tag io). On a planning arena only reserves it. Throws
-/// CheckpointNotSaved on all ranks if the disk refuses on one; earlier checkpoints are then
-/// untouched.
+/// Writes ckpt-<step> with every entry of the engine's table that is saved, every rank its own
+/// rows; all ranks call it together. Scratch memory from the engine's arena (tag io). On a planning
+/// arena only reserves it. Throws CheckpointNotSaved on all ranks if the disk refuses on one;
+/// earlier checkpoints are then untouched.
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
                                       const TrainState& state, const CheckpointIdentity& identity);

@@ -14,17 +14,15 @@ class StateForecast {
   StateForecast(const ParamTable& params, const Optimizer& optimizer)
       : params_(params), optimizer_(optimizer) {}
 
-  /// Whether a pass like this one has been seen.
-  bool knows(bool updates) const { return !passes_[updates ? 1 : 0].empty(); }
-  /// What such a pass of step `step` leases if it comes to the same parameters in the same order;
-  /// those that are not updated in this step are left out.
-  std::vector<StateUse> expected(const UpdateLoop& loop, bool updates, std::int64_t step) const;
-
-  /// A pass begins, to be remembered in place of the last one of its kind.
-  void begin_pass(bool updates);
-  void gradient_complete(ParamId id) { passes_[running_].push_back({true, {{.id = id}}}); }
-  void updated(std::vector<UpdateItem> items) {
-    passes_[running_].push_back({false, std::move(items)});
+  /// A pass begins, to be remembered in place of the last one of its kind (with updates or
+  /// without). Returns what that one, made in step `step`, would lease in order.
+  std::vector<StateUse> begin_pass(const UpdateLoop& loop, bool updates, std::int64_t step);
+  /// In the running pass a gradient is complete, or parameters are about to be updated. False: that
+  /// was not in what begin_pass() returned, or something before it was not; what is leased now and
+  /// later in the pass has to be announced as it comes.
+  bool gradient_complete(ParamId id) { return note({true, {{.id = id}}}); }
+  bool updated(std::span<const UpdateItem> items) {
+    return note({false, {items.begin(), items.end()}});
   }
 
  private:
@@ -32,10 +30,15 @@ class StateForecast {
     bool is_gradient;  // else an update
     std::vector<UpdateItem> items;
   };
+  bool note(Event event);
+  std::vector<bool>& foreseen(bool is_gradient) { return foreseen_[is_gradient ? 1 : 0]; }
+
   const ParamTable& params_;
   const Optimizer& optimizer_;
-  std::array<std::vector<Event>, 2> passes_;  // without and with updates
+  std::array<std::vector<Event>, 2> passes_;   // without and with updates
+  std::array<std::vector<bool>, 2> foreseen_;  // updates and gradients, by parameter
   std::size_t running_ = 0;
+  bool on_course_ = false;
 };
 
 }  // namespace thimble

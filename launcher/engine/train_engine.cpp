@@ -151,9 +151,10 @@ class TrainEngine::Images final : public GradMap {
     return engine_.optimizer_.image_width(info, engine_.step_);
   }
   Tensor apply(ParamId id, const Tensor& gradient) override {
-    engine_.forecast_.gradient_complete(id);
+    if (engine_.step_ == 0) return gradient;
+    const bool foreseen = engine_.forecast_.gradient_complete(id);
     if (width(id) == 0) return gradient;
-    if (!engine_.foreseen_) engine_.state_.announce(engine_.loop_.image_uses(id, engine_.step_));
+    if (!foreseen) engine_.state_.announce(engine_.loop_.image_uses(id, engine_.step_));
     return engine_.loop_.image(id, engine_.step_, gradient);
   }
 
@@ -207,8 +208,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
     fused_ = std::make_unique<FusedUpdate>(
         arena, model.params(), comm_, plan_.stage() > 0, *gradients_,
         [this](std::span<const UpdateItem> items, const UpdateStep& step) {
-          forecast_.updated({items.begin(), items.end()});
-          update(items, step, foreseen_);
+          update(items, step, forecast_.updated(items));
         });
     gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
@@ -217,13 +217,14 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
 
 void TrainEngine::load(TensorSource& source) {
   load_weights(arena_, model_.params(), table_, state_, comm_.rank(), source);
-  refresh_weights();
+  refresh_weights(0);
 }
 
-void TrainEngine::refresh_weights() {
+void TrainEngine::refresh_weights(std::int64_t step) {
   derive_weights(table_, state_, comm_.rank());
   for (const ParamId id : model_.params().ids()) store_->changed(id);
   store_->publish();
+  state_.commit(step);
 }
 
 std::vector<std::int64_t> TrainEngine::image_widths(std::int64_t step) const {
@@ -292,9 +293,7 @@ void TrainEngine::begin_step(std::int64_t step) {
 
 // Before gradients of a pass are complete.
 void TrainEngine::begin_backward(bool updates) {
-  foreseen_ = forecast_.knows(updates);
-  if (foreseen_) state_.announce(forecast_.expected(loop_, updates, step_));
-  forecast_.begin_pass(updates);
+  if (step_ > 0) state_.announce(forecast_.begin_pass(loop_, updates, step_));
 }
 
 void TrainEngine::update(std::span<const UpdateItem> items, const UpdateStep& step,

@@ -86,8 +86,9 @@ class TrainEngine {
   /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the
   /// compute weights.
   void load(TensorSource& source);
-  /// Derives the compute weights from a f32 master after the state has been loaded from elsewhere.
-  void refresh_weights();
+  /// After the state of `step` has been loaded from elsewhere: derives the compute weights from a
+  /// f32 master, and commits.
+  void refresh_weights(std::int64_t step);
 
   /// One optimizer step; `step` counts from 1. Every rank gives as many micro-batches as the
   /// others, of as many rows. The loss is the mean over the trained tokens of all micro-batches of
@@ -177,7 +178,6 @@ class TrainEngine {
   UpdateLoop loop_;
   std::unique_ptr<UpdateLoop::Client> client_;
   StateForecast forecast_;
-  bool foreseen_ = false;               // the running pass has been announced
   std::unique_ptr<FusedUpdate> fused_;  // if asked for
   double last_grad_norm_ = 0;
   std::vector<UpdateItem> items_;         // all that is trained

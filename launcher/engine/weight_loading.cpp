@@ -109,7 +109,7 @@ void derive_weights(const StateTable& table, StateResidency& state, int rank) {
   state.announce(order);
   for (std::size_t i = 0; i < order.size(); i += 2) {
     const StateLease master = state.acquire(order[i]), weight = state.acquire(order[i + 1]);
-    derive_weight(weight.tensor(), master.tensor());
+    ops::cast(weight.tensor(), master.tensor());
   }
 }
 

@@ -4,8 +4,10 @@
 #pragma once
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <map>
 #include <memory>
@@ -37,6 +39,16 @@ inline void set_bytes(const Tensor& tensor, const void* from) {
 }
 inline void poison(const Tensor& tensor) {
   set_bytes(tensor, HostBytes(static_cast<std::size_t>(tensor.nbytes()), std::byte{0xFF}).data());
+}
+
+/// The same bytes in pages that cannot be written.
+inline Tensor in_read_only_pages(const Tensor& tensor) {
+  const auto size = static_cast<std::size_t>(tensor.nbytes()) + 1;  // some, even of no bytes
+  void* at = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  TH_CHECK(at != MAP_FAILED);
+  std::memcpy(at, tensor.raw(), size - 1);
+  ::mprotect(at, size, PROT_READ);
+  return Tensor::wrap(at, tensor.dtype(), tensor.shape());
 }
 
 class HostileState final : public StateStore {
@@ -78,11 +90,19 @@ class HostileState final : public StateStore {
     }
     record_->leased_bytes += tensor.nbytes();
     record_->most_leased = std::max(record_->most_leased, record_->leased_bytes);
-    return {*this, use, tensor};
+    const bool on_cpu = tensor.device().kind == DeviceKind::kCpu && !tensor.device().planning;
+    if (use.access != StateAccess::kRead || !on_cpu) return {*this, use, tensor};
+    const Tensor pages = in_read_only_pages(tensor);
+    behind_.emplace(pages.raw(), tensor);  // as much as the plan has
+    return {*this, use, pages};
   }
   void release(const StateUse& use, const Tensor& tensor) noexcept override {
     record_->leased_bytes -= tensor.nbytes();
     if (++released_ == record_->fail_release) failed_ = true;
+    if (behind_.erase(tensor.raw()) > 0) {
+      ::munmap(tensor.raw(), static_cast<std::size_t>(tensor.nbytes()) + 1);
+      return;
+    }
     HostBytes now = bytes_of(tensor);
     poison(tensor);
     if (tensor.device().planning) return;
@@ -146,6 +166,7 @@ class HostileState final : public StateStore {
   std::map<StateId, HostBytes> bytes_;
   std::deque<StateUse> order_;
   std::vector<Late> late_;
+  std::map<const void*, Tensor> behind_;  // read-only pages
   int released_ = 0;
   bool failed_ = false;
 };

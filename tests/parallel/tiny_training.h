@@ -119,6 +119,7 @@ struct Setting {
   bool project_gradients = false;
   std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
+  std::int64_t small_elements = 64;
   bool hostile = false;  // stores, whatever the environment says
   bool odd_model = tests_train_odd_model();
 };
@@ -157,7 +158,7 @@ inline EngineOptions engine_options(const Setting& s, int passes) {
           .zero_stage = s.stage,
           .wire = s.wire,
           .reduce_by_transport = s.reduce_by_transport,
-          .small_elements = 64,
+          .small_elements = s.small_elements,
           .max_grad_norm = s.max_grad_norm,
           .clip_mode = s.clip_mode,
           .fused_backward = s.fused,
