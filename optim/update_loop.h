@@ -52,7 +52,8 @@ class UpdateLoop {
 
   /// One optimizer step over `items`, in order. As many as have kMostSummed values to sum go
   /// together: all run round i, the sums of all are made at once, all run round i + 1. On a GPU,
-  /// what an optimizer cannot do there is done in memory of the host.
+  /// what an optimizer cannot do there is done in memory of the host. Throws what the residency and
+  /// the sums do (SystemError); parameters before have then been updated.
   void step(Client& client, std::span<const UpdateItem> items, const UpdateStep& step);
   /// What step() leases, in order.
   std::vector<StateUse> uses(std::span<const UpdateItem> items, std::int64_t step) const;

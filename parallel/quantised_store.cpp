@@ -18,11 +18,6 @@ std::int64_t int8_granule_rows(const ParamInfo& info) {
   return kInt8Group / std::gcd(kInt8Group, width_of(info));
 }
 
-Slice int8_scales(const ParamInfo& info, Slice rows) {
-  const std::int64_t width = width_of(info);
-  return {ceil_div(rows.begin * width, kInt8Group), ceil_div(rows.end * width, kInt8Group)};
-}
-
 QuantisedStore::QuantisedStore(Arena& arena, const StoreParts& parts)
     : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
       arena_(arena),
@@ -63,10 +58,10 @@ void QuantisedStore::changed(ParamId id) {
   if (plan_.stage() == 0 || comm_.size() == 1) return;  // every rank has written all of it
   const std::vector<std::int64_t> begin = plan_.spec(id).rows.bounds();
   rows_.add({weights_[index(id)], begin});
-  if (scales_[index(id)].defined()) {
+  if (const StateEntry* scale = table().find(id, StateKind::kScale)) {
     std::vector<std::int64_t> groups;
-    for (const std::int64_t row : begin)
-      groups.push_back(int8_scales(params_.info(id), {row, row}).begin);
+    // The last group may be of fewer values than the others.
+    for (const std::int64_t row : begin) groups.push_back(scale->slot.leading({0, row}).end);
     rows_.add({scales_[index(id)], std::move(groups)});
   }
 }

@@ -8,9 +8,6 @@ namespace thimble {
 
 /// Rows to which slices of an 8-bit weight are aligned, so that no group of scales is cut.
 std::int64_t int8_granule_rows(const ParamInfo& info);
-/// Scales of the rows of a slice.
-Slice int8_scales(const ParamInfo& info, Slice rows);
-
 /// Stages 0, 1, 2.
 class QuantisedStore final : public ResidentRowsStore {
  public:

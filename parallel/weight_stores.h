@@ -31,6 +31,7 @@ class ResidentRowsStore : public WeightStore {
  protected:
   ResidentRowsStore(Arena& arena, const StateTable& table, int rank)
       : table_(table), rank_(rank), leases_(arena) {}
+  const StateTable& table() const { return table_; }
   /// All that this rank holds of an entry.
   virtual Tensor held(const StateEntry& entry) = 0;
 

@@ -22,7 +22,7 @@ class ResidentLeases {
   std::exception_ptr failure_;
 };
 
-/// Of what one rank holds of an entry, some rows.
+/// Of the tensor `held` of all that one rank holds of an entry, the part of some rows.
 Tensor rows_of_held(const StateEntry& entry, int rank, const Tensor& held, Slice rows);
 
 class ResidentState final : public StateStore {

@@ -42,6 +42,11 @@ std::int64_t JoinedState::window_bytes() const {
   return a == 0 || b == 0 ? std::max(a, b) : std::min(a, b);
 }
 
+std::int64_t piece_bytes(const StateResidency& state) {
+  const std::int64_t window = state.window_bytes();
+  return window == 0 ? kStatePieceBytes : std::min(window, kStatePieceBytes);
+}
+
 std::int64_t rows_within(std::int64_t bytes, std::int64_t rows, std::int64_t all_bytes,
                          std::int64_t granule) {
   if (rows == 0 || all_bytes <= bytes) return std::max(rows, granule);

@@ -106,6 +106,8 @@ class JoinedState final : public StateResidency {
 
 /// Bytes that are moved at once where nothing else limits them: while saving and loading.
 inline constexpr std::int64_t kStatePieceBytes = std::int64_t{16} << 20;
+/// The same where the residency may have less room.
+std::int64_t piece_bytes(const StateResidency& state);
 
 /// A use in pieces of about `bytes` that begin at whole granules, at least one granule each; none
 /// of no rows, one of a shared slot.

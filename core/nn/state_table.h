@@ -73,6 +73,7 @@ struct StateEntry {
 class StateTable {
  public:
   /// rows: who updates which rows. divided: other ranks keep no state of them (ZeRO 1 and more).
+  /// params and optimizer must outlive the table.
   StateTable(const ParamTable& params, const Optimizer& optimizer, DType weights,
              MasterFormat master, const std::function<RowPartition(ParamId)>& rows, bool divided);
 

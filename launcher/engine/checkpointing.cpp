@@ -44,8 +44,7 @@ struct Piece {
 
 void add_pieces(const TrainEngine& engine, const CheckpointArray& array, const StateUse& use,
                 std::vector<Piece>& pieces) {
-  const std::int64_t window = engine.state().window_bytes();
-  const std::int64_t bytes = window > 0 ? std::min(window, kStatePieceBytes) : kStatePieceBytes;
+  const std::int64_t bytes = piece_bytes(engine.state());
   for (const StateUse& piece : in_pieces(engine.table(), use, bytes))
     pieces.push_back({&array, piece, array.part.entry->range(piece.rows).begin});
 }

@@ -180,9 +180,13 @@ std::int64_t operations_of(const JobSetup& setup, const job::JobConfig& job, con
 
 StepTraffic traffic_of(const PlannedEngine& planned, const JobSetup& setup,
                        const job::JobConfig& job, const BatchPlan& batch, const RankPlace& place) {
+  const StateTable& table = planned.engine->table();
+  std::vector<bool> int8;
+  for (const ParamId id : planned.model.params().ids())
+    int8.push_back(table.find(id, StateKind::kScale) != nullptr);
   StepTraffic traffic = planned.engine->parallel().step_traffic(
       planned.model.params(), place.rank, batch.passes, setup.engine.wire, setup.engine.dtype,
-      planned.model.gathers_per_pass(), planned.engine->int8(), usual_images(*planned.engine));
+      planned.model.gathers_per_pass(), int8, usual_images(*planned.engine));
   traffic.operations = operations_of(setup, job, batch, place);
   return traffic;
 }

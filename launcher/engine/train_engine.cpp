@@ -36,12 +36,6 @@ std::vector<DType> grad_dtypes(const TrainableModel& model, const EngineOptions&
   return dtypes;
 }
 
-std::vector<bool> int8_weights(const ParamTable& params, const Optimizer& optimizer) {
-  std::vector<bool> int8;
-  for (const ParamId id : params.ids()) int8.push_back(optimizer.int8_weight(params.info(id)));
-  return int8;
-}
-
 // What the optimizer needs, and what the format of the weight does.
 OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
   OptimizerNeed need = optimizer.needs(info);
@@ -175,7 +169,6 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
       options_(options),
       device_comm_(make_device_communicator(arena, comm, options)),
       comm_(device_comm_ ? *device_comm_ : comm),
-      int8_(int8_weights(model.params(), optimizer)),
       plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
             {.ranks = comm.size(),
              .stage = comm.size() == 1 ? 0 : options.zero_stage,

@@ -98,8 +98,6 @@ class TrainEngine {
   /// together.
   EvalSum evaluate(const Batch& batch);
 
-  /// Which weights are kept in 8 bits, by parameter.
-  const std::vector<bool>& int8() const { return int8_; }
   /// Elements of a row of what update number `step` takes in place of the gradient, by parameter;
   /// 0: the gradient itself; kNotUpdated: nothing.
   std::vector<std::int64_t> image_widths(std::int64_t step) const;
@@ -164,7 +162,6 @@ class TrainEngine {
   SingleCommunicator alone_;
   std::unique_ptr<Communicator> device_comm_;  // of tensors on a GPU
   Communicator& comm_;
-  std::vector<bool> int8_;
   ParallelPlan plan_;
   StateTable table_;
   std::unique_ptr<WeightStore> store_;

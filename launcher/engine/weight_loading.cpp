@@ -15,11 +15,6 @@ Tensor staging(Arena& arena, const ParamInfo& info, std::int64_t rows) {
                        "weights being loaded");
 }
 
-std::int64_t piece_bytes(const StateResidency& state) {
-  const std::int64_t window = state.window_bytes();
-  return window == 0 ? kStatePieceBytes : std::min(window, kStatePieceBytes);
-}
-
 // The rows of a parameter in pieces of about `bytes` as f32.
 std::vector<Slice> row_pieces(const ParamInfo& info, Slice rows, std::int64_t granule,
                               std::int64_t bytes) {

@@ -7,7 +7,7 @@
 namespace thimble {
 
 /// Reads a rank's rows of every parameter into what stands for its weight: the master, or the
-/// weight with its remainder or its scales.
+/// weight with its remainder or its scales. Throws what the source does.
 void load_weights(Arena& arena, const ParamTable& params, const StateTable& table,
                   StateResidency& state, int rank, TensorSource& source);
 

@@ -23,15 +23,6 @@ bool becomes_done(const Completion& completion) {
   return false;
 }
 
-std::string error_of(const std::function<void()>& f) {
-  try {
-    f();
-  } catch (const std::exception& e) {
-    return e.what();
-  }
-  return "";
-}
-
 // What is logged while it lives.
 class LogCapture {
  public:
@@ -105,7 +96,8 @@ TEST_P(CompletionTest, DoneBecomesTrueAndThenAllHasArrived) {
 
 TEST_P(CompletionTest, TheErrorIsThrownOnce) {
   Completion completion = work_->start_failing();
-  EXPECT_NE(error_of([&] { completion.wait(); }).find(work_->words()), std::string::npos);
+  EXPECT_NE(testing::message_of<SystemError>([&] { completion.wait(); }).find(work_->words()),
+            std::string::npos);
   EXPECT_TRUE(completion.done());
   EXPECT_NO_THROW(completion.wait());
 }
@@ -113,7 +105,8 @@ TEST_P(CompletionTest, TheErrorIsThrownOnce) {
 TEST_P(CompletionTest, WhatHasFailedIsDoneBeforeItThrows) {
   Completion completion = work_->start_failing();
   ASSERT_TRUE(becomes_done(completion));
-  EXPECT_NE(error_of([&] { completion.wait(); }).find(work_->words()), std::string::npos);
+  EXPECT_NE(testing::message_of<SystemError>([&] { completion.wait(); }).find(work_->words()),
+            std::string::npos);
 }
 
 TEST_P(CompletionTest, TheDestructorWaits) {
@@ -171,7 +164,8 @@ TEST_P(CompletionTest, WaitAllWaitsForAllAndThrowsTheFirstError) {
     std::this_thread::sleep_for(30ms);
     ++ran;
   }));
-  EXPECT_NE(error_of([&] { wait_all(all); }).find(work_->words()), std::string::npos);
+  EXPECT_NE(testing::message_of<SystemError>([&] { wait_all(all); }).find(work_->words()),
+            std::string::npos);
   EXPECT_EQ(ran, 2);
   for (const Completion& one : all) EXPECT_TRUE(one.done());
   EXPECT_EQ(log.count("a later one"), 1u);

@@ -1,6 +1,4 @@
 // An error of one of several processes: it is told with its own words, and ends all of them soon.
-#include <chrono>
-
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -8,7 +6,7 @@ namespace {
 
 class RankErrorsTest : public testing::Test {
  protected:
-  // The exit code of mpirun; 124 where it takes two minutes. PROGRAM is the program.
+  // The exit code of mpirun; 124 where it takes a minute. PROGRAM is the program.
   int mpirun(const std::string& arguments, const std::string& environment = "") {
     const char* const elsewhere = std::getenv("THIMBLE_BINARY");
     const std::string program = elsewhere != nullptr ? elsewhere : THIMBLE_BINARY;
@@ -17,8 +15,8 @@ class RankErrorsTest : public testing::Test {
              // Open MPI keeps memory until the process ends.
              "export ASAN_OPTIONS=detect_leaks=0\n"
              "PROGRAM='" +
-                 program + "'\nexec timeout 120 mpirun --oversubscribe --bind-to none " +
-                 arguments + " > out.txt 2> err.txt\n");
+                 program + "'\nexec timeout 60 mpirun --oversubscribe --bind-to none " + arguments +
+                 " > out.txt 2> err.txt\n");
     const int status = std::system(
         ("cd '" + d_.path().string() + "' && " + environment + " bash ranks.sh").c_str());
     EXPECT_FALSE(said("AddressSanitizer") || said("runtime error:")) << d_.err();
@@ -33,14 +31,12 @@ TEST_F(RankErrorsTest, AreToldAndEndAllRanks) {
   for (const std::string stage : {"1", "3"}) {
     for (const std::string moment : {"0:phase=load", "3:phase=backward", "2:phase=save"}) {
       for (const std::string rank : {"0", "1"}) {
-        const auto start = std::chrono::steady_clock::now();
         EXPECT_EQ(mpirun("-np 2 $PROGRAM train job.toml --set parallelism.zero_stage=" + stage,
                          "THIMBLE_FAULT=fail:rank=" + rank + ":step=" + moment),
                   1)
             << d_.err();
         EXPECT_TRUE(said("error: THIMBLE_FAULT: rank " + rank + " fails on purpose\n"))
             << moment << d_.err();
-        EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(60));
         std::filesystem::remove_all(d_.path("runs"));
       }
     }

@@ -93,12 +93,12 @@ TEST(LateTransfer, AnOperationThatWasGivenUpIsNotDone) {
 TEST(LateTransfer, AnErrorWaitsForNoRankThatIsStuck) {
   std::atomic<bool> left = false;
   std::string error;
-  const auto start = std::chrono::steady_clock::now();
   EXPECT_THROW(run_ranks(2,
                          [&](Communicator& comm) {
                            if (comm.rank() == 0) {
                              for (int i = 0; i < 3000 && !left; ++i)
                                std::this_thread::sleep_for(std::chrono::milliseconds(10));
+                             EXPECT_TRUE(left) << "it waited for this one";
                              throw SystemError("it was stuck");
                            }
                            try {
@@ -119,7 +119,6 @@ TEST(LateTransfer, AnErrorWaitsForNoRankThatIsStuck) {
                          }),
                SystemError);
   EXPECT_EQ(error, "its own");
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));
 }
 
 std::vector<double> losses_after(Communicator& comm, const Setting& s, long fails_at,

@@ -202,7 +202,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   }
   for (const ParamId id : model.params().ids()) {
     const Slice rows = engine.parallel().updated(id, comm.rank());
-    out.masters.push_back(engine.int8()[static_cast<std::size_t>(id)]
+    out.masters.push_back(engine.table().find(id, StateKind::kScale) != nullptr
                               ? rows_of(shown_weight(engine, id), model.params().info(id), rows)
                           : engine.table().find(id, StateKind::kMaster) != nullptr
                               ? held_values(engine, *engine.table().find(id, StateKind::kMaster))
