@@ -2,9 +2,9 @@
 #include <benchmark/benchmark.h>
 
 #include "core/nn/param_store.h"
-#include "launcher/engine/train_engine.h"
 #include "models/decoder.h"
 #include "models/weight_sources.h"
+#include "train/train_engine.h"
 
 namespace thimble {
 namespace {

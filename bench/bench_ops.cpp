@@ -64,7 +64,7 @@ void weight_gradient(benchmark::State& state, DType dtype, std::int64_t n, std::
   count_flops(state, 2.0 * static_cast<double>(kTokens * n * k));
 }
 
-// Counts the causal half: 2 products forward, 5 backward.
+// Counts the causal half: 2 matmuls forward, 5 backward.
 void attention(benchmark::State& state, DType dtype, bool backward) {
   Inputs in;
   const Shape shape{kTokens, kWidth};
@@ -85,7 +85,7 @@ void attention(benchmark::State& state, DType dtype, bool backward) {
                            .v = v,
                            .out = out,
                            .lse = lse,
-                           .doc_start = doc,
+                           .segment_start = doc,
                            .dout = dout,
                            .dq = dq,
                            .dk = dk,

@@ -140,15 +140,16 @@ bool DataLook::exact() const {
   return std::all_of(train.begin(), train.end(), [](const SourceLook& s) { return s.exact; });
 }
 
-std::int64_t DataLook::rows(const DataSpec& spec) const {
-  double rows = 0;
+std::int64_t DataLook::sequences(const DataSpec& spec) const {
+  double sequences = 0;
   for (const SourceLook& s : train) {
     const bool apart = s.has_prompts && !spec.packing;
-    rows += apart ? static_cast<double>(s.documents)
-                  : std::ceil(static_cast<double>(s.tokens) / static_cast<double>(spec.seq_len));
+    sequences += apart
+                     ? static_cast<double>(s.documents)
+                     : std::ceil(static_cast<double>(s.tokens) / static_cast<double>(spec.seq_len));
   }
-  if (spec.val_set_size < 1) rows *= 1 - spec.val_set_size;
-  return std::max<std::int64_t>(1, std::llround(rows));
+  if (spec.val_set_size < 1) sequences *= 1 - spec.val_set_size;
+  return std::max<std::int64_t>(1, std::llround(sequences));
 }
 
 std::string DataLook::text() const {
@@ -181,7 +182,7 @@ std::optional<std::string> refusal_of(const DataLook& look, const DataSpec& spec
     }
     if (s.exact && !s.has_prompts && s.tokens < spec.seq_len) {
       return fmt::format(
-          "{}: {} tokens found, fewer than one row of data.seq_len = {}; add text or lower it",
+          "{}: {} tokens found, fewer than one sequence of data.seq_len = {}; add text or lower it",
           s.name, s.tokens, spec.seq_len);
     }
   }

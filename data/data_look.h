@@ -30,8 +30,8 @@ struct DataLook {
   std::int64_t documents() const;
   std::int64_t tokens() const;
   bool exact() const;
-  /// Rows of an epoch, about: what is held out does not count.
-  std::int64_t rows(const DataSpec& spec) const;
+  /// Sequences of an epoch, about: what is held out does not count.
+  std::int64_t sequences(const DataSpec& spec) const;
   /// "1200 tokens in 30 documents"; an estimate says from how much.
   std::string text() const;
 };
@@ -40,7 +40,7 @@ struct DataLook {
 /// for what training would refuse of the files and lines that are read.
 DataLook look_at_data(const DataSpec& spec, const Tokenizer& tokenizer);
 
-/// Why training would refuse this data at these lengths of rows; nullopt if nothing was seen.
+/// Why training would refuse this data at these lengths of sequences; nullopt if nothing was seen.
 std::optional<std::string> refusal_of(const DataLook& look, const DataSpec& spec);
 
 }  // namespace thimble

@@ -1,5 +1,5 @@
-// What to read and how to cut it into rows: plain values that the launcher fills from the job file.
-// Paths are final (relative to the working directory or absolute, `~` and variables already
+// What to read and how to cut it into sequences: plain values that the launcher fills from the job
+// file. Paths are final (relative to the working directory or absolute, `~` and variables already
 // expanded); globs are expanded by the reader.
 #pragma once
 
@@ -24,8 +24,8 @@ std::string_view format_name(SampleFormat format);
 /// The inverse of format_name; "chat" and unknown names throw a UserError that begins with `where`.
 SampleFormat parse_format(std::string_view name, std::string_view where);
 
-/// What happens to a sample longer than a row. Text defaults to kSplit, prompt and completion to
-/// kError.
+/// What happens to a sample longer than a sequence. Text defaults to kSplit, prompt and completion
+/// to kError.
 enum class ExcessLength : std::uint8_t { kError, kDrop, kTruncate, kSplit };
 
 /// Keys of a JSON line that hold each part of a sample.
@@ -45,17 +45,17 @@ struct SourceSpec {
   bool train_on_inputs = false;    // the prompt carries loss too
   bool parse_special = true;       // "<|im_end|>" in the data is that token; false: plain text
   bool skip_bad_lines = false;     // of JSON lines; false: they are errors
-  double weight = 1.0;             // share of the rows drawn, relative to the other sources
+  double weight = 1.0;             // share of the sequences drawn, relative to the other sources
 };
 
 struct DataSpec {
   std::vector<SourceSpec> train;
   std::vector<SourceSpec> eval;  // whole files held out by name; may stand beside val_set_size
   std::int64_t seq_len = 0;
-  bool packing = true;  // several samples a row; false: one sample a row, padded
+  bool packing = true;  // several samples a sequence; false: one sample a sequence, padded
   std::optional<ExcessLength> excess_length;
   double val_set_size =
-      0;  // below 1: share of each training source; from 1 on: number of samples or rows
+      0;  // below 1: share of each training source; from 1 on: number of samples or sequences
   std::string cache_dir;   // where token files are kept between runs
   std::uint64_t seed = 0;  // of the split and of the order
   int threads = 1;         // for tokenising

@@ -1,5 +1,5 @@
-// Rows by id, as Batches: the row sources of a data set one after another. Knows no order; that is
-// the sampler's.
+// Sequences by id, as Batches: the sequence sources of a data set one after another. Knows no
+// order; that is the sampler's.
 #pragma once
 
 #include <cstdint>
@@ -8,35 +8,36 @@
 #include <vector>
 
 #include "core/nn/batch.h"
-#include "data/row_source.h"
+#include "data/sequence_source.h"
 
 namespace thimble {
 
-/// A row id that gives a row without loss: padding only.
-inline constexpr std::int64_t kZeroRow = -1;
+/// A sequence id that gives a sequence without loss: padding only.
+inline constexpr std::int64_t kZeroSequence = -1;
 
 class Dataset {
  public:
   explicit Dataset(std::int64_t seq_len);
 
-  /// Appends the rows of `source`; their ids follow those before. The token file behind it must
-  /// outlive the data set.
-  void add(std::unique_ptr<RowSource> source);
+  /// Appends the sequences of `source`; their ids follow those before. The token file behind it
+  /// must outlive the data set.
+  void add(std::unique_ptr<SequenceSource> source);
 
   std::int64_t seq_len() const { return seq_len_; }
-  std::int64_t num_rows() const { return first_row_.back(); }
+  std::int64_t num_sequences() const { return first_sequence_.back(); }
   std::int64_t num_sources() const { return static_cast<std::int64_t>(sources_.size()); }
-  std::int64_t source_rows(std::int64_t source) const;
-  RowCounts counts() const;
+  std::int64_t source_sequences(std::int64_t source) const;
+  SequenceCounts counts() const;
 
-  /// The rows of these ids, in this order; kZeroRow gives a row without loss. Safe from several
-  /// threads. Throws SystemError if the token file is damaged there. Failpoint "data.rows".
-  Batch get_rows(std::span<const std::int64_t> row_ids) const;
+  /// The sequences of these ids, in this order; kZeroSequence gives a sequence without loss. Safe
+  /// from several threads. Throws SystemError if the token file is damaged there. Failpoint
+  /// "data.sequences".
+  Batch get_sequences(std::span<const std::int64_t> sequence_ids) const;
 
  private:
   std::int64_t seq_len_;
-  std::vector<std::unique_ptr<RowSource>> sources_;
-  std::vector<std::int64_t> first_row_{0};
+  std::vector<std::unique_ptr<SequenceSource>> sources_;
+  std::vector<std::int64_t> first_sequence_{0};
 };
 
 }  // namespace thimble

@@ -1,4 +1,5 @@
-// Best-fit-decreasing packing of samples into rows. Pure and deterministic; knows lengths only.
+// Best-fit-decreasing packing of samples into sequences. Pure and deterministic; knows lengths
+// only.
 #pragma once
 
 #include <cstdint>
@@ -7,21 +8,23 @@
 
 namespace thimble {
 
-/// Row r holds members[row_begin[r]] .. members[row_begin[r + 1] - 1], indices of the packed
-/// lengths.
-struct RowPlan {
-  std::vector<std::int64_t> row_begin{0};
+/// Sequence r holds members[sequence_begin[r]] .. members[sequence_begin[r + 1] - 1], indices of
+/// the packed lengths.
+struct SequencePlan {
+  std::vector<std::int64_t> sequence_begin{0};
   std::vector<std::uint32_t> members;
 
-  std::int64_t num_rows() const { return static_cast<std::int64_t>(row_begin.size()) - 1; }
+  std::int64_t num_sequences() const {
+    return static_cast<std::int64_t>(sequence_begin.size()) - 1;
+  }
 };
 
-/// Packs items of lengths 1 .. seq_len into rows of at most seq_len, never splitting one: the
-/// longest first, each into the fullest row that still takes it. Items of one length keep their
-/// order. Memory: about 16 bytes an item while it runs.  Time: O(items * log seq_len).
-RowPlan pack_best_fit(std::span<const std::uint32_t> lengths, std::int64_t seq_len);
+/// Packs items of lengths 1 .. seq_len into sequences of at most seq_len, never splitting one: the
+/// longest first, each into the fullest sequence that still takes it. Items of one length keep
+/// their order. Memory: about 16 bytes an item while it runs.  Time: O(items * log seq_len).
+SequencePlan pack_best_fit(std::span<const std::uint32_t> lengths, std::int64_t seq_len);
 
-/// One item a row, in order.
-RowPlan one_per_row(std::int64_t items);
+/// One item a sequence, in order.
+SequencePlan one_per_sequence(std::int64_t items);
 
 }  // namespace thimble

@@ -23,16 +23,16 @@ std::int64_t share_of(std::int64_t count, std::uint64_t share) {
 
 }  // namespace
 
-RowPermutation::RowPermutation(std::int64_t rows, std::uint64_t seed, std::uint64_t subject,
-                               std::uint64_t epoch)
-    : rows_(static_cast<std::uint64_t>(rows)) {
-  TH_CHECK(rows >= 1, "a permutation of nothing");
+SequencePermutation::SequencePermutation(std::int64_t sequences, std::uint64_t seed,
+                                         std::uint64_t subject, std::uint64_t epoch)
+    : sequences_(static_cast<std::uint64_t>(sequences)) {
+  TH_CHECK(sequences >= 1, "a permutation of nothing");
   const CounterRandom random(seed, RandomPurpose::kDataOrder, subject, epoch);
   key_ = random.u64(0);
-  half_bits_ = std::max(1, (static_cast<int>(std::bit_width(rows_ - 1)) + 1) / 2);
+  half_bits_ = std::max(1, (static_cast<int>(std::bit_width(sequences_ - 1)) + 1) / 2);
 }
 
-std::uint64_t RowPermutation::scramble(std::uint64_t value) const {
+std::uint64_t SequencePermutation::scramble(std::uint64_t value) const {
   const std::uint64_t mask = (std::uint64_t{1} << half_bits_) - 1;
   std::uint64_t left = value >> half_bits_;
   std::uint64_t right = value & mask;
@@ -45,13 +45,13 @@ std::uint64_t RowPermutation::scramble(std::uint64_t value) const {
   return left << half_bits_ | right;
 }
 
-std::int64_t RowPermutation::at(std::int64_t index) const {
-  TH_CHECK(index >= 0 && static_cast<std::uint64_t>(index) < rows_,
+std::int64_t SequencePermutation::at(std::int64_t index) const {
+  TH_CHECK(index >= 0 && static_cast<std::uint64_t>(index) < sequences_,
            "index outside the permutation");
   std::uint64_t value = static_cast<std::uint64_t>(index);
   do {
     value = scramble(value);
-  } while (value >= rows_);
+  } while (value >= sequences_);
   return static_cast<std::int64_t>(value);
 }
 
@@ -60,12 +60,12 @@ Sampler::Sampler(std::vector<SamplerSource> sources, std::uint64_t seed)
   TH_CHECK(!sources_.empty(), "a sampler needs a source");
   double weight_left = 0;
   for (const SamplerSource& source : sources_) {
-    TH_CHECK(source.rows >= 1, "a source without rows");
+    TH_CHECK(source.sequences >= 1, "a source without sequences");
     if (!(source.weight > 0) || !std::isfinite(source.weight)) {
       throw_user("data.train: weight = {}; allowed: a number above 0", source.weight);
     }
-    first_row_.push_back(total_rows_);
-    total_rows_ += source.rows;
+    first_sequence_.push_back(total_sequences_);
+    total_sequences_ += source.sequences;
     weight_left += source.weight;
     weighted_ |= source.weight != 1.0;
   }
@@ -89,22 +89,22 @@ Sampler::Choice Sampler::choose(std::int64_t global_index) const {
   }
 }
 
-std::int64_t Sampler::row_at(std::int64_t global_index) const {
+std::int64_t Sampler::sequence_at(std::int64_t global_index) const {
   TH_CHECK(global_index >= 0, "negative place");
   if (!weighted_) {
-    const std::int64_t epoch = global_index / total_rows_;
-    return RowPermutation(total_rows_, seed_, 0, static_cast<std::uint64_t>(epoch))
-        .at(global_index % total_rows_);
+    const std::int64_t epoch = global_index / total_sequences_;
+    return SequencePermutation(total_sequences_, seed_, 0, static_cast<std::uint64_t>(epoch))
+        .at(global_index % total_sequences_);
   }
   const Choice choice = choose(global_index);
-  const std::int64_t rows = sources_[choice.source].rows;
-  const RowPermutation permutation(rows, seed_, choice.source + 1,
-                                   static_cast<std::uint64_t>(choice.index / rows));
-  return first_row_[choice.source] + permutation.at(choice.index % rows);
+  const std::int64_t sequences = sources_[choice.source].sequences;
+  const SequencePermutation permutation(sequences, seed_, choice.source + 1,
+                                        static_cast<std::uint64_t>(choice.index / sequences));
+  return first_sequence_[choice.source] + permutation.at(choice.index % sequences);
 }
 
-double Sampler::epochs_after(std::int64_t rows) const {
-  return static_cast<double>(rows) / static_cast<double>(total_rows_);
+double Sampler::epochs_after(std::int64_t sequences) const {
+  return static_cast<double>(sequences) / static_cast<double>(total_sequences_);
 }
 
 }  // namespace thimble

@@ -25,31 +25,31 @@ std::int64_t held_out_count(const SplitOptions& options, std::int64_t available,
   return static_cast<std::int64_t>(wanted);
 }
 
-std::unique_ptr<RowSource> make_rows(const DocumentSelection& selection,
-                                     const SplitOptions& options) {
+std::unique_ptr<SequenceSource> make_sequences(const DocumentSelection& selection,
+                                               const SplitOptions& options) {
   if (options.packing && !selection.file().has_prompts()) {
-    return std::make_unique<TextRows>(selection);
+    return std::make_unique<TextSequences>(selection);
   }
-  return std::make_unique<SampleRows>(selection, options.packing, options.train_on_inputs);
+  return std::make_unique<SampleSequences>(selection, options.packing, options.train_on_inputs);
 }
 
 }  // namespace
 
-std::vector<RowRange> held_out_ranges(std::int64_t rows, std::int64_t held_out,
-                                      std::uint64_t seed) {
-  TH_CHECK(held_out > 0 && held_out < rows, "bad number of rows to hold out");
+std::vector<SequenceRange> held_out_ranges(std::int64_t sequences, std::int64_t held_out,
+                                           std::uint64_t seed) {
+  TH_CHECK(held_out > 0 && held_out < sequences, "bad number of sequences to hold out");
   const std::int64_t count = std::min(held_out, kMaxRanges);
   const CounterRandom random(seed, RandomPurpose::kSplit, hash_name("rows"));
-  std::vector<RowRange> ranges;
+  std::vector<SequenceRange> ranges;
   std::int64_t begin = 0;
   for (std::int64_t k = 0; k < count; ++k) {
-    // Each range has its part of the held-out rows and stands anywhere inside its part of the
-    // training rows.
+    // Each range has its part of the held-out sequences and stands anywhere inside its part of the
+    // training sequences.
     const auto part = [&](std::int64_t whole) {
       return whole * (k + 1) / count - whole * k / count;
     };
     const std::int64_t size = part(held_out);
-    const std::int64_t slack = part(rows - held_out);
+    const std::int64_t slack = part(sequences - held_out);
     const auto offset = static_cast<std::int64_t>(random.u64(static_cast<std::uint64_t>(k)) %
                                                   static_cast<std::uint64_t>(slack + 1));
     ranges.push_back({begin + offset, begin + offset + size});
@@ -58,33 +58,34 @@ std::vector<RowRange> held_out_ranges(std::int64_t rows, std::int64_t held_out,
   return ranges;
 }
 
-std::vector<RowRange> other_ranges(std::int64_t rows, const std::vector<RowRange>& ranges) {
-  std::vector<RowRange> others;
+std::vector<SequenceRange> other_ranges(std::int64_t sequences,
+                                        const std::vector<SequenceRange>& ranges) {
+  std::vector<SequenceRange> others;
   std::int64_t at = 0;
   for (const auto& [begin, end] : ranges) {
     if (at < begin) others.push_back({at, begin});
     at = end;
   }
-  if (at < rows) others.push_back({at, rows});
+  if (at < sequences) others.push_back({at, sequences});
   return others;
 }
 
-SplitRows split_rows(const DocumentSelection& selection, const SplitOptions& options,
-                     const std::string& where) {
+SplitSequences split_sequences(const DocumentSelection& selection, const SplitOptions& options,
+                               const std::string& where) {
   const std::int64_t documents = selection.num_used();
-  if (options.val_set_size <= 0) return {make_rows(selection, options), nullptr};
+  if (options.val_set_size <= 0) return {make_sequences(selection, options), nullptr};
   const bool stream = options.packing && !selection.file().has_prompts();
   if (stream && documents < kMinDocumentsToSplit) {
-    const std::int64_t rows = TextRows(selection).num_stream_rows();
-    const std::int64_t count = held_out_count(options, rows, "rows", where);
-    const std::vector<RowRange> ranges = held_out_ranges(rows, count, options.seed);
-    return {std::make_unique<TextRows>(selection, other_ranges(rows, ranges)),
-            std::make_unique<TextRows>(selection, ranges)};
+    const std::int64_t sequences = TextSequences(selection).num_stream_sequences();
+    const std::int64_t count = held_out_count(options, sequences, "sequences", where);
+    const std::vector<SequenceRange> ranges = held_out_ranges(sequences, count, options.seed);
+    return {std::make_unique<TextSequences>(selection, other_ranges(sequences, ranges)),
+            std::make_unique<TextSequences>(selection, ranges)};
   }
   const std::int64_t count = held_out_count(options, documents, "samples", where);
   const HoldOut hold_out(selection, options.seed, count);
-  return {make_rows(selection.restricted(hold_out, false), options),
-          make_rows(selection.restricted(hold_out, true), options)};
+  return {make_sequences(selection.restricted(hold_out, false), options),
+          make_sequences(selection.restricted(hold_out, true), options)};
 }
 
 }  // namespace thimble

@@ -80,8 +80,9 @@ std::string summary_text(const DataSummary& s) {
   count(s.truncated, "truncated");
   count(s.split, "split");
   return text +
-         fmt::format("; {} training rows, {:.1f} % full, {} trained tokens, {:.2f} bytes a token",
-                     s.train_rows, 100 * s.packing_efficiency, s.trained_tokens, s.bytes_per_token);
+         fmt::format(
+             "; {} training sequences, {:.1f} % full, {} trained tokens, {:.2f} bytes a token",
+             s.train_sequences, 100 * s.packing_efficiency, s.trained_tokens, s.bytes_per_token);
 }
 
 }  // namespace thimble

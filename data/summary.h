@@ -24,16 +24,16 @@ struct DataSummary {
   std::int64_t without_trained_tokens = 0;
   std::int64_t dropped = 0;  // by the excess length strategy
   std::int64_t truncated = 0;
-  std::int64_t split = 0;  // cut into pieces for being longer than a row
-  std::int64_t train_rows = 0;
-  std::int64_t train_tokens = 0;    // positions of the training rows that hold a token
+  std::int64_t split = 0;  // cut into pieces for being longer than a sequence
+  std::int64_t train_sequences = 0;
+  std::int64_t train_tokens = 0;    // positions of the training sequences that hold a token
   std::int64_t trained_tokens = 0;  // of these, the ones with loss
-  double packing_efficiency = 0;    // train_tokens / (train_rows * seq_len)
+  double packing_efficiency = 0;    // train_tokens / (train_sequences * seq_len)
   double bytes_per_token = 0;  // of text; nats per token / (ln 2 * bytes_per_token) = bits per byte
 };
 
-/// One line for the start of a run: samples, tokens, lengths, what was left out, rows and how full
-/// they are.
+/// One line for the start of a run: samples, tokens, lengths, what was left out, sequences and how
+/// full they are.
 std::string summary_text(const DataSummary& summary);
 
 /// Bytes of text for each token of the files.
@@ -45,7 +45,7 @@ class SummaryBuilder {
   explicit SummaryBuilder(std::int64_t seq_len) : seq_len_(seq_len) {}
 
   void add(const TokenFile& file, ExcessLength excess, bool train_on_inputs);
-  /// The summary; the fields about training rows are left to the caller.
+  /// The summary; the fields about training sequences are left to the caller.
   DataSummary finish();
 
  private:

@@ -90,7 +90,7 @@ class Tokenizer {
   void set_tokens(std::span<const std::string> texts, std::span<const std::int32_t> special_ids);
 
   TokenizerInfo info_;
-  std::string start_strip_;             // removed once, if present, where a document starts
+  std::string start_strip_;             // removed once, if present, where a segment boundaries
   std::int64_t start_strip_count_ = 0;  // at most so many times
 
  private:

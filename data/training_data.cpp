@@ -55,15 +55,15 @@ class TrainingDataBuilder {
     std::vector<SamplerSource> order;
     for (std::size_t s = 0; s < files.size(); ++s) {
       const double part = static_cast<double>(files[s]->num_tokens()) / tokens;
-      check_fills_a_row(spec_.train[s], *files[s]);
-      SplitRows rows = make_rows(spec_.train[s], *files[s], val_set_size(part));
-      order.push_back({rows.train->num_rows(), spec_.train[s].weight});
-      data_->train_.add(std::move(rows.train));
-      if (rows.validation) held_out.data.add(std::move(rows.validation));
+      check_fills_a_sequence(spec_.train[s], *files[s]);
+      SplitSequences sequences = make_sequences(spec_.train[s], *files[s], val_set_size(part));
+      order.push_back({sequences.train->num_sequences(), spec_.train[s].weight});
+      data_->train_.add(std::move(sequences.train));
+      if (sequences.validation) held_out.data.add(std::move(sequences.validation));
       summary_.add(*files[s], excess(*files[s]), spec_.train[s].train_on_inputs);
     }
     data_->sampler_ = std::make_unique<Sampler>(std::move(order), spec_.seed);
-    if (held_out.data.num_rows() > 0) {
+    if (held_out.data.num_sequences() > 0) {
       if (held_out.data.counts().trained == 0) {
         throw_user("data.val_set_size = {}: the samples held out have no trained token; raise it",
                    spec_.val_set_size);
@@ -77,7 +77,7 @@ class TrainingDataBuilder {
     for (const SourceSpec& source : spec_.eval) {
       const TokenFile& file = open(source);
       ValidationSet set{name_of(source), Dataset(spec_.seq_len), text_bytes_per_token({&file})};
-      set.data.add(make_rows(source, file, 0).train);
+      set.data.add(make_sequences(source, file, 0).train);
       if (set.data.counts().trained == 0) throw_nothing_trained(name_of(source));
       for (const ValidationSet& other : data_->validation_) {
         if (other.name == set.name) throw_user("data.eval: two sets are named '{}'", set.name);
@@ -131,23 +131,25 @@ class TrainingDataBuilder {
   }
 
   // Less text would be padding for the most part, which nobody means.
-  void check_fills_a_row(const SourceSpec& source, const TokenFile& file) const {
+  void check_fills_a_sequence(const SourceSpec& source, const TokenFile& file) const {
     if (file.has_prompts() || file.num_tokens() >= spec_.seq_len) return;
-    throw_user("{}: {} tokens found, fewer than one row of data.seq_len = {}; add text or lower it",
-               name_of(source), file.num_tokens(), spec_.seq_len);
+    throw_user(
+        "{}: {} tokens found, fewer than one sequence of data.seq_len = {}; add text or lower it",
+        name_of(source), file.num_tokens(), spec_.seq_len);
   }
 
-  SplitRows make_rows(const SourceSpec& source, const TokenFile& file, double held_out) const {
+  SplitSequences make_sequences(const SourceSpec& source, const TokenFile& file,
+                                double held_out) const {
     const std::string name = name_of(source);
     check_excess(file, excess(file), spec_.seq_len, name);
     const DocumentSelection selection(file, excess(file), spec_.seq_len);
     if (selection.num_used() == 0 || file.num_tokens() < 2) {
-      throw_user("{}: {} tokens found, at least 2 are needed to make one row{}", name,
+      throw_user("{}: {} tokens found, at least 2 are needed to make one sequence{}", name,
                  file.num_tokens(),
                  selection.num_used() == 0 ? "; all samples were dropped for their length" : "");
     }
-    return split_rows(selection, {spec_.packing, source.train_on_inputs, held_out, spec_.seed},
-                      name);
+    return split_sequences(selection, {spec_.packing, source.train_on_inputs, held_out, spec_.seed},
+                           name);
   }
 
   [[noreturn]] static void throw_nothing_trained(const std::string& where) {
@@ -158,14 +160,14 @@ class TrainingDataBuilder {
   void finish_summary() {
     DataSummary& summary = data_->summary_;
     summary = summary_.finish();
-    const RowCounts counts = data_->train_.counts();
+    const SequenceCounts counts = data_->train_.counts();
     if (counts.trained == 0) throw_nothing_trained("data.train");
-    summary.train_rows = data_->train_.num_rows();
+    summary.train_sequences = data_->train_.num_sequences();
     summary.train_tokens = counts.tokens;
     summary.trained_tokens = counts.trained;
     summary.packing_efficiency =
         static_cast<double>(counts.tokens) /
-        (static_cast<double>(summary.train_rows) * static_cast<double>(spec_.seq_len));
+        (static_cast<double>(summary.train_sequences) * static_cast<double>(spec_.seq_len));
   }
 
   const DataSpec& spec_;

@@ -1,6 +1,6 @@
 #include "launcher/commands/command.h"
 #ifdef THIMBLE_GPU
-#include "launcher/engine/gpu_backend.h"
+#include "train/gpu_backend.h"
 #endif
 
 int main(int argc, char** argv) {

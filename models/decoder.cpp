@@ -82,18 +82,18 @@ std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
   std::vector<float> result(static_cast<std::size_t>(model_.config().vocab_size));
   for (std::int64_t begin = 0; begin < count; begin += kPromptChunk) {
     const std::int64_t n = std::min(kPromptChunk, count - begin);
-    Batch batch{.rows = 1, .seq_len = n};
+    Batch batch{.sequences = 1, .seq_len = n};
     batch.tokens.assign(tokens.begin() + begin, tokens.begin() + begin + n);
     batch.targets.assign(static_cast<std::size_t>(n), 0);
     batch.weights.assign(static_cast<std::size_t>(n), 0);
-    batch.doc_start.assign(static_cast<std::size_t>(n), 0);
+    batch.segment_start.assign(static_cast<std::size_t>(n), 0);
     batch.positions.resize(static_cast<std::size_t>(n));
     std::iota(batch.positions.begin(), batch.positions.end(), static_cast<std::int32_t>(length()));
     const BatchTensors t = upload(arena_, batch);
     Context ctx{.store = store_, .arena = arena_, .dtype = dtype_};
-    const AttentionContext attention{.rows = 1,
+    const AttentionContext attention{.sequences = 1,
                                      .positions = t.positions,
-                                     .doc_start = t.doc_start,
+                                     .segment_start = t.segment_start,
                                      .rope_table = rope_table_,
                                      .kv = &cache_};
     const Var hidden = model_.hidden(ctx, t.ids, t.order, attention);

@@ -43,8 +43,8 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
 
 // A weight where the host can read it.
 Tensor on_host(Arena& arena, const Tensor& weight) {
-  if (arena.is_on_host()) return weight;
-  Tensor copy = Tensor::empty(arena.host(), MemoryTag::kIo, weight.dtype(), weight.shape(),
+  if (arena.is_on_cpu()) return weight;
+  Tensor copy = Tensor::empty(arena.pinned(), MemoryTag::kIo, weight.dtype(), weight.shape(),
                               "weight to export");
   ops::to_host(copy.raw(), weight);
   return copy;
@@ -67,10 +67,10 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
     const std::int64_t rows = info.shape[0];
     const std::int64_t step = std::clamp<std::int64_t>(kStagingBytes / (4 * cols), 1, rows);
-    const Tensor gathered = Tensor::empty(arena.host(), MemoryTag::kIo, stored.dtype(),
+    const Tensor gathered = Tensor::empty(arena.pinned(), MemoryTag::kIo, stored.dtype(),
                                           Shape{step, cols}, "export rows");
     const Tensor out =
-        Tensor::empty(arena.host(), MemoryTag::kIo, dtype, Shape{step, cols}, "export rows");
+        Tensor::empty(arena.pinned(), MemoryTag::kIo, dtype, Shape{step, cols}, "export rows");
     if (arena.device().planning) continue;
     for (std::int64_t r = 0; r < rows; r += step) {
       const std::int64_t end = std::min(rows, r + step);
@@ -121,7 +121,7 @@ void write_tensors(Arena& arena, const Transformer& model, ParamStore& store,
 void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
              const fs::path& directory) {
   const SafetensorsModel written = SafetensorsModel::open(directory);
-  const Reservation space = arena.host().reserve(MemoryTag::kIo, kStagingBytes, "export check");
+  const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kStagingBytes, "export check");
   for_slices(arena, model, store, dtype,
              [&](const std::string& name, auto bytes, std::int64_t offset) {
                const auto location = written.find(name);
@@ -168,7 +168,7 @@ std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, ParamS
     write_directory(arena, model, store, options, staged.path());
     return staged.put_in_place();
   }
-  const Reservation space = arena.host().reserve(MemoryTag::kIo, kStagingBytes, "export check");
+  const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kStagingBytes, "export check");
   const auto nothing = [](const std::string&, auto, std::int64_t) {};
   for_slices(arena, model, store, options.dtype, nothing);
   if (!arena.device().planning) for_slices(arena, model, store, options.dtype, nothing);

@@ -107,7 +107,7 @@ bool same_values(const SafetensorsModel::Location& a, const SafetensorsModel::Lo
   return true;
 }
 
-bool has_other_head(const std::filesystem::path& directory) {
+bool has_other_lm_head(const std::filesystem::path& directory) {
   std::optional<SafetensorsModel> model;
   try {
     model.emplace(SafetensorsModel::open(directory));
@@ -124,12 +124,12 @@ bool has_other_head(const std::filesystem::path& directory) {
 
 ModelConfig load_hf_config(const std::filesystem::path& directory, const NoteFn& note) {
   ModelConfig config = load_model_config(directory / "config.json", note);
-  if (config.tied_head && has_other_head(directory)) {
+  if (config.tied_lm_head && has_other_lm_head(directory)) {
     note(fmt::format(
         "{}: config.json ties {} to {}, but both are stored with different values: they are not "
         "tied; tie_word_embeddings = false would say so",
         directory.string(), kHead, kEmbedding));
-    config.tied_head = false;
+    config.tied_lm_head = false;
   }
   return config;
 }

@@ -15,7 +15,7 @@ constexpr std::int32_t kSizeLimit = 1 << 20;
 struct Llama2cSource::Impl {
   MappedFile file;
   std::unordered_map<std::string, std::int64_t> offsets;  // in floats from the end of the header
-  bool own_head = false;
+  bool own_lm_head = false;
 };
 
 Llama2cSource::~Llama2cSource() = default;
@@ -29,7 +29,7 @@ Llama2cSource::Llama2cSource(const std::filesystem::path& file)
                kHeaderBytes);
   }
   std::memcpy(h.data(), bytes.data(), kHeaderBytes);
-  impl_->own_head = h[5] < 0;
+  impl_->own_lm_head = h[5] < 0;
   if (h[5] < 0 && h[5] > -kSizeLimit) h[5] = -h[5];
   static constexpr std::array<const char*, 7> kNames{
       "dim", "hidden_dim", "n_layers", "n_heads", "n_kv_heads", "vocab_size", "seq_len"};
@@ -55,7 +55,7 @@ Llama2cSource::Llama2cSource(const std::filesystem::path& file)
              .rms_eps = 1e-5,
              .rope_theta = 10000,
              .rope_scaling = {},
-             .tied_head = !impl_->own_head,
+             .tied_lm_head = !impl_->own_lm_head,
              .windows = std::vector<std::int64_t>(static_cast<std::size_t>(h[2]), 0),
              .bos_id = 1,
              .eos_ids = {2}};
@@ -81,7 +81,7 @@ Llama2cSource::Llama2cSource(const std::filesystem::path& file)
   per_layer("mlp.up_proj", ffn * dim);
   one("model.norm.weight", dim);
   next += config_.max_positions * config_.head_dim;  // tables of cosines and sines, recomputed here
-  if (impl_->own_head) one("lm_head.weight", config_.vocab_size * dim);
+  if (impl_->own_lm_head) one("lm_head.weight", config_.vocab_size * dim);
   const std::int64_t wanted = kHeaderBytes + 4 * next;
   if (static_cast<std::int64_t>(bytes.size()) != wanted) {
     throw_user("{}: {} bytes, but its header describes {}", file.string(), bytes.size(), wanted);

@@ -71,9 +71,9 @@ void parse_sizes(const ConfigFields& f, const Family& family, ModelConfig& c) {
   c.vocab_size = f.size("vocab_size");
   c.max_positions = f.size("max_position_embeddings", family.max_positions);
   const bool divides = c.hidden_size % c.num_heads == 0;
-  const bool default_head = !f.has_value("head_dim") && family.head_dim == 0;
+  const bool default_lm_head = !f.has_value("head_dim") && family.head_dim == 0;
   // transformers refuses it for llama whatever head_dim is.
-  if (!divides && (default_head || family.model_type == "llama")) {
+  if (!divides && (default_lm_head || family.model_type == "llama")) {
     throw_user("{}: hidden_size {} is not a multiple of num_attention_heads {}", f.file(),
                c.hidden_size, c.num_heads);
   }
@@ -161,7 +161,7 @@ ModelConfig parse_model_config(std::string_view text, std::string_view file, con
   parse_architecture(f, family, c);
   parse_sizes(f, family, c);
   c.rms_eps = f.number("rms_norm_eps", kNotNegative, 1e-6);
-  c.tied_head = f.boolean("tie_word_embeddings", false);
+  c.tied_lm_head = f.boolean("tie_word_embeddings", false);
   c.init_std = f.number("initializer_range", {0, 1}, 0.02);
   parse_rope(f, c, note);
   parse_windows(f, family, c);
@@ -181,7 +181,7 @@ std::int64_t ModelConfig::num_parameters() const {
   if (out_bias) layer += hidden_size;
   if (mlp_bias) layer += 2 * intermediate_size + hidden_size;
   if (qk_norm) layer += 2 * head_dim;
-  return num_layers * layer + vocab_size * hidden_size * (tied_head ? 1 : 2) + hidden_size;
+  return num_layers * layer + vocab_size * hidden_size * (tied_lm_head ? 1 : 2) + hidden_size;
 }
 
 double ModelConfig::train_flops_per_token(std::int64_t seq_len) const {
@@ -208,7 +208,7 @@ std::string model_config_json(const ModelConfig& c, std::string_view torch_dtype
   json["rms_norm_eps"] = c.rms_eps;
   json["hidden_act"] = "silu";
   json["initializer_range"] = c.init_std;
-  json["tie_word_embeddings"] = c.tied_head;
+  json["tie_word_embeddings"] = c.tied_lm_head;
   if (family.reads_attention_bias) json["attention_bias"] = c.qkv_bias;
   if (family.reads_mlp_bias) json["mlp_bias"] = c.mlp_bias;
   json["rope_theta"] = c.rope_theta;

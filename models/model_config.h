@@ -38,7 +38,7 @@ struct ModelConfig {
   double rms_eps = 1e-6;
   double rope_theta = 10000;
   RopeScaling rope_scaling;
-  bool tied_head = false;
+  bool tied_lm_head = false;
   bool qkv_bias = false, out_bias = false, mlp_bias = false;
   bool qk_norm = false;
   std::vector<std::int64_t> windows;  // per layer; 0 = full attention

@@ -42,7 +42,7 @@ std::optional<ModelConfig> named_model_config(std::string_view size) {
       c.model_type = "qwen2";
       c.rope_theta = 1e6;
       c.qkv_bias = true;
-      c.tied_head = n.tied;
+      c.tied_lm_head = n.tied;
     }
     return c;
   }

@@ -13,7 +13,7 @@ Transformer::Transformer(const ModelConfig& config) : config_(config) {
   for (int l = 0; l < config_.num_layers; ++l) add_layer(l);
   const BlockId last = num_blocks() - 1;
   final_norm_ = add_param(last, "model.norm.weight", Shape{c}, ParamRole::kNorm);
-  head_ = config_.tied_head
+  head_ = config_.tied_lm_head
               ? Weight{embedding_.id, last}
               : add_param(last, "lm_head.weight", Shape{config_.vocab_size, c}, ParamRole::kHead);
 }
@@ -22,16 +22,16 @@ std::vector<std::vector<ParamId>> Transformer::block_params() const {
   std::vector<std::vector<ParamId>> blocks(static_cast<std::size_t>(num_blocks()));
   for (const ParamId id : params_.ids())
     blocks[static_cast<std::size_t>(block_of(id))].push_back(id);
-  if (config_.tied_head) blocks.back().push_back(embedding_.id);
+  if (config_.tied_lm_head) blocks.back().push_back(embedding_.id);
   return blocks;
 }
 
-std::vector<int> Transformer::gathers_per_pass() const {
+std::vector<int> Transformer::gathers_per_micro_batch() const {
   std::vector<int> gathers;
   const BlockId last = num_blocks() - 1;
   for (const ParamId id : params_.ids())
     gathers.push_back(block_of(id) > 0 && block_of(id) < last ? 2 : 1);
-  if (config_.tied_head) ++gathers[static_cast<std::size_t>(embedding_.id)];
+  if (config_.tied_lm_head) ++gathers[static_cast<std::size_t>(embedding_.id)];
   return gathers;
 }
 
@@ -111,7 +111,7 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
     TH_CHECK(!ctx.recording(), "gradients through stored keys");
     std::tie(k.value, v.value) = attention.kv->append(index, k.value, v.value);
   }
-  const ops::AttentionShape shape{.batch = attention.rows,
+  const ops::AttentionShape shape{.batch = attention.sequences,
                                   .heads = config_.num_heads,
                                   .kv_heads = config_.num_kv_heads,
                                   .head_dim = config_.head_dim,
@@ -165,7 +165,7 @@ std::vector<Tensor> Transformer::make_tables(Arena& arena, std::int64_t seq_len)
   return {make_rope_table(arena, config_, seq_len)};
 }
 
-std::vector<NamedSize> Transformer::product_sizes() const {
+std::vector<NamedSize> Transformer::linear_sizes() const {
   return {{"hidden_size", config_.hidden_size},
           {"intermediate_size", config_.intermediate_size},
           {"num_attention_heads * head_dim", config_.num_heads * config_.head_dim},
@@ -175,9 +175,9 @@ std::vector<NamedSize> Transformer::product_sizes() const {
 Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
                          float grad_scale) const {
   TH_CHECK_EQ(tables.size(), 1u);
-  const AttentionContext attention{.rows = batch.rows,
+  const AttentionContext attention{.sequences = batch.sequences,
                                    .positions = batch.positions,
-                                   .doc_start = batch.doc_start,
+                                   .segment_start = batch.segment_start,
                                    .rope_table = tables[0]};
   const Var x = layers(ctx, batch.ids, batch.order, attention);
   // The head's backward pass follows its forward pass at once: its weights stay.
@@ -188,8 +188,9 @@ Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, std::span<cons
     ctx.store.prefetch(last - 1);
   }
   const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
-  return head_loss(ctx, h, head_,
-                   {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
+  return lm_head_loss(
+      ctx, h, head_,
+      {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
 }
 
 }  // namespace thimble

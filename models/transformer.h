@@ -24,10 +24,10 @@ class Transformer final : public TrainableModel {
   /// The parameters of each block; a tied embedding is in the first and in the last.
   std::vector<std::vector<ParamId>> block_params() const override;
   /// Layers for their forward and their backward pass, embedding and head once.
-  std::vector<int> gathers_per_pass() const override;
+  std::vector<int> gathers_per_micro_batch() const override;
   /// The head's is summed over chunks, and a tied embedding's is the head's too.
-  bool is_summed_in_pass(ParamId id) const override { return id == head_.id; }
-  std::vector<NamedSize> product_sizes() const override;
+  bool is_summed_in_backward(ParamId id) const override { return id == head_.id; }
+  std::vector<NamedSize> linear_sizes() const override;
   /// The table of rotations.
   std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const override;
 
@@ -38,7 +38,7 @@ class Transformer final : public TrainableModel {
               float grad_scale) const override;
   /// Logits f32 [rows, V] of rows of hidden states.
   Tensor logits(Context& ctx, const Tensor& hidden) const {
-    return head_logits(ctx, hidden, head_);
+    return lm_head_logits(ctx, hidden, head_);
   }
 
  private:

@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "optim/host_twin.h"
+#include "optim/host_mirror.h"
 
 namespace thimble {
 namespace {
@@ -23,7 +23,7 @@ std::vector<StateSlot> Apollo::state_slots(const ParamInfo& info) const {
   const std::int64_t r = low_rank_shape(info, {}, rank()).rank;
   std::vector<StateSlot> slots = moment_slots(row_moments(info, r), options_.adam.state);
   slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
-  slots.back().on_host = true;
+  slots.back().on_cpu = true;
   return slots;
 }
 
@@ -37,7 +37,7 @@ std::int64_t Apollo::carry_bytes(const ParamInfo&, Slice slice, std::int64_t) co
 
 // Moments advance in the first round; the norm of the update, and the weight, change in the second.
 StateAccess Apollo::access(const ParamInfo&, const StateSlot& slot, std::int64_t, int round) const {
-  const bool in_second = slot.is_weight() || slot.on_host;
+  const bool in_second = slot.is_weight() || slot.on_cpu;
   return in_second == (round == 1) ? StateAccess::kChange : StateAccess::kNone;
 }
 
@@ -60,7 +60,7 @@ void Apollo::measure(const UpdateArgs& args, RoundSums& out) const {
                                          "adapted projection");
   const Tensor squares = Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kU8,
                                        Shape{shape.rows * 3 * 8}, "squares of rows");
-  const HostTwin squares_here(*args.arena, squares), carry(*args.arena, args.carry);
+  const HostMirror squares_here(*args.arena, squares), carry(*args.arena, args.carry);
   if (r.device().planning || shape.rows == 0) return;
   const AdamState state =
       moment_state(args, row_moments(args.info, shape.rank), options_.adam.state);

@@ -28,7 +28,7 @@ std::vector<StateSlot> Galore::state_slots(const ParamInfo& info) const {
   for (StateSlot& s : projector_slots(shape, options_.projector)) slots.push_back(std::move(s));
   if (options_.fira) {
     slots.push_back(shared_slot("update_norm", DType::kF32, Shape{1}));
-    slots.back().on_host = true;
+    slots.back().on_cpu = true;
   }
   if (options_.lazy) slots.push_back(shared_slot("refreshes", DType::kF32, Shape{kRefreshNumbers}));
   if (options_.history > 0) {
@@ -113,11 +113,11 @@ std::int64_t Galore::carry_bytes(const ParamInfo& info, Slice slice, std::int64_
   return options_.history > 0 ? 4 * shape.rows * shape.rank : 0;
 }
 
-std::int64_t Galore::image_width(const ParamInfo& info, std::int64_t step) const {
+std::int64_t Galore::projected_width(const ParamInfo& info, std::int64_t step) const {
   return projects(info) && !refreshes(info, step) ? options_.rank : 0;
 }
 
-void Galore::image(const UpdateArgs& args, const Tensor& out) const {
+void Galore::project_gradient(const UpdateArgs& args, const Tensor& out) const {
   if (args.step == 1) start_basis(args, args.state);
   const Tensor p = load_projector(*args.arena, shape_of(args), options_.projector, args.state,
                                   args.grad.dtype());

@@ -57,9 +57,9 @@ class Galore final : public Optimizer {
                      int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
   bool varies() const override { return options_.project_gradients; }
-  std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override;
-  void image(const UpdateArgs& args, const Tensor& out) const override;
-  StateAccess image_access(const ParamInfo&, std::int64_t step) const override {
+  std::int64_t projected_width(const ParamInfo& info, std::int64_t step) const override;
+  void project_gradient(const UpdateArgs& args, const Tensor& out) const override;
+  StateAccess projector_access(const ParamInfo&, std::int64_t step) const override {
     return step == 1 ? StateAccess::kChange : StateAccess::kRead;  // a first basis is made
   }
 

@@ -66,7 +66,7 @@ void Galore::keep_error(const UpdateArgs& args, const Tensor& r) const {
               {.accumulate = true});
 }
 
-// R = G P, f32; or the image that was accumulated in G's stead.
+// R = G P, f32; or the projection that was accumulated in G's stead.
 Tensor Galore::projected(const UpdateArgs& args) const {
   const LowRankShape shape = shape_of(args);
   if (args.grad.shape()[1] == shape.width)

@@ -49,11 +49,11 @@ class OptimizerGroups final : public Optimizer {
   std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override {
     return of(info).state_generation(info, step);
   }
-  std::int64_t image_width(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).image_width(info, step);
+  std::int64_t projected_width(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).projected_width(info, step);
   }
-  void image(const UpdateArgs& args, const Tensor& out) const override {
-    of(args.info).image(args, out);
+  void project_gradient(const UpdateArgs& args, const Tensor& out) const override {
+    of(args.info).project_gradient(args, out);
   }
   int rounds(const ParamInfo& info, std::int64_t step) const override {
     return of(info).rounds(info, step);
@@ -65,8 +65,8 @@ class OptimizerGroups final : public Optimizer {
                      int round) const override {
     return of(info).access(info, slot, step, round);
   }
-  StateAccess image_access(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).image_access(info, step);
+  StateAccess projector_access(const ParamInfo& info, std::int64_t step) const override {
+    return of(info).projector_access(info, step);
   }
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override {
     return of(info).carry_bytes(info, slice, step);

@@ -233,15 +233,15 @@ constexpr std::array kEntries{
                    "betas eps eps_mode proj_type project_gradients rank scale state_dtype "
                    "update_proj_gap wd_order weight_decay",
                    false, true},
-    OptimizerEntry{"q_apollo", "APOLLO on 8-bit weights, rounded at random", "8 L r",
+    OptimizerEntry{"q_apollo", "APOLLO on 8-bit weights, rounded stochastically", "8 L r",
                    "long rows in whole groups of 128; a number", Takes::kBlockMatrices, make_apollo,
                    "betas rank scale scale_type state_dtype update_proj_gap wd_order weight_decay",
                    true},
     OptimizerEntry{
-        "q_apollo_mini", "APOLLO-Mini on 8-bit weights, rounded at random", "8 L",
+        "q_apollo_mini", "APOLLO-Mini on 8-bit weights, rounded stochastically", "8 L",
         "long rows in whole groups of 128; three numbers", Takes::kBlockMatrices, make_apollo_mini,
         "betas scale scale_type state_dtype update_proj_gap wd_order weight_decay", true},
-    OptimizerEntry{"q_galore", "8-bit GaLore on 8-bit weights, rounded at random",
+    OptimizerEntry{"q_galore", "8-bit GaLore on 8-bit weights, rounded stochastically",
                    "2.03 L r + 0.53 s r", "long rows in whole groups; s r numbers at a refresh",
                    Takes::kBlockMatrices, make_q_galore,
                    "betas eps eps_mode proj_type project_gradients rank scale update_proj_gap "

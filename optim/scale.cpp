@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
-#include "optim/host_twin.h"
+#include "optim/host_mirror.h"
 
 namespace thimble {
 namespace {
@@ -52,7 +52,7 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
   const Tensor scales =
       Tensor::empty(*args.arena, MemoryTag::kWorkspace, DType::kF32,
                     Shape{by_rows ? 3 * rows + 1 : width}, "scales");  // and squares in f64
-  const HostTwin scales_here(*args.arena, scales);
+  const HostMirror scales_here(*args.arena, scales);
   if (scales.device().planning || rows == 0) return;
   UpdateSource source = gradient_source(args);
   if (args.info.role == ParamRole::kHead) {
@@ -74,7 +74,7 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
   if (by_rows) {
     row_squares(rows, width, source, squares_of(scales));
     scales_here.fetch();
-    const double* squares = squares_of(scales_here.host());
+    const double* squares = squares_of(scales_here.mirror());
     for (std::int64_t r = 0; r < rows; ++r) factors[r] = inverse_rms(squares[r], width);
     scaling.rows = scales.data<float>();
   } else if (i == 0) {

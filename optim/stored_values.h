@@ -1,7 +1,7 @@
 // How weights and optimizer state lie in memory. The arithmetic of an update is f32; a run of
 // values is opened as f32 (in place where it is f32), and closed again in its format. The formats
 // are those of weights (f32; a f32 master beside a bf16 weight; a bf16 weight and its remainder; a
-// bf16 weight rounded at random) and of state (f32; bf16 rounded at random; 8 bits).
+// bf16 weight rounded stochastically) and of state (f32; bf16 rounded stochastically; 8 bits).
 #pragma once
 
 #include <array>
@@ -16,7 +16,7 @@ namespace thimble {
 
 enum class StateFormat : std::uint8_t {
   kF32,
-  kBF16,  // rounded at random: a decay of 0.999 would be lost otherwise
+  kBF16,  // rounded stochastically: a decay of 0.999 would be lost otherwise
   k8Bit,  // block-wise dynamic codes, below
 };
 
@@ -41,7 +41,7 @@ struct StoredValues {
     kMaster,      // data: f32; extra: bf16, written when closed
     kSplit,       // data: bf16; extra: u16
     kBF16Random,  // data: bf16
-    kInt8,        // data: 8-bit weights; extra: f32 scales of kInt8Group, rounded at random
+    kInt8,        // data: 8-bit weights; extra: f32 scales of kInt8Group, rounded stochastically
     kSigned8,     // data: u8 codes; extra: f32 largest magnitude of each block
     kUnsigned8,
   };

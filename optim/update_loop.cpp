@@ -3,7 +3,7 @@
 #include <algorithm>
 
 #include "core/ops/ops.h"
-#include "optim/host_twin.h"
+#include "optim/host_mirror.h"
 
 namespace thimble {
 
@@ -88,13 +88,13 @@ std::vector<StateUse> UpdateLoop::uses(std::span<const UpdateItem> items, std::i
   return all;
 }
 
-std::vector<StateUse> UpdateLoop::image_uses(ParamId id, std::int64_t step) const {
+std::vector<StateUse> UpdateLoop::projection_uses(ParamId id, std::int64_t step) const {
   const ParamInfo& info = parts_.params.info(id);
   const bool staged = is_staged(info, step);
   std::vector<StateUse> uses;
   for (const StateEntry& entry : parts_.table.of(id)) {
     if (entry.slot.kind != StateKind::kProjector) continue;
-    uses.push_back({entry.id, whole_slice(info), parts_.optimizer.image_access(info, step),
+    uses.push_back({entry.id, whole_slice(info), parts_.optimizer.projector_access(info, step),
                     staged || entry.tier == StateTier::kHost});
   }
   return uses;
@@ -103,7 +103,7 @@ std::vector<StateUse> UpdateLoop::image_uses(ParamId id, std::int64_t step) cons
 void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, int round) {
   const ParamInfo& info = parts_.params.info(r.item.id);
   const bool staged = is_staged(info, step.number);
-  Arena& arena = staged ? parts_.arena.host() : parts_.arena;
+  Arena& arena = staged ? parts_.arena.pinned() : parts_.arena;
   std::vector<StateLease> leases;
   for (const StateUse& use : uses_of(r, step.number, round))
     leases.push_back(parts_.state.acquire(use));
@@ -137,41 +137,41 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
   }
   args.state = state;
   if (staged) {
-    const HostTwin grad(parts_.arena, args.grad);
+    const HostMirror grad(parts_.arena, args.grad);
     grad.fetch();
-    args.grad = grad.host();
+    args.grad = grad.mirror();
   }
   r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step.number, round).exact), ExactSum());
   parts_.optimizer.round(round, args, r.in, r.out);
 }
 
-Tensor UpdateLoop::image(ParamId id, std::int64_t step, const Tensor& grad) {
+Tensor UpdateLoop::project_gradient(ParamId id, std::int64_t step, const Tensor& grad) {
   const ParamInfo& info = parts_.params.info(id);
   const Slice all = whole_slice(info);
   const bool staged = is_staged(info, step);
   const Tensor out = Tensor::empty(parts_.arena, MemoryTag::kGradients, DType::kF32,
-                                   Shape{all.rows(), parts_.optimizer.image_width(info, step)},
+                                   Shape{all.rows(), parts_.optimizer.projected_width(info, step)},
                                    "projected gradient");
   std::vector<StateLease> leases;
   std::vector<Tensor> state;
-  for (const StateUse& use : image_uses(id, step)) {
+  for (const StateUse& use : projection_uses(id, step)) {
     leases.push_back(parts_.state.acquire(use));
     state.push_back(leases.back().tensor());
   }
-  HostTwin grad_here(staged ? parts_.arena : parts_.arena.host(), grad),
-      out_here(staged ? parts_.arena : parts_.arena.host(), out);
+  HostMirror grad_here(staged ? parts_.arena : parts_.arena.pinned(), grad),
+      out_here(staged ? parts_.arena : parts_.arena.pinned(), out);
   grad_here.fetch();
-  parts_.optimizer.image({.info = info,
-                          .slice = all,
-                          .step = step,
-                          .seed = parts_.seed,
-                          .grad = grad_here.host(),
-                          .weight = {},
-                          .master = {},
-                          .state = state,
-                          .carry = {},
-                          .arena = staged ? &parts_.arena.host() : &parts_.arena},
-                         out_here.host());
+  parts_.optimizer.project_gradient({.info = info,
+                                     .slice = all,
+                                     .step = step,
+                                     .seed = parts_.seed,
+                                     .grad = grad_here.mirror(),
+                                     .weight = {},
+                                     .master = {},
+                                     .state = state,
+                                     .carry = {},
+                                     .arena = staged ? &parts_.arena.pinned() : &parts_.arena},
+                                    out_here.mirror());
   out_here.send();
   return out;
 }
@@ -193,11 +193,11 @@ void UpdateLoop::run(Client& client, std::vector<Running>& group, const UpdateSt
     const std::int64_t carry =
         r.rounds > 1 ? parts_.optimizer.carry_bytes(info, r.rows, step.number) : 0;
     if (carry == 0) continue;
-    Arena& where = is_staged(info, step.number) ? parts_.arena.host() : parts_.arena;
+    Arena& where = is_staged(info, step.number) ? parts_.arena.pinned() : parts_.arena;
     r.carry =
         Tensor::empty(where, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
   }
-  Arena& host = parts_.arena.host();
+  Arena& host = parts_.arena.pinned();
   Tensor before;  // the values of the last round, which this one reads
   for (int round = 0; round < most_rounds; ++round) {
     std::int64_t total = 0;

@@ -58,10 +58,10 @@ class UpdateLoop {
   /// What step() leases, in order.
   std::vector<StateUse> uses(std::span<const UpdateItem> items, std::int64_t step) const;
 
-  /// The image of a gradient of all rows that the update of this step will take in its place, f32
-  /// [rows, optimizer.image_width()], in the arena among the gradients.
-  Tensor image(ParamId id, std::int64_t step, const Tensor& grad);
-  std::vector<StateUse> image_uses(ParamId id, std::int64_t step) const;
+  /// The projection of a gradient of all rows that the update of this step will take in its place,
+  /// f32 [rows, optimizer.projected_width()], in the arena among the gradients.
+  Tensor project_gradient(ParamId id, std::int64_t step, const Tensor& grad);
+  std::vector<StateUse> projection_uses(ParamId id, std::int64_t step) const;
 
  private:
   struct Running;

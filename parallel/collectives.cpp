@@ -165,9 +165,9 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
   std::vector<RowSum> sums;
   for (const RowParts& part : parts) {
     Tensor contribution = part.tensor;
-    if (ranks > 1 && contribution.dtype() != options.wire) {
-      contribution = Tensor::empty(arena, MemoryTag::kComm, options.wire, part.tensor.shape(),
-                                   "gradient on the wire");
+    if (ranks > 1 && contribution.dtype() != options.comm_dtype) {
+      contribution = Tensor::empty(arena, MemoryTag::kComm, options.comm_dtype, part.tensor.shape(),
+                                   "gradient as sent");
       ops::cast(contribution, part.tensor);
       buffer_bytes_ += contribution.nbytes();
     }
@@ -177,7 +177,7 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
     Part mine{.own = rows_of(sent, rank_), .received = {}};
     if (ranks > 1 && rows > 0) {
       mine.received =
-          Tensor::empty(arena, MemoryTag::kComm, options.wire,
+          Tensor::empty(arena, MemoryTag::kComm, options.comm_dtype,
                         stacked(contribution, by_transport_ ? rows : rows * (ranks - 1)),
                         "gradients of the other ranks");
       buffer_bytes_ += mine.received.nbytes();

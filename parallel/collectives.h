@@ -45,18 +45,18 @@ Completion start_all_gather(Communicator& comm, const OpLabel& label,
                             std::span<const RowParts> parts);
 
 struct ReduceOptions {
-  DType wire = DType::kBF16;  // in which contributions are sent
+  DType comm_dtype = DType::kBF16;  // in which contributions are sent
   /// Sums are the transport's own (Communicator::start_sum): fewer buffers, and perhaps faster, but
-  /// in its order, and rounded to `wire` as often as it likes.
+  /// in its order, and rounded to `comm_dtype` as often as it likes.
   bool by_transport = false;
 };
 
-/// A reduce-scatter under way: the wire form of the gradients out, everybody's pieces of this
-/// rank's rows in.
+/// A reduce-scatter under way: in the communication dtype of the gradients out, everybody's pieces
+/// of this rank's rows in.
 class [[nodiscard]] RowReduction {
  public:
-  /// `parts`: each rank's own contribution to all rows, in the dtype of the wire (it is sent as it
-  /// lies) or another one (it is converted first). The tensors are held until finish().
+  /// `parts`: each rank's own contribution to all rows, in the communication dtype (it is sent as
+  /// it lies) or another one (it is converted first). The tensors are held until finish().
   RowReduction(Communicator& comm, Arena& arena, const OpLabel& label,
                std::span<const RowParts> parts, const ReduceOptions& options);
   RowReduction(RowReduction&&) noexcept = default;
@@ -64,20 +64,20 @@ class [[nodiscard]] RowReduction {
 
   /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in
   /// f32 (or as the transport does), of this rank's rows of part i to targets[i]. The dtype of the
-  /// targets is f32 or the wire's; accumulating needs f32.
+  /// targets is f32 or the communication dtype; accumulating needs f32.
   void finish(std::span<const Tensor> targets, bool accumulate);
   /// Bytes of communication buffers that it holds.
   std::int64_t buffer_bytes() const { return buffer_bytes_; }
 
  private:
   struct Part {
-    Tensor own;       // the wire form of this rank's contribution to its own rows
+    Tensor own;       // in the communication dtype of this rank's contribution to its own rows
     Tensor received;  // [ranks - 1, rows, ...] in rank order, or [rows, ...] summed by transport
   };
   int rank_;
   bool by_transport_;
   std::vector<Part> parts_;
-  std::vector<Tensor> sent_;  // the wire forms
+  std::vector<Tensor> sent_;  // in the communication dtype
   std::int64_t buffer_bytes_ = 0;
   Completion exchange_;  // after what it reads and fills, so that it ends first
 };

@@ -84,34 +84,36 @@ Slice ParallelPlan::updated(ParamId id, int rank) const {
   return options_.stage == 0 ? wholes_.at(static_cast<std::size_t>(id)) : spec(id).rows.slice(rank);
 }
 
-StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank, std::int64_t passes,
-                                       DType wire, DType weights, const std::vector<int>& gathers,
+StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank,
+                                       std::int64_t accumulation_steps, DType comm_dtype,
+                                       DType weights, const std::vector<int>& gathers,
                                        const std::vector<bool>& int8,
-                                       const std::vector<std::int64_t>& images) const {
+                                       const std::vector<std::int64_t>& projections) const {
   StepTraffic traffic;
-  const std::int64_t reductions = options_.stage >= 2 ? passes : 1;
+  const std::int64_t reductions = options_.stage >= 2 ? accumulation_steps : 1;
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     const std::int64_t rows = info.storage_shape()[0];
     const std::int64_t row = info.shape.numel() / std::max<std::int64_t>(rows, 1);
     const std::int64_t own = spec(id).rows.slice(rank).rows() * row,
                        others = info.shape.numel() - own;
-    const std::int64_t image = images.empty() ? 0 : images.at(static_cast<std::size_t>(id));
+    const std::int64_t projection =
+        projections.empty() ? 0 : projections.at(static_cast<std::size_t>(id));
     const auto sent = [&](std::int64_t elements) {
-      return image > 0 ? elements / row * image : elements;
+      return projection > 0 ? elements / row * projection : elements;
     };
-    const bool updated = info.trainable && image != kNotUpdated;
-    if (updated) traffic.reduce_bytes += sent(others) * dtype_size(wire) * reductions;
+    const bool updated = info.trainable && projection != kNotUpdated;
+    if (updated) traffic.reduce_bytes += sent(others) * dtype_size(comm_dtype) * reductions;
     const std::int64_t to_all = own * (options_.ranks - 1);
     if (options_.stage == 3) {
-      traffic.gather_bytes +=
-          to_all * dtype_size(weights) * gathers.at(static_cast<std::size_t>(id)) * passes;
+      traffic.gather_bytes += to_all * dtype_size(weights) *
+                              gathers.at(static_cast<std::size_t>(id)) * accumulation_steps;
     } else if (updated && options_.stage > 0 && !int8.empty() &&
                int8.at(static_cast<std::size_t>(id))) {
       traffic.gather_bytes += to_all + ceil_div(own, kInt8Group) * 4 * (options_.ranks - 1);
     } else if (updated) {
-      traffic.gather_bytes +=
-          options_.stage == 0 ? sent(to_all) * dtype_size(wire) : to_all * dtype_size(weights);
+      traffic.gather_bytes += options_.stage == 0 ? sent(to_all) * dtype_size(comm_dtype)
+                                                  : to_all * dtype_size(weights);
     }
   }
   return traffic;

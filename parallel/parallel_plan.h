@@ -59,14 +59,15 @@ class ParallelPlan {
   /// The rows that this rank updates: at stage 0 every rank updates everything.
   Slice updated(ParamId id, int rank) const;
 
-  /// int8: which weights travel in 8 bits with their scales; empty: none. images: elements of a row
-  /// of what is sent in place of a gradient, 0 of one that is sent itself; empty: all are;
+  /// int8: which weights travel in 8 bits with their scales; empty: none. projections: elements of
+  /// a row of what is sent in place of a gradient, 0 of one that is sent itself; empty: all are;
   /// kNotUpdated: neither gradient nor weight is sent.
-  /// `passes` micro-batches a step; gathers[id]: how often a pass gathers the parameter at stage 3.
-  StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t passes, DType wire,
-                           DType weights, const std::vector<int>& gathers,
+  /// `accumulation_steps` micro-batches a step; gathers[id]: how often a micro-batch gathers the
+  /// parameter at stage 3.
+  StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t accumulation_steps,
+                           DType comm_dtype, DType weights, const std::vector<int>& gathers,
                            const std::vector<bool>& int8 = {},
-                           const std::vector<std::int64_t>& images = {}) const;
+                           const std::vector<std::int64_t>& projections = {}) const;
 
  private:
   ParallelOptions options_;

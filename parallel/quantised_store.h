@@ -19,7 +19,7 @@ class QuantisedStore final : public ResidentRowsStore {
   void unpin_block(BlockId) override {}
   /// Of an 8-bit weight a copy in the compute dtype, which is its caller's.
   Tensor view(ParamId id) override;
-  Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
+  Tensor prepacked(ParamId, const MatmulSpec&) override { return {}; }
   std::int64_t version(ParamId id) const override { return versions_.at(index(id)); }
   void changed(ParamId id) override;
   void publish() override { rows_.publish(); }

@@ -7,26 +7,26 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBucketBytes = 8 * kMiB;  // on the wire, at least, before a reduction starts
+constexpr std::int64_t kBucketBytes = 8 * kMiB;  // as sent, at least, before a reduction starts
 constexpr std::size_t kMostRunning = 2;          // buckets whose buffers may be held at once
 
 }  // namespace
 
 ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                                 Communicator& comm, GradMap& map, GradSinkOptions options)
+                                 Communicator& comm, GradProjection& map, GradSinkOptions options)
     : arena_(arena),
       params_(params),
       plan_(plan),
       comm_(comm),
       map_(map),
       options_(std::move(options)),
-      pass_(options_.local_dtypes.size()),
-      total_(pass_.size()),
-      reduced_(pass_.size()),
-      gathered_(pass_.size()) {}
+      micro_batch_(options_.local_dtypes.size()),
+      total_(micro_batch_.size()),
+      reduced_(micro_batch_.size()),
+      gathered_(micro_batch_.size()) {}
 
 GradTarget ShardedGradSink::accumulate_into(ParamId id) {
-  Tensor& grad = pass_.at(index(id));
+  Tensor& grad = micro_batch_.at(index(id));
   if (grad.defined()) return {grad, true};
   grad = Tensor::empty(arena_, MemoryTag::kGradients, options_.local_dtypes[index(id)],
                        params_.info(id).storage_shape(), "parameter gradient");
@@ -34,7 +34,7 @@ GradTarget ShardedGradSink::accumulate_into(ParamId id) {
 }
 
 void ShardedGradSink::complete(ParamId id) {
-  Tensor gradient = std::exchange(pass_.at(index(id)), {});
+  Tensor gradient = std::exchange(micro_batch_.at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
   gradient = map_.apply(id, gradient);
   if (plan_.stage() < 2 || comm_.size() == 1) {
@@ -44,7 +44,7 @@ void ShardedGradSink::complete(ParamId id) {
     } else {
       total = std::move(gradient);
     }
-    if (!last_pass_) return;
+    if (!last_micro_batch_) return;
     gradient = std::exchange(total, {});
   }
   if (comm_.size() == 1) {
@@ -55,15 +55,15 @@ void ShardedGradSink::complete(ParamId id) {
   }
 }
 
-// Of so many rows of a reduced gradient or image.
+// Of so many rows of a reduced gradient or projection.
 Shape ShardedGradSink::rows_shape(ParamId id, std::int64_t rows) const {
   if (!params_.info(id).is_matrix()) return Shape{rows};
-  const std::int64_t image = map_.width(id);
-  return {rows, image > 0 ? image : params_.info(id).storage_shape()[1]};
+  const std::int64_t projection = map_.width(id);
+  return {rows, projection > 0 ? projection : params_.info(id).storage_shape()[1]};
 }
 
 void ShardedGradSink::reduce(ParamId id, Tensor gradient) {
-  bucket_bytes_ += gradient.numel() * dtype_size(options_.reduce.wire);
+  bucket_bytes_ += gradient.numel() * dtype_size(options_.reduce.comm_dtype);
   bucket_ids_.push_back(id);
   bucket_.push_back({std::move(gradient), plan_.spec(id).rows.bounds()});
   if (bucket_bytes_ >= kBucketBytes) start_bucket();
@@ -83,7 +83,7 @@ void ShardedGradSink::start_bucket() {
 void ShardedGradSink::finish_oldest() {
   Running& oldest = running_.front();
   std::vector<Tensor> targets;
-  const DType dtype = sums_shards() ? DType::kF32 : options_.reduce.wire;
+  const DType dtype = sums_shards() ? DType::kF32 : options_.reduce.comm_dtype;
   bool accumulate = false;
   for (const ParamId id : oldest.ids) {
     const Slice rows = plan_.reduced(id, comm_.rank());
@@ -104,13 +104,13 @@ void ShardedGradSink::finish_oldest() {
   targets.clear();
   const std::vector<ParamId> ids = std::move(oldest.ids);
   running_.pop_front();
-  if (last_pass_ && ready_ && plan_.stage() > 0) ready_(ids);
+  if (last_micro_batch_ && ready_ && plan_.stage() > 0) ready_(ids);
 }
 
-void ShardedGradSink::end_pass() {
+void ShardedGradSink::end_micro_batch() {
   start_bucket();
   while (!running_.empty()) finish_oldest();
-  if (last_pass_ && plan_.stage() == 0 && comm_.size() > 1) gather_reduced();
+  if (last_micro_batch_ && plan_.stage() == 0 && comm_.size() > 1) gather_reduced();
 }
 
 std::uint64_t ShardedGradSink::places_hash() const {
@@ -138,7 +138,7 @@ void ShardedGradSink::gather_reduced() {
 }
 
 void ShardedGradSink::release_all() {
-  for (std::vector<Tensor>* tensors : {&pass_, &total_, &reduced_, &gathered_}) {
+  for (std::vector<Tensor>* tensors : {&micro_batch_, &total_, &reduced_, &gathered_}) {
     tensors->assign(tensors->size(), {});
   }
 }

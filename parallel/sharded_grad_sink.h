@@ -1,8 +1,8 @@
-// Gradients on their way from the backward pass to the rows each rank updates. One pass's gradient
-// of a parameter is summed into its own buffer; when it is complete it is added to those of earlier
-// passes (stages 0, 1) or its reduction over the ranks starts at once (stages 2, 3; every stage in
-// the last pass), a few parameters together, while the rest of the backward pass computes. Sums are
-// taken in rank order in f32 (see collectives.h).
+// Gradients on their way from the backward pass to the rows each rank updates. One micro-batch's
+// gradient of a parameter is summed into its own buffer; when it is complete it is added to those
+// of earlier micro-batches (stages 0, 1) or its reduction over the ranks starts at once (stages 2,
+// 3; every stage in the last micro-batch), a few parameters together, while the rest of the
+// backward pass computes. Sums are taken in rank order in f32 (see collectives.h).
 #pragma once
 
 #include <deque>
@@ -17,22 +17,24 @@ namespace thimble {
 
 struct GradSinkOptions {
   ReduceOptions reduce = {};
-  bool accumulates = false;         // several passes a step
-  std::vector<DType> local_dtypes;  // of one pass's gradient, by parameter
+  bool accumulates = false;         // several micro-batches a step
+  std::vector<DType> local_dtypes;  // of one micro-batch's gradient, by parameter
 };
 
 class ShardedGradSink final : public StepGradients {
  public:
   ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                  Communicator& comm, GradMap& map, GradSinkOptions options);
+                  Communicator& comm, GradProjection& map, GradSinkOptions options);
 
   bool wants(ParamId id) const override { return params_.info(id).trainable && map_.wants(id); }
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId id) override;
 
-  void begin_pass(bool last) override { last_pass_ = last; }
-  void end_pass() override;
-  bool middle_passes_stay_here() const override { return plan_.stage() < 2 || comm_.size() == 1; }
+  void begin_micro_batch(bool last) override { last_micro_batch_ = last; }
+  void end_micro_batch() override;
+  bool middle_micro_batches_stay_local() const override {
+    return plan_.stage() < 2 || comm_.size() == 1;
+  }
   std::uint64_t places_hash() const override;
   void set_ready(std::function<void(std::span<const ParamId>)> ready) override {
     ready_ = std::move(ready);
@@ -58,12 +60,12 @@ class ShardedGradSink final : public StepGradients {
   const ParamTable& params_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  GradMap& map_;
+  GradProjection& map_;
   GradSinkOptions options_;
   std::function<void(std::span<const ParamId>)> ready_;
-  bool last_pass_ = true;
-  std::vector<Tensor> pass_;   // of the running pass, by id
-  std::vector<Tensor> total_;  // over the passes so far (stages 0 and 1, one rank)
+  bool last_micro_batch_ = true;
+  std::vector<Tensor> micro_batch_;  // of the running micro-batch, by id
+  std::vector<Tensor> total_;        // over the micro-batches so far (stages 0 and 1, one rank)
   std::vector<Tensor> reduced_;
   std::vector<Tensor> gathered_;  // stage 0: all rows, of which `reduced_` is then the whole
   std::vector<ParamId> bucket_ids_;

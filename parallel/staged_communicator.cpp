@@ -61,8 +61,8 @@ class StagedWork final : public Completion::Work {
   }
 
   MutableBytes reserve(Arena& arena, std::size_t bytes) {
-    copies_.push_back(arena.host().reserve(MemoryTag::kComm, static_cast<std::int64_t>(bytes),
-                                           "tensors between ranks"));
+    copies_.push_back(arena.pinned().reserve(MemoryTag::kComm, static_cast<std::int64_t>(bytes),
+                                             "tensors between ranks"));
     return {static_cast<std::byte*>(copies_.back().data()), bytes};
   }
 

@@ -6,7 +6,7 @@
 
 namespace thimble {
 
-/// Copies pieces of tensors (Purpose::kTensor) to arena.host() and, when they have arrived, back;
+/// Copies pieces of tensors (Purpose::kTensor) to arena.pinned() and, when they have arrived, back;
 /// control messages are the host's anyway. For devices without a communicator of their own.
 class StagedCommunicator final : public Communicator {
  public:

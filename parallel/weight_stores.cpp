@@ -33,9 +33,9 @@ void ResidentRowsStore::release(const StateUse& use, const Tensor& tensor) noexc
   leases_.take_back(use, tensor, rows_of(use));
 }
 
-ReplicatedStore::ReplicatedStore(Arena& arena, const StoreParts& parts, bool cache_packed)
+ReplicatedStore::ReplicatedStore(Arena& arena, const StoreParts& parts, bool keep_prepacked)
     : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
-      resident_(arena, parts.params, parts.dtype, cache_packed),
+      resident_(arena, parts.params, parts.dtype, keep_prepacked),
       plan_(parts.plan),
       comm_(parts.comm),
       rows_(parts.comm) {}
@@ -122,7 +122,8 @@ void GatheredStore::unpin_block(BlockId number) {
   if (--block.pins == 0) block.whole.clear();
 }
 
-// What was gathered ahead for a pass that an error has ended shows the rows before the change.
+// What was gathered ahead for a micro-batch that an error has ended shows the rows before the
+// change.
 void GatheredStore::changed(ParamId id) {
   ++versions_.at(static_cast<std::size_t>(id));
   for (Block& block : blocks_) {

@@ -46,13 +46,15 @@ class ResidentRowsStore : public WeightStore {
 /// changed.
 class ReplicatedStore final : public ResidentRowsStore {
  public:
-  ReplicatedStore(Arena& arena, const StoreParts& parts, bool cache_packed);
+  ReplicatedStore(Arena& arena, const StoreParts& parts, bool keep_prepacked);
 
   const ParamTable& params() const override { return resident_.params(); }
   void pin_block(BlockId) override {}
   void unpin_block(BlockId) override {}
   Tensor view(ParamId id) override { return resident_.view(id); }
-  Tensor packed(ParamId id, const MatmulSpec& spec) override { return resident_.packed(id, spec); }
+  Tensor prepacked(ParamId id, const MatmulSpec& spec) override {
+    return resident_.prepacked(id, spec);
+  }
   std::int64_t version(ParamId id) const override { return resident_.version(id); }
   void changed(ParamId id) override;
   void publish() override { rows_.publish(); }
@@ -78,7 +80,7 @@ class GatheredStore final : public ResidentRowsStore {
   void pin_block(BlockId block) override;
   void unpin_block(BlockId block) override;
   Tensor view(ParamId id) override;
-  Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
+  Tensor prepacked(ParamId, const MatmulSpec&) override { return {}; }
   std::int64_t version(ParamId id) const override {
     return versions_.at(static_cast<std::size_t>(id));
   }

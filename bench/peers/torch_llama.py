@@ -5,7 +5,7 @@
 
 Needs torch only. It trains on random tokens the way a careful user of PyTorch would: fp32 weights, bf16 autocast, fused attention, fused
 RMSNorm and fused AdamW, gradients clipped at norm 1. --compile is torch.compile, --checkpoint recomputes every block in the backward pass.
-The first `warmup` steps are not timed; step_s is the median of the others. model_tflops counts the matrix products of the weights (head
+The first `warmup` steps are not timed; step_s is the median of the others. model_tflops counts the matmuls of the weights (head
 included, embedding look-up not) and the causal half of attention, forward and backward, never the recomputed forward. peak_bytes is the
 process's largest resident size, interpreter and libraries included.
 """

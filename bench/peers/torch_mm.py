@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The PyTorch peer of `thimble bench gemm`: the rates torch.mm reaches on the three products of a linear layer, best of many calls.
+"""The PyTorch peer of `thimble bench gemm`: the rates torch.mm reaches on the three matmuls of a linear layer, best of many calls.
 
     torch_mm.py [--threads N] [--dtype bf16 f32] [--seconds S] [M,N,K ...]
 
@@ -24,14 +24,14 @@ def parse_shape(text):
     return tuple(int(p) for p in parts)
 
 
-def best_seconds(product, budget_s):
+def best_seconds(matmul, budget_s):
     """Fastest of at least three calls, after two that are not timed, for about budget_s seconds."""
-    product()
-    product()
+    matmul()
+    matmul()
     best, calls, deadline = float("inf"), 0, time.perf_counter() + budget_s
     while calls < 3 or time.perf_counter() < deadline:
         start = time.perf_counter()
-        product()
+        matmul()
         best = min(best, time.perf_counter() - start)
         calls += 1
     return best
@@ -41,13 +41,13 @@ def measure(shape, dtype_name, budget_s):
     m, n, k = shape
     dtype = DTYPES[dtype_name]
     x, weight, dy = (torch.randn(size).to(dtype) for size in ((m, k), (n, k), (m, n)))
-    products = {
+    matmuls = {
         "forward": lambda out=torch.empty(m, n, dtype=dtype): torch.mm(x, weight.t(), out=out),
         "grad_input": lambda out=torch.empty(m, k, dtype=dtype): torch.mm(dy, weight, out=out),
         "grad_weight": lambda out=torch.empty(n, k, dtype=dtype): torch.mm(dy.t(), x, out=out),
     }
-    for op, product in products.items():
-        seconds = best_seconds(product, budget_s)
+    for op, matmul in matmuls.items():
+        seconds = best_seconds(matmul, budget_s)
         print(json.dumps({
             "peer": f"torch {torch.__version__}", "op": op, "m": m, "n": n, "k": k, "dtype": dtype_name,
             "threads": torch.get_num_threads(), "seconds": round(seconds, 7),
@@ -59,7 +59,7 @@ def main():
     parser.add_argument("shapes", nargs="*", type=parse_shape, metavar="M,N,K")
     parser.add_argument("--threads", type=int, default=0, help="0: as torch chooses")
     parser.add_argument("--dtype", nargs="+", choices=list(DTYPES), default=list(DTYPES))
-    parser.add_argument("--seconds", type=float, default=1.0, help="time to spend on each product")
+    parser.add_argument("--seconds", type=float, default=1.0, help="time to spend on each matmul")
     options = parser.parse_args()
     if options.threads > 0:
         torch.set_num_threads(options.threads)

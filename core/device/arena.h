@@ -72,7 +72,7 @@ class Arena {
   /// Throws SystemError if the address space is refused.
   static std::unique_ptr<Arena> make_cpu(std::int64_t capacity_bytes);
   /// The same in the memory of a GPU, all of it taken at once, with `host_bytes` of pinned memory
-  /// as its host(). Throws UserError without a GPU.
+  /// as its pinned(). Throws UserError without a GPU.
   static std::unique_ptr<Arena> make_gpu(std::int64_t capacity_bytes, std::int64_t host_bytes);
   /// On either; host_bytes is not used on a CPU.
   static std::unique_ptr<Arena> make(DeviceKind kind, std::int64_t capacity_bytes,
@@ -94,8 +94,8 @@ class Arena {
   Device device() const { return device_; }
   /// Memory that the host reads and writes, for what is on its way to or from the device: the arena
   /// itself on a CPU. Its phases are this one's.
-  Arena& host() { return host_ ? *host_ : *this; }
-  bool is_on_host() const { return host_ == nullptr; }
+  Arena& pinned() { return host_ ? *host_ : *this; }
+  bool is_on_cpu() const { return host_ == nullptr; }
   std::int64_t capacity_bytes() const { return capacity_; }
   std::int64_t live_bytes(MemoryTag tag) const;
   std::int64_t live_bytes() const;

@@ -32,11 +32,11 @@ class LayerTap {
 
 /// Positions and boundaries of the tokens of one forward pass; tensors on the model's device.
 struct AttentionContext {
-  std::int64_t rows = 1;  // sequences; N = rows * tokens per row
-  Tensor positions;       // i32 [N], angle index of each token
-  Tensor doc_start;       // i32 [N], first key index that the token may see
-  Tensor rope_table;      // f32 [positions, D]
-  KvStore* kv = nullptr;  // decoding only; rows is 1
+  std::int64_t sequences = 1;  // N = sequences * tokens per sequence
+  Tensor positions;            // i32 [N], angle index of each token
+  Tensor segment_start;        // i32 [N], first key index that the token may see
+  Tensor rope_table;           // f32 [positions, D]
+  KvStore* kv = nullptr;       // decoding only; sequences is 1
   LayerTap* tap = nullptr;
 };
 

@@ -16,17 +16,17 @@ void copy_values(const Tensor& to, const std::vector<T>& values) {
 
 }  // namespace
 
-BatchTensors empty_batch(Arena& arena, std::int64_t rows, std::int64_t positions) {
+BatchTensors empty_batch(Arena& arena, std::int64_t sequences, std::int64_t positions) {
   const auto array = [&](DType dtype, std::string_view label) {
     return Tensor::empty(arena, MemoryTag::kActivations, dtype, Shape{positions}, label);
   };
-  return {.rows = rows,
+  return {.sequences = sequences,
           .ids = array(DType::kI32, "tokens"),
           .order = array(DType::kI32, "token order"),
           .targets = array(DType::kI32, "targets"),
           .weights = array(DType::kF32, "loss weights"),
           .positions = array(DType::kI32, "positions"),
-          .doc_start = array(DType::kI32, "document starts")};
+          .segment_start = array(DType::kI32, "segment boundaries")};
 }
 
 void fill_batch(const BatchTensors& to, const Batch& batch) {
@@ -34,7 +34,7 @@ void fill_batch(const BatchTensors& to, const Batch& batch) {
   copy_values(to.targets, batch.targets);
   copy_values(to.weights, batch.weights);
   copy_values(to.positions, batch.positions);
-  copy_values(to.doc_start, batch.doc_start);
+  copy_values(to.segment_start, batch.segment_start);
   auto* const order = to.order.data<std::int32_t>();
   std::iota(order, order + batch.num_positions(), 0);
   std::stable_sort(order, order + batch.num_positions(), [&](std::int32_t a, std::int32_t b) {
@@ -43,12 +43,12 @@ void fill_batch(const BatchTensors& to, const Batch& batch) {
 }
 
 BatchTensors upload(Arena& arena, const Batch& batch) {
-  const BatchTensors out = empty_batch(arena, batch.rows, batch.num_positions());
+  const BatchTensors out = empty_batch(arena, batch.sequences, batch.num_positions());
   const BatchTensors host =
-      arena.is_on_host() ? out : empty_batch(arena.host(), batch.rows, batch.num_positions());
+      arena.is_on_cpu() ? out : empty_batch(arena.pinned(), batch.sequences, batch.num_positions());
   if (arena.device().planning) return out;
   fill_batch(host, batch);
-  if (arena.is_on_host()) return out;
+  if (arena.is_on_cpu()) return out;
   for (const auto array : BatchTensors::kArrays) ops::from_host(out.*array, (host.*array).raw());
   return out;
 }

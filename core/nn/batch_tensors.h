@@ -10,10 +10,10 @@ namespace thimble {
 
 /// A batch as tensors on the model's device, with what the operations need beside the ids.
 struct BatchTensors {
-  std::int64_t rows = 0;
-  Tensor ids, order;            // i32 [N]; order = token indices sorted by (id, index)
-  Tensor targets, weights;      // i32, f32 [N]
-  Tensor positions, doc_start;  // i32 [N]
+  std::int64_t sequences = 0;
+  Tensor ids, order;                // i32 [N]; order = token indices sorted by (id, index)
+  Tensor targets, weights;          // i32, f32 [N]
+  Tensor positions, segment_start;  // i32 [N]
 
   /// All of them.
   static const std::array<Tensor BatchTensors::*, 6> kArrays;
@@ -21,10 +21,10 @@ struct BatchTensors {
 
 inline constexpr std::array<Tensor BatchTensors::*, 6> BatchTensors::kArrays{
     &BatchTensors::ids,     &BatchTensors::order,     &BatchTensors::targets,
-    &BatchTensors::weights, &BatchTensors::positions, &BatchTensors::doc_start};
+    &BatchTensors::weights, &BatchTensors::positions, &BatchTensors::segment_start};
 
 /// Uninitialised, N = positions (tag activations).
-BatchTensors empty_batch(Arena& arena, std::int64_t rows, std::int64_t positions);
+BatchTensors empty_batch(Arena& arena, std::int64_t sequences, std::int64_t positions);
 /// `to` is in the host's memory.
 void fill_batch(const BatchTensors& to, const Batch& batch);
 

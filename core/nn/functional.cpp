@@ -34,17 +34,17 @@ std::optional<ops::Fp8Operands> fp8_operands(bool fp8, bool of_gradient) {
   return ops::Fp8Operands{.a = of_gradient ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
 }
 
-// y = x W^T (or x W) with the packed weight if the store keeps one.
+// y = x W^T (or x W) with the prepacked weight if the store keeps one.
 void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_logical,
               const Tensor& y, ops::MatmulOptions options) {
   const Pin pin(ctx.store, weight.block);
   const Tensor w = pin.view(weight.id);
   const bool transposed = transpose_logical != ctx.store.params().info(weight.id).transposed();
   options.fp8 = fp8_operands(ctx.fp8, !transpose_logical);
-  const Tensor packed =
+  const Tensor prepacked =
       options.fp8 ? Tensor()
-                  : pin.packed(weight.id, ops::matmul_spec({x}, {w, transposed}, y, options));
-  if (packed.defined()) options.packed = &packed;
+                  : pin.prepacked(weight.id, ops::matmul_spec({x}, {w, transposed}, y, options));
+  if (prepacked.defined()) options.prepacked = &prepacked;
   ops::matmul(ctx.arena, {x}, {w, transposed}, y, options);
 }
 
@@ -249,7 +249,7 @@ Var rope(Context& ctx, Var x, const AttentionContext& attention) {
 Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
               const ops::AttentionShape& shape, const AttentionContext& attention) {
   Tensor out = activation(ctx, q.value.shape(), "attention");
-  const Tensor doc_start = attention.doc_start;
+  const Tensor segment_start = attention.segment_start;
   const bool needs_grad = q.needs_grad() || k.needs_grad() || v.needs_grad();
   Tensor lse;
   if (ctx.recording() && needs_grad) {
@@ -257,14 +257,14 @@ Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
                         Shape{shape.batch, shape.heads, q.value.dim(0) / shape.batch},
                         "attention sums");
   }
-  ops::attention(ctx.arena, shape, out, lse, q.value, k.value, v.value, doc_start);
+  ops::attention(ctx.arena, shape, out, lse, q.value, k.value, v.value, segment_start);
   Var y = make_var(ctx, std::move(out), needs_grad);
   if (!ctx.recording() || !needs_grad) return y;
   struct Saved {
     std::shared_ptr<SavedTensor> q, k, v, out;
   };
   const Saved saved{ctx.tape->save(q), ctx.tape->save(k), ctx.tape->save(v), ctx.tape->save(y)};
-  ctx.tape->record([saved, lse, doc_start, shape, arena = &ctx.arena, q_id = q.id, k_id = k.id,
+  ctx.tape->record([saved, lse, segment_start, shape, arena = &ctx.arena, q_id = q.id, k_id = k.id,
                     v_id = v.id, y_id = y.id](Tape& tape) {
     const Tensor dout = tape.take_grad(y_id);
     const Tensor query = saved.q->get(), key = saved.k->get(), value = saved.v->get();
@@ -278,7 +278,7 @@ Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
                          .v = value,
                          .out = saved.out->get(),
                          .lse = lse,
-                         .doc_start = doc_start,
+                         .segment_start = segment_start,
                          .dout = dout,
                          .dq = dq,
                          .dk = dk,

@@ -21,7 +21,7 @@ struct Context {
   Arena& arena;
   DType dtype = DType::kF32;  // of activations
   Tape* tape = nullptr;
-  bool fp8 = false;  // products of linear(): x and W in e4m3, gradients of outputs in e5m2
+  bool fp8 = false;  // matmuls of linear(): x and W in e4m3, gradients of outputs in e5m2
 
   bool recording() const { return tape != nullptr && tape->recording(); }
 };
@@ -81,13 +81,13 @@ struct LossInputs {
 };
 
 /// Rows of logits that exist at once.
-std::int64_t head_chunk_rows(std::int64_t vocab, DeviceKind device);
+std::int64_t lm_head_chunk_rows(std::int64_t vocab, DeviceKind device);
 
 /// Head and cross-entropy in chunks of rows: losses f32 [N], unweighted. Under a tape the gradients
 /// of x and of the head are computed chunk by chunk at once, so no logits outlive their chunk.
-Tensor head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inputs);
+Tensor lm_head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inputs);
 
 /// Logits f32 [N, V] of all rows of x.
-Tensor head_logits(Context& ctx, const Tensor& x, Weight head);
+Tensor lm_head_logits(Context& ctx, const Tensor& x, Weight head);
 
 }  // namespace thimble

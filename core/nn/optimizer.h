@@ -31,7 +31,7 @@ enum class StateKind : std::uint8_t {
   kMaster,     // the weight in f32
   kRemainder,  // u16: what a bf16 weight lacks of an f32
   kOptimizer,  // what an optimizer keeps of its own: moments, and numbers of a matrix
-  kProjector,  // what the images of gradients depend on, among the optimizer's
+  kProjector,  // what the projected gradients depend on, among the optimizer's
 };
 
 /// One piece of state that is kept of a parameter between steps: what it is as a whole, and how it
@@ -46,7 +46,7 @@ struct StateSlot {
   std::int64_t values = 0;
   std::int64_t rows = 1;
   bool like_param = false;  // the parameter's own elements, in its storage order
-  bool on_host = false;     // its few numbers are read by the host, on whatever device updates run
+  bool on_cpu = false;      // its few numbers are read by the host, on whatever device updates run
 
   bool shared() const { return values == 0; }
   /// What stands for the weight, not state of an optimizer's own.
@@ -123,16 +123,16 @@ class Optimizer {
   /// Tells states apart: with another number the state begins anew, from zero; while it is negative
   /// there is none.
   virtual std::int64_t state_generation(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
-  /// Elements of a row of the gradient's image, which a step's update takes instead of the
-  /// gradient: linear in it, so that images may be added up and sent. 0: it takes the gradient
+  /// Elements of a row of the gradient's projection, which a step's update takes instead of the
+  /// gradient: linear in it, so that projections may be added up and sent. 0: it takes the gradient
   /// itself.
-  virtual std::int64_t image_width(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
-  /// out f32 [slice.rows(), image_width()] <- the image of args.grad. args.state: the slots of kind
-  /// kProjector, which are the same on every slice; no weight.
-  virtual void image(const UpdateArgs& /*args*/, const Tensor& /*out*/) const {}
+  virtual std::int64_t projected_width(const ParamInfo&, std::int64_t /*step*/) const { return 0; }
+  /// out f32 [slice.rows(), projected_width()] <- the projection of args.grad. args.state: the
+  /// slots of kind kProjector, which are the same on every slice; no weight.
+  virtual void project_gradient(const UpdateArgs& /*args*/, const Tensor& /*out*/) const {}
 
-  /// Whether round() and image() of this step work on a GPU's memory; else they are given copies on
-  /// the host. The sums are on the host in any case.
+  /// Whether round() and project_gradient() of this step work on a GPU's memory; else they are
+  /// given copies on the host. The sums are on the host in any case.
   virtual bool runs_on_gpu(const ParamInfo&, std::int64_t /*step*/) const { return false; }
 
   /// Rounds of this step's update, at least 1.
@@ -146,8 +146,8 @@ class Optimizer {
                              int /*round*/) const {
     return StateAccess::kChange;
   }
-  /// What image() does with a slot of kind kProjector.
-  virtual StateAccess image_access(const ParamInfo&, std::int64_t /*step*/) const {
+  /// What project_gradient() does with a slot of kind kProjector.
+  virtual StateAccess projector_access(const ParamInfo&, std::int64_t /*step*/) const {
     return StateAccess::kRead;
   }
   /// Bytes kept between the rounds of one step.

@@ -4,8 +4,8 @@
 
 namespace thimble {
 ResidentParamStore::ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype,
-                                       bool cache_packed)
-    : arena_(arena), params_(params), cache_packed_(cache_packed) {
+                                       bool keep_prepacked)
+    : arena_(arena), params_(params), keep_prepacked_(keep_prepacked) {
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     Entry e;
@@ -14,21 +14,21 @@ ResidentParamStore::ResidentParamStore(Arena& arena, const ParamTable& params, D
   }
 }
 
-Tensor ResidentParamStore::packed(ParamId id, const MatmulSpec& spec) {
-  if (!cache_packed_) return {};
-  const PackedLayout layout = kernels(arena_.device()).packed_layout(spec);
+Tensor ResidentParamStore::prepacked(ParamId id, const MatmulSpec& spec) {
+  if (!keep_prepacked_) return {};
+  const PrepackedLayout layout = kernels(arena_.device()).prepacked_layout(spec);
   if (layout.bytes == 0) return {};
   Entry& e = entry(id);
-  auto form = std::find_if(e.packed.begin(), e.packed.end(),
-                           [&](const PackedForm& f) { return f.layout == layout.id; });
-  if (form == e.packed.end()) {
-    e.packed.push_back({.layout = layout.id,
-                        .bytes = Tensor::empty(arena_, MemoryTag::kWeights, DType::kU8,
-                                               Shape{layout.bytes}, "packed weight")});
-    form = std::prev(e.packed.end());
+  auto form = std::find_if(e.prepacked.begin(), e.prepacked.end(),
+                           [&](const PrepackedForm& f) { return f.layout == layout.id; });
+  if (form == e.prepacked.end()) {
+    e.prepacked.push_back({.layout = layout.id,
+                           .bytes = Tensor::empty(arena_, MemoryTag::kWeights, DType::kU8,
+                                                  Shape{layout.bytes}, "prepacked weight")});
+    form = std::prev(e.prepacked.end());
   }
   if (form->version != e.version) {
-    kernels(e.weight.device()).pack(spec, e.weight.raw(), form->bytes.raw());
+    kernels(e.weight.device()).prepack(spec, e.weight.raw(), form->bytes.raw());
     form->version = e.version;
   }
   return form->bytes;

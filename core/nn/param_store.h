@@ -30,9 +30,9 @@ class ParamStore {
 
   /// The compute weight in storage layout. Only while a block that holds it is pinned.
   virtual Tensor view(ParamId id) = 0;
-  /// The weight packed for products of `spec` (its B operand), or an undefined tensor if plain is
+  /// The weight prepacked for matmuls of `spec` (its B operand), or an undefined tensor if plain is
   /// as good. Made once per version and layout.
-  virtual Tensor packed(ParamId id, const MatmulSpec& spec) = 0;
+  virtual Tensor prepacked(ParamId id, const MatmulSpec& spec) = 0;
 
   /// Counts the changes of a parameter; caches of anything derived from it are keyed by this.
   virtual std::int64_t version(ParamId id) const = 0;
@@ -51,24 +51,24 @@ class [[nodiscard]] Pin {
   Pin& operator=(Pin&&) = delete;
 
   Tensor view(ParamId id) const { return store_->view(id); }
-  Tensor packed(ParamId id, const MatmulSpec& spec) const { return store_->packed(id, spec); }
+  Tensor prepacked(ParamId id, const MatmulSpec& spec) const { return store_->prepacked(id, spec); }
 
  private:
   ParamStore* store_;
   BlockId block_;
 };
 
-/// All weights in memory, always. With `cache_packed` each matrix also keeps its packed forms until
-/// it changes.
+/// All weights in memory, always. With `keep_prepacked` each matrix also keeps its prepacked forms
+/// until it changes.
 class ResidentParamStore final : public ParamStore {
  public:
-  ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype, bool cache_packed);
+  ResidentParamStore(Arena& arena, const ParamTable& params, DType dtype, bool keep_prepacked);
 
   const ParamTable& params() const override { return params_; }
   void pin_block(BlockId) override {}
   void unpin_block(BlockId) override {}
   Tensor view(ParamId id) override { return entry(id).weight; }
-  Tensor packed(ParamId id, const MatmulSpec& spec) override;
+  Tensor prepacked(ParamId id, const MatmulSpec& spec) override;
   std::int64_t version(ParamId id) const override {
     return entries_[static_cast<std::size_t>(id)].version;
   }
@@ -79,7 +79,7 @@ class ResidentParamStore final : public ParamStore {
   void changed(ParamId id) { ++entry(id).version; }
 
  private:
-  struct PackedForm {
+  struct PrepackedForm {
     std::int64_t version = -1;
     std::uint64_t layout = 0;
     Tensor bytes;
@@ -87,13 +87,13 @@ class ResidentParamStore final : public ParamStore {
   struct Entry {
     Tensor weight;
     std::int64_t version = 0;
-    std::vector<PackedForm> packed;
+    std::vector<PrepackedForm> prepacked;
   };
   Entry& entry(ParamId id) { return entries_.at(static_cast<std::size_t>(id)); }
 
   Arena& arena_;
   const ParamTable& params_;
-  bool cache_packed_;
+  bool keep_prepacked_;
   std::vector<Entry> entries_;
 };
 

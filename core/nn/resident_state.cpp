@@ -6,8 +6,8 @@ namespace thimble {
 
 Tensor ResidentLeases::lend(const StateUse& use, const Tensor& there) {
   check();
-  if (!use.on_host || there.device().kind == DeviceKind::kCpu) return there;
-  const Tensor copy = Tensor::empty(arena_.host(), MemoryTag::kWorkspace, there.dtype(),
+  if (!use.on_cpu || there.device().kind == DeviceKind::kCpu) return there;
+  const Tensor copy = Tensor::empty(arena_.pinned(), MemoryTag::kWorkspace, there.dtype(),
                                     there.shape(), "state on the host");
   if (use.access != StateAccess::kOverwrite) ops::to_host(copy.raw(), there);
   return copy;
@@ -39,7 +39,7 @@ void ResidentState::create(StateId id) {
   const StateEntry& entry = table_[id];
   Tensor& tensor = tensors_.at(static_cast<std::size_t>(id));
   if (!tensor.defined()) {
-    Arena& where = entry.tier == StateTier::kHost ? arena_.host() : arena_;
+    Arena& where = entry.tier == StateTier::kHost ? arena_.pinned() : arena_;
     tensor = Tensor::empty(where, entry.tag, entry.slot.dtype,
                            entry.slot.piece(entry.held_rows(rank_)), entry.slot.name);
   }

@@ -18,7 +18,7 @@ struct StateUse {
   StateId id{};
   Slice rows;  // of the parameter, among those that the rank holds; a shared slot is leased whole
   StateAccess access = StateAccess::kRead;
-  bool on_host = false;  // in memory that the host works on; else on the device of the updates
+  bool on_cpu = false;  // in memory that the host works on; else on the device of the updates
   friend bool operator==(const StateUse&, const StateUse&) = default;
 };
 

@@ -90,7 +90,7 @@ void StateTable::add(const StateEntry& like, StateSlot slot) {
   StateEntry& entry = entries_.emplace_back(like);
   entry.id = static_cast<StateId>(entries_.size() - 1);
   entry.tag = tag_of(slot.kind);
-  entry.tier = slot.on_host ? StateTier::kHost : StateTier::kDevice;
+  entry.tier = slot.on_cpu ? StateTier::kHost : StateTier::kDevice;
   entry.slot = std::move(slot);
 }
 

@@ -16,7 +16,7 @@ namespace thimble {
 
 /// What is kept besides a compute weight.
 enum class MasterFormat : std::uint8_t {
-  kNone,   // nothing: the weight is f32, or is bf16 and rounded at random
+  kNone,   // nothing: the weight is f32, or is bf16 and rounded stochastically
   kF32,    // all of it
   kSplit,  // u16: what a bf16 weight lacks of an f32
 };

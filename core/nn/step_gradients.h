@@ -1,5 +1,5 @@
-// The gradients of a step as its engine sees them: passes add to them, at the end every rank has
-// those of the rows that it updates. Implementations live in other folders.
+// The gradients of a step as its engine sees them: micro-batches add to them, at the end every rank
+// has those of the rows that it updates. Implementations live in other folders.
 #pragma once
 
 #include <functional>
@@ -9,37 +9,38 @@
 
 namespace thimble {
 
-/// What is added up and sent in place of a gradient: a linear image of it, or nothing at all.
-class GradMap {
+/// What is added up and sent in place of a gradient: a linear projection of it, or nothing at all.
+class GradProjection {
  public:
-  virtual ~GradMap() = default;
+  virtual ~GradProjection() = default;
   /// Whether the running step needs the gradient.
   virtual bool wants(ParamId id) const = 0;
-  /// Elements of a row of the image in the running step; 0: the gradient itself.
+  /// Elements of a row of the projection in the running step; 0: the gradient itself.
   virtual std::int64_t width(ParamId id) const = 0;
-  /// Once for each gradient of a pass that is complete, of all rows: its image, f32
+  /// Once for each gradient of a micro-batch that is complete, of all rows: its projection, f32
   /// [rows, width(id)], or the gradient itself where that is 0.
   virtual Tensor apply(ParamId id, const Tensor& gradient) = 0;
 };
 
 class StepGradients : public GradSink {
  public:
-  /// Around every pass of a step. end_pass() of the last one returns when every gradient is where
-  /// it is needed.
-  virtual void begin_pass(bool last) = 0;
-  virtual void end_pass() = 0;
+  /// Around every micro-batch of a step. end_micro_batch() of the last one returns when every
+  /// gradient is where it is needed.
+  virtual void begin_micro_batch(bool last) = 0;
+  virtual void end_micro_batch() = 0;
 
-  /// Whether a pass between the first and the last exchanges nothing with other ranks. Where the
-  /// gradients that it adds to lie is hashed.
-  virtual bool middle_passes_stay_here() const = 0;
+  /// Whether a micro-batch between the first and the last exchanges nothing with other ranks. Where
+  /// the gradients that it adds to lie is hashed.
+  virtual bool middle_micro_batches_stay_local() const = 0;
   virtual std::uint64_t places_hash() const = 0;
 
-  /// To be told in the last pass which gradients are where they are needed, as soon as they are,
-  /// all ranks in the same order; by end_pass() all have been told. It may release them.
+  /// To be told in the last micro-batch which gradients are where they are needed, as soon as they
+  /// are, all ranks in the same order; by end_micro_batch() all have been told. It may release
+  /// them.
   virtual void set_ready(std::function<void(std::span<const ParamId>)> ready) = 0;
 
-  /// The gradient, or its image, of the rows that this rank updates, over all ranks and passes;
-  /// undefined if nothing flowed.
+  /// The gradient, or its projection, of the rows that this rank updates, over all ranks and
+  /// micro-batches; undefined if nothing flowed.
   virtual const Tensor& grad(ParamId id) const = 0;
   virtual void release(ParamId id) = 0;
   virtual void release_all() = 0;

@@ -16,8 +16,8 @@ struct NamedSize {
   std::int64_t value = 0;
 };
 
-/// It owns no weights: a ParamStore has them, and a pass pins the blocks it reads. It outlives
-/// whatever trains it, and what it says of its parameters does not change meanwhile.
+/// It owns no weights: a ParamStore has them, and a forward pass pins the blocks it reads. It
+/// outlives whatever trains it, and what it says of its parameters does not change meanwhile.
 class TrainableModel {
  public:
   virtual ~TrainableModel() = default;
@@ -29,18 +29,18 @@ class TrainableModel {
   /// pass first pins them. A parameter is in every block whose pin it is read under, so in one or
   /// several.
   virtual std::vector<std::vector<ParamId>> block_params() const = 0;
-  /// By parameter: how often a training pass brings in a block that holds it, if blocks are let go
-  /// as soon as possible.
-  virtual std::vector<int> gathers_per_pass() const = 0;
+  /// By parameter: how often a training micro-batch brings in a block that holds it, if blocks are
+  /// let go as soon as possible.
+  virtual std::vector<int> gathers_per_micro_batch() const = 0;
   /// Whether one backward pass may give several contributions to the parameter's gradient: they are
   /// then added up in f32.
-  virtual bool is_summed_in_pass(ParamId id) const = 0;
-  /// The sizes of linear layers, which products in 8 bits want to be multiples of kFp8Multiple.
-  /// Throws UserError if the model cannot be trained with such products at all.
-  virtual std::vector<NamedSize> product_sizes() const = 0;
+  virtual bool is_summed_in_backward(ParamId id) const = 0;
+  /// The sizes of linear layers, which matmuls in 8 bits want to be multiples of kFp8Multiple.
+  /// Throws UserError if the model cannot be trained with such matmuls at all.
+  virtual std::vector<NamedSize> linear_sizes() const = 0;
 
-  /// What passes over sequences of up to `seq_len` tokens read besides weights; made once, kept by
-  /// the caller, given to every loss(). The same reservations on a planning arena.
+  /// What a forward pass over sequences of up to `seq_len` tokens reads besides weights; made once,
+  /// kept by the caller, given to every loss(). The same reservations on a planning arena.
   virtual std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const = 0;
 
   /// Losses f32 [N] of all positions, unweighted. Under a tape also records the backward pass, of

@@ -15,8 +15,8 @@ class WeightStore : public ParamStore, public StateResidency {
   virtual void changed(ParamId id) = 0;
   /// All changes of an update have been reported: afterwards every rank can pin anything.
   virtual void publish() = 0;
-  /// Whether weights keep their addresses and pinning moves nothing, so that a pass can be recorded
-  /// and replayed (RepeatedWork).
+  /// Whether weights keep their addresses and pinning moves nothing, so that a micro-batch can be
+  /// recorded and replayed (GraphCache).
   virtual bool stays_in_place() const = 0;
 };
 

@@ -18,25 +18,25 @@ struct MatmulSpec {
   bool trans_a = false, trans_b = false;
   std::int64_t lda = 0, ldb = 0, ldc = 0;
   bool accumulate = false;
-  bool bias = false;      // bias has the dtype of B
-  bool b_packed = false;  // B is in the packed layout of this product
+  bool bias = false;         // bias has the dtype of B
+  bool b_prepacked = false;  // B is in the prepacked layout of this matmul
   friend bool operator==(const MatmulSpec&, const MatmulSpec&) = default;
 };
 
 /// Numbers in 8 bits; see fp8_math.h.
 enum class Fp8Format : std::uint8_t { kE4M3, kE5M2 };
 
-/// A product of bf16 matrices without gaps between rows, each rounded to 8 bits after division by a
+/// A matmul of bf16 matrices without gaps between rows, each rounded to 8 bits after division by a
 /// power of two that fits its largest magnitude to the format. m, n and k are multiples of
 /// kFp8Multiple.
 struct Fp8MatmulSpec {
-  MatmulSpec product;
+  MatmulSpec matmul;
   Fp8Format a = Fp8Format::kE4M3, b = Fp8Format::kE4M3;
 };
 inline constexpr std::int64_t kFp8Multiple = 16;
 
-/// How a backend would like the B operand of a product to lie; equal ids mean equal bytes.
-struct PackedLayout {
+/// How a backend would like the B operand of a matmul to lie; equal ids mean equal bytes.
+struct PrepackedLayout {
   std::int64_t bytes = 0;  // 0: as it is stored
   std::uint64_t id = 0;
 };
@@ -85,7 +85,7 @@ struct RopeArgs {
 
 /// Causal grouped-query attention of `batch` rows. q [batch*q_len, heads*head_dim], k and v
 /// [batch*kv_len, kv_heads*head_dim]. Query i of a row stands at key index i + kv_len - q_len and
-/// sees keys max(doc_start[i], index - window + 1) .. index (window 0: no limit). lse [batch,
+/// sees keys max(segment_start[i], index - window + 1) .. index (window 0: no limit). lse [batch,
 /// heads, q_len].
 struct AttentionSpec {
   std::int64_t batch = 0, q_len = 0, kv_len = 0;
@@ -100,7 +100,7 @@ struct AttentionArgs {
   const void* q = nullptr;
   const void* k = nullptr;
   const void* v = nullptr;
-  const std::int32_t* doc_start = nullptr;  // [batch, q_len], key index
+  const std::int32_t* segment_start = nullptr;  // [batch, q_len], key index
   void* out = nullptr;
   float* lse = nullptr;
   void* workspace = nullptr;
@@ -133,8 +133,8 @@ struct KernelTable {
   void (*matmul)(const MatmulSpec&, const MatmulArgs&);
   std::int64_t (*fp8_matmul_workspace_bytes)(const Fp8MatmulSpec&);
   void (*fp8_matmul)(const Fp8MatmulSpec&, const MatmulArgs&);
-  PackedLayout (*packed_layout)(const MatmulSpec&);
-  void (*pack)(const MatmulSpec&, const void* b, void* packed);
+  PrepackedLayout (*prepacked_layout)(const MatmulSpec&);
+  void (*prepack)(const MatmulSpec&, const void* b, void* prepacked);
 
   void (*zero)(void* dst, std::int64_t bytes);
   void (*copy)(void* dst, const void* src, std::int64_t bytes);

@@ -1,4 +1,4 @@
-// The front end of matrix products.
+// The front end of matmuls.
 #include "core/ops/checks.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
@@ -26,14 +26,14 @@ MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOption
   s.ldc = c.row_stride();
   s.accumulate = options.accumulate;
   s.bias = options.bias != nullptr;
-  s.b_packed = options.packed != nullptr;
+  s.b_prepacked = options.prepacked != nullptr;
   if (s.bias) check_shape(*options.bias, Shape{s.n});
   return s;
 }
 
 namespace {
 
-// Nothing if the product is not asked for in 8 bits, or its sizes are not such that it can be.
+// Nothing if the matmul is not asked for in 8 bits, or its sizes are not such that it can be.
 std::optional<Fp8MatmulSpec> fp8_spec(const MatmulSpec& s, Operand a, Operand b,
                                       const MatmulOptions& options) {
   if (!options.fp8) return std::nullopt;
@@ -42,8 +42,8 @@ std::optional<Fp8MatmulSpec> fp8_spec(const MatmulSpec& s, Operand a, Operand b,
   }
   check_dtype(a.tensor, DType::kBF16);
   check_dtype(b.tensor, DType::kBF16);
-  TH_CHECK(a.tensor.is_contiguous() && b.tensor.is_contiguous() && options.packed == nullptr);
-  return Fp8MatmulSpec{.product = s, .a = options.fp8->a, .b = options.fp8->b};
+  TH_CHECK(a.tensor.is_contiguous() && b.tensor.is_contiguous() && options.prepacked == nullptr);
+  return Fp8MatmulSpec{.matmul = s, .a = options.fp8->a, .b = options.fp8->b};
 }
 
 }  // namespace
@@ -56,16 +56,16 @@ void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOpt
   check_same_device({&a.tensor, &b.tensor, &c});
   const KernelTable& table = table_of(c);
   MatmulArgs args{.a = a.tensor.raw(),
-                  .b = options.packed != nullptr ? options.packed->raw() : b.tensor.raw(),
+                  .b = options.prepacked != nullptr ? options.prepacked->raw() : b.tensor.raw(),
                   .c = c.raw(),
                   .bias = options.bias != nullptr ? options.bias->raw() : nullptr};
   if (const std::optional<Fp8MatmulSpec> fp8 = fp8_spec(spec, a, b, options)) {
     const Tensor scratch =
-        workspace(arena, table.fp8_matmul_workspace_bytes(*fp8), "matrix product in 8 bits");
+        workspace(arena, table.fp8_matmul_workspace_bytes(*fp8), "matmul in 8 bits");
     args.workspace = scratch.raw();
     return table.fp8_matmul(*fp8, args);
   }
-  const Tensor scratch = workspace(arena, table.matmul_workspace_bytes(spec), "matrix product");
+  const Tensor scratch = workspace(arena, table.matmul_workspace_bytes(spec), "matmul");
   args.workspace = scratch.raw();
   table.matmul(spec, args);
 }

@@ -131,7 +131,7 @@ void add_squares(Arena& arena, ExactSum& sum, const Tensor& x) {
 void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumulate) {
   const OpTimer timer("sum of pieces");
   TH_CHECK(!pieces.empty() && dst.is_contiguous());
-  TH_CHECK(!accumulate || dst.dtype() == DType::kF32, "sums of several passes are f32");
+  TH_CHECK(!accumulate || dst.dtype() == DType::kF32, "sums of several micro-batches are f32");
   std::vector<const void*> data;
   for (const Tensor& piece : pieces) {
     check_alike({&pieces[0], &piece});
@@ -256,12 +256,12 @@ void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, con
 }
 
 void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse,
-               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& doc_start) {
+               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segment_start) {
   const OpTimer timer("attention");
   check_alike({&out, &q});
   check_alike({&k, &v});
   const AttentionSpec spec = attention_spec(shape, q, k);
-  check_shape(doc_start, Shape{q.dim(0)});
+  check_shape(segment_start, Shape{q.dim(0)});
   if (lse.defined()) check_shape(lse, Shape{spec.batch, spec.heads, spec.q_len});
   const KernelTable& table = table_of(q);
   const Tensor scratch =
@@ -269,7 +269,7 @@ void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, con
   table.attention(spec, {.q = q.raw(),
                          .k = k.raw(),
                          .v = v.raw(),
-                         .doc_start = doc_start.data<std::int32_t>(),
+                         .segment_start = segment_start.data<std::int32_t>(),
                          .out = out.raw(),
                          .lse = static_cast<float*>(lse.raw()),
                          .workspace = scratch.raw()});
@@ -287,7 +287,7 @@ void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGr
   table.attention_grad(spec, {.forward = {.q = g.q.raw(),
                                           .k = g.k.raw(),
                                           .v = g.v.raw(),
-                                          .doc_start = g.doc_start.data<std::int32_t>(),
+                                          .segment_start = g.segment_start.data<std::int32_t>(),
                                           .out = g.out.raw(),
                                           .lse = g.lse.data<float>(),
                                           .workspace = scratch.raw()},

@@ -19,7 +19,7 @@ struct Operand {
   bool transposed = false;
 };
 
-/// The 8-bit formats of a product's operands.
+/// The 8-bit formats of a matmul's operands.
 struct Fp8Operands {
   Fp8Format a = Fp8Format::kE4M3, b = Fp8Format::kE4M3;
 };
@@ -27,8 +27,8 @@ struct Fp8Operands {
 struct MatmulOptions {
   bool accumulate = false;
   const Tensor* bias = nullptr;  // [n], dtype of b
-  const Tensor* packed =
-      nullptr;  // b in the packed layout of matmul_spec(); b itself is then not read
+  const Tensor* prepacked =
+      nullptr;  // b in the prepacked layout of matmul_spec(); b itself is then not read
   std::optional<Fp8Operands> fp8 = {};  // bf16 operands; sizes that 8 bits cannot take stay bf16
 };
 
@@ -105,11 +105,11 @@ struct AttentionShape {
   float scale = 1;
 };
 /// Causal grouped-query attention: out, q [batch*Tq, H*D]; k, v [batch*Tk, Hkv*D], Tk >= Tq, the
-/// queries being the last Tq positions; doc_start i32 [batch*Tq]: the first key each query may see.
-/// lse f32 [batch, H, Tq], may be undefined when no backward pass follows. Workspace is O(Tk * D)
-/// per thread.
+/// queries being the last Tq positions; segment_start i32 [batch*Tq]: the first key each query may
+/// see. lse f32 [batch, H, Tq], may be undefined when no backward pass follows. Workspace is O(Tk *
+/// D) per thread.
 void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse,
-               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& doc_start);
+               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segment_start);
 
 struct AttentionGrad {
   const Tensor& q;
@@ -117,7 +117,7 @@ struct AttentionGrad {
   const Tensor& v;
   const Tensor& out;
   const Tensor& lse;
-  const Tensor& doc_start;
+  const Tensor& segment_start;
   const Tensor& dout;
   const Tensor& dq;
   const Tensor& dk;

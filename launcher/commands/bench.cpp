@@ -12,8 +12,8 @@
 #include "launcher/commands/bench_train.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
-#include "launcher/engine/speed_of_light.h"
-#include "launcher/engine/time_plan.h"
+#include "launcher/plan/speed_of_light.h"
+#include "launcher/plan/time_plan.h"
 #include "launcher/run/rank_environment.h"
 #include "parallel/mpi_world.h"
 
@@ -24,14 +24,14 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
   const auto config = named_model_config(size);
   if (!config) throw_user("--size '{}': allowed {}", size, model_config_names());
   if (!json)
-    fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "product", "m", "n", "k",
+    fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "matmul", "m", "n", "k",
                "GFLOP/s");
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const ProductRate& p :
-         measure_speed_of_light(device, *config, tokens, dtype, dtype).products) {
+    for (const MatmulRate& p :
+         measure_speed_of_light(device, *config, tokens, dtype, dtype).matmuls) {
       if (json) {
         fmt::print("{}\n", nlohmann::ordered_json{{"dtype", dtype_name(dtype)},
-                                                  {"product", p.name},
+                                                  {"matmul", p.name},
                                                   {"m", p.m},
                                                   {"n", p.n},
                                                   {"k", p.k},
@@ -109,7 +109,7 @@ void bench_memory(bool json) {
 
 void add_bench_command(CLI::App& app, CommandSession& session) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "Measure this machine: a training step, matrix products, memory, communication");
+      "bench", "Measure this machine: a training step, matmuls, memory, communication");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"
@@ -125,7 +125,7 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
     bool json = false;
   };
   auto limits = std::make_shared<Limits>();
-  CLI::App* gemm = bench->add_subcommand("gemm", "Rates of a model's matrix products");
+  CLI::App* gemm = bench->add_subcommand("gemm", "Rates of a model's matmuls");
   gemm->add_option("--size", limits->size, model_config_names());
   gemm->add_option("--tokens", limits->tokens, "Positions per micro-batch")
       ->check(CLI::PositiveNumber);

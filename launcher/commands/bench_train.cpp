@@ -15,18 +15,18 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/version.h"
-#include "launcher/engine/memory_report.h"
-#include "launcher/engine/op_profile.h"
-#include "launcher/engine/speed_of_light.h"
-#include "launcher/engine/train_engine.h"
+#include "launcher/plan/speed_of_light.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
+#include "launcher/trainer/op_profile.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/mpi_world.h"
 #include "parallel/planning_communicator.h"
+#include "train/memory_report.h"
+#include "train/train_engine.h"
 
 namespace thimble {
 namespace {
@@ -35,7 +35,7 @@ struct TrainBench {
   std::string size = "130m";
   std::int64_t batch = 4, seq = 512, accumulation = 1, steps = 12, warmup = 6;
   std::string dtype = "bf16", recompute = "none", trace, device = "cpu";
-  std::string wire = "bf16";
+  std::string comm_dtype = "bf16";
   std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
   bool fused = false;
@@ -58,7 +58,7 @@ Recompute recompute_of(const std::string& name) {
 Batch random_batch(const ModelConfig& config, std::int64_t rows, std::int64_t seq,
                    std::int64_t index) {
   const CounterRandom random(0, RandomPurpose::kSampling, 1, static_cast<std::uint64_t>(index));
-  Batch b{.rows = rows, .seq_len = seq};
+  Batch b{.sequences = rows, .seq_len = seq};
   for (std::int64_t r = 0; r < rows; ++r) {
     for (std::int64_t t = 0; t < seq; ++t) {
       const auto token = [&](std::int64_t at) {
@@ -69,7 +69,7 @@ Batch random_batch(const ModelConfig& config, std::int64_t rows, std::int64_t se
       b.tokens.push_back(token(t));
       b.targets.push_back(token(t + 1));
       b.weights.push_back(1.0f);
-      b.doc_start.push_back(0);
+      b.segment_start.push_back(0);
       b.positions.push_back(static_cast<std::int32_t>(t));
     }
   }
@@ -90,7 +90,7 @@ EngineOptions engine_options(const TrainBench& b) {
           .recompute = recompute_of(b.recompute),
           .accumulates = b.accumulation > 1,
           .zero_stage = b.zero_stage,
-          .wire = b.wire == "bf16" ? DType::kBF16 : DType::kF32,
+          .comm_dtype = b.comm_dtype == "bf16" ? DType::kBF16 : DType::kF32,
           .clip_mode = b.fused ? ClipMode::kLagged : ClipMode::kExact,
           .fused_backward = b.fused,
           .master = b.master == "fp32"      ? MasterFormat::kF32
@@ -241,7 +241,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
       {"state_dtype", b.state_dtype},
       {"fused", b.fused},
       {"fp8", b.fp8},
-      {"replayed_passes", engine->replayed_passes()},
+      {"replayed_micro_batches", engine->replayed_micro_batches()},
       {"state_bytes", arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer))},
       {"accumulation", b.accumulation},
       {"sol", sol},
@@ -300,7 +300,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
                     "Threads of a rank (default: its share of the cores)");
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
       ->check(CLI::Range(0, 3));
-  train->add_option("--wire", options->wire, "Under mpirun: gradients between ranks")
+  train->add_option("--comm-dtype", options->comm_dtype, "Under mpirun: gradients between ranks")
       ->check(CLI::IsMember({"bf16", "fp32"}));
   train->add_option("--optimizer", options->optimizer, "`thimble optimizers` lists them");
   train->add_option("--fallback", options->fallback, "For what --optimizer does not take");
@@ -312,8 +312,9 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_flag("--fused", options->fused, "Update within the backward pass, lagged clipping");
   train->add_option("--trace", options->trace,
                     "Write a Chrome trace of the counted steps to this file");
-  train->add_flag("--fp8", options->fp8, "Products of linear layers in 8 bits; --dtype bf16");
-  train->add_flag("--no-graphs", options->no_graphs, "On a GPU: no passes replayed as CUDA graphs");
+  train->add_flag("--fp8", options->fp8, "Matmuls of linear layers in 8 bits; --dtype bf16");
+  train->add_flag("--no-graphs", options->no_graphs,
+                  "On a GPU: no micro-batches replayed as CUDA graphs");
   train->add_flag("--profile", options->profile, "Print a table of operations to standard error");
   train->add_flag("--json", options->json, "One JSON object");
   train->callback([options, &session] {

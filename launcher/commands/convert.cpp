@@ -10,17 +10,17 @@
 #include "core/base/numeric.h"
 #include "core/io/file.h"
 #include "launcher/commands/command.h"
-#include "launcher/engine/checkpoint_source.h"
-#include "launcher/engine/checkpointing.h"
-#include "launcher/engine/loaded_model.h"
-#include "launcher/engine/weight_loading.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/sizes.h"
 #include "launcher/run/machine.h"
+#include "launcher/trainer/loaded_model.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
+#include "train/checkpoint_source.h"
+#include "train/checkpointing.h"
+#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {

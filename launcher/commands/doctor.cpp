@@ -17,7 +17,7 @@
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
-#include "launcher/engine/speed_of_light.h"
+#include "launcher/plan/speed_of_light.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "parallel/mpi_world.h"
@@ -38,8 +38,8 @@ struct DoctorArguments {
 double best_gflops(DType dtype) {
   const auto config = named_model_config("20m");
   double best = 0;
-  for (const ProductRate& p :
-       measure_speed_of_light(DeviceKind::kCpu, *config, 1024, dtype, dtype).products) {
+  for (const MatmulRate& p :
+       measure_speed_of_light(DeviceKind::kCpu, *config, 1024, dtype, dtype).matmuls) {
     best = std::max(best, p.flops_per_s / 1e9);
   }
   return best;
@@ -118,10 +118,10 @@ GpuFinding measure_gpu(const GpuDriver& driver, int index) {
   constexpr std::int64_t kSize = 8192, kCopied = 256 * kMiB;
   driver.choose(index);
   GpuFinding f{.gpu = driver.current()};
-  f.bf16_flops = product_rate(DeviceKind::kGpu, kSize, kSize, kSize, DType::kBF16);
+  f.bf16_flops = matmul_rate(DeviceKind::kGpu, kSize, kSize, kSize, DType::kBF16);
   const auto arena = Arena::make_gpu(kCopied, kCopied);
   const Reservation device = arena->reserve(MemoryTag::kIo, kCopied, "copied"),
-                    host = arena->host().reserve(MemoryTag::kIo, kCopied, "copied");
+                    host = arena->pinned().reserve(MemoryTag::kIo, kCopied, "copied");
   const auto rate = [&](auto&& copy) {
     copy();  // touches the memory
     const std::int64_t start = steady_now_ns();
@@ -176,7 +176,7 @@ Findings find(const fs::path& directory) {
 Check cpu_check(const CpuModel& cpu) {
   Check check{"cpu", fmt::format("{}: {}; in use: {}", cpu.brand, cpu.isa(), cpu_isa())};
   if (!cpu.avx512_bf16 && !cpu.amx_bf16) {
-    check.advice = "bf16 products are computed in f32: model.dtype = \"fp32\" is as fast";
+    check.advice = "bf16 matmuls are computed in f32: model.dtype = \"fp32\" is as fast";
   }
   return check;
 }
@@ -225,7 +225,7 @@ std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
   std::vector<Check> checks{
       cpu_check(f.machine.cpu),
       cores_check(f.machine.cores),
-      {"products",
+      {"matmuls",
        fmt::format("{:.0f} GFLOP/s bf16, {:.0f} GFLOP/s f32", f.bf16_gflops, f.f32_gflops)},
       {"memory", fmt::format("{} in all, {} usable (limited by: {}), budget by default {}",
                              format_bytes(memory.total_bytes), format_bytes(memory.usable_bytes),

@@ -15,9 +15,9 @@
 #include "data/tokenize.h"
 #include "data/utf8.h"
 #include "launcher/commands/command.h"
-#include "launcher/engine/job_setup.h"
-#include "launcher/engine/loaded_model.h"
+#include "launcher/plan/job_setup.h"
 #include "launcher/run/console.h"
+#include "launcher/trainer/loaded_model.h"
 
 namespace thimble {
 namespace {
@@ -88,12 +88,12 @@ class Evaluator {
   // Scores positions [first, n) of the window that begins at `begin`.
   void window(const std::vector<std::int32_t>& ids, std::int64_t begin, std::int64_t n,
               std::int64_t first) {
-    Batch batch{.rows = 1, .seq_len = n};
+    Batch batch{.sequences = 1, .seq_len = n};
     batch.tokens.assign(ids.begin() + begin, ids.begin() + begin + n);
     batch.targets.assign(ids.begin() + begin + 1, ids.begin() + begin + n + 1);
     batch.weights.assign(static_cast<std::size_t>(n), 1.0f);
     std::fill(batch.weights.begin(), batch.weights.begin() + first, 0.0f);
-    batch.doc_start.assign(static_cast<std::size_t>(n), 0);
+    batch.segment_start.assign(static_cast<std::size_t>(n), 0);
     batch.positions.resize(static_cast<std::size_t>(n));
     std::iota(batch.positions.begin(), batch.positions.end(), 0);
     const BatchTensors tensors = upload(*loaded_.arena, batch);

@@ -12,10 +12,10 @@
 #include "data/file_kind.h"
 #include "data/utf8.h"
 #include "launcher/commands/command.h"
-#include "launcher/engine/loaded_model.h"
-#include "launcher/engine/samples.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
+#include "launcher/trainer/loaded_model.h"
+#include "launcher/trainer/samples.h"
 #include "models/decoder.h"
 #include "models/generation_config.h"
 

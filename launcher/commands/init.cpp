@@ -13,11 +13,11 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/run_outlook.h"
-#include "launcher/engine/loaded_model.h"
-#include "launcher/engine/time_plan.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/paths.h"
 #include "launcher/job/write_job.h"
+#include "launcher/plan/time_plan.h"
+#include "launcher/trainer/loaded_model.h"
 #include "models/hf_export.h"
 #include "models/model_config.h"
 
@@ -29,7 +29,7 @@ namespace fs = std::filesystem;
 constexpr double kScratchLr = 6e-4;
 // Data that is seen more often than this by default is learned by heart.
 constexpr double kTuneEpochs = 3, kScratchEpochs = 10;
-constexpr std::int64_t kLeastStepsAnEpoch = 8, kShortestRow = 64;
+constexpr std::int64_t kLeastStepsAnEpoch = 8, kShortestSequence = 64;
 
 struct InitArguments {
   std::string model, config, size, tokenizer, out = "job.toml";
@@ -90,7 +90,7 @@ fs::path tokenizer_path(const InitArguments& a, const std::string& tokenizer) {
   return fs::exists(model / kByteTokenizerMarker) ? fs::path("byte") : model;
 }
 
-// Rows, batch and duration that suit the data.
+// Sequences, batch and duration that suit the data.
 void fit_to_data(const DataLook& look, std::int64_t positions, job::InitValues& values,
                  DataSpec& spec) {
   spec.seq_len = std::min(values.seq_len, positions);
@@ -100,15 +100,15 @@ void fit_to_data(const DataLook& look, std::int64_t positions, job::InitValues& 
     if (s.has_prompts && s.longest > spec.seq_len)
       spec.seq_len = std::min(round_up(s.longest, 128), positions);
   }
-  while (!prompts && spec.seq_len > kShortestRow &&
+  while (!prompts && spec.seq_len > kShortestSequence &&
          look.tokens() < kLeastStepsAnEpoch * spec.seq_len)
     spec.seq_len /= 2;
-  const std::int64_t rows = look.rows(spec);
-  while (values.global_batch_size > 1 && rows < kLeastStepsAnEpoch * values.global_batch_size)
+  const std::int64_t sequences = look.sequences(spec);
+  while (values.global_batch_size > 1 && sequences < kLeastStepsAnEpoch * values.global_batch_size)
     values.global_batch_size /= 2;
   const double most = values.from_scratch ? kScratchEpochs : kTuneEpochs;
   if (static_cast<double>(values.max_steps * values.global_batch_size) >
-      most * static_cast<double>(rows))
+      most * static_cast<double>(sequences))
     values.num_epochs = most;
   values.seq_len = spec.seq_len;
 }
@@ -124,8 +124,8 @@ void print_outlook(const std::string& file, const ModelConfig& config) {
         look_ahead(job, setup, *open_tokenizer(setup.tokenizer, setup.model));
     const double flops = static_cast<double>(outlook.step_tokens) *
                          config.train_flops_per_token(setup.engine.seq_len);
-    fmt::print("{}\n", outlook_text(outlook, flops / measure_product_rate(setup.device,
-                                                                          setup.engine.dtype)));
+    fmt::print("{}\n", outlook_text(outlook,
+                                    flops / measure_matmul_rate(setup.device, setup.engine.dtype)));
   } catch (const UserError& error) {
     spdlog::warn("the job would be refused: {}", error.what());
   }

@@ -12,11 +12,11 @@
 #include "data/token_file.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/inspect_data.h"
-#include "launcher/engine/checkpointing.h"
-#include "launcher/engine/loaded_model.h"
+#include "launcher/trainer/loaded_model.h"
 #include "models/decoder.h"
 #include "models/weight_sources.h"
 #include "parallel/flight_recorder.h"
+#include "train/checkpointing.h"
 
 namespace thimble {
 namespace {
@@ -47,7 +47,7 @@ Json config_json(const ModelConfig& c) {
           {"head_dim", c.head_dim},
           {"vocab_size", c.vocab_size},
           {"max_positions", c.max_positions},
-          {"tied_head", c.tied_head}};
+          {"tied_lm_head", c.tied_lm_head}};
 }
 
 void inspect_model(const InspectArguments& a) {
@@ -83,7 +83,7 @@ void inspect_model(const InspectArguments& a) {
       directory.string(), config.model_type, static_cast<double>(config.num_parameters()) / 1e6,
       format_bytes(bytes), config.num_layers, config.hidden_size, config.num_heads,
       config.num_kv_heads, config.head_dim, config.vocab_size, config.max_positions,
-      config.tied_head ? "tied" : "untied");
+      config.tied_lm_head ? "tied" : "untied");
 }
 
 void require_directory(const std::string& path) {

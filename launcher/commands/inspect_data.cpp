@@ -12,8 +12,8 @@
 #include "data/training_data.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/tokenize_progress.h"
-#include "launcher/engine/job_setup.h"
 #include "launcher/job/load_job.h"
+#include "launcher/plan/job_setup.h"
 #include "launcher/run/console.h"
 
 namespace thimble {
@@ -21,32 +21,33 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-bool begins_document(const Batch& row, std::size_t i) {
-  return i == 0 || row.doc_start[i] != row.doc_start[i - 1];
+bool begins_document(const Batch& sequence, std::size_t i) {
+  return i == 0 || sequence.segment_start[i] != sequence.segment_start[i - 1];
 }
 
-// Padding is one document at the end of the row: zeros without loss.
-std::size_t padding_begin(const Batch& row) {
-  const std::size_t n = row.tokens.size();
+// Padding is one document at the end of the sequence: zeros without loss.
+std::size_t padding_begin(const Batch& sequence) {
+  const std::size_t n = sequence.tokens.size();
   if (n == 0) return 0;
-  const auto begin = static_cast<std::size_t>(row.doc_start.back());
+  const auto begin = static_cast<std::size_t>(sequence.segment_start.back());
   for (std::size_t i = begin; i < n; ++i) {
-    if (row.tokens[i] != 0 || row.weights[i] != 0.0f) return n;
+    if (sequence.tokens[i] != 0 || sequence.weights[i] != 0.0f) return n;
   }
   return begin;
 }
 
-std::span<const std::int32_t> ids_of(const Batch& row, const TokenRun& run) {
-  return std::span(row.tokens)
+std::span<const std::int32_t> ids_of(const Batch& sequence, const TokenRun& run) {
+  return std::span(sequence.tokens)
       .subspan(static_cast<std::size_t>(run.begin), static_cast<std::size_t>(run.end - run.begin));
 }
 
-// The target of a document's last position, if it has one: the document goes on in another row.
-std::optional<std::int32_t> next_elsewhere(const Batch& row, const TokenRun& run) {
+// The target of a document's last position, if it has one: the document goes on in another
+// sequence.
+std::optional<std::int32_t> next_elsewhere(const Batch& sequence, const TokenRun& run) {
   const auto end = static_cast<std::size_t>(run.end);
-  const bool ends = end == row.tokens.size() || begins_document(row, end);
-  if (!ends || row.weights[end - 1] == 0.0f) return std::nullopt;
-  return row.targets[end - 1];
+  const bool ends = end == sequence.tokens.size() || begins_document(sequence, end);
+  if (!ends || sequence.weights[end - 1] == 0.0f) return std::nullopt;
+  return sequence.targets[end - 1];
 }
 
 std::string readable(const Tokenizer& tokenizer, std::span<const std::int32_t> ids) {
@@ -54,34 +55,35 @@ std::string readable(const Tokenizer& tokenizer, std::span<const std::int32_t> i
   return printable(tokenizer.decode(ids, {.skip_special = false}), kLongest);
 }
 
-std::string run_text(const Batch& row, const TokenRun& run, const Tokenizer& tokenizer,
+std::string run_text(const Batch& sequence, const TokenRun& run, const Tokenizer& tokenizer,
                      bool color) {
-  const auto ids = ids_of(row, run);
+  const auto ids = ids_of(sequence, run);
   if (run.padding) return fmt::format("  padding: {} positions without loss\n", ids.size());
   std::string text = readable(tokenizer, ids);
   if (color && run.trained) text = fmt::format("\x1b[32m{}\x1b[0m", text);
   text = fmt::format("    {} {}\n            ids {}\n", run.trained ? "[train]" : "[     ]", text,
                      fmt::join(ids, " "));
-  if (const auto next = next_elsewhere(row, run)) {
-    text += fmt::format("    [train] {}\n            ids {} (goes on in another row)\n",
+  if (const auto next = next_elsewhere(sequence, run)) {
+    text += fmt::format("    [train] {}\n            ids {} (goes on in another sequence)\n",
                         readable(tokenizer, std::span(&*next, 1)), *next);
   }
   return text;
 }
 
-Json row_json(const Batch& row, std::int64_t id, std::int64_t place, const Tokenizer& tokenizer) {
+Json sequence_json(const Batch& sequence, std::int64_t id, std::int64_t place,
+                   const Tokenizer& tokenizer) {
   Json runs = Json::array();
-  for (const TokenRun& run : token_runs(row)) {
-    const auto ids = ids_of(row, run);
+  for (const TokenRun& run : token_runs(sequence)) {
+    const auto ids = ids_of(sequence, run);
     runs.push_back({{"document", run.document},
                     {"begin", run.begin},
                     {"trained", run.trained},
                     {"padding", run.padding},
                     {"ids", std::vector<std::int32_t>(ids.begin(), ids.end())},
                     {"text", run.padding ? "" : tokenizer.decode(ids, {.skip_special = false})}});
-    if (const auto next = next_elsewhere(row, run)) runs.back()["next_id"] = *next;
+    if (const auto next = next_elsewhere(sequence, run)) runs.back()["next_id"] = *next;
   }
-  return {{"row", id}, {"place", place}, {"runs", runs}};
+  return {{"sequence", id}, {"place", place}, {"runs", runs}};
 }
 
 Json summary_json(const DataSummary& s) {
@@ -97,7 +99,7 @@ Json summary_json(const DataSummary& s) {
           {"dropped", s.dropped},
           {"truncated", s.truncated},
           {"split", s.split},
-          {"train_rows", s.train_rows},
+          {"train_sequences", s.train_sequences},
           {"train_tokens", s.train_tokens},
           {"trained_tokens", s.trained_tokens},
           {"packing_efficiency", s.packing_efficiency},
@@ -106,15 +108,15 @@ Json summary_json(const DataSummary& s) {
 
 }  // namespace
 
-std::vector<TokenRun> token_runs(const Batch& row) {
-  const std::size_t n = row.tokens.size();
-  const std::size_t padding = padding_begin(row);
+std::vector<TokenRun> token_runs(const Batch& sequence) {
+  const std::size_t n = sequence.tokens.size();
+  const std::size_t padding = padding_begin(sequence);
   std::vector<TokenRun> runs;
   std::int64_t document = -1;
   for (std::size_t i = 0; i < n; ++i) {
-    const bool first = begins_document(row, i);
+    const bool first = begins_document(sequence, i);
     document += first ? 1 : 0;
-    const bool trained = !first && row.weights[i - 1] != 0.0f;
+    const bool trained = !first && sequence.weights[i - 1] != 0.0f;
     if (first || runs.back().trained != trained) {
       runs.push_back({.document = document,
                       .begin = static_cast<std::int64_t>(i),
@@ -126,21 +128,22 @@ std::vector<TokenRun> token_runs(const Batch& row) {
   return runs;
 }
 
-std::string row_text(const Batch& row, const Tokenizer& tokenizer, bool color) {
+std::string sequence_text(const Batch& sequence, const Tokenizer& tokenizer, bool color) {
   std::string text;
   std::int64_t document = -1;
-  for (const TokenRun& run : token_runs(row)) {
+  for (const TokenRun& run : token_runs(sequence)) {
     if (run.document != document && !run.padding) {
-      text +=
-          fmt::format("  document {} of the row, from position {}\n", run.document + 1, run.begin);
+      text += fmt::format("  document {} of the sequence, from position {}\n", run.document + 1,
+                          run.begin);
     }
     document = run.document;
-    text += run_text(row, run, tokenizer, color);
+    text += run_text(sequence, run, tokenizer, color);
   }
   return text;
 }
 
-void inspect_data(const std::string& job, std::int64_t rows, bool json, CommandSession& session) {
+void inspect_data(const std::string& job, std::int64_t sequences, bool json,
+                  CommandSession& session) {
   job::JobNotes notes;
   const job::JobConfig loaded = job::load_job(job, {}, notes);
   for (const std::string& o : notes.overrides) spdlog::info("{}", o);
@@ -154,18 +157,19 @@ void inspect_data(const std::string& job, std::int64_t rows, bool json, CommandS
   session.console->end_live_line();
   const bool color = ::isatty(STDOUT_FILENO) == 1 && session.console->traits().color;
   Json shown = Json::array();
-  for (std::int64_t place = 0; place < std::min(rows, data->train().num_rows()); ++place) {
-    const std::int64_t id = data->sampler().row_at(place);
-    const Batch row = data->train().get_rows(std::span(&id, 1));
+  for (std::int64_t place = 0; place < std::min(sequences, data->train().num_sequences());
+       ++place) {
+    const std::int64_t id = data->sampler().sequence_at(place);
+    const Batch sequence = data->train().get_sequences(std::span(&id, 1));
     if (json) {
-      shown.push_back(row_json(row, id, place, *tokenizer));
+      shown.push_back(sequence_json(sequence, id, place, *tokenizer));
     } else {
-      fmt::print("row {}, number {} of training\n{}", id, place + 1,
-                 row_text(row, *tokenizer, color));
+      fmt::print("sequence {}, number {} of training\n{}", id, place + 1,
+                 sequence_text(sequence, *tokenizer, color));
     }
   }
   if (json) {
-    const Json out{{"rows", shown}, {"summary", summary_json(data->summary())}};
+    const Json out{{"sequences", shown}, {"summary", summary_json(data->summary())}};
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     fmt::print("{}\n", summary_text(data->summary()));

@@ -1,4 +1,4 @@
-// `thimble inspect data`: the rows of a job as they are trained on.
+// `thimble inspect data`: the sequences of a job as they are trained on.
 #pragma once
 
 #include <cstdint>
@@ -14,23 +14,25 @@ struct CommandSession;
 
 /// Neighbouring tokens of one document that are alike: all trained or none.
 struct TokenRun {
-  std::int64_t document = 0;  // counted from 0 within the row
-  std::int64_t begin = 0;     // positions begin .. end of the row
+  std::int64_t document = 0;  // counted from 0 within the sequence
+  std::int64_t begin = 0;     // positions begin .. end of the sequence
   std::int64_t end = 0;
-  bool trained = false;  // somewhere in this row these tokens are what is to be predicted
-  bool padding = false;  // the unused end of the row
+  bool trained = false;  // somewhere in this sequence these tokens are what is to be predicted
+  bool padding = false;  // the unused end of the sequence
 };
 
-/// The runs of a batch of one row, in order. A batch weighs targets; here a token is trained if it
-/// is the target of the position before it.
-std::vector<TokenRun> token_runs(const Batch& row);
+/// The runs of a batch of one sequence, in order. A batch weighs targets; here a token is trained
+/// if it is the target of the position before it.
+std::vector<TokenRun> token_runs(const Batch& sequence);
 
-/// A row as text: one line a run with its ids below, documents apart, trained text highlighted
+/// A sequence as text: one line a run with its ids below, documents apart, trained text highlighted
 /// where `color` allows it.
-std::string row_text(const Batch& row, const Tokenizer& tokenizer, bool color);
+std::string sequence_text(const Batch& sequence, const Tokenizer& tokenizer, bool color);
 
-/// Prints the first `rows` rows of the job's training and the summary of its data; tokenises into
-/// the job's cache what is not there yet. Throws UserError for a mistake in the job or its data.
-void inspect_data(const std::string& job, std::int64_t rows, bool json, CommandSession& session);
+/// Prints the first `sequences` sequences of the job's training and the summary of its data;
+/// tokenises into the job's cache what is not there yet. Throws UserError for a mistake in the job
+/// or its data.
+void inspect_data(const std::string& job, std::int64_t sequences, bool json,
+                  CommandSession& session);
 
 }  // namespace thimble

@@ -4,9 +4,9 @@
 
 #include <CLI/CLI.hpp>
 
-#include "launcher/engine/samples.h"
-#include "launcher/engine/trainer.h"
 #include "launcher/job/load_job.h"
+#include "launcher/trainer/samples.h"
+#include "launcher/trainer/trainer.h"
 
 namespace thimble {
 
@@ -49,7 +49,7 @@ std::string weights_text(const EngineOptions& engine) {
     case MasterFormat::kSplit:
       return "bf16 with 16-bit remainder";
     case MasterFormat::kNone:
-      return "bf16, rounded at random";
+      return "bf16, rounded stochastically";
   }
   return "?";
 }

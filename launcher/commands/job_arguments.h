@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "launcher/engine/job_plan.h"
 #include "launcher/job/job_config.h"
+#include "launcher/plan/job_plan.h"
 
 namespace CLI {
 class App;

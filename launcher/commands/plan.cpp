@@ -11,15 +11,15 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
 #include "launcher/commands/run_outlook.h"
-#include "launcher/engine/gpu_sharing.h"
-#include "launcher/engine/time_plan.h"
+#include "launcher/plan/time_plan.h"
+#include "train/gpu_sharing.h"
 
 namespace thimble {
 namespace {
 
 struct PlanArguments : JobArguments {
   std::string maximum;
-  int ranks = 1, ranks_on_host = 1;
+  int ranks = 1, ranks_on_node = 1;
   std::optional<double> tflops, gb_per_s;  // of a rank; none: measured here
 };
 
@@ -50,13 +50,13 @@ std::int64_t largest_fitting(const std::string& what, JobSetup setup, const job:
            budget.bytes;
   };
   if (what == "micro_batch_size") {
-    return largest(1, setup.rows_per_step, [&](std::int64_t n) {
-      return fits(cut_batch(setup.rows_per_step, n, place.ranks));
+    return largest(1, setup.sequences_per_step, [&](std::int64_t n) {
+      return fits(cut_batch(setup.sequences_per_step, n, place.ranks));
     });
   }
   return largest(64, setup.model.max_positions, [&](std::int64_t n) {
     setup.engine.seq_len = n;
-    return fits(cut_batch(setup.rows_per_step, job.training.micro_batch_size.value.value_or(1),
+    return fits(cut_batch(setup.sequences_per_step, job.training.micro_batch_size.value.value_or(1),
                           place.ranks));
   });
 }
@@ -69,7 +69,7 @@ struct KnownRates {
 
 // Ranks that share what is measured.
 int sharing_of(DeviceKind device, const PlanArguments& a) {
-  return device == DeviceKind::kCpu ? a.ranks_on_host : 1;
+  return device == DeviceKind::kCpu ? a.ranks_on_node : 1;
 }
 
 KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
@@ -79,15 +79,15 @@ KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
     known.flops_from = "given";
   } else {
     if (setup.device == DeviceKind::kGpu && gpu_count() == 0)
-      throw_user("no GPU here to measure its products: say --tflops");
+      throw_user("no GPU here to measure its matmuls: say --tflops");
     known.rates.flops_per_s =
-        measure_product_rate(setup.device, setup.engine.dtype) / sharing_of(setup.device, a);
+        measure_matmul_rate(setup.device, setup.engine.dtype) / sharing_of(setup.device, a);
     known.flops_from = "measured here";
   }
   if (a.gb_per_s) {
     known.rates.bytes_per_s = *a.gb_per_s * 1e9;
     known.bytes_from = "given";
-  } else if (a.ranks > 1 && a.ranks <= a.ranks_on_host) {
+  } else if (a.ranks > 1 && a.ranks <= a.ranks_on_node) {
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
@@ -144,7 +144,7 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
           {"compute_s", time.compute_s},
           {"comm_s", knows_comm ? nlohmann::ordered_json(time.comm_s) : nlohmann::ordered_json()},
           {"micro_batch_size", plan.batch.micro_batch},
-          {"passes", plan.batch.passes},
+          {"gradient_accumulation_steps", plan.batch.accumulation_steps},
           {"peak_bytes", plan.memory.peak_bytes()},
           {"arena_bytes", plan.memory.extent_bytes},
           {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(setup.device)},
@@ -159,10 +159,10 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
 }
 
 std::string time_text(const JobSetup& setup, const JobPlan& plan, const KnownRates& known) {
-  const auto tokens = static_cast<double>(plan.batch.rows * setup.engine.seq_len);
+  const auto tokens = static_cast<double>(plan.batch.sequences * setup.engine.seq_len);
   const StepTime time = predict_step(setup, plan, known.rates);
   std::string text = fmt::format(
-      "time of a step: {:.3g} s of matrix products at {:.3g} TFLOP/s a "
+      "time of a step: {:.3g} s of matmuls at {:.3g} TFLOP/s a "
       "rank ({})",
       time.compute_s, known.rates.flops_per_s / 1e12, known.flops_from);
   if (plan.batch.ranks == 1)
@@ -186,8 +186,8 @@ void run_plan(const PlanArguments& arguments) {
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
   const RankPlace place{.rank = 0,
                         .ranks = arguments.ranks,
-                        .on_host = arguments.ranks_on_host,
-                        .on_gpu = ranks_on_a_gpu(arguments.ranks_on_host),
+                        .ranks_on_node = arguments.ranks_on_node,
+                        .on_gpu = ranks_on_a_gpu(arguments.ranks_on_node),
                         .here = arguments.ranks == 1 || job.memory.budget.value.has_value()};
   if (!arguments.maximum.empty()) {
     const std::int64_t value = largest_fitting(arguments.maximum, setup, job, shape, place);
@@ -196,7 +196,7 @@ void run_plan(const PlanArguments& arguments) {
                  nlohmann::ordered_json{{"key", arguments.maximum}, {"largest", value}}.dump());
     } else {
       const bool is_batch = arguments.maximum == "micro_batch_size";
-      const bool all = value == (is_batch ? setup.rows_per_step : setup.model.max_positions);
+      const bool all = value == (is_batch ? setup.sequences_per_step : setup.model.max_positions);
       fmt::print("largest {} that fits: {}{}\n", arguments.maximum, value,
                  !all       ? ""
                  : is_batch ? ", all rows of a step"
@@ -233,11 +233,11 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
       ->check(CLI::IsMember({"seq_len", "micro_batch_size"}));
   plan->add_option("--ranks", arguments->ranks, "Plan for one rank of this many")
       ->check(CLI::Range(1, 1 << 20));
-  plan->add_option("--ranks-per-host", arguments->ranks_on_host,
+  plan->add_option("--ranks-per-host", arguments->ranks_on_node,
                    "Ranks that share the memory of a machine like this one")
       ->check(CLI::Range(1, 1 << 20));
   plan->add_option("--tflops", arguments->tflops,
-                   "What a rank's matrix products reach (default: measured here)")
+                   "What a rank's matmuls reach (default: measured here)")
       ->check(CLI::Range(1e-6, 1e6));
   plan->add_option(
           "--gb-per-s", arguments->gb_per_s,

@@ -7,8 +7,8 @@
 #include <vector>
 
 #include "data/training_data.h"
-#include "launcher/engine/job_setup.h"
 #include "launcher/job/resume_job.h"
+#include "launcher/plan/job_setup.h"
 #include "launcher/run/run_dir.h"
 
 namespace thimble {

@@ -32,9 +32,9 @@ RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup,
                       const Tokenizer& tokenizer) {
   RunOutlook outlook{.data = look_at_data(setup.data, tokenizer)};
   if (const auto refusal = refusal_of(outlook.data, setup.data)) throw UserError(*refusal);
-  const auto rows = static_cast<double>(outlook.data.rows(setup.data)),
-             rows_per_step = static_cast<double>(setup.rows_per_step);
-  outlook.step_tokens = setup.rows_per_step * setup.engine.seq_len;
+  const auto sequences = static_cast<double>(outlook.data.sequences(setup.data)),
+             sequences_per_step = static_cast<double>(setup.sequences_per_step);
+  outlook.step_tokens = setup.sequences_per_step * setup.engine.seq_len;
   if (job.training.max_steps) {
     outlook.steps = *job.training.max_steps;
   } else if (job.training.max_tokens) {
@@ -46,10 +46,11 @@ RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup,
           "max_tokens");
     }
     outlook.steps = std::max<std::int64_t>(
-        1, static_cast<std::int64_t>(std::ceil(*job.training.num_epochs * rows / rows_per_step)));
+        1, static_cast<std::int64_t>(
+               std::ceil(*job.training.num_epochs * sequences / sequences_per_step)));
   }
   if (!is_weighted(setup))
-    outlook.epochs = static_cast<double>(outlook.steps) * rows_per_step / rows;
+    outlook.epochs = static_cast<double>(outlook.steps) * sequences_per_step / sequences;
   return outlook;
 }
 

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "data/data_look.h"
-#include "launcher/engine/job_setup.h"
+#include "launcher/plan/job_setup.h"
 
 namespace thimble {
 

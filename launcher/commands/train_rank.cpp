@@ -19,14 +19,10 @@
 #include "launcher/commands/run_content.h"
 #include "launcher/commands/tokenize_progress.h"
 #include "launcher/commands/version.h"
-#include "launcher/engine/checkpoint_source.h"
-#include "launcher/engine/finished_run.h"
-#include "launcher/engine/gpu_sharing.h"
-#include "launcher/engine/speed_of_light.h"
-#include "launcher/engine/trainer.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 #include "launcher/launch/rank_monitor.h"
+#include "launcher/plan/speed_of_light.h"
 #include "launcher/run/allocation.h"
 #include "launcher/run/console.h"
 #include "launcher/run/gpu_peaks.h"
@@ -34,9 +30,13 @@
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
 #include "launcher/run/signals.h"
+#include "launcher/trainer/finished_run.h"
+#include "launcher/trainer/trainer.h"
 #include "models/model_files.h"
 #include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
+#include "train/checkpoint_source.h"
+#include "train/gpu_sharing.h"
 
 namespace thimble {
 namespace {
@@ -77,7 +77,7 @@ void print_start(const JobSetup& setup, const JobPlan& plan, const Tokenizer& to
   spdlog::info("tokenizer {}: BOS {}, EOS {}, PAD {}", tokenizer.name(), id(tokenizer.bos_id()),
                id(tokenizer.eos_id()), id(tokenizer.pad_id()));
   spdlog::info("data: {}", summary_text(data.summary()));
-  spdlog::info("{} steps of {} positions", steps, plan.batch.rows * setup.engine.seq_len);
+  spdlog::info("{} steps of {} positions", steps, plan.batch.sequences * setup.engine.seq_len);
 }
 
 // Loads weights: from a checkpoint, from another run (weights only), or from the job's own source.
@@ -97,13 +97,13 @@ TrainState load_weights_of(TrainEngine& engine, const TrainArguments& arguments,
     if (!newest)
       throw_user("--init-from {}: it has neither an exported model nor a usable checkpoint",
                  other.string());
-    CheckpointSource source(*newest, engine.arena().host());
+    CheckpointSource source(*newest, engine.arena().pinned());
     engine.load(source);
     return {};
   }
   JobSetup from = setup;
   if (!other.empty()) from.model_dir = other / "model";
-  engine.load(*open_weights(engine.arena().host(), from, job, engine.model().params()));
+  engine.load(*open_weights(engine.arena().pinned(), from, job, engine.model().params()));
   return {};
 }
 
@@ -198,7 +198,7 @@ void open_data(CommandSession& session, Communicator& comm, Prepared& p) {
 }
 
 Prepared prepare(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-                 RankMonitor& monitor, int on_host, bool owns_process) {
+                 RankMonitor& monitor, int ranks_on_node, bool owns_process) {
   const bool leads = comm.rank() == 0;
   Prepared p;
   p.job = load_job_arguments(arguments, leads);
@@ -216,7 +216,7 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   follow("the stage", job.parallelism.zero_stage.value);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
-  const int threads = apply_threads(job.threads, on_host);
+  const int threads = apply_threads(job.threads, ranks_on_node);
   p.setup = make_setup(job);
   p.setup.data.threads = threads;
   if (p.setup.device == DeviceKind::kGpu) {
@@ -228,7 +228,7 @@ Prepared prepare(const TrainArguments& arguments, CommandSession& session, Commu
   open_data(session, comm, p);
   RankPlace place{.rank = comm.rank(),
                   .ranks = comm.size(),
-                  .on_host = on_host,
+                  .ranks_on_node = ranks_on_node,
                   .on_gpu = p.on_gpu,
                   .here = false};
   if (any_micro || any_stage) {
@@ -285,14 +285,14 @@ std::string same_command(const TrainArguments& arguments) {
 }  // namespace
 
 int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-               RankMonitor& monitor, int on_host, bool owns_process) {
+               RankMonitor& monitor, int ranks_on_node, bool owns_process) {
   comm.set_time_limit(kStartLimit);
   monitor.phase("prepare");
   check_trace(arguments.trace);
   const bool leads = comm.rank() == 0;
   const std::optional<Allocation> batch = allocation(process_variables());
   if (leads && batch) spdlog::info("{}", batch->text());
-  Prepared p = prepare(arguments, session, comm, monitor, on_host, owns_process);
+  Prepared p = prepare(arguments, session, comm, monitor, ranks_on_node, owns_process);
   const std::unique_ptr<FileEngine> files = make_file_engine();
   const std::optional<CheckpointReader> checkpoint =
       agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
@@ -309,7 +309,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
   }
   EngineOptions options = p.setup.engine;
   options.ranks_on_gpu = p.on_gpu;
-  options.accumulates = p.plan.batch.passes > 1;
+  options.accumulates = p.plan.batch.accumulation_steps > 1;
   options.zero_stage = p.plan.zero_stage;
   const SpeedOfLight light = measure_speed_of_light(
       p.setup.device, p.setup.model, p.plan.batch.micro_batch * options.seq_len, options.dtype,
@@ -354,7 +354,7 @@ int train_rank(const TrainArguments& arguments, CommandSession& session, Communi
        .log = log ? &*log : nullptr,
        .console = session.console,
        .total_steps = p.steps,
-       .light_seconds_per_pass = light.seconds_per_micro_batch(),
+       .light_seconds_per_micro_batch = light.seconds_per_micro_batch(),
        .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
        .monitor = &monitor,
        .end_s = batch ? batch->end_s : std::nullopt,

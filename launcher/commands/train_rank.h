@@ -23,10 +23,10 @@ struct TrainArguments : JobArguments {
   int simulate = 0;  // ranks as threads; 0: none
 };
 
-/// Exit code 0 or 75. on_host: ranks that share this machine; owns_process: the rank is a process,
-/// with a log file of its own. Every rank of `comm` calls it with the same arguments; an error of
-/// one must be followed by comm.abort().
+/// Exit code 0 or 75. ranks_on_node: ranks that share this machine; owns_process: the rank is a
+/// process, with a log file of its own. Every rank of `comm` calls it with the same arguments; an
+/// error of one must be followed by comm.abort().
 int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-               RankMonitor& monitor, int on_host, bool owns_process);
+               RankMonitor& monitor, int ranks_on_node, bool owns_process);
 
 }  // namespace thimble

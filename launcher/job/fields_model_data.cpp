@@ -136,7 +136,7 @@ void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .resume = ResumeClass::kModelContent});
   visit({.name = "dtype", .doc = "Compute weights and activations", .value = choice(model.dtype)});
   visit({.name = "linear_dtype",
-         .doc = "Products of linear layers but the head's; auto: dtype; fp8: inputs and weights in "
+         .doc = "Matmuls of linear layers but the head's; auto: dtype; fp8: inputs and weights in "
                 "e4m3, gradients in e5m2, scaled by tensor, summed in fp32 (a CPU rounds alike and "
                 "gains nothing)",
          .value = choice(model.linear_dtype)});

@@ -106,7 +106,8 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
        .range = at_least(1),
        .unit = "tokens"});
   visit({.name = "micro_batch_size",
-         .doc = "Rows per rank and pass; auto: the largest that fits; accumulation follows and is "
+         .doc = "Rows per rank and micro-batch; auto: the largest that fits; accumulation follows "
+                "and is "
                 "printed",
          .value = &training.micro_batch_size,
          .range = {.min = 1, .max = 16'777'216},
@@ -130,9 +131,9 @@ void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
          .unit = "steps",
          .resume = ResumeClass::kContinues});
   visit({.name = "cuda_graphs",
-         .doc =
-             "On a GPU, replay the passes between a step's first and last as one graph; the same "
-             "bits",
+         .doc = "On a GPU, replay the micro-batches between a step's first and last as one graph; "
+                "the same "
+                "bits",
          .value = &training.cuda_graphs,
          .resume = ResumeClass::kContinues});
 }
@@ -280,7 +281,7 @@ void visit_fields(const FieldVisitor& visitor, ParallelismConfig& parallelism) {
          .range = {.min = 0, .max = 3},
          .resume = ResumeClass::kContinues});
   visit({.name = "reduce_dtype",
-         .doc = "Gradients on the wire",
+         .doc = "Dtype in which gradients are sent between ranks",
          .value = choice(parallelism.reduce_dtype),
          .resume = ResumeClass::kContinues});
   visit({.name = "reduction",

@@ -91,9 +91,9 @@ template <>
 inline constexpr std::array<std::string_view, 4> kSpellings<Recompute>{"none", "selective", "full",
                                                                        "auto"};
 
-enum class WireDType : std::uint8_t { kBF16, kFP32 };
+enum class CommDType : std::uint8_t { kBF16, kFP32 };
 template <>
-inline constexpr std::array<std::string_view, 2> kSpellings<WireDType>{"bf16", "fp32"};
+inline constexpr std::array<std::string_view, 2> kSpellings<CommDType>{"bf16", "fp32"};
 
 enum class SpecialTokens : std::uint8_t { kParse, kText };
 template <>
@@ -252,7 +252,7 @@ struct MemoryConfig {
 
 struct ParallelismConfig {
   AutoInt zero_stage;
-  WireDType reduce_dtype = WireDType::kBF16;
+  CommDType reduce_dtype = CommDType::kBF16;
   Reduction reduction = Reduction::kOrdered;
   bool operator==(const ParallelismConfig&) const = default;
 };

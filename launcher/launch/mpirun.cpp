@@ -23,7 +23,7 @@ std::vector<std::string> mpirun_command(int ranks, const std::filesystem::path& 
   } else if (!allocation(process_variables())) {
     all.push_back("--oversubscribe");
   }
-  // What is set here must be set on other hosts too; mpirun takes nothing there by itself.
+  // What is set here must be set on other nodes too; mpirun takes nothing there by itself.
   std::set<std::string> names{kFlightDirectoryVariable, kFlightHostVariable, kRestartCountVariable};
   for (const auto& [name, value] : thimble_environment()) names.insert(name);
   for (const std::string& name : names) all.insert(all.end(), {"-x", name});

@@ -33,7 +33,7 @@ RankProcesses::RankProcesses(const std::vector<std::string>& words, const fs::pa
     : flights_(flights) {
   std::array<int, 2> pipe{};
   if (::pipe2(pipe.data(), O_CLOEXEC) != 0) throw_errno("pipe", "launch");
-  const std::string host = host_name();
+  const std::string node = host_name();
   const pid_t parent = ::getpid();
   child_ = ::fork();
   if (child_ < 0) throw_errno("fork", "mpirun");
@@ -44,7 +44,7 @@ RankProcesses::RankProcesses(const std::vector<std::string>& words, const fs::pa
     if (::getppid() != parent) ::_exit(1);
     ::dup2(pipe[1], STDERR_FILENO);
     ::setenv(kFlightDirectoryVariable, flights.c_str(), 1);
-    ::setenv(kFlightHostVariable, host.c_str(), 1);
+    ::setenv(kFlightHostVariable, node.c_str(), 1);
     ::setenv(kRestartCountVariable, std::to_string(restarts).c_str(), 1);
     if (::geteuid() == 0) {
       ::setenv("OMPI_ALLOW_RUN_AS_ROOT", "1", 1);
@@ -81,9 +81,9 @@ void RankProcesses::ask_to_stop() const {
 
 void RankProcesses::end() {
   // A rank that is stopped or stuck hears nothing else.
-  const std::string host = host_name();
+  const std::string node = host_name();
   for (const FlightRecord& r : records()) {
-    if (r.pid > 1 && r.host == host) ::kill(static_cast<pid_t>(r.pid), SIGKILL);
+    if (r.pid > 1 && r.node == node) ::kill(static_cast<pid_t>(r.pid), SIGKILL);
   }
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (std::chrono::steady_clock::now() < deadline) {

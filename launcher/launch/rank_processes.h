@@ -28,7 +28,7 @@ class RankProcesses {
   std::optional<int> poll();
   /// mpirun hands SIGUSR1 to its ranks; SIGTERM it would answer by killing them.
   void ask_to_stop() const;
-  /// Ends mpirun and the ranks; those of other hosts end with their daemon.
+  /// Ends mpirun and the ranks; those of other nodes end with their daemon.
   void end();
   /// Of all ranks that have begun, by rank.
   std::vector<FlightRecord> records() const;

@@ -14,8 +14,8 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/io/file.h"
-#include "launcher/launch/hosts.h"
 #include "launcher/launch/mpirun.h"
+#include "launcher/launch/nodes.h"
 #include "launcher/launch/rank_processes.h"
 #include "launcher/run/signals.h"
 
@@ -45,7 +45,7 @@ void handle_signals() {
 }
 
 // Looks at the records: who shows no sign of life, and whether anything new happens at all. Times
-// are this machine's: clocks of other hosts say nothing here.
+// are this machine's: clocks of other nodes say nothing here.
 class Watch {
  public:
   explicit Watch(const LaunchOptions& options) : options_(options) {}
@@ -60,7 +60,7 @@ class Watch {
       const double silent_s = std::chrono::duration<double>(now - sign.seen).count();
       if (silent_s > options_.heartbeat_timeout_s) {
         return fmt::format("rank {} on {} has shown no sign of life for {:.0f} s (it was at: {})",
-                           r.rank, r.host, silent_s, r.text());
+                           r.rank, r.node, silent_s, r.text());
       }
       for (const FlightOp& op : r.ops) state = state * 31 + op.number;
       state = state * 31 + r.step * 7 +
@@ -102,7 +102,7 @@ void report(const RankProcesses& ranks, int code, const std::vector<FlightRecord
                                     [&](const auto& r) { return r.rank == *ranks.culprit(); });
     spdlog::error(
         "rank {} {}{}", *ranks.culprit(), how,
-        found == records.end() ? "" : fmt::format(" on {} at {}", found->host, found->text()));
+        found == records.end() ? "" : fmt::format(" on {} at {}", found->node, found->text()));
   } else {
     spdlog::error("the ranks ended: one {}", how);
   }
@@ -156,7 +156,7 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
   }
 }
 
-// For the flight records: where all hosts can write if there are several.
+// For the flight records: where all nodes can write if there are several.
 class FlightDirectory {
  public:
   explicit FlightDirectory(bool shared) {
@@ -182,36 +182,36 @@ class FlightDirectory {
   fs::path path_;
 };
 
-// Which hosts take part in a start, and with how many ranks.
+// Which nodes take part in a start, and with how many ranks.
 class Placement {
  public:
   explicit Placement(const LaunchOptions& options) : ranks_(options.ranks) {
     if (!options.hostfile.empty()) {
-      hosts_ = read_hostfile(options.hostfile);
+      nodes_ = read_hostfile(options.hostfile);
       name_ = options.hostfile.string();
     } else if (ranks_.least != ranks_.most) {
-      throw_user("--elastic needs --hostfile: one machine has no host to lose");
+      throw_user("--elastic needs --hostfile: one machine has no node to lose");
     }
-    if (!hosts_.empty() && total_slots(hosts_) < ranks_.most) {
-      throw_user("{}: its hosts have {} slots, {} ranks are asked for", name_, total_slots(hosts_),
+    if (!nodes_.empty() && total_slots(nodes_) < ranks_.most) {
+      throw_user("{}: its nodes have {} slots, {} ranks are asked for", name_, total_slots(nodes_),
                  ranks_.most);
     }
   }
 
-  bool has_hosts() const { return !hosts_.empty(); }
+  bool has_nodes() const { return !nodes_.empty(); }
 
-  /// Asks the hosts; returns how many ranks to start on those that answer, which `answering` then
+  /// Asks the nodes; returns how many ranks to start on those that answer, which `answering` then
   /// holds.
   int choose() {
-    if (hosts_.empty()) return ranks_.most;
-    const std::vector<std::string> complaints = host_complaints(hosts_);
+    if (nodes_.empty()) return ranks_.most;
+    const std::vector<std::string> complaints = node_complaints(nodes_);
     answering.clear();
     std::string lost;
-    for (std::size_t i = 0; i < hosts_.size(); ++i) {
+    for (std::size_t i = 0; i < nodes_.size(); ++i) {
       if (complaints[i].empty()) {
-        answering.push_back(hosts_[i]);
+        answering.push_back(nodes_[i]);
       } else {
-        lost += fmt::format("{}{} ({})", lost.empty() ? "" : ", ", hosts_[i].host, complaints[i]);
+        lost += fmt::format("{}{} ({})", lost.empty() ? "" : ", ", nodes_[i].node, complaints[i]);
       }
     }
     const int slots = total_slots(answering);
@@ -224,11 +224,11 @@ class Placement {
     return std::min(slots, ranks_.most);
   }
 
-  std::vector<HostSlots> answering;
+  std::vector<NodeSlots> answering;
 
  private:
   ElasticRanks ranks_;
-  std::vector<HostSlots> hosts_;
+  std::vector<NodeSlots> nodes_;
   std::string name_;
 };
 
@@ -270,8 +270,8 @@ std::vector<std::string> continuing_command(std::vector<std::string> command) {
 
 int launch(const LaunchOptions& options) {
   Placement placement(options);
-  const FlightDirectory flights(placement.has_hosts());
-  const fs::path hostfile = placement.has_hosts() ? flights.path() / "hosts" : fs::path();
+  const FlightDirectory flights(placement.has_nodes());
+  const fs::path hostfile = placement.has_nodes() ? flights.path() / "hosts" : fs::path();
   handle_signals();
   outlive_closed_output();
   std::vector<std::string> command = options.command;
@@ -280,7 +280,7 @@ int launch(const LaunchOptions& options) {
   for (int restarts = 0;; ++restarts) {
     const int ranks = placement.choose();
     flights.clear();
-    if (placement.has_hosts()) write_file_atomic(hostfile, hostfile_text(placement.answering));
+    if (placement.has_nodes()) write_file_atomic(hostfile, hostfile_text(placement.answering));
     const Outcome outcome =
         run_once(options, mpirun_command(ranks, hostfile, command), flights.path(), restarts);
     if (!outcome.restartable) return outcome.exit_code;

@@ -1,5 +1,5 @@
 // Starts a job's ranks through mpirun, watches them, says which failed and why, and starts them
-// again while they make progress, on the hosts that are left. Leaves no process behind, however it
+// again while they make progress, on the nodes that are left. Leaves no process behind, however it
 // ends.
 #pragma once
 
@@ -9,7 +9,7 @@
 
 namespace thimble {
 
-/// How many ranks a launch may go on with when hosts are lost; all of `most` if they are there.
+/// How many ranks a launch may go on with when nodes are lost; all of `most` if they are there.
 struct ElasticRanks {
   int least = 0, most = 0;
 };
@@ -25,7 +25,7 @@ struct LaunchOptions {
   std::vector<std::string> command;  // the program and its arguments
 };
 
-/// The command line of the first start, if all hosts answer. Throws UserError as launch().
+/// The command line of the first start, if all nodes answer. Throws UserError as launch().
 std::vector<std::string> first_command(const LaunchOptions& options);
 
 /// The command without what says where a run begins (--fresh, --resume never, --resume-from): once
@@ -34,7 +34,7 @@ std::vector<std::string> continuing_command(std::vector<std::string> command);
 
 /// Returns the exit code of the job: 0, 75 (saved and stopped on a signal), 2 (a user's mistake,
 /// never restarted), the failing rank's own, or 128 + the signal that killed it. Throws UserError
-/// before anything is started: no mpirun, a hostfile that cannot be read, hosts that do not answer
+/// before anything is started: no mpirun, a hostfile that cannot be read, nodes that do not answer
 /// or have too few slots. Throws SystemError if too few answer before a restart.
 int launch(const LaunchOptions& options);
 

@@ -16,7 +16,7 @@ struct ReferenceAttention {
   ops::AttentionShape shape;
   std::int64_t tq = 0, tk = 0;
   std::vector<double> q, k, v, dout;
-  std::vector<std::int32_t> doc_start;
+  std::vector<std::int32_t> segment_start;
 
   std::vector<double> out, lse, dq, dk, dv;
 
@@ -57,7 +57,7 @@ struct ReferenceAttention {
 
   void query(std::int64_t b, std::int64_t h, std::int64_t i) {
     const std::int64_t index = i + tk - tq;
-    std::int64_t first = doc_start[static_cast<std::size_t>(b * tq + i)];
+    std::int64_t first = segment_start[static_cast<std::size_t>(b * tq + i)];
     if (shape.window > 0) first = std::max(first, index - shape.window + 1);
     const std::size_t at = query_at(b, h, i);
     const double scale = static_cast<double>(shape.scale);

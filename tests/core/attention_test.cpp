@@ -31,7 +31,7 @@ const Case kCases[] = {
 class AttentionTest : public testing::TestWithParam<DType> {
  protected:
   struct Run {
-    Tensor q, k, v, dout, doc_start, out, lse, dq, dk, dv;
+    Tensor q, k, v, dout, segment_start, out, lse, dq, dk, dv;
     ops::AttentionShape shape;
   };
 
@@ -40,7 +40,7 @@ class AttentionTest : public testing::TestWithParam<DType> {
   }
 
   // Ragged documents, other ones in each row; a document may begin at any key.
-  void fill_documents(const Case& s, const Tensor& doc_start) {
+  void fill_documents(const Case& s, const Tensor& segment_start) {
     const CounterRandom random(9, RandomPurpose::kSampling);
     for (std::int64_t b = 0; b < s.batch; ++b) {
       std::int32_t start = 0;
@@ -50,7 +50,7 @@ class AttentionTest : public testing::TestWithParam<DType> {
             random.u32(static_cast<std::uint64_t>(b * s.tk + i + s.tk - s.tq)));
         if (s.document > 0 && draw % s.document == 0)
           start = static_cast<std::int32_t>(i + s.tk - s.tq);
-        if (i >= 0) doc_start.data<std::int32_t>()[b * s.tq + i] = start;
+        if (i >= 0) segment_start.data<std::int32_t>()[b * s.tq + i] = start;
       }
     }
   }
@@ -61,7 +61,7 @@ class AttentionTest : public testing::TestWithParam<DType> {
           .k = random_tensor(*arena_, t, Shape{s.batch * s.tk, s.kv * s.d}, 2),
           .v = random_tensor(*arena_, t, Shape{s.batch * s.tk, s.kv * s.d}, 3),
           .dout = random_tensor(*arena_, t, Shape{s.batch * s.tq, s.heads * s.d}, 4),
-          .doc_start = empty(Shape{s.batch * s.tq}, DType::kI32),
+          .segment_start = empty(Shape{s.batch * s.tq}, DType::kI32),
           .out = empty(Shape{s.batch * s.tq, s.heads * s.d}, t),
           .lse = empty(Shape{s.batch, s.heads, s.tq}, DType::kF32),
           .dq = empty(Shape{s.batch * s.tq, s.heads * s.d}, t),
@@ -73,19 +73,19 @@ class AttentionTest : public testing::TestWithParam<DType> {
                     .head_dim = s.d,
                     .window = s.window,
                     .scale = s.scale > 0 ? s.scale : 1.0f / std::sqrt(static_cast<float>(s.d))}};
-    fill_documents(s, r.doc_start);
+    fill_documents(s, r.segment_start);
     return r;
   }
 
   void run(const Run& r) {
-    ops::attention(*arena_, r.shape, r.out, r.lse, r.q, r.k, r.v, r.doc_start);
+    ops::attention(*arena_, r.shape, r.out, r.lse, r.q, r.k, r.v, r.segment_start);
     ops::attention_grad(*arena_, r.shape,
                         {.q = r.q,
                          .k = r.k,
                          .v = r.v,
                          .out = r.out,
                          .lse = r.lse,
-                         .doc_start = r.doc_start,
+                         .segment_start = r.segment_start,
                          .dout = r.dout,
                          .dq = r.dq,
                          .dk = r.dk,
@@ -106,8 +106,8 @@ TEST_P(AttentionTest, ForwardAndBackwardEqualTheDefinition) {
                             .k = values_of(r.k),
                             .v = values_of(r.v),
                             .dout = values_of(r.dout)};
-    want.doc_start.assign(r.doc_start.data<std::int32_t>(),
-                          r.doc_start.data<std::int32_t>() + s.batch * s.tq);
+    want.segment_start.assign(r.segment_start.data<std::int32_t>(),
+                              r.segment_start.data<std::int32_t>() + s.batch * s.tq);
     want.run();
     const std::string name =
         fmt::format("T {}x{}/{}, heads {}/{} x {}, window {}, documents {}", s.batch, s.tq, s.tk,
@@ -143,7 +143,7 @@ TEST_P(AttentionTest, BitsDoNotDependOnThreadsOrOnOtherRows) {
   one.batch = 1;
   Run last = prepare(one);
   last.q = both.q.rows(300, 450), last.k = both.k.rows(300, 450), last.v = both.v.rows(300, 450);
-  last.dout = both.dout.rows(300, 450), last.doc_start = both.doc_start.rows(300, 450);
+  last.dout = both.dout.rows(300, 450), last.segment_start = both.segment_start.rows(300, 450);
   run(last);
   EXPECT_EQ(values_of(last.dk), std::vector(dk.end() - 150 * 48, dk.end()));
   EXPECT_EQ(values_of(last.out), std::vector(out.end() - 150 * 96, out.end()));

@@ -59,7 +59,7 @@ inline Tensor random_tensor(Arena& arena, DType dtype, const Shape& shape, std::
   return t;
 }
 
-/// Rounding error of one result of a sum of products in this dtype.
+/// Rounding error of one result of a sum of matmuls in this dtype.
 inline double tolerance_of(DType dtype) {
   return dtype == DType::kBF16 ? 1.2e-2 : 1e-5;
 }

@@ -1,4 +1,4 @@
-// Numbers in 8 bits against their definition, and products of them against f64.
+// Numbers in 8 bits against their definition, and matmuls of them against f64.
 #define THIMBLE_ISA fp8_test
 #include <gtest/gtest.h>
 
@@ -114,7 +114,7 @@ TEST(Fp8Test, ScalesAreTheSmallestPowersOfTwoThatFit) {
 }
 
 // Every orientation, sums, a bias, and sizes that 8 bits cannot take.
-TEST(Fp8Test, ProductsAreThoseOfRoundedOperands) {
+TEST(Fp8Test, MatmulsAreThoseOfRoundedOperands) {
   const auto arena = Arena::make_cpu(1 << 26);
   const auto rounded = [](const Tensor& t, const Format& f, bool rounds) {
     std::vector<double> values = values_of(t);
@@ -153,7 +153,7 @@ TEST(Fp8Test, ProductsAreThoseOfRoundedOperands) {
                   {.accumulate = accumulate,
                    .bias = accumulate ? nullptr : &bias,
                    .fp8 = ops::Fp8Operands{fa.format, fb.format}});
-      expect_close(values_of(c), want, 1e-5, "product");
+      expect_close(values_of(c), want, 1e-5, "matmul");
     }
   }
 }

@@ -14,8 +14,8 @@ namespace {
 using Matrix = std::vector<double>;
 
 // op(a) [m, k] op(b) [k, n]; sizes as stored.
-Matrix product(const Matrix& a, bool ta, const Matrix& b, bool tb, std::size_t m, std::size_t n,
-               std::size_t k) {
+Matmul(const Matrix& a, bool ta, const Matrix& b, bool tb, std::size_t m, std::size_t n,
+       std::size_t k) {
   Matrix c(m * n);
   for (std::size_t i = 0; i < m; ++i) {
     for (std::size_t l = 0; l < k; ++l) {
@@ -129,15 +129,15 @@ TEST_P(FunctionalTest, LinearWithBias) {
     const auto rows = static_cast<std::size_t>(n), o = static_cast<std::size_t>(out),
                i = static_cast<std::size_t>(in);
     const Matrix wv = w.weight_values(), bv = w.bias_values(), dv = values_of(dy);
-    Matrix want = product(values_of(x), false, wv, true, rows, o, i), want_bias(o);
+    Matrix want = matmul(values_of(x), false, wv, true, rows, o, i), want_bias(o);
     for (std::size_t at = 0; at < want.size(); ++at) {
       want[at] += bv[at % o];
       want_bias[at % o] += dv[at];
     }
     expect_close(values_of(y.value), want, t == DType::kBF16 ? 1e-2 : 1e-5, "y");
-    expect_gradient(dx, product(dv, false, wv, false, rows, i, o), t, "dx");
-    expect_gradient(w.weight_grad(), product(dv, true, values_of(x), false, o, i, rows),
-                    DType::kF32, "dw");
+    expect_gradient(dx, matmul(dv, false, wv, false, rows, i, o), t, "dx");
+    expect_gradient(w.weight_grad(), matmul(dv, true, values_of(x), false, o, i, rows), DType::kF32,
+                    "dw");
     expect_gradient(w.bias_grad(), want_bias, DType::kF32, "db");
   }
 }
@@ -180,30 +180,30 @@ LossInputs loss_inputs(Workbench& w, std::int64_t n, std::int32_t vocab) {
 const std::tuple<int, int, int> kHeads[] = {
     {2, 7, 4}, {1500, 37, 20}, {5, 20, 33}, {70, 1003, 16}, {1, 1, 3}};
 
-TEST_P(FunctionalTest, HeadAndLoss) {
+TEST_P(FunctionalTest, LmHeadAndLoss) {
   const DType t = GetParam();
   for (const auto& [n, vocab, width] : kHeads) {
     Workbench w(t, vocab, width);
     const Tensor x = w.random(Shape{n, width}, 1);
     const LossInputs in = loss_inputs(w, n, vocab);
     Matrix dx;
-    const Tensor losses = head_loss(*w.ctx, w.input(x, dx), w.weight, in);
+    const Tensor losses = lm_head_loss(*w.ctx, w.input(x, dx), w.weight, in);
     w.tape->backward();
     const auto rows = static_cast<std::size_t>(n), v = static_cast<std::size_t>(vocab),
                c = static_cast<std::size_t>(width);
     const Matrix wv = w.weight_values();
     const HeadReference want =
-        head_reference(product(values_of(x), false, wv, true, rows, v, c), in);
+        head_reference(matmul(values_of(x), false, wv, true, rows, v, c), in);
     expect_close(values_of(losses), want.losses, 1e-5, "losses");
-    expect_gradient(dx, product(want.dlogits, false, wv, false, rows, c, v), t, "dx");
-    expect_gradient(w.weight_grad(), product(want.dlogits, true, values_of(x), false, v, c, rows),
-                    t, "dw");
+    expect_gradient(dx, matmul(want.dlogits, false, wv, false, rows, c, v), t, "dx");
+    expect_gradient(w.weight_grad(), matmul(want.dlogits, true, values_of(x), false, v, c, rows), t,
+                    "dw");
     for (std::size_t i = 0; i < dx.size(); i += 3 * c) {  // every third row has weight 0
       for (std::size_t j = 0; j < c; ++j) EXPECT_EQ(dx[i + j], 0.0);
     }
     const Context plain{.store = w.ctx->store, .arena = *w.arena, .dtype = t};
     Context forward = plain;
-    EXPECT_EQ(values_of(head_loss(forward, {.value = x}, w.weight, in)), values_of(losses));
+    EXPECT_EQ(values_of(lm_head_loss(forward, {.value = x}, w.weight, in)), values_of(losses));
   }
 }
 
@@ -262,11 +262,11 @@ TEST_P(FunctionalTest, TiedHeadAddsToTheEmbeddingsGradient) {
     const LossInputs in = loss_inputs(w, n, vocab);
     const Var x = embedding(*w.ctx, ids, order, w.weight);
     const Matrix xv = values_of(x.value), wv = w.weight_values();
-    head_loss(*w.ctx, x, w.weight, in);
+    lm_head_loss(*w.ctx, x, w.weight, in);
     w.tape->backward();
-    const HeadReference r = head_reference(product(xv, false, wv, true, rows, v, c), in);
-    Matrix want = product(r.dlogits, true, xv, false, v, c, rows);
-    const Matrix dx = product(r.dlogits, false, wv, false, rows, c, v);
+    const HeadReference r = head_reference(matmul(xv, false, wv, true, rows, v, c), in);
+    Matrix want = matmul(r.dlogits, true, xv, false, v, c, rows);
+    const Matrix dx = matmul(r.dlogits, false, wv, false, rows, c, v);
     for (std::size_t i = 0; i < dx.size(); ++i) {
       want[static_cast<std::size_t>(ids.data<std::int32_t>()[i / c]) * c + i % c] += dx[i];
     }
@@ -283,7 +283,7 @@ TEST_P(FunctionalTest, NotFiniteInputsReachTheLossAndTheGradients) {
     value.data<float>()[4 * 20 + 7] = bad;
     ops::cast(x, value);
     Matrix dx;
-    const Tensor losses = head_loss(*w.ctx, w.input(x, dx), w.weight, loss_inputs(w, 9, 37));
+    const Tensor losses = lm_head_loss(*w.ctx, w.input(x, dx), w.weight, loss_inputs(w, 9, 37));
     w.tape->backward();
     EXPECT_FALSE(std::isfinite(ops::sum_squares(*w.arena, losses)));
     double sum = 0;

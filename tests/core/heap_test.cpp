@@ -2,10 +2,10 @@
 #include <gtest/gtest.h>
 #include <malloc.h>
 
-#include "launcher/engine/train_engine.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
+#include "train/train_engine.h"
 
 namespace thimble {
 namespace {
@@ -23,12 +23,12 @@ TEST(Heap, GrowsByLessThanAMebibyteInTenSteps) {
   c.windows = {0, 0};
   const Transformer model(c);
   const AdamW optimizer(AdamOptions{});
-  Batch batch{.rows = 4, .seq_len = 128};
+  Batch batch{.sequences = 4, .seq_len = 128};
   for (int i = 0; i < 512; ++i) {
     batch.tokens.push_back(i * 7 % 500);
     batch.targets.push_back((i * 7 + 7) % 500);
     batch.weights.push_back(1.0f);
-    batch.doc_start.push_back(0);
+    batch.segment_start.push_back(0);
     batch.positions.push_back(i % 128);
   }
   for (const Recompute recompute : {Recompute::kNone, Recompute::kFull}) {
@@ -36,7 +36,7 @@ TEST(Heap, GrowsByLessThanAMebibyteInTenSteps) {
     TrainEngine engine(*arena, model, optimizer, {.recompute = recompute, .seq_len = 128});
     InitSource source(1, 0.02);
     engine.load(source);
-    // The first steps make what is kept for the life of the process: prepared products, teams.
+    // The first steps make what is kept for the life of the process: prepared matmuls, teams.
     for (int step = 1; step <= 3; ++step) engine.step(std::span(&batch, 1), step, 1e-3);
     const auto before = static_cast<std::int64_t>(::mallinfo2().uordblks);
     for (int step = 4; step <= 13; ++step) engine.step(std::span(&batch, 1), step, 1e-3);

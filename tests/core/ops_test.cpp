@@ -23,7 +23,7 @@ class OpsTest : public testing::TestWithParam<DType> {
   }
 };
 
-TEST_P(OpsTest, ProductsInEveryOrientation) {
+TEST_P(OpsTest, MatmulsInEveryOrientation) {
   for (const auto& [m, n, k] : {std::tuple{1, 1, 1}, {5, 7, 3}, {65, 130, 33}, {128, 1100, 64}}) {
     for (int flags = 0; flags < 8; ++flags) {
       const bool ta = flags & 1, tb = flags & 2, accumulate = flags & 4;
@@ -43,31 +43,31 @@ TEST_P(OpsTest, ProductsInEveryOrientation) {
         }
       }
       ops::matmul(*arena_, {a, ta}, {b, tb}, c, {.accumulate = accumulate});
-      expect_close(values_of(c), want, 1e-5, "product");  // inputs are exact in bf16, sums are f32
+      expect_close(values_of(c), want, 1e-5, "matmul");  // inputs are exact in bf16, sums are f32
     }
   }
 }
 
-TEST_P(OpsTest, PackedProductsGiveTheSame) {
+TEST_P(OpsTest, PrepackedMatmulsGiveTheSame) {
   const Tensor a = random(Shape{256, 192}, 1), b = random(Shape{384, 192}, 2),
                c = empty(Shape{256, 384});
   const MatmulSpec spec = ops::matmul_spec({a}, {b, true}, c);
   if (GetParam() == DType::kBF16 && !has_native_bf16()) GTEST_SKIP() << "converts, never packs";
-  MatmulSpec with_packed = spec;
-  with_packed.b_packed = true;
-  ASSERT_EQ(cpu::MatmulTiles(with_packed).down, 2);
-  const PackedLayout layout =
-      cpu::packed_layout(spec);  // the kernel table offers it only where it pays
+  MatmulSpec with_prepacked = spec;
+  with_prepacked.b_prepacked = true;
+  ASSERT_EQ(cpu::MatmulTiles(with_prepacked).down, 2);
+  const PrepackedLayout layout =
+      cpu::prepacked_layout(spec);  // the kernel table offers it only where it pays
   if (std::string_view(cpu_isa()) == "avx2" && layout.bytes == 0)
     GTEST_SKIP() << "oneDNN names no layout for AVX2 on one thread";
   ASSERT_GT(layout.bytes, 0);
-  const Tensor packed =
+  const Tensor prepacked =
       Tensor::empty(*arena_, MemoryTag::kWeights, DType::kU8, Shape{layout.bytes});
-  kernels(a.device()).pack(spec, b.raw(), packed.raw());
-  ops::matmul(*arena_, {a}, {b, true}, c, {.packed = &packed});
+  kernels(a.device()).prepack(spec, b.raw(), prepacked.raw());
+  ops::matmul(*arena_, {a}, {b, true}, c, {.prepacked = &prepacked});
   const std::vector<double> got = values_of(c);
   ops::matmul(*arena_, {a}, {b, true}, c);
-  expect_close(got, values_of(c), tolerance_of(GetParam()), "packed");
+  expect_close(got, values_of(c), tolerance_of(GetParam()), "prepacked");
 }
 
 TEST_P(OpsTest, AttentionSeesItsDocumentAndWindowOnly) {

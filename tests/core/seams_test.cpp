@@ -5,13 +5,13 @@
 #include <numeric>
 
 #include "core/nn/resident_grad_sink.h"
-#include "launcher/engine/train_engine.h"
-#include "launcher/engine/weight_loading.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
 #include "tests/core/expect_close.h"
 #include "tests/parallel/odd_model.h"
+#include "train/train_engine.h"
+#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
@@ -26,20 +26,20 @@ ModelConfig small_config(bool tied) {
   c.head_dim = 8;
   c.vocab_size = 61;
   c.max_positions = 64;
-  c.tied_head = tied;
+  c.tied_lm_head = tied;
   c.qkv_bias = c.qk_norm = true;
   c.windows = {0, 5, 0};
   return c;
 }
 
 Batch small_batch() {
-  Batch b{.rows = 2, .seq_len = 13};
+  Batch b{.sequences = 2, .seq_len = 13};
   for (int i = 0; i < 26; ++i) {
     const int t = i % 13, start = t >= 6 ? 6 : 0;
     b.tokens.push_back(i * 17 % 61);
     b.targets.push_back((i * 17 + 17) % 61);
     b.weights.push_back(i % 5 == 0 ? 0.0f : 1.0f);
-    b.doc_start.push_back(start);
+    b.segment_start.push_back(start);
     b.positions.push_back(t - start);
   }
   return b;
@@ -70,7 +70,7 @@ class PoisoningStore final : public ParamStore {
     }
     return copy;
   }
-  Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
+  Tensor prepacked(ParamId, const MatmulSpec&) override { return {}; }
   std::int64_t version(ParamId id) const override { return truth_.version(id); }
   int open_pins() const { return std::accumulate(pins_.begin(), pins_.end(), 0); }
 
@@ -183,7 +183,7 @@ void expect_no_bit_changed(const TrainableModel& model, DType dtype) {
   for (const auto& [name, grad] : plain.grads) {
     for (const double g : grad) ASSERT_TRUE(std::isfinite(g)) << name;
   }
-  // The hostile store has no packed weights, which may round differently: it is compared with
+  // The hostile store has no prepacked weights, which may round differently: it is compared with
   // itself.
   const Result unpacked = run_model(model, dtype, {.hostile_store = true});
   for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
@@ -275,12 +275,13 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
           {.dtype = dtype, .grad_dtype = DType::kF32, .accumulates = true, .seq_len = 13});
       InitSource source(3, 0.3);
       engine.load(source);
-      Batch all{.rows = 0, .seq_len = 13};
+      Batch all{.sequences = 0, .seq_len = 13};
       std::vector<Batch> single;
       for (int r = 0; r < 8; ++r) {  // ragged: row r is trained on r + 1 positions
         Batch row = small_batch();
         row.rows = 1;
-        for (auto* v : {&row.tokens, &row.targets, &row.doc_start, &row.positions}) v->resize(13);
+        for (auto* v : {&row.tokens, &row.targets, &row.segment_start, &row.positions})
+          v->resize(13);
         row.weights.resize(13);
         for (std::size_t t = 0; t < 13; ++t) {
           row.tokens[t] = (row.tokens[t] + 7 * r) % 61;
@@ -291,7 +292,8 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
         all.tokens.insert(all.tokens.end(), row.tokens.begin(), row.tokens.end());
         all.targets.insert(all.targets.end(), row.targets.begin(), row.targets.end());
         all.weights.insert(all.weights.end(), row.weights.begin(), row.weights.end());
-        all.doc_start.insert(all.doc_start.end(), row.doc_start.begin(), row.doc_start.end());
+        all.segment_start.insert(all.segment_start.end(), row.segment_start.begin(),
+                                 row.segment_start.end());
         all.positions.insert(all.positions.end(), row.positions.begin(), row.positions.end());
       }
       const StepResult r =

@@ -1,4 +1,4 @@
-// The order of rows: permutations are bijections, places are stateless, shares are kept.
+// The order of sequences: permutations are bijections, places are stateless, shares are kept.
 #include "data/sampler.h"
 
 #include <algorithm>
@@ -11,66 +11,69 @@
 namespace thimble {
 namespace {
 
-TEST(RowPermutation, IsABijectionForEverySizeUpTo1000) {
-  for (std::int64_t rows = 1; rows <= 1000; ++rows) {
-    const RowPermutation permutation(rows, 42, 0, static_cast<std::uint64_t>(rows % 3));
-    std::vector<bool> seen(static_cast<std::size_t>(rows));
-    for (std::int64_t i = 0; i < rows; ++i) {
+TEST(SequencePermutation, IsABijectionForEverySizeUpTo1000) {
+  for (std::int64_t sequences = 1; sequences <= 1000; ++sequences) {
+    const SequencePermutation permutation(sequences, 42, 0,
+                                          static_cast<std::uint64_t>(sequences % 3));
+    std::vector<bool> seen(static_cast<std::size_t>(sequences));
+    for (std::int64_t i = 0; i < sequences; ++i) {
       const std::int64_t at = permutation.at(i);
-      ASSERT_TRUE(at >= 0 && at < rows);
-      ASSERT_FALSE(seen[static_cast<std::size_t>(at)]) << rows;
+      ASSERT_TRUE(at >= 0 && at < sequences);
+      ASSERT_FALSE(seen[static_cast<std::size_t>(at)]) << sequences;
       seen[static_cast<std::size_t>(at)] = true;
     }
   }
 }
 
-TEST(RowPermutation, LooksRandom) {
+TEST(SequencePermutation, LooksRandom) {
   // Every place gets every value about equally often over many epochs.
-  constexpr std::int64_t kRows = 7;
+  constexpr std::int64_t kSequences = 7;
   constexpr int kEpochs = 7000;
-  std::vector<int> count(kRows * kRows);
+  std::vector<int> count(kSequences * kSequences);
   for (int epoch = 0; epoch < kEpochs; ++epoch) {
-    const RowPermutation permutation(kRows, 1, 0, static_cast<std::uint64_t>(epoch));
-    for (std::int64_t i = 0; i < kRows; ++i)
-      ++count[static_cast<std::size_t>(i * kRows + permutation.at(i))];
+    const SequencePermutation permutation(kSequences, 1, 0, static_cast<std::uint64_t>(epoch));
+    for (std::int64_t i = 0; i < kSequences; ++i)
+      ++count[static_cast<std::size_t>(i * kSequences + permutation.at(i))];
   }
-  for (const int c : count) EXPECT_NEAR(c, kEpochs / kRows, 6 * std::sqrt(kEpochs / kRows));
+  for (const int c : count)
+    EXPECT_NEAR(c, kEpochs / kSequences, 6 * std::sqrt(kEpochs / kSequences));
 }
 
-TEST(RowPermutation, HugeSizesStayInside) {
-  const std::int64_t rows = std::numeric_limits<std::int64_t>::max() / 2;
-  const RowPermutation permutation(rows, 3, 0, 0);
+TEST(SequencePermutation, HugeSizesStayInside) {
+  const std::int64_t sequences = std::numeric_limits<std::int64_t>::max() / 2;
+  const SequencePermutation permutation(sequences, 3, 0, 0);
   std::set<std::int64_t> seen;
   for (std::int64_t i = 0; i < 1000; ++i) seen.insert(permutation.at(i));
   EXPECT_EQ(seen.size(), 1000u);
   EXPECT_GE(*seen.begin(), 0);
-  EXPECT_LT(*seen.rbegin(), rows);
+  EXPECT_LT(*seen.rbegin(), sequences);
 }
 
-TEST(Sampler, EveryRowOncePerEpochAndEpochsDiffer) {
+TEST(Sampler, EverySequenceOncePerEpochAndEpochsDiffer) {
   const Sampler sampler({{13, 1.0}, {1, 1.0}, {6, 1.0}}, 5);
-  EXPECT_EQ(sampler.rows_per_epoch(), 20);
+  EXPECT_EQ(sampler.sequences_per_epoch(), 20);
   std::vector<std::vector<std::int64_t>> epochs;
   for (std::int64_t epoch = 0; epoch < 3; ++epoch) {
-    std::vector<std::int64_t> rows;
-    for (std::int64_t i = 0; i < 20; ++i) rows.push_back(sampler.row_at(epoch * 20 + i));
-    epochs.push_back(rows);
-    std::sort(rows.begin(), rows.end());
-    for (std::int64_t i = 0; i < 20; ++i) EXPECT_EQ(rows[static_cast<std::size_t>(i)], i);
+    std::vector<std::int64_t> sequences;
+    for (std::int64_t i = 0; i < 20; ++i) sequences.push_back(sampler.sequence_at(epoch * 20 + i));
+    epochs.push_back(sequences);
+    std::sort(sequences.begin(), sequences.end());
+    for (std::int64_t i = 0; i < 20; ++i) EXPECT_EQ(sequences[static_cast<std::size_t>(i)], i);
   }
   EXPECT_NE(epochs[0], epochs[1]);
   EXPECT_NE(epochs[1], epochs[2]);
-  EXPECT_NE(Sampler({{20, 1.0}}, 6).row_at(0) * 400 + Sampler({{20, 1.0}}, 6).row_at(1) * 20,
-            sampler.row_at(0) * 400 + sampler.row_at(1) * 20);
+  EXPECT_NE(
+      Sampler({{20, 1.0}}, 6).sequence_at(0) * 400 + Sampler({{20, 1.0}}, 6).sequence_at(1) * 20,
+      sampler.sequence_at(0) * 400 + sampler.sequence_at(1) * 20);
 }
 
 TEST(Sampler, ResumesAnywhereWithoutState) {
   const std::vector<SamplerSource> sources{{9, 0.5}, {4, 2.0}, {30, 1.0}};
   const Sampler one(sources, 8);
-  std::vector<std::int64_t> rows;
-  for (std::int64_t i = 0; i < 500; ++i) rows.push_back(one.row_at(i));
+  std::vector<std::int64_t> sequences;
+  for (std::int64_t i = 0; i < 500; ++i) sequences.push_back(one.sequence_at(i));
   for (std::int64_t i = 499; i >= 0; --i) {
-    EXPECT_EQ(Sampler(sources, 8).row_at(i), rows[static_cast<std::size_t>(i)]);
+    EXPECT_EQ(Sampler(sources, 8).sequence_at(i), sequences[static_cast<std::size_t>(i)]);
   }
 }
 
@@ -81,13 +84,13 @@ TEST(Sampler, WeightsAreSharesAtEveryLengthAndSourcesAreWalkedWithoutRepeats) {
   std::vector<SamplerSource> sources;
   for (std::size_t s = 0; s < 4; ++s) sources.push_back({sizes[s], weights[s]});
   const Sampler sampler(sources, 1);
-  EXPECT_EQ(sampler.rows_per_epoch(), 0);
+  EXPECT_EQ(sampler.sequences_per_epoch(), 0);
   std::vector<std::vector<std::int64_t>> drawn(4);
   for (std::int64_t i = 0; i < 5000; ++i) {
-    const std::int64_t row = sampler.row_at(i);
-    const auto s = static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), row) -
+    const std::int64_t sequence = sampler.sequence_at(i);
+    const auto s = static_cast<std::size_t>(std::upper_bound(first.begin(), first.end(), sequence) -
                                             first.begin() - 1);
-    drawn[s].push_back(row - first[s]);
+    drawn[s].push_back(sequence - first[s]);
     for (std::size_t k = 0; k < 4; ++k) {
       const double expected = static_cast<double>(i + 1) * weights[k] / 5.0;
       ASSERT_NEAR(static_cast<double>(drawn[k].size()), expected, 2.0) << i;
@@ -104,7 +107,7 @@ TEST(Sampler, WeightsAreSharesAtEveryLengthAndSourcesAreWalkedWithoutRepeats) {
 }
 
 TEST(Sampler, OneSourceIgnoresItsWeight) {
-  EXPECT_EQ(Sampler({{10, 3.0}}, 1).rows_per_epoch(), 10);
+  EXPECT_EQ(Sampler({{10, 3.0}}, 1).sequences_per_epoch(), 10);
   EXPECT_DOUBLE_EQ(Sampler({{10, 3.0}}, 1).epochs_after(25), 2.5);
 }
 

@@ -5,12 +5,12 @@
 #include <cmath>
 #include <set>
 
-#include "tests/data/rows_test_util.h"
+#include "tests/data/sequences_test_util.h"
 
 namespace thimble {
 namespace {
 
-using testing::all_rows;
+using testing::all_sequences;
 using testing::documents_of;
 using testing::expect_counts;
 using testing::expect_sound;
@@ -25,9 +25,9 @@ std::set<int> inputs_and_targets(const Batch& batch) {
   return tokens;
 }
 
-void expect_disjoint(const SplitRows& split, std::int64_t seq_len, std::int64_t num_tokens) {
-  const Batch train = all_rows(*split.train, seq_len);
-  const Batch validation = all_rows(*split.validation, seq_len);
+void expect_disjoint(const SplitSequences& split, std::int64_t seq_len, std::int64_t num_tokens) {
+  const Batch train = all_sequences(*split.train, seq_len);
+  const Batch validation = all_sequences(*split.validation, seq_len);
   expect_sound(train);
   expect_sound(validation);
   expect_counts(*split.train, train);
@@ -38,19 +38,20 @@ void expect_disjoint(const SplitRows& split, std::int64_t seq_len, std::int64_t 
   EXPECT_EQ(static_cast<std::int64_t>(a.size() + b.size()), num_tokens);
 }
 
-TEST(Split, RowsOfFewDocumentsNeverShareAToken) {
+TEST(Split, SequencesOfFewDocumentsNeverShareAToken) {
   TempDir dir;
   write_tokens(dir.file("a.tokens"), documents_of({300, 1, 157, 40}), 1000, false);
   const TokenFile file(dir.file("a.tokens"));
   const DocumentSelection selection(file, ExcessLength::kSplit, 7);
   for (const double size : {0.01, 0.2, 0.9, 1.0, 3.0, 70.0}) {
     for (std::uint64_t seed = 0; seed < 5; ++seed) {
-      const SplitRows split = split_rows(selection, {.val_set_size = size, .seed = seed}, "a");
+      const SplitSequences split =
+          split_sequences(selection, {.val_set_size = size, .seed = seed}, "a");
       expect_disjoint(split, 7, 498);
-      const double rows = 72;
-      EXPECT_EQ(split.validation->num_rows(),
-                size < 1 ? std::llround(size * rows) : std::llround(size));
-      EXPECT_EQ(split.train->num_rows() + split.validation->num_rows(), 72);
+      const double sequences = 72;
+      EXPECT_EQ(split.validation->num_sequences(),
+                size < 1 ? std::llround(size * sequences) : std::llround(size));
+      EXPECT_EQ(split.train->num_sequences() + split.validation->num_sequences(), 72);
     }
   }
 }
@@ -67,10 +68,10 @@ TEST(Split, ManyDocumentsAndSamplesAreSplitWhole) {
     const DocumentSelection selection(file, ExcessLength::kSplit, 8);
     for (const double size : {0.1, 5.0, 39.0}) {
       for (const bool packing : {false, true}) {
-        const SplitRows split =
-            split_rows(selection, {.packing = packing, .val_set_size = size, .seed = 4}, "a");
+        const SplitSequences split =
+            split_sequences(selection, {.packing = packing, .val_set_size = size, .seed = 4}, "a");
         expect_disjoint(split, 8, file.num_tokens());
-        const std::set<int> held = inputs_and_targets(all_rows(*split.validation, 8));
+        const std::set<int> held = inputs_and_targets(all_sequences(*split.validation, 8));
         std::int64_t count = 0;
         for (const auto& d : documents) count += held.contains(d.tokens[0]) ? 1 : 0;
         EXPECT_EQ(count, size < 1 ? 4 : std::llround(size));
@@ -85,27 +86,27 @@ TEST(Split, SeedsDifferAndRepeat) {
   const TokenFile file(dir.file("a.tokens"));
   const DocumentSelection selection(file, ExcessLength::kSplit, 8);
   const auto held = [&](std::uint64_t seed) {
-    return inputs_and_targets(
-        all_rows(*split_rows(selection, {.val_set_size = 0.1, .seed = seed}, "a").validation, 8));
+    return inputs_and_targets(all_sequences(
+        *split_sequences(selection, {.val_set_size = 0.1, .seed = seed}, "a").validation, 8));
   };
   EXPECT_EQ(held(1), held(1));
   EXPECT_NE(held(1), held(2));
 }
 
 TEST(Split, RangesAreDisjointSortedAndComplete) {
-  for (std::int64_t rows = 2; rows < 60; ++rows) {
-    for (std::int64_t held = 1; held < rows; ++held) {
-      const auto ranges = held_out_ranges(rows, held, 9);
+  for (std::int64_t sequences = 2; sequences < 60; ++sequences) {
+    for (std::int64_t held = 1; held < sequences; ++held) {
+      const auto ranges = held_out_ranges(sequences, held, 9);
       std::int64_t at = 0;
       std::int64_t count = 0;
       for (const auto& [begin, end] : ranges) {
-        ASSERT_TRUE(at <= begin && begin < end && end <= rows);
+        ASSERT_TRUE(at <= begin && begin < end && end <= sequences);
         at = end;
         count += end - begin;
       }
       ASSERT_EQ(count, held);
-      for (const auto& [begin, end] : other_ranges(rows, ranges)) count += end - begin;
-      ASSERT_EQ(count, rows);
+      for (const auto& [begin, end] : other_ranges(sequences, ranges)) count += end - begin;
+      ASSERT_EQ(count, sequences);
     }
   }
 }
@@ -116,11 +117,12 @@ TEST(Split, TooLittleDataIsAMessage) {
   const TokenFile file(dir.file("a.tokens"));
   const DocumentSelection selection(file, ExcessLength::kSplit, 8);
   EXPECT_EQ(
-      message_of<UserError>([&] { split_rows(selection, {.val_set_size = 2}, "a.txt"); }),
-      "a.txt: data.val_set_size = 2 holds out 2 of 2 rows; at least one must be left to train");
+      message_of<UserError>([&] { split_sequences(selection, {.val_set_size = 2}, "a.txt"); }),
+      "a.txt: data.val_set_size = 2 holds out 2 of 2 sequences; at least one must be left to "
+      "train");
   EXPECT_EQ(
       message_of<UserError>(
-          [&] { split_rows(selection, {.packing = false, .val_set_size = 7}, "a.txt"); }),
+          [&] { split_sequences(selection, {.packing = false, .val_set_size = 7}, "a.txt"); }),
       "a.txt: data.val_set_size = 7 holds out 7 of 2 samples; at least one must be left to train");
 }
 

@@ -140,7 +140,7 @@ inline std::string wire_varint(std::uint64_t value) {
 inline std::string wire_integer(unsigned field, std::uint64_t value) {
   return wire_varint(field << 3) + wire_varint(value);
 }
-inline std::string wire_bytes(unsigned field, const std::string& bytes) {
+inline std::string sent_bytes(unsigned field, const std::string& bytes) {
   return wire_varint(field << 3 | 2) + wire_varint(bytes.size()) + bytes;
 }
 
@@ -152,13 +152,13 @@ inline std::string sentencepiece_file(const std::vector<TestPiece>& pieces,
   for (const TestPiece& piece : pieces) {
     std::string score;
     put<float>(score, piece.score);
-    out += wire_bytes(1, wire_bytes(1, piece.text) + wire_varint(2 << 3 | 5) + score +
+    out += sent_bytes(1, sent_bytes(1, piece.text) + wire_varint(2 << 3 | 5) + score +
                              wire_integer(3, static_cast<std::uint64_t>(piece.type)));
   }
-  out += wire_bytes(2, wire_integer(3, model_type) + wire_integer(35, 1));
-  std::string normalizer = wire_bytes(1, "identity");
-  if (!character_map.empty()) normalizer += wire_bytes(2, character_map);
-  out += wire_bytes(3, normalizer + wire_integer(3, 1) + wire_integer(4, 0) + wire_integer(5, 1));
+  out += sent_bytes(2, wire_integer(3, model_type) + wire_integer(35, 1));
+  std::string normalizer = sent_bytes(1, "identity");
+  if (!character_map.empty()) normalizer += sent_bytes(2, character_map);
+  out += sent_bytes(3, normalizer + wire_integer(3, 1) + wire_integer(4, 0) + wire_integer(5, 1));
   return out;
 }
 

@@ -63,12 +63,12 @@ TEST(TrainingData, DamagedCacheIsMadeAnewAUsersFileIsNot) {
   flipped[5000] = static_cast<char>(flipped[5000] ^ 1);
   put(cached, flipped);
   const auto data = open(spec);
-  std::vector<std::int64_t> rows(static_cast<std::size_t>(data->train().num_rows()));
-  for (std::size_t i = 0; i < rows.size(); ++i) rows[i] = static_cast<std::int64_t>(i);
-  EXPECT_THAT(message_of<SystemError>([&] { data->train().get_rows(rows); }),
+  std::vector<std::int64_t> sequences(static_cast<std::size_t>(data->train().num_sequences()));
+  for (std::size_t i = 0; i < sequences.size(); ++i) sequences[i] = static_cast<std::int64_t>(i);
+  EXPECT_THAT(message_of<SystemError>([&] { data->train().get_sequences(sequences); }),
               HasSubstr("it was removed, the same command makes it anew"));
   EXPECT_FALSE(std::filesystem::exists(cached));
-  open(spec)->train().get_rows(rows);
+  open(spec)->train().get_sequences(sequences);
   // One that the user wrote stays, wherever it lies.
   const std::string mine = spec.cache_dir + "/mine.tokens";
   put(mine, whole.substr(0, whole.size() / 2));
@@ -98,25 +98,25 @@ TEST(TrainingData, TextWithValidationAndSummary) {
   EXPECT_EQ(s.dropped, 0);
   EXPECT_EQ(s.split, 84);
   EXPECT_EQ(s.without_trained_tokens, 0);
-  EXPECT_EQ(s.train_rows, data->train().num_rows());
+  EXPECT_EQ(s.train_sequences, data->train().num_sequences());
   EXPECT_NEAR(s.bytes_per_token,
               static_cast<double>(s.tokens - 100) / static_cast<double>(s.tokens), 1e-12);
   EXPECT_GT(s.packing_efficiency, 0.99);
   ASSERT_EQ(data->validation().size(), 1u);
   EXPECT_EQ(data->validation()[0].name, "validation");
-  const RowCounts held = data->validation()[0].data.counts();
+  const SequenceCounts held = data->validation()[0].data.counts();
   EXPECT_EQ(held.tokens + s.train_tokens, s.tokens);
   EXPECT_EQ(held.trained + s.trained_tokens, s.tokens - s.samples);
   // One epoch trains every token that has loss, once.
   double weight = 0;
-  for (std::int64_t i = 0; i < data->sampler().rows_per_epoch(); ++i) {
-    const std::vector<std::int64_t> id{data->sampler().row_at(i)};
-    for (const float w : data->train().get_rows(id).weights) weight += w;
+  for (std::int64_t i = 0; i < data->sampler().sequences_per_epoch(); ++i) {
+    const std::vector<std::int64_t> id{data->sampler().sequence_at(i)};
+    for (const float w : data->train().get_sequences(id).weights) weight += w;
   }
   EXPECT_EQ(weight, static_cast<double>(s.trained_tokens));
 }
 
-TEST(TrainingData, TheSecondOpeningReadsTheCacheAndGivesTheSameRows) {
+TEST(TrainingData, TheSecondOpeningReadsTheCacheAndGivesTheSameSequences) {
   TempDir dir;
   DataSpec spec =
       spec_of(dir, {dir.write("a.txt", "some text"), dir.write("b.txt", "more of it")}, 4);
@@ -130,9 +130,9 @@ TEST(TrainingData, TheSecondOpeningReadsTheCacheAndGivesTheSameRows) {
   const auto second = open_training_data(spec, FakeTokenizer(), {}, count);
   EXPECT_EQ(reports, 2);
   std::vector<std::int64_t> ids;
-  for (std::int64_t i = 0; i < 7; ++i) ids.push_back(first->sampler().row_at(i));
-  EXPECT_EQ(first->train().get_rows(ids).tokens, second->train().get_rows(ids).tokens);
-  EXPECT_EQ(first->train().num_rows(), 6);
+  for (std::int64_t i = 0; i < 7; ++i) ids.push_back(first->sampler().sequence_at(i));
+  EXPECT_EQ(first->train().get_sequences(ids).tokens, second->train().get_sequences(ids).tokens);
+  EXPECT_EQ(first->train().num_sequences(), 6);
 }
 
 TEST(TrainingData, PromptCompletionTokensAndEvaluationSources) {
@@ -150,7 +150,7 @@ TEST(TrainingData, PromptCompletionTokensAndEvaluationSources) {
     eval.paths = {dir.write("v.txt", "xyz")};
     spec.eval = {eval};
     const auto data = open(spec);
-    EXPECT_EQ(data->train().num_rows(), 1);
+    EXPECT_EQ(data->train().num_sequences(), 1);
     EXPECT_EQ(data->summary().trained_tokens, 5);
     ASSERT_EQ(data->validation().size(), 1u);
     EXPECT_EQ(data->validation()[0].name, "held");
@@ -183,7 +183,7 @@ TEST(TrainingData, StrategiesAreCounted) {
   EXPECT_THAT(
       error_of(spec),
       HasSubstr(
-          "at least 2 are needed to make one row; all samples were dropped for their length"));
+          "at least 2 are needed to make one sequence; all samples were dropped for their length"));
 }
 
 TEST(TrainingData, ValidationCountIsDividedOverTheSources) {
@@ -199,9 +199,9 @@ TEST(TrainingData, ValidationCountIsDividedOverTheSources) {
   spec.train[0].weight = 2;
   const auto data = open(spec);
   ASSERT_EQ(data->validation().size(), 1u);
-  EXPECT_EQ(data->validation()[0].data.source_rows(0), 30);
-  EXPECT_EQ(data->validation()[0].data.source_rows(1), 10);
-  EXPECT_EQ(data->sampler().rows_per_epoch(), 0);
+  EXPECT_EQ(data->validation()[0].data.source_sequences(0), 30);
+  EXPECT_EQ(data->validation()[0].data.source_sequences(1), 10);
+  EXPECT_EQ(data->sampler().sequences_per_epoch(), 0);
 }
 
 TEST(TrainingData, Messages) {
@@ -224,10 +224,11 @@ TEST(TrainingData, Messages) {
   testing::write_tokens(dir.file("one.tokens"), {{{5}, 0}}, 258, false);
   EXPECT_EQ(error_of(spec_of(dir, {dir.file("one.tokens")}, 8)),
             dir.file("one.tokens") +
-                ": 1 tokens found, fewer than one row of data.seq_len = 8; add "
+                ": 1 tokens found, fewer than one sequence of data.seq_len = 8; add "
                 "text or lower it");
-  EXPECT_EQ(error_of(spec_of(dir, {dir.file("one.tokens")}, 1)),
-            dir.file("one.tokens") + ": 1 tokens found, at least 2 are needed to make one row");
+  EXPECT_EQ(
+      error_of(spec_of(dir, {dir.file("one.tokens")}, 1)),
+      dir.file("one.tokens") + ": 1 tokens found, at least 2 are needed to make one sequence");
   testing::write_tokens(dir.file("p.tokens"), {{{5, 6}, 2}}, 258, true);
   EXPECT_EQ(
       error_of(spec_of(dir, {dir.file("p.tokens")}, 8)),
@@ -242,19 +243,19 @@ TEST(TrainingData, Messages) {
 TEST(TrainingData, ADocumentDoesNotChangeItsNeighboursInputs) {
   // Changing one document of equal length changes only the positions that belong to it.
   TempDir dir;
-  const auto rows = [&](const std::string& middle) {
+  const auto sequences = [&](const std::string& middle) {
     DataSpec spec = spec_of(dir,
                             {dir.write("a.jsonl", "{\"text\":\"first\"}\n{\"text\":\"" + middle +
                                                       "\"}\n{\"text\":\"third one\"}\n")},
                             7);
     std::vector<std::int64_t> ids;
     const auto data = open(spec);
-    for (std::int64_t i = 0; i < data->train().num_rows(); ++i) ids.push_back(i);
-    return data->train().get_rows(ids);
+    for (std::int64_t i = 0; i < data->train().num_sequences(); ++i) ids.push_back(i);
+    return data->train().get_sequences(ids);
   };
-  const Batch a = rows("aaaaaaaa");
-  const Batch b = rows("bbbbbbbb");
-  EXPECT_EQ(a.doc_start, b.doc_start);
+  const Batch a = sequences("aaaaaaaa");
+  const Batch b = sequences("bbbbbbbb");
+  EXPECT_EQ(a.segment_start, b.segment_start);
   EXPECT_EQ(a.weights, b.weights);
   for (std::size_t i = 0; i < a.tokens.size(); ++i) {
     const bool middle = a.tokens[i] == 'a';

@@ -8,7 +8,7 @@
 
 #include "core/device/gpu.h"
 #include "core/ops/ops.h"
-#include "launcher/engine/gpu_backend.h"
+#include "train/gpu_backend.h"
 
 namespace thimble {
 

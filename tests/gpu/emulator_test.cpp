@@ -6,7 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/device/cuda/runtime.h"
-#include "core/device/repeated_work.h"
+#include "core/device/graph_cache.h"
 
 namespace thimble::gpu {
 namespace {
@@ -135,10 +135,10 @@ TEST(EmulatedCopyTest, TheEndOfACompletionWaits) {
   EXPECT_EQ(got, 6);
 }
 
-TEST(RepeatedWorkTest, IsDoneThenRecordedThenReplayed) {
-  using How = RepeatedWork::How;
+TEST(GraphCacheTest, IsDoneThenRecordedThenReplayed) {
+  using How = GraphCache::How;
   const DeviceValue x;
-  RepeatedWork work(driver().graphs);
+  GraphCache work(driver().graphs);
   int calls = 0;
   const auto body = [&] {
     ++calls;
@@ -159,31 +159,30 @@ TEST(RepeatedWorkTest, IsDoneThenRecordedThenReplayed) {
   EXPECT_EQ(work.run(1, body), How::kRecorded);
   EXPECT_EQ(x.get(), 7);
   EXPECT_EQ(work.replays(), 2);
-  RepeatedWork never(nullptr);
+  GraphCache never(nullptr);
   for (int i = 0; i < 3; ++i) EXPECT_EQ(never.run(0, body), How::kDone);
 }
 
-TEST(RepeatedWorkTest, WhatCannotBeRecordedIsDoneAsItComes) {
+TEST(GraphCacheTest, WhatCannotBeRecordedIsDoneAsItComes) {
   GpuGraphs spoilt = *driver().graphs;
   spoilt.end = []() -> void* {
     driver().graphs->release(driver().graphs->end());
     return nullptr;
   };
   const DeviceValue x;
-  RepeatedWork work(&spoilt);
-  for (int i = 0; i < 4; ++i)
-    EXPECT_EQ(work.run(1, [&] { x.add_one(); }), RepeatedWork::How::kDone);
+  GraphCache work(&spoilt);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(work.run(1, [&] { x.add_one(); }), GraphCache::How::kDone);
   EXPECT_EQ(x.get(), 4);
 }
 
-TEST(RepeatedWorkTest, WhoWaitsCannotBeRecorded) {
+TEST(GraphCacheTest, WhoWaitsCannotBeRecorded) {
   const DeviceValue x;
-  RepeatedWork work(driver().graphs);
+  GraphCache work(driver().graphs);
   const auto body = [&] {
     x.add_one();
     static_cast<void>(x.get());
   };
-  EXPECT_EQ(work.run(1, body), RepeatedWork::How::kDone);
+  EXPECT_EQ(work.run(1, body), GraphCache::How::kDone);
   EXPECT_THROW(work.run(1, body), SystemError);
   EXPECT_EQ(x.get(), 1);  // nothing of it was done, and work goes on as it comes
   x.add_one();

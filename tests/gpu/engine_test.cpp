@@ -10,11 +10,11 @@
 #include "checkpoint/checkpoint_reader.h"
 #include "core/device/gpu.h"
 #include "core/io/file_engine.h"
-#include "launcher/engine/checkpointing.h"
-#include "launcher/engine/gpu_backend.h"
 #include "models/hf_export.h"
 #include "optim/registry.h"
 #include "tests/gpu/like_the_cpu.h"
+#include "train/checkpointing.h"
+#include "train/gpu_backend.h"
 
 namespace thimble {
 namespace {
@@ -26,14 +26,14 @@ constexpr double kAny = std::numeric_limits<double>::infinity();
 
 TEST_F(GpuEngine, TrainsAsTheCpuDoes) {
   for (const bool tied : {false, true}) {
-    expect_like_the_cpu({.passes = 2, .empty = 1, .tied = tied}, 1, 1e-5, 1e-4);
+    expect_like_the_cpu({.accumulation_steps = 2, .empty = 1, .tied = tied}, 1, 1e-5, 1e-4);
     expect_like_the_cpu({.dtype = DType::kBF16, .tied = tied}, 1, 3e-2, kAny);
   }
 }
 
 TEST_F(GpuEngine, EveryOptimizerTrainsAsOnTheCpu) {
   for (const OptimizerEntry& entry : optimizer_entries()) {
-    if (entry.int8_weights) {  // rounded at random: another step begins elsewhere
+    if (entry.int8_weights) {  // rounded stochastically: another step begins elsewhere
       expect_like_the_cpu({.optimizer = entry.name, .dtype = DType::kBF16}, 1, 3e-2, kAny, 1);
     } else {
       expect_like_the_cpu({.optimizer = entry.name}, 1, 1e-4, 1e-3);
@@ -117,7 +117,7 @@ TEST_F(GpuEngine, ReplayedPassesGiveTheBitsOfThoseThatAreDone) {
         weights[graphs].push_back(own_weights(engine, id));
       // Of the second step's four passes; the first still finds an arena that grows.
       const bool replays = graphs && c.replays && !tests_use_hostile_stores();
-      EXPECT_EQ(engine.replayed_passes(), replays ? 3 : 0);
+      EXPECT_EQ(engine.replayed_micro_batches(), replays ? 3 : 0);
     }
     EXPECT_EQ(losses[1], losses[0]);
     EXPECT_EQ(weights[1], weights[0]);
@@ -125,18 +125,18 @@ TEST_F(GpuEngine, ReplayedPassesGiveTheBitsOfThoseThatAreDone) {
 }
 
 // Of sizes that 8 bits can take; both sides round alike, so that only sums differ.
-TEST_F(GpuEngine, ProductsInEightBitsTrainAsOnTheCpu) {
+TEST_F(GpuEngine, MatmulsInEightBitsTrainAsOnTheCpu) {
   ModelConfig config = odd_config(false);
   config.hidden_size = config.num_heads * config.head_dim * 2;  // 48
   config.head_dim = 16;
   config.intermediate_size = 64;
   constexpr std::int64_t kLength = 16;
-  Batch batch{.rows = 2, .seq_len = kLength};
+  Batch batch{.sequences = 2, .seq_len = kLength};
   for (int i = 0; i < 2 * static_cast<int>(kLength); ++i) {
     batch.tokens.push_back(i * 17 % 61);
     batch.targets.push_back((i * 17 + 17) % 61);
     batch.weights.push_back(1.0f);
-    batch.doc_start.push_back(0);
+    batch.segment_start.push_back(0);
     batch.positions.push_back(i % static_cast<int>(kLength));
   }
   const auto losses = [&](DeviceKind device, bool fp8) {
@@ -185,11 +185,11 @@ TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
       const auto plan = Arena::make_planning(DeviceKind::kGpu);
       PlanningCommunicator planned(comm.rank(), 2);
       play(*plan, planned);
-      const auto arena = Arena::make_gpu(plan->extent_bytes(), plan->host().extent_bytes());
+      const auto arena = Arena::make_gpu(plan->extent_bytes(), plan->pinned().extent_bytes());
       play(*arena, comm);
       EXPECT_EQ(plan->peaks(), arena->peaks()) << optimizer;
-      EXPECT_EQ(plan->host().peaks(), arena->host().peaks()) << optimizer;
-      EXPECT_GT(plan->host().extent_bytes(), 0);
+      EXPECT_EQ(plan->pinned().peaks(), arena->pinned().peaks()) << optimizer;
+      EXPECT_GT(plan->pinned().extent_bytes(), 0);
     });
   }
 }

@@ -2,8 +2,8 @@
 #pragma once
 
 #include "core/device/gpu.h"
-#include "launcher/engine/gpu_backend.h"
 #include "tests/parallel/tiny_training.h"
+#include "train/gpu_backend.h"
 
 namespace thimble {
 
@@ -31,7 +31,8 @@ inline void expect_like_the_cpu(Setting s, int ranks, double tolerance, double o
   s.device = DeviceKind::kGpu;
   run_ranks(ranks, [&](Communicator& comm) {
     choose_gpu(comm.rank());
-    const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, s.passes, s.empty));
+    const Outcome got =
+        train(comm, s, batches_of(comm.rank(), ranks, s.accumulation_steps, s.empty));
     const std::unique_ptr<TrainableModel> made = tiny_model(s);
     const TrainableModel& model = *made;
     const std::string what = fmt::format("{} stage {}", s.optimizer, s.stage);

@@ -1,4 +1,4 @@
-// Matrix products of the GPU, or of what stands for its library in the emulator, against the CPU's.
+// Matmuls of the GPU, or of what stands for its library in the emulator, against the CPU's.
 #include <array>
 
 #include "tests/gpu/op_kernels.h"
@@ -6,8 +6,8 @@
 namespace thimble {
 namespace {
 
-// A sum with an f32 result, or a product with a bias; both ways round each operand.
-MatmulSpec product_spec(const std::array<int, 3>& size, DType dtype, int flags) {
+// A sum with an f32 result, or a matmul with a bias; both ways round each operand.
+MatmulSpec matmul_spec(const std::array<int, 3>& size, DType dtype, int flags) {
   const auto [m, n, k] = size;
   const bool trans_a = flags & 1, trans_b = flags & 2, accumulate = flags & 4;
   return {.m = m,
@@ -25,36 +25,36 @@ MatmulSpec product_spec(const std::array<int, 3>& size, DType dtype, int flags) 
           .bias = !accumulate};
 }
 
-class GpuProducts : public GpuOpKernels {
+class GpuMatmuls : public GpuOpKernels {
  protected:
   // workspace_bytes and multiply: the same functions of the CPU and of the GPU.
   template <typename Spec>
-  void expect_like_the_cpu(const MatmulSpec& product, const Spec& spec, float size_a, float size_b,
+  void expect_like_the_cpu(const MatmulSpec& matmul, const Spec& spec, float size_a, float size_b,
                            std::int64_t (*const (&workspace_bytes)[2])(const Spec&),
                            void (*const (&multiply)[2])(const Spec&, const MatmulArgs&)) {
-    const Tensor a = random(Shape{product.m, product.k}, 1, size_a),
-                 b = random(Shape{product.k, product.n}, 2, size_b),
-                 bias = random(Shape{product.n}, 3);
+    const Tensor a = random(Shape{matmul.m, matmul.k}, 1, size_a),
+                 b = random(Shape{matmul.k, matmul.n}, 2, size_b),
+                 bias = random(Shape{matmul.n}, 3);
     Tensor c[2];
     for (int side = 0; side < 2; ++side) {
       const bool gpu = side == 1;
-      c[side] = random(Shape{product.m, product.n}, 4, 1.0f, product.c);
+      c[side] = random(Shape{matmul.m, matmul.n}, 4, 1.0f, matmul.c);
       const Tensor scratch = empty(Shape{workspace_bytes[side](spec)}, DType::kU8);
       multiply[side](spec, {.a = at(gpu, a),
                             .b = at(gpu, b),
                             .c = at(gpu, c[side]),
-                            .bias = product.bias ? at(gpu, bias) : nullptr,
+                            .bias = matmul.bias ? at(gpu, bias) : nullptr,
                             .workspace = at(gpu, scratch)});
       if (gpu) gpu_.fetch();
     }
-    expect_near(c[1], c[0], "product");
+    expect_near(c[1], c[0], "matmul");
   }
 };
 
-TEST_P(GpuProducts, MatrixProducts) {
+TEST_P(GpuMatmuls, Matmuls) {
   for (const auto& size : {std::array{1, 1, 1}, std::array{5, 7, 3}, std::array{64, 40, 96}}) {
     for (int flags = 0; flags < 8; ++flags) {
-      const MatmulSpec spec = product_spec(size, GetParam(), flags);
+      const MatmulSpec spec = matmul_spec(size, GetParam(), flags);
       expect_like_the_cpu(spec, spec, 1, 1,
                           {cpu().matmul_workspace_bytes, cuda::matmul_workspace_bytes},
                           {cpu().matmul, cuda::matmul});
@@ -62,22 +62,22 @@ TEST_P(GpuProducts, MatrixProducts) {
   }
 }
 
-class GpuFp8Products : public GpuProducts {};  // of bf16 alone
+class GpuFp8Products : public GpuMatmuls {};  // of bf16 alone
 
-TEST_P(GpuFp8Products, ProductsInEightBits) {
+TEST_P(GpuFp8Products, MatmulsInEightBits) {
   for (const auto& size : {std::array{16, 16, 16}, std::array{48, 80, 144}}) {
     for (int flags = 0; flags < 8; ++flags) {
-      const MatmulSpec product = product_spec(size, GetParam(), flags);
-      const Fp8MatmulSpec spec{.product = product,
-                               .a = product.trans_a ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
-      expect_like_the_cpu(product, spec, 1e-3f, 300,
+      const MatmulSpec matmul = matmul_spec(size, GetParam(), flags);
+      const Fp8MatmulSpec spec{.matmul = matmul,
+                               .a = matmul.trans_a ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
+      expect_like_the_cpu(matmul, spec, 1e-3f, 300,
                           {cpu().fp8_matmul_workspace_bytes, cuda::fp8_matmul_workspace_bytes},
                           {cpu().fp8_matmul, cuda::fp8_matmul});
     }
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, GpuProducts, testing::Values(DType::kF32, DType::kBF16));
+INSTANTIATE_TEST_SUITE_P(DTypes, GpuMatmuls, testing::Values(DType::kF32, DType::kBF16));
 INSTANTIATE_TEST_SUITE_P(DTypes, GpuFp8Products, testing::Values(DType::kBF16));
 
 }  // namespace

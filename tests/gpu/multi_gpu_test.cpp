@@ -18,8 +18,8 @@ TEST_F(MultiGpu, EveryStageTrainsAsOneCpuDoes) {
   for (const int stage : {0, 1, 2, 3}) {
     for (const char* optimizer : {"adamw", "adamw_8bit", "galore", "muon"}) {
       for (const int passes : {1, 3})
-        expect_like_the_cpu({.optimizer = optimizer, .stage = stage, .passes = passes}, kRanks,
-                            1e-4, 1e-3);
+        expect_like_the_cpu({.optimizer = optimizer, .stage = stage, .accumulation_steps = passes},
+                            kRanks, 1e-4, 1e-3);
     }
   }
 }
@@ -30,7 +30,7 @@ TEST_F(MultiGpu, NcclsOwnSumsOfTwoRanksAreOurs) {
     Outcome want[2];
     for (const bool by_transport : {false, true}) {
       const Setting s{.stage = stage,
-                      .wire = DType::kF32,
+                      .comm_dtype = DType::kF32,
                       .reduce_by_transport = by_transport,
                       .device = DeviceKind::kGpu};
       run_ranks(kRanks, [&](Communicator& comm) {

@@ -249,7 +249,7 @@ TEST_P(GpuOpKernels, Attention) {
       for (std::int64_t i = 0; i < c.q_len; ++i)
         starts.push_back(c.q_len > 1 && i >= 20 && b == 0 ? 20 : 0);
     }
-    const Tensor doc_start = ints(starts);
+    const Tensor segment_start = ints(starts);
     const AttentionSpec spec{.batch = c.batch,
                              .q_len = c.q_len,
                              .kv_len = c.kv_len,
@@ -274,7 +274,7 @@ TEST_P(GpuOpKernels, Attention) {
       const AttentionArgs args{.q = at(gpu, q),
                                .k = at(gpu, k),
                                .v = at(gpu, v),
-                               .doc_start = at<std::int32_t>(gpu, doc_start),
+                               .segment_start = at<std::int32_t>(gpu, segment_start),
                                .out = at(gpu, out[side]),
                                .lse = at<float>(gpu, lse[side]),
                                .workspace = at(gpu, scratch)};

@@ -38,6 +38,7 @@ const std::map<std::string, std::set<std::string>>& allowed_arrows() {
       {"offload", core},
       {"parallel", core},
       {"checkpoint", with(core, {"parallel"})},
+      {"train", with(core, {"data", "models", "optim", "parallel", "checkpoint"})},
       {"launcher", {"*"}},
       {"bench", {"*"}},
       {"examples", {"*"}},

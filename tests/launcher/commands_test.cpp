@@ -371,7 +371,7 @@ TEST_F(CommandsTest, PlanTellsTheTimeOfAStep) {
     const double bytes = sent["reduce_bytes"].get<double>() + sent["gather_bytes"].get<double>();
     EXPECT_NEAR(plan["comm_s"], bytes / 2e9, 1e-12);
   }
-  EXPECT_EQ(many["passes"], 5);
+  EXPECT_EQ(many["gradient_accumulation_steps"], 5);
   EXPECT_TRUE(plan_of("--ranks 4")["comm_s"].is_null());
   EXPECT_EQ(d().run("bench comm --json"), 0) << d().err();
   EXPECT_GT(nlohmann::json::parse(d().out().substr(0, d().out().find('\n')))["sent_gb_per_s"], 0.0);

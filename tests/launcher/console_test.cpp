@@ -213,7 +213,8 @@ TEST_F(ConsoleTest, PlanAndInitLookAtTheData) {
   EXPECT_EQ(plan["data"]["tokens"], summary["tokens"]);
   EXPECT_EQ(plan["data"]["documents"], summary["samples"]);
   EXPECT_TRUE(plan["data"]["exact"].get<bool>());
-  EXPECT_NEAR(plan["epochs"].get<double>(), 6.0 * 8 / summary["train_rows"].get<double>(), 1e-3);
+  EXPECT_NEAR(plan["epochs"].get<double>(), 6.0 * 8 / summary["train_sequences"].get<double>(),
+              1e-3);
   EXPECT_NEAR(plan["run_s"].get<double>(), 6 * plan["compute_s"].get<double>(), 1e-9);
   ASSERT_EQ(d().run("plan job.toml --set training.max_steps= --set training.num_epochs=2"), 0);
   EXPECT_TRUE(contains(" epochs; at least ")) << d().out();

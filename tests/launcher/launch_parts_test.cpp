@@ -9,7 +9,7 @@
 
 #include "core/base/error.h"
 #include "launcher/launch/fault.h"
-#include "launcher/launch/hosts.h"
+#include "launcher/launch/nodes.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/launch/supervisor.h"
 #include "launcher/run/allocation.h"
@@ -101,9 +101,9 @@ TEST(FaultTest, Mistakes) {
   EXPECT_THAT(error_of([] { parse_fault("kill:when=now"); }), HasSubstr("allowed rank="));
 }
 
-class HostsTest : public testing::Test {
+class NodesTest : public testing::Test {
  protected:
-  std::vector<HostSlots> hosts_of(const std::string& text) {
+  std::vector<NodeSlots> nodes_of(const std::string& text) {
     std::ofstream(file_) << text;
     return read_hostfile(file_);
   }
@@ -111,37 +111,37 @@ class HostsTest : public testing::Test {
   std::filesystem::path file_ = dir_.path() / "hosts";
 };
 
-TEST_F(HostsTest, ReadsNamesAndSlots) {
-  const auto hosts =
-      hosts_of("# a cluster\n\nnode-1 slots=4\n  node-2\nnode-3 slots=2 # slow\nnode-2\n");
-  EXPECT_EQ(hosts, (std::vector<HostSlots>{{"node-1", 4}, {"node-2", 2}, {"node-3", 2}}));
-  EXPECT_EQ(total_slots(hosts), 8);
-  EXPECT_EQ(hosts_of(hostfile_text(hosts)), hosts);
+TEST_F(NodesTest, ReadsNamesAndSlots) {
+  const auto nodes =
+      nodes_of("# a cluster\n\nnode-1 slots=4\n  node-2\nnode-3 slots=2 # slow\nnode-2\n");
+  EXPECT_EQ(nodes, (std::vector<NodeSlots>{{"node-1", 4}, {"node-2", 2}, {"node-3", 2}}));
+  EXPECT_EQ(total_slots(nodes), 8);
+  EXPECT_EQ(nodes_of(hostfile_text(nodes)), nodes);
 }
 
-TEST_F(HostsTest, Mistakes) {
+TEST_F(NodesTest, Mistakes) {
   for (const char* text : {"n slots=0", "n slots=-1", "n slots=2x", "n slots=", "n max_slots=3",
                            "n slots=99999999999", "-oProxyCommand=x"}) {
-    EXPECT_THAT(error_of([&] { hosts_of(std::string("ok\n") + text); }), HasSubstr("hosts:2: '"))
+    EXPECT_THAT(error_of([&] { nodes_of(std::string("ok\n") + text); }), HasSubstr("nodes:2: '"))
         << text;
   }
-  EXPECT_THAT(error_of([&] { hosts_of("# nothing\n"); }), HasSubstr("names no host"));
+  EXPECT_THAT(error_of([&] { nodes_of("# nothing\n"); }), HasSubstr("names no host"));
   EXPECT_THROW(read_hostfile(dir_.path() / "absent"), std::exception);
 }
 
-TEST_F(HostsTest, AsksEveryHost) {
+TEST_F(NodesTest, AsksEveryNode) {
   const std::filesystem::path agent = dir_.path() / "agent";
   std::ofstream(agent)
       << "#!/bin/sh\ncase $1 in gone) echo first >&2; echo no route >&2; exit 255;; "
          "slow) sleep 60;; esac\n";
   std::filesystem::permissions(agent, std::filesystem::perms::owner_all);
   ::setenv("OMPI_MCA_plm_rsh_agent", agent.c_str(), 1);
-  const std::vector<HostSlots> hosts{{"localhost", 1}, {"there", 1},     {"gone", 1},
+  const std::vector<NodeSlots> nodes{{"localhost", 1}, {"there", 1},     {"gone", 1},
                                      {"slow", 1},      {host_name(), 1}, {"127.0.0.1", 1}};
-  EXPECT_THAT(host_complaints(hosts, 1),
+  EXPECT_THAT(node_complaints(nodes, 1),
               testing::ElementsAre("", "", "no route", "no answer within 1 s", "", ""));
   ::setenv("OMPI_MCA_plm_rsh_agent", "/nowhere/ssh", 1);
-  EXPECT_THAT(host_complaints(std::vector<HostSlots>{{"there", 1}})[0],
+  EXPECT_THAT(node_complaints(std::vector<NodeSlots>{{"there", 1}})[0],
               HasSubstr("is not on PATH"));
   ::unsetenv("OMPI_MCA_plm_rsh_agent");
 }

@@ -91,7 +91,7 @@ TEST_F(LaunchTest, AStoppedRankIsDetectedNamedAndReplaced) {
 
 // Two hosts, of which the second no longer answers once its rank has died. An agent instead of ssh
 // runs what it is given here.
-TEST_F(LaunchTest, GoesOnWithTheHostsThatAreLeft) {
+TEST_F(LaunchTest, GoesOnWithTheNodesThatAreLeft) {
   shared_->write(
       "agent",
       "#!/bin/bash\n"

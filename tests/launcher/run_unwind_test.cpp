@@ -87,7 +87,7 @@ TEST_F(RunUnwindTest, AStepThatFailsWhileTheNextBatchIsReadWaitsForIt) {
                              " --set data.val_set_size=0 --set eval.sample_prompts=[]"
                              " --set training.global_batch_size=6";
     for (const int rank : {0, kind.ranks - 1}) {
-      EXPECT_EQ(train(more, "THIMBLE_FAILPOINT=data.rows:1:delay THIMBLE_FAULT=fail:rank=" +
+      EXPECT_EQ(train(more, "THIMBLE_FAILPOINT=data.sequences:1:delay THIMBLE_FAULT=fail:rank=" +
                                 std::to_string(rank) + ":step=2:phase=backward"),
                 1)
           << more << d_.err();
@@ -102,11 +102,11 @@ TEST_F(RunUnwindTest, AStepThatFailsWhileTheNextBatchIsReadWaitsForIt) {
 TEST_F(RunUnwindTest, DataThatOneRankCannotReadIsNamed) {
   for (const std::string hit : {"3", "4", "7"}) {
     EXPECT_EQ(train("--simulate 2 --set data.val_set_size=0 --set eval.sample_prompts=[]",
-                    "THIMBLE_FAILPOINT=data.rows:" + hit + ":eio"),
+                    "THIMBLE_FAILPOINT=data.sequences:" + hit + ":eio"),
               1)
         << d_.err();
-    EXPECT_TRUE(said("failpoint data.rows: Input/output error; what was trained is saved") ||
-                said("failpoint data.rows: Input/output error; what was trained since"))
+    EXPECT_TRUE(said("failpoint data.sequences: Input/output error; what was trained is saved") ||
+                said("failpoint data.sequences: Input/output error; what was trained since"))
         << hit << d_.err();
     EXPECT_FALSE(said("another rank")) << d_.err();
     fs::remove_all(d_.path("runs"));

@@ -100,7 +100,7 @@ TEST_F(TrainTest, MemoryIsWhatThePlanSays) {
             "run-" + recompute + dtype + micro,
             "--set training.max_steps=2 --set memory.recompute=" + recompute +
                 " --set model.dtype=" + dtype + " --set training.micro_batch_size=" + micro);
-        EXPECT_EQ(plan["passes"], micro == "8" ? 1 : 4);
+        EXPECT_EQ(plan["gradient_accumulation_steps"], micro == "8" ? 1 : 4);
       }
     }
   }

@@ -7,12 +7,12 @@
 
 #include "core/io/safetensors.h"
 #include "core/nn/param_store.h"
-#include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "tests/io/temp_dir.h"
+#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {

@@ -6,12 +6,12 @@
 
 #include "core/base/random.h"
 #include "core/nn/param_store.h"
-#include "launcher/engine/train_engine.h"
-#include "launcher/engine/weight_loading.h"
 #include "models/decoder.h"
 #include "models/rope_table.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
+#include "train/train_engine.h"
+#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
@@ -40,10 +40,10 @@ std::vector<std::int32_t> some_text(std::size_t tokens) {
 // Logits of every position from one pass without a cache.
 std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamStore& store,
                                  DType dtype, const std::vector<std::int32_t>& ids) {
-  Batch batch{.rows = 1, .seq_len = static_cast<std::int64_t>(ids.size()), .tokens = ids};
+  Batch batch{.sequences = 1, .seq_len = static_cast<std::int64_t>(ids.size()), .tokens = ids};
   batch.targets.assign(ids.size(), 0);
   batch.weights.assign(ids.size(), 0);
-  batch.doc_start.assign(ids.size(), 0);
+  batch.segment_start.assign(ids.size(), 0);
   batch.positions.resize(ids.size());
   std::iota(batch.positions.begin(), batch.positions.end(), 0);
   const BatchTensors t = upload(arena, batch);
@@ -52,7 +52,7 @@ std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamSt
       model.hidden(ctx, t.ids, t.order,
                    {.rows = 1,
                     .positions = t.positions,
-                    .doc_start = t.doc_start,
+                    .segment_start = t.segment_start,
                     .rope_table = make_rope_table(arena, model.config(), batch.seq_len)});
   const Tensor logits = model.logits(ctx, hidden.value);
   return {logits.data<float>(), logits.data<float>() + logits.numel()};

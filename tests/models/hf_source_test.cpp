@@ -3,10 +3,10 @@
 
 #include "core/io/safetensors_model.h"
 #include "core/nn/param_store.h"
-#include "launcher/engine/weight_loading.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "tests/io/temp_dir.h"
+#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
@@ -98,7 +98,7 @@ TEST(HfSource, ATiedModelMayStoreOnlyItsHead) {
   write_bytes(dir / "config.json", config_text(true));
   write_file(dir / "model.safetensors", with({{kHead, Shape{5, 4}, 3}}));
   const Loaded loaded(dir.path());
-  EXPECT_TRUE(loaded.config.tied_head);
+  EXPECT_TRUE(loaded.config.tied_lm_head);
   EXPECT_EQ(loaded.first(kEmbedding), 3);
   EXPECT_TRUE(loaded.noted("is read from lm_head.weight")) << loaded.notes;
   EXPECT_FALSE(loaded.noted("not used")) << loaded.notes;
@@ -140,7 +140,7 @@ TEST(HfSource, ATiedModelWithAnotherHeadIsNotTied) {
     write_file(dir / "model.safetensors",
                with({{kEmbedding, Shape{5, 4}, 3}, {kHead, Shape{5, 4}, fill, dtype}}));
     const Loaded loaded(dir.path());
-    EXPECT_EQ(loaded.config.tied_head, tied);
+    EXPECT_EQ(loaded.config.tied_lm_head, tied);
     EXPECT_EQ(loaded.noted("they are not tied"), !tied) << loaded.notes;
     EXPECT_EQ(loaded.first(kEmbedding), 3);
     if (!tied) {

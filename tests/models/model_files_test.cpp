@@ -35,7 +35,7 @@ TEST(ExportedConfig, OnlyWhatChangedIsReplaced) {
   json want = json::parse(kSource);
   want["torch_dtype"] = "float32";
   EXPECT_EQ(json::parse(exported_config(config, DType::kF32, kSource)), want);
-  config.tied_head = true;
+  config.tied_lm_head = true;
   want["tie_word_embeddings"] = true;
   EXPECT_EQ(json::parse(exported_config(config, DType::kF32, kSource)), want);
   config.rope_scaling = {.type = RopeScaling::Type::kYarn,

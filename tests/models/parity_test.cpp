@@ -8,11 +8,11 @@
 #include <numeric>
 
 #include "core/io/safetensors.h"
-#include "launcher/engine/train_engine.h"
 #include "models/rope_table.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
+#include "train/train_engine.h"
 
 namespace thimble {
 namespace {
@@ -30,7 +30,7 @@ std::vector<float> read_floats(const SafetensorsFile& file, const std::string& n
 // Whole rows as one document each, targets the next token, the last position without loss.
 Batch rows_batch(const std::vector<std::int32_t>& ids, std::int64_t rows) {
   Batch b;
-  b.rows = rows;
+  b.sequences = rows;
   b.seq_len = static_cast<std::int64_t>(ids.size()) / rows;
   b.tokens = ids;
   for (std::int64_t r = 0; r < rows; ++r) {
@@ -38,7 +38,7 @@ Batch rows_batch(const std::vector<std::int32_t>& ids, std::int64_t rows) {
       const bool last = t + 1 == b.seq_len;
       b.targets.push_back(last ? 0 : ids[static_cast<std::size_t>(r * b.seq_len + t + 1)]);
       b.weights.push_back(last ? 0.0f : 1.0f);
-      b.doc_start.push_back(0);
+      b.segment_start.push_back(0);
       b.positions.push_back(static_cast<std::int32_t>(t));
     }
   }
@@ -113,9 +113,9 @@ TEST_P(Parity, LogitsLossAndGradients) {
   Context ctx{.store = loaded.engine.store(), .arena = *loaded.arena, .dtype = DType::kF32};
   const Tensor table = make_rope_table(*loaded.arena, loaded.model.config(), batch.seq_len);
   const Var hidden = loaded.model.hidden(ctx, t.ids, t.order,
-                                         {.rows = batch.rows,
+                                         {.rows = batch.sequences,
                                           .positions = t.positions,
-                                          .doc_start = t.doc_start,
+                                          .segment_start = t.segment_start,
                                           .rope_table = table});
   const Tensor logits = loaded.model.logits(ctx, hidden.value);
   EXPECT_LE(max_relative(logits.data<float>(), read_floats(expected, "logits")), 1e-5);

@@ -106,7 +106,7 @@ TEST_P(RotationTest, TurnsPairsByPositionAndBackwardIsItsTranspose) {
         for (std::int64_t i = 0; i < heads * half; ++i) {
           const auto a = static_cast<std::size_t>((t * heads + i / half) * dim + i % half),
                      b = a + static_cast<std::size_t>(half);
-          // Angles are f32 products, as in transformers.
+          // Angles are f32 matmuls, as in transformers.
           const double angle = static_cast<double>(static_cast<float>(at[t]) *
                                                    frequencies[static_cast<std::size_t>(i % half)]);
           const double c = std::cos(angle), s = std::sin(angle);

@@ -6,14 +6,14 @@
 
 #include "core/io/file.h"
 #include "data/tokenizer.h"
-#include "launcher/engine/loaded_model.h"
-#include "launcher/engine/train_engine.h"
-#include "launcher/engine/weight_loading.h"
+#include "launcher/trainer/loaded_model.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/adamw.h"
+#include "train/train_engine.h"
+#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
@@ -90,12 +90,12 @@ TEST(Stories260K, FineTunesExportsAndReloadsToTheSameLogits) {
   const auto tokenizer = load_tokenizer(shared_data() / "stories260K/tok512.bin");
   const std::vector<std::int32_t> ids = tokenizer->encode(
       read_text_file(shared_data() / "text/tinyshakespeare.txt", 1 << 24).substr(0, 60'000));
-  Batch batch{.rows = 8, .seq_len = 128};
+  Batch batch{.sequences = 8, .seq_len = 128};
   for (std::size_t i = 0; i < 8 * 128; ++i) {
     batch.tokens.push_back(ids[i]);
     batch.targets.push_back(ids[i + 1]);
     batch.weights.push_back(1);
-    batch.doc_start.push_back(0);
+    batch.segment_start.push_back(0);
     batch.positions.push_back(static_cast<std::int32_t>(i % 128));
   }
   const double first = engine.step(std::span(&batch, 1), 1, 1e-3).loss;

@@ -311,22 +311,22 @@ TEST(GaloreTest, ALazySubspaceRestsWhenItIsSettled) {
   EXPECT_NE(values_of(still.state("projector")), before);
 }
 
-// Between refreshes an update from the image of the gradient is the one from the gradient.
-TEST(GaloreTest, AnImageServesForTheGradient) {
+// Between refreshes an update from the projection of the gradient is the one from the gradient.
+TEST(GaloreTest, AProjectionServesForTheGradient) {
   const ParamInfo info = matrix(40, 17);
   const Galore galore(
       {.rank = 4, .update_gap = 5, .projector = ProjectorFormat::kF32, .project_gradients = true});
-  OneMatrix whole(galore, info), image(galore, info);
-  image.take_images();
-  int images = 0;
+  OneMatrix whole(galore, info), project_gradient(galore, info);
+  projection.take_projected();
+  int projections = 0;
   for (int step = 1; step <= 40; ++step) {
-    images += galore.image_width(info, step) == 4 ? 1 : 0;
+    projections += galore.projected_width(info, step) == 4 ? 1 : 0;
     whole.step(step, 0.01);
-    image.step(step, 0.01);
+    projection.step(step, 0.01);
   }
-  EXPECT_GE(images, 30);
-  EXPECT_LT(images, 40);
-  EXPECT_EQ(image.weights(), whole.weights());
+  EXPECT_GE(projections, 30);
+  EXPECT_LT(projections, 40);
+  EXPECT_EQ(projection.weights(), whole.weights());
 }
 
 }  // namespace

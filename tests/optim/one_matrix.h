@@ -63,14 +63,14 @@ class OneMatrix : public UpdateLoop::Client {
     }
     change_state(*state_, *table_, std::exchange(state_step_, number), number);
     UpdateLoop loop({*arena_, params_, optimizer_, *table_, *state_, sums_, 42});
-    taken_ = takes_images_ && optimizer_.image_width(info(), number) > 0
-                 ? loop.image(id_, number, grad_)
+    taken_ = takes_projected_ && optimizer_.projected_width(info(), number) > 0
+                 ? loop.project_gradient(id_, number, grad_)
                  : grad_;
     loop.step(*this, std::span(&item_, 1), {number, lr});
   }
 
-  /// Updates take the images of gradients, where there are any.
-  void take_images() { takes_images_ = true; }
+  /// Updates take the projected gradients, where there are any.
+  void take_projected() { takes_projected_ = true; }
 
   /// In logical order.
   std::vector<double> weights() const {
@@ -117,7 +117,7 @@ class OneMatrix : public UpdateLoop::Client {
   UpdateItem item_;
   std::int64_t state_step_ = 1;
   Tensor weight_, grad_, taken_;
-  bool takes_images_ = false;
+  bool takes_projected_ = false;
 };
 
 inline ParamInfo matrix(std::int64_t out, std::int64_t in, ParamRole role = ParamRole::kMatrix) {

@@ -58,7 +58,7 @@ const std::map<std::string, std::vector<Change>>& changes() {
   return kChanges;
 }
 
-// What a user could see of an optimizer: weights, bytes of state, layers at work, images.
+// What a user could see of an optimizer: weights, bytes of state, layers at work, projections.
 std::vector<double> behaviour(const OptimizerEntry& entry, const Settings& settings) {
   const std::unique_ptr<Optimizer> optimizer = entry.make(settings);
   std::vector<double> seen;
@@ -83,7 +83,7 @@ std::vector<double> behaviour(const OptimizerEntry& entry, const Settings& setti
       seen.push_back(static_cast<double>(slot.whole.numel() * dtype_size(slot.dtype)));
     for (int step = 1; step <= 120; ++step) seen.push_back(optimizer->updates(info, step) ? 1 : 0);
     for (int step = 1; step <= 4; ++step)
-      seen.push_back(static_cast<double>(optimizer->image_width(info, step)));
+      seen.push_back(static_cast<double>(optimizer->projected_width(info, step)));
   }
   return seen;
 }

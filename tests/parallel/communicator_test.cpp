@@ -169,7 +169,7 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
     const auto arena = Arena::make_cpu(1 << 26);
     const int n = comm.size();
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
-      for (const DType wire : {DType::kF32, DType::kBF16}) {
+      for (const DType comm_dtype : {DType::kF32, DType::kBF16}) {
         const Shape shape{7, 5};
         std::vector<Tensor> all;  // what every rank contributes
         for (int r = 0; r < n; ++r) {
@@ -188,17 +188,17 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
             Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, Shape{rows, 5});
         for (const bool accumulate : {false, true}) {
           RowReduction reduction(comm, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
-                                 {.wire = wire});
+                                 {.comm_dtype = comm_dtype});
           reduction.finish(std::span(&got, 1), accumulate);
         }
         SummingCommunicator sums(comm);
         const Tensor own = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, got.shape());
         for (const bool accumulate : {false, true}) {
           RowReduction reduction(sums, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
-                                 {.wire = wire, .by_transport = true});
+                                 {.comm_dtype = comm_dtype, .by_transport = true});
           reduction.finish(std::span(&own, 1), accumulate);
         }
-        const double error = wire == DType::kBF16 ? 0.1 : 1e-5;
+        const double error = comm_dtype == DType::kBF16 ? 0.1 : 1e-5;
         for (std::int64_t i = 0; i < rows * 5; ++i)
           ASSERT_NEAR(own.data<float>()[i], got.data<float>()[i], error);
         for (std::int64_t i = 0; i < rows * 5; ++i) {
@@ -207,7 +207,7 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
             const Tensor& t = all[static_cast<std::size_t>(r)];
             const std::int64_t at = begin * 5 + i;
             float x = dtype == DType::kF32 ? t.data<float>()[at] : to_float(t.data<BF16>()[at]);
-            if (wire == DType::kBF16 && n > 1) x = to_float(to_bf16(x));
+            if (comm_dtype == DType::kBF16 && n > 1) x = to_float(to_bf16(x));
             sum = r == 0 ? x : sum + x;
           }
           ASSERT_EQ(got.data<float>()[i], sum + sum);

@@ -15,18 +15,18 @@ TEST_P(FusedTest, TwoPassesGiveTheBitsOfOneUpdate) {
   const int ranks = GetParam();
   for (const OptimizerEntry& entry : optimizer_entries()) {
     for (int stage = 0; stage <= (entry.int8_weights ? 2 : 3); ++stage) {
-      for (const int passes : {1, 3}) {
+      for (const int accumulation_steps : {1, 3}) {
         // Accumulation at every stage for one of each kind: by elements, rows and subspaces.
         static const std::set<std::string_view> kLong{"adamw", "apollo", "galore"};
-        if (passes > 1 && stage != ranks % 3 && !kLong.contains(entry.name)) continue;
+        if (accumulation_steps > 1 && stage != ranks % 3 && !kLong.contains(entry.name)) continue;
         Setting s{.optimizer = entry.name,
                   .stage = stage,
-                  .passes = passes,
+                  .accumulation_steps = accumulation_steps,
                   .dtype = DType::kBF16,
-                  .wire = DType::kBF16,
+                  .comm_dtype = DType::kBF16,
                   .tied = true};
         run_ranks(ranks, [&](Communicator& comm) {
-          const auto batches = batches_of(comm.rank(), ranks, passes, -1);
+          const auto batches = batches_of(comm.rank(), ranks, accumulation_steps, -1);
           const Outcome plain = train(comm, s, batches);
           Setting fused = s;
           fused.fused = true;
@@ -80,27 +80,27 @@ TEST_P(FusedTest, LaggedClippingGoesByTheStepBefore) {
 
 TEST_P(FusedTest, MemoryIsPlannedAndGradientsAreNeverAllThere) {
   const int ranks = GetParam();
-  for (const int passes : {1, 3}) {
+  for (const int accumulation_steps : {1, 3}) {
     for (int stage = 1; stage <= 3; ++stage) {
       std::int64_t gradients[2] = {};
       for (const bool fused : {false, true}) {
         Setting s{.optimizer = "galore",
                   .stage = stage,
-                  .passes = passes,
+                  .accumulation_steps = accumulation_steps,
                   .dtype = DType::kBF16,
-                  .wire = DType::kBF16,
+                  .comm_dtype = DType::kBF16,
                   .fused = fused,
                   .clip_mode = fused ? ClipMode::kPerTensor : ClipMode::kExact};
         const std::unique_ptr<TrainableModel> made = tiny_model(s);
         const TrainableModel& model = *made;
         const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
         const auto play = [&](Arena& arena, Communicator& comm) {
-          TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm,
+          TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps), comm,
                              stores_of_tests(model));
           InitSource source(3, 0.3);
           engine.load(source);
           arena.begin_phase("step");
-          const auto batches = batches_of(comm.rank(), ranks, passes, -1);
+          const auto batches = batches_of(comm.rank(), ranks, accumulation_steps, -1);
           for (int step = 1; step <= 3; ++step) engine.step(batches, step, 1e-3);
         };
         run_ranks(ranks, [&](Communicator& comm) {
@@ -116,7 +116,7 @@ TEST_P(FusedTest, MemoryIsPlannedAndGradientsAreNeverAllThere) {
           }
         });
       }
-      if (ranks == 1 && passes == 1) {
+      if (ranks == 1 && accumulation_steps == 1) {
         EXPECT_LT(gradients[1], gradients[0] / 2);
       }
       EXPECT_LE(gradients[1], gradients[0]) << stage;

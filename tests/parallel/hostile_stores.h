@@ -15,7 +15,7 @@
 
 #include "core/nn/weight_store.h"
 #include "core/ops/ops.h"
-#include "launcher/engine/train_engine.h"
+#include "train/train_engine.h"
 
 namespace thimble {
 
@@ -78,9 +78,9 @@ class HostileState final : public StateStore {
     note(use);
     const StateEntry& entry = table_[use.id];
     const std::span<std::byte> kept = range(use);
-    const bool on_host = use.on_host || entry.tier == StateTier::kHost;
+    const bool on_cpu = use.on_cpu || entry.tier == StateTier::kHost;
     const Tensor tensor =
-        Tensor::empty(on_host ? arena_.host() : arena_, entry.tag, entry.slot.dtype,
+        Tensor::empty(on_cpu ? arena_.pinned() : arena_, entry.tag, entry.slot.dtype,
                       entry.slot.piece(use.rows), entry.slot.name);
     EXPECT_EQ(static_cast<std::size_t>(tensor.nbytes()), kept.size());
     if (use.access == StateAccess::kOverwrite) {
@@ -204,7 +204,7 @@ class HostileWeights final : public WeightStore {
     shown_.emplace(id, shown);
     return shown;
   }
-  Tensor packed(ParamId, const MatmulSpec&) override { return {}; }
+  Tensor prepacked(ParamId, const MatmulSpec&) override { return {}; }
   std::int64_t version(ParamId id) const override { return home_->version(id); }
   void changed(ParamId id) override { home_->changed(id); }
   void publish() override { home_->publish(); }
@@ -215,7 +215,7 @@ class HostileWeights final : public WeightStore {
   StateLease acquire(const StateUse& use) override {
     StateLease lease = home_->acquire(use);
     const Tensor& there = lease.tensor();
-    Arena& where = there.device().kind == DeviceKind::kCpu ? arena_.host() : arena_;
+    Arena& where = there.device().kind == DeviceKind::kCpu ? arena_.pinned() : arena_;
     const Tensor copy =
         Tensor::empty(where, MemoryTag::kWeights, there.dtype(), there.shape(), "leased");
     set_bytes(copy, bytes_of(there).data());

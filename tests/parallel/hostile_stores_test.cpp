@@ -16,9 +16,10 @@ void expect_same(const Outcome& got, const Outcome& want, const std::string& wha
 }
 
 std::string name_of(const Setting& s) {
-  return fmt::format("{} stage {} passes {} fused {} clip {} projected {} master {} odd {}",
-                     s.optimizer, s.stage, s.passes, s.fused, static_cast<int>(s.clip_mode),
-                     s.project_gradients, static_cast<int>(s.master), s.odd_model);
+  return fmt::format(
+      "{} stage {} accumulation_steps {} fused {} clip {} projected {} master {} odd {}",
+      s.optimizer, s.stage, s.accumulation_steps, s.fused, static_cast<int>(s.clip_mode),
+      s.project_gradients, static_cast<int>(s.master), s.odd_model);
 }
 
 class HostileStores : public testing::TestWithParam<int> {};
@@ -32,7 +33,7 @@ TEST_P(HostileStores, ChangeNoBit) {
                 .stage = ranks == 1           ? 0
                          : entry.int8_weights ? 2
                                               : 3,
-                .passes = 2,
+                .accumulation_steps = 2,
                 .dtype = DType::kBF16,
                 .tied = fused,
                 .fused = fused};
@@ -48,14 +49,15 @@ TEST_P(HostileStores, ChangeNoBit) {
   for (const bool fused : {false, true}) {
     settings.push_back({.optimizer = "galore",
                         .stage = ranks == 1 ? 0 : 2,
-                        .passes = 2,
+                        .accumulation_steps = 2,
                         .fused = fused,
                         .clip_mode = fused ? ClipMode::kLagged : ClipMode::kExact,
                         .project_gradients = true});
   }
   for (Setting s : settings) {
     run_ranks(ranks, [&, s](Communicator& comm) {
-      const std::vector<Batch> batches = batches_of(comm.rank(), ranks, s.passes, s.empty);
+      const std::vector<Batch> batches =
+          batches_of(comm.rank(), ranks, s.accumulation_steps, s.empty);
       Setting hostile = s;
       hostile.hostile = true;
       expect_same(train(comm, hostile, batches), train(comm, s, batches), name_of(s));
@@ -73,13 +75,13 @@ Seen watch(Communicator& comm, const Setting& s, int steps, int bad_step = 0) {
   const OptimizerGroups optimizer =
       make_groups(model->params(), s.optimizer, s.project_gradients, s.update_gap);
   const auto record = std::make_shared<HostileRecord>();
-  TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.passes), comm,
+  TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.accumulation_steps), comm,
                      hostile_stores(*model, record));
   InitSource source(3, 0.3);
   engine.load(source);
   Seen seen{{*record}};
   for (int step = 1; step <= steps; ++step) {
-    std::vector<Batch> batches = batches_of(comm.rank(), comm.size(), s.passes, -1);
+    std::vector<Batch> batches = batches_of(comm.rank(), comm.size(), s.accumulation_steps, -1);
     if (step == bad_step)
       for (float& w : batches[0].weights) w *= std::numeric_limits<float>::infinity();
     const StepResult result = engine.step(batches, step, 1e-3);
@@ -91,27 +93,28 @@ Seen watch(Communicator& comm, const Setting& s, int steps, int bad_step = 0) {
 
 std::vector<Setting> ways_of_stepping(int ranks) {
   const int stage = ranks == 1 ? 0 : 2;
-  return {{.optimizer = "adamw", .stage = stage},
-          {.optimizer = "adafactor", .stage = stage, .passes = 3},
-          {.optimizer = "galore", .stage = stage, .passes = 2, .project_gradients = true},
-          {.optimizer = "apollo", .stage = stage, .fused = true, .clip_mode = ClipMode::kLagged},
-          {.optimizer = "adamw",
-           .stage = stage,
-           .passes = 2,
-           .fused = true,
-           .clip_mode = ClipMode::kTwoPass},
-          {.optimizer = "galore",
-           .stage = stage,
-           .passes = 2,
-           .fused = true,
-           .clip_mode = ClipMode::kPerTensor,
-           .project_gradients = true},
-          {.optimizer = "badam", .stage = stage, .fused = true, .clip_mode = ClipMode::kLagged},
-          {.optimizer = "lisa",
-           .stage = stage,
-           .fused = true,
-           .clip_mode = ClipMode::kPerTensor,
-           .update_gap = 2}};
+  return {
+      {.optimizer = "adamw", .stage = stage},
+      {.optimizer = "adafactor", .stage = stage, .accumulation_steps = 3},
+      {.optimizer = "galore", .stage = stage, .accumulation_steps = 2, .project_gradients = true},
+      {.optimizer = "apollo", .stage = stage, .fused = true, .clip_mode = ClipMode::kLagged},
+      {.optimizer = "adamw",
+       .stage = stage,
+       .accumulation_steps = 2,
+       .fused = true,
+       .clip_mode = ClipMode::kTwoPass},
+      {.optimizer = "galore",
+       .stage = stage,
+       .accumulation_steps = 2,
+       .fused = true,
+       .clip_mode = ClipMode::kPerTensor,
+       .project_gradients = true},
+      {.optimizer = "badam", .stage = stage, .fused = true, .clip_mode = ClipMode::kLagged},
+      {.optimizer = "lisa",
+       .stage = stage,
+       .fused = true,
+       .clip_mode = ClipMode::kPerTensor,
+       .update_gap = 2}};
 }
 
 // Updates within the backward pass, and projections, are foreseen from the second step on.
@@ -169,13 +172,14 @@ TEST_P(HostileStores, FailWithTheirOwnWords) {
                   make_groups(model->params(), s.optimizer, s.project_gradients);
               const auto record = std::make_shared<HostileRecord>();
               if (comm.rank() == 0) (at_release ? record->fail_release : record->fail_acquire) = at;
-              TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.passes), comm,
-                                 hostile_stores(*model, record));
+              TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.accumulation_steps),
+                                 comm, hostile_stores(*model, record));
               try {
                 InitSource source(3, 0.3);
                 engine.load(source);
                 for (int step = 1; step <= 3; ++step)
-                  engine.step(batches_of(comm.rank(), comm.size(), s.passes, -1), step, 1e-3);
+                  engine.step(batches_of(comm.rank(), comm.size(), s.accumulation_steps, -1), step,
+                              1e-3);
               } catch (const std::exception& e) {
                 comm.abort(e.what());  // as the program does, before anything is taken down
                 throw;

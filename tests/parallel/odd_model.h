@@ -62,7 +62,7 @@ class OddModel final : public TrainableModel {
     return blocks;
   }
   // Forward and backward passes of each visit; the embedding's backward pass reads no weight.
-  std::vector<int> gathers_per_pass() const override {
+  std::vector<int> gathers_per_micro_batch() const override {
     std::vector<int> gathers;
     for (const ParamId id : params_.ids()) {
       const BlockId block = block_of(id);
@@ -71,10 +71,10 @@ class OddModel final : public TrainableModel {
     if (head_.id == embedding_.id) gathers[static_cast<std::size_t>(head_.id)] += 2;
     return gathers;
   }
-  bool is_summed_in_pass(ParamId id) const override {
+  bool is_summed_in_backward(ParamId id) const override {
     return id == head_.id || id == first_norm_.id || is_shared(id) || block_of(id) == 2;
   }
-  std::vector<NamedSize> product_sizes() const override {
+  std::vector<NamedSize> linear_sizes() const override {
     return {{"the model's width", width_}, {"the third block's inner width", 1}};
   }
 
@@ -96,7 +96,7 @@ class OddModel final : public TrainableModel {
       x = ctx.tape != nullptr ? ctx.tape->segment(x, body) : body(x);
     }
     const BlockScope scope(ctx, kLast);
-    return head_loss(
+    return lm_head_loss(
         ctx, rms_norm(ctx, x, final_norm_, kEps), head_,
         {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
   }

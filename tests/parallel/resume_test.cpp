@@ -7,7 +7,6 @@
 
 #include "checkpoint/checkpoint_reader.h"
 #include "core/io/file_engine.h"
-#include "launcher/engine/checkpointing.h"
 #include "models/hf_export.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
@@ -15,6 +14,7 @@
 #include "tests/parallel/hostile_stores.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
+#include "train/checkpointing.h"
 
 namespace thimble {
 namespace {
@@ -43,13 +43,13 @@ std::unique_ptr<TrainableModel> make_model() {
 }
 
 Batch rows_of(std::int64_t step, std::int64_t first, std::int64_t rows) {
-  Batch b{.rows = rows, .seq_len = kSeq};
+  Batch b{.sequences = rows, .seq_len = kSeq};
   for (std::int64_t r = first; r < first + rows; ++r) {
     for (std::int64_t t = 0; t < kSeq; ++t) {
       b.tokens.push_back(static_cast<std::int32_t>((step * 11 + r * 7 + t * 3) % 53));
       b.targets.push_back(static_cast<std::int32_t>((step * 11 + r * 7 + t * 3 + 3) % 53));
       b.weights.push_back((r + t) % 4 == 0 ? 0.0f : 1.0f);
-      b.doc_start.push_back(0);
+      b.segment_start.push_back(0);
       b.positions.push_back(static_cast<std::int32_t>(t));
     }
   }
@@ -92,7 +92,7 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
                          {.dtype = DType::kBF16,
                           .grad_dtype = DType::kBF16,
                           .zero_stage = layout.stage,
-                          .wire = DType::kF32,
+                          .comm_dtype = DType::kF32,
                           .small_elements = 50,
                           .master = layout.master,
                           .seq_len = kSeq},

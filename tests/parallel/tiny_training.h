@@ -5,8 +5,6 @@
 #include <cmath>
 
 #include "core/ops/ops.h"
-#include "launcher/engine/memory_report.h"
-#include "launcher/engine/train_engine.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
@@ -14,6 +12,8 @@
 #include "tests/parallel/hostile_stores.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
+#include "train/memory_report.h"
+#include "train/train_engine.h"
 
 namespace thimble {
 
@@ -30,7 +30,7 @@ inline ModelConfig odd_config(bool tied, bool wide = false) {
   c.head_dim = 8;
   c.vocab_size = 61;
   c.max_positions = 64;
-  c.tied_head = tied;
+  c.tied_lm_head = tied;
   c.qkv_bias = true;
   c.windows = {0, 5, 0};
   return c;
@@ -38,21 +38,21 @@ inline ModelConfig odd_config(bool tied, bool wide = false) {
 
 // Micro-batch `index` of a step; some positions, and in one of them all, are not trained.
 inline Batch micro_batch(int index, int empty = -1) {
-  Batch b{.rows = 2, .seq_len = kSeq};
+  Batch b{.sequences = 2, .seq_len = kSeq};
   for (int i = 0; i < 2 * kSeq; ++i) {
     const int t = i % static_cast<int>(kSeq), start = t >= 6 ? 6 : 0;
     b.tokens.push_back((i * 17 + index * 5) % 61);
     b.targets.push_back((i * 17 + 17 + index * 5) % 61);
     b.weights.push_back(index == empty || (i + index) % 5 == 0 ? 0.0f : 1.0f);
-    b.doc_start.push_back(start);
+    b.segment_start.push_back(start);
     b.positions.push_back(t - start);
   }
   return b;
 }
 
-inline std::vector<Batch> batches_of(int rank, int ranks, int passes, int empty) {
+inline std::vector<Batch> batches_of(int rank, int ranks, int accumulation_steps, int empty) {
   std::vector<Batch> mine;
-  for (int p = 0; p < passes; ++p) mine.push_back(micro_batch(p * ranks + rank, empty));
+  for (int p = 0; p < accumulation_steps; ++p) mine.push_back(micro_batch(p * ranks + rank, empty));
   return mine;
 }
 
@@ -77,11 +77,11 @@ inline std::vector<float> rows_of(const std::vector<float>& whole, const ParamIn
 // What a rank holds of an entry.
 inline std::vector<float> held_values(TrainEngine& engine, const StateEntry& entry) {
   const StateLease lease = engine.state().acquire(
-      {.id = entry.id, .rows = entry.held_rows(engine.rank()), .on_host = true});
+      {.id = entry.id, .rows = entry.held_rows(engine.rank()), .on_cpu = true});
   return floats(lease.tensor());
 }
 
-// A whole weight as passes see it.
+// A whole weight as accumulation_steps see it.
 inline std::vector<float> shown_weight(TrainEngine& engine, ParamId id) {
   const auto blocks = engine.model().block_params();
   BlockId block = 0;
@@ -107,8 +107,8 @@ struct Outcome {
 
 struct Setting {
   std::string optimizer = "adamw";
-  int stage = 0, passes = 1, empty = -1;
-  DType dtype = DType::kF32, wire = DType::kF32;
+  int stage = 0, accumulation_steps = 1, empty = -1;
+  DType dtype = DType::kF32, comm_dtype = DType::kF32;
   bool reduce_by_transport = false;
   bool tied = false, wide = false;
   Recompute recompute = Recompute::kNone;
@@ -150,13 +150,13 @@ inline OptimizerGroups make_groups(const ParamTable& params, const std::string& 
   return {params, narrow_groups(params, main), main, fallback};
 }
 
-inline EngineOptions engine_options(const Setting& s, int passes) {
+inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
   return {.dtype = s.dtype,
           .grad_dtype = s.dtype,
           .recompute = s.recompute,
-          .accumulates = passes > 1,
+          .accumulates = accumulation_steps > 1,
           .zero_stage = s.stage,
-          .wire = s.wire,
+          .comm_dtype = s.comm_dtype,
           .reduce_by_transport = s.reduce_by_transport,
           .small_elements = s.small_elements,
           .max_grad_norm = s.max_grad_norm,
@@ -214,7 +214,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
 // The run of one process that takes all micro-batches in the order in which the ranks are counted.
 inline Outcome reference(const Setting& s, int ranks) {
   SingleCommunicator alone;
-  return train(alone, s, batches_of(0, 1, ranks * s.passes, s.empty));
+  return train(alone, s, batches_of(0, 1, ranks * s.accumulation_steps, s.empty));
 }
 
 inline double relative(const std::vector<float>& got, const std::vector<float>& want) {

@@ -6,12 +6,12 @@
 
 #include "core/base/failpoint.h"
 #include "core/io/file_engine.h"
-#include "launcher/engine/checkpointing.h"
 #include "models/decoder.h"
 #include "models/hf_export.h"
 #include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
 #include "tests/parallel/tiny_training.h"
+#include "train/checkpointing.h"
 
 namespace thimble {
 namespace {
@@ -92,8 +92,8 @@ class UnwindTest : public testing::TestWithParam<int> {
         return engine.load(source);
       }
       case Part::kStep:
-        static_cast<void>(
-            engine.step(batches_of(rank, ranks, s.passes, -1), ++steps_.at(index(rank)), 1e-3));
+        static_cast<void>(engine.step(batches_of(rank, ranks, s.accumulation_steps, -1),
+                                      ++steps_.at(index(rank)), 1e-3));
         return;
       case Part::kEvaluate:
         static_cast<void>(engine.evaluate(micro_batch(rank)));
@@ -141,8 +141,8 @@ class UnwindTest : public testing::TestWithParam<int> {
           const Transformer model(odd_config(s.tied));
           const OptimizerGroups optimizer =
               make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
-          TrainEngine engine(*arena, model, optimizer, engine_options(s, s.passes), comm,
-                             stores_of_tests(model));
+          TrainEngine engine(*arena, model, optimizer, engine_options(s, s.accumulation_steps),
+                             comm, stores_of_tests(model));
           abort_on_error(comm, [&] {
             for (const Part before : kParts) {
               if (before == part) break;
@@ -215,9 +215,9 @@ std::vector<Layout> layouts(int ranks) {
         all.push_back({ranks,
                        {.optimizer = projected ? "galore" : "adamw",
                         .stage = stage,
-                        .passes = fused ? 1 : 2,
+                        .accumulation_steps = fused ? 1 : 2,
                         .dtype = projected ? DType::kBF16 : DType::kF32,
-                        .wire = projected ? DType::kBF16 : DType::kF32,
+                        .comm_dtype = projected ? DType::kBF16 : DType::kF32,
                         .recompute = fused ? Recompute::kFull : Recompute::kSelective,
                         .fused = fused,
                         .clip_mode = projected ? ClipMode::kTwoPass : ClipMode::kPerTensor,

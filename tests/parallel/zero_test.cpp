@@ -1,5 +1,5 @@
 // Sharded training against one rank: the same bits where they are promised, the same numbers
-// elsewhere, the planned bytes in memory and on the wire.
+// elsewhere, the planned bytes in memory and between ranks.
 #include "tests/parallel/tiny_training.h"
 
 namespace thimble {
@@ -12,7 +12,7 @@ TEST_P(ZeroTest, OnePassOnRanksIsManyPassesOnOneBitForBit) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
     for (const auto& [tied, wide] :
          {std::pair{false, false}, {true, false}, {false, true}, {true, true}}) {
-      Setting s{.dtype = dtype, .wire = DType::kF32, .tied = tied, .wide = wide};
+      Setting s{.dtype = dtype, .comm_dtype = DType::kF32, .tied = tied, .wide = wide};
       const std::unique_ptr<TrainableModel> made = tiny_model(s);
       const TrainableModel& model = *made;
       const Outcome want = reference(s, ranks);
@@ -34,18 +34,22 @@ TEST_P(ZeroTest, OnePassOnRanksIsManyPassesOnOneBitForBit) {
   }
 }
 
-TEST_P(ZeroTest, EveryStageWireAndAccumulationIsCloseToOneRank) {
+TEST_P(ZeroTest, EveryStageCommDTypeAndAccumulationIsCloseToOneRank) {
   const int ranks = GetParam();
-  for (const DType wire : {DType::kF32, DType::kBF16}) {
-    for (const int passes : {1, 3}) {
+  for (const DType comm_dtype : {DType::kF32, DType::kBF16}) {
+    for (const int accumulation_steps : {1, 3}) {
       // With an empty micro-batch one rank has nothing to learn from.
-      Setting s{.passes = passes, .empty = ranks > 1 ? 1 : -1, .dtype = DType::kF32, .wire = wire};
+      Setting s{.accumulation_steps = accumulation_steps,
+                .empty = ranks > 1 ? 1 : -1,
+                .dtype = DType::kF32,
+                .comm_dtype = comm_dtype};
       const std::unique_ptr<TrainableModel> made = tiny_model(s);
       const TrainableModel& model = *made;
       const Outcome want = reference(s, ranks);
       for (s.stage = 0; s.stage <= 3; ++s.stage) {
         run_ranks(ranks, [&](Communicator& comm) {
-          const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, passes, s.empty));
+          const Outcome got =
+              train(comm, s, batches_of(comm.rank(), ranks, accumulation_steps, s.empty));
           EXPECT_NEAR(got.losses[0], want.losses[0], 1e-6 * want.losses[0]);
           for (const ParamId id : model.params().ids()) {
             const auto i = static_cast<std::size_t>(id);
@@ -55,9 +59,9 @@ TEST_P(ZeroTest, EveryStageWireAndAccumulationIsCloseToOneRank) {
             // A single number may be a small difference of what was rounded.
             const double rounding = info.shape.numel() == 1 ? 4e-2 : 1e-2;
             EXPECT_TRUE(relative(got.grads[i], expected) <=
-                        (wire == DType::kF32 || ranks == 1 ? 1e-5 : rounding))
-                << info.name << " stage " << s.stage << " passes " << passes << ": "
-                << relative(got.grads[i], expected);
+                        (comm_dtype == DType::kF32 || ranks == 1 ? 1e-5 : rounding))
+                << info.name << " stage " << s.stage << " accumulation_steps " << accumulation_steps
+                << ": " << relative(got.grads[i], expected);
           }
         });
       }
@@ -69,16 +73,16 @@ TEST_P(ZeroTest, StagesOfOneGroupGiveTheSameBits) {
   const int ranks = GetParam();
   const std::unique_ptr<TrainableModel> made = tiny_model({.tied = true});
   const TrainableModel& model = *made;
-  for (const int passes : {1, 3}) {
+  for (const int accumulation_steps : {1, 3}) {
     for (const auto& [first, second] : {std::pair{0, 1}, std::pair{2, 3}, std::pair{1, 2}}) {
-      if (passes > 1 && first == 1) continue;
+      if (accumulation_steps > 1 && first == 1) continue;
       run_ranks(ranks, [&, first = first, second = second](Communicator& comm) {
         Setting s{.stage = first,
-                  .passes = passes,
+                  .accumulation_steps = accumulation_steps,
                   .dtype = DType::kBF16,
-                  .wire = DType::kBF16,
+                  .comm_dtype = DType::kBF16,
                   .tied = true};
-        const auto batches = batches_of(comm.rank(), ranks, passes, -1);
+        const auto batches = batches_of(comm.rank(), ranks, accumulation_steps, -1);
         const Outcome a = train(comm, s, batches);
         s.stage = second;
         s.recompute = second == 3 ? Recompute::kFull : Recompute::kSelective;
@@ -101,16 +105,16 @@ TEST_P(ZeroTest, StagesOfOneGroupGiveTheSameBits) {
   }
 }
 
-TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
+TEST_P(ZeroTest, BytesSentAndInMemoryAreThePlanned) {
   const int ranks = GetParam();
   for (const auto& [tied, wide] : {std::pair{false, false}, {true, false}, {true, true}}) {
-    for (const int passes : {1, 3}) {
+    for (const int accumulation_steps : {1, 3}) {
       for (const Recompute recompute : {Recompute::kNone, Recompute::kFull}) {
         for (int stage = 0; stage <= 3; ++stage) {
           const Setting s{.stage = stage,
-                          .passes = passes,
+                          .accumulation_steps = accumulation_steps,
                           .dtype = DType::kBF16,
-                          .wire = DType::kBF16,
+                          .comm_dtype = DType::kBF16,
                           .tied = tied,
                           .wide = wide,
                           .recompute = recompute};
@@ -120,21 +124,22 @@ TEST_P(ZeroTest, BytesOnTheWireAndInMemoryAreThePlanned) {
           // One step's bytes, and every peak.
           const auto play = [&](Arena& arena, Communicator& comm) {
             arena.begin_phase("load");
-            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), comm,
+            TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps), comm,
                                stores_of_tests(model));
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
-            const auto batches = batches_of(comm.rank(), ranks, passes, -1);
+            const auto batches = batches_of(comm.rank(), ranks, accumulation_steps, -1);
             const std::int64_t before = comm.traffic().tensor_bytes;
             engine.step(batches, 1, 1e-3);
             const std::int64_t sent = comm.traffic().tensor_bytes - before;
-            EXPECT_EQ(sent, ranks == 1 ? 0
-                                       : engine.parallel()
-                                             .step_traffic(model.params(), comm.rank(), passes,
-                                                           DType::kBF16, DType::kBF16,
-                                                           model.gathers_per_pass())
-                                             .total());
+            EXPECT_EQ(sent, ranks == 1
+                                ? 0
+                                : engine.parallel()
+                                      .step_traffic(model.params(), comm.rank(), accumulation_steps,
+                                                    DType::kBF16, DType::kBF16,
+                                                    model.gathers_per_micro_batch())
+                                      .total());
             engine.step(batches, 2, 1e-3);
           };
           run_ranks(ranks, [&](Communicator& comm) {
@@ -167,7 +172,7 @@ std::vector<std::pair<OptimizerEntry, bool>> optimizers_by_shape() {
 }
 
 // One pass: the gradients are the same bits, so the updates differ only by the order of sums within
-// products and projections.
+// matmuls and projections.
 TEST_P(ZeroTest, EveryOptimizerGivesTheWeightsOfOneRank) {
   const int ranks = GetParam();
   for (const auto& [entry, wide] : optimizers_by_shape()) {
@@ -206,7 +211,7 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
       const Setting s{.optimizer = entry.name,
                       .stage = std::min(ranks - 1, entry.int8_weights ? 2 : 3),
                       .dtype = DType::kBF16,
-                      .wire = DType::kBF16,
+                      .comm_dtype = DType::kBF16,
                       .master = master};
       const std::unique_ptr<TrainableModel> made = tiny_model(s);
       const TrainableModel& model = *made;
@@ -232,8 +237,8 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
   }
 }
 
-// Images of gradients, or those of the layers at work alone. What N ranks send of a pass each is
-// what one rank adds up over N passes, to the bit.
+// Projection of gradients, or those of the layers at work alone. What N ranks send of a pass each
+// is what one rank adds up over N accumulation_steps, to the bit.
 TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
   const int ranks = GetParam();
   for (const char* name : {"galore", "natural_galore", "badam", "lisa", "frugal layers"}) {
@@ -246,9 +251,9 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
       run_ranks(ranks, [&](Communicator& comm) {
         const auto batches = batches_of(comm.rank(), ranks, 1, -1);
         const Outcome got = train(comm, s, batches);
-        // Products of GaLore's update have other shapes on slices, so their last bits may differ.
-        const bool has_products = std::string_view(name).ends_with("galore");
-        EXPECT_NEAR(got.losses[1], want.losses[1], has_products ? 1e-6 : 0.0)
+        // Matmuls of GaLore's update have other shapes on slices, so their last bits may differ.
+        const bool has_matmuls = std::string_view(name).ends_with("galore");
+        EXPECT_NEAR(got.losses[1], want.losses[1], has_matmuls ? 1e-6 : 0.0)
             << name << " stage " << s.stage;
         EXPECT_EQ(got.norms[0], want.norms[0]) << name << " stage " << s.stage;
         for (const ParamId id : model.params().ids()) {
@@ -256,32 +261,32 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
           const ParamInfo& info = model.params().info(id);
           if (info.name.ends_with("k_proj.bias")) continue;
           EXPECT_TRUE(relative(got.masters[i], rows_of(want.masters[i], info, got.slices[i])) <=
-                      (has_products ? 2e-5 : 0.0))
+                      (has_matmuls ? 2e-5 : 0.0))
               << name << " " << info.name << " stage " << s.stage;
         }
         // Memory and traffic of every step are those that were planned.
-        for (const int passes : {1, 3}) {
+        for (const int accumulation_steps : {1, 3}) {
           const auto play = [&](Arena& arena, Communicator& playing) {
-            TrainEngine engine(arena, model, optimizer, engine_options(s, passes), playing,
-                               stores_of_tests(model));
+            TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
+                               playing, stores_of_tests(model));
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
-            const auto own = batches_of(comm.rank(), ranks, passes, -1);
+            const auto own = batches_of(comm.rank(), ranks, accumulation_steps, -1);
             for (int step = 1; step <= 4; ++step) {
               const std::int64_t before = playing.traffic().tensor_bytes;
               engine.step(own, step, 1e-3);
-              const auto planned = [&](const std::vector<std::int64_t>& images) {
+              const auto planned = [&](const std::vector<std::int64_t>& projections) {
                 return engine.parallel()
-                    .step_traffic(model.params(), comm.rank(), passes, DType::kF32, DType::kF32,
-                                  model.gathers_per_pass(), {}, images)
+                    .step_traffic(model.params(), comm.rank(), accumulation_steps, DType::kF32,
+                                  DType::kF32, model.gathers_per_micro_batch(), {}, projections)
                     .total();
               };
               if (ranks == 1) continue;
               EXPECT_EQ(playing.traffic().tensor_bytes - before,
-                        planned(engine.image_widths(step)));
+                        planned(engine.projected_widths(step)));
               if (std::string_view(name) != "frugal layers") {
-                EXPECT_LT(planned(engine.image_widths(step)), planned({})) << name;
+                EXPECT_LT(planned(engine.projected_widths(step)), planned({})) << name;
               }
             }
           };
@@ -297,12 +302,13 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
   }
 }
 
-// Passes add up to the image of the whole batch's gradient.
+// Passes add up to the projection of the whole batch's gradient.
 TEST_P(ZeroTest, ProjectedPassesAreTheProjectedBatch) {
   SingleCommunicator alone;
   Setting s{.optimizer = "galore", .stage = 0, .max_grad_norm = 0};
   const auto batches = batches_of(0, 1, GetParam() + 1, -1);
-  // The first refreshes differ: compare from the same state, which one rank and no images give.
+  // The first refreshes differ: compare from the same state, which one rank and no projections
+  // give.
   s.project_gradients = true;
   const Outcome projected = train(alone, s, batches);
   Setting fused = s;
@@ -317,7 +323,7 @@ TEST_P(ZeroTest, ProjectedPassesAreTheProjectedBatch) {
 TEST_P(ZeroTest, SplitWeightsAreThoseOfAMaster) {
   const int ranks = GetParam();
   run_ranks(ranks, [&](Communicator& comm) {
-    Setting s{.stage = 1, .dtype = DType::kBF16, .wire = DType::kBF16};
+    Setting s{.stage = 1, .dtype = DType::kBF16, .comm_dtype = DType::kBF16};
     const auto batches = batches_of(comm.rank(), ranks, 1, -1);
     const Outcome whole = train(comm, s, batches);
     s.master = MasterFormat::kSplit;

@@ -27,21 +27,21 @@ std::int64_t padded_keys(const AttentionSpec& s) {
   return round_up(std::max<std::int64_t>(s.kv_len, 1), kKeyStep);
 }
 
-MatmulSpec product(std::int64_t m, std::int64_t n, std::int64_t k, DType in) {
+MatmulSpec tile_spec(std::int64_t m, std::int64_t n, std::int64_t k, DType in) {
   return {.m = m, .n = n, .k = k, .a = in, .b = in, .c = DType::kF32, .lda = k, .ldb = n, .ldc = n};
 }
 
-// The five products of a tile [rows, cols] with head dimension D.
-struct TileProducts {
+// The five matmuls of a tile [rows, cols] with head dimension D.
+struct TileMatmuls {
   MatmulSpec scores, output, dv, dk, dq;
 
-  TileProducts(std::int64_t rows, std::int64_t cols, std::int64_t d, DType in) {
-    scores = product(rows, cols, d, in);  // Q K^T, and dO V^T
+  TileMatmuls(std::int64_t rows, std::int64_t cols, std::int64_t d, DType in) {
+    scores = tile_spec(rows, cols, d, in);  // Q K^T, and dO V^T
     scores.trans_b = true;
     scores.ldb = d;
-    output = product(rows, d, cols, in);  // P V
+    output = tile_spec(rows, d, cols, in);  // P V
     output.accumulate = true;
-    dv = product(cols, d, rows, in);  // P^T dO, and dS^T Q
+    dv = tile_spec(cols, d, rows, in);  // P^T dO, and dS^T Q
     dv.trans_a = true;
     dv.lda = cols;
     dv.accumulate = true;
@@ -56,7 +56,7 @@ std::int64_t tile_workspace(const AttentionSpec& s, bool backward) {
     if (rows == 0) continue;
     for (std::int64_t cols = kKeyStep; cols <= std::min(kKeyCols, padded_keys(s));
          cols += kKeyStep) {
-      const TileProducts tile(rows, cols, s.head_dim, tile_dtype(s));
+      const TileMatmuls tile(rows, cols, s.head_dim, tile_dtype(s));
       most = std::max(most, onednn::workspace_bytes(tile.scores));
       most = std::max(most, onednn::workspace_bytes(tile.output));
       if (backward) most = std::max(most, onednn::workspace_bytes(tile.dv));
@@ -125,30 +125,30 @@ struct QueryBlock {
   std::int64_t q0 = 0, rows = 0;            // queries q0 .. q0 + rows of the row of tokens
   std::int64_t key_begin = 0, key_end = 0;  // key_begin is a multiple of kKeyStep
 
-  QueryBlock(const AttentionSpec& s, const std::int32_t* doc_start, std::int64_t begin)
+  QueryBlock(const AttentionSpec& s, const std::int32_t* segment_start, std::int64_t begin)
       : q0(begin), rows(std::min(kQueryRows, s.q_len - begin)) {
     key_begin = s.kv_len;
     for (std::int64_t i = 0; i < rows; ++i)
-      key_begin = std::min(key_begin, first_key(s, doc_start, q0 + i));
+      key_begin = std::min(key_begin, first_key(s, segment_start, q0 + i));
     key_begin = key_begin / kKeyStep * kKeyStep;
     key_end = q0 + rows + s.kv_len - s.q_len;
   }
-  static std::int64_t first_key(const AttentionSpec& s, const std::int32_t* doc_start,
+  static std::int64_t first_key(const AttentionSpec& s, const std::int32_t* segment_start,
                                 std::int64_t query) {
     const std::int64_t index = query + s.kv_len - s.q_len;
     const std::int64_t window_start = s.window > 0 ? index - s.window + 1 : 0;
-    return std::max<std::int64_t>(doc_start[query], window_start);
+    return std::max<std::int64_t>(segment_start[query], window_start);
   }
 };
 
 // Fills the visibility of each query of the block for the tile that begins at key0.
-SoftmaxTile make_tile(const AttentionSpec& s, const std::int32_t* doc_start,
+SoftmaxTile make_tile(const AttentionSpec& s, const std::int32_t* segment_start,
                       const QueryBlock& block, std::int64_t key0, const Scratch& w) {
   const std::int64_t cols = round_up(std::min(kKeyCols, block.key_end - key0), kKeyStep);
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const std::int64_t index = block.q0 + i + s.kv_len - s.q_len;
     w.first[i] =
-        static_cast<std::int32_t>(QueryBlock::first_key(s, doc_start, block.q0 + i) - key0);
+        static_cast<std::int32_t>(QueryBlock::first_key(s, segment_start, block.q0 + i) - key0);
     w.end[i] = static_cast<std::int32_t>(index + 1 - key0);
   }
   return {.rows = block.rows,
@@ -175,7 +175,7 @@ void forward_block(const AttentionSpec& s, const AttentionArgs& args, const Quer
                    std::int64_t b, std::int64_t h, const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
-  const std::int32_t* doc_start = args.doc_start + b * s.q_len;
+  const std::int32_t* segment_start = args.segment_start + b * s.q_len;
   gather(w.q, in,
          head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h),
          s.dtype, block.rows, block.rows, d, q_stride);
@@ -183,16 +183,16 @@ void forward_block(const AttentionSpec& s, const AttentionArgs& args, const Quer
   std::fill(w.max, w.max + block.rows, -HUGE_VALF);
   std::fill(w.sum, w.sum + block.rows, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
-    const SoftmaxTile tile = make_tile(s, doc_start, block, key0, w);
-    const TileProducts products(block.rows, tile.cols, d, in);
-    run(products.scores, w.q, w.k + key0 * d * in_size, w.scores, w.onednn);
+    const SoftmaxTile tile = make_tile(s, segment_start, block, key0, w);
+    const TileMatmuls matmuls(block.rows, tile.cols, d, in);
+    run(matmuls.scores, w.q, w.k + key0 * d * in_size, w.scores, w.onednn);
     isa_kernels().softmax_tile(tile, w.max, w.sum, w.shrink, w.p, in);
     if (key0 > block.key_begin) {
       for (std::int64_t i = 0; i < block.rows; ++i) {
         for (std::int64_t j = 0; j < d; ++j) w.acc[i * d + j] *= w.shrink[i];
       }
     }
-    run(products.output, w.p, w.v + key0 * d * in_size, w.acc, w.onednn);
+    run(matmuls.output, w.p, w.v + key0 * d * in_size, w.acc, w.onednn);
   }
   float* lse = args.lse == nullptr ? nullptr : args.lse + (b * s.heads + h) * s.q_len + block.q0;
   char* out = head_pointer(static_cast<char*>(args.out), s, b * s.q_len + block.q0, q_stride, h);
@@ -220,7 +220,7 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
                     std::int64_t b, std::int64_t h, const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
-  const std::int32_t* doc_start = args.forward.doc_start + b * s.q_len;
+  const std::int32_t* segment_start = args.forward.segment_start + b * s.q_len;
   const std::int64_t position = b * s.q_len + block.q0;
   const auto at = [&](const void* base) {
     return head_pointer(static_cast<const char*>(base), s, position, q_stride, h);
@@ -232,15 +232,15 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   const float* lse = args.forward.lse + (b * s.heads + h) * s.q_len + block.q0;
   std::fill(w.acc, w.acc + block.rows * d, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
-    const SoftmaxTile tile = make_tile(s, doc_start, block, key0, w);
-    const TileProducts products(block.rows, tile.cols, d, in);
+    const SoftmaxTile tile = make_tile(s, segment_start, block, key0, w);
+    const TileMatmuls matmuls(block.rows, tile.cols, d, in);
     const std::int64_t offset = key0 * d;
-    run(products.scores, w.q, w.k + offset * in_size, w.scores, w.onednn);
-    run(products.scores, w.dout, w.v + offset * in_size, w.dp, w.onednn);
+    run(matmuls.scores, w.q, w.k + offset * in_size, w.scores, w.onednn);
+    run(matmuls.scores, w.dout, w.v + offset * in_size, w.dp, w.onednn);
     isa_kernels().softmax_grad_tile(tile, lse, w.delta, w.dp, w.p, w.ds, in);
-    run(products.dv, w.p, w.dout, w.dv + offset, w.onednn);
-    run(products.dk, w.ds, w.q, w.dk + offset, w.onednn);
-    run(products.dq, w.ds, w.k + offset * in_size, w.acc, w.onednn);
+    run(matmuls.dv, w.p, w.dout, w.dv + offset, w.onednn);
+    run(matmuls.dk, w.ds, w.q, w.dk + offset, w.onednn);
+    run(matmuls.dq, w.ds, w.k + offset * in_size, w.acc, w.onednn);
   }
   char* dq = head_pointer(static_cast<char*>(args.dq), s, position, q_stride, h);
   for (std::int64_t i = 0; i < block.rows; ++i) {
@@ -249,7 +249,7 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   }
 }
 
-// Of one key-value head: reading its keys and values, and two products for every query.
+// Of one key-value head: reading its keys and values, and two matmuls for every query.
 std::int64_t group_cost(const AttentionSpec& s) {
   constexpr std::int64_t kProductsPerValue = 16;  // multiplications in the time of reading a value
   const std::int64_t keys = s.kv_len * s.head_dim, group = s.heads / s.kv_heads;
@@ -273,7 +273,7 @@ void attention(const AttentionSpec& s, const AttentionArgs& args) {
     gather_keys(s, args, b, kv_head, w);
     for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
       for (std::int64_t q0 = 0; q0 < s.q_len; q0 += kQueryRows) {
-        forward_block(s, args, QueryBlock(s, args.doc_start + b * s.q_len, q0), b, h, w);
+        forward_block(s, args, QueryBlock(s, args.segment_start + b * s.q_len, q0), b, h, w);
       }
     }
   });
@@ -292,7 +292,8 @@ void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
     std::fill(w.dv, w.dv + keys * s.head_dim, 0.0f);
     for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
       for (std::int64_t q0 = 0; q0 < s.q_len; q0 += kQueryRows) {
-        backward_block(s, args, QueryBlock(s, args.forward.doc_start + b * s.q_len, q0), b, h, w);
+        backward_block(s, args, QueryBlock(s, args.forward.segment_start + b * s.q_len, q0), b, h,
+                       w);
       }
     }
     for (std::int64_t i = 0; i < s.kv_len; ++i) {

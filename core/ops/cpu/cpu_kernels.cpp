@@ -79,9 +79,9 @@ void copy(void* dst, const void* src, std::int64_t bytes) {
 
 // Measured: a third faster with AMX tiles; elsewhere within 5 %, which is not worth a second copy
 // of the weights.
-PackedLayout packed_layout(const MatmulSpec& s) {
+PrepackedLayout prepacked_layout(const MatmulSpec& s) {
   if (isa() != Isa::kAmxBf16 || s.b != DType::kBF16) return {};
-  return cpu::packed_layout(s);
+  return cpu::prepacked_layout(s);
 }
 
 KernelTable make_cpu_table() {
@@ -92,8 +92,8 @@ KernelTable make_cpu_table() {
       .matmul = cpu::matmul,
       .fp8_matmul_workspace_bytes = cpu::fp8_matmul_workspace_bytes,
       .fp8_matmul = cpu::fp8_matmul,
-      .packed_layout = packed_layout,
-      .pack = cpu::pack,
+      .prepacked_layout = prepacked_layout,
+      .prepack = cpu::prepack,
       .zero = zero,
       .copy = copy,
       .cast = isa_table.cast,
@@ -124,7 +124,7 @@ KernelTable make_cpu_table() {
 KernelTable make_planning_table(
     const char* name, decltype(KernelTable::matmul_workspace_bytes) matmul_workspace,
     decltype(KernelTable::fp8_matmul_workspace_bytes) fp8_workspace,
-    decltype(KernelTable::packed_layout) packed_layout,
+    decltype(KernelTable::prepacked_layout) prepacked_layout,
     decltype(KernelTable::attention_workspace_bytes) attention_workspace) {
   return {
       .name = name,
@@ -132,8 +132,8 @@ KernelTable make_planning_table(
       .matmul = [](const MatmulSpec&, const MatmulArgs&) {},
       .fp8_matmul_workspace_bytes = fp8_workspace,
       .fp8_matmul = [](const Fp8MatmulSpec&, const MatmulArgs&) {},
-      .packed_layout = packed_layout,
-      .pack = [](const MatmulSpec&, const void*, void*) {},
+      .prepacked_layout = prepacked_layout,
+      .prepack = [](const MatmulSpec&, const void*, void*) {},
       .zero = [](void*, std::int64_t) {},
       .copy = [](void*, const void*, std::int64_t) {},
       .cast = [](void*, DType, const void*, DType, std::int64_t) {},
@@ -203,10 +203,10 @@ const KernelTable& kernels(Device device) {
   static const KernelTable kCpu = make_cpu_table();
   static const KernelTable kPlan = make_planning_table(
       "plan of cpu", kCpu.matmul_workspace_bytes, kCpu.fp8_matmul_workspace_bytes,
-      kCpu.packed_layout, kCpu.attention_workspace_bytes);
+      kCpu.prepacked_layout, kCpu.attention_workspace_bytes);
   static const KernelTable kGpuPlan = make_planning_table(
       "plan of gpu", cuda::matmul_workspace_bytes, cuda::fp8_matmul_workspace_bytes,
-      [](const MatmulSpec&) { return PackedLayout{}; }, cuda::attention_workspace_bytes);
+      [](const MatmulSpec&) { return PrepackedLayout{}; }, cuda::attention_workspace_bytes);
   if (device.kind == DeviceKind::kCpu) return device.planning ? kPlan : kCpu;
   if (device.planning) return kGpuPlan;
   const KernelTable* gpu = gpu_table;

@@ -20,21 +20,21 @@ void round_operand(void* dst, const void* x, DType dtype, std::int64_t n, Fp8For
 }  // namespace
 
 std::int64_t fp8_matmul_workspace_bytes(const Fp8MatmulSpec& s) {
-  return rounded_bytes(s.product.m * s.product.k) + rounded_bytes(s.product.n * s.product.k) +
-         matmul_workspace_bytes(s.product);
+  return rounded_bytes(s.matmul.m * s.matmul.k) + rounded_bytes(s.matmul.n * s.matmul.k) +
+         matmul_workspace_bytes(s.matmul);
 }
 
 void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
-  const std::int64_t a_elements = s.product.m * s.product.k, b_elements = s.product.n * s.product.k;
+  const std::int64_t a_elements = s.matmul.m * s.matmul.k, b_elements = s.matmul.n * s.matmul.k;
   auto* const a = static_cast<char*>(args.workspace);
   char* const b = a + rounded_bytes(a_elements);
-  round_operand(a, args.a, s.product.a, a_elements, s.a);
-  round_operand(b, args.b, s.product.b, b_elements, s.b);
+  round_operand(a, args.a, s.matmul.a, a_elements, s.a);
+  round_operand(b, args.b, s.matmul.b, b_elements, s.b);
   MatmulArgs rounded = args;
   rounded.a = a;
   rounded.b = b;
   rounded.workspace = b + rounded_bytes(b_elements);
-  cpu::matmul(s.product, rounded);
+  cpu::matmul(s.matmul, rounded);
 }
 
 }  // namespace thimble::cpu

@@ -1,4 +1,4 @@
-// Products in 8 bits on a CPU: operands are rounded as on a GPU, and multiplied as bf16, which
+// Matmuls in 8 bits on a CPU: operands are rounded as on a GPU, and multiplied as bf16, which
 // holds every value of both formats.
 #pragma once
 

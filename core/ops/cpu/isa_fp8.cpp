@@ -1,4 +1,4 @@
-// What a product in 8 bits needs of a CPU, which multiplies the rounded values as bf16.
+// What a matmul in 8 bits needs of a CPU, which multiplies the rounded values as bf16.
 #include <algorithm>
 #include <atomic>
 

@@ -29,7 +29,7 @@ bool needs_conversion(const MatmulSpec& s) {
   return !has_native_bf16() && (s.a == DType::kBF16 || s.b == DType::kBF16);
 }
 
-// The product of one tile of `s`, of `rows` by `cols`.
+// The matmul of one tile of `s`, of `rows` by `cols`.
 MatmulSpec tile_spec(const MatmulSpec& s, std::int64_t rows, std::int64_t cols) {
   MatmulSpec tile = s;
   tile.m = rows;
@@ -47,7 +47,7 @@ void for_each_size(const MatmulSpec& s, const MatmulTiles& tiles, F&& f) {
   }
 }
 
-// A tile's product in f32 from operands of which at least one is bf16: A [m, k] was converted whole
+// A tile's matmul in f32 from operands of which at least one is bf16: A [m, k] was converted whole
 // before, B [k, cols] and C [rows, cols] are converted by the tile's thread.
 struct Converted {
   MatmulSpec spec;
@@ -125,10 +125,10 @@ void run_converted(const MatmulSpec& s, const MatmulArgs& args) {
   }
 }
 
-// A tile of the product with packed B.
-MatmulSpec packed_tile(const MatmulSpec& spec) {
+// A tile of the matmul with prepacked B.
+MatmulSpec prepacked_tile(const MatmulSpec& spec) {
   MatmulSpec s = spec;
-  s.b_packed = true;
+  s.b_prepacked = true;
   return tile_spec(s, MatmulTiles(s).rows, s.n);
 }
 
@@ -149,7 +149,7 @@ MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
     across = (s.n + cols - 1) / cols;
     return down * across;
   };
-  if (s.b_packed) {
+  if (s.b_prepacked) {
     // oneDNN packs for one number of rows, and for whole rows of C.
     rows = part(kLeastTileRows);
     if (s.m % rows != 0) rows = s.m;
@@ -173,7 +173,7 @@ MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
 
 std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return 0;
-  TH_CHECK(!s.b_packed || !needs_conversion(s), "packed bf16 without native bf16");
+  TH_CHECK(!s.b_prepacked || !needs_conversion(s), "prepacked bf16 without native bf16");
   const MatmulTiles tiles(s);
   const std::int64_t threads = std::min<std::int64_t>(team_threads(), tiles.down * tiles.across);
   // Threads are numbered by the team, not by the tiles.
@@ -181,7 +181,7 @@ std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
 }
 
 void matmul(const MatmulSpec& s, const MatmulArgs& args) {
-  TH_CHECK(s.k > 0, "product over an empty dimension");
+  TH_CHECK(s.k > 0, "matmul over an empty dimension");
   if (s.m == 0 || s.n == 0) return;
   const MatmulTiles tiles(s);
   const std::int64_t scratch = scratch_bytes(s, tiles);
@@ -223,12 +223,12 @@ void matmul(const MatmulSpec& s, const MatmulArgs& args) {
       });
 }
 
-PackedLayout packed_layout(const MatmulSpec& s) {
-  return onednn::packed_layout(packed_tile(s));
+PrepackedLayout prepacked_layout(const MatmulSpec& s) {
+  return onednn::prepacked_layout(prepacked_tile(s));
 }
 
-void pack(const MatmulSpec& s, const void* b, void* packed) {
-  onednn::pack(packed_tile(s), b, packed);
+void prepack(const MatmulSpec& s, const void* b, void* prepacked) {
+  onednn::prepack(prepacked_tile(s), b, prepacked);
 }
 
 }  // namespace thimble::cpu

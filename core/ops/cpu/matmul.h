@@ -1,4 +1,4 @@
-// The CPU's matrix product: tiles of the result, each by one thread, by oneDNN where it has the
+// The CPU's matmul: tiles of the result, each by one thread, by oneDNN where it has the
 // types and converted to f32 where it has not (bf16 on AVX2).
 #pragma once
 
@@ -6,7 +6,7 @@
 
 namespace thimble::cpu {
 
-/// How the result [m, n] of a product is cut. Sums over k are never cut: a tile is a product of its
+/// How the result [m, n] of a matmul is cut. Sums over k are never cut: a tile is a matmul of its
 /// own. A function of the spec alone, so that bits do not depend on the number of threads.
 struct MatmulTiles {
   std::int64_t rows = 0, cols = 0;  // of a tile; the last of each may be smaller
@@ -20,10 +20,10 @@ std::int64_t matmul_workspace_bytes(const MatmulSpec& spec);
 /// SystemError if oneDNN cannot.
 void matmul(const MatmulSpec& spec, const MatmulArgs& args);
 
-/// The layout of B that oneDNN prefers for the tiles of this product; none if the plain one is as
+/// The layout of B that oneDNN prefers for the tiles of this matmul; none if the plain one is as
 /// good.
-PackedLayout packed_layout(const MatmulSpec& spec);
-/// packed, of packed_layout(spec).bytes, <- b as the spec has it stored.
-void pack(const MatmulSpec& spec, const void* b, void* packed);
+PrepackedLayout prepacked_layout(const MatmulSpec& spec);
+/// prepacked, of prepacked_layout(spec).bytes, <- b as the spec has it stored.
+void prepack(const MatmulSpec& spec, const void* b, void* prepacked);
 
 }  // namespace thimble::cpu

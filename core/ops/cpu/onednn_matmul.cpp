@@ -17,8 +17,8 @@ namespace {
 
 using dnnl::memory;
 
-// Below this many rows packing B costs more than it gains.
-constexpr std::int64_t kLeastPackRows = 64;
+// Below this many rows prepacking B costs more than it gains.
+constexpr std::int64_t kLeastPrepackRows = 64;
 
 const dnnl::engine& engine() {
   static const dnnl::engine kEngine(dnnl::engine::kind::cpu, 0);
@@ -30,7 +30,7 @@ dnnl::stream& stream() {
   return current;
 }
 
-// oneDNN splits work by the number of OpenMP threads, some of it when a product is made and some
+// oneDNN splits work by the number of OpenMP threads, some of it when a matmul is made and some
 // when it runs. Those of Thimble's own loops are what splits it here.
 void work_alone() {
   thread_local bool done = false;
@@ -39,7 +39,7 @@ void work_alone() {
 }
 
 memory::data_type type_of(DType dtype) {
-  TH_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "{} in a product", dtype_name(dtype));
+  TH_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "{} in a matmul", dtype_name(dtype));
   return dtype == DType::kF32 ? memory::data_type::f32 : memory::data_type::bf16;
 }
 
@@ -56,7 +56,7 @@ struct SpecHash {
     h = mix64(h, static_cast<std::uint64_t>(s.k));
     h = mix64(h, static_cast<std::uint64_t>(s.lda * 31 + s.ldb * 17 + s.ldc));
     const int flags = (s.trans_a ? 1 : 0) | (s.trans_b ? 2 : 0) | (s.accumulate ? 4 : 0) |
-                      (s.bias ? 8 : 0) | (s.b_packed ? 16 : 0) | static_cast<int>(s.a) << 5 |
+                      (s.bias ? 8 : 0) | (s.b_prepacked ? 16 : 0) | static_cast<int>(s.a) << 5 |
                       static_cast<int>(s.b) << 8 | static_cast<int>(s.c) << 11;
     return mix64(h, static_cast<std::uint64_t>(flags));
   }
@@ -73,13 +73,13 @@ dnnl::primitive_attr attributes(bool accumulate) {
   return attr;
 }
 
-// The layout of B that oneDNN prefers for exactly this product: it refuses, or computes a thousand
+// The layout of B that oneDNN prefers for exactly this matmul: it refuses, or computes a thousand
 // times slower, with a layout chosen for other sizes.
-memory::desc packed_desc(const MatmulSpec& spec) {
+memory::desc prepacked_desc(const MatmulSpec& spec) {
   static std::mutex mutex;
   static std::unordered_map<MatmulSpec, memory::desc, SpecHash> cache;
   MatmulSpec key = spec;
-  key.b_packed = false;
+  key.b_prepacked = false;
   const std::lock_guard lock(mutex);
   const auto found = cache.find(key);
   if (found != cache.end()) return found->second;
@@ -92,12 +92,13 @@ memory::desc packed_desc(const MatmulSpec& spec) {
   return cache.emplace(key, pd.weights_desc()).first->second;
 }
 
-// One product with its memory objects; belongs to one thread.
-class Product {
+// One matmul with its memory objects; belongs to one thread.
+class CachedMatmul {
  public:
-  explicit Product(const MatmulSpec& s) {
+  explicit CachedMatmul(const MatmulSpec& s) {
     const memory::desc a = matrix(s.m, s.k, s.a, s.trans_a, s.lda);
-    const memory::desc b = s.b_packed ? packed_desc(s) : matrix(s.k, s.n, s.b, s.trans_b, s.ldb);
+    const memory::desc b =
+        s.b_prepacked ? prepacked_desc(s) : matrix(s.k, s.n, s.b, s.trans_b, s.ldb);
     const memory::desc c = matrix(s.m, s.n, s.c, false, s.ldc);
     const dnnl::matmul::desc desc =
         s.bias ? dnnl::matmul::desc(a, b, matrix(1, s.n, s.b, false, s.n), c)
@@ -133,7 +134,7 @@ class Product {
     }
     const dnnl_status_t status =
         dnnl_primitive_execute(primitive_.get(), stream().get(), count, list.data());
-    TH_CHECK(status == dnnl_success, "oneDNN product failed with status {}",
+    TH_CHECK(status == dnnl_success, "oneDNN matmul failed with status {}",
              static_cast<int>(status));
   }
 
@@ -143,13 +144,13 @@ class Product {
   std::int64_t workspace_bytes_ = 0;
 };
 
-Product& product(const MatmulSpec& spec) {
-  thread_local std::unordered_map<MatmulSpec, std::unique_ptr<Product>, SpecHash> cache;
-  std::unique_ptr<Product>& slot = cache[spec];
+CachedMatmul& cached_matmul(const MatmulSpec& spec) {
+  thread_local std::unordered_map<MatmulSpec, std::unique_ptr<CachedMatmul>, SpecHash> cache;
+  std::unique_ptr<CachedMatmul>& slot = cache[spec];
   if (!slot) {
     work_alone();
     try {
-      slot = std::make_unique<Product>(spec);
+      slot = std::make_unique<CachedMatmul>(spec);
     } catch (const dnnl::error& e) {
       throw SystemError(fmt::format(
           "oneDNN cannot multiply [{}, {}] by [{}, {}] ({} by {} to {}): {}", spec.m, spec.k,
@@ -162,37 +163,37 @@ Product& product(const MatmulSpec& spec) {
 }  // namespace
 
 std::int64_t workspace_bytes(const MatmulSpec& spec) {
-  return product(spec).workspace_bytes();
+  return cached_matmul(spec).workspace_bytes();
 }
 
 void matmul(const MatmulSpec& spec, const MatmulArgs& args) {
-  product(spec).run(args);
+  cached_matmul(spec).run(args);
 }
 
-PackedLayout packed_layout(const MatmulSpec& spec) {
-  if (spec.m < kLeastPackRows) return {};
-  const memory::desc packed = packed_desc(spec);
-  if (packed.data.format_kind != dnnl_blocked) return {};
-  const dnnl_blocking_desc_t& blocks = packed.data.format_desc.blocking;
+PrepackedLayout prepacked_layout(const MatmulSpec& spec) {
+  if (spec.m < kLeastPrepackRows) return {};
+  const memory::desc prepacked = prepacked_desc(spec);
+  if (prepacked.data.format_kind != dnnl_blocked) return {};
+  const dnnl_blocking_desc_t& blocks = prepacked.data.format_desc.blocking;
   if (blocks.inner_nblks == 0) return {};
   std::uint64_t id = mix64(static_cast<std::uint64_t>(spec.b), spec.trans_b ? 2 : 1);
   const auto add = [&id](dnnl_dim_t value) { id = mix64(id, static_cast<std::uint64_t>(value)); };
   for (int i = 0; i < 2; ++i) {
-    add(packed.data.padded_dims[i]);
+    add(prepacked.data.padded_dims[i]);
     add(blocks.strides[i]);
   }
   for (int i = 0; i < blocks.inner_nblks; ++i) {
     add(blocks.inner_blks[i]);
     add(blocks.inner_idxs[i]);
   }
-  return {.bytes = static_cast<std::int64_t>(packed.get_size()), .id = id};
+  return {.bytes = static_cast<std::int64_t>(prepacked.get_size()), .id = id};
 }
 
-void pack(const MatmulSpec& spec, const void* b, void* packed) {
+void prepack(const MatmulSpec& spec, const void* b, void* prepacked) {
   work_alone();
   const memory::desc from = matrix(spec.k, spec.n, spec.b, spec.trans_b, spec.ldb);
   memory source(from, engine(), const_cast<void*>(b));
-  memory target(packed_desc(spec), engine(), packed);
+  memory target(prepacked_desc(spec), engine(), prepacked);
   dnnl::reorder(source, target).execute(stream(), source, target);
 }
 

@@ -60,7 +60,7 @@ TH_KERNEL void attention_kernel(AttentionSpec s, AttentionArgs a) {
   const std::int64_t offset = query_offset(s, at.batch, at.row, at.head);
   load_shared(query, static_cast<const T*>(a.q) + offset, s.head_dim);
   gpu::block_barrier();
-  const std::int64_t begin = first_key(s, a.doc_start, at.batch, at.row),
+  const std::int64_t begin = first_key(s, a.segment_start, at.batch, at.row),
                      end = at.row + s.kv_len - s.q_len + 1;
   float top = -HUGE_VALF, sum = 0, out[kMostEach] = {};
   for (std::int64_t first = begin; first < end; first += kLanes) {
@@ -106,7 +106,7 @@ TH_KERNEL void attention_grad_query_kernel(AttentionSpec s, AttentionGradArgs g,
   const std::int64_t row = (at.batch * s.heads + at.head) * s.q_len + at.row;
   const float lse = a.lse[row], row_delta = gpu::warp_sum(own);
   if (threadIdx.x == 0) delta[row] = row_delta;
-  const std::int64_t begin = first_key(s, a.doc_start, at.batch, at.row),
+  const std::int64_t begin = first_key(s, a.segment_start, at.batch, at.row),
                      end = at.row + s.kv_len - s.q_len + 1;
   float dq[kMostEach] = {};
   for (std::int64_t first = begin; first < end; first += kLanes) {
@@ -150,7 +150,7 @@ TH_KERNEL void attention_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, c
     for (std::int64_t first = begin; first < end; first += kLanes) {
       const std::int64_t i = first + threadIdx.x;
       float weight = 0, dscore = 0;
-      if (i < end && first_key(s, a.doc_start, at.batch, i) <= at.row) {
+      if (i < end && first_key(s, a.segment_start, at.batch, i) <= at.row) {
         const std::int64_t query = query_offset(s, at.batch, i, h),
                            row = (at.batch * s.heads + h) * s.q_len + i;
         weight = fast_exp(s.scale * dot(key, static_cast<const T*>(a.q) + query, s.head_dim) -

@@ -15,9 +15,9 @@ TH_DEVICE std::int64_t key_offset(const AttentionSpec& s, std::int64_t b, std::i
                                   std::int64_t kv_head) {
   return (b * s.kv_len + j) * s.kv_stride + kv_head * s.head_dim;
 }
-TH_DEVICE std::int64_t first_key(const AttentionSpec& s, const std::int32_t* doc_start,
+TH_DEVICE std::int64_t first_key(const AttentionSpec& s, const std::int32_t* segment_start,
                                  std::int64_t b, std::int64_t i) {
-  const std::int64_t start = doc_start[b * s.q_len + i], own = i + s.kv_len - s.q_len;
+  const std::int64_t start = segment_start[b * s.q_len + i], own = i + s.kv_len - s.q_len;
   const std::int64_t nearest = s.window > 0 ? own - s.window + 1 : 0;
   return start > nearest ? start : nearest;
 }

@@ -1,4 +1,4 @@
-// Matrix products of the emulated GPU: the CPU's, on the device's memory.
+// Matmuls of the emulated GPU: the CPU's, on the device's memory.
 #include <vector>
 
 #include "core/device/cuda/emulated_gpu.h"
@@ -32,16 +32,16 @@ std::vector<BF16> decode(const Fp8Operand& x, std::int64_t n, Fp8Format format) 
 
 }  // namespace
 
-void fp8_product(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
-                 const MatmulArgs& args) {
+void fp8_gemm(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
+              const MatmulArgs& args) {
   gpu::start([=] {
     const gpu::DeviceAccess access;
-    const std::vector<BF16> left = decode(a, s.product.m * s.product.k, s.a),
-                            right = decode(b, s.product.n * s.product.k, s.b);
+    const std::vector<BF16> left = decode(a, s.matmul.m * s.matmul.k, s.a),
+                            right = decode(b, s.matmul.n * s.matmul.k, s.b);
     MatmulArgs here = args;
     here.a = left.data();
     here.b = right.data();
-    matmul(s.product, here);
+    matmul(s.matmul, here);
   });
 }
 

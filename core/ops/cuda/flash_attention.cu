@@ -19,10 +19,10 @@ inline constexpr int kTileRows = D <= 64 ? 64 : 32;
 struct Sight {
   std::int64_t first, end;
 };
-TH_DEVICE Sight sight_of(const AttentionSpec& s, const std::int32_t* doc_start, std::int64_t b,
+TH_DEVICE Sight sight_of(const AttentionSpec& s, const std::int32_t* segment_start, std::int64_t b,
                          std::int64_t i) {
   if (i >= s.q_len) return {INT64_MAX, 0};
-  return {first_key(s, doc_start, b, i), i + s.kv_len - s.q_len + 1};
+  return {first_key(s, segment_start, b, i), i + s.kv_len - s.q_len + 1};
 }
 TH_DEVICE bool sees(const Sight& sight, std::int64_t key) {
   return key >= sight.first && key < sight.end;
@@ -49,7 +49,7 @@ struct Queries {
   Sight sights[2];
 };
 template <int D>
-TH_DEVICE Queries queries_of_thread(const AttentionSpec& s, const std::int32_t* doc_start) {
+TH_DEVICE Queries queries_of_thread(const AttentionSpec& s, const std::int32_t* segment_start) {
   const Lane lane = lane_of_thread();
   Queries q{};
   q.at = place_of_tile(s.heads, s.q_len);
@@ -61,7 +61,7 @@ TH_DEVICE Queries queries_of_thread(const AttentionSpec& s, const std::int32_t* 
   q.left = s.q_len - q.warp_row;
   const std::int64_t last = q.at.row + kBlockRows < s.q_len ? q.at.row + kBlockRows : s.q_len;
   q.end = last + s.kv_len - s.q_len;
-  for (int r = 0; r < 2; ++r) q.sights[r] = sight_of(s, doc_start, q.at.batch, q.row + 8 * r);
+  for (int r = 0; r < 2; ++r) q.sights[r] = sight_of(s, segment_start, q.at.batch, q.row + 8 * r);
   q.first = first_of_block(q.sights[0], q.sights[1], q.end);
   return q;
 }
@@ -110,7 +110,7 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
   auto* keys = reinterpret_cast<BF16*>(key_pieces);
   auto* values = reinterpret_cast<BF16*>(value_pieces);
   const Lane lane = lane_of_thread();
-  const Queries q = queries_of_thread<D>(s, a.doc_start);
+  const Queries q = queries_of_thread<D>(s, a.segment_start);
   std::uint32_t query[D / 16][4];
   load_a<D>(query, static_cast<const BF16*>(a.q) + q.offset, q.stride, q.left);
   const float scale = s.scale * kLog2E;
@@ -201,7 +201,7 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
   auto* values = reinterpret_cast<BF16*>(value_pieces);
   const AttentionArgs& a = g.forward;
   const Lane lane = lane_of_thread();
-  const Queries q = queries_of_thread<D>(s, a.doc_start);
+  const Queries q = queries_of_thread<D>(s, a.segment_start);
   std::uint32_t query[D / 16][4], dout[D / 16][4];
   load_a<D>(query, static_cast<const BF16*>(a.q) + q.offset, q.stride, q.left);
   load_a<D>(dout, static_cast<const BF16*>(g.dout) + q.offset, q.stride, q.left);
@@ -276,7 +276,7 @@ TH_KERNEL void flash_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, const
   for (std::int64_t h = at.head * group; h < (at.head + 1) * group; ++h) {
     for (std::int64_t first = begin; first < end; first += kQueries) {
       // Documents only begin later: if the first query sees none of the keys, nor does any other.
-      if (first_key(s, a.doc_start, at.batch, first) >= last) break;
+      if (first_key(s, a.segment_start, at.batch, first) >= last) break;
       const std::int64_t rows = query_offset(s, at.batch, first, h), stride = s.heads * D;
       const std::int64_t index = (at.batch * s.heads + h) * s.q_len + first;
       gpu::block_barrier();
@@ -294,7 +294,7 @@ TH_KERNEL void flash_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, const
         for (int c = 0; c < 4; ++c) {
           const int i = 8 * n + 2 * lane.member + c % 2;
           const bool seen = first + i < end && own[c / 2] < s.kv_len &&
-                            sees(sight_of(s, a.doc_start, at.batch, first + i), own[c / 2]);
+                            sees(sight_of(s, a.segment_start, at.batch, first + i), own[c / 2]);
           p[n][c] = seen ? gpu::exp2_fast(p[n][c] * scale - a.lse[index + i] * kLog2E) : 0.0f;
           dp[n][c] = seen ? p[n][c] * (dp[n][c] - delta[index + i]) * s.scale : 0.0f;
         }

@@ -1,4 +1,4 @@
-// Products in 8 bits: both operands are scaled, rounded and laid out with the summed dimension
+// Matmuls in 8 bits: both operands are scaled, rounded and laid out with the summed dimension
 // innermost, which is the only form that Hopper multiplies.
 #include "core/ops/cuda/declare.h"
 #include "core/ops/cuda/launch.cuh"
@@ -96,7 +96,7 @@ void encode_operand(const void* x, std::int64_t rows, std::int64_t cols, bool tr
 }  // namespace
 
 void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
-  const MatmulSpec& p = s.product;
+  const MatmulSpec& p = s.matmul;
   auto* const base = static_cast<char*>(args.workspace);
   const Fp8Workspace at(s);
   auto* const scales = reinterpret_cast<float*>(base + at.scales);
@@ -105,13 +105,13 @@ void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
       b{reinterpret_cast<std::uint8_t*>(base + at.b), scales + 1};
   encode_operand(args.a, p.trans_a ? p.k : p.m, p.trans_a ? p.m : p.k, p.trans_a, s.a, partial, a);
   encode_operand(args.b, p.trans_b ? p.n : p.k, p.trans_b ? p.k : p.n, !p.trans_b, s.b, partial, b);
-  Fp8MatmulSpec product = s;
-  product.product.trans_a = false;
-  product.product.trans_b = true;
-  product.product.lda = product.product.ldb = p.k;
+  Fp8MatmulSpec matmul = s;
+  matmul.matmul.trans_a = false;
+  matmul.matmul.trans_b = true;
+  matmul.matmul.lda = matmul.matmul.ldb = p.k;
   MatmulArgs inner = args;
   inner.workspace = base + at.inner;
-  fp8_product(product, a, b, inner);
+  fp8_gemm(matmul, a, b, inner);
 }
 
 }  // namespace thimble::cuda

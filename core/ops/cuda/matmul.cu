@@ -1,4 +1,4 @@
-// Matrix products by cuBLASLt. It counts columns first: a row-major matrix is its transpose there,
+// Matmuls by cuBLASLt. It counts columns first: a row-major matrix is its transpose there,
 // so C = op(A) op(B) is asked for as C^T = op(B)^T op(A)^T.
 #include <cublasLt.h>
 
@@ -35,7 +35,7 @@ cublasLtHandle_t handle() {
   return kHandle;
 }
 
-// Descriptors of one product and the algorithm that was chosen for it; made once.
+// Descriptors of one matmul and the algorithm that was chosen for it; made once.
 struct Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t first = nullptr, second = nullptr, result = nullptr;
@@ -121,7 +121,7 @@ Plan make_plan(const MatmulSpec& s, const MatmulArgs& args, const Operands& oper
 using Key = std::tuple<int, std::int64_t, std::int64_t, std::int64_t, Operands, DType, bool, bool,
                        std::int64_t, std::int64_t, std::int64_t, bool>;
 
-// The same product always gets the same algorithm, so the same bits.
+// The same matmul always gets the same algorithm, so the same bits.
 const Plan& plan_of(const MatmulSpec& s, const MatmulArgs& args, const Operands& operands) {
   thread_local std::map<Key, Plan> plans;
   int device = 0;
@@ -149,18 +149,18 @@ void matmul(const MatmulSpec& s, const MatmulArgs& a) {
   run(plan_of(s, a, operands_of(a, type_of(s.a), type_of(s.b))), s, a);
 }
 
-void fp8_product(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
-                 const MatmulArgs& args) {
+void fp8_gemm(const Fp8MatmulSpec& s, const Fp8Operand& a, const Fp8Operand& b,
+              const MatmulArgs& args) {
   const auto type = [](Fp8Format format) {
     return format == Fp8Format::kE4M3 ? CUDA_R_8F_E4M3 : CUDA_R_8F_E5M2;
   };
   MatmulArgs codes = args;
   codes.a = a.codes;
   codes.b = b.codes;
-  const Plan& plan = plan_of(s.product, codes, operands_of(codes, type(s.a), type(s.b)));
+  const Plan& plan = plan_of(s.matmul, codes, operands_of(codes, type(s.a), type(s.b)));
   set(plan.operation, CUBLASLT_MATMUL_DESC_A_SCALE_POINTER, static_cast<const void*>(b.scale));
   set(plan.operation, CUBLASLT_MATMUL_DESC_B_SCALE_POINTER, static_cast<const void*>(a.scale));
-  run(plan, s.product, codes);
+  run(plan, s.matmul, codes);
 }
 
 }  // namespace thimble::cuda

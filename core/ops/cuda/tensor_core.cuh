@@ -1,4 +1,4 @@
-// Fragments of 16 x 8 x 16 products of bf16 on tensor cores, and tiles in shared memory that they
+// Fragments of 16 x 8 x 16 matmuls of bf16 on tensor cores, and tiles in shared memory that they
 // are read from. Ref: NVIDIA, "PTX ISA", "Matrix Fragments for mma.m16n8k16".
 #pragma once
 

@@ -1,0 +1,301 @@
+#include "launcher/plan/job_setup.h"
+
+#include <spdlog/spdlog.h>
+
+#include <cmath>
+
+#include "core/base/numeric.h"
+#include "core/base/regex.h"
+#include "core/base/threads.h"
+#include "core/io/file.h"
+#include "launcher/run/machine.h"
+#include "models/hf_export.h"
+#include "models/weight_sources.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+void override_rope(const job::RopeScalingConfig& from, ModelConfig& model) {
+  static constexpr std::array kTypes{RopeScaling::Type::kDefault, RopeScaling::Type::kLinear,
+                                     RopeScaling::Type::kLlama3, RopeScaling::Type::kDynamic,
+                                     RopeScaling::Type::kYarn};
+  RopeScaling s;
+  s.type = kTypes.at(static_cast<std::size_t>(from.rope_type));
+  s.factor = from.factor;
+  s.original_max_positions = from.original_max_position_embeddings.value_or(model.max_positions);
+  s.low_freq_factor = from.low_freq_factor.value_or(1.0);
+  s.high_freq_factor = from.high_freq_factor.value_or(4.0);
+  s.beta_fast = from.beta_fast.value_or(32.0);
+  s.beta_slow = from.beta_slow.value_or(1.0);
+  s.attention_factor = from.attention_factor;
+  model.rope_scaling = s;
+  const double stretched = std::floor(static_cast<double>(s.original_max_positions) * s.factor);
+  model.max_positions = std::max(model.max_positions, static_cast<std::int64_t>(stretched));
+}
+
+ModelConfig load_config(const job::JobConfig& job, const NoteFn& note) {
+  const fs::path file = job.model.path.empty() ? fs::path(job.model.config)
+                                               : fs::path(job.model.path) / "config.json";
+  ModelConfig model =
+      job.model.path.empty() ? load_model_config(file, note) : load_hf_config(job.model.path, note);
+  if (job.model.rope_scaling) override_rope(*job.model.rope_scaling, model);
+  if (job.data.seq_len > model.max_positions) {
+    throw_user(
+        "data.seq_len = {}: the model in {} has max_position_embeddings = {}; stretch it with "
+        "model.rope_scaling = {{ rope_type = \"yarn\", factor = {:.1f}, "
+        "original_max_position_embeddings = {} }}",
+        job.data.seq_len, file.string(), model.max_positions,
+        std::ceil(static_cast<double>(job.data.seq_len) / static_cast<double>(model.max_positions)),
+        model.max_positions);
+  }
+  return model;
+}
+
+SourceSpec source_spec(const job::DataSource& from, bool skip_bad_lines) {
+  SourceSpec to;
+  to.paths = from.path;
+  to.format = parse_format(job::spelling(from.format), "data.train.format");
+  to.document_separator = from.document_separator;
+  to.train_on_inputs = from.train_on_inputs;
+  to.parse_special = from.special_tokens == job::SpecialTokens::kParse;
+  to.skip_bad_lines = skip_bad_lines;
+  const auto field = [&](const char* key, std::string& value) {
+    const auto found = from.fields.find(key);
+    if (found != from.fields.end()) value = found->second;
+  };
+  field("text", to.fields.text);
+  field("prompt", to.fields.prompt);
+  field("completion", to.fields.completion);
+  return to;
+}
+
+DataSpec data_spec(const job::JobConfig& job) {
+  DataSpec spec;
+  const bool skips = job.data.on_bad_line == job::OnBadLine::kSkip;
+  for (const job::TrainSource& source : job.data.train) {
+    spec.train.push_back(source_spec(source, skips));
+    spec.train.back().weight = source.weight;
+  }
+  for (const job::EvalSource& source : job.data.eval) {
+    spec.eval.push_back(source_spec(source, skips));
+    std::vector<std::string>& paths = spec.eval.back().paths;
+    spec.eval.back().name = source.name.empty() && !paths.empty()
+                                ? std::filesystem::path(paths.front()).stem().string()
+                                : source.name;
+  }
+  spec.seq_len = job.data.seq_len;
+  spec.packing = job.data.packing;
+  switch (job.data.excess_length_strategy) {
+    case job::ExcessLength::kAuto:
+      break;
+    case job::ExcessLength::kError:
+      spec.excess_length = ExcessLength::kError;
+      break;
+    case job::ExcessLength::kDrop:
+      spec.excess_length = ExcessLength::kDrop;
+      break;
+    case job::ExcessLength::kTruncate:
+      spec.excess_length = ExcessLength::kTruncate;
+      break;
+    case job::ExcessLength::kSplit:
+      spec.excess_length = ExcessLength::kSplit;
+      break;
+  }
+  spec.val_set_size = job.data.val_set_size;
+  spec.cache_dir = job.data.cache_dir;
+  spec.seed = static_cast<std::uint64_t>(job.seed);
+  return spec;
+}
+
+std::int64_t sequences_per_step(const job::JobConfig& job) {
+  if (job.training.global_batch_size) return *job.training.global_batch_size;
+  const std::int64_t tokens = job.training.global_batch_tokens.value_or(0);
+  if (tokens % job.data.seq_len != 0) {
+    throw_user("training.global_batch_tokens = {}: must be a multiple of data.seq_len = {}", tokens,
+               job.data.seq_len);
+  }
+  return tokens / job.data.seq_len;
+}
+
+}  // namespace
+
+JobSetup make_setup(const job::JobConfig& job) {
+  JobSetup setup;
+  setup.device = job.device == job::DeviceKind::kCuda ? DeviceKind::kGpu : DeviceKind::kCpu;
+  setup.model =
+      load_config(job, [&setup](const std::string& note) { setup.model_notes.push_back(note); });
+  setup.model_dir = job.model.path;
+  if (!setup.model_dir.empty())
+    setup.source_config = read_text_file(setup.model_dir / "config.json", kMiB);
+  if (!job.model.tokenizer.empty()) {
+    setup.tokenizer = job.model.tokenizer;
+  } else if (!job.model.path.empty()) {
+    const bool bytes =
+        std::filesystem::exists(std::filesystem::path(job.model.path) / kByteTokenizerMarker);
+    setup.tokenizer = bytes ? "byte" : job.model.path;
+  } else {
+    throw_user(
+        "model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
+  }
+  setup.engine.dtype = job.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
+  setup.engine.grad_dtype =
+      job.training.grad_dtype == job::GradDType::kAuto
+          ? setup.engine.dtype
+          : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
+  setup.engine.fp8 = job.model.linear_dtype == job::LinearDType::kFP8;
+  setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
+  setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
+  setup.engine.comm_dtype =
+      job.parallelism.reduce_dtype == job::CommDType::kBF16 ? DType::kBF16 : DType::kF32;
+  setup.engine.reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl;
+  setup.engine.max_grad_norm = job.training.max_grad_norm;
+  setup.engine.fused_backward = job.optimizer.fused_backward;
+  setup.engine.clip_mode = static_cast<ClipMode>(job.training.grad_norm_mode);
+  setup.engine.seq_len = job.data.seq_len;
+  setup.engine.graphs = job.training.cuda_graphs;
+  setup.engine.master = static_cast<MasterFormat>(
+      std::array{MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}.at(
+          static_cast<std::size_t>(job.model.master_weights)));
+  setup.engine.seed = static_cast<std::uint64_t>(job.seed);
+  setup.data = data_spec(job);
+  setup.sequences_per_step = sequences_per_step(job);
+  return setup;
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& tokenizer, const ModelConfig& model) {
+  std::unique_ptr<Tokenizer> opened = load_tokenizer(tokenizer);
+  if (opened->vocab_size() > model.vocab_size) {
+    throw_user("tokenizer {}: it can emit id {}, but the model's vocab_size is {}",
+               tokenizer.string(), opened->vocab_size() - 1, model.vocab_size);
+  }
+  return opened;
+}
+
+void apply_freeze(const job::JobConfig& job, Transformer& model) {
+  for (const std::string& pattern : job.model.freeze) {
+    const Regex regex(pattern, Regex::Kind::kBytes, "model.freeze");
+    bool matched = false;
+    for (const ParamId id : model.params().ids()) {
+      if (!regex.matches_whole(model.params().info(id).name)) continue;
+      model.params().set_trainable(id, false);
+      matched = true;
+    }
+    if (!matched)
+      throw_user("model.freeze = '{}': matches no tensor; `thimble inspect model` lists them",
+                 pattern);
+  }
+  for (const ParamId id : model.params().ids()) {
+    if (model.params().info(id).trainable) return;
+  }
+  throw_user("model.freeze: every tensor is frozen, nothing is left to train");
+}
+
+Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
+  const job::LrSchedulerConfig& s = job.lr_scheduler;
+  const double ratio = s.warmup_ratio.value_or(job::kDefaultWarmupRatio);
+  return {.type = static_cast<ScheduleType>(s.type),
+          .lr = job.optimizer.lr,
+          .total_steps = total_steps,
+          .warmup_steps = s.warmup_steps ? *s.warmup_steps
+                                         : static_cast<std::int64_t>(std::llround(
+                                               ratio * static_cast<double>(total_steps))),
+          .min_lr_ratio = s.min_lr_ratio,
+          .decay_ratio = s.decay_ratio,
+          .decay_type = static_cast<DecayType>(s.decay_type)};
+}
+
+std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
+                                           const job::JobConfig& job, const ParamTable& params) {
+  if (setup.model_dir.empty()) {
+    return std::make_unique<InitSource>(static_cast<std::uint64_t>(job.seed), setup.model.init_std);
+  }
+  return std::make_unique<HfSource>(arena, setup.model_dir, params,
+                                    [](const std::string& note) { spdlog::info("{}", note); });
+}
+
+namespace {
+
+AdamOptions adam_options(const job::OptimizerConfig& o) {
+  return {
+      .beta1 = o.betas[0],
+      .beta2 = o.betas[1],
+      .eps = o.eps,
+      .weight_decay = o.weight_decay,
+      .eps_mode = o.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
+      .decay_after = o.wd_order == job::WeightDecayOrder::kAfter,
+      .decay_all = o.decay_all,
+      .state = o.state_dtype == job::StateDType::kFP32 ? StateFormat::kF32 : StateFormat::kBF16};
+}
+
+// What a table says of matrix optimizers, over what an outer one says.
+void read_matrix_options(const job::MatrixOptimizerConfig& from, OptimizerSettings& to) {
+  const auto read = [](const auto& value, auto& target) {
+    if (value) target = *value;
+  };
+  read(from.rank, to.rank);
+  read(from.update_proj_gap, to.update_gap);
+  read(from.scale, to.scale);
+  read(from.momentum, to.momentum);
+  read(from.density, to.density);
+  read(from.active_layers, to.active_layers);
+  if (!from.scale_type.empty()) to.scale_type = from.scale_type;
+  if (!from.proj_type.empty()) to.proj_type = from.proj_type;
+  if (!from.layer_order.empty()) to.layer_order = from.layer_order;
+}
+
+void require_projecting(const GroupSettings& main, const std::vector<GroupSettings>& groups) {
+  const auto projects = [](const GroupSettings& group) {
+    const OptimizerEntry* entry = find_optimizer(group.optimizer.name);
+    return entry == nullptr || entry->projects_gradients;  // an unknown name has its own message
+  };
+  if (projects(main) || std::any_of(groups.begin(), groups.end(), projects)) return;
+  std::string names;
+  for (const OptimizerEntry& e : optimizer_entries()) {
+    if (e.projects_gradients) names += (names.empty() ? "" : ", ") + std::string(e.name);
+  }
+  throw_user("optimizer.project_gradients = true: {} takes whole gradients; allowed with {}",
+             main.optimizer.name, names);
+}
+
+}  // namespace
+
+OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& params) {
+  const job::OptimizerConfig& o = job.optimizer;
+  GroupSettings base{.label = "optimizer", .match = "", .optimizer = {.name = o.name}, .lr = o.lr};
+  base.optimizer.adam = adam_options(o);
+  base.optimizer.low_precision = job.model.dtype == job::ComputeDType::kBF16;
+  base.optimizer.seed = static_cast<std::uint64_t>(job.seed);
+  base.optimizer.error_feedback = o.error_feedback;
+  base.optimizer.project_gradients = o.project_gradients;
+  GroupSettings main = base, fallback = base;
+  read_matrix_options(o, main.optimizer);
+  fallback.label = "optimizer.fallback";
+  fallback.optimizer.name = o.fallback ? o.fallback->name : "adamw";
+  if (o.fallback && o.fallback->lr) fallback.lr = *o.fallback->lr;
+  std::vector<GroupSettings> groups;
+  for (std::size_t i = 0; i < o.groups.size(); ++i) {
+    const job::OptimizerGroup& from = o.groups[i];
+    const bool same = from.name.empty() || from.name == o.name;
+    GroupSettings group = same ? main : base;
+    group.label = fmt::format("optimizer.groups[{}]", i);
+    group.match = from.match;
+    if (!from.name.empty()) group.optimizer.name = from.name;
+    if (from.lr) group.lr = *from.lr;
+    if (from.weight_decay) group.optimizer.adam.weight_decay = *from.weight_decay;
+    read_matrix_options(from, group.optimizer);
+    groups.push_back(std::move(group));
+  }
+  if (o.project_gradients) require_projecting(main, groups);
+  return {params, std::move(groups), std::move(main), std::move(fallback)};
+}
+
+int apply_threads(const job::AutoInt& threads, int ranks_on_node) {
+  const int count = threads.value ? narrow<int>(*threads.value)
+                                  : std::max(1, cpu_limit().usable / std::max(1, ranks_on_node));
+  set_team_threads(count);
+  return count;
+}
+
+}  // namespace thimble

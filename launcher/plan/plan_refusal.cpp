@@ -1,0 +1,128 @@
+#include "launcher/plan/plan_refusal.h"
+
+#include <optional>
+
+#include "core/base/error.h"
+#include "core/base/numeric.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kShortestSequence = 128;
+
+// A change of the job, and how it is written.
+struct Edit {
+  std::string text, cost;
+  JobSetup setup;
+};
+
+class Proposals {
+ public:
+  Proposals(const PlannedJob& planned, std::int64_t budget) : planned_(planned), budget_(budget) {}
+
+  // Adds the edit if it fits, with the largest micro-batch that does; false if none does.
+  bool consider(const Edit& edit) {
+    const std::int64_t sequences = ceil_div(edit.setup.sequences_per_step, planned_.place.ranks);
+    const auto& written = planned_.job.training.micro_batch_size.value;
+    const std::optional<std::int64_t> micro = largest_micro(edit.setup, sequences);
+    if (!micro) return false;
+    // "auto" finds the micro-batch itself, and one that stays needs no edit.
+    std::string text = edit.text;
+    if (written && *written != *micro) {
+      text += fmt::format("{}training.micro_batch_size = {}", text.empty() ? "" : ", ", *micro);
+    }
+    if (text.empty()) return false;
+    text_ += fmt::format("\n  fits: {}{}: {}", text, edit.cost,
+                         format_bytes(needed(edit.setup, *micro)));
+    return true;
+  }
+
+  const std::string& text() const { return text_; }
+
+  std::int64_t needed(const JobSetup& setup, std::int64_t micro) const {
+    const BatchPlan batch = cut_batch(setup.sequences_per_step, micro, planned_.place.ranks);
+    return plan_memory(setup, planned_.job, batch, planned_.shape, planned_.place).extent_bytes +
+           overhead_bytes(setup.device);
+  }
+
+ private:
+  bool fits(const JobSetup& setup, std::int64_t micro) const {
+    return needed(setup, micro) <= budget_;
+  }
+
+  // Not more than the job asks for, if it does.
+  std::optional<std::int64_t> largest_micro(const JobSetup& setup, std::int64_t sequences) const {
+    const std::int64_t limit =
+        std::min(sequences, planned_.job.training.micro_batch_size.value.value_or(sequences));
+    if (fits(setup, limit)) return limit;
+    if (limit == 1 || !fits(setup, 1)) return std::nullopt;
+    std::int64_t good = 1, bad = limit;
+    while (bad - good > 1) {
+      const std::int64_t middle = good + (bad - good) / 2;
+      (fits(setup, middle) ? good : bad) = middle;
+    }
+    return good;
+  }
+
+  const PlannedJob& planned_;
+  std::int64_t budget_;
+  std::string text_;
+};
+
+constexpr std::string_view kFull = "memory.recompute = \"full\"";
+
+void propose_edits(const PlannedJob& planned, Proposals& proposals) {
+  const JobSetup& setup = planned.setup;
+  proposals.consider({"", " (about the same speed)", setup});
+  for (int stage = setup.engine.zero_stage + 1; planned.place.ranks > 1 && stage <= 3; ++stage) {
+    Edit edit{fmt::format("parallelism.zero_stage = {}", stage), "", setup};
+    edit.setup.engine.zero_stage = stage;
+    proposals.consider(edit);
+  }
+  if (setup.engine.recompute == Recompute::kNone) {
+    Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", setup};
+    edit.setup.engine.recompute = Recompute::kSelective;
+    proposals.consider(edit);
+  }
+  const bool is_full = setup.engine.recompute == Recompute::kFull;
+  Edit full{std::string(kFull), " (about 30 % slower)", setup};
+  full.setup.engine.recompute = Recompute::kFull;
+  if (!is_full && proposals.consider(full)) return;
+  const auto& step_tokens = planned.job.training.global_batch_tokens;
+  for (std::int64_t seq_len = setup.engine.seq_len / 2; seq_len >= kShortestSequence;
+       seq_len /= 2) {
+    if (step_tokens && *step_tokens % seq_len != 0) continue;
+    Edit edit{
+        fmt::format("data.seq_len = {}{}{}", seq_len, is_full ? "" : ", ", is_full ? "" : kFull),
+        "", full.setup};
+    edit.setup.engine.seq_len = seq_len;
+    if (step_tokens) edit.setup.sequences_per_step = *step_tokens / seq_len;
+    if (proposals.consider(edit)) return;
+  }
+}
+
+}  // namespace
+
+void refuse_plan(const PlannedJob& planned, const MemoryReport& least, const Budget& budget) {
+  const std::int64_t needed = least.extent_bytes + overhead_bytes(planned.setup.device);
+  std::string text =
+      fmt::format("the job needs {} and memory.budget allows {} ({}); nothing was started.",
+                  format_bytes(needed), format_bytes(budget.bytes), budget.bound_by);
+  Proposals proposals(planned, budget.bytes);
+  propose_edits(planned, proposals);
+  text += proposals.text();
+  text += fmt::format("\n  or: memory.budget = \"{}MiB\" on a machine that has it",
+                      ceil_div(needed, kMiB));
+  JobSetup full = planned.setup;
+  full.engine.recompute = Recompute::kFull;
+  const std::int64_t smallest = proposals.needed(full, 1);
+  if (proposals.text().empty() && smallest < needed) {
+    const bool fixed = planned.job.training.micro_batch_size.value.value_or(1) != 1;
+    text +=
+        fmt::format("; with {}{}: \"{}MiB\"", kFull,
+                    fixed ? " and training.micro_batch_size = 1" : "", ceil_div(smallest, kMiB));
+  }
+  throw UserError(text);
+}
+
+}  // namespace thimble

@@ -1,0 +1,115 @@
+#include "launcher/plan/speed_of_light.h"
+
+#include <algorithm>
+
+#include "core/device/device_memory.h"
+#include "core/nn/functional.h"
+#include "core/ops/op_observer.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kBudgetNs = 60'000'000;  // per matmul, at least three runs
+
+struct Linear {
+  std::int64_t out = 0, in = 0, count = 0;
+};
+
+// Best rate of c = op(a) op(b), B prepacked if that is of use.
+double best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, bool prepack) {
+  const MatmulSpec spec = ops::matmul_spec(a, b, c);
+  const KernelTable& table = kernels(c.device());
+  Tensor prepacked;
+  const PrepackedLayout layout = table.prepacked_layout(spec);
+  if (prepack && layout.bytes > 0) {
+    prepacked =
+        Tensor::empty(arena, MemoryTag::kWorkspace, DType::kU8, Shape{layout.bytes}, "prepacked");
+    table.prepack(spec, b.tensor.raw(), prepacked.raw());
+  }
+  std::int64_t best = 0, spent = 0;
+  const auto wait = device_memory(c.device().kind).wait;
+  for (int run = 0; run < 4 || spent < kBudgetNs; ++run) {
+    const std::int64_t start = steady_now_ns();
+    ops::matmul(arena, a, b, c, {.prepacked = prepacked.defined() ? &prepacked : nullptr});
+    wait();
+    const std::int64_t time = std::max<std::int64_t>(steady_now_ns() - start, 1);
+    if (run == 0) continue;  // creates the primitive, touches the memory
+    best = best == 0 ? time : std::min(best, time);
+    spent += time;
+  }
+  return 2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) *
+         static_cast<double>(spec.k) / (static_cast<double>(best) * 1e-9);
+}
+
+Tensor matrix(Arena& arena, DType dtype, std::int64_t rows, std::int64_t cols) {
+  Tensor t = Tensor::empty(arena, MemoryTag::kWorkspace, dtype, Shape{rows, cols}, "timed matrix");
+  ops::zero(t);
+  return t;
+}
+
+void measure(SpeedOfLight& out, DeviceKind device, const Linear& l, std::int64_t tokens,
+             std::int64_t repeats, DType dtype, DType logits_dtype, DType grad_dtype) {
+  const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + 64 * kMiB;
+  const std::unique_ptr<Arena> arena = Arena::make(device, 2 * bytes, 0);
+  const Tensor x = matrix(*arena, dtype, tokens, l.in), dy = matrix(*arena, dtype, tokens, l.out);
+  const bool transposed = l.in > l.out;
+  const Tensor w =
+      transposed ? matrix(*arena, dtype, l.in, l.out) : matrix(*arena, dtype, l.out, l.in);
+  const Tensor y = matrix(*arena, logits_dtype, tokens, l.out),
+               dx = matrix(*arena, dtype, tokens, l.in);
+  const Tensor dw = transposed ? matrix(*arena, grad_dtype, l.in, l.out)
+                               : matrix(*arena, grad_dtype, l.out, l.in);
+  const std::int64_t count = l.count * repeats;
+  out.matmuls.push_back(
+      {"forward", tokens, l.out, l.in, count, best_rate(*arena, {x}, {w, !transposed}, y, true)});
+  out.matmuls.push_back({"input gradient", tokens, l.in, l.out, count,
+                         best_rate(*arena, {dy}, {w, transposed}, dx, true)});
+  const Tensor& first = transposed ? x : dy;
+  const Tensor& second = transposed ? dy : x;
+  out.matmuls.push_back({"weight gradient", dw.dim(0), dw.dim(1), tokens, count,
+                         best_rate(*arena, {first, true}, {second}, dw, false)});
+}
+
+}  // namespace
+
+double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype) {
+  const std::unique_ptr<Arena> arena =
+      Arena::make(device, 16 * (m * k + n * k + m * n) + 64 * kMiB, 0);
+  return best_rate(*arena, {matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true},
+                   matrix(*arena, dtype, m, n), true);
+}
+
+double SpeedOfLight::seconds_per_micro_batch() const {
+  double total = 0;
+  for (const MatmulRate& p : matmuls) total += p.seconds();
+  return total;
+}
+
+SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& c, std::int64_t tokens,
+                                    DType dtype, DType grad_dtype) {
+  std::vector<Linear> linears;
+  const auto add = [&](std::int64_t out, std::int64_t in, std::int64_t count) {
+    for (Linear& l : linears) {
+      if (l.out == out && l.in == in) {
+        l.count += count;
+        return;
+      }
+    }
+    linears.push_back({out, in, count});
+  };
+  const std::int64_t q = c.num_heads * c.head_dim, kv = c.num_kv_heads * c.head_dim;
+  add(q, c.hidden_size, c.num_layers);
+  add(kv, c.hidden_size, 2 * c.num_layers);
+  add(c.hidden_size, q, c.num_layers);
+  add(c.intermediate_size, c.hidden_size, 2 * c.num_layers);
+  add(c.hidden_size, c.intermediate_size, c.num_layers);
+  SpeedOfLight out;
+  for (const Linear& l : linears) measure(out, device, l, tokens, 1, dtype, dtype, grad_dtype);
+  const std::int64_t chunk = std::min(tokens, lm_head_chunk_rows(c.vocab_size, device));
+  const std::int64_t chunks = ceil_div(tokens, chunk);
+  measure(out, device, {c.vocab_size, c.hidden_size, 1}, ceil_div(tokens, chunks), chunks, dtype,
+          DType::kF32, DType::kF32);
+  return out;
+}
+
+}  // namespace thimble

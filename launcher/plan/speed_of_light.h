@@ -1,0 +1,42 @@
+// How fast a step could be if its matmuls were all there is: each matmul of the model
+// timed alone, warm and with prepacked weights.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "core/base/dtype.h"
+#include "core/device/device.h"
+#include "models/model_config.h"
+
+namespace thimble {
+
+/// One kind of matmul in a training step.
+struct MatmulRate {
+  std::string name;  // "forward", "input gradient", "weight gradient"
+  std::int64_t m = 0, n = 0, k = 0;
+  std::int64_t count = 0;  // per micro-batch
+  double flops_per_s = 0;  // best of several runs
+  double seconds() const {
+    return static_cast<double>(count) * 2.0 * static_cast<double>(m) * static_cast<double>(n) *
+           static_cast<double>(k) / flops_per_s;
+  }
+};
+
+struct SpeedOfLight {
+  std::vector<MatmulRate> matmuls;
+  /// Seconds that the matmuls of one micro-batch take at their best rates.
+  double seconds_per_micro_batch() const;
+};
+
+/// Times every distinct matmul of a step over `tokens` positions; takes about a second at 130M.
+/// Gradients of weights are written in `grad_dtype`. The head's matmuls run in chunks of rows, as
+/// in training.
+SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& config,
+                                    std::int64_t tokens, DType dtype, DType grad_dtype);
+
+/// FLOPs per second of one matmul [m, k] x [k, n], best of several runs, weights prepacked.
+double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);
+
+}  // namespace thimble

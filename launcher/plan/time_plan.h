@@ -1,0 +1,32 @@
+// How long a planned step will take at least, from rates that were measured here or are given.
+#pragma once
+
+#include "launcher/plan/job_plan.h"
+
+namespace thimble {
+
+/// Of one rank.
+struct Rates {
+  double flops_per_s = 0;  // of matmuls
+  double bytes_per_s = 0;  // sent to other ranks
+};
+
+struct StepTime {
+  double compute_s = 0;  // matmuls at their best rate; recomputation included
+  double comm_s = 0;     // all bytes at full rate; most of it runs beside the matmuls
+  double at_best_s() const { return compute_s > comm_s ? compute_s : comm_s; }
+  double at_worst_s() const { return compute_s + comm_s; }
+};
+
+StepTime predict_step(const JobSetup& setup, const JobPlan& plan, const Rates& rates);
+
+/// A matmul of 1024 x 1024 matrices on this machine, with the threads of this process.
+double measure_matmul_rate(DeviceKind device, DType dtype);
+
+/// Bytes per second that each rank of `comm` sends while gradients of `bytes` are reduced and
+/// gathered again, all ranks at once; the best of several runs. All ranks call it together.
+double measure_exchange_rate(Communicator& comm, std::int64_t bytes);
+/// Between two ranks as threads of this process.
+double measure_local_exchange_rate(std::int64_t bytes = 32 * kMiB);
+
+}  // namespace thimble

@@ -1,0 +1,68 @@
+// Updates parameters as soon as their gradients are reduced, while the rest of the backward pass
+// computes, so that gradients never exist all at once.
+#pragma once
+
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "core/nn/step_gradients.h"
+#include "optim/update_loop.h"
+#include "parallel/communicator.h"
+
+namespace thimble {
+
+/// How gradients are clipped when their norm must be known before all of them are.
+enum class ClipMode : std::uint8_t {
+  kExact,      // by the step's norm: nothing is updated before all gradients are there
+  kTwoPass,    // by the step's norm, which a backward pass of its own finds first
+  kLagged,     // by the norm of the step before
+  kPerTensor,  // each tensor by its own norm
+};
+
+class FusedUpdate {
+ public:
+  /// Updates parameters that are ready together.
+  using Update = std::function<void(std::span<const UpdateItem>, const UpdateStep&)>;
+
+  FusedUpdate(Arena& arena, const ParamTable& params, Communicator& comm, bool shards_gradients,
+              StepGradients& gradients, Update update)
+      : arena_(arena),
+        params_(params),
+        comm_(comm),
+        shards_gradients_(shards_gradients),
+        gradients_(gradients),
+        update_(std::move(update)) {}
+
+  struct Step {
+    UpdateStep update;
+    double grad_scale = 1;
+    double max_tensor_norm = 0;  // 0: no clipping by tensor
+    bool only_measures = false;  // gradients are dropped, nothing is updated
+  };
+  /// Before the micro-batches of a step.
+  void begin(const Step& step, std::span<const UpdateItem> items);
+  /// The gradients of these parameters are final. All ranks call it with the same ones.
+  void ready(std::span<const ParamId> ids);
+
+  /// Whether the running step's gradients change anything, or are only measured.
+  bool updates() const { return !step_.only_measures; }
+  /// Of all gradients so far that were finite, over all ranks.
+  const ExactSum& squares() const { return squares_; }
+  /// Parameters that were left alone because their gradient was not finite.
+  const std::vector<ParamId>& skipped() const { return skipped_; }
+
+ private:
+  Arena& arena_;
+  const ParamTable& params_;
+  Communicator& comm_;
+  bool shards_gradients_;  // each rank has rows of a gradient, not all of it
+  StepGradients& gradients_;
+  Update update_;
+  Step step_;
+  std::vector<UpdateItem> items_;  // by parameter
+  ExactSum squares_;
+  std::vector<ParamId> skipped_;
+};
+
+}  // namespace thimble

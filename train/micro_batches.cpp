@@ -1,0 +1,94 @@
+// The forward and backward passes of a TrainEngine.
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "core/base/random.h"
+#include "core/ops/op_observer.h"
+#include "parallel/collectives.h"
+#include "train/batch_feed.h"
+#include "train/batch_sums.h"
+#include "train/train_engine.h"
+
+namespace thimble {
+
+TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_batches) {
+  Sums sums;
+  ExactSum weight = total_weight(micro_batches);
+  all_reduce(comm_, "loss weights", std::span(&weight, 1));
+  sums.weight = weight.value();
+  const auto scale = static_cast<float>(sums.weight > 0 ? 1.0 / sums.weight : 0.0);
+  const bool repeats = micro_batches_repeat();
+  SavePolicy keep;
+  BatchFeed feed(arena_, micro_batches);
+  for (std::size_t i = 0; i < micro_batches.size() && sums.usable; ++i) {
+    const bool last = i + 1 == micro_batches.size();
+    gradients_->begin_micro_batch(last);
+    const BatchTensors& batch = feed.next();
+    const auto run_one = [&] {
+      Tape tape(arena_, *gradients_, keep, options_.recompute);
+      Context ctx{.store = *store_,
+                  .arena = arena_,
+                  .dtype = options_.dtype,
+                  .tape = &tape,
+                  .fp8 = options_.fp8};
+      phase("forward", true);
+      feed.keep(model_.loss(ctx, batch, tables_, scale));
+      phase("forward", false);
+      if (fused_ && last) {
+        // The backward pass changes weights: it must not begin in vain.
+        feed.send();
+        ExactSum loss = feed.loss();
+        all_reduce(comm_, "loss", std::span(&loss, 1));
+        sums.usable = std::isfinite(loss.value());
+        if (!sums.usable) return;
+      }
+      phase("backward", true);
+      begin_backward(fused_ && last && fused_->updates());
+      tape.backward();
+      gradients_->end_micro_batch();
+      phase("backward", false);
+    };
+    if (repeats && i > 0 && !last) {
+      const std::uint64_t key =
+          mix64(mix64(arena_.layout_hash(), gradients_->places_hash()), feed.key());
+      graph_caches_[i % 2].run(mix64(key, std::bit_cast<std::uint32_t>(scale)), run_one);
+    } else {
+      run_one();
+    }
+    if (!(fused_ && last)) feed.send();
+  }
+  sums.loss = feed.loss();
+  return sums;
+}
+
+// Whether the micro-batches between a step's first and last do the same on this GPU each time, and
+// nothing on the host.
+bool TrainEngine::micro_batches_repeat() const {
+  if (!options_.graphs || arena_.is_on_cpu() || arena_.device().planning || is_observed())
+    return false;
+  const auto takes_projected = [&](const UpdateItem& item) {
+    return projection_->width(item.id) > 0;
+  };
+  return store_->stays_in_place() && gradients_->middle_micro_batches_stay_local() &&
+         std::none_of(active_.begin(), active_.end(), takes_projected);
+}
+
+StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
+  step_ = 0;
+  TH_CHECK(!fused_, "gradients are not kept");
+  const Sums sums = run_micro_batches(micro_batches);
+  return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
+          .trained_tokens = count_trained(micro_batches)};
+}
+
+EvalSum TrainEngine::evaluate(const Batch& batch) {
+  BatchFeed feed(arena_, std::span(&batch, 1));
+  Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .fp8 = options_.fp8};
+  feed.keep(model_.loss(ctx, feed.next(), tables_, 1.0f));
+  feed.send();
+  return {.weighted_loss = feed.loss().value(),
+          .weight = total_weight(std::span(&batch, 1)).value()};
+}
+
+}  // namespace thimble

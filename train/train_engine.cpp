@@ -1,0 +1,371 @@
+#include "train/train_engine.h"
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <numeric>
+
+#include "core/device/gpu.h"
+#include "core/nn/resident_state.h"
+#include "core/ops/ops.h"
+#include "optim/stored_values.h"
+#include "parallel/quantised_store.h"
+#include "parallel/sharded_grad_sink.h"
+#include "parallel/staged_communicator.h"
+#include "train/batch_sums.h"
+#include "train/fp8_check.h"
+#include "train/gpu_sharing.h"
+#include "train/weight_loading.h"
+
+namespace thimble {
+namespace {
+
+// Of the gradient of one micro-batch.
+std::vector<DType> grad_dtypes(const TrainableModel& model, const EngineOptions& options,
+                               int ranks) {
+  // Added up over micro-batches before anything rounds it, or sent as it is.
+  const bool keep_f32 = ranks == 1 ? options.accumulates
+                                   : options.comm_dtype == DType::kF32 ||
+                                         (options.accumulates && options.zero_stage < 2);
+  std::vector<DType> dtypes;
+  for (const ParamId id : model.params().ids()) {
+    dtypes.push_back(keep_f32 || model.is_summed_in_backward(id) ? DType::kF32
+                                                                 : options.grad_dtype);
+  }
+  return dtypes;
+}
+
+// What the optimizer needs, and what the format of the weight does.
+OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
+  OptimizerNeed need = optimizer.needs(info);
+  if (optimizer.int8_weight(info))
+    need.granule_rows = std::lcm(need.granule_rows, int8_granule_rows(info));
+  return need;
+}
+
+std::unique_ptr<WeightStore> make_own_store(Arena& arena, const TrainableModel& model,
+                                            const EngineOptions& options, const StoreParts& parts) {
+  const auto entries = parts.table.entries();
+  const bool any_int8 = std::any_of(entries.begin(), entries.end(), [](const StateEntry& entry) {
+    return entry.slot.kind == StateKind::kScale;
+  });
+  if (any_int8) {
+    if (parts.plan.stage() == 3 || options.dtype != DType::kBF16) {
+      throw_user(
+          "8-bit weights: allowed with parallelism.zero_stage 0, 1, 2 and model.dtype = "
+          "\"bf16\"");
+    }
+    return std::make_unique<QuantisedStore>(arena, parts);
+  }
+  if (parts.plan.stage() == 3)
+    return std::make_unique<GatheredStore>(arena, parts, model.block_params());
+  return std::make_unique<ReplicatedStore>(arena, parts, options.recompute == Recompute::kNone);
+}
+
+std::unique_ptr<WeightStore> make_store(Arena& arena, const TrainableModel& model,
+                                        const EngineOptions& options, const StoreParts& parts,
+                                        const EngineStores& stores) {
+  std::unique_ptr<WeightStore> own = make_own_store(arena, model, options, parts);
+  if (!stores.weights) return own;
+  return stores.weights(arena, parts.table, parts.comm.rank(), std::move(own));
+}
+
+std::unique_ptr<StateStore> make_state_store(Arena& arena, const StateTable& table, int rank,
+                                             const EngineStores& stores) {
+  if (stores.state) return stores.state(arena, table, rank);
+  return std::make_unique<ResidentState>(arena, table, rank);
+}
+
+// Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours,
+// but a GPU for each rank; a plan that is told nothing goes by the GPUs of this machine.
+std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicator& comm,
+                                                       const EngineOptions& options) {
+  if (comm.size() == 1 || arena.device().kind == DeviceKind::kCpu) return nullptr;
+  const GpuCommunicatorFactory make = gpu_communicator();
+  const bool planning = arena.device().planning;
+  if (planning && options.reduce_by_transport) return nullptr;
+  if (make != nullptr) {
+    const int sharing = options.ranks_on_gpu > 0 ? options.ranks_on_gpu
+                        : planning               ? ranks_on_a_gpu(comm.size())
+                                                 : ranks_on_a_gpu(comm);
+    if (sharing == 1) return planning ? nullptr : make(comm);
+  }
+  return std::make_unique<StagedCommunicator>(comm, arena);
+}
+
+// Sums over the slices of all ranks.
+class RankSums final : public SliceSums {
+ public:
+  explicit RankSums(Communicator& comm) : comm_(comm) {}
+  void sum(Arena& arena, RoundSums& sums) override {
+    all_reduce(comm_, "optimizer sums", std::span(sums.exact));
+    all_reduce(comm_, arena, "optimizer sums", sums.values);
+  }
+
+ private:
+  Communicator& comm_;
+};
+
+const GpuGraphs* gpu_graphs() {
+  return gpu_driver() == nullptr ? nullptr : gpu_driver()->graphs;
+}
+
+// As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
+double clip_factor(const EngineOptions& options, double norm) {
+  return options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (norm + 1e-6)) : 1.0;
+}
+
+}  // namespace
+
+class TrainEngine::Client final : public UpdateLoop::Client {
+ public:
+  explicit Client(TrainEngine& engine) : engine_(engine) {}
+  Tensor gradient(ParamId id) override { return engine_.gradients_->grad(id); }
+  void updated(ParamId id) override {
+    engine_.store_->changed(id);
+    engine_.gradients_->release(id);
+  }
+
+ private:
+  TrainEngine& engine_;
+};
+
+// What the running step's updates take.
+class TrainEngine::Projection final : public GradProjection {
+ public:
+  explicit Projection(TrainEngine& engine) : engine_(engine) {}
+  bool wants(ParamId id) const override {
+    return engine_.step_ == 0 ||
+           engine_.optimizer_.updates(engine_.model_.params().info(id), engine_.step_);
+  }
+  std::int64_t width(ParamId id) const override {
+    const ParamInfo& info = engine_.model_.params().info(id);
+    if (engine_.step_ == 0 || !info.trainable) return 0;
+    return engine_.optimizer_.projected_width(info, engine_.step_);
+  }
+  Tensor apply(ParamId id, const Tensor& gradient) override {
+    if (engine_.step_ == 0) return gradient;
+    const bool foreseen = engine_.forecast_.gradient_complete(id);
+    if (width(id) == 0) return gradient;
+    if (!foreseen) engine_.state_.announce(engine_.loop_.projection_uses(id, engine_.step_));
+    return engine_.loop_.project_gradient(id, engine_.step_, gradient);
+  }
+
+ private:
+  TrainEngine& engine_;
+};
+
+TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
+                         const EngineOptions& options, const EngineStores& stores)
+    : TrainEngine(arena, model, optimizer, options, alone_, stores) {}
+
+TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
+                         const EngineOptions& options, Communicator& comm,
+                         const EngineStores& stores)
+    : arena_(arena),
+      model_(model),
+      optimizer_(optimizer),
+      options_(options),
+      device_comm_(make_device_communicator(arena, comm, options)),
+      comm_(device_comm_ ? *device_comm_ : comm),
+      plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
+            {.ranks = comm.size(),
+             .stage = comm.size() == 1 ? 0 : options.zero_stage,
+             .small_elements = options.small_elements}),
+      table_(
+          model.params(), optimizer, options.dtype, master(),
+          [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
+      store_(make_store(arena, model, options,
+                        {model.params(), table_, plan_, comm_, options.dtype}, stores)),
+      state_store_(make_state_store(arena, table_, comm.rank(), stores)),
+      state_(table_, *store_, *state_store_),
+      projection_(std::make_unique<Projection>(*this)),
+      gradients_(std::make_unique<ShardedGradSink>(
+          arena, model.params(), plan_, comm_, *projection_,
+          GradSinkOptions{.reduce = {.comm_dtype = options.comm_dtype,
+                                     .by_transport = options.reduce_by_transport},
+                          .accumulates = options.accumulates,
+                          .local_dtypes = grad_dtypes(model, options, comm.size())})),
+      sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
+      loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),
+      client_(std::make_unique<Client>(*this)),
+      forecast_(model.params(), optimizer),
+      graph_caches_{GraphCache(gpu_graphs()), GraphCache(gpu_graphs())} {
+  check_fp8(options, model, arena);
+  for (const ParamId id : model.params().ids()) {
+    if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm.rank())});
+  }
+  create_state(*state_store_, table_, 1);
+  if (options.fused_backward) {
+    fused_ = std::make_unique<FusedUpdate>(
+        arena, model.params(), comm_, plan_.stage() > 0, *gradients_,
+        [this](std::span<const UpdateItem> items, const UpdateStep& step) {
+          update(items, step, forecast_.updated(items));
+        });
+    gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
+  }
+  tables_ = model.make_tables(arena, options.seq_len);
+}
+
+void TrainEngine::load(TensorSource& source) {
+  load_weights(arena_, model_.params(), table_, state_, comm_.rank(), source);
+  refresh_weights(0);
+}
+
+void TrainEngine::refresh_weights(std::int64_t step) {
+  derive_weights(table_, state_, comm_.rank());
+  for (const ParamId id : model_.params().ids()) store_->changed(id);
+  store_->publish();
+  state_.commit(step);
+}
+
+std::vector<std::int64_t> TrainEngine::projected_widths(std::int64_t step) const {
+  std::vector<std::int64_t> widths;
+  for (const ParamId id : model_.params().ids()) {
+    const ParamInfo& info = model_.params().info(id);
+    const bool updated = info.trainable && optimizer_.updates(info, step);
+    widths.push_back(updated ? optimizer_.projected_width(info, step) : kNotUpdated);
+  }
+  return widths;
+}
+
+// Of the gradients that this rank updates; first_bad: the first parameter whose gradient is not
+// finite, or -1.
+ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
+  ExactSum sum;
+  first_bad = -1;
+  for (const UpdateItem& item : active_) {
+    const Tensor& grad = gradients_->grad(item.id);
+    TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
+    ops::add_squares(arena_, sum, grad);
+    if (first_bad < 0 && !std::isfinite(sum.value()))
+      first_bad = static_cast<std::int32_t>(item.id);
+  }
+  return sum;
+}
+
+// Loss, norm and the verdict on the step, the same on every rank.
+void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_bad,
+                        StepResult& result) {
+  ExactSum tokens;
+  tokens.add(static_cast<double>(result.trained_tokens));
+  std::array<ExactSum, 3> shared{sums.loss, std::move(tokens),
+                                 plan_.stage() == 0 ? ExactSum() : squares};
+  all_reduce(comm_, "loss and norm", shared);
+  result.loss = sums.weight != 0 ? shared[0].value() / sums.weight : 0.0;
+  result.trained_tokens = std::llround(shared[1].value());
+  result.grad_norm = std::sqrt((plan_.stage() == 0 ? squares : shared[2]).value());
+  result.skipped = !std::isfinite(result.loss) || !std::isfinite(result.grad_norm);
+  if (!result.skipped) return;
+  const auto all =
+      all_gather_control(comm_, "first bad gradient", std::as_bytes(std::span(&first_bad, 1)));
+  for (std::size_t r = 0; r < all.size() / sizeof(first_bad); ++r) {
+    std::int32_t theirs = -1;
+    std::memcpy(&theirs, all.data() + r * sizeof(theirs), sizeof(theirs));
+    if (theirs >= 0 && (first_bad < 0 || theirs < first_bad)) first_bad = theirs;
+  }
+  result.first_bad = !std::isfinite(result.loss) || first_bad < 0
+                         ? "the loss"
+                         : model_.params().info(static_cast<ParamId>(first_bad)).name;
+}
+
+void TrainEngine::keep_state_of(std::int64_t step) {
+  if (optimizer_.varies()) change_state(*state_store_, table_, state_step_, step);
+  state_step_ = step;
+}
+
+void TrainEngine::begin_step(std::int64_t step) {
+  step_ = step;
+  keep_state_of(step);
+  active_.clear();
+  for (const UpdateItem& item : items_) {
+    if (optimizer_.updates(model_.params().info(item.id), step)) active_.push_back(item);
+  }
+}
+
+// Before gradients of a micro-batch are complete.
+void TrainEngine::begin_backward(bool updates) {
+  if (step_ > 0) state_.announce(forecast_.begin_backward(loop_, updates, step_));
+}
+
+void TrainEngine::update(std::span<const UpdateItem> items, const UpdateStep& step,
+                         bool announced) {
+  if (!announced) state_.announce(loop_.uses(items, step.number));
+  loop_.step(*client_, items, step);
+}
+
+StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
+  begin_step(step);
+  const StepResult result =
+      fused_ ? fused_step(micro_batches, step, lr) : plain_step(micro_batches, step, lr);
+  state_.commit(step);
+  return result;
+}
+
+StepResult TrainEngine::plain_step(std::span<const Batch> micro_batches, std::int64_t step,
+                                   double lr) {
+  const Sums sums = run_micro_batches(micro_batches);
+  StepResult result{.trained_tokens = count_trained(micro_batches)};
+  phase("norm", true);
+  std::int32_t first_bad = -1;
+  const ExactSum squared = squares(first_bad);
+  agree(sums, squared, first_bad, result);
+  phase("norm", false);
+  if (result.skipped) {
+    gradients_->release_all();
+    return result;
+  }
+  phase("update", true);
+  for (UpdateItem& item : active_) item.grad_scale = clip_factor(options_, result.grad_norm);
+  update(active_, {step, lr}, false);
+  store_->publish();
+  phase("update", false);
+  return result;
+}
+
+StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::int64_t step,
+                                   double lr) {
+  FusedUpdate::Step update{.update = {.number = step, .lr = lr}};
+  StepResult result{.trained_tokens = count_trained(micro_batches)};
+  Sums sums;
+  if (options_.clip_mode == ClipMode::kTwoPass) {
+    update.only_measures = true;
+    fused_->begin(update, active_);
+    sums = run_micro_batches(micro_batches);
+    const double norm = std::sqrt(fused_->squares().value());
+    if (!sums.usable || !fused_->skipped().empty()) {
+      const std::int32_t bad =
+          fused_->skipped().empty() ? -1 : static_cast<std::int32_t>(fused_->skipped().front());
+      ExactSum none;
+      none.add(std::numeric_limits<double>::quiet_NaN());
+      gradients_->release_all();
+      agree(sums, none, bad, result);
+      return result;
+    }
+    update.only_measures = false;
+    update.grad_scale = clip_factor(options_, norm);
+  } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
+    update.grad_scale = clip_factor(options_, last_grad_norm_);
+  } else if (options_.clip_mode == ClipMode::kPerTensor) {
+    update.max_tensor_norm = options_.max_grad_norm;
+  }
+  fused_->begin(update, active_);
+  sums = run_micro_batches(micro_batches);
+  if (sums.usable) store_->publish();
+  // Every rank has the sum over all of them.
+  const ExactSum squares = plan_.stage() == 0 || comm_.rank() == 0 ? fused_->squares() : ExactSum();
+  agree(sums, squares, -1, result);
+  if (result.skipped) {
+    gradients_->release_all();
+    return result;
+  }
+  result.skipped_tensors = static_cast<int>(fused_->skipped().size());
+  if (result.skipped_tensors > 0)
+    result.first_bad = model_.params().info(fused_->skipped().front()).name;
+  last_grad_norm_ = result.grad_norm;
+  return result;
+}
+
+}  // namespace thimble

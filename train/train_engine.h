@@ -1,0 +1,189 @@
+// One training step on tensors, on one rank of any number: micro-batches forward and backward, the
+// norm, the update. Knows no job file, no data set and no directory; the same code runs on a
+// planning arena (and a planning communicator) to say what memory and traffic it will take.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "core/autograd/saved_tensor.h"
+#include "core/device/graph_cache.h"
+#include "core/nn/step_gradients.h"
+#include "core/nn/trainable_model.h"
+#include "core/nn/weight_store.h"
+#include "parallel/parallel_plan.h"
+#include "train/fused_update.h"
+#include "train/state_forecast.h"
+
+namespace thimble {
+
+struct EngineOptions {
+  DType dtype =
+      DType::kBF16;  // compute weights and activations; f32: the weights are their own master
+  bool fp8 = false;  // matmuls of linear layers in 8 bits; dtype bf16
+  DType grad_dtype = DType::kBF16;  // of gradients that are written once per step
+  Recompute recompute =
+      Recompute::kNone;      // kNone, made for speed, also keeps prepacked weights where they pay
+  bool accumulates = false;  // several micro-batches a step
+  int zero_stage = 0;        // what is sharded over the ranks: see ParallelOptions
+  DType comm_dtype = DType::kBF16;   // of gradients between ranks
+  bool reduce_by_transport = false;  // see ReduceOptions
+  std::int64_t small_elements =
+      16384;                   // parameters up to this size are not cut: see ParallelOptions
+  double max_grad_norm = 1.0;  // 0: no clipping
+  ClipMode clip_mode = ClipMode::kExact;
+  bool fused_backward = false;  // update within the backward pass; with clipping not kExact
+  MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
+  std::uint64_t seed = 42;                   // of what is random in updates
+  std::int64_t seq_len = 0;
+  int ranks_on_gpu = 0;  // that share one; 0: to be found out
+  bool graphs = true;    // on a GPU, micro-batches that repeat are replayed as one CUDA graph
+};
+
+struct StepResult {
+  double loss = 0;       // nats per trained token over all micro-batches
+  double grad_norm = 0;  // before clipping
+  std::int64_t trained_tokens = 0;
+  bool skipped = false;     // loss or gradient was not finite: nothing was updated
+  int skipped_tensors = 0;  // fused: left alone because their gradient was not finite
+  std::string first_bad;    // then: "the loss", or the first tensor whose gradient is not finite
+};
+
+struct EvalSum {
+  double weighted_loss = 0;  // sum of weight * loss
+  double weight = 0;
+};
+
+/// What an engine keeps its state in, where it is not memory alone; made once it is known what has
+/// to be kept. Empty: memory.
+struct EngineStores {
+  std::function<std::unique_ptr<StateStore>(Arena&, const StateTable&, int rank)> state;
+  /// In place of the store that the engine made, or around it.
+  std::function<std::unique_ptr<WeightStore>(Arena&, const StateTable&, int rank,
+                                             std::unique_ptr<WeightStore>)>
+      weights;
+};
+
+/// Called around the phases of a step: "forward", "backward", "norm", "update".
+using PhaseHook = std::function<void(const char* phase, bool begin)>;
+
+class TrainEngine {
+ public:
+  /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same
+  /// arguments.
+  TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
+              const EngineOptions& options, Communicator& comm, const EngineStores& stores = {});
+  /// One process alone.
+  TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
+              const EngineOptions& options, const EngineStores& stores = {});
+  TrainEngine(const TrainEngine&) = delete;
+  TrainEngine& operator=(const TrainEngine&) = delete;
+
+  /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the
+  /// compute weights.
+  void load(TensorSource& source);
+  /// After the state of `step` has been loaded from elsewhere: derives the compute weights from a
+  /// f32 master, and commits.
+  void refresh_weights(std::int64_t step);
+
+  /// One optimizer step; `step` counts from 1. Every rank gives as many micro-batches as the
+  /// others, of as many rows. The loss is the mean over the trained tokens of all micro-batches of
+  /// all ranks.
+  StepResult step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
+  /// Sum of the losses of a batch of this rank, without gradients. At stage 3 all ranks call it
+  /// together.
+  EvalSum evaluate(const Batch& batch);
+
+  /// Elements of a row of what update number `step` takes in place of the gradient, by parameter;
+  /// 0: the gradient itself; kNotUpdated: nothing.
+  std::vector<std::int64_t> projected_widths(std::int64_t step) const;
+  /// The optimizer's state is that of this update; another number changes what is kept of it.
+  std::int64_t state_step() const { return state_step_; }
+  void keep_state_of(std::int64_t step);
+  /// Of the last step, which lagged clipping goes by; 0: none yet.
+  double last_grad_norm() const { return last_grad_norm_; }
+  void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
+
+  WeightStore& store() { return *store_; }
+  /// Everything that is kept between steps, and the way to what this rank has of it.
+  const StateTable& table() const { return table_; }
+  StateResidency& state() { return state_; }
+  const StateResidency& state() const { return state_; }
+  Communicator& comm() { return comm_; }
+  int rank() const { return comm_.rank(); }
+  const ParallelPlan& parallel() const { return plan_; }
+  /// Gradients of the last backward pass, for tests; released by the next step.
+  const StepGradients& grads() const { return *gradients_; }
+  Arena& arena() { return arena_; }
+  const TrainableModel& model() const { return model_; }
+  const EngineOptions& options() const { return options_; }
+  const Optimizer& optimizer() const { return optimizer_; }
+  MasterFormat master() const {
+    return options_.dtype == DType::kF32 ? MasterFormat::kNone : options_.master;
+  }
+  void set_phase_hook(PhaseHook hook) { hook_ = std::move(hook); }
+  /// Passes so far that a CUDA graph did.
+  std::int64_t replayed_micro_batches() const {
+    return graph_caches_[0].replays() + graph_caches_[1].replays();
+  }
+  /// Forward and backward only, gradients kept in grads() until release_grads().
+  StepResult accumulate(std::span<const Batch> micro_batches);
+  void release_grads() { gradients_->release_all(); }
+
+ private:
+  class Client;
+  class Projection;
+  // What the micro-batches of a step have added up on this rank.
+  struct Sums {
+    ExactSum loss;      // weighted
+    double weight = 0;  // of all ranks
+    bool usable =
+        true;  // fused: the loss is finite on all ranks, so the last backward pass has run
+  };
+  Sums run_micro_batches(std::span<const Batch> micro_batches);
+  bool micro_batches_repeat() const;
+  void begin_step(std::int64_t step);
+  void begin_backward(bool updates);
+  void update(std::span<const UpdateItem> items, const UpdateStep& step, bool announced);
+  StepResult plain_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
+  StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
+  ExactSum squares(std::int32_t& first_bad) const;
+  void agree(const Sums& sums, ExactSum squares, std::int32_t first_bad, StepResult& result);
+  void phase(const char* name, bool begin) const {
+    if (hook_) hook_(name, begin);
+  }
+
+  Arena& arena_;
+  const TrainableModel& model_;
+  const Optimizer& optimizer_;
+  EngineOptions options_;
+  SingleCommunicator alone_;
+  std::unique_ptr<Communicator> device_comm_;  // of tensors on a GPU
+  Communicator& comm_;
+  ParallelPlan plan_;
+  StateTable table_;
+  std::unique_ptr<WeightStore> store_;
+  std::unique_ptr<StateStore> state_store_;
+  JoinedState state_;
+  std::int64_t step_ = 0;  // the running one; 0: none, gradients are then kept as they are
+  std::unique_ptr<GradProjection> projection_;
+  std::unique_ptr<StepGradients> gradients_;
+  std::int64_t state_step_ = 1;
+  std::unique_ptr<SliceSums> sums_;
+  UpdateLoop loop_;
+  std::unique_ptr<UpdateLoop::Client> client_;
+  StateForecast forecast_;
+  std::unique_ptr<FusedUpdate> fused_;  // if asked for
+  double last_grad_norm_ = 0;
+  std::vector<UpdateItem> items_;           // all that is trained
+  std::vector<UpdateItem> active_;          // what the running step updates
+  std::vector<Tensor> tables_;              // what the model reads besides weights
+  std::array<GraphCache, 2> graph_caches_;  // one for each place of a BatchFeed
+  PhaseHook hook_;
+};
+
+}  // namespace thimble
