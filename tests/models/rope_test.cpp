@@ -1,4 +1,4 @@
-// Rotary frequencies of every scaling against their formulas in f64, and the rotation with its
+// RoPE frequencies of every scaling against their formulas in f64, and RoPE with its
 // inverse.
 #include <gtest/gtest.h>
 
