@@ -59,8 +59,8 @@ std::vector<std::int64_t> planned_steps(const TrainEngine& engine) {
   constexpr std::int64_t kHorizon = 4096;
   constexpr std::size_t kMost = 3;
   std::vector<std::int64_t> steps{1, 2};
-  if (!engine.optimizer().varies()) return steps;
   const ParamTable& params = engine.model().params();
+  if (!varies(engine.optimizer(), params)) return steps;
   std::map<double, std::int64_t, std::greater<>> by_weight;
   for (std::int64_t step = 1; step <= kHorizon; ++step) {
     const std::vector<std::int64_t> widths = engine.projected_widths(step);

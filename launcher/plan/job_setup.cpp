@@ -223,12 +223,14 @@ void read_matrix_options(const job::MatrixOptimizerConfig& from, OptimizerSettin
 void require_projecting(const GroupSettings& main, const std::vector<GroupSettings>& groups) {
   const auto projects = [](const GroupSettings& group) {
     const OptimizerEntry* entry = find_optimizer(group.optimizer.name);
-    return entry == nullptr || entry->projects_gradients;  // an unknown name has its own message
+    return entry == nullptr ||
+           reads_key(*entry, "project_gradients");  // an unknown name has its own message
   };
   if (projects(main) || std::any_of(groups.begin(), groups.end(), projects)) return;
   std::string names;
   for (const OptimizerEntry& e : optimizer_entries()) {
-    if (e.projects_gradients) names += (names.empty() ? "" : ", ") + std::string(e.name);
+    if (reads_key(e, "project_gradients"))
+      names += (names.empty() ? "" : ", ") + std::string(e.name);
   }
   throw_user("optimizer.project_gradients = true: {} takes whole gradients; allowed with {}",
              main.optimizer.name, names);
