@@ -7,6 +7,24 @@
 #include "core/ops/ops.h"
 
 namespace thimble {
+
+const OptimizerEntry kAdafactorEntry{
+    .name = "adafactor",
+    .summary =
+        "AdamW without a first moment, its second moment estimated from one mean per row and "
+        "one per column; steps are relative to the size of the weights",
+    .use = "for the smallest state that still adapts every weight; tune the learning rate anew",
+    .memory = "1 value per row and 1 per column, instead of 2 per weight",
+    .state = "4 L + 4 s",
+    .needs = "long rows; a number per column and three",
+    .paper = "Shazeer & Stern 2018, Adafactor: adaptive learning rates with sublinear memory cost",
+    .takes = OptimizerEntry::Takes::kMatrices,
+    .make = [](const OptimizerSettings& s) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<Adafactor>(AdafactorOptions{.weight_decay = s.adam.weight_decay});
+    },
+    .keys = "weight_decay",
+    .lr = {1e-5, 5e-2, 1}};
+
 namespace {
 
 constexpr double kTiny = 1.1754943508222875e-38;  // the least normal f32, as PyTorch takes its eps
@@ -87,9 +105,8 @@ void Adafactor::round(int i, const UpdateArgs& args, const RoundSums& in, RoundS
   const double step_size = args.lr * std::max(options_.eps_weight, weight_rms) /
                            std::max(1.0, update_rms / options_.max_rms);
   const AdamOptions decay{.weight_decay = options_.weight_decay};
-  scaled_step(rows, width, grad, weight_values(args),
-              {.lr = static_cast<float>(step_size), .rows = row_scales, .columns = column_scales},
-              weight_decay(decay, args.info, args.lr));
+  scaled_step(weight_update(args, weight_decay(decay, args.info, args.lr)), width,
+              {.lr = static_cast<float>(step_size), .rows = row_scales, .columns = column_scales});
 }
 
 }  // namespace thimble

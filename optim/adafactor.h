@@ -3,9 +3,11 @@
 // cost", algorithm 4, with the relative step size of PyTorch's form.
 #pragma once
 
-#include "optim/adam_options.h"
+#include "optim/optimizer_entry.h"
 
 namespace thimble {
+
+extern const OptimizerEntry kAdafactorEntry;
 
 struct AdafactorOptions {
   double beta2_decay = -0.8;  // beta2 = 1 - step^beta2_decay
@@ -14,14 +16,15 @@ struct AdafactorOptions {
   double weight_decay = 0;
 };
 
-/// State: a float for each row and each column. Sums over slices: one number a column, and three.
-class Adafactor final : public Optimizer {
+/// State: a float per row and per column. Sums over slices: one number per column, and three.
+class Adafactor final : public Optimizer, public MultiRoundUpdate {
  public:
   explicit Adafactor(const AdafactorOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo&) const override {
     return {.kind = OptimizerNeed::Kind::kLongSlice};
   }
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
+  const MultiRoundUpdate* multi_round(const ParamInfo&) const override { return this; }
   int rounds(const ParamInfo&, std::int64_t) const override { return 3; }
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo&, Slice, std::int64_t) const override {

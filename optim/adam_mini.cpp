@@ -4,6 +4,23 @@
 #include <cmath>
 
 namespace thimble {
+
+const OptimizerEntry kAdamMiniEntry{
+    .name = "adam_mini",
+    .summary =
+        "AdamW with one second moment per output row (of queries and keys: per head) instead "
+        "of one per weight",
+    .use = "to save half of AdamW's state at AdamW's learning rate",
+    .memory = "1 value per weight and 1 per output row, instead of 2 per weight",
+    .state = "4 L s",
+    .needs = "long rows; a number per short row",
+    .paper = "Zhang et al. 2024, Adam-mini: use fewer learning rates to gain more",
+    .takes = OptimizerEntry::Takes::kMatrices,
+    .make = [](const OptimizerSettings& s) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<AdamMini>(s.adam);
+    },
+    .keys = "betas eps eps_mode wd_order weight_decay"};
+
 namespace {
 
 // Output rows that share a second moment.
@@ -68,11 +85,12 @@ void AdamMini::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSu
   }
   const StoredValues m{.kind = StoredValues::Kind::kF32, .data = args.state[0].raw()};
   accumulate_momentum(rows * width, grad, m, {.momentum = math.beta1, .gain = 1.0f - math.beta1});
-  scaled_step(rows, width, tensor_source(args.state[0]), weight_values(args),
-              {.lr = math.step_size,
-               .rows = info.transposed() ? nullptr : scales,
-               .columns = info.transposed() ? scales : nullptr},
-              weight_decay(options_, info, args.lr));
+  scaled_step(
+      weight_update(args, weight_decay(options_, info, args.lr), tensor_source(args.state[0])),
+      width,
+      {.lr = math.step_size,
+       .rows = info.transposed() ? nullptr : scales,
+       .columns = info.transposed() ? scales : nullptr});
 }
 
 }  // namespace thimble

@@ -48,8 +48,10 @@ std::size_t num_moment_slots(const AdamSlots& slots, StateFormat format) {
 
 AdamState moment_state(const UpdateArgs& args, const AdamSlots& slots, StateFormat format) {
   const std::size_t first = num_slots_of(slots.exp_avg, format);
-  return {state_values(args, slots.exp_avg, args.state, format, true, 1),
-          state_values(args, slots.exp_avg_sq, args.state.subspan(first), format, false, 2)};
+  return {state_values(args, slots.exp_avg, args.state,
+                       {.format = format, .is_signed = true, .which = 1}),
+          state_values(args, slots.exp_avg_sq, args.state.subspan(first),
+                       {.format = format, .is_signed = false, .which = 2})};
 }
 
 }  // namespace thimble

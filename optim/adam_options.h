@@ -21,7 +21,7 @@ struct AdamOptions {
   StateFormat state = StateFormat::kF32;
 };
 
-/// Of update number `step` at learning rate `lr`.
+/// The arithmetic of update number `step` at learning rate `lr`, biases corrected.
 AdamMath adam_math(const AdamOptions& options, std::int64_t step, double lr);
 WeightDecay weight_decay(const AdamOptions& options, const ParamInfo& info, double lr);
 
@@ -32,15 +32,15 @@ OptimizerNeed element_need(const ParamInfo& info, StateFormat format);
 struct AdamSlots {
   StateSlot exp_avg, exp_avg_sq;
 };
-/// One moment of each kind an element.
+/// One moment of each kind per element.
 AdamSlots element_moments(const ParamInfo& info);
-/// `width` of each a row.
+/// `width` of each per row.
 AdamSlots row_moments(const ParamInfo& info, std::int64_t width);
 
 std::vector<StateSlot> moment_slots(const AdamSlots& slots, StateFormat format);
-/// From the first of args.state on, as moment_slots() made them.
+/// The moments at the front of args.state, as moment_slots() made their slots.
 AdamState moment_state(const UpdateArgs& args, const AdamSlots& slots, StateFormat format);
-/// How many of args.state they take.
+/// How many tensors of args.state they take.
 std::size_t num_moment_slots(const AdamSlots& slots, StateFormat format);
 
 }  // namespace thimble

@@ -4,17 +4,18 @@
 // the older Hugging Face implementation. Dettmers et al. 2022 for 8 bits.
 #pragma once
 
-#include "optim/adam_options.h"
+#include "optim/optimizer_entry.h"
 
 namespace thimble {
 
-/// State: exp_avg and exp_avg_sq; 8 bytes a parameter in f32, 4 in bf16, 2.03 in 8 bits.
-class AdamW final : public Optimizer {
+extern const OptimizerEntry kAdamWEntry, kAdamW8BitEntry;
+
+/// State: exp_avg and exp_avg_sq; 8 bytes per parameter in f32, 4 in bf16, 2.03 in 8 bits.
+class AdamW final : public GpuOptimizer {
  public:
   explicit AdamW(const AdamOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
-  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

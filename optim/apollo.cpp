@@ -10,7 +10,89 @@ namespace {
 
 constexpr double kTiny = 1e-8;
 
+std::unique_ptr<Optimizer> make_apollo_of(const OptimizerSettings& s, ApolloOptions o) {
+  const double eps = o.adam.eps;
+  o.adam = s.adam;
+  o.adam.eps = eps;  // of a direction that is not corrected for its bias
+  set_option(o.rank, s.rank);
+  set_option(o.scale, s.scale);
+  set_option(o.update_gap, s.update_gap);
+  o.per_tensor = is_first(s.scale_type, {"scale_type", "tensor", "channel"}, o.per_tensor);
+  return std::make_unique<Apollo>(o);
+}
+std::unique_ptr<Optimizer> make_apollo(const OptimizerSettings& s) {
+  return make_apollo_of(s, {});
+}
+std::unique_ptr<Optimizer> make_apollo_mini(const OptimizerSettings& s) {
+  return make_apollo_of(s, {.rank = 1, .per_tensor = true, .scale = 128});
+}
+
+constexpr const char* kPaper = "Zhu et al. 2025, APOLLO: SGD-like memory, AdamW-level performance";
+constexpr const char* kKeys =
+    "betas rank=256 scale=1 scale_type=channel state_dtype update_proj_gap=200 wd_order "
+    "weight_decay";
+constexpr const char* kMiniKeys =
+    "betas scale=128 scale_type=tensor state_dtype update_proj_gap=200 wd_order weight_decay";
+
 }  // namespace
+
+const OptimizerEntry kApolloEntry{
+    .name = "apollo",
+    .summary =
+        "the gradient itself, each row scaled as much as AdamW would scale it; the scale is "
+        "estimated by Adam in a random low-rank projection",
+    .use =
+        "when AdamW's state does not fit and batches are large; with small batches it lacks "
+        "AdamW's momentum",
+    .memory = "2 x rank values per row, instead of 2 per weight; the projection is not kept",
+    .state = "8 L r",
+    .needs = "long rows; a number",
+    .paper = kPaper,
+    .takes = OptimizerEntry::Takes::kBlockMatrices,
+    .make = make_apollo,
+    .keys = kKeys,
+    .lr = kLowRankRates};
+
+const OptimizerEntry kApolloMiniEntry{
+    .name = "apollo_mini",
+    .summary = "APOLLO with one scale for the whole matrix, estimated in a projection of rank 1",
+    .use = "when nearly no memory is left for state; needs larger learning rates than APOLLO",
+    .memory = "2 values per row, instead of 2 per weight",
+    .state = "8 L",
+    .needs = "long rows; three numbers",
+    .paper = kPaper,
+    .takes = OptimizerEntry::Takes::kBlockMatrices,
+    .make = make_apollo_mini,
+    .keys = kMiniKeys,
+    .lr = kLowRankRates};
+
+const OptimizerEntry kQApolloEntry{
+    .name = "q_apollo",
+    .summary = "APOLLO on weights that are kept in 8 bits, updated with stochastic rounding",
+    .use = "when weights themselves must shrink too: 1.03 bytes per weight and no master",
+    .memory = "as apollo: 2 x rank values per row, instead of 2 per weight",
+    .state = "8 L r",
+    .needs = "long rows in whole groups of 128; a number",
+    .paper = kPaper,
+    .takes = OptimizerEntry::Takes::kBlockMatrices,
+    .make = make_apollo,
+    .keys = kKeys,
+    .lr = kLowRankRates,
+    .int8_weights = true};
+
+const OptimizerEntry kQApolloMiniEntry{
+    .name = "q_apollo_mini",
+    .summary = "APOLLO-Mini on weights that are kept in 8 bits, updated with stochastic rounding",
+    .use = "for the least memory of all: 1.03 bytes per weight, no master, nearly no state",
+    .memory = "as apollo_mini: 2 values per row, instead of 2 per weight",
+    .state = "8 L",
+    .needs = "long rows in whole groups of 128; three numbers",
+    .paper = kPaper,
+    .takes = OptimizerEntry::Takes::kBlockMatrices,
+    .make = make_apollo_mini,
+    .keys = kMiniKeys,
+    .lr = kLowRankRates,
+    .int8_weights = true};
 
 OptimizerNeed Apollo::needs(const ParamInfo& info) const {
   OptimizerNeed need{.kind = OptimizerNeed::Kind::kLongSlice};
@@ -124,8 +206,8 @@ void Apollo::apply(const UpdateArgs& args, const RoundSums& in) const {
   const Scaling scaling{
       .lr = static_cast<float>(step_size * factor * std::sqrt(options_.scale)),
       .rows = options_.per_tensor ? nullptr : static_cast<const float*>(args.carry.raw())};
-  scaled_step(shape.rows, shape.width, gradient_source(args), weight_values(args), scaling,
-              weight_decay(options_.adam, args.info, args.lr));
+  scaled_step(weight_update(args, weight_decay(options_.adam, args.info, args.lr)), shape.width,
+              scaling);
 }
 
 }  // namespace thimble

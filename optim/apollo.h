@@ -6,8 +6,11 @@
 #include <functional>
 
 #include "optim/low_rank.h"
+#include "optim/optimizer_entry.h"
 
 namespace thimble {
+
+extern const OptimizerEntry kApolloEntry, kApolloMiniEntry, kQApolloEntry, kQApolloMiniEntry;
 
 struct ApolloOptions {
   AdamOptions adam{.eps = 1e-6, .weight_decay = 0, .eps_mode = EpsMode::kHf, .decay_after = true};
@@ -21,17 +24,17 @@ struct ApolloOptions {
   std::function<Tensor(const UpdateArgs&, const LowRankShape&, std::int64_t refresh)> projection;
 };
 
-/// State: 2 r floats for each of the L long rows, and the last update's norm. The projection is
-/// made anew each step. Sums over slices: one or three numbers a matrix and step.
-class Apollo final : public Optimizer {
+/// State: 2 r floats per long row, and the norm of the last update. The projection is made anew at
+/// each step. Sums over slices: one or three numbers per matrix and step.
+class Apollo final : public GpuOptimizer, public MultiRoundUpdate {
  public:
   explicit Apollo(const ApolloOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
+  const MultiRoundUpdate* multi_round(const ParamInfo&) const override { return this; }
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
   SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override;
   std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override;
-  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
                      int round) const override;
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;

@@ -4,13 +4,15 @@
 // (one layer); Pan et al. 2024, "LISA: layerwise importance sampling" (a few at random).
 #pragma once
 
-#include "optim/adam_options.h"
 #include "optim/layer_schedule.h"
+#include "optim/optimizer_entry.h"
 
 namespace thimble {
 
-/// State: 8 bytes an element of the active layers, from zero at each switch.
-class Blockwise final : public Optimizer {
+extern const OptimizerEntry kBAdamEntry, kLisaEntry;
+
+/// State: 8 bytes per element of the active layers, from zero at each switch.
+class Blockwise final : public GpuOptimizer, public LayerSelection {
  public:
   Blockwise(const AdamOptions& adam, const LayerSchedule& schedule)
       : adam_(adam), schedule_(schedule) {}
@@ -20,6 +22,7 @@ class Blockwise final : public Optimizer {
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override {
     return moment_slots(element_moments(info), adam_.state);
   }
+  const LayerSelection* selection(const ParamInfo&) const override { return this; }
   /// A parameter outside of the layers always rests.
   bool updates(const ParamInfo& info, std::int64_t step) const override {
     return info.layer >= 0 && schedule_.is_active(info.layer, step);
@@ -27,8 +30,6 @@ class Blockwise final : public Optimizer {
   std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override {
     return updates(info, step) ? schedule_.period(step) : -1;
   }
-  bool varies() const override { return true; }
-  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

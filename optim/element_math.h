@@ -45,10 +45,12 @@ TH_HOST_DEVICE inline MomentumResult momentum_update(float g, float m, const Mom
   return {m, math.nesterov ? std::fma(math.momentum, m, gained) : m};
 }
 
-/// An element of c0 I + c1 A + c2 A2.
-TH_HOST_DEVICE inline float polynomial_value(float a, float a2, bool diagonal, float c0, float c1,
-                                             float c2) {
-  return c1 * a + c2 * a2 + (diagonal ? c0 : 0.0f);
+/// An element of c0 I + c1 A + c2 A2, whose elements of A and A2 are a and a2.
+struct Polynomial {
+  float c0, c1, c2;
+};
+TH_HOST_DEVICE inline float polynomial_value(float a, float a2, bool diagonal, Polynomial c) {
+  return c.c1 * a + c.c2 * a2 + (diagonal ? c.c0 : 0.0f);
 }
 
 /// -1, 0 or 1; NaN stays NaN.
@@ -57,8 +59,9 @@ TH_HOST_DEVICE inline float sign_of(float x) {
 }
 
 /// The new momentum and the update before the learning rate.
-TH_HOST_DEVICE inline MomentumResult lion_update(float g, float m, float beta1, float beta2) {
-  return {std::fma(beta2, m, (1.0f - beta2) * g), sign_of(std::fma(beta1, m, (1.0f - beta1) * g))};
+TH_HOST_DEVICE inline MomentumResult lion_update(float g, float m, const LionMath& math) {
+  return {std::fma(math.beta2, m, (1.0f - math.beta2) * g),
+          sign_of(std::fma(math.beta1, m, (1.0f - math.beta1) * g))};
 }
 
 /// The eight 16-bit halves of block `counter` of a random stream, in the order of random.h.

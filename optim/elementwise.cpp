@@ -78,10 +78,19 @@ UpdateSource gradient_source(const UpdateArgs& args) {
   return tensor_source(args.grad, args.grad_scale);
 }
 
-void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
+WeightUpdate weight_update(const UpdateArgs& args, const WeightDecay& decay,
+                           const UpdateSource& source) {
+  return {
+      .n = args.weight.numel(), .source = source, .weight = weight_values(args), .decay = decay};
+}
+
+WeightUpdate weight_update(const UpdateArgs& args, const WeightDecay& decay) {
+  return weight_update(args, decay, gradient_source(args));
+}
+
+void adam_step(const WeightUpdate& update, const AdamState& state, const AdamMath& math) {
   const OpTimer timer("adam");
-  table(g.values.device).adam_step(n, g, weight, state, math, decay);
+  table(update.source.values.device).adam_step(update, state, math);
 }
 
 void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
@@ -90,10 +99,10 @@ void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& stat
   table(g.values.device).adam_direction(n, g, state, math, out);
 }
 
-void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
+void momentum_step(const WeightUpdate& update, const StoredValues& state,
+                   const MomentumMath& math) {
   const OpTimer timer("momentum");
-  table(g.values.device).momentum_step(n, g, weight, state, math, decay);
+  table(update.source.values.device).momentum_step(update, state, math);
 }
 
 void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValues& state,
@@ -108,17 +117,14 @@ void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValu
   table(g.values.device).accumulate_momentum(n, g, state, math);
 }
 
-void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const StoredValues& state, float beta1, float beta2, float lr,
-               const WeightDecay& decay) {
+void lion_step(const WeightUpdate& update, const StoredValues& state, const LionMath& math) {
   const OpTimer timer("lion");
-  table(g.values.device).lion_step(n, g, weight, state, beta1, beta2, lr, decay);
+  table(update.source.values.device).lion_step(update, state, math);
 }
 
-void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
-                 const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay) {
+void scaled_step(const WeightUpdate& update, std::int64_t width, const Scaling& scaling) {
   const OpTimer timer("scaled step");
-  table(d.values.device).scaled_step(rows, width, d, weight, scaling, decay);
+  table(update.source.values.device).scaled_step(update, width, scaling);
 }
 
 void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,

@@ -23,6 +23,19 @@ struct WeightDecay {
   bool after = false;
 };
 
+/// What every step on weights takes: the weights, what moves them, and their decay.
+struct WeightUpdate {
+  std::int64_t n = 0;   // elements
+  UpdateSource source;  // the gradient, or a direction made from it
+  StoredValues weight;
+  WeightDecay decay;
+};
+/// Of args.grad and args.weight.
+WeightUpdate weight_update(const UpdateArgs& args, const WeightDecay& decay);
+/// Of args.weight and another source of as many elements.
+WeightUpdate weight_update(const UpdateArgs& args, const WeightDecay& decay,
+                           const UpdateSource& source);
+
 struct AdamMath {
   float beta1 = 0, beta2 = 0;
   float step_size = 0;        // lr / c1, or lr * sqrt(c2) / c1
@@ -32,10 +45,9 @@ struct AdamMath {
 struct AdamState {
   StoredValues exp_avg, exp_avg_sq;
 };
-/// m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
+/// With g the source of the update: m = beta1 m + (1 - beta1) g; v = beta2 v + (1 - beta2) g^2;
 /// w -= step_size * m / (sqrt(v) * inverse_sqrt_c2 + eps).
-void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const AdamState& state, const AdamMath& math, const WeightDecay& decay);
+void adam_step(const WeightUpdate& update, const AdamState& state, const AdamMath& math);
 /// The same m and v; out[i] = step_size * m / (...), weights untouched.
 void adam_direction(std::int64_t n, const UpdateSource& g, const AdamState& state,
                     const AdamMath& math, float* out);
@@ -47,8 +59,7 @@ struct MomentumMath {
   float lr = 0;
 };
 /// SGD; without momentum state (kind kNone) the update is g.
-void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay);
+void momentum_step(const WeightUpdate& update, const StoredValues& state, const MomentumMath& math);
 /// The same m; the update goes to `out` (bf16 or f32), weights untouched.
 void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValues& state,
                         const MomentumMath& math, const Tensor& out);
@@ -57,22 +68,23 @@ void momentum_direction(std::int64_t n, const UpdateSource& g, const StoredValue
 void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValues& state,
                          const MomentumMath& math);
 
+struct LionMath {
+  float beta1 = 0, beta2 = 0;
+  float lr = 0;
+};
 /// w -= lr * sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g. Ref: Chen et al. 2023,
 /// algorithm 2.
-void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const StoredValues& state, float beta1, float beta2, float lr,
-               const WeightDecay& decay);
+void lion_step(const WeightUpdate& update, const StoredValues& state, const LionMath& math);
 
-/// w -= lr * row[r] * column[c] * d for a [rows, width] matrix; a null factor is 1. With sign: of
-/// d.
+/// w -= lr * row[r] * column[c] * d for a matrix d of `width` columns, the source of the update; a
+/// null factor is 1. With sign: of the sign of d.
 struct Scaling {
   float lr = 0;
   const float* rows = nullptr;
   const float* columns = nullptr;
   bool sign = false;
 };
-void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
-                 const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay);
+void scaled_step(const WeightUpdate& update, std::int64_t width, const Scaling& scaling);
 
 /// out[r] = sum of the squares of row r, in f64; of row[c] * columns[c] if columns are given.
 void row_squares(std::int64_t rows, std::int64_t width, const UpdateSource& x, double* out,

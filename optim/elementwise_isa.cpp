@@ -19,13 +19,13 @@ const float* open_scaled(const UpdateSource& s, std::int64_t begin, std::int64_t
   return buffer.values;
 }
 
-void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
-  const float first = decay_before(decay), last = decay_after(decay);
-  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+void adam_step(const WeightUpdate& u, const AdamState& state, const AdamMath& math) {
+  const UpdateSource& g = u.source;
+  const float first = decay_before(u.decay), last = decay_after(u.decay);
+  for_runs(u.n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb, vb;
     const float* x = open(g.values, begin, count, gb.values);
-    float* w = open(weight, begin, count, wb.values);
+    float* w = open(u.weight, begin, count, wb.values);
     float* m = open(state.exp_avg, begin, count, mb.values);
     float* v = open(state.exp_avg_sq, begin, count, vb.values);
 #pragma omp simd
@@ -35,7 +35,7 @@ void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight
       v[i] = a.v;
       w[i] = stepped(w[i], a.update, first, last);
     }
-    close(weight, begin, count, w);
+    close(u.weight, begin, count, w);
     close(state.exp_avg, begin, count, m);
     close(state.exp_avg_sq, begin, count, v);
   });
@@ -72,19 +72,18 @@ void momentum_run(float* x, float* m, std::int64_t n, const MomentumMath& math) 
   }
 }
 
-void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
-  const float first = decay_before(decay), last = decay_after(decay);
-  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+void momentum_step(const WeightUpdate& u, const StoredValues& state, const MomentumMath& math) {
+  const float first = decay_before(u.decay), last = decay_after(u.decay);
+  for_runs(u.n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb;
-    open_scaled(g, begin, count, gb);
+    open_scaled(u.source, begin, count, gb);
     float* x = gb.values;
-    float* w = open(weight, begin, count, wb.values);
+    float* w = open(u.weight, begin, count, wb.values);
     float* m = open(state, begin, count, mb.values);
     momentum_run(x, m, count, math);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) w[i] = stepped(w[i], math.lr * x[i], first, last);
-    close(weight, begin, count, w);
+    close(u.weight, begin, count, w);
     close(state, begin, count, m);
   });
 }
@@ -117,34 +116,31 @@ void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValu
   });
 }
 
-void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const StoredValues& state, float beta1, float beta2, float lr,
-               const WeightDecay& decay) {
-  const float first = decay_before(decay), last = decay_after(decay);
-  for_runs(n, [&](std::int64_t begin, std::int64_t count) {
+void lion_step(const WeightUpdate& u, const StoredValues& state, const LionMath& math) {
+  const float first = decay_before(u.decay), last = decay_after(u.decay);
+  for_runs(u.n, [&](std::int64_t begin, std::int64_t count) {
     Buffer gb, wb, mb;
-    const float* x = open_scaled(g, begin, count, gb);
-    float* w = open(weight, begin, count, wb.values);
+    const float* x = open_scaled(u.source, begin, count, gb);
+    float* w = open(u.weight, begin, count, wb.values);
     float* m = open(state, begin, count, mb.values);
 #pragma omp simd
     for (std::int64_t i = 0; i < count; ++i) {
-      const MomentumResult r = lion_update(x[i], m[i], beta1, beta2);
+      const MomentumResult r = lion_update(x[i], m[i], math);
       m[i] = r.m;
-      w[i] = stepped(w[i], lr * r.update, first, last);
+      w[i] = stepped(w[i], math.lr * r.update, first, last);
     }
-    close(weight, begin, count, w);
+    close(u.weight, begin, count, w);
     close(state, begin, count, m);
   });
 }
 
-void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
-                 const StoredValues& weight, const Scaling& s, const WeightDecay& decay) {
-  const float first = decay_before(decay), last = decay_after(decay);
-  for_runs(rows * width, [&](std::int64_t begin, std::int64_t count) {
+void scaled_step(const WeightUpdate& u, std::int64_t width, const Scaling& s) {
+  const float first = decay_before(u.decay), last = decay_after(u.decay);
+  for_runs(u.n, [&](std::int64_t begin, std::int64_t count) {
     Buffer db, wb;
-    open_scaled(d, begin, count, db);
+    open_scaled(u.source, begin, count, db);
     float* x = db.values;
-    float* w = open(weight, begin, count, wb.values);
+    float* w = open(u.weight, begin, count, wb.values);
     for (std::int64_t at = 0; at < count;) {
       const std::int64_t row = (begin + at) / width, column = (begin + at) % width;
       const std::int64_t n = std::min(count - at, width - column);
@@ -162,7 +158,7 @@ void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
       for (std::int64_t i = at; i < at + n; ++i) w[i] = stepped(w[i], factor * x[i], first, last);
       at += n;
     }
-    close(weight, begin, count, w);
+    close(u.weight, begin, count, w);
   });
 }
 
@@ -273,7 +269,7 @@ void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2
     parallel_for_each(n, n, [&](std::int64_t r) {
 #pragma omp simd
       for (std::int64_t i = r * n; i < (r + 1) * n; ++i)
-        store(out + i, polynomial_value(x[i], y[i], i - r * n == r, c[0], c[1], c[2]));
+        store(out + i, polynomial_value(x[i], y[i], i - r * n == r, {c[0], c[1], c[2]}));
     });
   });
 }

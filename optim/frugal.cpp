@@ -7,6 +7,34 @@
 #include "core/base/threads.h"
 
 namespace thimble {
+
+const OptimizerEntry kFrugalEntry{
+    .name = "frugal",
+    .summary =
+        "AdamW for a quarter of the columns (or layers), a step along the sign of the gradient "
+        "for the others; which ones changes every update_proj_gap steps",
+    .use = "to choose freely, by density, how much of AdamW's state to keep",
+    .memory = "2 values per weight of the active columns or layers, none of the others",
+    .state = "8 L s density",
+    .needs = "long rows; nothing",
+    .paper =
+        "Zmushko et al. 2025, FRUGAL: memory-efficient optimization by reducing state overhead",
+    .takes = OptimizerEntry::Takes::kBlockMatrices,
+    .make = [](const OptimizerSettings& s) -> std::unique_ptr<Optimizer> {
+      FrugalOptions o{.adam = s.adam};
+      set_option(o.density, s.density);
+      set_option(o.update_gap, s.update_gap);
+      if (is_first(s.proj_type, {"proj_type", "layers", "columns"}, false)) {
+        const double share = o.density * static_cast<double>(s.layers);
+        o.layers = layer_schedule(
+            s, {.active = std::max<std::int64_t>(1, std::llround(share)), .gap = o.update_gap});
+      }
+      return std::make_unique<Frugal>(o);
+    },
+    .keys =
+        "active_layers betas density=0.25 eps eps_mode layer_order=random proj_type=columns "
+        "state_dtype update_proj_gap=200 wd_order weight_decay"};
+
 namespace {
 
 float sign_of(float x) {
@@ -62,13 +90,12 @@ void Frugal::step_layer(const UpdateArgs& args) const {
   if (args.weight.device().planning || rows == 0) return;
   const WeightDecay decay = weight_decay(options_.adam, args.info, args.lr);
   if (!args.state.empty()) {
-    adam_step(rows * width, gradient_source(args), weight_values(args),
+    adam_step(weight_update(args, decay),
               moment_state(args, row_moments(args.info, width), options_.adam.state),
-              adam_math(options_.adam, options_.layers->age(args.step), args.lr), decay);
+              adam_math(options_.adam, options_.layers->age(args.step), args.lr));
   } else {
     const auto lr = static_cast<float>(args.lr * options_.inactive_lr_scale);
-    scaled_step(rows, width, gradient_source(args), weight_values(args), {.lr = lr, .sign = true},
-                decay);
+    scaled_step(weight_update(args, decay), width, {.lr = lr, .sign = true});
   }
 }
 
@@ -105,8 +132,9 @@ void Frugal::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) co
     for (std::int64_t j = 0; j < active; ++j)
       update[r * width + columns[static_cast<std::size_t>(j)]] = values[r * active + j];
   });
-  scaled_step(rows, width, tensor_source(all), weight_values(args),
-              {.lr = static_cast<float>(args.lr)}, weight_decay(options_.adam, args.info, args.lr));
+  scaled_step(
+      weight_update(args, weight_decay(options_.adam, args.info, args.lr), tensor_source(all)),
+      width, {.lr = static_cast<float>(args.lr)});
 }
 
 }  // namespace thimble

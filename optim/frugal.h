@@ -11,6 +11,8 @@
 
 namespace thimble {
 
+extern const OptimizerEntry kFrugalEntry;
+
 struct FrugalOptions {
   AdamOptions adam;
   double density = 0.25;         // share of the columns that have moments
@@ -20,12 +22,13 @@ struct FrugalOptions {
   std::optional<LayerSchedule> layers;
 };
 
-/// State: 8 * density bytes a parameter in f32. Nothing is summed over slices.
-class Frugal final : public Optimizer {
+/// State: 8 * density bytes per parameter in f32. Nothing is summed over slices.
+class Frugal final : public Optimizer, public LayerSelection {
  public:
   explicit Frugal(const FrugalOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
+  const LayerSelection* selection(const ParamInfo&) const override { return this; }
   std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override;
   bool varies() const override { return options_.layers.has_value(); }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;

@@ -111,18 +111,9 @@ bool OptimizerGroups::int8_weight(const ParamInfo& info) const {
   return found != by_name_.end() && groups_[found->second].entry->int8_weights;
 }
 
-bool OptimizerGroups::varies() const {
-  return std::any_of(groups_.begin(), groups_.end(),
-                     [](const Group& g) { return g.taken.tensors > 0 && g.optimizer->varies(); });
-}
-
-void OptimizerGroups::round(int i, const UpdateArgs& args, const RoundSums& in,
-                            RoundSums& out) const {
-  const Group& group = groups_[by_name_.at(args.info.name)];
+double OptimizerGroups::lr_factor(const ParamInfo& info) const {
   const double main_lr = groups_[groups_.size() - 2].settings.lr;
-  UpdateArgs own = args;
-  if (main_lr > 0) own.lr *= group.settings.lr / main_lr;
-  group.optimizer->round(i, own, in, out);
+  return main_lr > 0 ? groups_[by_name_.at(info.name)].settings.lr / main_lr : 1;
 }
 
 std::vector<GroupSummary> OptimizerGroups::summary() const {

@@ -11,8 +11,8 @@ namespace thimble {
 
 struct GroupSettings {
   std::string label;  // of messages: "optimizer", "optimizer.groups[1]"
-  std::string
-      match;  // regular expression of whole names; unused for the main group and the fallback
+  /// Regular expression of whole names; unused for the main group and the fallback.
+  std::string match;
   OptimizerSettings optimizer;
   double lr = 0;
 };
@@ -27,7 +27,7 @@ struct GroupSummary {
 
 /// The first of `groups` that matches takes a parameter; others go to `main`, or, if it is not made
 /// for them (vectors; for most matrix optimizers embedding and head too), to `fallback`.
-class OptimizerGroups final : public Optimizer {
+class OptimizerGroups final : public Optimizer, public ParamGroups {
  public:
   /// Throws UserError: an unknown name, a pattern that is none or matches nothing, an optimizer
   /// given what it cannot take, a rank larger than a matrix.
@@ -38,41 +38,24 @@ class OptimizerGroups final : public Optimizer {
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override {
     return of(info).state_slots(info);
   }
-  bool int8_weight(const ParamInfo& info) const override;
-  bool varies() const override;
+  void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override {
+    of(args.info).round(i, args, in, out);
+  }
   bool runs_on_gpu(const ParamInfo& info, std::int64_t step) const override {
     return of(info).runs_on_gpu(info, step);
   }
-  bool updates(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).updates(info, step);
+  const MultiRoundUpdate* multi_round(const ParamInfo& info) const override {
+    return of(info).multi_round(info);
   }
-  std::int64_t state_generation(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).state_generation(info, step);
+  const GradientProjector* projector(const ParamInfo& info) const override {
+    return of(info).projector(info);
   }
-  std::int64_t projected_width(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).projected_width(info, step);
+  const LayerSelection* selection(const ParamInfo& info) const override {
+    return of(info).selection(info);
   }
-  void project_gradient(const UpdateArgs& args, const Tensor& out) const override {
-    of(args.info).project_gradient(args, out);
-  }
-  int rounds(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).rounds(info, step);
-  }
-  SumCount sums(const ParamInfo& info, std::int64_t step, int round) const override {
-    return of(info).sums(info, step, round);
-  }
-  StateAccess access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
-                     int round) const override {
-    return of(info).access(info, slot, step, round);
-  }
-  StateAccess projector_access(const ParamInfo& info, std::int64_t step) const override {
-    return of(info).projector_access(info, step);
-  }
-  std::int64_t carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const override {
-    return of(info).carry_bytes(info, slice, step);
-  }
-  /// args.lr is the main group's; others' follow it in proportion.
-  void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
+  const ParamGroups* param_groups() const override { return this; }
+  bool int8_weight(const ParamInfo& info) const override;
+  double lr_factor(const ParamInfo& info) const override;
 
   std::vector<GroupSummary> summary() const;
 

@@ -37,4 +37,13 @@ LayerSchedule::Order parse_layer_order(const std::string& text, const char* key)
              printable(text));
 }
 
+LayerSchedule layer_schedule(const OptimizerSettings& s, LayerSchedule schedule) {
+  schedule.layers = s.layers;
+  schedule.seed = s.seed;
+  set_option(schedule.active, s.active_layers);
+  set_option(schedule.gap, s.update_gap);
+  if (s.layer_order) schedule.order = parse_layer_order(*s.layer_order, "optimizer.layer_order");
+  return schedule;
+}
+
 }  // namespace thimble

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <string>
 
+#include "optim/optimizer_entry.h"
+
 namespace thimble {
 
 struct LayerSchedule {
@@ -14,9 +16,9 @@ struct LayerSchedule {
   Order order = Order::kRandom;
   std::uint64_t seed = 0;
 
-  /// Counts the switches before update number `step`, from 0.
+  /// The number of switches before update number `step`.
   std::int64_t period(std::int64_t step) const { return (step - 1) / gap; }
-  /// Updates since the last switch, this one included.
+  /// The number of updates since the last switch, this one included.
   std::int64_t age(std::int64_t step) const { return step - period(step) * gap; }
   /// Every layer has its turn before one has its second; the last turn of a round is filled up from
   /// the round's first layers. Random: in a new order each round.
@@ -25,5 +27,7 @@ struct LayerSchedule {
 
 /// "random", "ascending" or "descending". Throws UserError naming `key`.
 LayerSchedule::Order parse_layer_order(const std::string& text, const char* key);
+/// The schedule that a user has set; what is left out is that of `defaults`.
+LayerSchedule layer_schedule(const OptimizerSettings& settings, LayerSchedule defaults);
 
 }  // namespace thimble

@@ -1,9 +1,11 @@
 // Optimizers with one moment or none, element by element.
 #pragma once
 
-#include "optim/adam_options.h"
+#include "optim/optimizer_entry.h"
 
 namespace thimble {
+
+extern const OptimizerEntry kSgdEntry, kLionEntry;
 
 struct SgdOptions {
   double momentum = 0;
@@ -16,26 +18,24 @@ struct SgdOptions {
 
 /// m = momentum m + (1 - dampening) g (the first m is g); w -= lr m, with decoupled decay. Without
 /// momentum no state. Ref: Sutskever et al. 2013, in PyTorch's form.
-class Sgd final : public Optimizer {
+class Sgd final : public GpuOptimizer {
  public:
   explicit Sgd(const SgdOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
-  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:
   SgdOptions options_;
 };
 
-/// w -= lr sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g; 4 bytes a parameter in f32.
-/// Ref: Chen et al. 2023, "Symbolic discovery of optimization algorithms", algorithm 2.
-class Lion final : public Optimizer {
+/// w -= lr sign(beta1 m + (1 - beta1) g); m = beta2 m + (1 - beta2) g; 4 bytes per parameter in
+/// f32. Ref: Chen et al. 2023, "Symbolic discovery of optimization algorithms", algorithm 2.
+class Lion final : public GpuOptimizer {
  public:
   explicit Lion(const AdamOptions& options) : options_(options) {}
   OptimizerNeed needs(const ParamInfo& info) const override;
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
-  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

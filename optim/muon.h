@@ -3,9 +3,11 @@
 // al. 2025, "Muon is scalable for LLM training", for the second scale.
 #pragma once
 
-#include "optim/adam_options.h"
+#include "optim/optimizer_entry.h"
 
 namespace thimble {
+
+extern const OptimizerEntry kMuonEntry;
 
 struct MuonOptions {
   enum class ScaleType : std::uint8_t {
@@ -21,14 +23,13 @@ struct MuonOptions {
 };
 
 /// State: momentum. Needs whole matrices. FLOPs 20 s^2 L + 10 s^3 for an L x s matrix.
-class Muon final : public Optimizer {
+class Muon final : public GpuOptimizer {
  public:
   explicit Muon(const MuonOptions& options = {}) : options_(options) {}
   OptimizerNeed needs(const ParamInfo&) const override {
     return {.kind = OptimizerNeed::Kind::kWhole};
   }
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override;
-  bool runs_on_gpu(const ParamInfo&, std::int64_t) const override { return true; }
   void round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums& out) const override;
 
  private:

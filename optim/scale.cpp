@@ -6,6 +6,25 @@
 #include "optim/host_mirror.h"
 
 namespace thimble {
+
+const OptimizerEntry kScaleEntry{
+    .name = "scale",
+    .summary =
+        "the gradient, each output row divided by its root mean square, and momentum for the "
+        "LM head only; AdamW without moments",
+    .use = "to train with nearly no state; tune the learning rate anew",
+    .memory = "none (the LM head: 1 value per weight), instead of 2 per weight",
+    .state = "0",
+    .needs = "long rows; a number per short row",
+    .paper = "Glentis et al. 2026, A minimalist optimizer design for LLM pretraining",
+    .takes = OptimizerEntry::Takes::kMatrices,
+    .make = [](const OptimizerSettings& s) -> std::unique_ptr<Optimizer> {
+      return std::make_unique<Scale>(
+          ScaleOptions{.momentum = s.momentum.value_or(0.9), .weight_decay = s.adam.weight_decay});
+    },
+    .keys = "momentum=0.9 weight_decay",
+    .lr = {1e-4, 1e-2, 1}};
+
 namespace {
 
 constexpr double kLeastRms = 1e-8;
@@ -61,7 +80,8 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
       const MomentumMath ema{.momentum = static_cast<float>(options_.momentum),
                              .gain = static_cast<float>(1 - options_.momentum)};
       const StoredValues state =
-          state_values(args, momentum_slot(args.info), args.state, StateFormat::kF32, true, 1);
+          state_values(args, momentum_slot(args.info), args.state,
+                       {.format = StateFormat::kF32, .is_signed = true, .which = 1});
       accumulate_momentum(rows * width, source, state, ema);
     }
     source = tensor_source(m);
@@ -91,8 +111,7 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
   }
   scales_here.send();
   const AdamOptions decay{.weight_decay = options_.weight_decay};
-  scaled_step(rows, width, source, weight_values(args), scaling,
-              weight_decay(decay, args.info, args.lr));
+  scaled_step(weight_update(args, weight_decay(decay, args.info, args.lr), source), width, scaling);
 }
 
 }  // namespace thimble

@@ -100,14 +100,13 @@ std::size_t num_slots_of(const StateSlot& f32_slot, StateFormat format) {
 }
 
 StoredValues state_values(const UpdateArgs& args, const StateSlot& f32_slot,
-                          std::span<const Tensor> tensors, StateFormat format, bool is_signed,
-                          std::uint64_t which) {
+                          std::span<const Tensor> tensors, const StateArray& array) {
   StoredValues values{.kind = StoredValues::Kind::kF32, .data = tensors[0].raw()};
-  if (format == StateFormat::kBF16) {
+  if (array.format == StateFormat::kBF16) {
     values.kind = StoredValues::Kind::kBF16Random;
-    set_random(values, rounding(args, which), f32_slot.elements(args.slice).begin);
-  } else if (as_8bit(f32_slot, format)) {
-    values.kind = is_signed ? StoredValues::Kind::kSigned8 : StoredValues::Kind::kUnsigned8;
+    set_random(values, rounding(args, array.which), f32_slot.elements(args.slice).begin);
+  } else if (as_8bit(f32_slot, array.format)) {
+    values.kind = array.is_signed ? StoredValues::Kind::kSigned8 : StoredValues::Kind::kUnsigned8;
     values.extra = tensors[1].raw();
   }
   return values;

@@ -33,7 +33,7 @@ const std::array<float, 256>& code_values(bool is_signed);
 /// The 255 bounds between neighbouring values.
 const std::array<float, 255>& code_bounds(bool is_signed);
 
-/// One array of values in memory.
+/// One array of values in memory, in any of the formats.
 struct StoredValues {
   enum class Kind : std::uint8_t {
     kNone,
@@ -56,21 +56,25 @@ struct StoredValues {
 /// The weight of an update, in whatever format it has.
 StoredValues weight_values(const UpdateArgs& args);
 
-/// Slots for one value an element, or `width` values a row: `name`, and `name`_absmax for 8 bits.
-/// 8 bits only if the parameter's `whole` array is large enough.
+/// The slots that keep the values of an f32 slot in a format: `name`, and for 8 bits `name`_absmax.
+/// An array of less than kLeast8Bit values stays f32 instead of 8 bits.
 std::vector<StateSlot> state_slots_of(const StateSlot& f32_slot, StateFormat format);
 /// Number of slots that state_slots_of() makes.
 std::size_t num_slots_of(const StateSlot& f32_slot, StateFormat format);
-/// The state in `tensors`, made by state_slots_of(); is_signed: of 8-bit codes. which: tells the
-/// arrays of one parameter apart in their rounding.
+/// How one array of state is stored.
+struct StateArray {
+  StateFormat format = StateFormat::kF32;
+  bool is_signed = true;    // of 8-bit codes
+  std::uint64_t which = 1;  // tells the arrays of one parameter apart in their stochastic rounding
+};
+/// The state in `tensors`, made by state_slots_of().
 StoredValues state_values(const UpdateArgs& args, const StateSlot& f32_slot,
-                          std::span<const Tensor> tensors, StateFormat format, bool is_signed,
-                          std::uint64_t which);
+                          std::span<const Tensor> tensors, const StateArray& array);
 
-/// Rows to which slices must be aligned so that 8-bit blocks of `width` values a row stay whole.
+/// Rows to which slices must be aligned so that 8-bit blocks of `width` values per row stay whole.
 std::int64_t block_rows(std::int64_t width);
 
-/// Splits f32 `master` into a bf16 weight and what it lacks.
+/// Splits f32 `master` into a bf16 weight and the remainder that it lacks.
 void split_weight(const Tensor& weight, const Tensor& remainder, const Tensor& master);
 
 }  // namespace thimble

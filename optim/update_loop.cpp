@@ -7,7 +7,7 @@
 
 namespace thimble {
 
-// One part of an item: all of its slice, or some rows.
+// A part of an item that is updated at once: all of its slice, or some rows.
 struct UpdateLoop::Running {
   UpdateItem item;
   Slice rows;
@@ -16,8 +16,8 @@ struct UpdateLoop::Running {
   RoundSums in, out;
 };
 
-// Rows of an item that go together: all, unless the optimizer takes any, needs no sums, and the
-// residency has less room.
+// Adds the parts in which an item is updated. It is one part, unless the optimizer takes any rows,
+// needs no sums, and the residency has room for fewer rows.
 void UpdateLoop::add_parts(std::vector<Running>& group, const UpdateItem& item,
                            std::int64_t step) const {
   const ParamInfo& info = parts_.params.info(item.id);
@@ -90,11 +90,13 @@ std::vector<StateUse> UpdateLoop::uses(std::span<const UpdateItem> items, std::i
 
 std::vector<StateUse> UpdateLoop::projection_uses(ParamId id, std::int64_t step) const {
   const ParamInfo& info = parts_.params.info(id);
+  const GradientProjector* projector = parts_.optimizer.projector(info);
+  if (projector == nullptr) return {};
   const bool staged = is_staged(info, step);
   std::vector<StateUse> uses;
   for (const StateEntry& entry : parts_.table.of(id)) {
     if (entry.slot.kind != StateKind::kProjector) continue;
-    uses.push_back({entry.id, whole_slice(info), parts_.optimizer.projector_access(info, step),
+    uses.push_back({entry.id, whole_slice(info), projector->projector_access(info, step),
                     staged || entry.tier == StateTier::kHost});
   }
   return uses;
@@ -110,7 +112,7 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
   UpdateArgs args{.info = info,
                   .slice = r.rows,
                   .step = step.number,
-                  .lr = step.lr,
+                  .lr = step.lr * parts_.optimizer.lr_factor(info),
                   .grad_scale = r.item.grad_scale,
                   .seed = parts_.seed,
                   .grad = client.gradient(r.item.id).rows(r.rows.begin - r.item.slice.begin,
@@ -161,17 +163,19 @@ Tensor UpdateLoop::project_gradient(ParamId id, std::int64_t step, const Tensor&
   HostMirror grad_here(staged ? parts_.arena : parts_.arena.pinned(), grad),
       out_here(staged ? parts_.arena : parts_.arena.pinned(), out);
   grad_here.fetch();
-  parts_.optimizer.project_gradient({.info = info,
-                                     .slice = all,
-                                     .step = step,
-                                     .seed = parts_.seed,
-                                     .grad = grad_here.mirror(),
-                                     .weight = {},
-                                     .master = {},
-                                     .state = state,
-                                     .carry = {},
-                                     .arena = staged ? &parts_.arena.pinned() : &parts_.arena},
-                                    out_here.mirror());
+  const GradientProjector* projector = parts_.optimizer.projector(info);
+  TH_CHECK(projector != nullptr, "{} has no projected gradient", info.name);
+  projector->project_gradient({.info = info,
+                               .slice = all,
+                               .step = step,
+                               .seed = parts_.seed,
+                               .grad = grad_here.mirror(),
+                               .weight = {},
+                               .master = {},
+                               .state = state,
+                               .carry = {},
+                               .arena = staged ? &parts_.arena.pinned() : &parts_.arena},
+                              out_here.mirror());
   out_here.send();
   return out;
 }

@@ -17,13 +17,13 @@ struct UpdateItem {
   double grad_scale = 1;  // clipping
 };
 
-/// Of one step.
+/// The step that a loop runs.
 struct UpdateStep {
   std::int64_t number = 1;
   double lr = 0;
 };
 
-/// f32 sums that are made at once, unless those of one parameter are more.
+/// The most f32 sums that are made at once, unless those of one parameter are more.
 inline constexpr std::int64_t kMostSummed = std::int64_t{1} << 22;
 
 /// What a loop works with; all of it must outlive the loop.
@@ -43,7 +43,7 @@ class UpdateLoop {
   class Client {
    public:
     virtual ~Client() = default;
-    /// Of the item's slice.
+    /// The gradient of the item's slice.
     virtual Tensor gradient(ParamId id) = 0;
     virtual void updated(ParamId id) = 0;
   };

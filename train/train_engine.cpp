@@ -272,7 +272,7 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
 }
 
 void TrainEngine::keep_state_of(std::int64_t step) {
-  if (optimizer_.varies()) change_state(*state_store_, table_, state_step_, step);
+  if (varies(optimizer_, model_.params())) change_state(*state_store_, table_, state_step_, step);
   state_step_ = step;
 }
 

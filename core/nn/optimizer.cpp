@@ -1,55 +1,64 @@
 #include "core/nn/optimizer.h"
 
-#include "core/base/numeric.h"
+#include <algorithm>
 
 namespace thimble {
 
-Slice StateSlot::elements(Slice slice) const {
-  if (shared()) return {0, whole.numel()};
-  const std::int64_t begin = slice.begin * values, end = slice.end * values;
-  if (slice.rows() == 0) return {begin / rows, begin / rows};
-  TH_CHECK(begin % rows == 0, "{}: rows {} to {} cut a group of {}", name, slice.begin, slice.end,
-           rows);
-  return {begin / rows, ceil_div(end, rows)};
+int Optimizer::rounds(const ParamInfo& info, std::int64_t step) const {
+  const MultiRoundUpdate* several = multi_round(info);
+  return several != nullptr ? several->rounds(info, step) : 1;
 }
 
-Slice StateSlot::leading(Slice slice) const {
-  const Slice values_of = elements(slice);
-  const std::int64_t width = whole.rank() == 2 ? whole[1] : 1;
-  return {values_of.begin / width, values_of.end / width};
+SumCount Optimizer::sums(const ParamInfo& info, std::int64_t step, int round) const {
+  const MultiRoundUpdate* several = multi_round(info);
+  return several != nullptr ? several->sums(info, step, round) : SumCount{};
 }
 
-Shape StateSlot::piece(Slice slice) const {
-  if (shared()) return whole;
-  const std::int64_t count = leading(slice).rows();
-  return whole.rank() == 2 ? Shape{count, whole[1]} : Shape{count};
+std::int64_t Optimizer::carry_bytes(const ParamInfo& info, Slice slice, std::int64_t step) const {
+  const MultiRoundUpdate* several = multi_round(info);
+  return several != nullptr ? several->carry_bytes(info, slice, step) : 0;
 }
 
-StateSlot row_slot(const std::string& name, DType dtype, const ParamInfo& info,
-                   std::int64_t width) {
-  return {.name = name,
-          .dtype = dtype,
-          .whole = Shape{info.storage_shape()[0], width},
-          .values = width};
+StateAccess Optimizer::access(const ParamInfo& info, const StateSlot& slot, std::int64_t step,
+                              int round) const {
+  const MultiRoundUpdate* several = multi_round(info);
+  return several != nullptr ? several->access(info, slot, step, round) : StateAccess::kChange;
 }
 
-StateSlot element_slot(const std::string& name, DType dtype, const ParamInfo& info) {
-  StateSlot slot = row_slot(name, dtype, info, info.is_matrix() ? info.storage_shape()[1] : 1);
-  if (!info.is_matrix()) slot.whole = info.shape;
-  slot.like_param = true;
-  return slot;
+std::int64_t Optimizer::projected_width(const ParamInfo& info, std::int64_t step) const {
+  const GradientProjector* projection = projector(info);
+  return projection != nullptr ? projection->projected_width(info, step) : 0;
 }
 
-StateSlot group_slot(const std::string& name, const StateSlot& of, std::int64_t group) {
-  return {.name = name,
-          .dtype = DType::kF32,
-          .whole = Shape{ceil_div(of.whole.numel(), group)},
-          .values = of.values,
-          .rows = of.rows * group};
+bool Optimizer::updates(const ParamInfo& info, std::int64_t step) const {
+  const LayerSelection* layers = selection(info);
+  return layers == nullptr || layers->updates(info, step);
 }
 
-StateSlot shared_slot(const std::string& name, DType dtype, const Shape& shape) {
-  return {.name = name, .dtype = dtype, .whole = shape};
+std::int64_t Optimizer::state_generation(const ParamInfo& info, std::int64_t step) const {
+  const LayerSelection* layers = selection(info);
+  return layers != nullptr ? layers->state_generation(info, step) : 0;
+}
+
+bool Optimizer::int8_weight(const ParamInfo& info) const {
+  const ParamGroups* groups = param_groups();
+  return groups != nullptr && groups->int8_weight(info);
+}
+
+double Optimizer::lr_factor(const ParamInfo& info) const {
+  const ParamGroups* groups = param_groups();
+  return groups != nullptr ? groups->lr_factor(info) : 1;
+}
+
+bool varies(const Optimizer& optimizer, const ParamTable& params) {
+  const auto of_param = [&](ParamId id) {
+    const ParamInfo& info = params.info(id);
+    if (!info.trainable) return false;
+    const LayerSelection* layers = optimizer.selection(info);
+    return (layers != nullptr && layers->varies()) || optimizer.projector(info) != nullptr;
+  };
+  const auto ids = params.ids();
+  return std::any_of(ids.begin(), ids.end(), of_param);
 }
 
 }  // namespace thimble

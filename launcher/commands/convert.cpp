@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "checkpoint/checkpoint_source.h"
 #include "core/base/numeric.h"
 #include "core/io/file.h"
 #include "launcher/commands/command.h"
@@ -18,8 +19,7 @@
 #include "models/model_files.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
-#include "train/checkpoint_source.h"
-#include "train/checkpointing.h"
+#include "train/train_state.h"
 #include "train/weight_loading.h"
 
 namespace thimble {
@@ -76,7 +76,7 @@ Opened open_checkpoint(const fs::path& path, bool is_run) {
   spdlog::info("{}: step {}, every byte verified", name, opened.checkpoint->step());
   opened.config = parse_model_config(identity.model_config, name);
   const job::JobConfig trained = job::parse_job_text(identity.resolved_job, name);
-  opened.dtype = trained.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
+  opened.dtype = trained.model.dtype;
   if (!trained.model.path.empty()) {
     opened.source_config = identity.model_config;
     opened.model_dir = trained.model.path;

@@ -68,10 +68,9 @@ TH_KERNEL void adam_step_kernel(std::int64_t n, UpdateSource g, StoredValues wei
   close(state.exp_avg_sq, at, codes.second, v);
 }
 
-void adam_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const AdamState& state, const AdamMath& math, const WeightDecay& decay) {
-  gpu::launch(adam_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight, state,
-              math, decay, codes_of(g, state.exp_avg, state.exp_avg_sq));
+void adam_step(const WeightUpdate& u, const AdamState& state, const AdamMath& math) {
+  gpu::launch(adam_step_kernel, blocks_for(u.n), kThreads, gpu::compute_stream(), u.n, u.source,
+              u.weight, state, math, u.decay, codes_of(u.source, state.exp_avg, state.exp_avg_sq));
 }
 
 TH_KERNEL void adam_direction_kernel(std::int64_t n, UpdateSource g, AdamState state, AdamMath math,
@@ -125,10 +124,9 @@ TH_KERNEL void momentum_step_kernel(std::int64_t n, UpdateSource g, StoredValues
   close(weight, at, {}, w);
 }
 
-void momentum_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-                   const StoredValues& state, const MomentumMath& math, const WeightDecay& decay) {
-  gpu::launch(momentum_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight,
-              state, math, decay, codes_of(g, state));
+void momentum_step(const WeightUpdate& u, const StoredValues& state, const MomentumMath& math) {
+  gpu::launch(momentum_step_kernel, blocks_for(u.n), kThreads, gpu::compute_stream(), u.n, u.source,
+              u.weight, state, math, u.decay, codes_of(u.source, state));
 }
 
 // out: bf16 if to_bf16_ is not null, else f32; both null: the momentum alone.
@@ -159,8 +157,7 @@ void accumulate_momentum(std::int64_t n, const UpdateSource& g, const StoredValu
 }
 
 TH_KERNEL void lion_step_kernel(std::int64_t n, UpdateSource g, StoredValues weight,
-                                StoredValues state, float beta1, float beta2, float lr,
-                                WeightDecay decay, Codes codes) {
+                                StoredValues state, LionMath math, WeightDecay decay, Codes codes) {
   const float first = decay_before(decay), last = decay_after(decay);
   const Elements at = elements_of_thread(n);
   float x[kEach], w[kEach], m[kEach];
@@ -168,19 +165,17 @@ TH_KERNEL void lion_step_kernel(std::int64_t n, UpdateSource g, StoredValues wei
   open(weight, at, {}, w);
   open(state, at, codes.first, m);
   for (int i = 0; i < kEach; ++i) {
-    const MomentumResult r = lion_update(x[i], m[i], beta1, beta2);
+    const MomentumResult r = lion_update(x[i], m[i], math);
     m[i] = r.m;
-    w[i] = stepped(w[i], lr * r.update, first, last);
+    w[i] = stepped(w[i], math.lr * r.update, first, last);
   }
   close(weight, at, {}, w);
   close(state, at, codes.first, m);
 }
 
-void lion_step(std::int64_t n, const UpdateSource& g, const StoredValues& weight,
-               const StoredValues& state, float beta1, float beta2, float lr,
-               const WeightDecay& decay) {
-  gpu::launch(lion_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, g, weight, state,
-              beta1, beta2, lr, decay, codes_of(g, state));
+void lion_step(const WeightUpdate& u, const StoredValues& state, const LionMath& math) {
+  gpu::launch(lion_step_kernel, blocks_for(u.n), kThreads, gpu::compute_stream(), u.n, u.source,
+              u.weight, state, math, u.decay, codes_of(u.source, state));
 }
 
 TH_KERNEL void scaled_step_kernel(std::int64_t n, std::int64_t width, UpdateSource d,
@@ -201,11 +196,9 @@ TH_KERNEL void scaled_step_kernel(std::int64_t n, std::int64_t width, UpdateSour
   close(weight, at, {}, w);
 }
 
-void scaled_step(std::int64_t rows, std::int64_t width, const UpdateSource& d,
-                 const StoredValues& weight, const Scaling& scaling, const WeightDecay& decay) {
-  const std::int64_t n = rows * width;
-  gpu::launch(scaled_step_kernel, blocks_for(n), kThreads, gpu::compute_stream(), n, width, d,
-              weight, scaling, decay, codes_of(d));
+void scaled_step(const WeightUpdate& u, std::int64_t width, const Scaling& scaling) {
+  gpu::launch(scaled_step_kernel, blocks_for(u.n), kThreads, gpu::compute_stream(), u.n, width,
+              u.source, u.weight, scaling, u.decay, codes_of(u.source));
 }
 
 // One element of any kind of values.
@@ -309,14 +302,14 @@ void scale_values(const Tensor& x, float factor) {
 }
 
 template <typename T>
-TH_KERNEL void polynomial_kernel(std::int64_t n, const float* a, const float* a2, float c0,
-                                 float c1, float c2, T* p) {
+TH_KERNEL void polynomial_kernel(std::int64_t n, const float* a, const float* a2, Polynomial c,
+                                 T* p) {
   const Elements at = elements_of_thread(n * n);
   float x[kEach] = {}, y[kEach] = {};
   load_floats<kEach>(a + at.begin, at.count, x);
   load_floats<kEach>(a2 + at.begin, at.count, y);
   for (int i = 0; i < kEach; ++i)
-    x[i] = polynomial_value(x[i], y[i], (at.begin + i) % (n + 1) == 0, c0, c1, c2);
+    x[i] = polynomial_value(x[i], y[i], (at.begin + i) % (n + 1) == 0, c);
   store_floats<kEach>(p + at.begin, at.count, x);
 }
 
@@ -325,7 +318,7 @@ void newton_schulz_polynomial(const Tensor& p, const Tensor& a, const Tensor& a2
   with_float_type(p.dtype(), [&](auto* type) {
     gpu::launch_flat(polynomial_kernel<std::remove_pointer_t<decltype(type)>>,
                      blocks_for(p.numel()), kThreads, gpu::compute_stream(), p.dim(0),
-                     a.data<float>(), a2.data<float>(), c[0], c[1], c[2],
+                     a.data<float>(), a2.data<float>(), Polynomial{c[0], c[1], c[2]},
                      static_cast<decltype(type)>(p.raw()));
   });
 }

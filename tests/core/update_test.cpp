@@ -108,12 +108,13 @@ TEST(ScheduleTest, EdgesOfEveryType) {
 }
 
 // w -= lr * g / |g| over all slices: the norm is only known after a round of sums.
-class NormalisedStep final : public Optimizer {
+class NormalisedStep final : public Optimizer, public MultiRoundUpdate {
  public:
   OptimizerNeed needs(const ParamInfo&) const override { return {}; }
   std::vector<StateSlot> state_slots(const ParamInfo& info) const override {
     return {element_slot("count", DType::kF32, info)};
   }
+  const MultiRoundUpdate* multi_round(const ParamInfo&) const override { return this; }
   int rounds(const ParamInfo&, std::int64_t) const override { return 2; }
   SumCount sums(const ParamInfo&, std::int64_t, int) const override {
     return {.exact = 1, .values = 1};

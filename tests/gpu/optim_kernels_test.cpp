@@ -99,9 +99,9 @@ TEST_F(GpuOptimKernels, Adam) {
                             .inverse_sqrt_c2 = 1.7f,
                             .eps = 1e-8f};
         const WeightDecay decay{.factor = 0.999f, .after = n % 2 == 0};
-        adam_step(n, {g.cpu, 0.5f}, w.cpu, {m.cpu, v.cpu}, math, decay);
-        cuda::kElementwise.adam_step(n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_),
-                                     {m.gpu(mirror_), v.gpu(mirror_)}, math, decay);
+        adam_step({n, {g.cpu, 0.5f}, w.cpu, decay}, {m.cpu, v.cpu}, math);
+        cuda::kElementwise.adam_step({n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), decay},
+                                     {m.gpu(mirror_), v.gpu(mirror_)}, math);
         mirror_.fetch();
         w.expect_equal("weight");
         m.expect_equal("first moment");
@@ -124,17 +124,18 @@ TEST_F(GpuOptimKernels, MomentumLionAndScaledSteps) {
         Twin g(Kind::kF32, n, 1), w(weight_kind, n, 2), m(state_kind, n, 3);
         const MomentumMath math{.momentum = 0.9f, .gain = 0.8f, .nesterov = n % 2 == 1, .lr = 0.1f};
         const WeightDecay decay{.factor = 0.99f};
-        momentum_step(n, {g.cpu, 0.5f}, w.cpu, m.cpu, math, decay);
-        cuda::kElementwise.momentum_step(n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), m.gpu(mirror_),
-                                         math, decay);
+        momentum_step({n, {g.cpu, 0.5f}, w.cpu, decay}, m.cpu, math);
+        cuda::kElementwise.momentum_step({n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), decay},
+                                         m.gpu(mirror_), math);
         mirror_.fetch();
         accumulate_momentum(n, {g.cpu, 0.5f}, m.cpu, math);
         cuda::kElementwise.accumulate_momentum(n, {g.gpu(mirror_), 0.5f}, m.gpu(mirror_), math);
         mirror_.fetch();
         if (state_kind != Kind::kNone) {
-          lion_step(n, {g.cpu, 0.5f}, w.cpu, m.cpu, 0.9f, 0.99f, 1e-3f, decay);
-          cuda::kElementwise.lion_step(n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), m.gpu(mirror_),
-                                       0.9f, 0.99f, 1e-3f, decay);
+          const LionMath lion{.beta1 = 0.9f, .beta2 = 0.99f, .lr = 1e-3f};
+          lion_step({n, {g.cpu, 0.5f}, w.cpu, decay}, m.cpu, lion);
+          cuda::kElementwise.lion_step({n, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), decay},
+                                       m.gpu(mirror_), lion);
           mirror_.fetch();
         }
         w.expect_equal("weight");
@@ -153,12 +154,12 @@ TEST_F(GpuOptimKernels, MomentumLionAndScaledSteps) {
                               .rows = row_factors.data(),
                               .columns = sign ? nullptr : column_factors.data(),
                               .sign = sign};
-        scaled_step(rows, width, {g.cpu, 0.5f}, w.cpu, scaling, {});
+        scaled_step({rows * width, {g.cpu, 0.5f}, w.cpu, {}}, width, scaling);
         Scaling there = scaling;
         there.rows = mirror_.at(row_factors);
         if (!sign) there.columns = mirror_.at(column_factors);
-        cuda::kElementwise.scaled_step(rows, width, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), there,
-                                       {});
+        cuda::kElementwise.scaled_step({rows * width, {g.gpu(mirror_), 0.5f}, w.gpu(mirror_), {}},
+                                       width, there);
         mirror_.fetch();
         w.expect_equal("scaled weight");
       }

@@ -5,6 +5,8 @@
 #include <limits>
 
 #include "optim/adamw.h"
+#include "optim/fira.h"
+#include "optim/natural_galore.h"
 #include "tests/core/expect_close.h"
 #include "tests/optim/dense_matrix.h"
 #include "tests/optim/one_matrix.h"
@@ -87,12 +89,14 @@ TEST(GaloreTest, AZeroOrInfiniteGradientLeavesTheSubspaceAlone) {
 TEST(GaloreTest, RotationIntoTheSameBasisIsNone) {
   const ParamInfo info = matrix(11, 6);
   const auto with = [&](bool rotates) {
+    GaloreParts parts;
+    if (rotates) parts.rotation = MomentRotation();
     const Galore galore({.adam = adam(),
                          .rank = 3,
                          .update_gap = 1,
                          .exact = true,
-                         .projector = ProjectorFormat::kF32,
-                         .rotate_moments = rotates});
+                         .projector = ProjectorFormat::kF32},
+                        std::move(parts));
     OneMatrix one(galore, info);
     for (int step = 1; step <= 6; ++step)
       one.step(step, 0.01, [](std::int64_t e) { return fixture_value(e, 1); });
@@ -108,8 +112,8 @@ TEST(GaloreTest, RotatedFirstMomentIsAdamsInTheNewBasis) {
                        .rank = 4,
                        .update_gap = 1,
                        .exact = true,
-                       .projector = ProjectorFormat::kF32,
-                       .rotate_moments = true});
+                       .projector = ProjectorFormat::kF32},
+                      {.rotation = MomentRotation()});
   const AdamW adamw(adam());
   OneMatrix low(galore, info), full(adamw, info);
   for (int step = 1; step <= 5; ++step) {
@@ -134,8 +138,8 @@ TEST(GaloreTest, FiraOfFullRankIsGalore) {
   GaloreOptions o{
       .adam = adam(), .rank = 4, .scale = 1, .exact = true, .projector = ProjectorFormat::kF32};
   const std::vector<double> plain = after(Galore(o), info, 5);
-  o.fira = true;
-  expect_close(after(Galore(o), info, 5), plain, 1e-4, "weights");
+  const Galore fira(o, {.second_round = std::make_unique<Fira>()});
+  expect_close(after(fira, info, 5), plain, 1e-4, "weights");
 }
 
 // Steps by hand, in f64, on the subspace that was found. W [9, 5], rank 2.
@@ -143,7 +147,8 @@ constexpr std::int64_t kRows = 9, kWidth = 5, kRank = 2;
 
 class ByHand {
  public:
-  ByHand(const GaloreOptions& options) : galore_(options), one_(galore_, matrix(kRows, kWidth)) {}
+  explicit ByHand(const GaloreOptions& options, GaloreParts parts = {})
+      : galore_(options, std::move(parts)), one_(galore_, matrix(kRows, kWidth)) {}
 
   Dense gradient(int step) const {
     Dense g(kRows, kWidth);
@@ -191,9 +196,7 @@ TEST(GaloreTest, OneStepByHand) {
 }
 
 TEST(GaloreTest, OneStepOfFiraByHand) {
-  GaloreOptions o = by_hand_options();
-  o.fira = true;
-  ByHand hand(o);
+  ByHand hand(by_hand_options(), {.second_round = std::make_unique<Fira>()});
   const Dense w{kRows, kWidth, hand.one().weights()};
   const Dense p = hand.step(1, 0.01), g = hand.gradient(1), r = g * p;
   const Dense m = r.scaled(0.1), v = r.map([](double a, double) { return 0.05 * a * a; }, r);
@@ -213,16 +216,14 @@ TEST(GaloreTest, OneStepOfFiraByHand) {
 
 // F = damping I + sum g g^T of the two gradients so far, inverted as it stands.
 TEST(GaloreTest, TwoStepsOfNaturalGaloreByHand) {
-  GaloreOptions o = by_hand_options();
-  o.history = 3;
-  o.damping = 0.5;
-  ByHand hand(o);
+  constexpr double kDamping = 0.5;
+  ByHand hand(by_hand_options(), {.second_round = std::make_unique<NaturalGradient>(3, kDamping)});
   const Dense p = hand.step(1, 0.01);
   Dense w{kRows, kWidth, hand.one().weights()};
   static_cast<void>(hand.step(2, 0.01));
   constexpr std::int64_t n = kRows * kRank;
   Dense fisher(n, n), m(kRows, kRank), v(kRows, kRank), natural(kRows, kRank);
-  for (std::int64_t i = 0; i < n; ++i) fisher.at(i, i) = o.damping;
+  for (std::int64_t i = 0; i < n; ++i) fisher.at(i, i) = kDamping;
   for (const int step : {1, 2}) {
     const Dense g{n, 1, (hand.gradient(step) * p).values};
     fisher = fisher + g * g.transposed();
@@ -239,10 +240,7 @@ TEST(GaloreTest, LdadamByHand) {
   GaloreOptions o = by_hand_options();
   o.scale = 1;
   o.update_gap = 1;
-  o.rotate_moments = true;
-  o.momentum_share = 0.9;
-  o.error_feedback = true;
-  ByHand hand(o);
+  ByHand hand(o, {.rotation = MomentRotation(0.9), .error_feedback = ErrorFeedback()});
   Dense w{kRows, kWidth, hand.one().weights()}, error(kRows, kWidth), m(kRows, kRank),
       v(kRows, kRank), before(kWidth, kRank);
   for (int t = 1; t <= 3; ++t) {
@@ -298,8 +296,8 @@ TEST(GaloreTest, FourBitProjectorsAreCloseAndSmall) {
 // always.
 TEST(GaloreTest, ALazySubspaceRestsWhenItIsSettled) {
   const ParamInfo info = matrix(kRows, kWidth);
-  const Galore galore(
-      {.rank = kRank, .update_gap = 1, .lazy = true, .projector = ProjectorFormat::kF32});
+  const Galore galore({.rank = kRank, .update_gap = 1, .projector = ProjectorFormat::kF32},
+                      {.lazy = LazyRefresh()});
   OneMatrix still(galore, info);
   const auto constant = [](std::int64_t e) { return fixture_value(e, 1); };
   for (int step = 1; step <= 6; ++step) still.step(step, 0.01, constant);

@@ -76,7 +76,7 @@ TEST(StoredValuesTest, RandomRoundingDependsOnTheElementNotOnTheSlice) {
   ops::copy(part, whole.rows(37, 100));
   const auto update = [&](Slice slice, const Tensor& weight, const Tensor& g) {
     const UpdateArgs args{.info = info, .slice = slice, .step = 3, .grad = g, .weight = weight};
-    scaled_step(slice.rows(), 30, gradient_source(args), weight_values(args), {.lr = 1e-3f}, {});
+    scaled_step(weight_update(args, {}), 30, {.lr = 1e-3f});
   };
   update({0, 100}, whole, grad);
   update({37, 100}, part, grad.rows(37, 100));

@@ -17,11 +17,13 @@ namespace {
 // Assigning over a reduction would free its buffers before it waits for it.
 static_assert(!std::is_move_assignable_v<RowReduction>);
 
-struct KeepsNothing final : Optimizer {
+struct KeepsNothing final : Optimizer, ParamGroups {
   explicit KeepsNothing(bool small) : int8(small) {}
   OptimizerNeed needs(const ParamInfo&) const override { return {}; }
   std::vector<StateSlot> state_slots(const ParamInfo&) const override { return {}; }
+  const ParamGroups* param_groups() const override { return this; }
   bool int8_weight(const ParamInfo&) const override { return int8; }
+  double lr_factor(const ParamInfo&) const override { return 1; }
   void round(int, const UpdateArgs&, const RoundSums&, RoundSums&) const override {}
   bool int8;
 };
