@@ -82,13 +82,6 @@ void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, st
   });
 }
 
-#define THIMBLE_DEFINE(kernel, ...)          \
-  void kernel(const ElementwiseArgs& args) { \
-    elementwise<kernel##_value>(args);       \
-  }
-THIMBLE_ELEMENTWISE_KERNELS(THIMBLE_DEFINE)
-#undef THIMBLE_DEFINE
-
 namespace {
 
 template <typename T>
@@ -254,5 +247,12 @@ void embedding_grad(const EmbeddingGradArgs& a) {
     });
   });
 }
+
+#define THIMBLE_DEFINE(kernel, ...)          \
+  void kernel(const ElementwiseArgs& args) { \
+    elementwise<kernel##_value>(args);       \
+  }
+THIMBLE_ELEMENTWISE_KERNELS(THIMBLE_DEFINE)
+#undef THIMBLE_DEFINE
 
 }  // namespace thimble::THIMBLE_ISA

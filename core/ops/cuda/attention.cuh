@@ -22,6 +22,27 @@ TH_DEVICE std::int64_t first_key(const AttentionSpec& s, const std::int32_t* seg
   return start > nearest ? start : nearest;
 }
 
+/// What one query may see: keys [first, end); none beyond the last query.
+struct Sight {
+  std::int64_t first, end;
+};
+TH_DEVICE Sight sight_of(const AttentionSpec& s, const std::int32_t* segment_start, std::int64_t b,
+                         std::int64_t i) {
+  if (i >= s.q_len) return {INT64_MAX, 0};
+  return {first_key(s, segment_start, b, i), i + s.kv_len - s.q_len + 1};
+}
+TH_DEVICE bool sees(const Sight& sight, std::int64_t key) {
+  return key >= sight.first && key < sight.end;
+}
+
+/// The first key that any query of the block sees.
+template <int kThreadsOfBlock>
+TH_DEVICE std::int64_t first_of_block(const Sight& a, const Sight& b, std::int64_t nobody) {
+  const std::int64_t first = a.first < b.first ? a.first : b.first;
+  const std::int64_t capped = first < nobody ? first : nobody;
+  return static_cast<std::int64_t>(-gpu::block_max<kThreadsOfBlock>(-static_cast<float>(capped)));
+}
+
 struct Place {
   std::int64_t batch, head, row;
 };

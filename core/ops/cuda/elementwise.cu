@@ -213,13 +213,6 @@ void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, st
   });
 }
 
-#define THIMBLE_DEFINE(kernel, ...)          \
-  void kernel(const ElementwiseArgs& args) { \
-    elementwise<kernel##_value>(args);       \
-  }
-THIMBLE_ELEMENTWISE_KERNELS(THIMBLE_DEFINE)
-#undef THIMBLE_DEFINE
-
 void zero(void* dst, std::int64_t bytes) {
   gpu::zero(dst, bytes);
 }
@@ -272,5 +265,12 @@ void swiglu_grad(const SwigluGradArgs& a) {
                      kThreads, gpu::compute_stream(), a);
   });
 }
+
+#define THIMBLE_DEFINE(kernel, ...)          \
+  void kernel(const ElementwiseArgs& args) { \
+    elementwise<kernel##_value>(args);       \
+  }
+THIMBLE_ELEMENTWISE_KERNELS(THIMBLE_DEFINE)
+#undef THIMBLE_DEFINE
 
 }  // namespace thimble::cuda

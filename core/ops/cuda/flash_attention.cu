@@ -15,30 +15,10 @@ constexpr float kLog2E = 1.44269504088896f, kLn2 = 0.693147180559945f;
 template <int D>
 inline constexpr int kTileRows = D <= 64 ? 64 : 32;
 
-// What one query may see: keys [first, end); none beyond the last query.
-struct Sight {
-  std::int64_t first, end;
-};
-TH_DEVICE Sight sight_of(const AttentionSpec& s, const std::int32_t* segment_start, std::int64_t b,
-                         std::int64_t i) {
-  if (i >= s.q_len) return {INT64_MAX, 0};
-  return {first_key(s, segment_start, b, i), i + s.kv_len - s.q_len + 1};
-}
-TH_DEVICE bool sees(const Sight& sight, std::int64_t key) {
-  return key >= sight.first && key < sight.end;
-}
-
 // Which 64 rows of which head. The last rows, which see most, come first.
 TH_DEVICE Place place_of_tile(std::int64_t heads, std::int64_t rows) {
   const std::int64_t tiles = (rows + kBlockRows - 1) / kBlockRows, block = blockIdx.x;
   return {block / (heads * tiles), block / tiles % heads, (tiles - 1 - block % tiles) * kBlockRows};
-}
-
-// The first key that any query of the block sees.
-TH_DEVICE std::int64_t first_of_block(const Sight& a, const Sight& b, std::int64_t nobody) {
-  const std::int64_t first = a.first < b.first ? a.first : b.first;
-  const std::int64_t capped = first < nobody ? first : nobody;
-  return static_cast<std::int64_t>(-gpu::block_max<kFlashThreads>(-static_cast<float>(capped)));
 }
 
 // The queries of a thread's warp, 16 from warp_row on, of which the thread has rows row and row +
@@ -62,7 +42,7 @@ TH_DEVICE Queries queries_of_thread(const AttentionSpec& s, const std::int32_t* 
   const std::int64_t last = q.at.row + kBlockRows < s.q_len ? q.at.row + kBlockRows : s.q_len;
   q.end = last + s.kv_len - s.q_len;
   for (int r = 0; r < 2; ++r) q.sights[r] = sight_of(s, segment_start, q.at.batch, q.row + 8 * r);
-  q.first = first_of_block(q.sights[0], q.sights[1], q.end);
+  q.first = first_of_block<kFlashThreads>(q.sights[0], q.sights[1], q.end);
   return q;
 }
 
