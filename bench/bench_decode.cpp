@@ -4,6 +4,7 @@
 #include "core/nn/param_store.h"
 #include "models/decoder.h"
 #include "models/weight_sources.h"
+#include "train/weight_loading.h"
 #include "train/train_engine.h"
 
 namespace thimble {

@@ -156,7 +156,7 @@ void adamw(benchmark::State& state, bool avx512) {
   const AdamState moments{{.kind = StoredValues::Kind::kF32, .data = m.raw()},
                           {.kind = StoredValues::Kind::kF32, .data = v.raw()}};
   const AdamMath math{.beta1 = 0.9f, .beta2 = 0.999f, .step_size = 1e-6f, .eps = 1e-8f};
-  const auto* step = avx512 ? avx512::kElementwise.adam_step : avx2::kElementwise.adam_step;
+  const auto step = avx512 ? avx512::kElementwise.adam_step : avx2::kElementwise.adam_step;
   for (auto _ : state) step({n, tensor_source(grad), weights, {}}, moments, math);
   count_bytes(state, n * 28);  // three f32 in and out, a bf16 in, a bf16 out
 }

@@ -4,7 +4,7 @@
     bench/compare_optimizers.py [--thimble build/release/thimble] [--size 130m] [--batch 4] [--seq 512]
 
 Each optimizer runs with an f32 master and, in the last columns, as small as it gets: updated within the backward pass, bf16 weights
-rounded at random, no master. State is what `thimble plan` counts under optimizer.
+stochastic rounding, no master. State is what `thimble plan` counts under optimizer.
 """
 import argparse
 

@@ -70,14 +70,14 @@ function(thimble_test_cases name)
                        PROPERTIES LABELS "${arg_LABELS}" TIMEOUT 600 ${environment})
 endfunction()
 
-# thimble_cuda_library(name SOURCES...): a static library thimble_<name> compiled by nvcc for every architecture of
+# thimble_cuda_library(name SOURCES... [LINK libs...]): a static library thimble_<name> compiled by nvcc for every architecture of
 # CMAKE_CUDA_ARCHITECTURES, in the namespace thimble::cuda; nothing without THIMBLE_CUDA. Products and sums are fused only
 # where the text says so, as on the CPU.
 function(thimble_cuda_library name)
   if(NOT THIMBLE_CUDA)
     return()
   endif()
-  cmake_parse_arguments(arg "" "" "SOURCES" ${ARGN})
+  cmake_parse_arguments(arg "" "" "SOURCES;LINK" ${ARGN})
   add_library(thimble_${name} STATIC ${arg_SOURCES})
   # Compiling them needs nothing that the libraries they use are linked from.
   set_target_properties(thimble_${name} PROPERTIES OPTIMIZE_DEPENDENCIES ON)
@@ -87,6 +87,6 @@ function(thimble_cuda_library name)
     "$<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr;--fmad=false;-Werror=all-warnings;-Xcompiler=-Wall,-Wextra>"
     "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wconversion;-Werror>")
   target_include_directories(thimble_${name} PUBLIC "${PROJECT_SOURCE_DIR}")
-  target_link_libraries(thimble_${name} PUBLIC fmt::fmt CUDA::cudart CUDA::cublasLt)
+  target_link_libraries(thimble_${name} PUBLIC fmt::fmt CUDA::cudart CUDA::cublasLt ${arg_LINK})
   add_dependencies(thimble_cuda thimble_${name})
 endfunction()

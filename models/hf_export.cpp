@@ -19,9 +19,16 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kStagingBytes = 8 * kMiB;
 
-// Logical rows [begin, end) of a stored weight, in `dst` of the export's dtype.
-void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begin, std::int64_t end,
-                  const Tensor& converted, const Tensor& dst) {
+// Logical rows [begin, end) of a weight.
+struct RowRange {
+  std::int64_t begin, end;
+};
+
+// dst (of the export's dtype) <- rows of a stored weight; `staging` holds as many of the stored
+// dtype.
+void export_rows(const ParamInfo& info, const Tensor& stored, RowRange rows, const Tensor& staging,
+                 const Tensor& dst) {
+  const auto [begin, end] = rows;
   const KernelTable& table = kernels(stored.device());
   const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
   const std::int64_t size = dtype_size(stored.dtype());
@@ -31,7 +38,7 @@ void logical_rows(const ParamInfo& info, const Tensor& stored, std::int64_t begi
                (end - begin) * cols);
     return;
   }
-  auto* gathered = static_cast<char*>(converted.raw());
+  auto* gathered = static_cast<char*>(staging.raw());
   parallel_for_each(end - begin, cols, [&](std::int64_t i) {
     for (std::int64_t c = 0; c < cols; ++c) {
       std::memcpy(gathered + (i * cols + c) * size, from + (c * info.shape[0] + begin + i) * size,
@@ -74,7 +81,7 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
     if (arena.device().planning) continue;
     for (std::int64_t r = 0; r < rows; r += step) {
       const std::int64_t end = std::min(rows, r + step);
-      logical_rows(info, stored, r, end, gathered, out);
+      export_rows(info, stored, {r, end}, gathered, out);
       const auto bytes = static_cast<std::size_t>((end - r) * cols * dtype_size(dtype));
       body(info.name, std::span(static_cast<const std::byte*>(out.raw()), bytes),
            r * cols * dtype_size(dtype));

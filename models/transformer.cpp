@@ -103,10 +103,10 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
     q = rms_norm(ctx, q, l.q_norm, eps);
     k = rms_norm(ctx, k, l.k_norm, eps);
   }
-  if (tap != nullptr) tap->before_rotation(index, q, k, v);
+  if (tap != nullptr) tap->before_rope(index, q, k, v);
   q = rope(ctx, std::move(q), attention);
   k = rope(ctx, std::move(k), attention);
-  if (tap != nullptr) tap->after_rotation(index, k, v);
+  if (tap != nullptr) tap->after_rope(index, k, v);
   if (attention.kv != nullptr) {
     TH_CHECK(!ctx.recording(), "gradients through stored keys");
     std::tie(k.value, v.value) = attention.kv->append(index, k.value, v.value);
@@ -117,7 +117,7 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
                                   .head_dim = config_.head_dim,
                                   .window = config_.windows[static_cast<std::size_t>(index)],
                                   .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
-  Var out = thimble::attention(ctx, q, k, v, shape, attention);
+  Var out = thimble::attention(ctx, {q, k, v}, shape, attention);
   if (tap != nullptr) tap->attention_output(index, out);
   return linear(ctx, out, l.o, l.o_bias);
 }
@@ -180,7 +180,7 @@ Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, std::span<cons
                                    .segment_start = batch.segment_start,
                                    .rope_table = tables[0]};
   const Var x = layers(ctx, batch.ids, batch.order, attention);
-  // The head's backward pass follows its forward pass at once: its weights stay.
+  // The LM head's backward pass follows its forward pass at once: its weights stay pinned.
   const BlockId last = num_blocks() - 1;
   const auto pin = std::make_shared<std::optional<Pin>>(std::in_place, ctx.store, last);
   if (ctx.recording()) {

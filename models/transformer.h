@@ -23,12 +23,13 @@ class Transformer final : public TrainableModel {
   BlockId num_blocks() const { return static_cast<BlockId>(config_.num_layers) + 2; }
   /// The parameters of each block; a tied embedding is in the first and in the last.
   std::vector<std::vector<ParamId>> block_params() const override;
-  /// Layers for their forward and their backward pass, embedding and head once.
+  /// Two for the weights of layers, for the forward and the backward pass; one for the embedding
+  /// and the LM head.
   std::vector<int> gathers_per_micro_batch() const override;
-  /// The head's is summed over chunks, and a tied embedding's is the head's too.
+  /// True of the LM head, whose gradient is summed over chunks; a tied embedding is the LM head.
   bool is_summed_in_backward(ParamId id) const override { return id == head_.id; }
   std::vector<NamedSize> linear_sizes() const override;
-  /// The table of rotations.
+  /// The RoPE table.
   std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const override;
 
   /// Hidden states [N, C] after the final norm. Under a tape, ctx must outlive the backward pass.

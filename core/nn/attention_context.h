@@ -1,5 +1,6 @@
-// What attention needs beyond its inputs: where tokens stand, which documents they belong to, and,
-// when decoding, where earlier keys and values are.
+// What attention needs beyond its inputs: the positions of the tokens, the segment boundaries
+// (which document a token belongs to), and, when decoding, the keys and values of earlier
+// positions.
 #pragma once
 
 #include <utility>
@@ -8,7 +9,7 @@
 
 namespace thimble {
 
-/// Keys and values of earlier positions, per layer. One sequence.
+/// The KV cache: keys and values of earlier positions of one sequence, per layer.
 class KvStore {
  public:
   virtual ~KvStore() = default;
@@ -24,16 +25,20 @@ class KvStore {
 class LayerTap {
  public:
   virtual ~LayerTap() = default;
+  /// x [N, C]: the input of the layer's Q, K and V matrices.
   virtual void after_norm(int /*layer*/, Var& /*x*/) {}
-  virtual void before_rotation(int /*layer*/, Var& /*q*/, Var& /*k*/, Var& /*v*/) {}
-  virtual void after_rotation(int /*layer*/, Var& /*k*/, Var& /*v*/) {}
+  /// q [N, H*D], k and v [N, Hkv*D]; q and k before RoPE.
+  virtual void before_rope(int /*layer*/, Var& /*q*/, Var& /*k*/, Var& /*v*/) {}
+  /// k and v [N, Hkv*D] of the new positions, k after RoPE, before a KvStore takes them.
+  virtual void after_rope(int /*layer*/, Var& /*k*/, Var& /*v*/) {}
+  /// out [N, H*D]: the input of the layer's output matrix.
   virtual void attention_output(int /*layer*/, Var& /*out*/) {}
 };
 
 /// Positions and boundaries of the tokens of one forward pass; tensors on the model's device.
 struct AttentionContext {
   std::int64_t sequences = 1;  // N = sequences * tokens per sequence
-  Tensor positions;            // i32 [N], angle index of each token
+  Tensor positions;            // i32 [N], the position of each token: its row of rope_table
   Tensor segment_start;        // i32 [N], first key index that the token may see
   Tensor rope_table;           // f32 [positions, D]
   KvStore* kv = nullptr;       // decoding only; sequences is 1

@@ -28,19 +28,28 @@ struct NodeContext {
   bool fp8 = false;
 };
 
-// Of an activation, or of a gradient, times a weight (or a gradient times an activation).
-std::optional<ops::Fp8Operands> fp8_operands(bool fp8, bool of_gradient) {
+// The 8-bit formats of a matmul whose first operand is an activation, or the gradient of an output.
+std::optional<ops::Fp8Operands> fp8_operands(bool fp8, bool first_is_gradient) {
   if (!fp8) return std::nullopt;
-  return ops::Fp8Operands{.a = of_gradient ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
+  return ops::Fp8Operands{.a = first_is_gradient ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
 }
 
-// y = x W^T (or x W) with the prepacked weight if the store keeps one.
-void multiply(NodeContext ctx, const Tensor& x, Weight weight, bool transpose_logical,
-              const Tensor& y, ops::MatmulOptions options) {
+// x W^T of the logical weight, or x W.
+struct WeightMatmul {
+  const Tensor& x;
+  Weight weight;
+  bool transposed;
+};
+
+// y (+)= the matmul, with the prepacked weight if the store keeps one.
+void multiply(NodeContext ctx, const WeightMatmul& matmul, const Tensor& y,
+              ops::MatmulOptions options) {
+  const Tensor& x = matmul.x;
+  const Weight weight = matmul.weight;
   const Pin pin(ctx.store, weight.block);
   const Tensor w = pin.view(weight.id);
-  const bool transposed = transpose_logical != ctx.store.params().info(weight.id).transposed();
-  options.fp8 = fp8_operands(ctx.fp8, !transpose_logical);
+  const bool transposed = matmul.transposed != ctx.store.params().info(weight.id).transposed();
+  options.fp8 = fp8_operands(ctx.fp8, !matmul.transposed);
   const Tensor prepacked =
       options.fp8 ? Tensor()
                   : pin.prepacked(weight.id, ops::matmul_spec({x}, {w, transposed}, y, options));
@@ -61,15 +70,15 @@ void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& d
               {.accumulate = target.accumulate, .fp8 = fp8});
 }
 
-// A stored matrix [m, n] as [n, m].
-Tensor turned(Arena& arena, const Tensor& stored) {
+// The transpose [n, m] of a stored matrix [m, n].
+Tensor transposed_copy(Arena& arena, const Tensor& stored) {
   Tensor rows = Tensor::empty(arena, MemoryTag::kWorkspace, stored.dtype(),
                               Shape{stored.dim(1), stored.dim(0)}, "transposed embedding");
   ops::transpose(rows, stored);
   return rows;
 }
 
-// To be written over: the tensor itself if nobody else holds it, else a copy.
+// A tensor that may be written over: the given one if nobody else holds it, else a copy.
 Tensor own(Arena& arena, Tensor tensor) {
   if (tensor.is_sole_owner()) return tensor;
   Tensor copy =
@@ -78,19 +87,24 @@ Tensor own(Arena& arena, Tensor tensor) {
   return copy;
 }
 
+// The tokens that looked rows of an embedding table up; order as embedding() takes it.
+struct Lookup {
+  Weight table;
+  Tensor ids, order;
+};
+
 // dTable[id] (+)= dy of every token with that id. A table wider than its vocabulary is stored
-// transposed: its rows are gathered by turning the whole of it, which is small beside the layers,
-// and the sums are the very ones of a table that is not transposed.
-void embedding_gradient(Tape& tape, NodeContext ctx, Weight table, const Tensor& dy,
-                        const Tensor& ids, const Tensor& order) {
-  const GradTarget target = tape.sink().accumulate_into(table.id);
+// transposed: its rows are gathered by transposing the whole of it, which is small beside the
+// layers, and the sums are those of a table that is not transposed, bit by bit.
+void embedding_gradient(Tape& tape, NodeContext ctx, const Lookup& lookup, const Tensor& dy) {
+  const GradTarget target = tape.sink().accumulate_into(lookup.table.id);
   if (!target.accumulate) ops::zero(target.tensor);
-  if (!ctx.store.params().info(table.id).transposed()) {
-    ops::embedding_grad(target.tensor, dy, ids, order);
+  if (!ctx.store.params().info(lookup.table.id).transposed()) {
+    ops::embedding_grad(target.tensor, dy, lookup.ids, lookup.order);
     return;
   }
-  const Tensor rows = turned(ctx.arena, target.tensor);
-  ops::embedding_grad(rows, dy, ids, order);
+  const Tensor rows = transposed_copy(ctx.arena, target.tensor);
+  ops::embedding_grad(rows, dy, lookup.ids, lookup.order);
   ops::transpose(target.tensor, rows);
 }
 
@@ -107,7 +121,8 @@ BlockScope::BlockScope(Context& ctx, BlockId block)
 }
 
 BlockScope::~BlockScope() {
-  // Where an error ends the block nothing runs backwards, and a destructor must not throw another.
+  // An error that ends the block means that nothing runs backwards; a destructor must not throw
+  // another.
   if (!ctx_.recording() || std::uncaught_exceptions() > errors_) return;
   if (ctx_.tape->replaying()) backward_pin_->emplace(std::move(pin_));
   ctx_.tape->record([pin = backward_pin_, store = &ctx_.store, block = block_](Tape&) {
@@ -123,15 +138,15 @@ Var embedding(Context& ctx, const Tensor& ids, const Tensor& order, Weight table
   {
     const Pin pin(ctx.store, table.block);
     const Tensor stored = pin.view(table.id);
-    ops::embedding(out, info.transposed() ? turned(ctx.arena, stored) : stored, ids);
+    ops::embedding(out, info.transposed() ? transposed_copy(ctx.arena, stored) : stored, ids);
   }
   const bool trainable = use(ctx, table);
   Var y = make_var(ctx, std::move(out), trainable);
   if (trainable && ctx.recording()) {
-    ctx.tape->record([node, ids, order, table, id = y.id](Tape& tape) {
+    ctx.tape->record([node, lookup = Lookup{table, ids, order}, id = y.id](Tape& tape) {
       const Tensor dy = tape.take_grad(id);
-      embedding_gradient(tape, node, table, dy, ids, order);
-      tape.finish_use(table.id);
+      embedding_gradient(tape, node, lookup, dy);
+      tape.finish_use(lookup.table.id);
     });
   }
   return y;
@@ -144,7 +159,7 @@ Var linear(Context& ctx, const Var& x, Weight weight, Weight bias) {
   {
     const Pin pin(ctx.store, weight.block);
     const Tensor b = bias.exists() ? pin.view(bias.id) : Tensor();
-    multiply(node, x.value, weight, true, out, {.bias = bias.exists() ? &b : nullptr});
+    multiply(node, {x.value, weight, true}, out, {.bias = bias.exists() ? &b : nullptr});
   }
   const bool train_weight = use(ctx, weight);
   const bool train_bias = use(ctx, bias);
@@ -164,7 +179,7 @@ Var linear(Context& ctx, const Var& x, Weight weight, Weight bias) {
     }
     if (x_id < 0) return;
     const GradTarget dx = tape.grad_slot(x_id, dy.dtype(), x_shape);
-    multiply(node, dy, weight, false, dx.tensor, {.accumulate = dx.accumulate});
+    multiply(node, {dy, weight, false}, dx.tensor, {.accumulate = dx.accumulate});
   });
   return y;
 }
@@ -240,14 +255,15 @@ Var rope(Context& ctx, Var x, const AttentionContext& attention) {
   ctx.tape->record([table = attention.rope_table, positions = attention.positions, x_id = x.id,
                     y_id = y.id, arena = &ctx.arena](Tape& tape) {
     const Tensor dy = own(*arena, tape.take_grad(y_id));  // a sum's terms share their gradient
-    ops::rope(dy, table, positions, true);                // the rotation is orthogonal
+    ops::rope(dy, table, positions, true);                // a rotation is orthogonal
     tape.add_grad(x_id, dy);
   });
   return y;
 }
 
-Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
-              const ops::AttentionShape& shape, const AttentionContext& attention) {
+Var attention(Context& ctx, const AttentionInputs& in, const ops::AttentionShape& shape,
+              const AttentionContext& attention) {
+  const auto& [q, k, v] = in;
   Tensor out = activation(ctx, q.value.shape(), "attention");
   const Tensor segment_start = attention.segment_start;
   const bool needs_grad = q.needs_grad() || k.needs_grad() || v.needs_grad();
@@ -257,7 +273,13 @@ Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
                         Shape{shape.batch, shape.heads, q.value.dim(0) / shape.batch},
                         "attention sums");
   }
-  ops::attention(ctx.arena, shape, out, lse, q.value, k.value, v.value, segment_start);
+  ops::attention(ctx.arena, shape,
+                 {.q = q.value,
+                  .k = k.value,
+                  .v = v.value,
+                  .segment_start = segment_start,
+                  .out = out,
+                  .lse = lse});
   Var y = make_var(ctx, std::move(out), needs_grad);
   if (!ctx.recording() || !needs_grad) return y;
   struct Saved {

@@ -33,8 +33,8 @@ struct Weight {
   bool exists() const { return id != ParamId::kNone; }
 };
 
-/// Keeps a block pinned for the forward pass of its body and, through the tape, for the backward
-/// pass of it.
+/// Keeps a block pinned for the forward pass of its body and, through the tape, for its backward
+/// pass.
 class BlockScope {
  public:
   BlockScope(Context& ctx, BlockId block);
@@ -47,7 +47,7 @@ class BlockScope {
   BlockId block_;
   Pin pin_;
   std::shared_ptr<std::optional<Pin>> backward_pin_;
-  int errors_ = std::uncaught_exceptions();  // on their way when the scope began
+  int errors_ = std::uncaught_exceptions();  // in flight when the scope began
 };
 
 /// ids, order i32 [N] -> [N, C]. order: token indices sorted by (id, index), for the deterministic
@@ -57,34 +57,40 @@ Var embedding(Context& ctx, const Tensor& ids, const Tensor& order, Weight table
 /// x [N, in] -> [N, out] = x W^T (+ bias). W logical [out, in].
 Var linear(Context& ctx, const Var& x, Weight weight, Weight bias = {});
 
-/// Over the last dimension, or over each head when the weight is shorter than a row.
+/// RMSNorm over the last dimension, or over each head when the weight is shorter than a row of x.
 Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps);
 
 /// x + delta; reuses delta's memory when nobody else holds it.
 Var add(Context& ctx, const Var& x, Var delta);
 
-/// Rotates x [N, H*D]; reuses its memory when nobody else holds it.
+/// RoPE of x [N, H*D]; reuses x's memory when nobody else holds it.
 Var rope(Context& ctx, Var x, const AttentionContext& attention);
 
-/// q [N, H*D], k, v [N, Hkv*D] -> [N, H*D]. With a KvStore (no gradient) attends over everything
-/// stored.
-Var attention(Context& ctx, const Var& q, const Var& k, const Var& v,
-              const ops::AttentionShape& shape, const AttentionContext& attention);
+struct AttentionInputs {
+  const Var& q;  // [N, H*D]
+  const Var& k;  // [N, Hkv*D]; with a KvStore (no gradient) the keys of all stored positions
+  const Var& v;  // as k
+};
+/// -> [N, H*D]. The segment boundaries are those of `attention`.
+Var attention(Context& ctx, const AttentionInputs& in, const ops::AttentionShape& shape,
+              const AttentionContext& attention);
 
+/// silu(gate) * up, [N, F] each.
 Var swiglu(Context& ctx, const Var& gate, const Var& up);
 
 struct LossInputs {
   Tensor targets;  // i32 [N]
   Tensor weights;  // f32 [N]; 0 = no loss
-  float grad_scale =
-      1;  // d(total)/d(weighted loss): 1 / trained tokens of the whole optimizer step
+  // d(total)/d(weighted loss): 1 / trained tokens of the whole optimizer step.
+  float grad_scale = 1;
 };
 
-/// Rows of logits that exist at once.
+/// Rows of logits that exist at once: a chunk of the LM head.
 std::int64_t lm_head_chunk_rows(std::int64_t vocab, DeviceKind device);
 
-/// Head and cross-entropy in chunks of rows: losses f32 [N], unweighted. Under a tape the gradients
-/// of x and of the head are computed chunk by chunk at once, so no logits outlive their chunk.
+/// LM head and cross-entropy in chunks of rows: losses f32 [N], unweighted. Under a tape the
+/// gradients of x and of the LM head are computed chunk by chunk at once, so no logits outlive
+/// their chunk.
 Tensor lm_head_loss(Context& ctx, const Var& x, Weight head, const LossInputs& inputs);
 
 /// Logits f32 [N, V] of all rows of x.

@@ -1,4 +1,4 @@
-// The output head: logits exist only for a chunk of rows at a time.
+// The LM head: logits exist only for a chunk of rows at a time.
 #include <algorithm>
 
 #include "core/nn/functional.h"
@@ -8,12 +8,12 @@ namespace {
 
 constexpr std::int64_t kRowStep = 64;
 
-// The head seen as the B operand of x W^T.
+// The LM head as the B operand of x W^T.
 ops::Operand logits_operand(const Tensor& w, bool stored_transposed) {
   return {w, !stored_transposed};
 }
 
-// One training step of the head over all chunks.
+// One forward pass of the LM head, and its backward pass, over all chunks.
 class LmHeadStep {
  public:
   LmHeadStep(Context& ctx, const Tensor& x, Weight head, const LossInputs& inputs)
@@ -50,9 +50,12 @@ class LmHeadStep {
     matmul(x, logits_operand(weight_, transposed_), logits);
     const bool backward = dx.defined() || train_weight;
     const Tensor grad =
-        ops::cross_entropy(logits, inputs_.targets.rows(begin, end),
-                           inputs_.weights.rows(begin, end), losses.rows(begin, end),
-                           backward ? std::optional(x.dtype()) : std::nullopt, inputs_.grad_scale);
+        ops::cross_entropy({.logits = logits,
+                            .targets = inputs_.targets.rows(begin, end),
+                            .weights = inputs_.weights.rows(begin, end),
+                            .losses = losses.rows(begin, end),
+                            .grad_dtype = backward ? std::optional(x.dtype()) : std::nullopt,
+                            .grad_scale = inputs_.grad_scale});
     if (dx.defined()) matmul(grad, {weight_, transposed_}, dx.rows(begin, end));
     if (train_weight) {
       const GradTarget target = ctx_.tape->sink().accumulate_into(head_.id);

@@ -117,14 +117,4 @@ std::int64_t StateTable::generation(const StateEntry& entry, std::int64_t step) 
   return entry.slot.is_weight() ? 0 : optimizer_.state_generation(params_.info(entry.param), step);
 }
 
-std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank) {
-  std::vector<SavedArray> arrays;
-  for (const StateEntry& entry : table.entries()) {
-    if (!entry.saved || !table.kept(entry, step)) continue;
-    const ByteRange own = entry.written(rank);
-    arrays.push_back({&entry, own.size > 0 ? entry.rows.slice(rank) : Slice{}, own});
-  }
-  return arrays;
-}
-
 }  // namespace thimble

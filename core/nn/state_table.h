@@ -80,6 +80,7 @@ class StateTable {
   const StateEntry& operator[](StateId id) const {
     return entries_.at(static_cast<std::size_t>(id));
   }
+  const ParamTable& params() const { return params_; }
   /// By parameter; of each the weight, its master, and the optimizer's slots in their order.
   std::span<const StateEntry> entries() const { return entries_; }
   std::span<const StateEntry> of(ParamId id) const;
@@ -103,13 +104,5 @@ class StateTable {
   std::vector<StateEntry> entries_;
   std::vector<std::size_t> first_;  // entry of each parameter, and one past the last
 };
-
-/// One rank's part of a save: all arrays, in the table's order, with what it writes of each.
-struct SavedArray {
-  const StateEntry* entry;
-  Slice rows;     // whose state it writes
-  ByteRange own;  // of the array
-};
-std::vector<SavedArray> arrays_to_save(const StateTable& table, std::int64_t step, int rank);
 
 }  // namespace thimble

@@ -5,6 +5,7 @@
 
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 
 #include "core/base/dtype.h"
@@ -49,11 +50,21 @@ TH_HOST_DEVICE inline float fast_sigmoid(float x) {
   return 1.0f / (1.0f + fast_exp(-x));
 }
 
+/// The number of inputs of an element-wise function.
+template <typename... Inputs>
+constexpr std::size_t input_count(float (*)(Inputs...)) {
+  return sizeof...(Inputs);
+}
+
+TH_HOST_DEVICE inline float add_value(float a, float b) {
+  return a + b;
+}
+
 /// silu(gate) * up.
 TH_HOST_DEVICE inline float swiglu_value(float gate, float up) {
   return gate * fast_sigmoid(gate) * up;
 }
-/// The gradients of its two inputs, from that of its output.
+/// The gradients of swiglu_value's two inputs, from the gradient of its output.
 TH_HOST_DEVICE inline void swiglu_grads(float dout, float gate, float up, float& dgate,
                                         float& dup) {
   const float s = fast_sigmoid(gate);
@@ -61,7 +72,7 @@ TH_HOST_DEVICE inline void swiglu_grads(float dout, float gate, float up, float&
   dup = dout * gate * s;
 }
 
-/// Turns the pair (first, second).
+/// RoPE: rotates the pair (first, second).
 TH_HOST_DEVICE inline void rotate_pair(float cosine, float sine, float& first, float& second) {
   const float x1 = first, x2 = second;
   first = x1 * cosine - x2 * sine;
@@ -72,7 +83,8 @@ TH_HOST_DEVICE inline void rotate_pair(float cosine, float sine, float& first, f
 TH_HOST_DEVICE inline float int8_divisor(float most) {
   return most > 0.0f ? most / 127.0f : 1.0f;
 }
-/// up: in [0, 1), what is rounded up; 0.5 rounds to nearest.
+/// up: in [0, 1), the share of a step from which a value is rounded up; 0.5 rounds to nearest,
+/// random numbers round stochastically.
 TH_HOST_DEVICE inline std::int8_t int8_code(float value, float divisor, float up) {
   const float rounded = std::floor(value / divisor + up);
   const float high = rounded < 127.0f ? rounded : 127.0f;

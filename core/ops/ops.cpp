@@ -100,7 +100,8 @@ void accumulate(const Tensor& dst, const Tensor& src) {
 void add(const Tensor& out, const Tensor& a, const Tensor& b) {
   const OpTimer timer("add");
   check_alike({&out, &a, &b});
-  table_of(out).add(out.raw(), a.raw(), b.raw(), out.dtype(), out.numel());
+  table_of(out).add(
+      {.n = out.numel(), .dtype = out.dtype(), .in = {a.raw(), b.raw()}, .out = out.raw()});
 }
 
 void transpose(const Tensor& dst, const Tensor& src) {
@@ -117,7 +118,7 @@ void add_squares(Arena& arena, ExactSum& sum, const Tensor& x) {
   TH_CHECK(x.is_contiguous());
   const std::int64_t rows = x.rank() == 2 ? x.dim(0) : 1;
   if (x.numel() == 0) return;
-  // A double a row, in memory that the kernel sees.
+  // One double per row, in memory that the kernel sees.
   const Tensor squares =
       Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{2 * rows}, "squares of rows");
   table_of(x).row_squares(static_cast<double*>(squares.raw()), x.raw(), x.dtype(), rows,
@@ -138,8 +139,13 @@ void sum_in_order(const Tensor& dst, std::span<const Tensor> pieces, bool accumu
     check_shape(piece, dst.shape());
     data.push_back(piece.raw());
   }
-  table_of(dst).sum_in_order(dst.raw(), dst.dtype(), data.data(), static_cast<int>(data.size()),
-                             pieces[0].dtype(), dst.numel(), accumulate);
+  table_of(dst).sum_in_order({.n = dst.numel(),
+                              .pieces = data.data(),
+                              .count = static_cast<int>(data.size()),
+                              .dtype = pieces[0].dtype(),
+                              .dst = dst.raw(),
+                              .dst_dtype = dst.dtype(),
+                              .accumulate = accumulate});
 }
 
 void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
@@ -149,8 +155,12 @@ void embedding(const Tensor& out, const Tensor& table, const Tensor& ids) {
   check_dtype(out, table.dtype());
   check_dtype(ids, DType::kI32);
   TH_CHECK(out.is_contiguous() && table.is_contiguous());
-  table_of(out).embedding(out.raw(), table.raw(), ids.data<std::int32_t>(), ids.numel(),
-                          table.dim(1), out.dtype());
+  table_of(out).embedding({.tokens = ids.numel(),
+                           .cols = table.dim(1),
+                           .dtype = out.dtype(),
+                           .table = table.raw(),
+                           .ids = ids.data<std::int32_t>(),
+                           .out = out.raw()});
 }
 
 void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids,
@@ -159,9 +169,14 @@ void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids,
   check_same_device({&dtable, &dy, &ids, &order});
   check_shape(dy, Shape{ids.numel(), dtable.dim(1)});
   check_shape(order, ids.shape());
-  table_of(dy).embedding_grad(dtable.raw(), dtable.dtype(), dy.raw(), dy.dtype(),
-                              ids.data<std::int32_t>(), order.data<std::int32_t>(), ids.numel(),
-                              dtable.dim(1));
+  table_of(dy).embedding_grad({.tokens = ids.numel(),
+                               .cols = dtable.dim(1),
+                               .table_dtype = dtable.dtype(),
+                               .dy_dtype = dy.dtype(),
+                               .dy = dy.raw(),
+                               .ids = ids.data<std::int32_t>(),
+                               .order = order.data<std::int32_t>(),
+                               .dtable = dtable.raw()});
 }
 
 void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps) {
@@ -208,8 +223,12 @@ void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
                        .accumulate_dx = g.accumulate_dx,
                        .partial_dw = static_cast<float*>(partial.raw())});
   if (g.dw == nullptr) return;
-  table.fold_rows(g.dw->raw(), g.dw->dtype(), static_cast<float*>(partial.raw()), norm_chunks(rows),
-                  cols, g.accumulate_dw);
+  table.fold_rows({.chunks = norm_chunks(rows),
+                   .cols = cols,
+                   .partial = static_cast<const float*>(partial.raw()),
+                   .out = g.dw->raw(),
+                   .out_dtype = g.dw->dtype(),
+                   .accumulate = g.accumulate_dw});
 }
 
 void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate) {
@@ -221,7 +240,12 @@ void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumul
   const Tensor partial = workspace(arena, chunks * dy.dim(1) * 4, "bias gradient");
   auto* sums = static_cast<float*>(partial.raw());
   table_of(dy).column_sums(sums, dy.raw(), dy.dtype(), dy.dim(0), dy.dim(1));
-  table_of(dy).fold_rows(out.raw(), out.dtype(), sums, chunks, dy.dim(1), accumulate);
+  table_of(dy).fold_rows({.chunks = chunks,
+                          .cols = dy.dim(1),
+                          .partial = sums,
+                          .out = out.raw(),
+                          .out_dtype = out.dtype(),
+                          .accumulate = accumulate});
 }
 
 void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse) {
@@ -244,34 +268,39 @@ void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool in
 void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up) {
   const OpTimer timer("swiglu");
   check_alike({&out, &gate, &up});
-  table_of(out).swiglu(out.raw(), gate.raw(), up.raw(), out.dtype(), out.numel());
+  table_of(out).swiglu(
+      {.n = out.numel(), .dtype = out.dtype(), .in = {gate.raw(), up.raw()}, .out = out.raw()});
 }
 
 void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, const Tensor& gate,
                  const Tensor& up) {
   const OpTimer timer("swiglu_grad");
   check_alike({&dgate, &dup, &dout, &gate, &up});
-  table_of(dout).swiglu_grad(dgate.raw(), dup.raw(), dout.raw(), gate.raw(), up.raw(), dout.dtype(),
-                             dout.numel());
+  table_of(dout).swiglu_grad({.n = dout.numel(),
+                              .dtype = dout.dtype(),
+                              .dout = dout.raw(),
+                              .gate = gate.raw(),
+                              .up = up.raw(),
+                              .dgate = dgate.raw(),
+                              .dup = dup.raw()});
 }
 
-void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse,
-               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segment_start) {
+void attention(Arena& arena, const AttentionShape& shape, const AttentionForward& f) {
   const OpTimer timer("attention");
-  check_alike({&out, &q});
-  check_alike({&k, &v});
-  const AttentionSpec spec = attention_spec(shape, q, k);
-  check_shape(segment_start, Shape{q.dim(0)});
-  if (lse.defined()) check_shape(lse, Shape{spec.batch, spec.heads, spec.q_len});
-  const KernelTable& table = table_of(q);
+  check_alike({&f.out, &f.q});
+  check_alike({&f.k, &f.v});
+  const AttentionSpec spec = attention_spec(shape, f.q, f.k);
+  check_shape(f.segment_start, Shape{f.q.dim(0)});
+  if (f.lse.defined()) check_shape(f.lse, Shape{spec.batch, spec.heads, spec.q_len});
+  const KernelTable& table = table_of(f.q);
   const Tensor scratch =
       workspace(arena, table.attention_workspace_bytes(spec, false), "attention");
-  table.attention(spec, {.q = q.raw(),
-                         .k = k.raw(),
-                         .v = v.raw(),
-                         .segment_start = segment_start.data<std::int32_t>(),
-                         .out = out.raw(),
-                         .lse = static_cast<float*>(lse.raw()),
+  table.attention(spec, {.q = f.q.raw(),
+                         .k = f.k.raw(),
+                         .v = f.v.raw(),
+                         .segment_start = f.segment_start.data<std::int32_t>(),
+                         .out = f.out.raw(),
+                         .lse = static_cast<float*>(f.lse.raw()),
                          .workspace = scratch.raw()});
 }
 
@@ -297,26 +326,25 @@ void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGr
                               .dv = g.dv.raw()});
 }
 
-Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights,
-                     const Tensor& losses, std::optional<DType> grad_dtype, float grad_scale) {
+Tensor cross_entropy(const CrossEntropy& c) {
   const OpTimer timer("cross_entropy");
-  check_same_device({&logits, &targets, &weights, &losses});
-  const Shape rows{logits.dim(0)};
+  const Tensor& logits = c.logits;
+  check_same_device({&logits, &c.targets, &c.weights, &c.losses});
+  const std::int64_t rows = logits.dim(0), vocab = logits.dim(1);
   check_dtype(logits, DType::kF32);
   TH_CHECK(logits.is_contiguous());
-  for (const Tensor* t : {&targets, &weights, &losses}) check_shape(*t, rows);
-  const std::int64_t vocab = logits.dim(1);
-  table_of(logits).cross_entropy({.rows = logits.dim(0),
+  for (const Tensor* t : {&c.targets, &c.weights, &c.losses}) check_shape(*t, Shape{rows});
+  table_of(logits).cross_entropy({.rows = rows,
                                   .vocab = vocab,
                                   .logits = logits.data<float>(),
-                                  .targets = targets.data<std::int32_t>(),
-                                  .weights = weights.data<float>(),
-                                  .losses = losses.data<float>(),
-                                  .grad_scale = grad_scale,
-                                  .grad_dtype = grad_dtype.value_or(DType::kF32),
-                                  .want_grad = grad_dtype.has_value()});
-  if (grad_dtype != DType::kBF16) return logits;
-  return Tensor::wrap(logits.raw(), DType::kBF16, Shape{logits.dim(0), 2 * vocab}, logits.device())
+                                  .targets = c.targets.data<std::int32_t>(),
+                                  .weights = c.weights.data<float>(),
+                                  .losses = c.losses.data<float>(),
+                                  .grad_scale = c.grad_scale,
+                                  .grad_dtype = c.grad_dtype.value_or(DType::kF32),
+                                  .want_grad = c.grad_dtype.has_value()});
+  if (c.grad_dtype != DType::kBF16) return logits;
+  return Tensor::wrap(logits.raw(), DType::kBF16, Shape{rows, 2 * vocab}, logits.device())
       .columns(0, vocab);
 }
 

@@ -1,6 +1,6 @@
 // The front ends of the kernels: each checks shapes, dtypes and devices once, reserves workspace
 // and calls the kernel table of its tensors' device. Everything is written to tensors the caller
-// allocated. Letters: N tokens (rows of all sequences), C model width, V vocabulary, H heads, D
+// allocated. Letters: N tokens (of all sequences), C model width, V vocabulary, H heads, D
 // head dimension.
 #pragma once
 
@@ -19,7 +19,7 @@ struct Operand {
   bool transposed = false;
 };
 
-/// The 8-bit formats of a matmul's operands.
+/// The 8-bit formats of the operands of a matmul.
 struct Fp8Operands {
   Fp8Format a = Fp8Format::kE4M3, b = Fp8Format::kE4M3;
 };
@@ -27,8 +27,8 @@ struct Fp8Operands {
 struct MatmulOptions {
   bool accumulate = false;
   const Tensor* bias = nullptr;  // [n], dtype of b
-  const Tensor* prepacked =
-      nullptr;  // b in the prepacked layout of matmul_spec(); b itself is then not read
+  // b in the prepacked layout of matmul_spec(); b itself is then not read.
+  const Tensor* prepacked = nullptr;
   std::optional<Fp8Operands> fp8 = {};  // bf16 operands; sizes that 8 bits cannot take stay bf16
 };
 
@@ -42,8 +42,8 @@ void matmul(Arena& arena, Operand a, Operand b, const Tensor& c, const MatmulOpt
 void zero(const Tensor& x);
 void copy(const Tensor& dst, const Tensor& src);  // same dtype, shape and device
 void cast(const Tensor& dst, const Tensor& src);  // same shape; f32, bf16 (and f16 as source)
-/// 8-bit weights and their scales, one f32 for each kInt8Group elements (of a slice that begins
-/// with a group): to bf16 or f32 `dst`; from f32 `src`, rounded to nearest.
+/// 8-bit weights and their scales, one f32 per kInt8Group elements (of a slice that begins with
+/// a group): to bf16 or f32 `dst`; from f32 `src`, rounded to nearest.
 void dequantize(const Tensor& dst, const Tensor& codes, const Tensor& scales);
 void quantize(const Tensor& codes, const Tensor& scales, const Tensor& src);
 void accumulate(const Tensor& dst, const Tensor& src);
@@ -90,11 +90,12 @@ void rms_norm_grad(Arena& arena, const RmsNormGrad& g);
 /// out [C] (+)= sum of the rows of dy [N, C].
 void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate);
 
-/// Rotates x [N, H*D] in place by the angles of its positions, or back. table f32 [positions, D].
-/// Ref: Su et al. 2021, eq. 34, in the half-split pairing (i, i + D/2).
+/// RoPE (rotary position embedding): rotates x [N, H*D] in place by the angles of its positions, or
+/// back. table f32 [positions, D]. Ref: Su et al. 2021, eq. 34, in the half-split pairing
+/// (i, i + D/2).
 void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse);
 
-/// out = silu(gate) * up. Ref: Shazeer 2020, eq. 6.
+/// SwiGLU: out = silu(gate) * up. Ref: Shazeer 2020, eq. 6.
 void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up);
 void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, const Tensor& gate,
                  const Tensor& up);
@@ -104,12 +105,17 @@ struct AttentionShape {
   std::int64_t window = 0;  // keys a query sees at most, itself included; 0 = all
   float scale = 1;
 };
-/// Causal grouped-query attention: out, q [batch*Tq, H*D]; k, v [batch*Tk, Hkv*D], Tk >= Tq, the
-/// queries being the last Tq positions; segment_start i32 [batch*Tq]: the first key each query may
-/// see. lse f32 [batch, H, Tq], may be undefined when no backward pass follows. Workspace is O(Tk *
-/// D) per thread.
-void attention(Arena& arena, const AttentionShape& shape, const Tensor& out, const Tensor& lse,
-               const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& segment_start);
+struct AttentionForward {
+  const Tensor& q;              // [batch*Tq, H*D]
+  const Tensor& k;              // [batch*Tk, Hkv*D], Tk >= Tq
+  const Tensor& v;              // as k
+  const Tensor& segment_start;  // i32 [batch*Tq], the first key each query may see
+  const Tensor& out;            // as q
+  const Tensor& lse;            // f32 [batch, H, Tq]; undefined when no backward pass follows
+};
+/// Causal grouped-query attention, the queries being the last Tq positions. The segment boundaries
+/// of packed sequences (a document mask) are in segment_start. Workspace is O(Tk * D) per thread.
+void attention(Arena& arena, const AttentionShape& shape, const AttentionForward& f);
 
 struct AttentionGrad {
   const Tensor& q;
@@ -125,11 +131,16 @@ struct AttentionGrad {
 };
 void attention_grad(Arena& arena, const AttentionShape& shape, const AttentionGrad& g);
 
-/// Cross-entropy of logits f32 [R, V] against targets i32 [R] with weights f32 [R]; losses f32 [R]
-/// are unweighted, 0 where the weight is 0. With grad_dtype the logits become (softmax - onehot) *
-/// weight * grad_scale in place; the bf16 form is returned as a dense [R, V] view with row stride
-/// 2V.
-Tensor cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& weights,
-                     const Tensor& losses, std::optional<DType> grad_dtype, float grad_scale);
+struct CrossEntropy {
+  const Tensor& logits;                  // f32 [R, V]
+  const Tensor& targets;                 // i32 [R]
+  const Tensor& weights;                 // f32 [R]; 0 = the row does not count
+  const Tensor& losses;                  // f32 [R], unweighted; 0 where the weight is 0
+  std::optional<DType> grad_dtype = {};  // none: no gradient
+  float grad_scale = 1;
+};
+/// With grad_dtype the logits become (softmax - onehot) * weight * grad_scale in place; the bf16
+/// form is returned as a dense [R, V] view with row stride 2V.
+Tensor cross_entropy(const CrossEntropy& c);
 
 }  // namespace thimble::ops

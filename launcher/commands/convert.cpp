@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "checkpoint/checkpoint_source.h"
 #include "core/base/numeric.h"
 #include "core/io/file.h"
 #include "launcher/commands/command.h"
@@ -18,8 +19,7 @@
 #include "models/model_files.h"
 #include "models/transformer.h"
 #include "models/weight_sources.h"
-#include "train/checkpoint_source.h"
-#include "train/checkpointing.h"
+#include "train/train_state.h"
 #include "train/weight_loading.h"
 
 namespace thimble {

@@ -16,7 +16,7 @@
 #include "models/decoder.h"
 #include "models/weight_sources.h"
 #include "parallel/flight_recorder.h"
-#include "train/checkpointing.h"
+#include "train/train_state.h"
 
 namespace thimble {
 namespace {

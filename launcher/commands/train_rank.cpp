@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "checkpoint/checkpoint_source.h"
 #include "core/base/text.h"
 #include "core/device/gpu.h"
 #include "core/io/file.h"
@@ -35,7 +36,6 @@
 #include "models/model_files.h"
 #include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
-#include "train/checkpoint_source.h"
 #include "train/gpu_sharing.h"
 
 namespace thimble {

@@ -138,7 +138,7 @@ std::vector<NodeSlots> read_hostfile(const std::filesystem::path& file) {
     std::istringstream words(line.substr(0, line.find('#')));
     NodeSlots node;
     if (!(words >> node.node)) continue;
-    if (node.node.starts_with('-')) throw_user("{}: '{}' is no host", where, printable(node.node));
+    if (node.node.starts_with('-')) throw_user("{}: '{}' is no node", where, printable(node.node));
     for (std::string word; words >> word;) {
       const std::string value = word.substr(word.find('=') + 1);
       const auto [end, error] =
@@ -156,7 +156,7 @@ std::vector<NodeSlots> read_hostfile(const std::filesystem::path& file) {
       same->slots += node.slots;
     }
   }
-  if (nodes.empty()) throw_user("{}: names no host", file.string());
+  if (nodes.empty()) throw_user("{}: names no node", file.string());
   return nodes;
 }
 

@@ -83,7 +83,7 @@ void RankProcesses::end() {
   // A rank that is stopped or stuck hears nothing else.
   const std::string node = host_name();
   for (const FlightRecord& r : records()) {
-    if (r.pid > 1 && r.node == node) ::kill(static_cast<pid_t>(r.pid), SIGKILL);
+    if (r.pid > 1 && r.host == node) ::kill(static_cast<pid_t>(r.pid), SIGKILL);
   }
   const auto deadline = std::chrono::steady_clock::now() + kPatience;
   while (std::chrono::steady_clock::now() < deadline) {

@@ -60,7 +60,7 @@ class Watch {
       const double silent_s = std::chrono::duration<double>(now - sign.seen).count();
       if (silent_s > options_.heartbeat_timeout_s) {
         return fmt::format("rank {} on {} has shown no sign of life for {:.0f} s (it was at: {})",
-                           r.rank, r.node, silent_s, r.text());
+                           r.rank, r.host, silent_s, r.text());
       }
       for (const FlightOp& op : r.ops) state = state * 31 + op.number;
       state = state * 31 + r.step * 7 +
@@ -102,7 +102,7 @@ void report(const RankProcesses& ranks, int code, const std::vector<FlightRecord
                                     [&](const auto& r) { return r.rank == *ranks.culprit(); });
     spdlog::error(
         "rank {} {}{}", *ranks.culprit(), how,
-        found == records.end() ? "" : fmt::format(" on {} at {}", found->node, found->text()));
+        found == records.end() ? "" : fmt::format(" on {} at {}", found->host, found->text()));
   } else {
     spdlog::error("the ranks ended: one {}", how);
   }

@@ -10,7 +10,7 @@
 #include "models/decoder.h"
 #include "models/hf_export.h"
 #include "parallel/planning_communicator.h"
-#include "train/checkpointing.h"
+#include "train/save_checkpoint.h"
 
 namespace thimble {
 namespace {
@@ -231,14 +231,6 @@ bool has_int8(const JobSetup& setup, const job::JobConfig& job) {
                      [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
 }
 
-// Of every array that a checkpoint holds.
-std::int64_t checkpoint_bytes(const PlannedEngine& planned) {
-  std::int64_t bytes = 0;
-  for (const SavedArray& array : arrays_to_save(planned.engine->table(), 1, 0))
-    bytes += array.entry->bytes();
-  return bytes;
-}
-
 }  // namespace
 
 JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShape& shape,
@@ -258,7 +250,7 @@ JobPlan plan_job(const JobSetup& setup, const job::JobConfig& job, const RunShap
   }
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   const PlannedEngine planned(tried, job, place, plan.batch.accumulation_steps > 1);
-  plan.checkpoint_bytes = checkpoint_bytes(planned);
+  plan.checkpoint_bytes = checkpoint_bytes(planned.engine->table(), 1);
   plan.groups = planned.optimizer->summary();
   if (place.ranks > 1) plan.traffic = traffic_of(planned, tried, job, plan.batch, place);
   return plan;

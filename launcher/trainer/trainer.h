@@ -16,7 +16,7 @@
 #include "launcher/run/run_dir.h"
 #include "launcher/trainer/op_profile.h"
 #include "launcher/trainer/step_means.h"
-#include "train/checkpointing.h"
+#include "train/save_checkpoint.h"
 
 namespace thimble {
 

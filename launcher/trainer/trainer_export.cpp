@@ -4,13 +4,13 @@
 
 #include <optional>
 
+#include "checkpoint/checkpoint_source.h"
 #include "launcher/launch/rank_monitor.h"
 #include "launcher/trainer/finished_run.h"
 #include "launcher/trainer/trainer.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
 #include "parallel/collectives.h"
-#include "train/checkpoint_source.h"
 
 namespace thimble {
 namespace {

@@ -14,8 +14,8 @@ namespace {
 using Matrix = std::vector<double>;
 
 // op(a) [m, k] op(b) [k, n]; sizes as stored.
-Matmul(const Matrix& a, bool ta, const Matrix& b, bool tb, std::size_t m, std::size_t n,
-       std::size_t k) {
+Matrix matmul(const Matrix& a, bool ta, const Matrix& b, bool tb, std::size_t m, std::size_t n,
+              std::size_t k) {
   Matrix c(m * n);
   for (std::size_t i = 0; i < m; ++i) {
     for (std::size_t l = 0; l < k; ++l) {

@@ -279,7 +279,7 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
       std::vector<Batch> single;
       for (int r = 0; r < 8; ++r) {  // ragged: row r is trained on r + 1 positions
         Batch row = small_batch();
-        row.rows = 1;
+        row.sequences = 1;
         for (auto* v : {&row.tokens, &row.targets, &row.segment_start, &row.positions})
           v->resize(13);
         row.weights.resize(13);
@@ -288,7 +288,7 @@ TEST(Accumulation, EightRowsAtOnceOrOneByOne) {
           row.weights[t] = static_cast<int>(t) <= r ? 1.0f : 0.0f;
         }
         single.push_back(row);
-        ++all.rows;
+        ++all.sequences;
         all.tokens.insert(all.tokens.end(), row.tokens.begin(), row.tokens.end());
         all.targets.insert(all.targets.end(), row.targets.begin(), row.targets.end());
         all.weights.insert(all.weights.end(), row.weights.begin(), row.weights.end());

@@ -13,8 +13,8 @@
 #include "models/hf_export.h"
 #include "optim/registry.h"
 #include "tests/gpu/like_the_cpu.h"
-#include "train/checkpointing.h"
 #include "train/gpu_backend.h"
+#include "train/save_checkpoint.h"
 
 namespace thimble {
 namespace {

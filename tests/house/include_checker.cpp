@@ -3,118 +3,58 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <fstream>
-#include <optional>
+#include <cctype>
 #include <set>
 #include <sstream>
 #include <string_view>
 
 #include "core/base/error.h"
+#include "tests/house/cpp_tokens.h"
 
 namespace thimble::house {
 namespace {
 
 namespace fs = std::filesystem;
 
-/// Zone -> zones it may include besides itself. "*" is every zone but the tests.
-const std::map<std::string, std::set<std::string>>& allowed_arrows() {
-  static const std::set<std::string> core{
-      "core/base", "core/io", "core/device", "core/tensor", "core/ops", "core/autograd", "core/nn"};
-  static const auto with = [](std::set<std::string> zones, const std::set<std::string>& more) {
-    zones.insert(more.begin(), more.end());
-    return zones;
+/// The name that an include line gives, brackets included; empty for any other directive.
+std::string_view included_name(std::string_view directive) {
+  const auto drop_blanks = [&directive] {
+    directive.remove_prefix(std::min(directive.find_first_not_of(" \t"), directive.size()));
   };
-  static const std::map<std::string, std::set<std::string>> arrows{
-      {"core/base", {}},
-      {"core/io", {"core/base"}},
-      {"core/device", {"core/base"}},
-      {"core/tensor", {"core/base", "core/device"}},
-      {"core/ops", {"core/base", "core/device", "core/tensor"}},
-      {"core/autograd", {"core/base", "core/device", "core/tensor", "core/ops"}},
-      {"core/nn", {"core/base", "core/device", "core/tensor", "core/ops", "core/autograd"}},
-      {"data", core},
-      {"models", core},
-      {"optim", core},
-      {"offload", core},
-      {"parallel", core},
-      {"checkpoint", with(core, {"parallel"})},
-      {"train", with(core, {"data", "models", "optim", "parallel", "checkpoint"})},
-      {"launcher", {"*"}},
-      {"bench", {"*"}},
-      {"examples", {"*"}},
-      {"tests", {"*"}},
-  };
-  return arrows;
+  directive.remove_prefix(1);
+  drop_blanks();
+  if (!directive.starts_with("include") && !directive.starts_with("import")) return "";
+  directive.remove_prefix(std::min(directive.find_first_of(" \t\"<"), directive.size()));
+  drop_blanks();
+  const auto end = directive.find_first_of("\">", 1);
+  return directive.substr(0, end == std::string_view::npos ? end : end + 1);
 }
 
-bool may_include(const std::string& from, const std::string& to) {
-  if (from == to) return true;
-  const auto& zones = allowed_arrows().at(from);
-  return zones.contains(to) ||
-         (zones.contains("*") && to != "tests" && to != "bench" && to != "examples");
+std::string suffix_of(const std::string& path) {
+  return fs::path(path).extension().string();
 }
-
-std::string first_folder(const std::string& path) {
-  return path.substr(0, path.find('/'));
+bool is_header(const std::string& path) {
+  return path.ends_with(".h") || path.ends_with(".cuh");
 }
-
-bool is_own_folder(const std::string& folder) {
-  return std::any_of(allowed_arrows().begin(), allowed_arrows().end(),
-                     [&folder](const auto& entry) { return first_folder(entry.first) == folder; });
-}
-
-/// The text without comments, its lines kept. A string that is not closed ends with its line, so
-/// that '"' as a character cannot hide the rest of the file.
-std::string without_comments(const std::string& text) {
-  std::string result;
-  bool in_block = false;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const std::string_view two = std::string_view(text).substr(i, 2);
-    if (text[i] == '\n') {
-      in_string = false;
-      result += '\n';
-    } else if (in_block) {
-      in_block = two != "*/";
-      if (!in_block) ++i;
-    } else if (in_string || text[i] == '"') {
-      if (text[i] == '"') in_string = !in_string;
-      result += text[i];
-      if (two.starts_with('\\') && two != "\\\n") result += text[++i];
-    } else if (two == "//") {
-      i = text.find('\n', i);
-      if (i == std::string::npos) break;
-      result += '\n';
-    } else if (two == "/*") {
-      in_block = true;
-      ++i;
-    } else {
-      result += text[i];
-    }
-  }
-  return result;
-}
-
-/// What a line includes, if it is an include of ours: in quotes, or in angle brackets from one of
-/// our folders.
-std::optional<std::string> quoted_target(std::string_view line) {
-  const auto skip = [&line](std::string_view word) {
-    line.remove_prefix(std::min(line.find_first_not_of(" \t"), line.size()));
-    const bool found = line.starts_with(word);
-    if (found) line.remove_prefix(word.size());
-    return found;
-  };
-  if (!skip("#") || !skip("include")) return std::nullopt;
-  const bool quotes = skip("\"");
-  if (!quotes && !skip("<")) return std::nullopt;
-  std::string target(line.substr(0, line.find_first_of("\">")));
-  if (!quotes && !is_own_folder(first_folder(target))) return std::nullopt;
-  return target;
+bool is_source(const std::string& path) {
+  return is_header(path) || path.ends_with(".cpp") || path.ends_with(".cu");
 }
 
 /// Message code is generated into the build tree under the path of its .proto file.
 bool is_generated(const std::string& path) {
   return path.ends_with(".pb.h");
+}
+
+/// Whether a line of the text is an #include, whatever the file is called.
+bool includes_something(const std::string& text) {
+  std::istringstream lines(text);
+  for (std::string line; std::getline(lines, line);) {
+    const auto mark = line.find_first_not_of(" \t");
+    if (mark == std::string::npos || line[mark] != '#') continue;
+    const std::string_view name = included_name(std::string_view(line).substr(mark));
+    if (name.size() > 2 && (name.back() == '"' || name.back() == '>')) return true;
+  }
+  return false;
 }
 
 using Graph = std::map<std::string, std::set<std::string>>;
@@ -167,63 +107,105 @@ std::string unit_of(const std::string& path) {
 
 SourceFile parse_source(const std::string& text) {
   SourceFile file;
+  file.text = text;
   file.num_lines = std::count(text.begin(), text.end(), '\n');
   if (!text.empty() && text.back() != '\n') ++file.num_lines;
-  std::istringstream lines(without_comments(text));
-  int number = 0;
-  for (std::string line; std::getline(lines, line);) {
-    ++number;
-    const auto include = quoted_target(line);
-    if (include) file.includes.push_back({*include, number});
+  for (const Token& token : cpp_tokens(text)) {
+    if (token.kind != TokenKind::kDirective) continue;
+    const std::string_view name = included_name(token.text);
+    if (name.empty()) continue;
+    const bool angles = name.front() == '<';
+    const bool quotes = name.front() == '"';
+    Include include{std::string(name), token.line, angles};
+    if (angles || quotes) include.target = name.substr(1, name.size() - 2);
+    file.includes.push_back(include);
   }
   return file;
 }
 
 Tree read_tree(const fs::path& root) {
-  static const std::set<std::string> kSources{".h", ".cpp", ".cu", ".cuh"};
   Tree tree;
-  for (auto entry = fs::recursive_directory_iterator(root); entry != fs::end(entry); ++entry) {
-    const std::string name = entry->path().filename().string();
-    const bool top = entry.depth() == 0;
-    if (entry->is_directory() &&
-        (name.starts_with('.') || (top && (name == "build" || name == "runs")))) {
-      entry.disable_recursion_pending();
-    } else if (entry->is_regular_file() && kSources.contains(entry->path().extension().string())) {
-      std::ostringstream text;
-      text << std::ifstream(entry->path()).rdbuf();
-      tree.emplace(fs::relative(entry->path(), root).generic_string(), parse_source(text.str()));
-    }
-  }
+  for_each_file(root, [&](const std::string& path) {
+    if (is_source(path)) tree.emplace(path, parse_source(read_text(root / path)));
+  });
   return tree;
 }
 
-std::string zone_of(const std::string& path) {
-  const auto slash = path.find('/');
-  if (slash == std::string::npos) return "";
-  std::string top = path.substr(0, slash);
-  if (top != "core") return top;
-  const auto second = path.find('/', slash + 1);
-  return second == std::string::npos ? top : path.substr(0, second);
+bool is_own(const Include& include, const Rooms& rooms) {
+  const std::string& target = include.target;
+  return !include.angles || rooms.has_top_folder(target.substr(0, target.find('/')));
 }
 
-std::vector<std::string> check_arrows(const Tree& tree) {
+std::vector<std::string> check_arrows(const Tree& tree, const Rooms& rooms) {
   std::vector<std::string> breaches;
+  std::set<std::string> used;
   for (const auto& [path, file] : tree) {
-    const std::string zone = zone_of(path);
-    if (!allowed_arrows().contains(zone)) {
-      breaches.push_back(fmt::format("{}:1: folder '{}' has no place in the house", path, zone));
+    const std::string room = rooms.room_of(path);
+    used.insert(room);
+    if (room.empty()) {
+      breaches.push_back(fmt::format("{}:1: lies in no room of rooms.txt", path));
       continue;
     }
-    for (const auto& [target, line] : file.includes) {
-      if (!tree.contains(target) && !is_generated(target)) {
-        breaches.push_back(fmt::format(
-            "{}:{}: \"{}\" is no file of the project, seen from its root", path, line, target));
-      } else if (!may_include(zone, zone_of(target))) {
-        breaches.push_back(fmt::format("{}:{}: {} must not include {} (\"{}\")", path, line, zone,
-                                       zone_of(target), target));
+    for (const Include& include : file.includes) {
+      if (!is_own(include, rooms)) continue;
+      const std::string& target = include.target;
+      const std::string to = rooms.room_of(target);
+      if (!is_generated(target) && (!tree.contains(target) || !is_header(target))) {
+        breaches.push_back(
+            fmt::format("{}:{}: \"{}\" is no header of the project, seen from its root", path,
+                        include.line, target));
+      } else if (!rooms.may_include(room, to)) {
+        breaches.push_back(fmt::format("{}:{}: {} must not include {} (\"{}\")", path, include.line,
+                                       room, to, target));
       }
     }
   }
+  for (const std::string& room : rooms.names()) {
+    if (!used.contains(room)) {
+      breaches.push_back(fmt::format("rooms.txt: {} is empty, remove its line", room));
+    }
+  }
+  return breaches;
+}
+
+std::vector<std::string> check_suffixes(const fs::path& root, const Rooms& rooms) {
+  static const std::set<std::string> cpp_suffixes{
+      ".c",   ".cc",  ".cp",  ".cxx", ".c++", ".hh",  ".hpp",  ".hxx",  ".h++", ".inl", ".inc",
+      ".ipp", ".tpp", ".ixx", ".txx", ".tcc", ".def", ".cppm", ".impl", ".ii",  ".cl",  ".hip"};
+  std::vector<std::string> breaches;
+  for_each_file(root, [&](const std::string& path) {
+    const bool quotes_cpp = suffix_of(path) == ".md" || suffix_of(path) == ".py";
+    if (rooms.room_of(path).empty() || is_source(path) || quotes_cpp) return;
+    std::string suffix = suffix_of(path);
+    for (char& c : suffix) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+    const bool named_so = cpp_suffixes.contains(suffix) || is_source("x" + suffix);
+    if (named_so || includes_something(read_text(root / path))) {
+      breaches.push_back(
+          fmt::format("{}: C++ under the suffix \"{}\"; only .h, .cpp, .cu and .cuh are read here",
+                      path, suffix_of(path)));
+    }
+  });
+  return breaches;
+}
+
+std::vector<std::string> check_foreign_headers(const Tree& tree, const Rooms& rooms,
+                                               const std::set<std::string>& known,
+                                               Exceptions& exceptions) {
+  std::vector<std::string> breaches;
+  for (const auto& [path, file] : tree) {
+    if (!is_header(path) || !is_production(rooms.room_of(path))) continue;
+    for (const Include& include : file.includes) {
+      if (is_own(include, rooms) || known.contains(include.target) ||
+          exceptions.excuses(path, include.target)) {
+        continue;
+      }
+      breaches.push_back(fmt::format(
+          "{}:{}: <{}> is neither of the C++ library nor of the system; headers of dependencies "
+          "belong into sources",
+          path, include.line, include.target));
+    }
+  }
+  for (const std::string& line : exceptions.stale()) breaches.push_back(line);
   return breaches;
 }
 
@@ -232,6 +214,7 @@ std::vector<std::string> check_cycles(const Tree& tree) {
   Graph units;
   for (const auto& [path, file] : tree) {
     for (const Include& include : file.includes) {
+      if (!tree.contains(include.target)) continue;
       files[path].insert(include.target);
       if (unit_of(path) != unit_of(include.target)) {
         units[unit_of(path)].insert(unit_of(include.target));
@@ -264,9 +247,7 @@ std::vector<std::string> check_lengths(const Tree& tree,
 
 std::map<std::string, std::string> parse_long_files(const std::string& text) {
   std::map<std::string, std::string> entries;
-  std::istringstream lines(text);
-  for (std::string line; std::getline(lines, line);) {
-    if (line.empty() || line.front() == '#') continue;
+  for (const std::string& line : entries_of(text)) {
     const auto colon = line.find(": ");
     if (colon == std::string::npos || line.find_first_not_of(' ', colon + 2) == std::string::npos) {
       throw_user("long_files.txt: '{}': expected 'path: reason'", line);
@@ -274,6 +255,15 @@ std::map<std::string, std::string> parse_long_files(const std::string& text) {
     entries.emplace(line.substr(0, colon), line.substr(colon + 2));
   }
   return entries;
+}
+
+std::set<std::string> parse_known_headers(const std::string& text) {
+  std::set<std::string> headers;
+  for (const std::string& line : entries_of(text)) {
+    std::istringstream words(line);
+    for (std::string word; words >> word;) headers.insert(word);
+  }
+  return headers;
 }
 
 }  // namespace thimble::house

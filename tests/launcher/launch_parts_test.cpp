@@ -125,7 +125,7 @@ TEST_F(NodesTest, Mistakes) {
     EXPECT_THAT(error_of([&] { nodes_of(std::string("ok\n") + text); }), HasSubstr("nodes:2: '"))
         << text;
   }
-  EXPECT_THAT(error_of([&] { nodes_of("# nothing\n"); }), HasSubstr("names no host"));
+  EXPECT_THAT(error_of([&] { nodes_of("# nothing\n"); }), HasSubstr("names no node"));
   EXPECT_THROW(read_hostfile(dir_.path() / "absent"), std::exception);
 }
 

@@ -50,7 +50,7 @@ std::vector<float> forced_logits(Arena& arena, const Transformer& model, ParamSt
   Context ctx{.store = store, .arena = arena, .dtype = dtype};
   const Var hidden =
       model.hidden(ctx, t.ids, t.order,
-                   {.rows = 1,
+                   {.sequences = 1,
                     .positions = t.positions,
                     .segment_start = t.segment_start,
                     .rope_table = make_rope_table(arena, model.config(), batch.seq_len)});

@@ -113,7 +113,7 @@ TEST_P(Parity, LogitsLossAndGradients) {
   Context ctx{.store = loaded.engine.store(), .arena = *loaded.arena, .dtype = DType::kF32};
   const Tensor table = make_rope_table(*loaded.arena, loaded.model.config(), batch.seq_len);
   const Var hidden = loaded.model.hidden(ctx, t.ids, t.order,
-                                         {.rows = batch.sequences,
+                                         {.sequences = batch.sequences,
                                           .positions = t.positions,
                                           .segment_start = t.segment_start,
                                           .rope_table = table});

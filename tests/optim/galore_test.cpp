@@ -314,17 +314,17 @@ TEST(GaloreTest, AProjectionServesForTheGradient) {
   const ParamInfo info = matrix(40, 17);
   const Galore galore(
       {.rank = 4, .update_gap = 5, .projector = ProjectorFormat::kF32, .project_gradients = true});
-  OneMatrix whole(galore, info), projection(galore, info);
-  projection.take_projected();
+  OneMatrix whole(galore, info), projected(galore, info);
+  projected.take_projected();
   int projections = 0;
   for (int step = 1; step <= 40; ++step) {
     projections += galore.projected_width(info, step) == 4 ? 1 : 0;
     whole.step(step, 0.01);
-    projection.step(step, 0.01);
+    projected.step(step, 0.01);
   }
   EXPECT_GE(projections, 30);
   EXPECT_LT(projections, 40);
-  EXPECT_EQ(projection.weights(), whole.weights());
+  EXPECT_EQ(projected.weights(), whole.weights());
 }
 
 }  // namespace

@@ -78,9 +78,9 @@ class HostileState final : public StateStore {
     note(use);
     const StateEntry& entry = table_[use.id];
     const std::span<std::byte> kept = range(use);
-    const bool on_cpu = use.on_cpu || entry.tier == StateTier::kHost;
+    const bool for_cpu = use.on_cpu || entry.tier == StateTier::kHost;
     const Tensor tensor =
-        Tensor::empty(on_cpu ? arena_.pinned() : arena_, entry.tag, entry.slot.dtype,
+        Tensor::empty(for_cpu ? arena_.pinned() : arena_, entry.tag, entry.slot.dtype,
                       entry.slot.piece(use.rows), entry.slot.name);
     EXPECT_EQ(static_cast<std::size_t>(tensor.nbytes()), kept.size());
     if (use.access == StateAccess::kOverwrite) {

@@ -14,7 +14,7 @@
 #include "tests/parallel/hostile_stores.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
-#include "train/checkpointing.h"
+#include "train/save_checkpoint.h"
 
 namespace thimble {
 namespace {

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <numeric>
 
+#include "checkpoint/checkpoint_arrays.h"
 #include "models/transformer.h"
 #include "optim/groups.h"
 #include "optim/registry.h"
@@ -119,7 +120,7 @@ TEST(StateTable, AnEntryIsFoundByWhatItIs) {
 TEST(StateTable, WhatIsNotKeptAtAStepIsNotSaved) {
   const Planned planned(config_of(24, 37, 3, 3, 1, 61), "badam", 2, 1);
   const auto kept = [&](std::int64_t step) {
-    return arrays_to_save(planned.table, step, 0).size();
+    return checkpoint_arrays(planned.table, step, 0).size();
   };
   EXPECT_LT(kept(1), planned.table.entries().size());
   EXPECT_GT(kept(1), static_cast<std::size_t>(planned.params.size()));
@@ -130,13 +131,13 @@ TEST(StateTable, WhatIsNotKeptAtAStepIsNotSaved) {
 void plan_large_save(const ModelConfig& config, int ranks, const char* what) {
   const auto start = std::chrono::steady_clock::now();
   const Planned planned(config, "adamw", ranks, 3);
-  const std::vector<SavedArray> first = arrays_to_save(planned.table, 1, 0),
-                                last = arrays_to_save(planned.table, 1, ranks - 1);
+  const std::vector<CheckpointArray> first = checkpoint_arrays(planned.table, 1, 0),
+                                     last = checkpoint_arrays(planned.table, 1, ranks - 1);
   const std::chrono::duration<double> seconds = std::chrono::steady_clock::now() - start;
   ::testing::Test::RecordProperty(what, fmt::format("{:.3f} s", seconds.count()));
   fmt::print("{}: {} arrays, {:.3f} s\n", what, first.size(), seconds.count());
   ASSERT_EQ(first.size(), last.size());
-  for (const SavedArray& array : first) expect_covered(*array.entry, ranks, what);
+  for (const CheckpointArray& array : first) expect_covered(*array.entry, ranks, what);
 }
 
 TEST(StateTable, SavesOfLargeModels) {

@@ -11,7 +11,7 @@
 #include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
 #include "tests/parallel/tiny_training.h"
-#include "train/checkpointing.h"
+#include "train/save_checkpoint.h"
 
 namespace thimble {
 namespace {

@@ -1,5 +1,5 @@
-#include "core/ops/cpu/attention.h"
-
+// Causal grouped-query attention in tiles; no T x T matrix exists at any moment.
+// Ref: Dao 2023, "FlashAttention-2", algorithms 1 and 2.
 #include <algorithm>
 #include <array>
 #include <cmath>
@@ -8,6 +8,7 @@
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
+#include "core/ops/cpu/kernels.h"
 #include "core/ops/cpu/onednn_matmul.h"
 
 namespace thimble::cpu {
@@ -65,7 +66,7 @@ std::int64_t tile_workspace(const AttentionSpec& s, bool backward) {
   return most;
 }
 
-// One thread's scratch memory, cut from the workspace; offsets are multiples of 64 bytes.
+// The scratch memory of one thread, cut from the workspace; offsets are multiples of 64 bytes.
 struct Scratch {
   char *q, *k, *v, *p, *ds, *dout, *onednn;
   float *scores, *dp, *acc, *dk, *dv, *max, *sum, *shrink, *delta;
@@ -104,37 +105,54 @@ char* thread_base(const Scratch& layout, void* workspace) {
   return static_cast<char*>(workspace) + team_index() * round_up(layout.bytes, 4096);
 }
 
-// Copies rows of one head into a dense tile, converting; rows past the end are zero.
-void gather(char* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t rows,
-            std::int64_t padded, std::int64_t d, std::int64_t stride) {
-  const auto* in = static_cast<const char*>(src);
-  const std::int64_t row_bytes = d * dtype_size(dst_dtype);
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const char* from = in + r * stride * dtype_size(src_dtype);
-    if (src_dtype == dst_dtype) {
+// Rows of one head in a matrix of several: `rows` of d elements, `stride` elements apart.
+struct HeadRows {
+  const void* from = nullptr;
+  std::int64_t rows = 0, stride = 0;
+};
+
+// Copies rows of one head into a dense tile of `padded` rows of the tile's dtype; rows past the end
+// are zero.
+void gather(const AttentionSpec& s, const HeadRows& head, char* dst, std::int64_t padded) {
+  const DType dst_dtype = tile_dtype(s);
+  const auto* in = static_cast<const char*>(head.from);
+  const std::int64_t row_bytes = s.head_dim * dtype_size(dst_dtype);
+  for (std::int64_t r = 0; r < head.rows; ++r) {
+    const char* from = in + r * head.stride * dtype_size(s.dtype);
+    if (s.dtype == dst_dtype) {
       std::memcpy(dst + r * row_bytes, from, static_cast<std::size_t>(row_bytes));
     } else {
-      isa_kernels().cast(dst + r * row_bytes, dst_dtype, from, src_dtype, d);
+      isa_kernels().cast(dst + r * row_bytes, dst_dtype, from, s.dtype, s.head_dim);
     }
   }
-  std::memset(dst + rows * row_bytes, 0, static_cast<std::size_t>((padded - rows) * row_bytes));
+  std::memset(dst + head.rows * row_bytes, 0,
+              static_cast<std::size_t>((padded - head.rows) * row_bytes));
 }
+
+// One head of one sequence of the batch.
+struct Head {
+  std::int64_t sequence = 0, head = 0;
+};
 
 // A block of queries of one head, and the keys it can see.
 struct QueryBlock {
-  std::int64_t q0 = 0, rows = 0;            // queries q0 .. q0 + rows of the row of tokens
+  Head of;
+  const std::int32_t* segment_start;        // of the sequence's queries
+  std::int64_t q0 = 0, rows = 0;            // queries q0 .. q0 + rows of the sequence
   std::int64_t key_begin = 0, key_end = 0;  // key_begin is a multiple of kKeyStep
 
-  QueryBlock(const AttentionSpec& s, const std::int32_t* segment_start, std::int64_t begin)
-      : q0(begin), rows(std::min(kQueryRows, s.q_len - begin)) {
+  QueryBlock(const AttentionSpec& s, const AttentionArgs& args, Head whose, std::int64_t begin)
+      : of(whose),
+        segment_start(args.segment_start + whose.sequence * s.q_len),
+        q0(begin),
+        rows(std::min(kQueryRows, s.q_len - begin)) {
     key_begin = s.kv_len;
-    for (std::int64_t i = 0; i < rows; ++i)
-      key_begin = std::min(key_begin, first_key(s, segment_start, q0 + i));
+    for (std::int64_t i = 0; i < rows; ++i) key_begin = std::min(key_begin, first_key(s, q0 + i));
     key_begin = key_begin / kKeyStep * kKeyStep;
     key_end = q0 + rows + s.kv_len - s.q_len;
   }
-  static std::int64_t first_key(const AttentionSpec& s, const std::int32_t* segment_start,
-                                std::int64_t query) {
+  // The first key that a query sees: its segment's first, or the first of its window.
+  std::int64_t first_key(const AttentionSpec& s, std::int64_t query) const {
     const std::int64_t index = query + s.kv_len - s.q_len;
     const std::int64_t window_start = s.window > 0 ? index - s.window + 1 : 0;
     return std::max<std::int64_t>(segment_start[query], window_start);
@@ -142,13 +160,12 @@ struct QueryBlock {
 };
 
 // Fills the visibility of each query of the block for the tile that begins at key0.
-SoftmaxTile make_tile(const AttentionSpec& s, const std::int32_t* segment_start,
-                      const QueryBlock& block, std::int64_t key0, const Scratch& w) {
+SoftmaxTile make_tile(const AttentionSpec& s, const QueryBlock& block, std::int64_t key0,
+                      const Scratch& w) {
   const std::int64_t cols = round_up(std::min(kKeyCols, block.key_end - key0), kKeyStep);
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const std::int64_t index = block.q0 + i + s.kv_len - s.q_len;
-    w.first[i] =
-        static_cast<std::int32_t>(QueryBlock::first_key(s, segment_start, block.q0 + i) - key0);
+    w.first[i] = static_cast<std::int32_t>(block.first_key(s, block.q0 + i) - key0);
     w.end[i] = static_cast<std::int32_t>(index + 1 - key0);
   }
   return {.rows = block.rows,
@@ -164,7 +181,7 @@ void run(const MatmulSpec& spec, const void* a, const void* b, void* c, void* wo
   onednn::matmul(spec, {.a = a, .b = b, .c = c, .workspace = workspace});
 }
 
-// Head `head` of row `batch` of a [batch * len, heads * head_dim] matrix.
+// Where head `head` of one position lies in a [batch * len, heads * head_dim] matrix.
 template <typename Byte>
 Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, std::int64_t stride,
                    std::int64_t head) {
@@ -172,21 +189,23 @@ Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, st
 }
 
 void forward_block(const AttentionSpec& s, const AttentionArgs& args, const QueryBlock& block,
-                   std::int64_t b, std::int64_t h, const Scratch& w) {
+                   const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
-  const std::int32_t* segment_start = args.segment_start + b * s.q_len;
-  gather(w.q, in,
-         head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h),
-         s.dtype, block.rows, block.rows, d, q_stride);
+  const std::int64_t b = block.of.sequence, h = block.of.head;
+  gather(s,
+         {head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h),
+          block.rows, q_stride},
+         w.q, block.rows);
   std::fill(w.acc, w.acc + block.rows * d, 0.0f);
   std::fill(w.max, w.max + block.rows, -HUGE_VALF);
   std::fill(w.sum, w.sum + block.rows, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
-    const SoftmaxTile tile = make_tile(s, segment_start, block, key0, w);
+    const SoftmaxTile tile = make_tile(s, block, key0, w);
     const TileMatmuls matmuls(block.rows, tile.cols, d, in);
     run(matmuls.scores, w.q, w.k + key0 * d * in_size, w.scores, w.onednn);
-    isa_kernels().softmax_tile(tile, w.max, w.sum, w.shrink, w.p, in);
+    isa_kernels().softmax_tile(
+        tile, {.max = w.max, .sum = w.sum, .shrink = w.shrink, .p = w.p, .p_dtype = in});
     if (key0 > block.key_begin) {
       for (std::int64_t i = 0; i < block.rows; ++i) {
         for (std::int64_t j = 0; j < d; ++j) w.acc[i * d + j] *= w.shrink[i];
@@ -205,39 +224,44 @@ void forward_block(const AttentionSpec& s, const AttentionArgs& args, const Quer
   }
 }
 
-void gather_keys(const AttentionSpec& s, const AttentionArgs& args, std::int64_t b,
-                 std::int64_t kv_head, const Scratch& w) {
-  const DType in = tile_dtype(s);
-  const std::int64_t keys = padded_keys(s);
-  const std::int64_t position = b * s.kv_len;
-  gather(w.k, in, head_pointer(static_cast<const char*>(args.k), s, position, s.kv_stride, kv_head),
-         s.dtype, s.kv_len, keys, s.head_dim, s.kv_stride);
-  gather(w.v, in, head_pointer(static_cast<const char*>(args.v), s, position, s.kv_stride, kv_head),
-         s.dtype, s.kv_len, keys, s.head_dim, s.kv_stride);
+void gather_keys(const AttentionSpec& s, const AttentionArgs& args, Head kv, const Scratch& w) {
+  const std::int64_t position = kv.sequence * s.kv_len;
+  const auto rows = [&](const void* base) {
+    return HeadRows{head_pointer(static_cast<const char*>(base), s, position, s.kv_stride, kv.head),
+                    s.kv_len, s.kv_stride};
+  };
+  gather(s, rows(args.k), w.k, padded_keys(s));
+  gather(s, rows(args.v), w.v, padded_keys(s));
 }
 
 void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const QueryBlock& block,
-                    std::int64_t b, std::int64_t h, const Scratch& w) {
+                    const Scratch& w) {
   const DType in = tile_dtype(s);
   const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
-  const std::int32_t* segment_start = args.forward.segment_start + b * s.q_len;
+  const std::int64_t b = block.of.sequence, h = block.of.head;
   const std::int64_t position = b * s.q_len + block.q0;
   const auto at = [&](const void* base) {
     return head_pointer(static_cast<const char*>(base), s, position, q_stride, h);
   };
-  gather(w.q, in, at(args.forward.q), s.dtype, block.rows, block.rows, d, q_stride);
-  gather(w.dout, in, at(args.dout), s.dtype, block.rows, block.rows, d, q_stride);
-  isa_kernels().row_dots(w.delta, at(args.dout), at(args.forward.out), s.dtype, block.rows, d,
-                         q_stride);
+  gather(s, {at(args.forward.q), block.rows, q_stride}, w.q, block.rows);
+  gather(s, {at(args.dout), block.rows, q_stride}, w.dout, block.rows);
+  isa_kernels().row_dots({.rows = block.rows,
+                          .cols = d,
+                          .stride = q_stride,
+                          .dtype = s.dtype,
+                          .a = at(args.dout),
+                          .b = at(args.forward.out),
+                          .out = w.delta});
   const float* lse = args.forward.lse + (b * s.heads + h) * s.q_len + block.q0;
   std::fill(w.acc, w.acc + block.rows * d, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
-    const SoftmaxTile tile = make_tile(s, segment_start, block, key0, w);
+    const SoftmaxTile tile = make_tile(s, block, key0, w);
     const TileMatmuls matmuls(block.rows, tile.cols, d, in);
     const std::int64_t offset = key0 * d;
     run(matmuls.scores, w.q, w.k + offset * in_size, w.scores, w.onednn);
     run(matmuls.scores, w.dout, w.v + offset * in_size, w.dp, w.onednn);
-    isa_kernels().softmax_grad_tile(tile, lse, w.delta, w.dp, w.p, w.ds, in);
+    isa_kernels().softmax_grad_tile(
+        tile, {.lse = lse, .delta = w.delta, .dp = w.dp, .p = w.p, .ds = w.ds, .dtype = in});
     run(matmuls.dv, w.p, w.dout, w.dv + offset, w.onednn);
     run(matmuls.dk, w.ds, w.q, w.dk + offset, w.onednn);
     run(matmuls.dq, w.ds, w.k + offset * in_size, w.acc, w.onednn);
@@ -249,11 +273,12 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
   }
 }
 
-// Of one key-value head: reading its keys and values, and two matmuls for every query.
+// The cost of one key-value head: reading its keys and values, and two matmuls for every query.
 std::int64_t group_cost(const AttentionSpec& s) {
-  constexpr std::int64_t kProductsPerValue = 16;  // multiplications in the time of reading a value
+  constexpr std::int64_t kMultipliesPerValue =
+      16;  // multiplications in the time of reading a value
   const std::int64_t keys = s.kv_len * s.head_dim, group = s.heads / s.kv_heads;
-  return 2 * keys + 2 * keys * group * s.q_len / kProductsPerValue;
+  return 2 * keys + 2 * keys * group * s.q_len / kMultipliesPerValue;
 }
 
 }  // namespace
@@ -269,11 +294,11 @@ void attention(const AttentionSpec& s, const AttentionArgs& args) {
   const std::int64_t group = s.heads / s.kv_heads;
   parallel_for_each(s.batch * s.kv_heads, group_cost(s), [&](std::int64_t task) {
     const Scratch w(s, false, onednn_bytes, thread_base(layout, args.workspace));
-    const std::int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads;
-    gather_keys(s, args, b, kv_head, w);
-    for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    const Head kv{task / s.kv_heads, task % s.kv_heads};
+    gather_keys(s, args, kv, w);
+    for (std::int64_t h = kv.head * group; h < (kv.head + 1) * group; ++h) {
       for (std::int64_t q0 = 0; q0 < s.q_len; q0 += kQueryRows) {
-        forward_block(s, args, QueryBlock(s, args.segment_start + b * s.q_len, q0), b, h, w);
+        forward_block(s, args, QueryBlock(s, args, {kv.sequence, h}, q0), w);
       }
     }
   });
@@ -285,24 +310,23 @@ void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
   const std::int64_t group = s.heads / s.kv_heads;
   parallel_for_each(s.batch * s.kv_heads, group_cost(s), [&](std::int64_t task) {
     const Scratch w(s, true, onednn_bytes, thread_base(layout, args.forward.workspace));
-    const std::int64_t b = task / s.kv_heads, kv_head = task % s.kv_heads;
-    gather_keys(s, args.forward, b, kv_head, w);
+    const Head kv{task / s.kv_heads, task % s.kv_heads};
+    gather_keys(s, args.forward, kv, w);
     const std::int64_t keys = padded_keys(s);
     std::fill(w.dk, w.dk + keys * s.head_dim, 0.0f);
     std::fill(w.dv, w.dv + keys * s.head_dim, 0.0f);
-    for (std::int64_t h = kv_head * group; h < (kv_head + 1) * group; ++h) {
+    for (std::int64_t h = kv.head * group; h < (kv.head + 1) * group; ++h) {
       for (std::int64_t q0 = 0; q0 < s.q_len; q0 += kQueryRows) {
-        backward_block(s, args, QueryBlock(s, args.forward.segment_start + b * s.q_len, q0), b, h,
-                       w);
+        backward_block(s, args, QueryBlock(s, args.forward, {kv.sequence, h}, q0), w);
       }
     }
     for (std::int64_t i = 0; i < s.kv_len; ++i) {
-      const std::int64_t position = b * s.kv_len + i;
+      const std::int64_t position = kv.sequence * s.kv_len + i;
       isa_kernels().cast(
-          head_pointer(static_cast<char*>(args.dk), s, position, s.kv_stride, kv_head), s.dtype,
+          head_pointer(static_cast<char*>(args.dk), s, position, s.kv_stride, kv.head), s.dtype,
           w.dk + i * s.head_dim, DType::kF32, s.head_dim);
       isa_kernels().cast(
-          head_pointer(static_cast<char*>(args.dv), s, position, s.kv_stride, kv_head), s.dtype,
+          head_pointer(static_cast<char*>(args.dv), s, position, s.kv_stride, kv.head), s.dtype,
           w.dv + i * s.head_dim, DType::kF32, s.head_dim);
     }
   });

@@ -1,8 +1,8 @@
-#include "core/ops/cpu/fp8_matmul.h"
-
+// Matmuls in 8 bits on a CPU: operands are rounded as on a GPU, and multiplied as bf16, which holds
+// every value of both formats.
 #include "core/base/numeric.h"
 #include "core/ops/cpu/isa_kernels.h"
-#include "core/ops/cpu/matmul.h"
+#include "core/ops/cpu/kernels.h"
 
 namespace thimble::cpu {
 namespace {
@@ -14,7 +14,12 @@ std::int64_t rounded_bytes(std::int64_t elements) {
 // The values of one operand that its format has, in bf16.
 void round_operand(void* dst, const void* x, DType dtype, std::int64_t n, Fp8Format format) {
   const IsaKernels& isa = isa_kernels();
-  isa.fp8_round_to(dst, x, dtype, n, isa.fp8_scale(isa.fp8_most(x, dtype, n), format), format);
+  isa.fp8_round_to({.n = n,
+                    .dtype = dtype,
+                    .x = x,
+                    .scale = isa.fp8_scale(isa.fp8_most(x, dtype, n), format),
+                    .format = format,
+                    .dst = dst});
 }
 
 }  // namespace

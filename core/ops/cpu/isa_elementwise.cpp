@@ -1,10 +1,10 @@
 // Elementwise kernels and reductions: one pass over memory each.
 #include <algorithm>
-#include <cstring>
 #include <vector>
 
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_declare.h"
+#include "core/ops/cpu/isa_element.h"
 #include "core/ops/cpu/isa_int8.h"
 #include "core/ops/cpu/isa_math.h"
 
@@ -81,18 +81,12 @@ void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, st
   });
 }
 
-void add(void* out, const void* a, const void* b, DType dtype, std::int64_t n) {
-  with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    auto* o = static_cast<T*>(out);
-    const auto* x = static_cast<const T*>(a);
-    const auto* y = static_cast<const T*>(b);
-    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
-#pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) store(o + i, load(x + i) + load(y + i));
-    });
-  });
-}
+#define THIMBLE_DEFINE(kernel, ...)          \
+  void kernel(const ElementwiseArgs& args) { \
+    elementwise<kernel##_value>(args);       \
+  }
+THIMBLE_ELEMENTWISE_KERNELS(THIMBLE_DEFINE)
+#undef THIMBLE_DEFINE
 
 namespace {
 
@@ -132,7 +126,7 @@ double run_squares(const T* x, std::int64_t n) {
   return sum;
 }
 
-constexpr std::int64_t kRun = 1024;  // 32 additions a lane
+constexpr std::int64_t kRun = 1024;  // 32 additions per lane
 
 template <typename T>
 void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t cols) {
@@ -148,11 +142,11 @@ void row_squares_typed(double* out, const T* x, std::int64_t rows, std::int64_t 
 constexpr std::int64_t kSumRun = 2048;
 
 template <typename D, typename S>
-void sum_run(D* dst, const void* const* pieces, int count, std::int64_t begin, std::int64_t n,
-             bool accumulate) {
+void sum_run(const SumInOrderArgs& a, std::int64_t begin, std::int64_t n) {
+  auto* dst = static_cast<D*>(a.dst);
   float sum[kSumRun];
-  for (int p = 0; p < count; ++p) {
-    const S* in = static_cast<const S*>(pieces[p]) + begin;
+  for (int p = 0; p < a.count; ++p) {
+    const S* in = static_cast<const S*>(a.pieces[p]) + begin;
     if (p == 0) {
 #pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) sum[i] = load(in + i);
@@ -161,7 +155,7 @@ void sum_run(D* dst, const void* const* pieces, int count, std::int64_t begin, s
       for (std::int64_t i = 0; i < n; ++i) sum[i] += load(in + i);
     }
   }
-  if (accumulate) {
+  if (a.accumulate) {
 #pragma omp simd
     for (std::int64_t i = 0; i < n; ++i) sum[i] += load(dst + begin + i);
   }
@@ -189,46 +183,28 @@ void row_squares(double* out, const void* x, DType dtype, std::int64_t rows, std
   });
 }
 
-void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype,
-                  std::int64_t n, bool accumulate) {
-  with_float_type(dst_dtype, [&](auto* d) {
-    with_float_type(dtype, [&](auto* s) {
-      auto* out = static_cast<decltype(d)>(dst);
-      parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
+void sum_in_order(const SumInOrderArgs& a) {
+  with_float_type(a.dst_dtype, [&](auto* d) {
+    with_float_type(a.dtype, [&](auto* s) {
+      parallel_for(a.n, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t i = begin; i < end; i += kSumRun) {
           sum_run<std::remove_pointer_t<decltype(d)>, std::remove_pointer_t<decltype(s)>>(
-              out, pieces, count, i, std::min(kSumRun, end - i), accumulate);
+              a, i, std::min(kSumRun, end - i));
         }
       });
     });
   });
 }
 
-void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64_t n) {
-  with_float_type(dtype, [&](auto* type) {
+void swiglu_grad(const SwigluGradArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    auto* o = static_cast<T*>(out);
-    const auto* g = static_cast<const T*>(gate);
-    const auto* u = static_cast<const T*>(up);
-    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
-#pragma omp simd
-      for (std::int64_t i = begin; i < end; ++i) {
-        store(o + i, swiglu_value(load(g + i), load(u + i)));
-      }
-    });
-  });
-}
-
-void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, const void* up,
-                 DType dtype, std::int64_t n) {
-  with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    auto* dg = static_cast<T*>(dgate);
-    auto* du = static_cast<T*>(dup);
-    const auto* d = static_cast<const T*>(dout);
-    const auto* g = static_cast<const T*>(gate);
-    const auto* u = static_cast<const T*>(up);
-    parallel_for(n, 1, [=](std::int64_t begin, std::int64_t end) {
+    auto* dg = static_cast<T*>(a.dgate);
+    auto* du = static_cast<T*>(a.dup);
+    const auto* d = static_cast<const T*>(a.dout);
+    const auto* g = static_cast<const T*>(a.gate);
+    const auto* u = static_cast<const T*>(a.up);
+    parallel_for(a.n, 1, [=](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i) {
         float of_gate, of_up;
@@ -243,19 +219,21 @@ void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, con
 namespace {
 
 template <typename D, typename S>
-void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids,
-                          const std::int32_t* order, std::int64_t tokens, std::int64_t cols) {
+void embedding_grad_typed(const EmbeddingGradArgs& a) {
+  const std::int32_t* ids = a.ids;
+  const std::int32_t* order = a.order;
+  const std::int64_t cols = a.cols;
   // Each thread owns whole groups of equal ids: a group starts where the id differs from its
   // predecessor's.
-  parallel_for(tokens, cols, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(a.tokens, cols, [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> sum(static_cast<std::size_t>(cols));
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int32_t id = ids[order[i]];
       if (i > 0 && ids[order[i - 1]] == id) continue;
-      D* row = dtable + static_cast<std::int64_t>(id) * cols;
+      D* row = static_cast<D*>(a.dtable) + static_cast<std::int64_t>(id) * cols;
       for (std::int64_t c = 0; c < cols; ++c) sum[static_cast<std::size_t>(c)] = load(row + c);
-      for (std::int64_t j = i; j < tokens && ids[order[j]] == id; ++j) {
-        const S* in = dy + static_cast<std::int64_t>(order[j]) * cols;
+      for (std::int64_t j = i; j < a.tokens && ids[order[j]] == id; ++j) {
+        const S* in = static_cast<const S*>(a.dy) + static_cast<std::int64_t>(order[j]) * cols;
         float* s = sum.data();
 #pragma omp simd
         for (std::int64_t c = 0; c < cols; ++c) s[c] += load(in + c);
@@ -267,14 +245,11 @@ void embedding_grad_typed(D* dtable, const S* dy, const std::int32_t* ids,
 
 }  // namespace
 
-void embedding_grad(void* dtable, DType table_dtype, const void* dy, DType dy_dtype,
-                    const std::int32_t* ids, const std::int32_t* order, std::int64_t tokens,
-                    std::int64_t cols) {
-  with_float_type(table_dtype, [&](auto* t) {
-    with_float_type(dy_dtype, [&](auto* s) {
-      embedding_grad_typed(static_cast<decltype(t)>(dtable),
-                           static_cast<const std::remove_pointer_t<decltype(s)>*>(dy), ids, order,
-                           tokens, cols);
+void embedding_grad(const EmbeddingGradArgs& a) {
+  with_float_type(a.table_dtype, [&](auto* t) {
+    with_float_type(a.dy_dtype, [&](auto* s) {
+      embedding_grad_typed<std::remove_pointer_t<decltype(t)>, std::remove_pointer_t<decltype(s)>>(
+          a);
     });
   });
 }

@@ -1,4 +1,5 @@
-// What a matmul in 8 bits needs of a CPU, which multiplies the rounded values as bf16.
+// The rounding to 8-bit formats that a matmul in 8 bits needs; a CPU multiplies the rounded values
+// as bf16.
 #include <algorithm>
 #include <atomic>
 
@@ -25,13 +26,13 @@ float fp8_most(const void* x, DType dtype, std::int64_t n) {
   return most;
 }
 
-void fp8_round_to(void* dst, const void* x, DType dtype, std::int64_t n, float scale,
-                  Fp8Format format) {
-  auto* out = static_cast<BF16*>(dst);
-  const float inverse = 1.0f / scale;
-  with_float_type(dtype, [&](auto* type) {
-    const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(x);
-    parallel_for(n, 1, [&](std::int64_t begin, std::int64_t end) {
+void fp8_round_to(const Fp8RoundArgs& a) {
+  auto* out = static_cast<BF16*>(a.dst);
+  const float scale = a.scale, inverse = 1.0f / scale;
+  const Fp8Format format = a.format;
+  with_float_type(a.dtype, [&](auto* type) {
+    const auto* values = static_cast<const std::remove_pointer_t<decltype(type)>*>(a.x);
+    parallel_for(a.n, 1, [&](std::int64_t begin, std::int64_t end) {
 #pragma omp simd
       for (std::int64_t i = begin; i < end; ++i)
         store(out + i, fp8_round(load(values + i) * inverse, format) * scale);

@@ -1,4 +1,4 @@
-// RMSNorm, rotary embedding and the reductions over tokens that give gradients of norms and biases.
+// RMSNorm, RoPE and the reductions over tokens that give gradients of norms and biases.
 #include <algorithm>
 #include <cmath>
 
@@ -74,13 +74,12 @@ void rms_norm_grad(const RmsNormGradArgs& a) {
   });
 }
 
-void fold_rows(void* out, DType out_dtype, const float* partial, std::int64_t chunks,
-               std::int64_t cols, bool accumulate) {
-  with_float_type(out_dtype, [&](auto* type) {
-    auto* o = static_cast<decltype(type)>(out);
-    for (std::int64_t c = 0; c < cols; ++c) {
-      float sum = accumulate ? load(o + c) : 0.0f;
-      for (std::int64_t k = 0; k < chunks; ++k) sum += partial[k * cols + c];
+void fold_rows(const FoldRowsArgs& a) {
+  with_float_type(a.out_dtype, [&](auto* type) {
+    auto* o = static_cast<decltype(type)>(a.out);
+    for (std::int64_t c = 0; c < a.cols; ++c) {
+      float sum = a.accumulate ? load(o + c) : 0.0f;
+      for (std::int64_t k = 0; k < a.chunks; ++k) sum += a.partial[k * a.cols + c];
       store(o + c, sum);
     }
   });

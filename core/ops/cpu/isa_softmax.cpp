@@ -76,20 +76,19 @@ void cross_entropy(const CrossEntropyArgs& a) {
   parallel_for_each(a.rows, a.vocab * kExpCost, [&](std::int64_t r) { cross_entropy_row(a, r); });
 }
 
-void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, void* p,
-                  DType p_dtype) {
-  with_float_type(p_dtype, [&](auto* type) {
+void softmax_tile(const SoftmaxTile& t, const SoftmaxState& state) {
+  with_float_type(state.p_dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < t.rows; ++i) {
       float* s = t.scores + i * t.stride;
-      T* out = static_cast<T*>(p) + i * t.stride;
+      T* out = static_cast<T*>(state.p) + i * t.stride;
       const std::int64_t lo = std::clamp<std::int64_t>(t.first_key[i], 0, t.cols);
       const std::int64_t hi = std::clamp<std::int64_t>(t.end_key[i], lo, t.cols);
-      shrink[i] = 1.0f;
+      state.shrink[i] = 1.0f;
       if (lo < hi) {
-        const float top = std::max(max[i], row_max(s + lo, hi - lo) * t.scale);
-        shrink[i] = fast_exp(max[i] - top);
-        max[i] = top;
+        const float top = std::max(state.max[i], row_max(s + lo, hi - lo) * t.scale);
+        state.shrink[i] = fast_exp(state.max[i] - top);
+        state.max[i] = top;
         float total = 0;
 #pragma omp simd reduction(+ : total)
         for (std::int64_t j = lo; j < hi; ++j) {
@@ -97,7 +96,7 @@ void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, v
           total += e;
           store(out + j, e);
         }
-        sum[i] = sum[i] * shrink[i] + total;
+        state.sum[i] = state.sum[i] * state.shrink[i] + total;
       }
       std::memset(static_cast<void*>(out), 0, static_cast<std::size_t>(lo) * sizeof(T));
       std::memset(static_cast<void*>(out + hi), 0,
@@ -106,18 +105,17 @@ void softmax_tile(const SoftmaxTile& t, float* max, float* sum, float* shrink, v
   });
 }
 
-void softmax_grad_tile(const SoftmaxTile& t, const float* lse, const float* delta, const float* dp,
-                       void* p, void* ds, DType dtype) {
-  with_float_type(dtype, [&](auto* type) {
+void softmax_grad_tile(const SoftmaxTile& t, const SoftmaxGrad& g) {
+  with_float_type(g.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < t.rows; ++i) {
       const float* s = t.scores + i * t.stride;
-      const float* dpr = dp + i * t.stride;
-      T* pr = static_cast<T*>(p) + i * t.stride;
-      T* dsr = static_cast<T*>(ds) + i * t.stride;
+      const float* dpr = g.dp + i * t.stride;
+      T* pr = static_cast<T*>(g.p) + i * t.stride;
+      T* dsr = static_cast<T*>(g.ds) + i * t.stride;
       const std::int64_t lo = std::clamp<std::int64_t>(t.first_key[i], 0, t.cols);
       const std::int64_t hi = std::clamp<std::int64_t>(t.end_key[i], lo, t.cols);
-      const float l = lse[i], d = delta[i];
+      const float l = g.lse[i], d = g.delta[i];
 #pragma omp simd
       for (std::int64_t j = lo; j < hi; ++j) {
         const float e = fast_exp(s[j] * t.scale - l);
@@ -133,17 +131,17 @@ void softmax_grad_tile(const SoftmaxTile& t, const float* lse, const float* delt
   });
 }
 
-void row_dots(float* out, const void* a, const void* b, DType dtype, std::int64_t rows,
-              std::int64_t cols, std::int64_t stride) {
-  with_float_type(dtype, [&](auto* type) {
+void row_dots(const RowDotsArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    for (std::int64_t i = 0; i < rows; ++i) {
-      const T* x = static_cast<const T*>(a) + i * stride;
-      const T* y = static_cast<const T*>(b) + i * stride;
+    const std::int64_t cols = a.cols;
+    for (std::int64_t i = 0; i < a.rows; ++i) {
+      const T* x = static_cast<const T*>(a.a) + i * a.stride;
+      const T* y = static_cast<const T*>(a.b) + i * a.stride;
       float sum = 0;
 #pragma omp simd reduction(+ : sum)
       for (std::int64_t j = 0; j < cols; ++j) sum += load(x + j) * load(y + j);
-      out[i] = sum;
+      a.out[i] = sum;
     }
   });
 }

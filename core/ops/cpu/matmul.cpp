@@ -68,7 +68,7 @@ struct Converted {
   std::int64_t bytes() const { return 4 * (b_elems + c_elems + bias_elems); }
 };
 
-// Of one thread.
+// The scratch memory of one thread.
 std::int64_t scratch_bytes(const MatmulSpec& s, const MatmulTiles& tiles) {
   std::int64_t most = 0;
   for_each_size(s, tiles, [&](const MatmulSpec& tile) {
@@ -89,17 +89,23 @@ std::int64_t converted_a_bytes(const MatmulSpec& s) {
   return needs_conversion(s) ? round_up(4 * s.m * s.k, kAlign) : 0;
 }
 
-// Converts `rows` rows of `cols` elements with stride `ld` into dense f32.
-void to_f32(float* dst, const void* src, DType dtype, std::int64_t rows, std::int64_t cols,
-            std::int64_t ld) {
-  const auto* bytes = static_cast<const char*>(src);
-  if (ld == cols) {
-    isa_kernels().cast(dst, DType::kF32, bytes, dtype, rows * cols);
+// `rows` rows of `cols` elements, `stride` elements apart.
+struct Rows {
+  const void* from = nullptr;
+  DType dtype = DType::kF32;
+  std::int64_t rows = 0, cols = 0, stride = 0;
+};
+
+// Converts a matrix into dense f32.
+void to_f32(float* dst, const Rows& m) {
+  const auto* bytes = static_cast<const char*>(m.from);
+  if (m.stride == m.cols) {
+    isa_kernels().cast(dst, DType::kF32, bytes, m.dtype, m.rows * m.cols);
     return;
   }
-  parallel_for_each(rows, cols, [&](std::int64_t r) {
-    isa_kernels().cast(dst + r * cols, DType::kF32, bytes + r * ld * dtype_size(dtype), dtype,
-                       cols);
+  parallel_for_each(m.rows, m.cols, [&](std::int64_t r) {
+    isa_kernels().cast(dst + r * m.cols, DType::kF32, bytes + r * m.stride * dtype_size(m.dtype),
+                       m.dtype, m.cols);
   });
 }
 
@@ -109,8 +115,8 @@ void run_converted(const MatmulSpec& s, const MatmulArgs& args) {
   float* c = b + converted.b_elems;
   float* bias = c + converted.c_elems;
   char* inner = static_cast<char*>(args.workspace) + round_up(converted.bytes(), kAlign);
-  to_f32(b, args.b, s.b, s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n, s.ldb);
-  if (s.bias) to_f32(bias, args.bias, s.b, 1, s.n, s.n);
+  to_f32(b, {args.b, s.b, s.trans_b ? s.n : s.k, s.trans_b ? s.k : s.n, s.ldb});
+  if (s.bias) to_f32(bias, {args.bias, s.b, 1, s.n, s.n});
   const bool direct = converted.c_elems == 0;
   void* out = direct ? args.c : c;
   onednn::matmul(converted.spec, {.a = args.a, .b = b, .c = out, .bias = bias, .workspace = inner});
@@ -171,6 +177,7 @@ MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
   }
 }
 
+// Workspace of matmul() by team_threads() threads.
 std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return 0;
   TH_CHECK(!s.b_prepacked || !needs_conversion(s), "prepacked bf16 without native bf16");
@@ -189,8 +196,8 @@ void matmul(const MatmulSpec& s, const MatmulArgs& args) {
   MatmulSpec whole = s;
   MatmulArgs from = args;
   if (converted) {
-    to_f32(static_cast<float*>(args.workspace), args.a, s.a, s.trans_a ? s.k : s.m,
-           s.trans_a ? s.m : s.k, s.lda);
+    to_f32(static_cast<float*>(args.workspace),
+           {args.a, s.a, s.trans_a ? s.k : s.m, s.trans_a ? s.m : s.k, s.lda});
     from.a = args.workspace;
     whole.a = DType::kF32;
     whole.lda = s.trans_a ? s.m : s.k;
@@ -223,8 +230,14 @@ void matmul(const MatmulSpec& s, const MatmulArgs& args) {
       });
 }
 
-PrepackedLayout prepacked_layout(const MatmulSpec& s) {
+PrepackedLayout preferred_layout(const MatmulSpec& s) {
   return onednn::prepacked_layout(prepacked_tile(s));
+}
+
+// Only where a second copy of the weights pays. Measured: a third faster with AMX tiles; elsewhere
+// within 5 %.
+PrepackedLayout prepacked_layout(const MatmulSpec& s) {
+  return has_amx_bf16() && s.b == DType::kBF16 ? preferred_layout(s) : PrepackedLayout{};
 }
 
 void prepack(const MatmulSpec& s, const void* b, void* prepacked) {

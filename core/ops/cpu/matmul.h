@@ -1,8 +1,8 @@
-// The CPU's matmul: tiles of the result, each by one thread, by oneDNN where it has the
-// types and converted to f32 where it has not (bf16 on AVX2).
+// How the CPU's matmul cuts its work: tiles of the result, each computed by one thread, by oneDNN
+// where it has the types and converted to f32 where it has not (bf16 on AVX2).
 #pragma once
 
-#include "core/ops/kernel_table.h"
+#include "core/ops/cpu/kernels.h"
 
 namespace thimble::cpu {
 
@@ -14,16 +14,8 @@ struct MatmulTiles {
   explicit MatmulTiles(const MatmulSpec& spec);
 };
 
-/// Workspace of matmul() by team_threads() threads, in bytes.
-std::int64_t matmul_workspace_bytes(const MatmulSpec& spec);
-/// As MatmulSpec says; args.workspace holds matmul_workspace_bytes(). Throws LogicError if k is 0,
-/// SystemError if oneDNN cannot.
-void matmul(const MatmulSpec& spec, const MatmulArgs& args);
-
-/// The layout of B that oneDNN prefers for the tiles of this matmul; none if the plain one is as
-/// good.
-PrepackedLayout prepacked_layout(const MatmulSpec& spec);
-/// prepacked, of prepacked_layout(spec).bytes, <- b as the spec has it stored.
-void prepack(const MatmulSpec& spec, const void* b, void* prepacked);
+/// The layout of B that oneDNN prefers for the tiles of this matmul, whether or not it pays on this
+/// CPU; none if the plain one is as good.
+PrepackedLayout preferred_layout(const MatmulSpec& spec);
 
 }  // namespace thimble::cpu

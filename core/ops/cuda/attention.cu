@@ -1,7 +1,7 @@
-// Attention for every type, head size and boundary, without a score matrix in memory: what serves
-// where the kernels for tensor cores (flash_attention.cu) do not. A warp has a query (backward: a
-// query, or a key and all that look at it), a lane a key of 32. Sums are made in a fixed order.
-// Ref: Dao et al. 2022, "FlashAttention", algorithms 1 and 4.
+// Attention for every dtype, head size and segment boundary, without a score matrix in memory; it
+// serves where the kernels for tensor cores (flash_attention.cu) do not. A warp has a query
+// (backward: a query, or a key and all queries that see it), a lane has a key of 32. Sums are made
+// in a fixed order. Ref: Dao et al. 2022, "FlashAttention", algorithms 1 and 4.
 #include "core/ops/cuda/attention.cuh"
 
 namespace thimble::cuda {
@@ -33,15 +33,21 @@ TH_DEVICE void store_lanes(T* to, const float* values, std::int64_t n, float fac
   }
 }
 
-// values[e] += sum over 32 rows of factors[row] * rows[row][lane + 32 e].
+// At most 32 rows of `n` values, `stride` values apart.
 template <typename T>
-TH_DEVICE void add_rows(float* values, const float* factors, const T* rows, std::int64_t stride,
-                        std::int64_t count, std::int64_t n) {
-  for (std::int64_t r = 0; r < count; ++r) {
+struct Rows {
+  const T* from;
+  std::int64_t count, n, stride;
+};
+
+// values[e] += sum over the rows of factors[row] * rows[row][lane + 32 e].
+template <typename T>
+TH_DEVICE void add_rows(float* values, const float* factors, const Rows<T>& rows) {
+  for (std::int64_t r = 0; r < rows.count; ++r) {
     TH_UNROLL
     for (int e = 0; e < kMostEach; ++e) {
       const std::int64_t d = threadIdx.x + e * kLanes;
-      if (d < n) values[e] += factors[r] * to_float(rows[r * stride + d]);
+      if (d < rows.n) values[e] += factors[r] * to_float(rows.from[r * rows.stride + d]);
     }
   }
 }
@@ -78,8 +84,9 @@ TH_KERNEL void attention_kernel(AttentionSpec s, AttentionArgs a) {
     top = higher;
     gpu::block_barrier();
     for (float& value : out) value *= shrink;
-    add_rows(out, weights, static_cast<const T*>(a.v) + key_offset(s, at.batch, first, kv_head),
-             s.kv_stride, end - first < kLanes ? end - first : kLanes, s.head_dim);
+    add_rows(out, weights,
+             Rows<T>{static_cast<const T*>(a.v) + key_offset(s, at.batch, first, kv_head),
+                     end - first < kLanes ? end - first : kLanes, s.head_dim, s.kv_stride});
     gpu::block_barrier();
   }
   store_lanes(static_cast<T*>(a.out) + offset, out, s.head_dim, 1.0f / sum);
@@ -120,8 +127,9 @@ TH_KERNEL void attention_grad_query_kernel(AttentionSpec s, AttentionGradArgs g,
     }
     dscores[threadIdx.x] = dscore;
     gpu::block_barrier();
-    add_rows(dq, dscores, static_cast<const T*>(a.k) + key_offset(s, at.batch, first, kv_head),
-             s.kv_stride, end - first < kLanes ? end - first : kLanes, s.head_dim);
+    add_rows(dq, dscores,
+             Rows<T>{static_cast<const T*>(a.k) + key_offset(s, at.batch, first, kv_head),
+                     end - first < kLanes ? end - first : kLanes, s.head_dim, s.kv_stride});
     gpu::block_barrier();
   }
   store_lanes(static_cast<T*>(g.dq) + offset, dq, s.head_dim, 1.0f);
@@ -165,8 +173,9 @@ TH_KERNEL void attention_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, c
       const std::int64_t rows = query_offset(s, at.batch, first, h),
                          count = end - first < kLanes ? end - first : kLanes,
                          stride = s.heads * s.head_dim;
-      add_rows(dv, weights, static_cast<const T*>(g.dout) + rows, stride, count, s.head_dim);
-      add_rows(dk, dscores, static_cast<const T*>(a.q) + rows, stride, count, s.head_dim);
+      add_rows(dv, weights,
+               Rows<T>{static_cast<const T*>(g.dout) + rows, count, s.head_dim, stride});
+      add_rows(dk, dscores, Rows<T>{static_cast<const T*>(a.q) + rows, count, s.head_dim, stride});
       gpu::block_barrier();
     }
   }

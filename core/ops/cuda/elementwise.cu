@@ -58,14 +58,33 @@ TH_KERNEL void quantize_kernel(std::int8_t* codes, float* scales, const float* s
   if (run.count > 0 && run.begin % kInt8Group == 0) scales[run.begin / kInt8Group] = most / 127.0f;
 }
 
-template <typename D, typename A, typename B>
-TH_KERNEL void add_kernel(D* out, const A* a, const B* b, std::int64_t n) {
+template <typename D, typename S>
+TH_KERNEL void accumulate_kernel(D* dst, const S* src, std::int64_t n) {
   const Run run = run_of_thread(n);
   float x[kRun], y[kRun];
-  load_run(a, run, x);
-  load_run(b, run, y);
+  load_run(dst, run, x);
+  load_run(src, run, y);
   for (int i = 0; i < kRun; ++i) x[i] += y[i];
-  store_floats<kRun>(out + run.begin, run.count, x);
+  store_floats<kRun>(dst + run.begin, run.count, x);
+}
+
+// out[i] = kValue(in[0][i], ...); kInputs is the number of floats that kValue takes.
+template <auto kValue, typename T>
+TH_KERNEL void elementwise_kernel(ElementwiseArgs a) {
+  constexpr std::size_t kInputs = input_count(kValue);
+  const Run run = run_of_thread(a.n);
+  float in[3][kRun], out[kRun];
+  for (std::size_t k = 0; k < kInputs; ++k) load_run(static_cast<const T*>(a.in[k]), run, in[k]);
+  for (int i = 0; i < kRun; ++i) {
+    if constexpr (kInputs == 1) {
+      out[i] = kValue(in[0][i]);
+    } else if constexpr (kInputs == 2) {
+      out[i] = kValue(in[0][i], in[1][i]);
+    } else {
+      out[i] = kValue(in[0][i], in[1][i], in[2][i]);
+    }
+  }
+  store_floats<kRun>(static_cast<T*>(a.out) + run.begin, run.count, out);
 }
 
 constexpr int kTile = 32;
@@ -88,7 +107,7 @@ TH_KERNEL void transpose_kernel(T* dst, const T* src, std::int64_t rows, std::in
   }
 }
 
-// A block a row; squares of f32 are exact in f64.
+// A block has a row; squares of f32 are exact in f64.
 template <typename T>
 TH_KERNEL void row_squares_kernel(double* out, const T* x, std::int64_t cols) {
   double sum = 0;
@@ -126,31 +145,28 @@ TH_KERNEL void sum_in_order_kernel(D* dst, Pieces pieces, std::int64_t n, bool a
 }
 
 template <typename T>
-TH_KERNEL void swiglu_kernel(T* out, const T* gate, const T* up, std::int64_t n) {
-  const Run run = run_of_thread(n);
-  float g[kRun], u[kRun];
-  load_run(gate, run, g);
-  load_run(up, run, u);
-  for (int i = 0; i < kRun; ++i) g[i] = swiglu_value(g[i], u[i]);
-  store_floats<kRun>(out + run.begin, run.count, g);
-}
-
-template <typename T>
-TH_KERNEL void swiglu_grad_kernel(T* dgate, T* dup, const T* dout, const T* gate, const T* up,
-                                  std::int64_t n) {
-  const Run run = run_of_thread(n);
+TH_KERNEL void swiglu_grad_kernel(SwigluGradArgs a) {
+  const Run run = run_of_thread(a.n);
   float d[kRun], g[kRun], u[kRun];
-  load_run(dout, run, d);
-  load_run(gate, run, g);
-  load_run(up, run, u);
+  load_run(static_cast<const T*>(a.dout), run, d);
+  load_run(static_cast<const T*>(a.gate), run, g);
+  load_run(static_cast<const T*>(a.up), run, u);
   for (int i = 0; i < kRun; ++i) {
     float of_gate, of_up;
     swiglu_grads(d[i], g[i], u[i], of_gate, of_up);
     g[i] = of_gate;
     u[i] = of_up;
   }
-  store_floats<kRun>(dgate + run.begin, run.count, g);
-  store_floats<kRun>(dup + run.begin, run.count, u);
+  store_floats<kRun>(static_cast<T*>(a.dgate) + run.begin, run.count, g);
+  store_floats<kRun>(static_cast<T*>(a.dup) + run.begin, run.count, u);
+}
+
+template <auto kValue>
+void elementwise(const ElementwiseArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    gpu::launch_flat(elementwise_kernel<kValue, std::remove_pointer_t<decltype(type)>>,
+                     blocks_of_runs(a.n), kThreads, gpu::compute_stream(), a);
+  });
 }
 
 }  // namespace
@@ -188,22 +204,28 @@ void quantize(void* codes, float* scales, const float* src, std::int64_t n) {
 
 void accumulate(void* dst, DType dst_dtype, const void* src, DType src_dtype, std::int64_t n) {
   with_float_type(dst_dtype, [&](auto* d) {
-    using D = std::remove_pointer_t<decltype(d)>;
     with_float_type(src_dtype, [&](auto* s) {
       using S = std::remove_pointer_t<decltype(s)>;
-      gpu::launch_flat(add_kernel<D, D, S>, blocks_of_runs(n), kThreads, gpu::compute_stream(),
-                       static_cast<D*>(dst), static_cast<const D*>(dst), static_cast<const S*>(src),
-                       n);
+      gpu::launch_flat(accumulate_kernel<std::remove_pointer_t<decltype(d)>, S>, blocks_of_runs(n),
+                       kThreads, gpu::compute_stream(), static_cast<decltype(d)>(dst),
+                       static_cast<const S*>(src), n);
     });
   });
 }
 
-void add(void* out, const void* a, const void* b, DType dtype, std::int64_t n) {
-  with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    gpu::launch_flat(add_kernel<T, T, T>, blocks_of_runs(n), kThreads, gpu::compute_stream(),
-                     static_cast<T*>(out), static_cast<const T*>(a), static_cast<const T*>(b), n);
-  });
+#define THIMBLE_DEFINE(kernel, ...)          \
+  void kernel(const ElementwiseArgs& args) { \
+    elementwise<kernel##_value>(args);       \
+  }
+THIMBLE_ELEMENTWISE_KERNELS(THIMBLE_DEFINE)
+#undef THIMBLE_DEFINE
+
+void zero(void* dst, std::int64_t bytes) {
+  gpu::zero(dst, bytes);
+}
+
+void copy(void* dst, const void* src, std::int64_t bytes) {
+  gpu::copy(dst, src, bytes);
 }
 
 void transpose(void* dst, const void* src, std::int64_t rows, std::int64_t cols,
@@ -229,38 +251,25 @@ void row_squares(double* out, const void* x, DType dtype, std::int64_t rows, std
   });
 }
 
-void sum_in_order(void* dst, DType dst_dtype, const void* const* pieces, int count, DType dtype,
-                  std::int64_t n, bool accumulate) {
-  TH_CHECK(count <= kMostPieces, "{} pieces; at most {}", count, kMostPieces);
+void sum_in_order(const SumInOrderArgs& a) {
+  TH_CHECK(a.count <= kMostPieces, "{} pieces; at most {}", a.count, kMostPieces);
   Pieces all{};
-  all.count = count;
-  for (int p = 0; p < count; ++p) all.data[p] = pieces[p];
-  with_float_type(dst_dtype, [&](auto* d) {
+  all.count = a.count;
+  for (int p = 0; p < a.count; ++p) all.data[p] = a.pieces[p];
+  with_float_type(a.dst_dtype, [&](auto* d) {
     using D = std::remove_pointer_t<decltype(d)>;
-    with_float_type(dtype, [&](auto* s) {
+    with_float_type(a.dtype, [&](auto* s) {
       gpu::launch_flat(sum_in_order_kernel<D, std::remove_pointer_t<decltype(s)>>,
-                       blocks_of_runs(n), kThreads, gpu::compute_stream(), static_cast<D*>(dst),
-                       all, n, accumulate);
+                       blocks_of_runs(a.n), kThreads, gpu::compute_stream(), static_cast<D*>(a.dst),
+                       all, a.n, a.accumulate);
     });
   });
 }
 
-void swiglu(void* out, const void* gate, const void* up, DType dtype, std::int64_t n) {
-  with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    gpu::launch_flat(swiglu_kernel<T>, blocks_of_runs(n), kThreads, gpu::compute_stream(),
-                     static_cast<T*>(out), static_cast<const T*>(gate), static_cast<const T*>(up),
-                     n);
-  });
-}
-
-void swiglu_grad(void* dgate, void* dup, const void* dout, const void* gate, const void* up,
-                 DType dtype, std::int64_t n) {
-  with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    gpu::launch_flat(swiglu_grad_kernel<T>, blocks_of_runs(n), kThreads, gpu::compute_stream(),
-                     static_cast<T*>(dgate), static_cast<T*>(dup), static_cast<const T*>(dout),
-                     static_cast<const T*>(gate), static_cast<const T*>(up), n);
+void swiglu_grad(const SwigluGradArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    gpu::launch_flat(swiglu_grad_kernel<std::remove_pointer_t<decltype(type)>>, blocks_of_runs(a.n),
+                     kThreads, gpu::compute_stream(), a);
   });
 }
 

@@ -102,6 +102,51 @@ TH_DEVICE void add_weighted(float (&sums)[D / 8][4], const float (&weights)[kRow
   }
 }
 
+// The running softmax of a thread's two rows: their maxima and sums, in base 2.
+struct RowSoftmax {
+  float top[2] = {-HUGE_VALF, -HUGE_VALF}, sum[2] = {};
+};
+
+// p <- the scores in base 2, -infinity where a query does not see a key; most[row] <- the largest.
+template <int kKeys>
+TH_DEVICE void mask_scores(float (&p)[kKeys / 8][4], float (&most)[2], const Queries& q,
+                           std::int64_t first, float scale) {
+  const Lane lane = lane_of_thread();
+  TH_UNROLL
+  for (int n = 0; n < kKeys / 8; ++n) {
+    TH_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      p[n][c] = sees(q.sights[c / 2], first + 8 * n + 2 * lane.member + c % 2) ? p[n][c] * scale
+                                                                               : -HUGE_VALF;
+      most[c / 2] = p[n][c] > most[c / 2] ? p[n][c] : most[c / 2];
+    }
+  }
+}
+
+// p <- the exponentials of masked scores whose maxima are `most`; updates the running softmax.
+// shrink[row] <- the factor by which what was summed before shrinks.
+template <int kKeys>
+TH_DEVICE void exponentiate(float (&p)[kKeys / 8][4], float (&most)[2], float (&shrink)[2],
+                            RowSoftmax& rows) {
+  float base[2];
+  TH_UNROLL
+  for (int r = 0; r < 2; ++r) {
+    most[r] = quad_max(most[r]);
+    base[r] = most[r] == -HUGE_VALF ? 0.0f : most[r];  // nothing seen yet
+    shrink[r] = gpu::exp2_fast(rows.top[r] - base[r]);
+    rows.top[r] = most[r];
+    rows.sum[r] *= shrink[r];
+  }
+  TH_UNROLL
+  for (int n = 0; n < kKeys / 8; ++n) {
+    TH_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      p[n][c] = gpu::exp2_fast(p[n][c] - base[c / 2]);
+      rows.sum[c / 2] += p[n][c];
+    }
+  }
+}
+
 template <int D>
 TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
   constexpr int kKeys = 64;
@@ -114,7 +159,8 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
   std::uint32_t query[D / 16][4];
   load_a<D>(query, static_cast<const BF16*>(a.q) + q.offset, q.stride, q.left);
   const float scale = s.scale * kLog2E;
-  float top[2] = {-HUGE_VALF, -HUGE_VALF}, sum[2] = {}, out[D / 8][4] = {};
+  RowSoftmax rows;
+  float out[D / 8][4] = {};
   for (std::int64_t first = q.first; first < q.end; first += kKeys) {
     gpu::block_barrier();
     const std::int64_t offset = key_offset(s, q.at.batch, first, q.kv_head);
@@ -125,33 +171,9 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
     gpu::block_barrier();
     float p[kKeys / 8][4];
     multiply_tile<D, kKeys>(p, query, keys);
-    float most[2] = {top[0], top[1]};
-    TH_UNROLL
-    for (int n = 0; n < kKeys / 8; ++n) {
-      TH_UNROLL
-      for (int c = 0; c < 4; ++c) {
-        p[n][c] = sees(q.sights[c / 2], first + 8 * n + 2 * lane.member + c % 2) ? p[n][c] * scale
-                                                                                 : -HUGE_VALF;
-        most[c / 2] = p[n][c] > most[c / 2] ? p[n][c] : most[c / 2];
-      }
-    }
-    float shrink[2], base[2];
-    TH_UNROLL
-    for (int r = 0; r < 2; ++r) {
-      most[r] = quad_max(most[r]);
-      base[r] = most[r] == -HUGE_VALF ? 0.0f : most[r];  // nothing seen yet
-      shrink[r] = gpu::exp2_fast(top[r] - base[r]);
-      top[r] = most[r];
-      sum[r] *= shrink[r];
-    }
-    TH_UNROLL
-    for (int n = 0; n < kKeys / 8; ++n) {
-      TH_UNROLL
-      for (int c = 0; c < 4; ++c) {
-        p[n][c] = gpu::exp2_fast(p[n][c] - base[c / 2]);
-        sum[c / 2] += p[n][c];
-      }
-    }
+    float most[2] = {rows.top[0], rows.top[1]}, shrink[2];
+    mask_scores<kKeys>(p, most, q, first, scale);
+    exponentiate<kKeys>(p, most, shrink, rows);
     TH_UNROLL
     for (int n = 0; n < D / 8; ++n) {
       TH_UNROLL
@@ -161,18 +183,19 @@ TH_KERNEL void flash_forward_kernel(AttentionSpec s, AttentionArgs a) {
   }
   TH_UNROLL
   for (int r = 0; r < 2; ++r) {
-    sum[r] = quad_sum(sum[r]);
+    const float sum = quad_sum(rows.sum[r]);
     const std::int64_t i = q.row + 8 * r;
     if (i >= s.q_len) continue;
-    const float factor = 1.0f / sum[r];
+    const float factor = 1.0f / sum;
     store_row<D>(static_cast<BF16*>(a.out) + query_offset(s, q.at.batch, i, q.at.head), out, r,
                  factor);
     if (lane.member == 0 && a.lse != nullptr)
-      a.lse[(q.at.batch * s.heads + q.at.head) * s.q_len + i] = (top[r] + std::log2(sum[r])) * kLn2;
+      a.lse[(q.at.batch * s.heads + q.at.head) * s.q_len + i] =
+          (rows.top[r] + std::log2(sum)) * kLn2;
   }
 }
 
-// delta = sum over the head of dout * out, a warp a query.
+// delta = sum over the head of dout * out; a warp has a query.
 template <int D>
 TH_KERNEL void flash_delta_kernel(AttentionSpec s, AttentionGradArgs g, float* delta) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * (kFlashThreads / gpu::kWarp) +
@@ -245,6 +268,57 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
   }
 }
 
+// The 64 keys of a block and the queries [begin, end) that see any of them; of the keys, the thread
+// has rows own[0] and own[1] of the 16 of its warp, which begin at warp_row.
+struct Keys {
+  Place at;
+  std::int64_t warp_row, own[2], last, begin, end;
+};
+TH_DEVICE Keys keys_of_thread(const AttentionSpec& s) {
+  const Lane lane = lane_of_thread();
+  Keys k{};
+  k.at = place_of_tile(s.kv_heads, s.kv_len);
+  k.warp_row = k.at.row + lane.warp * kWarpRows;
+  k.own[0] = k.warp_row + lane.group;
+  k.own[1] = k.own[0] + 8;
+  const std::int64_t before = s.kv_len - s.q_len;
+  k.last = k.at.row + kBlockRows < s.kv_len ? k.at.row + kBlockRows : s.kv_len;
+  k.begin = k.at.row > before ? k.at.row - before : 0;
+  k.end = s.q_len;
+  if (s.window > 0 && k.last - 1 - before + s.window < k.end)
+    k.end = k.last - 1 - before + s.window;
+  return k;
+}
+
+// A tile of queries that begins at `first`, and what its queries have of the forward pass.
+struct QueryTile {
+  std::int64_t first;
+  const std::int32_t* segment_start;
+  const float* lse;    // of the tile's queries
+  const float* delta;  // likewise
+};
+
+// p, dp <- the weights and the gradients of the scores of a tile; both are 0 where a query does not
+// see a key.
+template <int kQueries>
+TH_DEVICE void weigh_queries(float (&p)[kQueries / 8][4], float (&dp)[kQueries / 8][4],
+                             const AttentionSpec& s, const QueryTile& tile, const Keys& keys) {
+  const Lane lane = lane_of_thread();
+  const float scale = s.scale * kLog2E;
+  TH_UNROLL
+  for (int n = 0; n < kQueries / 8; ++n) {
+    TH_UNROLL
+    for (int c = 0; c < 4; ++c) {
+      const int i = 8 * n + 2 * lane.member + c % 2;
+      const bool seen =
+          tile.first + i < keys.end && keys.own[c / 2] < s.kv_len &&
+          sees(sight_of(s, tile.segment_start, keys.at.batch, tile.first + i), keys.own[c / 2]);
+      p[n][c] = seen ? gpu::exp2_fast(p[n][c] * scale - tile.lse[i] * kLog2E) : 0.0f;
+      dp[n][c] = seen ? p[n][c] * (dp[n][c] - tile.delta[i]) * s.scale : 0.0f;
+    }
+  }
+}
+
 // Over the heads of the keys' group and the queries that see any of the block's keys, in order.
 template <int D>
 TH_KERNEL void flash_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, const float* delta) {
@@ -258,55 +332,39 @@ TH_KERNEL void flash_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, const
   auto* douts = reinterpret_cast<BF16*>(dout_pieces);
   auto* douts_turned = reinterpret_cast<BF16*>(dout_turned_pieces);
   const AttentionArgs& a = g.forward;
-  const Place at = place_of_tile(s.kv_heads, s.kv_len);
-  const std::int64_t group = s.heads / s.kv_heads, before = s.kv_len - s.q_len;
-  const Lane lane = lane_of_thread();
-  const std::int64_t warp_row = at.row + lane.warp * kWarpRows;
-  const std::int64_t own[2] = {warp_row + lane.group, warp_row + lane.group + 8};
+  const Keys keys = keys_of_thread(s);
+  const Place at = keys.at;
+  const std::int64_t group = s.heads / s.kv_heads;
   std::uint32_t key[D / 16][4], value[D / 16][4];
-  const std::int64_t offset = key_offset(s, at.batch, warp_row, at.head);
-  load_a<D>(key, static_cast<const BF16*>(a.k) + offset, s.kv_stride, s.kv_len - warp_row);
-  load_a<D>(value, static_cast<const BF16*>(a.v) + offset, s.kv_stride, s.kv_len - warp_row);
-  const float scale = s.scale * kLog2E;
+  const std::int64_t offset = key_offset(s, at.batch, keys.warp_row, at.head);
+  load_a<D>(key, static_cast<const BF16*>(a.k) + offset, s.kv_stride, s.kv_len - keys.warp_row);
+  load_a<D>(value, static_cast<const BF16*>(a.v) + offset, s.kv_stride, s.kv_len - keys.warp_row);
   float dk[D / 8][4] = {}, dv[D / 8][4] = {};
-  const std::int64_t last = at.row + kBlockRows < s.kv_len ? at.row + kBlockRows : s.kv_len;
-  const std::int64_t begin = at.row > before ? at.row - before : 0;
-  std::int64_t end = s.q_len;
-  if (s.window > 0 && last - 1 - before + s.window < end) end = last - 1 - before + s.window;
   for (std::int64_t h = at.head * group; h < (at.head + 1) * group; ++h) {
-    for (std::int64_t first = begin; first < end; first += kQueries) {
-      // Documents only begin later: if the first query sees none of the keys, nor does any other.
-      if (first_key(s, a.segment_start, at.batch, first) >= last) break;
+    for (std::int64_t first = keys.begin; first < keys.end; first += kQueries) {
+      // Segments only begin later: if the first query sees none of the keys, nor does any other.
+      if (first_key(s, a.segment_start, at.batch, first) >= keys.last) break;
       const std::int64_t rows = query_offset(s, at.batch, first, h), stride = s.heads * D;
       const std::int64_t index = (at.batch * s.heads + h) * s.q_len + first;
       gpu::block_barrier();
       load_tile<D, kQueries>(queries, queries_turned, static_cast<const BF16*>(a.q) + rows, stride,
-                             end - first);
+                             keys.end - first);
       load_tile<D, kQueries>(douts, douts_turned, static_cast<const BF16*>(g.dout) + rows, stride,
-                             end - first);
+                             keys.end - first);
       gpu::block_barrier();
       float p[kQueries / 8][4], dp[kQueries / 8][4];
       multiply_tile<D, kQueries>(p, key, queries);
       multiply_tile<D, kQueries>(dp, value, douts);
-      TH_UNROLL
-      for (int n = 0; n < kQueries / 8; ++n) {
-        TH_UNROLL
-        for (int c = 0; c < 4; ++c) {
-          const int i = 8 * n + 2 * lane.member + c % 2;
-          const bool seen = first + i < end && own[c / 2] < s.kv_len &&
-                            sees(sight_of(s, a.segment_start, at.batch, first + i), own[c / 2]);
-          p[n][c] = seen ? gpu::exp2_fast(p[n][c] * scale - a.lse[index + i] * kLog2E) : 0.0f;
-          dp[n][c] = seen ? p[n][c] * (dp[n][c] - delta[index + i]) * s.scale : 0.0f;
-        }
-      }
+      weigh_queries<kQueries>(p, dp, s, {first, a.segment_start, a.lse + index, delta + index},
+                              keys);
       add_weighted<D, kQueries>(dv, p, douts_turned);
       add_weighted<D, kQueries>(dk, dp, queries_turned);
     }
   }
   TH_UNROLL
   for (int r = 0; r < 2; ++r) {
-    if (own[r] >= s.kv_len) continue;
-    const std::int64_t to = key_offset(s, at.batch, own[r], at.head);
+    if (keys.own[r] >= s.kv_len) continue;
+    const std::int64_t to = key_offset(s, at.batch, keys.own[r], at.head);
     store_row<D>(static_cast<BF16*>(g.dk) + to, dk, r, 1.0f);
     store_row<D>(static_cast<BF16*>(g.dv) + to, dv, r, 1.0f);
   }

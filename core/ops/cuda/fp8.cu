@@ -50,7 +50,7 @@ TH_KERNEL void fp8_encode_kernel(const BF16* x, std::int64_t n, const float* sca
   store_elements<kRun>(codes + run.begin, run.count, code);
 }
 
-// codes [cols, rows] of x [rows, cols], a tile a block.
+// codes [cols, rows] of x [rows, cols]; a block has a tile.
 TH_KERNEL void fp8_encode_transposed_kernel(const BF16* x, std::int64_t rows, std::int64_t cols,
                                             const float* scale, std::uint8_t* codes,
                                             Fp8Format format) {
@@ -73,17 +73,24 @@ TH_KERNEL void fp8_encode_transposed_kernel(const BF16* x, std::int64_t rows, st
   }
 }
 
-// x [rows, cols] as it lies, or its transpose.
-void encode_operand(const void* x, std::int64_t rows, std::int64_t cols, bool transposed,
-                    Fp8Format format, float* partial, const Fp8Operand& to) {
-  const auto* values = static_cast<const BF16*>(x);
-  const std::int64_t n = rows * cols;
+// A bf16 matrix [rows, cols] as it lies, or its transpose, and the format to encode it in.
+struct Source {
+  const void* x;
+  std::int64_t rows, cols;
+  bool transposed;
+  Fp8Format format;
+};
+
+void encode_operand(const Source& from, float* partial, const Fp8Operand& to) {
+  const auto* values = static_cast<const BF16*>(from.x);
+  const std::int64_t rows = from.rows, cols = from.cols, n = rows * cols;
+  const Fp8Format format = from.format;
   const gpu::Stream stream = gpu::compute_stream();
   const unsigned blocks = std::min(blocks_of_runs(n), static_cast<unsigned>(kFp8Partials));
   gpu::launch(fp8_most_kernel, blocks, kThreads, stream, values, n, partial);
   gpu::launch(fp8_scale_kernel, 1u, kThreads, stream, static_cast<const float*>(partial),
               static_cast<int>(blocks), to.scale, format);
-  if (transposed) {
+  if (from.transposed) {
     const std::int64_t tiles = (rows + kTile - 1) / kTile * ((cols + kTile - 1) / kTile);
     gpu::launch(fp8_encode_transposed_kernel, static_cast<unsigned>(tiles), kThreads, stream,
                 values, rows, cols, static_cast<const float*>(to.scale), to.codes, format);
@@ -103,8 +110,10 @@ void fp8_matmul(const Fp8MatmulSpec& s, const MatmulArgs& args) {
   auto* const partial = reinterpret_cast<float*>(base + at.partials);
   const Fp8Operand a{reinterpret_cast<std::uint8_t*>(base + at.a), scales},
       b{reinterpret_cast<std::uint8_t*>(base + at.b), scales + 1};
-  encode_operand(args.a, p.trans_a ? p.k : p.m, p.trans_a ? p.m : p.k, p.trans_a, s.a, partial, a);
-  encode_operand(args.b, p.trans_b ? p.n : p.k, p.trans_b ? p.k : p.n, !p.trans_b, s.b, partial, b);
+  encode_operand({args.a, p.trans_a ? p.k : p.m, p.trans_a ? p.m : p.k, p.trans_a, s.a}, partial,
+                 a);
+  encode_operand({args.b, p.trans_b ? p.n : p.k, p.trans_b ? p.k : p.n, !p.trans_b, s.b}, partial,
+                 b);
   Fp8MatmulSpec matmul = s;
   matmul.matmul.trans_a = false;
   matmul.matmul.trans_b = true;

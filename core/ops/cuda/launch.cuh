@@ -1,4 +1,4 @@
-// How the GPU's ops cut their work: eight neighbouring elements a thread, or a block a row.
+// How the GPU's ops cut their work: eight neighbouring elements per thread, or a row per block.
 #pragma once
 
 #include "core/base/error.h"

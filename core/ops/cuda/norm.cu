@@ -1,12 +1,11 @@
-// RMSNorm, rotary embedding, embedding and the sums over tokens that give gradients of norms and
-// biases.
+// RMSNorm, RoPE, embedding and the sums over tokens that give gradients of norms and biases.
 #include "core/ops/cuda/declare.h"
 #include "core/ops/cuda/launch.cuh"
 
 namespace thimble::cuda {
 namespace {
 
-// A block a row. The row stays in the cache between the two passes over it.
+// A block has a row. The row stays in the cache between the two passes over it.
 template <typename T>
 TH_KERNEL void rms_norm_kernel(RmsNormArgs a) {
   const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.cols;
@@ -62,10 +61,21 @@ TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
   }
 }
 
-// A thread a column of a chunk of kReductionRows rows, in their order. x null: of dy alone.
+// Sums over chunks of kReductionRows rows: of dy, or of dy * x * rstd where x is not null.
+struct ChunkSums {
+  std::int64_t rows, cols;
+  const void* dy;
+  const void* x;
+  const float* rstd;
+  float* partial;  // [norm_chunks(rows), cols]
+};
+
+// A thread has a column of a chunk and adds its rows in their order.
 template <typename T>
-TH_KERNEL void chunk_sums_kernel(float* partial, const T* dy, const T* x, const float* rstd,
-                                 std::int64_t rows, std::int64_t cols) {
+TH_KERNEL void chunk_sums_kernel(ChunkSums a) {
+  const T* dy = static_cast<const T*>(a.dy);
+  const T* x = static_cast<const T*>(a.x);
+  const std::int64_t rows = a.rows, cols = a.cols;
   const std::int64_t per_chunk = (cols + kThreads - 1) / kThreads;
   const std::int64_t chunk = blockIdx.x / per_chunk,
                      c = blockIdx.x % per_chunk * kThreads + threadIdx.x;
@@ -75,30 +85,29 @@ TH_KERNEL void chunk_sums_kernel(float* partial, const T* dy, const T* x, const 
   float sum = 0;
   for (std::int64_t r = begin; r < end; ++r) {
     const float d = to_float(dy[r * cols + c]);
-    sum += x == nullptr ? d : d * to_float(x[r * cols + c]) * rstd[r];
+    sum += x == nullptr ? d : d * to_float(x[r * cols + c]) * a.rstd[r];
   }
-  partial[chunk * cols + c] = sum;
+  a.partial[chunk * cols + c] = sum;
 }
 
 template <typename T>
-void chunk_sums(float* partial, const T* dy, const T* x, const float* rstd, std::int64_t rows,
-                std::int64_t cols) {
-  const std::int64_t per_chunk = (cols + kThreads - 1) / kThreads;
-  gpu::launch_flat(chunk_sums_kernel<T>, static_cast<unsigned>(norm_chunks(rows) * per_chunk),
-                   kThreads, gpu::compute_stream(), partial, dy, x, rstd, rows, cols);
+void chunk_sums(const ChunkSums& a) {
+  const std::int64_t per_chunk = (a.cols + kThreads - 1) / kThreads;
+  gpu::launch_flat(chunk_sums_kernel<T>, static_cast<unsigned>(norm_chunks(a.rows) * per_chunk),
+                   kThreads, gpu::compute_stream(), a);
 }
 
 template <typename T>
-TH_KERNEL void fold_rows_kernel(T* out, const float* partial, std::int64_t chunks,
-                                std::int64_t cols, bool accumulate) {
+TH_KERNEL void fold_rows_kernel(FoldRowsArgs a) {
   const std::int64_t c = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (c >= cols) return;
-  float sum = accumulate ? to_float(out[c]) : 0.0f;
-  for (std::int64_t k = 0; k < chunks; ++k) sum += partial[k * cols + c];
+  if (c >= a.cols) return;
+  T* out = static_cast<T*>(a.out);
+  float sum = a.accumulate ? to_float(out[c]) : 0.0f;
+  for (std::int64_t k = 0; k < a.chunks; ++k) sum += a.partial[k * a.cols + c];
   store_floats<1>(out + c, 1, &sum);
 }
 
-// A thread a pair of one head.
+// A thread has a pair of one head.
 template <typename T>
 TH_KERNEL void rope_kernel(RopeArgs a) {
   const std::int64_t half = a.head_dim / 2, pairs = a.tokens * a.heads * half;
@@ -113,11 +122,13 @@ TH_KERNEL void rope_kernel(RopeArgs a) {
   store_floats<1>(x + half + i, 1, &second);
 }
 
-// A block a token.
+// A block has a token.
 template <typename T>
-TH_KERNEL void embedding_kernel(T* out, const T* table, const std::int32_t* ids,
-                                std::int64_t cols) {
-  const T* from = table + static_cast<std::int64_t>(ids[blockIdx.x]) * cols;
+TH_KERNEL void embedding_kernel(EmbeddingArgs a) {
+  const std::int64_t cols = a.cols;
+  const T* from =
+      static_cast<const T*>(a.table) + static_cast<std::int64_t>(a.ids[blockIdx.x]) * cols;
+  T* out = static_cast<T*>(a.out);
   for (std::int64_t i = threadIdx.x; i * kRun < cols; i += kThreads) {
     const Run run = run_of(i, cols);
     T values[kRun] = {};
@@ -126,22 +137,23 @@ TH_KERNEL void embedding_kernel(T* out, const T* table, const std::int32_t* ids,
   }
 }
 
-// A block a token in sorted order; the first of equal ids adds all of them, in their order.
+// A block has a token in sorted order; the first of equal ids adds all of them, in their order.
 template <typename D, typename S>
-TH_KERNEL void embedding_grad_kernel(D* dtable, const S* dy, const std::int32_t* ids,
-                                     const std::int32_t* order, std::int64_t tokens,
-                                     std::int64_t cols) {
+TH_KERNEL void embedding_grad_kernel(EmbeddingGradArgs a) {
+  const std::int32_t* ids = a.ids;
+  const std::int32_t* order = a.order;
+  const std::int64_t cols = a.cols;
   const std::int64_t first = blockIdx.x;
   const std::int32_t id = ids[order[first]];
   if (first > 0 && ids[order[first - 1]] == id) return;
   for (std::int64_t i = threadIdx.x; i * kRun < cols; i += kThreads) {
     const Run run = run_of(i, cols);
-    D* row = dtable + static_cast<std::int64_t>(id) * cols + run.begin;
+    D* row = static_cast<D*>(a.dtable) + static_cast<std::int64_t>(id) * cols + run.begin;
     float sum[kRun], next[kRun];
     clear(sum);
     load_floats<kRun>(row, run.count, sum);
-    for (std::int64_t t = first; t < tokens && ids[order[t]] == id; ++t) {
-      load_run(dy + order[t] * cols, run, next);
+    for (std::int64_t t = first; t < a.tokens && ids[order[t]] == id; ++t) {
+      load_run(static_cast<const S*>(a.dy) + order[t] * cols, run, next);
       for (int j = 0; j < kRun; ++j) sum[j] += next[j];
     }
     store_floats<kRun>(row, run.count, sum);
@@ -163,8 +175,7 @@ void rms_norm_grad(const RmsNormGradArgs& a) {
     gpu::launch(rms_norm_grad_kernel<T>, static_cast<unsigned>(a.rows), kThreads,
                 gpu::compute_stream(), a);
     if (a.partial_dw != nullptr) {
-      chunk_sums(a.partial_dw, static_cast<const T*>(a.dy), static_cast<const T*>(a.x), a.rstd,
-                 a.rows, a.cols);
+      chunk_sums<T>({a.rows, a.cols, a.dy, a.x, a.rstd, a.partial_dw});
     }
   });
 }
@@ -172,17 +183,14 @@ void rms_norm_grad(const RmsNormGradArgs& a) {
 void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
                  std::int64_t cols) {
   with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    chunk_sums<T>(partial, static_cast<const T*>(dy), nullptr, nullptr, rows, cols);
+    chunk_sums<std::remove_pointer_t<decltype(type)>>({rows, cols, dy, nullptr, nullptr, partial});
   });
 }
 
-void fold_rows(void* out, DType out_dtype, const float* partial, std::int64_t chunks,
-               std::int64_t cols, bool accumulate) {
-  with_float_type(out_dtype, [&](auto* type) {
-    gpu::launch_flat(fold_rows_kernel<std::remove_pointer_t<decltype(type)>>, blocks_for(cols),
-                     kThreads, gpu::compute_stream(), static_cast<decltype(type)>(out), partial,
-                     chunks, cols, accumulate);
+void fold_rows(const FoldRowsArgs& a) {
+  with_float_type(a.out_dtype, [&](auto* type) {
+    gpu::launch_flat(fold_rows_kernel<std::remove_pointer_t<decltype(type)>>, blocks_for(a.cols),
+                     kThreads, gpu::compute_stream(), a);
   });
 }
 
@@ -194,26 +202,19 @@ void rope(const RopeArgs& a) {
   });
 }
 
-void embedding(void* out, const void* table, const std::int32_t* ids, std::int64_t tokens,
-               std::int64_t cols, DType dtype) {
-  with_float_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    gpu::launch_flat(embedding_kernel<T>, static_cast<unsigned>(tokens), kThreads,
-                     gpu::compute_stream(), static_cast<T*>(out), static_cast<const T*>(table), ids,
-                     cols);
+void embedding(const EmbeddingArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    gpu::launch_flat(embedding_kernel<std::remove_pointer_t<decltype(type)>>,
+                     static_cast<unsigned>(a.tokens), kThreads, gpu::compute_stream(), a);
   });
 }
 
-void embedding_grad(void* dtable, DType table_dtype, const void* dy, DType dy_dtype,
-                    const std::int32_t* ids, const std::int32_t* order, std::int64_t tokens,
-                    std::int64_t cols) {
-  with_float_type(table_dtype, [&](auto* d) {
-    with_float_type(dy_dtype, [&](auto* s) {
-      using S = std::remove_pointer_t<decltype(s)>;
-      gpu::launch_flat(embedding_grad_kernel<std::remove_pointer_t<decltype(d)>, S>,
-                       static_cast<unsigned>(tokens), kThreads, gpu::compute_stream(),
-                       static_cast<decltype(d)>(dtable), static_cast<const S*>(dy), ids, order,
-                       tokens, cols);
+void embedding_grad(const EmbeddingGradArgs& a) {
+  with_float_type(a.table_dtype, [&](auto* d) {
+    with_float_type(a.dy_dtype, [&](auto* s) {
+      gpu::launch_flat(embedding_grad_kernel<std::remove_pointer_t<decltype(d)>,
+                                             std::remove_pointer_t<decltype(s)>>,
+                       static_cast<unsigned>(a.tokens), kThreads, gpu::compute_stream(), a);
     });
   });
 }

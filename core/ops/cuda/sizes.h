@@ -1,5 +1,5 @@
-// What the GPU's kernels take beside their operands; known to every build, so that any machine can
-// plan for one.
+// What the GPU's kernels need beside their operands; known to every build, so that any machine can
+// plan for a GPU.
 #pragma once
 
 #include <algorithm>
@@ -27,6 +27,10 @@ struct Fp8Workspace {
 };
 inline std::int64_t fp8_matmul_workspace_bytes(const Fp8MatmulSpec& s) {
   return Fp8Workspace(s).bytes;
+}
+/// GPUs multiply weights as they are stored.
+inline PrepackedLayout prepacked_layout(const MatmulSpec&) {
+  return {};
 }
 inline std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
   return backward ? 4 * s.batch * s.heads * s.q_len : 0;

@@ -17,7 +17,7 @@ TH_DEVICE void store_gradient(const CrossEntropyArgs& a, float* row, std::int32_
     float gradient = 0.0f;
     if (i < a.vocab) {
       const float e = fast_exp(row[i] - top);
-      // The target's own is (p - 1) w s = (e - sum) * factor.
+      // The target's own gradient is (p - 1) w s = (e - sum) * factor.
       gradient = (i == target ? e - sum : e) * factor;
     }
     gpu::block_barrier();
@@ -30,7 +30,7 @@ TH_DEVICE void store_gradient(const CrossEntropyArgs& a, float* row, std::int32_
   }
 }
 
-// A block a row; rows without weight are cleared.
+// A block has a row; rows without weight are cleared.
 TH_KERNEL void cross_entropy_kernel(CrossEntropyArgs a) {
   float* row = a.logits + blockIdx.x * a.vocab;
   const std::int32_t target = a.targets[blockIdx.x];

@@ -1,4 +1,4 @@
-#include "train/checkpoint_source.h"
+#include "checkpoint/checkpoint_source.h"
 
 #include <algorithm>
 #include <vector>

@@ -1,0 +1,44 @@
+#include "train/save_checkpoint.h"
+
+#include <algorithm>
+
+#include "core/base/failpoint.h"
+
+namespace thimble {
+namespace {
+
+CheckpointState kept_state(TrainEngine& engine) {
+  return {.table = engine.table(), .state = engine.state(), .step = engine.state_step()};
+}
+
+}  // namespace
+
+std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
+                                      const std::filesystem::path& directory,
+                                      const TrainState& state, const CheckpointIdentity& identity) {
+  const bool planning = engine.arena().device().planning;
+  if (!planning) failpoint("checkpoint.scratch");
+  const Reservation scratch =
+      engine.arena().pinned().reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  if (planning) {
+    plan_save(kept_state(engine), engine.rank());
+    return {};
+  }
+  return save_state(kept_state(engine), engine.comm(),
+                    {.io = {files,
+                            {static_cast<std::byte*>(scratch.data()),
+                             static_cast<std::size_t>(kCheckpointScratchBytes)}},
+                     .directory = directory,
+                     .step = state.step,
+                     .metadata = checkpoint_metadata(state, identity)});
+}
+
+TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {
+  const TrainState state = checkpoint_state(reader);
+  engine.keep_state_of(std::max<std::int64_t>(1, state.step));
+  load_state(kept_state(engine), engine.rank(), reader);
+  engine.refresh_weights(state.step);
+  return state;
+}
+
+}  // namespace thimble

@@ -1,0 +1,31 @@
+// Saves a training engine and where its run stands as a checkpoint directory, and loads them from
+// one. Which bytes each rank writes is decided in checkpoint/checkpoint_arrays.h. This is about
+// files: activation checkpointing is Recompute in core/autograd.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+
+#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/save_state.h"
+#include "train/train_engine.h"
+#include "train/train_state.h"
+
+namespace thimble {
+
+/// Writes ckpt-<step> with every entry of the engine's table that is saved, every rank its own
+/// rows; all ranks call it together. Staging memory comes from the engine's arena (tag io). On a
+/// planning arena it only reserves that memory. Throws CheckpointNotSaved on all ranks if the disk
+/// refuses on one; earlier checkpoints are then untouched.
+std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
+                                      const std::filesystem::path& directory,
+                                      const TrainState& state, const CheckpointIdentity& identity);
+
+/// Loads this rank's rows of all state, whatever ranks and ZeRO stage wrote them; the compute
+/// weights are derived anew. Throws UserError for another model's checkpoint.
+TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
+
+/// Bytes of staging memory that saving and verifying use.
+inline constexpr std::int64_t kCheckpointScratchBytes = 2 * kCheckpointBlockBytes;
+
+}  // namespace thimble
