@@ -9,16 +9,9 @@
 #include "core/nn/step_gradients.h"
 #include "optim/update_loop.h"
 #include "parallel/communicator.h"
+#include "train/clip_mode.h"
 
 namespace thimble {
-
-/// How gradients are clipped when their norm must be known before all of them are.
-enum class ClipMode : std::uint8_t {
-  kExact,      // by the step's norm: nothing is updated before all gradients are there
-  kTwoPass,    // by the step's norm, which a backward pass of its own finds first
-  kLagged,     // by the norm of the step before
-  kPerTensor,  // each tensor by its own norm
-};
 
 class FusedUpdate {
  public:

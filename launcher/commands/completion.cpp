@@ -4,8 +4,8 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "launcher/job/fields.h"
 #include "launcher/job/help_job.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble {
 namespace {

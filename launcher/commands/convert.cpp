@@ -76,7 +76,7 @@ Opened open_checkpoint(const fs::path& path, bool is_run) {
   spdlog::info("{}: step {}, every byte verified", name, opened.checkpoint->step());
   opened.config = parse_model_config(identity.model_config, name);
   const job::JobConfig trained = job::parse_job_text(identity.resolved_job, name);
-  opened.dtype = trained.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
+  opened.dtype = trained.model.dtype;
   if (!trained.model.path.empty()) {
     opened.source_config = identity.model_config;
     opened.model_dir = trained.model.path;

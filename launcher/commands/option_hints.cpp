@@ -6,8 +6,8 @@
 #include <algorithm>
 
 #include "core/base/text.h"
-#include "launcher/job/fields.h"
 #include "launcher/job/foreign_keys.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble {
 namespace {

@@ -100,11 +100,11 @@ void check_source(JobDraft& draft, const std::string& key, const DataSource& sou
                      fmt::format("{}.{} needs {}.format = \"{}\", found \"{}\"", plain, name, plain,
                                  format, spelling(source.format)));
   };
-  const bool is_auto = source.format == DataFormat::kAuto;
-  if (!source.document_separator.empty() && !is_auto && source.format != DataFormat::kText) {
+  const bool is_auto = source.format == SampleFormat::kAuto;
+  if (!source.document_separator.empty() && !is_auto && source.format != SampleFormat::kText) {
     needs("document_separator", "text");
   }
-  if (source.train_on_inputs && !is_auto && source.format != DataFormat::kPromptCompletion) {
+  if (source.train_on_inputs && !is_auto && source.format != SampleFormat::kPromptCompletion) {
     needs("train_on_inputs", "prompt_completion");
   }
 }
@@ -216,14 +216,14 @@ void check_optimizer_keys(JobDraft& draft) {
 void check_optimizer(JobDraft& draft) {
   check_optimizer_keys(draft);
   if (draft.config.optimizer.fused_backward && draft.config.training.max_grad_norm > 0 &&
-      draft.config.training.grad_norm_mode == GradNormMode::kExact) {
+      draft.config.training.grad_norm_mode == ClipMode::kExact) {
     draft.errors.add(draft.place_of("optimizer.fused_backward"),
                      "optimizer.fused_backward = true needs training.grad_norm_mode = "
                      "\"two_pass\", \"lagged\" or "
                      "\"per_tensor\"");
   }
   if (!draft.config.optimizer.fused_backward &&
-      draft.config.training.grad_norm_mode != GradNormMode::kExact) {
+      draft.config.training.grad_norm_mode != ClipMode::kExact) {
     draft.errors.add(
         draft.place_of("training.grad_norm_mode"),
         fmt::format("training.grad_norm_mode = \"{}\" needs optimizer.fused_backward = true",
@@ -233,7 +233,7 @@ void check_optimizer(JobDraft& draft) {
 
 void check_arithmetic(JobDraft& draft) {
   if (draft.config.model.linear_dtype == LinearDType::kFP8 &&
-      draft.config.model.dtype != ComputeDType::kBF16) {
+      draft.config.model.dtype != DType::kBF16) {
     draft.errors.add(draft.place_of("model.linear_dtype"),
                      "model.linear_dtype = \"fp8\" needs model.dtype = \"bf16\"");
   }

@@ -2,27 +2,18 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "launcher/job/fields.h"
 #include "launcher/job/load_job.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble::job {
 namespace {
 
-bool is_later(const Field& field, std::string_view value) {
-  return std::find(field.later.begin(), field.later.end(), value) != field.later.end();
-}
-
 std::string choices_text(const Field& field, std::span<const std::string_view> names) {
-  std::vector<std::string> now;
-  std::vector<std::string> later;
-  for (const std::string_view name : names)
-    (is_later(field, name) ? later : now).emplace_back(name);
-  std::string text = join(now, " | ");
-  if (!later.empty()) text += fmt::format(" (not in this release: {})", join(later));
+  std::string text = fmt::format("{}", fmt::join(names, " | "));
+  if (!field.later.empty())
+    text += fmt::format(" (not in this release: {})", fmt::join(field.later, ", "));
   return text;
 }
 
@@ -59,8 +50,6 @@ std::string allowed_text(const Field& field) {
     text = std::holds_alternative<AutoInt*>(value) ? "auto | whole number" : "whole number";
   }
   if (const std::string range = field.range.text(); !range.empty()) text += " " + range;
-  if (!field.later.empty())
-    text += fmt::format(" (not in this release: {})", fmt::join(field.later, ", "));
   return text;
 }
 
@@ -157,7 +146,7 @@ std::string overview(const std::vector<TableDoc>& tables) {
 
 constexpr std::string_view kMarkdownStart = R"(# The job file
 
-<!-- Generated from launcher/job/fields_*.cpp by the tests; do not edit. -->
+<!-- Generated from launcher/job/tables by the tests; do not edit. -->
 
 A job is a TOML file: `thimble train job.toml`. An unknown key, a wrong type or a value out of range is an error, and all
 errors are reported at once with line and column.

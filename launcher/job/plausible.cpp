@@ -2,7 +2,7 @@
 
 #include <fmt/format.h>
 
-#include "launcher/job/fields.h"
+#include "launcher/job/walk_fields.h"
 #include "optim/registry.h"
 
 namespace thimble::job {

@@ -58,25 +58,22 @@ Problem read_string(const toml::node& node, std::string_view what, std::string& 
   return std::nullopt;
 }
 
-/// The values among `names` that this release takes: "bf16", "fp32".
-std::string released_names(const Field& field, std::span<const std::string_view> names) {
+/// "bf16", "fp32" with their quotes.
+std::string quoted_names(std::span<const std::string_view> names) {
   std::vector<std::string> allowed;
-  for (const std::string_view name : names) {
-    if (std::find(field.later.begin(), field.later.end(), name) == field.later.end()) {
-      allowed.push_back(quoted(name));
-    }
-  }
+  for (const std::string_view name : names) allowed.push_back(toml_string(name));
   return join(allowed);
 }
 
 std::string unknown_choice(std::string_view found, const Field& field,
                            std::span<const std::string_view> names) {
-  std::string problem = fmt::format("unknown choice; allowed {}", released_names(field, names));
-  const std::vector<std::string> candidates(names.begin(), names.end());
+  std::string problem = fmt::format("unknown choice; allowed {}", quoted_names(names));
+  std::vector<std::string> candidates(names.begin(), names.end());
+  candidates.insert(candidates.end(), field.later.begin(), field.later.end());
   auto near = found.size() <= 64 ? nearest_spelling(found, candidates) : std::nullopt;
   // Not the "cpu" that it is spelled like.
   if (found == "gpu" && std::find(names.begin(), names.end(), "cuda") != names.end()) near = "cuda";
-  if (near) problem += fmt::format("; did you mean {}?", quoted(*near));
+  if (near) problem += fmt::format("; did you mean {}?", toml_string(*near));
   return problem;
 }
 
@@ -234,12 +231,11 @@ class ValueReader {
   const Field& field_;
 };
 
-/// What `field` may still be in this release, or empty if that is not a short list.
-std::string released_choices(const Field& field) {
-  const auto* choice = std::get_if<ChoiceValue>(&field.value);
-  const std::string allowed =
-      released_names(field, choice != nullptr ? choice->names : field.choices);
-  return allowed.empty() ? "" : fmt::format("; allowed {}", allowed);
+/// Whether `node` is one of the choices that this release refuses.
+bool is_later(const toml::node& node, const Field& field) {
+  const auto* text = node.as_string();
+  return text != nullptr &&
+         std::find(field.later.begin(), field.later.end(), text->get()) != field.later.end();
 }
 
 }  // namespace
@@ -278,13 +274,13 @@ std::string node_text(const toml::node& node) {
 std::optional<std::string> read_value(const toml::node& node, const std::string& key,
                                       Field& field) {
   if (!field.released) return fmt::format("{} is not in this release", key);
+  if (is_later(node, field)) {
+    const auto* choice = std::get_if<ChoiceValue>(&field.value);
+    return fmt::format("{} = {} is not in this release; allowed {}", key, node_text(node),
+                       quoted_names(choice != nullptr ? choice->names : field.choices));
+  }
   if (const Problem problem = std::visit(ValueReader(node, field), field.value)) {
     return fmt::format("{} = {}: {}", key, node_text(node), *problem);
-  }
-  const std::string text = plain_text(field);
-  if (std::find(field.later.begin(), field.later.end(), text) != field.later.end()) {
-    return fmt::format("{} = {} is not in this release{}", key, node_text(node),
-                       released_choices(field));
   }
   return std::nullopt;
 }

@@ -11,7 +11,7 @@
 #include <string_view>
 #include <vector>
 
-#include "launcher/job/fields.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble::job {
 

@@ -62,13 +62,9 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
   adopt(run.memory.budget, job.memory.budget, unset);
   adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
-  adopt(run.training.grad_dtype, job.training.grad_dtype,
-        [](GradDType v) { return v == GradDType::kAuto; });
-  adopt(run.memory.recompute, job.memory.recompute,
-        [](Recompute v) { return v == Recompute::kAuto; });
-  adopt(run.data.excess_length_strategy, job.data.excess_length_strategy,
-        [](ExcessLength v) { return v == ExcessLength::kAuto; });
-  const auto is_auto_format = [](DataFormat v) { return v == DataFormat::kAuto; };
+  adopt(run.training.grad_dtype, job.training.grad_dtype, unset);
+  adopt(run.data.excess_length_strategy, job.data.excess_length_strategy, unset);
+  const auto is_auto_format = [](SampleFormat v) { return v == SampleFormat::kAuto; };
   for (std::size_t i = 0; i < std::min(run.data.train.size(), job.data.train.size()); ++i) {
     adopt(run.data.train[i].format, job.data.train[i].format, is_auto_format);
   }

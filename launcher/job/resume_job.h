@@ -5,7 +5,7 @@
 #include <string>
 #include <vector>
 
-#include "launcher/job/fields.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble::job {
 

@@ -1,23 +1,19 @@
 #include <fmt/format.h>
 
-#include <algorithm>
 #include <cmath>
 #include <nlohmann/json.hpp>
 
-#include "launcher/job/fields.h"
 #include "launcher/job/help_job.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble::job {
 namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json names_of(const Field& field, std::span<const std::string_view> names) {
+Json names_of(std::span<const std::string_view> names) {
   Json list = Json::array();
-  for (const std::string_view name : names) {
-    if (std::find(field.later.begin(), field.later.end(), name) == field.later.end())
-      list.push_back(name);
-  }
+  for (const std::string_view name : names) list.push_back(name);
   return list;
 }
 
@@ -46,14 +42,7 @@ Json text() {
 Json object_of(const std::function<void(const FieldVisitor&)>& visit);
 
 Json auto_int(const Field& field) {
-  Json whole = number(field, "integer");
-  if (!field.later.empty()) {
-    Json refused = Json::array();
-    for (const std::string_view value : field.later)
-      refused.push_back(std::stoll(std::string(value)));
-    whole["not"] = Json{{"enum", refused}};
-  }
-  return Json{{"anyOf", Json::array({Json{{"const", "auto"}}, whole})}};
+  return Json{{"anyOf", Json::array({Json{{"const", "auto"}}, number(field, "integer")})}};
 }
 
 Json size(bool allows_auto) {
@@ -66,17 +55,13 @@ Json size(bool allows_auto) {
 struct SchemaOf {
   const Field& field;
 
-  Json operator()(const bool*) const {
-    Json schema{{"type", "boolean"}};
-    if (!field.later.empty()) schema["const"] = field.later.front() != "true";
-    return schema;
-  }
+  Json operator()(const bool*) const { return Json{{"type", "boolean"}}; }
   Json operator()(const std::int64_t*) const { return number(field, "integer"); }
   Json operator()(const std::optional<std::int64_t>*) const { return number(field, "integer"); }
   Json operator()(const double*) const { return number(field, "number"); }
   Json operator()(const std::optional<double>*) const { return number(field, "number"); }
   Json operator()(const std::string*) const {
-    return field.choices.empty() ? text() : Json{{"enum", names_of(field, field.choices)}};
+    return field.choices.empty() ? text() : Json{{"enum", names_of(field.choices)}};
   }
   Json operator()(const AutoInt*) const { return auto_int(field); }
   Json operator()(const AutoBytes*) const { return size(true); }
@@ -95,9 +80,7 @@ struct SchemaOf {
     for (const std::string_view name : field.choices) properties[std::string(name)] = text();
     return Json{{"type", "object"}, {"properties", properties}, {"additionalProperties", false}};
   }
-  Json operator()(const ChoiceValue& value) const {
-    return Json{{"enum", names_of(field, value.names)}};
-  }
+  Json operator()(const ChoiceValue& value) const { return Json{{"enum", names_of(value.names)}}; }
   Json operator()(const TableValue& value) const { return object_of(value.visit); }
   Json operator()(const TableListValue& list) const {
     const Json items = object_of([&](const FieldVisitor& visitor) { list.visit(0, visitor); });

@@ -1,4 +1,4 @@
-// Values of job keys that are more than a number: byte sizes with a unit, and "auto" or a number.
+// Values of job keys that are more than a number: byte sizes with a unit, and "auto" or a value.
 // They only hold what the job says; who resolves an "auto" writes the result back into the same
 // value.
 #pragma once
@@ -16,19 +16,16 @@ struct ByteSize {
   bool operator==(const ByteSize&) const = default;
 };
 
-/// "auto" (empty) or a number.
-struct AutoInt {
-  std::optional<std::int64_t> value;
+/// "auto" (empty) or a value.
+template <typename T>
+struct Auto {
+  std::optional<T> value;
   bool is_auto() const { return !value.has_value(); }
-  bool operator==(const AutoInt&) const = default;
+  bool operator==(const Auto&) const = default;
 };
 
-/// "auto" (empty) or a number of bytes.
-struct AutoBytes {
-  std::optional<ByteSize> value;
-  bool is_auto() const { return !value.has_value(); }
-  bool operator==(const AutoBytes&) const = default;
-};
+using AutoInt = Auto<std::int64_t>;
+using AutoBytes = Auto<ByteSize>;
 
 /// Reads "5GB", "20 GiB", "1.5GiB", "4096B"; nothing if the text is no size, is negative or above
 /// 2^63 - 1.

@@ -4,7 +4,7 @@
 
 #include <set>
 
-#include "launcher/job/fields.h"
+#include "launcher/job/walk_fields.h"
 
 namespace thimble::job {
 namespace {

@@ -18,11 +18,8 @@ namespace {
 namespace fs = std::filesystem;
 
 void override_rope(const job::RopeScalingConfig& from, ModelConfig& model) {
-  static constexpr std::array kTypes{RopeScaling::Type::kDefault, RopeScaling::Type::kLinear,
-                                     RopeScaling::Type::kLlama3, RopeScaling::Type::kDynamic,
-                                     RopeScaling::Type::kYarn};
   RopeScaling s;
-  s.type = kTypes.at(static_cast<std::size_t>(from.rope_type));
+  s.type = from.rope_type;
   s.factor = from.factor;
   s.original_max_positions = from.original_max_position_embeddings.value_or(model.max_positions);
   s.low_freq_factor = from.low_freq_factor.value_or(1.0);
@@ -56,7 +53,7 @@ ModelConfig load_config(const job::JobConfig& job, const NoteFn& note) {
 SourceSpec source_spec(const job::DataSource& from, bool skip_bad_lines) {
   SourceSpec to;
   to.paths = from.path;
-  to.format = parse_format(job::spelling(from.format), "data.train.format");
+  to.format = from.format;
   to.document_separator = from.document_separator;
   to.train_on_inputs = from.train_on_inputs;
   to.parse_special = from.special_tokens == job::SpecialTokens::kParse;
@@ -87,22 +84,7 @@ DataSpec data_spec(const job::JobConfig& job) {
   }
   spec.seq_len = job.data.seq_len;
   spec.packing = job.data.packing;
-  switch (job.data.excess_length_strategy) {
-    case job::ExcessLength::kAuto:
-      break;
-    case job::ExcessLength::kError:
-      spec.excess_length = ExcessLength::kError;
-      break;
-    case job::ExcessLength::kDrop:
-      spec.excess_length = ExcessLength::kDrop;
-      break;
-    case job::ExcessLength::kTruncate:
-      spec.excess_length = ExcessLength::kTruncate;
-      break;
-    case job::ExcessLength::kSplit:
-      spec.excess_length = ExcessLength::kSplit;
-      break;
-  }
+  spec.excess_length = job.data.excess_length_strategy.value;
   spec.val_set_size = job.data.val_set_size;
   spec.cache_dir = job.data.cache_dir;
   spec.seed = static_cast<std::uint64_t>(job.seed);
@@ -123,7 +105,7 @@ std::int64_t sequences_per_step(const job::JobConfig& job) {
 
 JobSetup make_setup(const job::JobConfig& job) {
   JobSetup setup;
-  setup.device = job.device == job::DeviceKind::kCuda ? DeviceKind::kGpu : DeviceKind::kCpu;
+  setup.device = job.device;
   setup.model =
       load_config(job, [&setup](const std::string& note) { setup.model_notes.push_back(note); });
   setup.model_dir = job.model.path;
@@ -139,25 +121,19 @@ JobSetup make_setup(const job::JobConfig& job) {
     throw_user(
         "model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
   }
-  setup.engine.dtype = job.model.dtype == job::ComputeDType::kBF16 ? DType::kBF16 : DType::kF32;
-  setup.engine.grad_dtype =
-      job.training.grad_dtype == job::GradDType::kAuto
-          ? setup.engine.dtype
-          : (job.training.grad_dtype == job::GradDType::kBF16 ? DType::kBF16 : DType::kF32);
+  setup.engine.dtype = job.model.dtype;
+  setup.engine.grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype);
   setup.engine.fp8 = job.model.linear_dtype == job::LinearDType::kFP8;
-  setup.engine.recompute = static_cast<Recompute>(job.memory.recompute);
+  setup.engine.recompute = job.memory.recompute;
   setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
-  setup.engine.comm_dtype =
-      job.parallelism.reduce_dtype == job::CommDType::kBF16 ? DType::kBF16 : DType::kF32;
+  setup.engine.comm_dtype = job.parallelism.reduce_dtype;
   setup.engine.reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl;
   setup.engine.max_grad_norm = job.training.max_grad_norm;
   setup.engine.fused_backward = job.optimizer.fused_backward;
-  setup.engine.clip_mode = static_cast<ClipMode>(job.training.grad_norm_mode);
+  setup.engine.clip_mode = job.training.grad_norm_mode;
   setup.engine.seq_len = job.data.seq_len;
   setup.engine.graphs = job.training.cuda_graphs;
-  setup.engine.master = static_cast<MasterFormat>(
-      std::array{MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}.at(
-          static_cast<std::size_t>(job.model.master_weights)));
+  setup.engine.master = job.model.master_weights;
   setup.engine.seed = static_cast<std::uint64_t>(job.seed);
   setup.data = data_spec(job);
   setup.sequences_per_step = sequences_per_step(job);
@@ -195,7 +171,7 @@ void apply_freeze(const job::JobConfig& job, Transformer& model) {
 Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
   const job::LrSchedulerConfig& s = job.lr_scheduler;
   const double ratio = s.warmup_ratio.value_or(job::kDefaultWarmupRatio);
-  return {.type = static_cast<ScheduleType>(s.type),
+  return {.type = s.type,
           .lr = job.optimizer.lr,
           .total_steps = total_steps,
           .warmup_steps = s.warmup_steps ? *s.warmup_steps
@@ -203,7 +179,7 @@ Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
                                                ratio * static_cast<double>(total_steps))),
           .min_lr_ratio = s.min_lr_ratio,
           .decay_ratio = s.decay_ratio,
-          .decay_type = static_cast<DecayType>(s.decay_type)};
+          .decay_type = s.decay_type};
 }
 
 std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
@@ -218,15 +194,14 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
 namespace {
 
 AdamOptions adam_options(const job::OptimizerConfig& o) {
-  return {
-      .beta1 = o.betas[0],
-      .beta2 = o.betas[1],
-      .eps = o.eps,
-      .weight_decay = o.weight_decay,
-      .eps_mode = o.eps_mode == job::EpsMode::kTorch ? EpsMode::kTorch : EpsMode::kHf,
-      .decay_after = o.wd_order == job::WeightDecayOrder::kAfter,
-      .decay_all = o.decay_all,
-      .state = o.state_dtype == job::StateDType::kFP32 ? StateFormat::kF32 : StateFormat::kBF16};
+  return {.beta1 = o.betas[0],
+          .beta2 = o.betas[1],
+          .eps = o.eps,
+          .weight_decay = o.weight_decay,
+          .eps_mode = o.eps_mode,
+          .decay_after = o.wd_order == job::WeightDecayOrder::kAfter,
+          .decay_all = o.decay_all,
+          .state = o.state_dtype};
 }
 
 // What a table says of matrix optimizers, over what an outer one says.
@@ -267,7 +242,7 @@ OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& para
   const job::OptimizerConfig& o = job.optimizer;
   GroupSettings base{.label = "optimizer", .match = "", .optimizer = {.name = o.name}, .lr = o.lr};
   base.optimizer.adam = adam_options(o);
-  base.optimizer.low_precision = job.model.dtype == job::ComputeDType::kBF16;
+  base.optimizer.low_precision = job.model.dtype == DType::kBF16;
   base.optimizer.seed = static_cast<std::uint64_t>(job.seed);
   base.optimizer.error_feedback = o.error_feedback;
   base.optimizer.project_gradients = o.project_gradients;

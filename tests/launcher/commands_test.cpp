@@ -240,7 +240,7 @@ TEST_F(CommandsTest, InspectDataMarksExactlyWhatIsTrained) {
   ASSERT_EQ(d().run("inspect data pairs.toml -n 1 --json"), 0) << d().err();
   std::string trained, other;
   const auto shown = d().json();
-  for (const auto& run : shown["rows"][0]["runs"]) {
+  for (const auto& run : shown["sequences"][0]["runs"]) {
     if (!run["padding"].get<bool>())
       (run["trained"].get<bool>() ? trained : other) += run["text"].get<std::string>();
   }

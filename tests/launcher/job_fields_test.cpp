@@ -5,9 +5,9 @@
 #include <set>
 
 #include "core/base/error.h"
-#include "launcher/job/fields.h"
 #include "launcher/job/help_job.h"
 #include "launcher/job/load_job.h"
+#include "launcher/job/walk_fields.h"
 #include "launcher/job/write_job.h"
 
 namespace thimble::job {
@@ -42,7 +42,7 @@ TEST(JobFields, TextOfValues) {
   EXPECT_EQ(float_text(2e-5), "2e-5");
   EXPECT_EQ(float_text(1e-10), "1e-10");
   EXPECT_EQ(float_text(1e300), "1e300");
-  EXPECT_EQ(quoted("a\"b\\c\n\t\x01"), "\"a\\\"b\\\\c\\n\\t\\u0001\"");
+  EXPECT_EQ(toml_string("a\"b\\c\n\t\x01"), "\"a\\\"b\\\\c\\n\\t\\u0001\"");
   EXPECT_EQ((Range{.min = 0, .max = 1}.text()), "0 to 1");
   EXPECT_EQ((Range{.min = 0, .max = 1, .max_open = true}.text()), ">= 0 and < 1");
   EXPECT_EQ((Range{.min = 0, .min_open = true}.text()), "> 0");
@@ -104,7 +104,8 @@ TEST(JobFields, ResolvedJobReadsBackEqual) {
   changed.name = "n\"\\\n\x7f";
   changed.threads.value = 3;
   changed.model.freeze = {"a", "b\\.c"};
-  changed.model.rope_scaling = RopeScalingConfig{.rope_type = RopeType::kYarn, .factor = 4.0};
+  changed.model.rope_scaling =
+      RopeScalingConfig{.rope_type = RopeScaling::Type::kYarn, .factor = 4.0};
   changed.model.rope_scaling->beta_fast = 32;
   changed.data.train.emplace_back().path = {"x", "y"};
   changed.data.train[1].fields = {{"text", "the content"}};

@@ -145,7 +145,7 @@ TEST_F(JobLoad, PrecedenceIsJobVariableSet) {
   EXPECT_EQ(config.optimizer.lr, 3e-4);
   EXPECT_EQ(config.seed, 7);
   EXPECT_EQ(config.name, "tiny");
-  EXPECT_EQ(config.model.dtype, ComputeDType::kFP32);
+  EXPECT_EQ(config.model.dtype, DType::kF32);
   EXPECT_EQ(config.eval.sample_prompts, (std::vector<std::string>{"a", "b"}));
   EXPECT_EQ(config.model.freeze, std::vector<std::string>{"x.*"});
   EXPECT_EQ(config.memory.budget.value->bytes, 5'000'000'000);
@@ -167,7 +167,7 @@ TEST_F(JobLoad, SetTakesAKeyOut) {
 TEST_F(JobLoad, SetMakesTablesAndLists) {
   const JobConfig config = load({"model.rope_scaling.rope_type=yarn", "model.rope_scaling.factor=4",
                                  "data.train=[{path = \"a.txt\", weight = 2}]"});
-  EXPECT_EQ(config.model.rope_scaling->rope_type, RopeType::kYarn);
+  EXPECT_EQ(config.model.rope_scaling->rope_type, RopeScaling::Type::kYarn);
   EXPECT_EQ(config.data.train[0].weight, 2.0);
 }
 

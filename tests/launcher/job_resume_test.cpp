@@ -59,7 +59,7 @@ TEST(JobResume, Duration) {
 TEST(JobResume, ModelDataSeedBatchLengthOptimizerAreRefused) {
   JobConfig job = run();
   job.seed = 1;
-  job.model.dtype = ComputeDType::kFP32;
+  job.model.dtype = DType::kF32;
   job.data.seq_len = 16;
   job.training.global_batch_size = 8;
   job.optimizer.lr = 1;
@@ -98,8 +98,8 @@ TEST(JobResume, AutoTakesTheResolvedValue) {
   JobConfig resolved = run();
   resolved.threads.value = 2;
   resolved.parallelism.zero_stage.value = 0;
-  resolved.training.grad_dtype = GradDType::kFP32;
-  resolved.data.train[0].format = DataFormat::kText;
+  resolved.training.grad_dtype = DType::kF32;
+  resolved.data.train[0].format = SampleFormat::kText;
   JobConfig job = run();
   job.training.micro_batch_size.value.reset();
   adopt_resolved_values(resolved, job);

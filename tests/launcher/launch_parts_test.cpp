@@ -122,7 +122,7 @@ TEST_F(NodesTest, ReadsNamesAndSlots) {
 TEST_F(NodesTest, Mistakes) {
   for (const char* text : {"n slots=0", "n slots=-1", "n slots=2x", "n slots=", "n max_slots=3",
                            "n slots=99999999999", "-oProxyCommand=x"}) {
-    EXPECT_THAT(error_of([&] { nodes_of(std::string("ok\n") + text); }), HasSubstr("nodes:2: '"))
+    EXPECT_THAT(error_of([&] { nodes_of(std::string("ok\n") + text); }), HasSubstr("hosts:2: '"))
         << text;
   }
   EXPECT_THAT(error_of([&] { nodes_of("# nothing\n"); }), HasSubstr("names no node"));

@@ -220,7 +220,7 @@ TEST_F(TrainTest, BadInputIsNamed) {
   };
   write("short.txt", "few words");
   write("short.toml", replaced(job, "text.txt", "short.txt"));
-  expect("short.toml --set data.val_set_size=0", "fewer than one row of data.seq_len = 64");
+  expect("short.toml --set data.val_set_size=0", "fewer than one sequence of data.seq_len = 64");
   write("empty.txt", "");
   write("empty.toml", replaced(job, "text.txt", "empty.txt"));
   expect("empty.toml", "empty.txt: the file is empty");

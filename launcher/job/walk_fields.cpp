@@ -1,10 +1,11 @@
-#include "launcher/job/fields.h"
+#include "launcher/job/walk_fields.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "core/base/text.h"
+#include "optim/registry.h"
 
 namespace thimble::job {
 namespace {
@@ -43,7 +44,7 @@ std::string map_text(const std::map<std::string, std::string>& map) {
   if (map.empty()) return {};
   std::vector<std::string> parts;
   for (const auto& [key, value] : map) {
-    parts.push_back(fmt::format("{} = {}", is_bare_key(key) ? key : quoted(key), quoted(value)));
+    parts.push_back(fmt::format("{} = {}", is_bare_key(key) ? key : toml_string(key), toml_string(value)));
   }
   return fmt::format("{{ {} }}", fmt::join(parts, ", "));
 }
@@ -91,7 +92,7 @@ std::string Range::text() const {
   return fmt::format("{} and {}", low, high);
 }
 
-std::string quoted(std::string_view text) {
+std::string toml_string(std::string_view text) {
   std::string out = "\"";
   for (const char c : text) {
     const auto byte = static_cast<unsigned char>(c);
@@ -129,7 +130,7 @@ std::string value_text(const Field& field) {
           [](const bool* value) -> std::string { return *value ? "true" : "false"; },
           [](const std::int64_t* value) { return fmt::format("{}", *value); },
           [](const double* value) { return float_text(*value); },
-          [](const std::string* value) { return value->empty() ? std::string() : quoted(*value); },
+          [](const std::string* value) { return value->empty() ? std::string() : toml_string(*value); },
           [](const std::optional<std::int64_t>* value) {
             return value->has_value() ? fmt::format("{}", **value) : std::string();
           },
@@ -137,22 +138,22 @@ std::string value_text(const Field& field) {
             return value->has_value() ? float_text(**value) : std::string();
           },
           [](const AutoInt* value) {
-            return value->is_auto() ? quoted("auto") : fmt::format("{}", *value->value);
+            return value->is_auto() ? toml_string("auto") : fmt::format("{}", *value->value);
           },
           [](const AutoBytes* value) {
-            return quoted(value->is_auto() ? "auto" : format_size(*value->value));
+            return toml_string(value->is_auto() ? "auto" : format_size(*value->value));
           },
-          [](const ByteSize* value) { return quoted(format_size(*value)); },
+          [](const ByteSize* value) { return toml_string(format_size(*value)); },
           [](const std::vector<std::string>* list) {
             std::vector<std::string> parts;
-            for (const std::string& text : *list) parts.push_back(quoted(text));
+            for (const std::string& text : *list) parts.push_back(toml_string(text));
             return list_text(parts);
           },
           [](const std::array<double, 2>* pair) {
             return fmt::format("[{}, {}]", float_text((*pair)[0]), float_text((*pair)[1]));
           },
           [](const std::map<std::string, std::string>* map) { return map_text(*map); },
-          [](const ChoiceValue& value) { return quoted(value.names[value.get()]); },
+          [](const ChoiceValue& value) { return toml_string(value.names[value.get()]); },
           [](const TableValue& table) {
             return table.present() ? inline_table_text(table) : std::string();
           },
@@ -186,6 +187,15 @@ std::string without_indices(std::string_view key) {
     if (c == ']') inside = false;
   }
   return out;
+}
+
+const std::vector<std::string_view>& names_of_optimizers() {
+  static const std::vector<std::string_view> kNames = [] {
+    std::vector<std::string_view> names;
+    for (const OptimizerEntry& e : optimizer_entries()) names.push_back(e.name);
+    return names;
+  }();
+  return kNames;
 }
 
 std::vector<std::string> all_job_keys() {

@@ -1,18 +1,22 @@
-// The one description of every key of a job: name, meaning, type, range, choices, whether this
-// release has it, and what a change of it means for a resumed run. Parser, range checks, help,
-// docs, schema, resolved job, shell completion and resume all walk these fields; nothing else in
-// Thimble lists keys.
+// What one key of a job is: its name, meaning, type, range, choices, whether this release has it,
+// and what a change of it means for a resumed run. A table of the job (launcher/job/tables) is a
+// struct and, beside it, visit_fields(), which gives a visitor a Field for each of its members.
 #pragma once
 
+#include <array>
+#include <cstdint>
 #include <functional>
 #include <limits>
+#include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
 
-#include "launcher/job/job_config.h"
+#include "launcher/job/sizes.h"
+#include "launcher/job/spelling.h"
 
 namespace thimble::job {
 
@@ -48,7 +52,7 @@ using FieldValue =
                  std::array<double, 2>*, std::map<std::string, std::string>*, ChoiceValue,
                  TableValue, TableListValue>;
 
-/// The numbers a field takes; applies to every element of a list.
+/// The numbers a field takes; the range applies to every element of a list.
 struct Range {
   double min = -std::numeric_limits<double>::infinity();
   double max = std::numeric_limits<double>::infinity();
@@ -69,6 +73,14 @@ enum class PathKind : std::uint8_t {
   kOutput,     // relative to the working directory, made when missing
 };
 
+constexpr Range at_least(double min) {
+  return {.min = min};
+}
+constexpr Range above(double min) {
+  return {.min = min, .min_open = true};
+}
+inline constexpr Range kShare{.min = 0, .max = 1};
+
 /// What a changed value means when a run is resumed.
 enum class ResumeClass : std::uint8_t {
   kRefused,       // another experiment
@@ -86,37 +98,30 @@ struct Field {
   std::string_view unit{};
   std::string_view default_text{};          // where the default is not the value of a new struct
   std::vector<std::string_view> choices{};  // of a string, or of a map's keys
-  std::vector<std::string_view> later{};    // values that this release refuses
+  std::vector<std::string_view> later{};    // further choices, which this release refuses
   bool required = false;
   bool released = true;  // false: the whole key is refused in this release
   PathKind path = PathKind::kNone;
   ResumeClass resume = ResumeClass::kRefused;
 };
 
-void visit_fields(const FieldVisitor& visitor, JobConfig& job);
-void visit_fields(const FieldVisitor& visitor, ModelConfig& model);
-void visit_fields(const FieldVisitor& visitor, RopeScalingConfig& rope);
-void visit_fields(const FieldVisitor& visitor, DataConfig& data);
-void visit_fields(const FieldVisitor& visitor, TrainSource& source);
-void visit_fields(const FieldVisitor& visitor, EvalSource& source);
-void visit_fields(const FieldVisitor& visitor, TrainingConfig& training);
-void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer);
-void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback);
-void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group);
-void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedule);
-void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory);
-void visit_fields(const FieldVisitor& visitor, ParallelismConfig& parallelism);
-void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoint);
-void visit_fields(const FieldVisitor& visitor, ExportConfig& export_config);
-void visit_fields(const FieldVisitor& visitor, EvalConfig& eval);
-void visit_fields(const FieldVisitor& visitor, LoggingConfig& logging);
-
 /// Builders of FieldValue for enumerations, tables and lists of tables.
 template <typename Enum>
 ChoiceValue choice(Enum& value) {
-  return {.names = kSpellings<Enum>,
-          .get = [&value] { return static_cast<std::size_t>(value); },
-          .set = [&value](std::size_t index) { value = static_cast<Enum>(index); }};
+  return {.names = kChoiceNames<Enum>,
+          .get = [&value] { return choice_index(value); },
+          .set = [&value](std::size_t index) { value = kSpellings<Enum>[index].value; }};
+}
+
+template <typename Enum>
+ChoiceValue choice(Auto<Enum>& value) {
+  return {.names = kAutoNames<Enum>,
+          .get = [&value] { return value.is_auto() ? 0 : choice_index(*value.value) + 1; },
+          .set =
+              [&value](std::size_t index) {
+                value.value.reset();
+                if (index > 0) value.value = kSpellings<Enum>[index - 1].value;
+              }};
 }
 
 template <typename Struct>
@@ -142,33 +147,5 @@ TableListValue table_list(std::vector<Struct>& list) {
           .visit = [&list](std::size_t index,
                            const FieldVisitor& visitor) { visit_fields(visitor, list[index]); }};
 }
-
-/// A field's value as TOML, empty if it is not set ("auto" and defaults are values). Tables are
-/// written inline.
-std::string value_text(const Field& field);
-
-/// As value_text, strings without their quotes: what `later` lists and messages compare.
-std::string plain_text(const Field& field);
-
-/// A TOML basic string.
-std::string quoted(std::string_view text);
-
-/// The shortest TOML float that reads back as `value`.
-std::string float_text(double value);
-
-/// Calls `leaf(key, field)` for every field that is no table, depth first in the order of the file.
-/// Keys are dotted, elements of lists indexed: "data.train[0].weight".
-void walk_fields(JobConfig& job, const std::function<void(const std::string&, Field&)>& leaf);
-
-/// A job in which every optional table exists and every list of tables has one element; for
-/// documentation.
-JobConfig full_job();
-
-/// Every key that is no table, dotted, lists without an index: what `--set` and shell completion
-/// know.
-std::vector<std::string> all_job_keys();
-
-/// `key` without the indices of lists.
-std::string without_indices(std::string_view key);
 
 }  // namespace thimble::job

@@ -1,0 +1,186 @@
+// The keys of [data], [[data.train]] and [[data.eval]]: members with their defaults, and beside
+// them what each means, which values it takes and what a change of it means for a resumed run.
+#pragma once
+
+#include "data/data_spec.h"
+#include "launcher/job/field.h"
+
+namespace thimble::job {
+
+template <>
+inline constexpr std::array kSpellings<ExcessLength>{
+    Spelling{ExcessLength::kError, "error"}, Spelling{ExcessLength::kDrop, "drop"},
+    Spelling{ExcessLength::kTruncate, "truncate"}, Spelling{ExcessLength::kSplit, "split"}};
+
+template <>
+inline constexpr std::array kSpellings<SampleFormat>{
+    Spelling{SampleFormat::kAuto, "auto"}, Spelling{SampleFormat::kText, "text"},
+    Spelling{SampleFormat::kPromptCompletion, "prompt_completion"},
+    Spelling{SampleFormat::kTokens, "tokens"}};
+
+enum class TrainOnEos : std::uint8_t { kTurn, kLast, kAll };
+template <>
+inline constexpr std::array kSpellings<TrainOnEos>{Spelling{TrainOnEos::kTurn, "turn"},
+                                                   Spelling{TrainOnEos::kLast, "last"},
+                                                   Spelling{TrainOnEos::kAll, "all"}};
+
+enum class SpecialTokens : std::uint8_t { kParse, kText };
+template <>
+inline constexpr std::array kSpellings<SpecialTokens>{Spelling{SpecialTokens::kParse, "parse"},
+                                                      Spelling{SpecialTokens::kText, "text"}};
+
+enum class OnBadLine : std::uint8_t { kError, kSkip };
+template <>
+inline constexpr std::array kSpellings<OnBadLine>{Spelling{OnBadLine::kError, "error"},
+                                                  Spelling{OnBadLine::kSkip, "skip"}};
+
+/// What training and evaluation data have in common.
+struct DataSource {
+  std::vector<std::string> path;  // files and globs
+  SampleFormat format = SampleFormat::kAuto;
+  std::string document_separator;             // empty: one file = one document
+  std::map<std::string, std::string> fields;  // our name -> the key in the file
+  std::vector<std::string> roles_to_train{"assistant"};
+  TrainOnEos train_on_eos = TrainOnEos::kTurn;
+  bool train_on_inputs = false;
+  SpecialTokens special_tokens = SpecialTokens::kParse;
+  bool operator==(const DataSource&) const = default;
+};
+
+inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
+  Field path{.name = "path",
+             .doc =
+                 "File, glob or list of them: .jsonl, .jsonl.gz, .txt, or the output of `thimble "
+                 "tokenize`",
+             .value = &source.path,
+             .required = true,
+             .path = PathKind::kInput,
+             .resume = ResumeClass::kDataContent};
+  visit(path);
+  Field format{
+      .name = "format",
+      .doc =
+          "What a sample is; auto: from the file's name and the keys of its first lines, printed",
+      .value = choice(source.format),
+      .later = {"chat"}};
+  visit(format);
+  Field separator{.name = "document_separator",
+                  .doc = "Where one document of a .txt ends and the next begins",
+                  .value = &source.document_separator,
+                  .default_text = "one file is one document"};
+  visit(separator);
+  Field fields{
+      .name = "fields",
+      .doc =
+          "Which keys of the file hold what: { text = \"content\" } or { prompt = \"question\", "
+          "completion = \"answer\" }",
+      .value = &source.fields,
+      .default_text = "the same names",
+      .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
+  visit(fields);
+  Field roles{
+      .name = "roles_to_train",
+      .doc = "Chat: the roles whose content carries loss; a message's own \"train\": false wins",
+      .value = &source.roles_to_train,
+      .released = false};
+  visit(roles);
+  Field eos{.name = "train_on_eos",
+            .doc = "Chat: which ends of turn are trained",
+            .value = choice(source.train_on_eos),
+            .released = false};
+  visit(eos);
+  Field inputs{.name = "train_on_inputs",
+               .doc = "Prompt and completion: true puts the loss on the prompt too",
+               .value = &source.train_on_inputs};
+  visit(inputs);
+  Field special{
+      .name = "special_tokens",
+      .doc =
+          "What \"<|im_end|>\" in the data is: parse: that token, as the tokenizers library "
+          "has it; text: characters like any",
+      .value = choice(source.special_tokens)};
+  visit(special);
+}
+
+struct TrainSource : DataSource {
+  double weight = 1.0;
+  bool operator==(const TrainSource&) const = default;
+};
+
+inline void visit_fields(const FieldVisitor& visitor, TrainSource& source) {
+  visit_source_fields(visitor, source);
+  Field weight{.name = "weight",
+               .doc = "Sampling weight against the other [[data.train]]",
+               .value = &source.weight,
+               .range = above(0)};
+  visitor(weight);
+}
+
+struct EvalSource : DataSource {
+  std::string name;  // empty: the file's stem
+  bool operator==(const EvalSource&) const = default;
+};
+
+inline void visit_fields(const FieldVisitor& visitor, EvalSource& source) {
+  const FieldVisitor continues = [&](Field& field) {
+    field.resume = ResumeClass::kContinues;
+    visitor(field);
+  };
+  Field name{.name = "name",
+             .doc = "How metrics call it",
+             .value = &source.name,
+             .default_text = "the file's stem"};
+  continues(name);
+  visit_source_fields(continues, source);
+}
+
+struct DataConfig {
+  std::int64_t seq_len = 0;
+  bool packing = true;
+  Auto<ExcessLength> excess_length_strategy;
+  double val_set_size =
+      0.01;  // < 1: share; else a number of samples; 0 once [[data.eval]] is given
+  OnBadLine on_bad_line = OnBadLine::kError;
+  std::string cache_dir = "~/.cache/thimble";
+  std::vector<TrainSource> train;
+  std::vector<EvalSource> eval;
+  bool operator==(const DataConfig&) const = default;
+};
+
+inline void visit_fields(const FieldVisitor& visitor, DataConfig& data) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit({.name = "seq_len",
+         .doc = "Length of a row",
+         .value = &data.seq_len,
+         .range = {.min = 1, .max = 16'777'216},
+         .unit = "tokens",
+         .required = true});
+  visit({.name = "packing",
+         .doc = "Several samples a row, never attending to each other",
+         .value = &data.packing});
+  visit({.name = "excess_length_strategy",
+         .doc = "A sample longer than a row; auto: split for text, error for all else",
+         .value = choice(data.excess_length_strategy)});
+  visit(
+      {.name = "val_set_size",
+       .doc = "Held out for evaluation: a share (< 1) or a number of samples; 0 with [[data.eval]]",
+       .value = &data.val_set_size,
+       .range = at_least(0)});
+  visit({.name = "on_bad_line",
+         .doc = "A line of JSON that cannot be read: error: names it and stops; skip: counts it "
+                "and goes on",
+         .value = choice(data.on_bad_line)});
+  visit({.name = "cache_dir",
+         .doc = "Where tokenised data is kept, keyed by content, tokenizer and fields",
+         .value = &data.cache_dir,
+         .path = PathKind::kCache,
+         .resume = ResumeClass::kContinues});
+  visit({.name = "train",
+         .doc = "Training data; repeat the table to mix",
+         .value = table_list(data.train),
+         .required = true});
+  visit({.name = "eval",
+         .doc = "Evaluation data, each file by name; instead of val_set_size",
+         .value = table_list(data.eval)});
+}
+}  // namespace thimble::job

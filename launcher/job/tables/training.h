@@ -1,0 +1,99 @@
+// The keys of [training]: members with their defaults, and beside them what each means, which
+// values it takes and what a change of it means for a resumed run.
+#pragma once
+
+#include "launcher/job/field.h"
+#include "train/clip_mode.h"
+
+namespace thimble::job {
+
+template <>
+inline constexpr std::array kSpellings<ClipMode>{
+    Spelling{ClipMode::kExact, "exact"}, Spelling{ClipMode::kTwoPass, "two_pass"},
+    Spelling{ClipMode::kLagged, "lagged"}, Spelling{ClipMode::kPerTensor, "per_tensor"}};
+
+struct TrainingConfig {
+  std::optional<std::int64_t> max_steps;  // exactly one of these three
+  std::optional<double> num_epochs;
+  std::optional<std::int64_t> max_tokens;
+  std::optional<std::int64_t> global_batch_size;  // exactly one of these two
+  std::optional<std::int64_t> global_batch_tokens;
+  AutoInt micro_batch_size;
+  double max_grad_norm = 1.0;
+  ClipMode grad_norm_mode = ClipMode::kExact;
+  Auto<DType> grad_dtype;
+  std::int64_t max_skipped_steps = 10;
+  bool cuda_graphs = true;
+  bool operator==(const TrainingConfig&) const = default;
+};
+
+inline void visit_duration_fields(const FieldVisitor& visitor, TrainingConfig& training) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit({.name = "max_steps",
+         .doc = "Length of the run; exactly one of max_steps, num_epochs, max_tokens",
+         .value = &training.max_steps,
+         .range = at_least(1),
+         .unit = "optimizer steps",
+         .resume = ResumeClass::kDuration});
+  visit({.name = "num_epochs",
+         .doc = "Length of the run in passes over every sample",
+         .value = &training.num_epochs,
+         .range = above(0),
+         .unit = "epochs",
+         .resume = ResumeClass::kDuration});
+  visit({.name = "max_tokens",
+         .doc = "Length of the run in input positions",
+         .value = &training.max_tokens,
+         .range = at_least(1),
+         .unit = "tokens",
+         .resume = ResumeClass::kDuration});
+}
+
+inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit_duration_fields(visitor, training);
+  visit({.name = "global_batch_size",
+         .doc = "Rows of seq_len per optimizer step, all ranks; exactly one of global_batch_size, "
+                "global_batch_tokens",
+         .value = &training.global_batch_size,
+         .range = {.min = 1, .max = 16'777'216},
+         .unit = "rows"});
+  visit(
+      {.name = "global_batch_tokens",
+       .doc = "The same in input positions, masked and padded ones included; a multiple of seq_len",
+       .value = &training.global_batch_tokens,
+       .range = at_least(1),
+       .unit = "tokens"});
+  visit({.name = "micro_batch_size",
+         .doc = "Rows per rank and micro-batch; auto: the largest that fits; accumulation follows "
+                "and is "
+                "printed",
+         .value = &training.micro_batch_size,
+         .range = {.min = 1, .max = 16'777'216},
+         .unit = "rows",
+         .resume = ResumeClass::kContinues});
+  visit({.name = "max_grad_norm",
+         .doc = "Gradients are scaled down to this global norm; 0: no clipping, still logged",
+         .value = &training.max_grad_norm,
+         .range = at_least(0)});
+  visit(
+      {.name = "grad_norm_mode",
+       .doc = "How the norm is known in time; optimizer.fused_backward needs one of the last three",
+       .value = choice(training.grad_norm_mode)});
+  visit({.name = "grad_dtype",
+         .doc = "The gradient buffer; auto: fp32 when accumulated or tied, else the model's dtype",
+         .value = choice(training.grad_dtype)});
+  visit({.name = "max_skipped_steps",
+         .doc = "Consecutive non-finite steps before the run stops",
+         .value = &training.max_skipped_steps,
+         .range = at_least(1),
+         .unit = "steps",
+         .resume = ResumeClass::kContinues});
+  visit({.name = "cuda_graphs",
+         .doc = "On a GPU, replay the micro-batches between a step's first and last as one graph; "
+                "the same "
+                "bits",
+         .value = &training.cuda_graphs,
+         .resume = ResumeClass::kContinues});
+}
+}  // namespace thimble::job
