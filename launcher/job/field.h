@@ -98,6 +98,8 @@ struct Field {
   std::string_view unit{};
   std::string_view default_text{};          // where the default is not the value of a new struct
   std::vector<std::string_view> choices{};  // of a string, or of a map's keys
+  /// A command that lists the choices, if they are many: help and schema name it instead.
+  std::string_view choices_listed_by{};
   std::vector<std::string_view> later{};    // further choices, which this release refuses
   bool required = false;
   bool released = true;  // false: the whole key is refused in this release

@@ -25,6 +25,8 @@ std::string allowed_text(const Field& field) {
   if (std::holds_alternative<std::map<std::string, std::string>*>(value)) {
     return fmt::format("table with {}", choices_text(field, field.choices));
   }
+  if (!field.choices_listed_by.empty())
+    return fmt::format("a name that `{}` lists", field.choices_listed_by);
   if (!field.choices.empty()) return choices_text(field, field.choices);
   std::string text;
   if (std::holds_alternative<bool*>(value)) {

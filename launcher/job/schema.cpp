@@ -61,7 +61,8 @@ struct SchemaOf {
   Json operator()(const double*) const { return number(field, "number"); }
   Json operator()(const std::optional<double>*) const { return number(field, "number"); }
   Json operator()(const std::string*) const {
-    return field.choices.empty() ? text() : Json{{"enum", names_of(field.choices)}};
+    const bool is_open = field.choices.empty() || !field.choices_listed_by.empty();
+    return is_open ? text() : Json{{"enum", names_of(field.choices)}};
   }
   Json operator()(const AutoInt*) const { return auto_int(field); }
   Json operator()(const AutoBytes*) const { return size(true); }

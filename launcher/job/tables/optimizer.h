@@ -34,7 +34,8 @@ inline void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback) 
   visit({.name = "name",
          .doc = "The update rule",
          .value = &fallback.name,
-         .choices = names_of_optimizers()});
+         .choices = names_of_optimizers(),
+         .choices_listed_by = "thimble optimizers"});
   visit({.name = "lr",
          .doc = "Its peak learning rate",
          .value = &fallback.lr,
@@ -110,7 +111,8 @@ inline void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group) {
          .doc = "The update rule",
          .value = &group.name,
          .default_text = "optimizer.name",
-         .choices = names_of_optimizers()});
+         .choices = names_of_optimizers(),
+         .choices_listed_by = "thimble optimizers"});
   visit({.name = "lr",
          .doc = "Peak learning rate",
          .value = &group.lr,
@@ -147,7 +149,8 @@ inline void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer
   visit({.name = "name",
          .doc = "The update rule",
          .value = &optimizer.name,
-         .choices = names_of_optimizers()});
+         .choices = names_of_optimizers(),
+         .choices_listed_by = "thimble optimizers"});
   visit({.name = "lr",
          .doc = "Peak learning rate",
          .value = &optimizer.lr,
