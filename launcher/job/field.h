@@ -23,6 +23,9 @@ namespace thimble::job {
 struct Field;
 using FieldVisitor = std::function<void(Field&)>;
 
+/// Visits every key of one table.
+using TableVisit = std::function<void(const FieldVisitor&)>;
+
 /// An enumeration of any type, seen as an index into its spellings.
 struct ChoiceValue {
   std::span<const std::string_view> names;
@@ -30,13 +33,13 @@ struct ChoiceValue {
   std::function<void(std::size_t)> set;
 };
 
-/// A nested table: always there, or optional (then `create` makes it).
+/// A nested table: always present, or optional (then `create` makes it).
 struct TableValue {
   bool optional = false;
   bool is_inline = false;  // written { key = value } inside its parent
   std::function<bool()> present;
   std::function<void()> create;
-  std::function<void(const FieldVisitor&)> visit;
+  TableVisit visit;
 };
 
 /// An array of tables.

@@ -39,7 +39,7 @@ Json text() {
   return Json{{"type", "string"}, {"minLength", 1}};
 }
 
-Json object_of(const std::function<void(const FieldVisitor&)>& visit);
+Json object_of(const TableVisit& visit);
 
 Json auto_int(const Field& field) {
   return Json{{"anyOf", Json::array({Json{{"const", "auto"}}, number(field, "integer")})}};
@@ -94,7 +94,7 @@ bool is_table(const Field& field) {
          std::holds_alternative<TableListValue>(field.value);
 }
 
-Json object_of(const std::function<void(const FieldVisitor&)>& visit) {
+Json object_of(const TableVisit& visit) {
   Json properties = Json::object();
   Json required = Json::array();
   visit([&](Field& field) {
@@ -117,6 +117,10 @@ Json object_of(const std::function<void(const FieldVisitor&)>& visit) {
 }
 
 }  // namespace
+
+std::string tables_schema(const TableVisit& visit) {
+  return object_of(visit).dump(2) + "\n";
+}
 
 std::string job_schema() {
   JobConfig job = full_job();
