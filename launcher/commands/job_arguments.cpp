@@ -71,7 +71,8 @@ std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
       plan.batch.ranks == 1
           ? ""
           : fmt::format(
-                "\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights a step, "
+                "\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights per "
+                "step, "
                 "in {} "
                 "collectives",
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
@@ -87,7 +88,8 @@ std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
       format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
-      gpu ? fmt::format("; pinned on the host {}", format_bytes(plan.memory.host_bytes)) : "",
+      gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
+          : "",
       format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(setup)));
 }
 
