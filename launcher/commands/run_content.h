@@ -15,7 +15,7 @@ namespace thimble {
 
 /// What and its hash: "model", "tokenizer", "data.train[0]"... Weights are sampled: their sizes,
 /// headers and a part of every few MiB.
-std::vector<std::pair<std::string, std::string>> content_of(const JobSetup& setup,
+std::vector<std::pair<std::string, std::string>> content_of(const TrainSpec& spec,
                                                             const Tokenizer& tokenizer,
                                                             const TrainingData& data);
 
