@@ -27,7 +27,7 @@ struct FlightRecord {
   int rank = 0, ranks = 1;
   std::string host;
   std::int64_t pid = 0;
-  std::int64_t heartbeat_ns = 0;  // CLOCK_BOOTTIME of its host
+  std::int64_t heartbeat_ns = 0;  // CLOCK_BOOTTIME of its node
   std::int64_t step = 0;
   std::string phase;
   std::vector<FlightOp> ops;  // by channel, oldest first
@@ -41,7 +41,7 @@ class FlightRecorder {
   struct Owner {
     int rank = 0, ranks = 1;
     std::string host;
-    bool read_elsewhere = false;  // on another host: the file is then flushed with each heartbeat
+    bool read_elsewhere = false;  // on another node: the file is then flushed with each heartbeat
   };
   /// Creates or replaces the file; a thread of its own writes a heartbeat once a second from now
   /// on.
@@ -60,7 +60,7 @@ class FlightRecorder {
   std::unique_ptr<Impl> impl_;
 };
 
-/// Of rank r in a run's directory of logs.
+/// The file of rank r in the directory of logs of a run.
 std::filesystem::path flight_file(const std::filesystem::path& logs, int rank);
 
 /// Throws UserError if the file is not a flight record; whatever else it holds, it is read safely.

@@ -85,35 +85,34 @@ Slice ParallelPlan::updated(ParamId id, int rank) const {
 }
 
 StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank,
-                                       std::int64_t accumulation_steps, DType comm_dtype,
-                                       DType weights, const std::vector<int>& gathers,
-                                       const std::vector<bool>& int8,
-                                       const std::vector<std::int64_t>& projections) const {
+                                       const TrafficTerms& terms) const {
   StepTraffic traffic;
-  const std::int64_t reductions = options_.stage >= 2 ? accumulation_steps : 1;
+  const std::int64_t comm_size = dtype_size(terms.comm_dtype),
+                     weight_size = dtype_size(terms.weight_dtype);
+  const std::int64_t reductions = options_.stage >= 2 ? terms.micro_batches : 1;
   for (const ParamId id : params.ids()) {
+    const auto i = static_cast<std::size_t>(id);
     const ParamInfo& info = params.info(id);
     const std::int64_t rows = info.storage_shape()[0];
     const std::int64_t row = info.shape.numel() / std::max<std::int64_t>(rows, 1);
     const std::int64_t own = spec(id).rows.slice(rank).rows() * row,
                        others = info.shape.numel() - own;
     const std::int64_t projection =
-        projections.empty() ? 0 : projections.at(static_cast<std::size_t>(id));
+        terms.projected_widths.empty() ? 0 : terms.projected_widths.at(i);
     const auto sent = [&](std::int64_t elements) {
       return projection > 0 ? elements / row * projection : elements;
     };
     const bool updated = info.trainable && projection != kNotUpdated;
-    if (updated) traffic.reduce_bytes += sent(others) * dtype_size(comm_dtype) * reductions;
+    const bool int8 = !terms.int8_weights.empty() && terms.int8_weights.at(i);
+    if (updated) traffic.reduce_bytes += sent(others) * comm_size * reductions;
     const std::int64_t to_all = own * (options_.ranks - 1);
     if (options_.stage == 3) {
-      traffic.gather_bytes += to_all * dtype_size(weights) *
-                              gathers.at(static_cast<std::size_t>(id)) * accumulation_steps;
-    } else if (updated && options_.stage > 0 && !int8.empty() &&
-               int8.at(static_cast<std::size_t>(id))) {
+      traffic.gather_bytes +=
+          to_all * weight_size * terms.gathers_per_micro_batch.at(i) * terms.micro_batches;
+    } else if (updated && options_.stage > 0 && int8) {
       traffic.gather_bytes += to_all + ceil_div(own, kInt8Group) * 4 * (options_.ranks - 1);
     } else if (updated) {
-      traffic.gather_bytes += options_.stage == 0 ? sent(to_all) * dtype_size(comm_dtype)
-                                                  : to_all * dtype_size(weights);
+      traffic.gather_bytes += options_.stage == 0 ? sent(to_all) * comm_size : to_all * weight_size;
     }
   }
   return traffic;

@@ -45,6 +45,20 @@ struct StepTraffic {
 
 inline constexpr std::int64_t kNotUpdated = -1;
 
+/// What the traffic of an optimizer step depends on, besides who owns what.
+struct TrafficTerms {
+  std::int64_t micro_batches = 1;   // per step and rank
+  DType comm_dtype = DType::kBF16;  // of gradients
+  DType weight_dtype = DType::kBF16;
+  /// By parameter: how often a micro-batch gathers it at stage 3.
+  std::vector<int> gathers_per_micro_batch;
+  /// By parameter: whether its weight travels in 8 bits, with its scales. Empty: none does.
+  std::vector<bool> int8_weights = {};
+  /// By parameter: elements per row of the projection that is sent in place of the gradient; 0: the
+  /// gradient itself is sent; kNotUpdated: neither gradient nor weight is. Empty: all are sent.
+  std::vector<std::int64_t> projected_widths = {};
+};
+
 class ParallelPlan {
  public:
   using Needs = std::function<OptimizerNeed(const ParamInfo&)>;
@@ -59,15 +73,8 @@ class ParallelPlan {
   /// The rows that this rank updates: at stage 0 every rank updates everything.
   Slice updated(ParamId id, int rank) const;
 
-  /// int8: which weights travel in 8 bits with their scales; empty: none. projections: elements of
-  /// a row of what is sent in place of a gradient, 0 of one that is sent itself; empty: all are;
-  /// kNotUpdated: neither gradient nor weight is sent.
-  /// `accumulation_steps` micro-batches a step; gathers[id]: how often a micro-batch gathers the
-  /// parameter at stage 3.
-  StepTraffic step_traffic(const ParamTable& params, int rank, std::int64_t accumulation_steps,
-                           DType comm_dtype, DType weights, const std::vector<int>& gathers,
-                           const std::vector<bool>& int8 = {},
-                           const std::vector<std::int64_t>& projections = {}) const;
+  /// What the rank sends in one optimizer step; the number of operations is not known here.
+  StepTraffic step_traffic(const ParamTable& params, int rank, const TrafficTerms& terms) const;
 
  private:
   ParallelOptions options_;

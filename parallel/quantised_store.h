@@ -1,5 +1,5 @@
 // Compute weights of which some are kept in 8 bits, on every rank; they exist in full precision
-// only while one product reads them.
+// only while one matmul reads them.
 #pragma once
 
 #include "parallel/weight_stores.h"
@@ -17,7 +17,7 @@ class QuantisedStore final : public ResidentRowsStore {
   const ParamTable& params() const override { return params_; }
   void pin_block(BlockId) override {}
   void unpin_block(BlockId) override {}
-  /// Of an 8-bit weight a copy in the compute dtype, which is its caller's.
+  /// For an 8-bit weight: a copy in the compute dtype, which belongs to the caller.
   Tensor view(ParamId id) override;
   Tensor prepacked(ParamId, const MatmulSpec&) override { return {}; }
   std::int64_t version(ParamId id) const override { return versions_.at(index(id)); }

@@ -12,13 +12,12 @@ constexpr std::size_t kMostRunning = 2;          // buckets whose buffers may be
 
 }  // namespace
 
-ShardedGradSink::ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                                 Communicator& comm, GradProjection& map, GradSinkOptions options)
-    : arena_(arena),
-      params_(params),
-      plan_(plan),
-      comm_(comm),
-      map_(map),
+ShardedGradSink::ShardedGradSink(const GradSinkParts& parts, GradSinkOptions options)
+    : arena_(parts.arena),
+      params_(parts.params),
+      plan_(parts.plan),
+      comm_(parts.comm),
+      projection_(parts.projection),
       options_(std::move(options)),
       micro_batch_(options_.local_dtypes.size()),
       total_(micro_batch_.size()),
@@ -36,7 +35,7 @@ GradTarget ShardedGradSink::accumulate_into(ParamId id) {
 void ShardedGradSink::complete(ParamId id) {
   Tensor gradient = std::exchange(micro_batch_.at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
-  gradient = map_.apply(id, gradient);
+  gradient = projection_.apply(id, gradient);
   if (plan_.stage() < 2 || comm_.size() == 1) {
     Tensor& total = total_.at(index(id));
     if (total.defined()) {
@@ -55,10 +54,10 @@ void ShardedGradSink::complete(ParamId id) {
   }
 }
 
-// Of so many rows of a reduced gradient or projection.
+// The shape of so many rows of a reduced gradient or projection.
 Shape ShardedGradSink::rows_shape(ParamId id, std::int64_t rows) const {
   if (!params_.info(id).is_matrix()) return Shape{rows};
-  const std::int64_t projection = map_.width(id);
+  const std::int64_t projection = projection_.width(id);
   return {rows, projection > 0 ? projection : params_.info(id).storage_shape()[1]};
 }
 

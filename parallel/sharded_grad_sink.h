@@ -15,18 +15,28 @@
 
 namespace thimble {
 
+/// What the sink works with; all of it must outlive the sink.
+struct GradSinkParts {
+  Arena& arena;
+  const ParamTable& params;
+  const ParallelPlan& plan;
+  Communicator& comm;
+  GradProjection& projection;
+};
+
 struct GradSinkOptions {
   ReduceOptions reduce = {};
-  bool accumulates = false;         // several micro-batches a step
-  std::vector<DType> local_dtypes;  // of one micro-batch's gradient, by parameter
+  bool accumulates = false;         // several micro-batches per step
+  std::vector<DType> local_dtypes;  // of the gradient of one micro-batch, by parameter
 };
 
 class ShardedGradSink final : public StepGradients {
  public:
-  ShardedGradSink(Arena& arena, const ParamTable& params, const ParallelPlan& plan,
-                  Communicator& comm, GradProjection& map, GradSinkOptions options);
+  ShardedGradSink(const GradSinkParts& parts, GradSinkOptions options);
 
-  bool wants(ParamId id) const override { return params_.info(id).trainable && map_.wants(id); }
+  bool wants(ParamId id) const override {
+    return params_.info(id).trainable && projection_.wants(id);
+  }
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId id) override;
 
@@ -60,7 +70,7 @@ class ShardedGradSink final : public StepGradients {
   const ParamTable& params_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  GradProjection& map_;
+  GradProjection& projection_;
   GradSinkOptions options_;
   std::function<void(std::span<const ParamId>)> ready_;
   bool last_micro_batch_ = true;

@@ -71,7 +71,7 @@ class StagedWork final : public Completion::Work {
   std::vector<Reservation> copies_;
   bool ended_ = false;
   std::exception_ptr error_;
-  Completion exchange_;  // between hosts; its end comes before that of what it moves
+  Completion exchange_;  // between the ranks; its end comes before that of what it moves
 };
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Ranks whose tensors are on a device, by a communicator that moves memory of the host.
+// Lets ranks whose tensors are on a GPU use a communicator that moves memory of the host: tensors
+// are copied through pinned staging buffers.
 #pragma once
 
 #include "core/device/arena.h"

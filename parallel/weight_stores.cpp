@@ -12,7 +12,8 @@ Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
   return info.is_matrix() ? Shape{rows, info.storage_shape()[1]} : Shape{rows};
 }
 
-// As tensors are named: layers from 0, what is outside of them by its first tensor.
+// The names of blocks in messages: layers count from 0, what is outside of them has the name of its
+// first tensor.
 std::string block_name(const ParamTable& params, const std::vector<ParamId>& ids) {
   const ParamInfo& first = params.info(ids.front());
   return first.layer >= 0 ? fmt::format("layer {}", first.layer) : first.name;

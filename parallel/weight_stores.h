@@ -17,7 +17,7 @@ struct StoreParts {
   const StateTable& table;
   const ParallelPlan& plan;
   Communicator& comm;
-  DType dtype;  // of weights that pass through products
+  DType dtype;  // of weights as matmuls read them
 };
 
 /// Leases what is there.

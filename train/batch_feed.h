@@ -29,9 +29,9 @@ class BatchFeed {
   void keep(const Tensor& losses);
   /// What was put aside travels; once for each micro-batch.
   void send();
-  /// Of the weighted losses of all that has been sent; 0 on a planning arena.
+  /// The sum of the weighted losses of all that has been sent; 0 on a planning arena.
   const ExactSum& loss();
-  /// Of where the running micro-batch and its losses lie, and of their sizes.
+  /// A hash of where the running micro-batch and its losses lie, and of their sizes.
   std::uint64_t key() const;
 
  private:

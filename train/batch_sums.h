@@ -8,9 +8,9 @@
 
 namespace thimble {
 
-/// Of the losses of all positions.
+/// The sum of the weights of all positions, by which the loss is divided.
 ExactSum total_weight(std::span<const Batch> batches);
-/// Positions whose loss has a weight.
+/// How many positions have a loss: their weight is not 0.
 std::int64_t count_trained(std::span<const Batch> batches);
 /// losses [rows * seq_len], weighted.
 double weighted_sum(const float* losses, const Batch& batch);

@@ -18,14 +18,15 @@ class FusedUpdate {
   /// Updates parameters that are ready together.
   using Update = std::function<void(std::span<const UpdateItem>, const UpdateStep&)>;
 
-  FusedUpdate(Arena& arena, const ParamTable& params, Communicator& comm, bool shards_gradients,
-              StepGradients& gradients, Update update)
-      : arena_(arena),
-        params_(params),
-        comm_(comm),
-        shards_gradients_(shards_gradients),
-        gradients_(gradients),
-        update_(std::move(update)) {}
+  /// What it works with; all of it must outlive the FusedUpdate.
+  struct Parts {
+    Arena& arena;
+    const ParamTable& params;
+    Communicator& comm;
+    StepGradients& gradients;
+    bool shards_gradients;  // each rank has rows of a gradient, not all of it
+  };
+  FusedUpdate(const Parts& parts, Update update) : parts_(parts), update_(std::move(update)) {}
 
   struct Step {
     UpdateStep update;
@@ -33,24 +34,20 @@ class FusedUpdate {
     double max_tensor_norm = 0;  // 0: no clipping by tensor
     bool only_measures = false;  // gradients are dropped, nothing is updated
   };
-  /// Before the micro-batches of a step.
+  /// Call it before the micro-batches of a step.
   void begin(const Step& step, std::span<const UpdateItem> items);
   /// The gradients of these parameters are final. All ranks call it with the same ones.
   void ready(std::span<const ParamId> ids);
 
   /// Whether the running step's gradients change anything, or are only measured.
   bool updates() const { return !step_.only_measures; }
-  /// Of all gradients so far that were finite, over all ranks.
+  /// The sum of squares of all gradients so far that were finite, over all ranks.
   const ExactSum& squares() const { return squares_; }
   /// Parameters that were left alone because their gradient was not finite.
   const std::vector<ParamId>& skipped() const { return skipped_; }
 
  private:
-  Arena& arena_;
-  const ParamTable& params_;
-  Communicator& comm_;
-  bool shards_gradients_;  // each rank has rows of a gradient, not all of it
-  StepGradients& gradients_;
+  Parts parts_;
   Update update_;
   Step step_;
   std::vector<UpdateItem> items_;  // by parameter

@@ -13,7 +13,7 @@ namespace thimble {
 struct MemoryReport {
   std::vector<MemoryPeak> phases;  // in order of first appearance
   std::int64_t extent_bytes = 0;   // address space touched at most
-  std::int64_t host_bytes = 0;     // the same of the host beside a GPU
+  std::int64_t host_bytes = 0;     // address space of pinned host memory beside a GPU
   std::int64_t peak_bytes() const;
 };
 

@@ -1,4 +1,5 @@
-// The forward and backward passes of a TrainEngine.
+// The forward and backward passes of a TrainEngine over the micro-batches of a step. The loss is
+// divided by the number of trained tokens of the whole step here, as the scale of every gradient.
 #include <algorithm>
 #include <bit>
 #include <cmath>

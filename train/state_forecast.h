@@ -14,12 +14,12 @@ class StateForecast {
   StateForecast(const ParamTable& params, const Optimizer& optimizer)
       : params_(params), optimizer_(optimizer) {}
 
-  /// A pass begins, to be remembered in place of the last one of its kind (with updates or
-  /// without). Returns what that one, made in step `step`, would lease in order.
+  /// A backward pass begins and is remembered in place of the last one of its kind (with updates
+  /// or without). Returns what that one, made in step `step`, would lease in order.
   std::vector<StateUse> begin_backward(const UpdateLoop& loop, bool updates, std::int64_t step);
-  /// In the running pass a gradient is complete, or parameters are about to be updated. False: that
-  /// was not in what begin_backward() returned, or something before it was not; what is leased now
-  /// and later in the pass has to be announced as it comes.
+  /// In the running backward pass a gradient is complete, or parameters are about to be updated.
+  /// False: that was not in what begin_backward() returned, or something before it was not; what is
+  /// leased now and later in the pass has to be announced as it comes.
   bool gradient_complete(ParamId id) { return note({true, {{.id = id}}}); }
   bool updated(std::span<const UpdateItem> items) {
     return note({false, {items.begin(), items.end()}});

@@ -17,12 +17,13 @@
 #include "train/batch_sums.h"
 #include "train/fp8_check.h"
 #include "train/gpu_sharing.h"
+#include "train/gradient_clipping.h"
 #include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
 
-// Of the gradient of one micro-batch.
+// The dtypes of the gradient of one micro-batch, by parameter.
 std::vector<DType> grad_dtypes(const TrainableModel& model, const EngineOptions& options,
                                int ranks) {
   // Added up over micro-batches before anything rounds it, or sent as it is.
@@ -112,11 +113,6 @@ const GpuGraphs* gpu_graphs() {
   return gpu_driver() == nullptr ? nullptr : gpu_driver()->graphs;
 }
 
-// As torch.nn.utils.clip_grad_norm_: max / (norm + 1e-6), at most 1.
-double clip_factor(const EngineOptions& options, double norm) {
-  return options.max_grad_norm > 0 ? std::min(1.0, options.max_grad_norm / (norm + 1e-6)) : 1.0;
-}
-
 }  // namespace
 
 class TrainEngine::Client final : public UpdateLoop::Client {
@@ -159,35 +155,34 @@ class TrainEngine::Projection final : public GradProjection {
 
 TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
                          const EngineOptions& options, const EngineStores& stores)
-    : TrainEngine(arena, model, optimizer, options, alone_, stores) {}
+    : TrainEngine(arena, model, optimizer, options, {alone_, stores}) {}
 
 TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
-                         const EngineOptions& options, Communicator& comm,
-                         const EngineStores& stores)
+                         const EngineOptions& options, const EngineRank& rank)
     : arena_(arena),
       model_(model),
       optimizer_(optimizer),
       options_(options),
-      device_comm_(make_device_communicator(arena, comm, options)),
-      comm_(device_comm_ ? *device_comm_ : comm),
+      device_comm_(make_device_communicator(arena, rank.comm, options)),
+      comm_(device_comm_ ? *device_comm_ : rank.comm),
       plan_(model.params(), [&](const ParamInfo& info) { return shard_need(optimizer, info); },
-            {.ranks = comm.size(),
-             .stage = comm.size() == 1 ? 0 : options.zero_stage,
+            {.ranks = comm_.size(),
+             .stage = comm_.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
-      table_(
-          model.params(), optimizer, options.dtype, master(),
-          [this](ParamId id) { return plan_.spec(id).rows; }, plan_.stage() > 0),
+      table_(model.params(), optimizer,
+             {.weights = options.dtype, .master = master(), .divided = plan_.stage() > 0},
+             [this](ParamId id) { return plan_.spec(id).rows; }),
       store_(make_store(arena, model, options,
-                        {model.params(), table_, plan_, comm_, options.dtype}, stores)),
-      state_store_(make_state_store(arena, table_, comm.rank(), stores)),
+                        {model.params(), table_, plan_, comm_, options.dtype}, rank.stores)),
+      state_store_(make_state_store(arena, table_, comm_.rank(), rank.stores)),
       state_(table_, *store_, *state_store_),
       projection_(std::make_unique<Projection>(*this)),
       gradients_(std::make_unique<ShardedGradSink>(
-          arena, model.params(), plan_, comm_, *projection_,
+          GradSinkParts{arena, model.params(), plan_, comm_, *projection_},
           GradSinkOptions{.reduce = {.comm_dtype = options.comm_dtype,
                                      .by_transport = options.reduce_by_transport},
                           .accumulates = options.accumulates,
-                          .local_dtypes = grad_dtypes(model, options, comm.size())})),
+                          .local_dtypes = grad_dtypes(model, options, comm_.size())})),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),
       client_(std::make_unique<Client>(*this)),
@@ -195,12 +190,16 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
       graph_caches_{GraphCache(gpu_graphs()), GraphCache(gpu_graphs())} {
   check_fp8(options, model, arena);
   for (const ParamId id : model.params().ids()) {
-    if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm.rank())});
+    if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm_.rank())});
   }
   create_state(*state_store_, table_, 1);
   if (options.fused_backward) {
     fused_ = std::make_unique<FusedUpdate>(
-        arena, model.params(), comm_, plan_.stage() > 0, *gradients_,
+        FusedUpdate::Parts{.arena = arena,
+                           .params = model.params(),
+                           .comm = comm_,
+                           .gradients = *gradients_,
+                           .shards_gradients = plan_.stage() > 0},
         [this](std::span<const UpdateItem> items, const UpdateStep& step) {
           update(items, step, forecast_.updated(items));
         });
@@ -210,7 +209,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
 }
 
 void TrainEngine::load(TensorSource& source) {
-  load_weights(arena_, model_.params(), table_, state_, comm_.rank(), source);
+  load_weights(arena_, table_, state_, comm_.rank(), source);
   refresh_weights(0);
 }
 
@@ -231,8 +230,8 @@ std::vector<std::int64_t> TrainEngine::projected_widths(std::int64_t step) const
   return widths;
 }
 
-// Of the gradients that this rank updates; first_bad: the first parameter whose gradient is not
-// finite, or -1.
+// The sum of squares of the gradients of the rows that this rank updates; first_bad: the first
+// parameter whose gradient is not finite, or -1.
 ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   ExactSum sum;
   first_bad = -1;
@@ -246,7 +245,8 @@ ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   return sum;
 }
 
-// Loss, norm and the verdict on the step, the same on every rank.
+// Brings loss, norm and the verdict on the step to every rank: the loss is the sum over all ranks,
+// divided by the weight of all trained tokens of the step.
 void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_bad,
                         StepResult& result) {
   ExactSum tokens;
@@ -285,7 +285,7 @@ void TrainEngine::begin_step(std::int64_t step) {
   }
 }
 
-// Before gradients of a micro-batch are complete.
+// Announces the state that the coming backward pass will lease.
 void TrainEngine::begin_backward(bool updates) {
   if (step_ > 0) state_.announce(forecast_.begin_backward(loop_, updates, step_));
 }
@@ -318,7 +318,8 @@ StepResult TrainEngine::plain_step(std::span<const Batch> micro_batches, std::in
     return result;
   }
   phase("update", true);
-  for (UpdateItem& item : active_) item.grad_scale = clip_factor(options_, result.grad_norm);
+  for (UpdateItem& item : active_)
+    item.grad_scale = clip_factor(options_.max_grad_norm, result.grad_norm);
   update(active_, {step, lr}, false);
   store_->publish();
   phase("update", false);
@@ -345,9 +346,9 @@ StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::in
       return result;
     }
     update.only_measures = false;
-    update.grad_scale = clip_factor(options_, norm);
+    update.grad_scale = clip_factor(options_.max_grad_norm, norm);
   } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
-    update.grad_scale = clip_factor(options_, last_grad_norm_);
+    update.grad_scale = clip_factor(options_.max_grad_norm, last_grad_norm_);
   } else if (options_.clip_mode == ClipMode::kPerTensor) {
     update.max_tensor_norm = options_.max_grad_norm;
   }

@@ -1,6 +1,7 @@
 // One training step on tensors, on one rank of any number: micro-batches forward and backward, the
-// norm, the update. Knows no job file, no data set and no directory; the same code runs on a
-// planning arena (and a planning communicator) to say what memory and traffic it will take.
+// norm of the gradients, the update. The engine knows no job file, no data set and no directory.
+// The same code runs on a planning arena (and a planning communicator) to say what memory and
+// traffic the step will take.
 #pragma once
 
 #include <array>
@@ -23,24 +24,25 @@ namespace thimble {
 
 struct EngineOptions {
   DType dtype =
-      DType::kBF16;  // compute weights and activations; f32: the weights are their own master
+      DType::kBF16;  // of compute weights and activations; f32: the weights are their own master
   bool fp8 = false;  // matmuls of linear layers in 8 bits; dtype bf16
-  DType grad_dtype = DType::kBF16;  // of gradients that are written once per step
+  DType grad_dtype = DType::kBF16;  // of gradients that are written only once per step
   Recompute recompute =
-      Recompute::kNone;      // kNone, made for speed, also keeps prepacked weights where they pay
-  bool accumulates = false;  // several micro-batches a step
-  int zero_stage = 0;        // what is sharded over the ranks: see ParallelOptions
-  DType comm_dtype = DType::kBF16;   // of gradients between ranks
+      Recompute::kNone;  // activation checkpointing; kNone, for speed, also keeps prepacked weights
+  bool accumulates = false;          // several micro-batches per step (gradient accumulation)
+  int zero_stage = 0;                // what is sharded over the ranks: see ParallelOptions
+  DType comm_dtype = DType::kBF16;   // communication dtype: of gradients between ranks
   bool reduce_by_transport = false;  // see ReduceOptions
   std::int64_t small_elements =
       16384;                   // parameters up to this size are not cut: see ParallelOptions
   double max_grad_norm = 1.0;  // 0: no clipping
   ClipMode clip_mode = ClipMode::kExact;
-  bool fused_backward = false;  // update within the backward pass; with clipping not kExact
+  bool fused_backward =
+      false;  // update during the backward pass; needs a clip_mode other than kExact
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
-  std::uint64_t seed = 42;                   // of what is random in updates
+  std::uint64_t seed = 42;  // of stochastic rounding and what else is random in updates
   std::int64_t seq_len = 0;
-  int ranks_on_gpu = 0;  // that share one; 0: to be found out
+  int ranks_on_gpu = 0;  // ranks that share a GPU; 0: the engine finds out
   bool graphs = true;    // on a GPU, micro-batches that repeat are replayed as one CUDA graph
 };
 
@@ -50,7 +52,8 @@ struct StepResult {
   std::int64_t trained_tokens = 0;
   bool skipped = false;     // loss or gradient was not finite: nothing was updated
   int skipped_tensors = 0;  // fused: left alone because their gradient was not finite
-  std::string first_bad;    // then: "the loss", or the first tensor whose gradient is not finite
+  std::string
+      first_bad;  // if skipped: "the loss", or the first tensor whose gradient is not finite
 };
 
 struct EvalSum {
@@ -58,14 +61,22 @@ struct EvalSum {
   double weight = 0;
 };
 
-/// What an engine keeps its state in, where it is not memory alone; made once it is known what has
-/// to be kept. Empty: memory.
+/// Makes what an engine keeps its state in, once it is known what has to be kept. Empty: the state
+/// stays in memory.
 struct EngineStores {
   std::function<std::unique_ptr<StateStore>(Arena&, const StateTable&, int rank)> state;
-  /// In place of the store that the engine made, or around it.
+  /// Takes the place of the store that the engine made, or wraps it.
   std::function<std::unique_ptr<WeightStore>(Arena&, const StateTable&, int rank,
                                              std::unique_ptr<WeightStore>)>
       weights;
+};
+
+/// The way from a rank to the others, and where it keeps its state.
+struct EngineRank {
+  EngineRank(Communicator& with, EngineStores kept_in = {})  // a communicator alone will do
+      : comm(with), stores(std::move(kept_in)) {}
+  Communicator& comm;
+  EngineStores stores;
 };
 
 /// Called around the phases of a step: "forward", "backward", "norm", "update".
@@ -73,10 +84,10 @@ using PhaseHook = std::function<void(const char* phase, bool begin)>;
 
 class TrainEngine {
  public:
-  /// One rank of `comm`, which must outlive the engine; all ranks make theirs with the same
-  /// arguments.
+  /// One of several ranks; all make theirs with the same arguments. What is given by reference must
+  /// outlive the engine.
   TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
-              const EngineOptions& options, Communicator& comm, const EngineStores& stores = {});
+              const EngineOptions& options, const EngineRank& rank);
   /// One process alone.
   TrainEngine(Arena& arena, const TrainableModel& model, const Optimizer& optimizer,
               const EngineOptions& options, const EngineStores& stores = {});
@@ -98,13 +109,13 @@ class TrainEngine {
   /// together.
   EvalSum evaluate(const Batch& batch);
 
-  /// Elements of a row of what update number `step` takes in place of the gradient, by parameter;
-  /// 0: the gradient itself; kNotUpdated: nothing.
+  /// By parameter: elements per row of the gradient projection that update number `step` takes; 0:
+  /// it takes the gradient itself; kNotUpdated: it takes nothing.
   std::vector<std::int64_t> projected_widths(std::int64_t step) const;
   /// The optimizer's state is that of this update; another number changes what is kept of it.
   std::int64_t state_step() const { return state_step_; }
   void keep_state_of(std::int64_t step);
-  /// Of the last step, which lagged clipping goes by; 0: none yet.
+  /// The gradient norm of the last step, by which lagged clipping scales; 0: there was no step yet.
   double last_grad_norm() const { return last_grad_norm_; }
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
 
@@ -126,7 +137,7 @@ class TrainEngine {
     return options_.dtype == DType::kF32 ? MasterFormat::kNone : options_.master;
   }
   void set_phase_hook(PhaseHook hook) { hook_ = std::move(hook); }
-  /// Passes so far that a CUDA graph did.
+  /// Micro-batches so far that were replayed as CUDA graphs.
   std::int64_t replayed_micro_batches() const {
     return graph_caches_[0].replays() + graph_caches_[1].replays();
   }

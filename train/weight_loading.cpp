@@ -26,17 +26,27 @@ std::vector<Slice> row_pieces(const ParamInfo& info, Slice rows, std::int64_t gr
   return pieces;
 }
 
-// What stands for a weight while it is loaded.
-struct LoadedEntries {
+// A parameter whose weight is loaded, and what stands for its weight meanwhile.
+struct LoadedParam {
+  const ParamInfo& info;
   const StateEntry* values;          // the f32 master, or the weight
   const StateEntry* rest = nullptr;  // its remainder or its scales
+  std::vector<Slice> pieces;         // the rows that this rank holds, as they are read
 };
 
-LoadedEntries entries_to_load(const StateTable& table, ParamId id) {
-  if (const StateEntry* master = table.find(id, StateKind::kMaster)) return {master};
-  const StateEntry* scale = table.find(id, StateKind::kScale);
-  return {table.find(id, StateKind::kWeight),
-          scale != nullptr ? scale : table.find(id, StateKind::kRemainder)};
+LoadedParam param_to_load(const StateTable& table, ParamId id, int rank, std::int64_t bytes) {
+  LoadedParam param{.info = table.params().info(id),
+                    .values = table.find(id, StateKind::kMaster),
+                    .rest = nullptr,
+                    .pieces = {}};
+  if (param.values == nullptr) {
+    param.values = table.find(id, StateKind::kWeight);
+    param.rest = table.find(id, StateKind::kScale);
+    if (param.rest == nullptr) param.rest = table.find(id, StateKind::kRemainder);
+  }
+  param.pieces =
+      row_pieces(param.info, param.values->held_rows(rank), param.values->rows.granule, bytes);
+  return param;
 }
 
 // Into the format of an entry; `rest` as it is.
@@ -51,9 +61,9 @@ void store_values(const StateEntry& entry, const Tensor& to, const Tensor& rest,
   }
 }
 
-void load_param(Arena& arena, const ParamInfo& info, const LoadedEntries& entries,
-                std::span<const Slice> pieces, StateResidency& state, TensorSource& source) {
-  const auto [values, rest] = entries;
+void load_param(Arena& arena, const LoadedParam& param, StateResidency& state,
+                TensorSource& source) {
+  const auto& [info, values, rest, pieces] = param;
   const auto use_of = [](const StateEntry& entry, Slice rows) {
     return StateUse{entry.id, rows, StateAccess::kOverwrite, true};
   };
@@ -80,13 +90,11 @@ void load_param(Arena& arena, const ParamInfo& info, const LoadedEntries& entrie
 
 }  // namespace
 
-void load_weights(Arena& arena, const ParamTable& params, const StateTable& table,
-                  StateResidency& state, int rank, TensorSource& source) {
-  for (const ParamId id : params.ids()) {
-    const LoadedEntries entries = entries_to_load(table, id);
-    const std::vector<Slice> pieces = row_pieces(params.info(id), entries.values->held_rows(rank),
-                                                 entries.values->rows.granule, piece_bytes(state));
-    if (!pieces.empty()) load_param(arena, params.info(id), entries, pieces, state, source);
+void load_weights(Arena& arena, const StateTable& table, StateResidency& state, int rank,
+                  TensorSource& source) {
+  for (const ParamId id : table.params().ids()) {
+    const LoadedParam param = param_to_load(table, id, rank, piece_bytes(state));
+    if (!param.pieces.empty()) load_param(arena, param, state, source);
   }
 }
 

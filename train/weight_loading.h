@@ -8,10 +8,10 @@ namespace thimble {
 
 /// Reads a rank's rows of every parameter into what stands for its weight: the master, or the
 /// weight with its remainder or its scales. Throws what the source does.
-void load_weights(Arena& arena, const ParamTable& params, const StateTable& table,
-                  StateResidency& state, int rank, TensorSource& source);
+void load_weights(Arena& arena, const StateTable& table, StateResidency& state, int rank,
+                  TensorSource& source);
 
-/// Makes the rank's rows of the compute weights that have a f32 master anew.
+/// Makes the rank's rows of the compute weights anew where there is an f32 master.
 void derive_weights(const StateTable& table, StateResidency& state, int rank);
 
 /// Reads every parameter of a store that has no master (evaluation, decoding).

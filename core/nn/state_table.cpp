@@ -65,17 +65,17 @@ ByteRange StateEntry::written(int rank) const {
   return range(own);
 }
 
-StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer, DType weights,
-                       MasterFormat master, const std::function<RowPartition(ParamId)>& rows,
-                       bool divided)
+StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer,
+                       const StateFormats& formats,
+                       const std::function<RowPartition(ParamId)>& rows)
     : params_(params), optimizer_(optimizer) {
   for (const ParamId id : params.ids()) {
     first_.push_back(entries_.size());
     const ParamInfo& info = params.info(id);
     const RowPartition partition = rows(id);
     const bool int8 = info.trainable && optimizer.int8_weight(info);
-    StateEntry entry{.param = id, .rows = partition, .divided = divided};
-    std::vector<StateSlot> slots = weight_slots(info, int8, weights, master);
+    StateEntry entry{.param = id, .rows = partition, .divided = formats.divided};
+    std::vector<StateSlot> slots = weight_slots(info, int8, formats.weights, formats.master);
     for (StateSlot& slot : slots) {
       entry.saved = slots.back().kind != StateKind::kMaster || slot.kind == StateKind::kMaster;
       add(entry, std::move(slot));

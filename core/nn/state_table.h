@@ -70,12 +70,18 @@ struct StateEntry {
   std::int64_t bytes() const { return slot.whole.numel() * dtype_size(slot.dtype); }
 };
 
+/// How weights and their state are kept.
+struct StateFormats {
+  DType weights = DType::kBF16;
+  MasterFormat master = MasterFormat::kNone;
+  bool divided = false;  // each rank keeps only the state of the rows that it updates (ZeRO 1 on)
+};
+
 class StateTable {
  public:
-  /// rows: who updates which rows. divided: other ranks keep no state of them (ZeRO 1 and more).
-  /// params and optimizer must outlive the table.
-  StateTable(const ParamTable& params, const Optimizer& optimizer, DType weights,
-             MasterFormat master, const std::function<RowPartition(ParamId)>& rows, bool divided);
+  /// rows: who updates which rows of a parameter. params and optimizer must outlive the table.
+  StateTable(const ParamTable& params, const Optimizer& optimizer, const StateFormats& formats,
+             const std::function<RowPartition(ParamId)>& rows);
 
   const StateEntry& operator[](StateId id) const {
     return entries_.at(static_cast<std::size_t>(id));

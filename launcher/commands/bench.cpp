@@ -12,10 +12,10 @@
 #include "launcher/commands/bench_train.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
-#include "launcher/plan/speed_of_light.h"
-#include "launcher/plan/time_plan.h"
 #include "launcher/run/rank_environment.h"
 #include "parallel/mpi_world.h"
+#include "plan/roofline.h"
+#include "plan/time_plan.h"
 
 namespace thimble {
 namespace {
@@ -27,8 +27,7 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
     fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "matmul", "m", "n", "k",
                "GFLOP/s");
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
-    for (const MatmulRate& p :
-         measure_speed_of_light(device, *config, tokens, dtype, dtype).matmuls) {
+    for (const MatmulRate& p : measure_roofline(device, *config, tokens, dtype, dtype).matmuls) {
       if (json) {
         fmt::print("{}\n", nlohmann::ordered_json{{"dtype", dtype_name(dtype)},
                                                   {"matmul", p.name},

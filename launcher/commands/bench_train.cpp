@@ -15,21 +15,21 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/version.h"
-#include "launcher/plan/speed_of_light.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
 #include "launcher/trainer/op_profile.h"
-#include "models/transformer.h"
 #include "models/weight_sources.h"
-#include "optim/groups.h"
 #include "parallel/mpi_world.h"
 #include "parallel/planning_communicator.h"
+#include "plan/roofline.h"
+#include "train/assembled_engine.h"
 #include "train/memory_report.h"
-#include "train/train_engine.h"
 
 namespace thimble {
 namespace {
+
+constexpr double kLearningRate = 1e-4;
 
 struct TrainBench {
   std::string size = "130m";
@@ -100,9 +100,9 @@ EngineOptions engine_options(const TrainBench& b) {
           .graphs = !b.no_graphs};
 }
 
-OptimizerGroups bench_optimizer(const TrainBench& b, const ParamTable& params) {
+OptimizerSpec optimizer_spec(const TrainBench& b) {
   GroupSettings main{
-      .label = "--optimizer", .match = "", .optimizer = {.name = b.optimizer}, .lr = 1e-4};
+      .label = "--optimizer", .match = "", .optimizer = {.name = b.optimizer}, .lr = kLearningRate};
   main.optimizer.rank = b.rank;
   main.optimizer.low_precision = b.dtype == "bf16";
   main.optimizer.adam.state = b.state_dtype == "bf16"   ? StateFormat::kBF16
@@ -111,22 +111,28 @@ OptimizerGroups bench_optimizer(const TrainBench& b, const ParamTable& params) {
   GroupSettings fallback = main;
   fallback.optimizer.name = b.fallback;
   fallback.optimizer.rank.reset();
-  return {params, {}, std::move(main), std::move(fallback)};
+  return {.main = std::move(main), .fallback = std::move(fallback), .groups = {}};
 }
 
-// Runs load and one step on `arena`, which may be a planning one.
-std::unique_ptr<TrainEngine> make_engine(Arena& arena, const Transformer& model,
-                                         const Optimizer& optimizer, const TrainBench& b,
-                                         Communicator& comm) {
-  arena.begin_phase("load");
-  auto engine = std::make_unique<TrainEngine>(arena, model, optimizer, engine_options(b), comm);
-  InitSource source(0, model.config().init_std);
-  engine->load(source);
-  arena.begin_phase("step");
-  return engine;
+TrainSpec spec_of(const TrainBench& b) {
+  const auto config = named_model_config(b.size);
+  if (!config) throw_user("--size '{}': allowed {}", b.size, model_config_names());
+  TrainSpec spec;
+  spec.device = device_of(b);
+  spec.model = *config;
+  spec.optimizer = optimizer_spec(b);
+  spec.engine = engine_options(b);
+  return spec;
 }
 
-// This rank's rows of a step, which is the same work whatever the number of ranks.
+// Random weights of a fixed seed, on an arena that may be a planning one.
+void load(AssembledEngine& assembled) {
+  InitSource source(0, assembled.model.config().init_std);
+  assembled.engine.load(source);
+  assembled.engine.arena().begin_phase("step");
+}
+
+// This rank's sequences of a step, which is the same work whatever the number of ranks.
 std::vector<Batch> step_batches(const TrainBench& b, const ModelConfig& config, std::int64_t step,
                                 const Communicator& comm) {
   std::vector<Batch> batches;
@@ -138,13 +144,13 @@ std::vector<Batch> step_batches(const TrainBench& b, const ModelConfig& config, 
   return batches;
 }
 
-MemoryReport plan(const TrainBench& b, const Transformer& model, const Optimizer& optimizer,
-                  const Communicator& comm) {
-  const std::unique_ptr<Arena> arena = Arena::make_planning(device_of(b));
+MemoryReport plan(const TrainBench& b, const TrainSpec& spec, const Communicator& comm) {
+  const std::unique_ptr<Arena> arena = Arena::make_planning(spec.device);
   PlanningCommunicator planned(comm.rank(), comm.size());
-  const auto engine = make_engine(*arena, model, optimizer, b, planned);
-  engine->step(step_batches(b, model.config(), 0, planned), 1, 1e-4);
-  engine->step(step_batches(b, model.config(), 1, planned), 2, 1e-4);
+  AssembledEngine assembled(spec, *arena, planned);
+  load(assembled);
+  for (const std::int64_t step : {0, 1})
+    assembled.engine.step(step_batches(b, spec.model, step, planned), step + 1, kLearningRate);
   return memory_report(*arena);
 }
 
@@ -160,105 +166,139 @@ void print_result(const TrainBench& b, const nlohmann::ordered_json& result,
   if (profile != nullptr) fmt::print(stderr, "{}", profile->table());
 }
 
-void bench_train(const TrainBench& b, Communicator& comm) {
+void check(const TrainBench& b, const Communicator& comm) {
   if (b.batch % comm.size() != 0)
     throw_user("--batch {}: allowed multiples of the {} ranks", b.batch, comm.size());
-  const auto config = named_model_config(b.size);
-  if (!config) throw_user("--size '{}': allowed {}", b.size, model_config_names());
   if (b.warmup >= b.steps)
     throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
-  std::optional<GpuInfo> gpu;
-  if (device_of(b) == DeviceKind::kGpu) {
-    const std::optional<RankEnvironment> launched = rank_environment(process_variables());
-    gpu = choose_gpu(launched ? launched->local_rank : comm.rank());
+}
+
+std::optional<GpuInfo> choose_device(const TrainBench& b, const Communicator& comm) {
+  if (device_of(b) == DeviceKind::kCpu) return std::nullopt;
+  const std::optional<RankEnvironment> launched = rank_environment(process_variables());
+  return choose_gpu(launched ? launched->local_rank : comm.rank());
+}
+
+// What the steps took.
+struct Timing {
+  std::vector<double> counted_s;  // of the steps after the warmup, ascending
+  double first_loss = 0, last_loss = 0;
+  Traffic before, after;  // around the counted steps
+
+  double median_s() const { return median(counted_s); }
+  double p95_s() const { return counted_s[(counted_s.size() * 95 + 99) / 100 - 1]; }
+  double per_step(std::int64_t Traffic::*field) const {
+    return static_cast<double>(after.*field - before.*field) /
+           static_cast<double>(counted_s.size());
   }
-  const Transformer model(*config);
-  const OptimizerGroups optimizer = bench_optimizer(b, model.params());
-  const MemoryReport planned = plan(b, model, optimizer, comm);
-  const std::int64_t tokens = b.batch * b.seq, own_tokens = tokens / comm.size();
-  const EngineOptions options = engine_options(b);
-  const SpeedOfLight light =
-      measure_speed_of_light(device_of(b), *config, own_tokens, options.dtype,
-                             b.accumulation > 1 ? DType::kF32 : options.grad_dtype);
-  reset_resident_peak();
-  const std::unique_ptr<Arena> arena =
-      Arena::make(device_of(b), planned.extent_bytes, planned.host_bytes);
-  const auto engine = make_engine(*arena, model, optimizer, b, comm);
-  OpProfile profile(b.trace);
+};
+
+// Runs and times the steps; the counted ones are observed by `profile` if asked for.
+Timing run_steps(const TrainBench& b, AssembledEngine& assembled, Communicator& comm,
+                 OpProfile& profile) {
+  Timing timing;
   std::optional<ObserverScope> observe;
-  std::vector<double> seconds, losses;
-  Traffic before;
   for (std::int64_t step = 0; step < b.steps; ++step) {
-    const std::vector<Batch> batches = step_batches(b, *config, step, comm);
-    if (step == b.warmup) before = comm.traffic();
+    const std::vector<Batch> batches = step_batches(b, assembled.model.config(), step, comm);
+    if (step == b.warmup) timing.before = comm.traffic();
     if (step == b.warmup && (b.profile || !b.trace.empty())) observe.emplace(profile);
     const std::int64_t start = steady_now_ns();
-    const StepResult r = engine->step(batches, step + 1, 1e-4);
+    const StepResult r = assembled.engine.step(batches, step + 1, kLearningRate);
     device_memory(device_of(b)).wait();
-    seconds.push_back(static_cast<double>(steady_now_ns() - start) * 1e-9);
-    losses.push_back(r.loss);
+    const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
+    if (step >= b.warmup) timing.counted_s.push_back(seconds);
+    if (step == 0) timing.first_loss = r.loss;
+    timing.last_loss = r.loss;
   }
-  observe.reset();
-  std::vector<double> timed(seconds.begin() + b.warmup, seconds.end());
-  std::sort(timed.begin(), timed.end());
-  const double step_s = median(timed);
-  const double p95_s = timed[(timed.size() * 95 + 99) / 100 - 1];
-  const auto total = static_cast<double>(tokens * b.accumulation);
+  timing.after = comm.traffic();
+  std::sort(timing.counted_s.begin(), timing.counted_s.end());
+  return timing;
+}
+
+// The keys that the PyTorch peer has too, and what was asked for.
+nlohmann::ordered_json peer_result(const TrainBench& b, const ModelConfig& config,
+                                   const std::optional<GpuInfo>& gpu, const Timing& timing) {
+  const double step_s = timing.median_s();
+  const auto total = static_cast<double>(b.batch * b.seq * b.accumulation);
+  return {{"peer", "thimble " + thimble_version()},
+          {"size", b.size},
+          {"batch", b.batch},
+          {"seq", b.seq},
+          {"dtype", b.dtype},
+          {"compile", false},
+          {"checkpoint", b.recompute == "full"},
+          {"threads", team_threads()},
+          {"params", config.num_parameters()},
+          {"device", gpu ? gpu->name : "cpu"},
+          {"step_s", step_s},
+          {"p95_step_s", timing.p95_s()},
+          {"tokens_per_s", total / step_s},
+          {"model_tflops", total * config.train_flops_per_token(b.seq) / step_s / 1e12},
+          {"peak_bytes", resident_memory().peak_bytes},
+          {"first_loss", timing.first_loss},
+          {"last_loss", timing.last_loss},
+          {"recompute", b.recompute},
+          {"optimizer", b.optimizer},
+          {"master", b.master},
+          {"state_dtype", b.state_dtype},
+          {"fused", b.fused},
+          {"fp8", b.fp8}};
+}
+
+void add_speed(nlohmann::ordered_json& result, const TrainBench& b, const Timing& timing,
+               double roofline_s, std::optional<double> peak_flops) {
+  const double step_s = timing.median_s();
+  result["accumulation"] = b.accumulation;
+  result["sol"] = roofline_s * static_cast<double>(b.accumulation) / step_s;  // see roofline.h
+  result["mfu"] = nullptr;  // no data sheet to go by
+  if (peak_flops) result["mfu"] = result["model_tflops"].get<double>() * 1e12 / *peak_flops;
+  result["isa"] = cpu_isa();
+}
+
+void add_memory(nlohmann::ordered_json& result, const MemoryReport& planned,
+                const MemoryReport& measured) {
+  result["planned_peak_bytes"] = planned.peak_bytes();
+  result["measured_peak_bytes"] = measured.peak_bytes();
+  result["planned_extent_bytes"] = planned.extent_bytes;
+  result["plan_is_exact"] = planned.phases == measured.phases;
+}
+
+void add_communication(nlohmann::ordered_json& result, const Timing& timing, int ranks, int stage) {
+  const double busy_s = timing.per_step(&Traffic::busy_ns) * 1e-9,
+               waited_s = timing.per_step(&Traffic::waited_ns) * 1e-9;
+  result["ranks"] = ranks;
+  result["zero_stage"] = stage;
+  result["sent_bytes"] = timing.per_step(&Traffic::tensor_bytes);
+  result["comm_busy_s"] = busy_s;
+  result["comm_waited_s"] = waited_s;
+  result["comm_hidden"] = busy_s > 0 ? std::max(0.0, 1 - waited_s / busy_s) : 1.0;
+}
+
+void bench_train(const TrainBench& b, Communicator& comm) {
+  check(b, comm);
+  const TrainSpec spec = spec_of(b);
+  const std::optional<GpuInfo> gpu = choose_device(b, comm);
+  const MemoryReport planned = plan(b, spec, comm);
+  const Roofline roofline =
+      measure_roofline(spec.device, spec.model, b.batch * b.seq / comm.size(), spec.engine.dtype,
+                       b.accumulation > 1 ? DType::kF32 : spec.engine.grad_dtype);
+  reset_resident_peak();
+  const std::unique_ptr<Arena> arena =
+      Arena::make(spec.device, planned.extent_bytes, planned.host_bytes);
+  AssembledEngine assembled(spec, *arena, comm);
+  load(assembled);
+  OpProfile profile(b.trace);
+  const Timing timing = run_steps(b, assembled, comm, profile);
   const MemoryReport measured = memory_report(*arena);
-  const double sol = light.seconds_per_micro_batch() * static_cast<double>(b.accumulation) / step_s;
-  const double flops_per_s = total * config->train_flops_per_token(b.seq) / step_s;
   const auto peak = gpu ? datasheet_bf16_flops(gpu->name) : std::nullopt;
-  nlohmann::ordered_json mfu;  // null: no data sheet to go by
-  if (peak) mfu = flops_per_s / (*peak * comm.size());
-  const auto counted = static_cast<double>(b.steps - b.warmup);
-  const Traffic after = comm.traffic();
-  const auto per_step = [&](std::int64_t Traffic::*field) {
-    return static_cast<double>(after.*field - before.*field) / counted;
-  };
-  const double busy_s = per_step(&Traffic::busy_ns) * 1e-9,
-               waited_s = per_step(&Traffic::waited_ns) * 1e-9;
-  const nlohmann::ordered_json result{
-      {"peer", "thimble " + thimble_version()},
-      {"size", b.size},
-      {"batch", b.batch},
-      {"seq", b.seq},
-      {"dtype", b.dtype},
-      {"compile", false},
-      {"checkpoint", b.recompute == "full"},
-      {"threads", team_threads()},
-      {"params", config->num_parameters()},
-      {"device", gpu ? gpu->name : "cpu"},
-      {"step_s", step_s},
-      {"p95_step_s", p95_s},
-      {"tokens_per_s", total / step_s},
-      {"model_tflops", flops_per_s / 1e12},
-      {"peak_bytes", resident_memory().peak_bytes},
-      {"first_loss", losses.front()},
-      {"last_loss", losses.back()},
-      {"recompute", b.recompute},
-      {"optimizer", b.optimizer},
-      {"master", b.master},
-      {"state_dtype", b.state_dtype},
-      {"fused", b.fused},
-      {"fp8", b.fp8},
-      {"replayed_micro_batches", engine->replayed_micro_batches()},
-      {"state_bytes", arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer))},
-      {"accumulation", b.accumulation},
-      {"sol", sol},
-      {"mfu", mfu},
-      {"isa", cpu_isa()},
-      {"planned_peak_bytes", planned.peak_bytes()},
-      {"measured_peak_bytes", measured.peak_bytes()},
-      {"planned_extent_bytes", planned.extent_bytes},
-      {"plan_is_exact", planned.phases == measured.phases},
-      {"ranks", comm.size()},
-      {"zero_stage", engine->parallel().stage()},
-      {"sent_bytes", per_step(&Traffic::tensor_bytes)},
-      {"comm_busy_s", busy_s},
-      {"comm_waited_s", waited_s},
-      {"comm_hidden", busy_s > 0 ? std::max(0.0, 1 - waited_s / busy_s) : 1.0}};
-  if (comm.rank() != 0) return;
-  print_result(b, result, planned, measured, b.profile ? &profile : nullptr);
+  nlohmann::ordered_json result = peer_result(b, spec.model, gpu, timing);
+  result["replayed_micro_batches"] = assembled.engine.replayed_micro_batches();
+  result["state_bytes"] = arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer));
+  add_speed(result, b, timing, roofline.seconds_per_micro_batch(),
+            peak ? std::optional(*peak * comm.size()) : std::nullopt);
+  add_memory(result, planned, measured);
+  add_communication(result, timing, comm.size(), assembled.engine.parallel().stage());
+  if (comm.rank() == 0) print_result(b, result, planned, measured, b.profile ? &profile : nullptr);
 }
 
 // Alone, or as one rank of what mpirun started.
@@ -282,9 +322,9 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   CLI::App* train =
       bench.add_subcommand("train", "Steps on random tokens, with the keys of the PyTorch peer");
   train->add_option("--size", options->size, model_config_names());
-  train->add_option("--batch", options->batch, "Rows per micro-batch, of all ranks")
+  train->add_option("--batch", options->batch, "Sequences per micro-batch, of all ranks")
       ->check(CLI::PositiveNumber);
-  train->add_option("--seq", options->seq, "Positions per row")->check(CLI::Range(1, 1 << 20));
+  train->add_option("--seq", options->seq, "Positions per sequence")->check(CLI::Range(1, 1 << 20));
   train->add_option("--accumulation", options->accumulation, "Micro-batches per step")
       ->check(CLI::PositiveNumber);
   train->add_option("--steps", options->steps, "Steps in all")->check(CLI::PositiveNumber);

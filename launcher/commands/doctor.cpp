@@ -17,10 +17,10 @@
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
-#include "launcher/plan/speed_of_light.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "parallel/mpi_world.h"
+#include "plan/roofline.h"
 
 namespace thimble {
 namespace {
@@ -39,7 +39,7 @@ double best_gflops(DType dtype) {
   const auto config = named_model_config("20m");
   double best = 0;
   for (const MatmulRate& p :
-       measure_speed_of_light(DeviceKind::kCpu, *config, 1024, dtype, dtype).matmuls) {
+       measure_roofline(DeviceKind::kCpu, *config, 1024, dtype, dtype).matmuls) {
     best = std::max(best, p.flops_per_s / 1e9);
   }
   return best;

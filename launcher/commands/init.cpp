@@ -16,10 +16,11 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/paths.h"
 #include "launcher/job/write_job.h"
-#include "launcher/plan/time_plan.h"
+#include "launcher/plan/job_setup.h"
 #include "launcher/trainer/loaded_model.h"
 #include "models/hf_export.h"
 #include "models/model_config.h"
+#include "plan/time_plan.h"
 
 namespace thimble {
 namespace {
@@ -117,15 +118,14 @@ void fit_to_data(const DataLook& look, std::int64_t positions, job::InitValues& 
 void print_outlook(const std::string& file, const ModelConfig& config) {
   job::JobNotes notes;
   const job::JobConfig job = job::load_job(file, {}, notes);
-  const JobSetup setup = make_setup(job);
+  const TrainSpec spec = make_spec(job);
   apply_threads(job.threads);
   try {
-    const RunOutlook outlook =
-        look_ahead(job, setup, *open_tokenizer(setup.tokenizer, setup.model));
+    const RunOutlook outlook = look_ahead(job, spec, *open_tokenizer(spec.tokenizer, spec.model));
     const double flops = static_cast<double>(outlook.step_tokens) *
-                         config.train_flops_per_token(setup.engine.seq_len);
-    fmt::print("{}\n", outlook_text(outlook,
-                                    flops / measure_matmul_rate(setup.device, setup.engine.dtype)));
+                         config.train_flops_per_token(spec.engine.seq_len);
+    fmt::print("{}\n",
+               outlook_text(outlook, flops / measure_matmul_rate(spec.device, spec.engine.dtype)));
   } catch (const UserError& error) {
     spdlog::warn("the job would be refused: {}", error.what());
   }

@@ -148,11 +148,11 @@ void inspect_data(const std::string& job, std::int64_t sequences, bool json,
   const job::JobConfig loaded = job::load_job(job, {}, notes);
   for (const std::string& o : notes.overrides) spdlog::info("{}", o);
   for (const std::string& w : notes.warnings) spdlog::warn("{}", w);
-  JobSetup setup = make_setup(loaded);
-  setup.data.threads = apply_threads(loaded.threads);
-  const auto tokenizer = open_tokenizer(setup.tokenizer, setup.model);
+  TrainSpec spec = make_spec(loaded);
+  spec.data.threads = apply_threads(loaded.threads);
+  const auto tokenizer = open_tokenizer(spec.tokenizer, spec.model);
   const auto data = open_training_data(
-      setup.data, *tokenizer, [](const std::string& w) { spdlog::warn("{}", w); },
+      spec.data, *tokenizer, [](const std::string& w) { spdlog::warn("{}", w); },
       tokenize_progress(session));
   session.console->end_live_line();
   const bool color = ::isatty(STDOUT_FILENO) == 1 && session.console->traits().color;

@@ -6,7 +6,6 @@
 
 #include "launcher/job/load_job.h"
 #include "launcher/trainer/samples.h"
-#include "launcher/trainer/trainer.h"
 
 namespace thimble {
 
@@ -26,17 +25,17 @@ job::JobConfig load_job_arguments(const JobArguments& arguments, bool speaks) {
   return loaded;
 }
 
-RunShape run_shape(const job::JobConfig& job, const Tokenizer& tokenizer) {
-  RunShape shape;
+std::vector<std::int64_t> sample_prompt_tokens(const job::JobConfig& job,
+                                               const Tokenizer& tokenizer) {
+  std::vector<std::int64_t> lengths;
   for (const std::string& prompt : job.eval.sample_prompts) {
-    shape.sample_prompt_tokens.push_back(
-        static_cast<std::int64_t>(sample_prompt_ids(tokenizer, prompt).size()));
+    lengths.push_back(static_cast<std::int64_t>(sample_prompt_ids(tokenizer, prompt).size()));
   }
-  return shape;
+  return lengths;
 }
 
-std::int64_t export_disk_bytes(const JobSetup& setup) {
-  return dtype_size(setup.engine.dtype) * setup.model.num_parameters();
+std::int64_t export_disk_bytes(const TrainSpec& spec) {
+  return dtype_size(spec.engine.dtype) * spec.model.num_parameters();
 }
 
 namespace {
@@ -49,12 +48,12 @@ std::string weights_text(const EngineOptions& engine) {
     case MasterFormat::kSplit:
       return "bf16 with 16-bit remainder";
     case MasterFormat::kNone:
-      return "bf16, rounded stochastically";
+      return "bf16 with stochastic rounding";
   }
   return "?";
 }
 
-std::string optimizers_text(const JobPlan& plan) {
+std::string optimizers_text(const TrainPlan& plan) {
   std::string text;
   for (const GroupSummary& g : plan.groups) {
     text +=
@@ -66,31 +65,30 @@ std::string optimizers_text(const JobPlan& plan) {
 
 }  // namespace
 
-std::string plan_text(const JobSetup& setup, const JobPlan& plan) {
+std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
   const std::string ranks =
       plan.batch.ranks == 1
           ? ""
           : fmt::format(
                 "\nZeRO stage {} on {} ranks: each sends {} of gradients and {} of weights per "
                 "step, "
-                "in {} "
-                "collectives",
+                "in {} collectives",
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
-  const std::int64_t overhead = overhead_bytes(setup.device);
-  const bool gpu = setup.device == DeviceKind::kGpu;
+  const std::int64_t overhead = overhead_bytes(spec.device);
+  const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
       "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
       "{} {}), budget "
-      "{} ({}){}\ndisk: {} a checkpoint, {} the exported model",
-      static_cast<double>(setup.model.num_parameters()) / 1e6, weights_text(setup.engine),
+      "{} ({}){}\ndisk: {} per checkpoint, {} for the exported model",
+      static_cast<double>(spec.model.num_parameters()) / 1e6, weights_text(spec.engine),
       optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
       format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
       gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
           : "",
-      format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(setup)));
+      format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(spec)));
 }
 
 }  // namespace thimble

@@ -11,7 +11,9 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
 #include "launcher/commands/run_outlook.h"
-#include "launcher/plan/time_plan.h"
+#include "launcher/plan/job_plan.h"
+#include "launcher/plan/job_setup.h"
+#include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
 namespace thimble {
@@ -20,7 +22,7 @@ namespace {
 struct PlanArguments : JobArguments {
   std::string maximum;
   int ranks = 1, ranks_on_node = 1;
-  std::optional<double> tflops, gb_per_s;  // of a rank; none: measured here
+  std::optional<double> tflops, gb_per_s;  // per rank; none: measured here
 };
 
 // The largest value for which `fits` holds, doubling from `start`, up to `limit`; 0 if not even
@@ -41,23 +43,21 @@ std::int64_t largest(std::int64_t start, std::int64_t limit, Fits&& fits) {
   return good;
 }
 
-std::int64_t largest_fitting(const std::string& what, JobSetup setup, const job::JobConfig& job,
-                             const RunShape& shape, const RankPlace& place) {
-  const Budget budget = resolve_budget(job.memory.budget, setup.device, place);
+std::int64_t largest_fitting(const std::string& what, TrainSpec spec, const job::JobConfig& job,
+                             const RankPlace& place) {
+  const Budget budget = resolve_budget(job.memory.budget, spec.device, place);
   const auto fits = [&](const BatchPlan& batch) {
-    return plan_memory(setup, job, batch, shape, place).extent_bytes +
-               overhead_bytes(setup.device) <=
+    return plan_memory(spec, batch, place).extent_bytes + overhead_bytes(spec.device) <=
            budget.bytes;
   };
   if (what == "micro_batch_size") {
-    return largest(1, setup.sequences_per_step, [&](std::int64_t n) {
-      return fits(cut_batch(setup.sequences_per_step, n, place.ranks));
+    return largest(1, spec.sequences_per_step, [&](std::int64_t n) {
+      return fits(cut_batch(spec.sequences_per_step, n, place.ranks));
     });
   }
-  return largest(64, setup.model.max_positions, [&](std::int64_t n) {
-    setup.engine.seq_len = n;
-    return fits(cut_batch(setup.sequences_per_step, job.training.micro_batch_size.value.value_or(1),
-                          place.ranks));
+  return largest(64, spec.model.max_positions, [&](std::int64_t n) {
+    spec.engine.seq_len = n;
+    return fits(cut_batch(spec.sequences_per_step, spec.micro_batch.value_or(1), place.ranks));
   });
 }
 
@@ -72,16 +72,16 @@ int sharing_of(DeviceKind device, const PlanArguments& a) {
   return device == DeviceKind::kCpu ? a.ranks_on_node : 1;
 }
 
-KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
+KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec) {
   KnownRates known;
   if (a.tflops) {
     known.rates.flops_per_s = *a.tflops * 1e12;
     known.flops_from = "given";
   } else {
-    if (setup.device == DeviceKind::kGpu && gpu_count() == 0)
+    if (spec.device == DeviceKind::kGpu && gpu_count() == 0)
       throw_user("no GPU here to measure its matmuls: say --tflops");
     known.rates.flops_per_s =
-        measure_matmul_rate(setup.device, setup.engine.dtype) / sharing_of(setup.device, a);
+        measure_matmul_rate(spec.device, spec.engine.dtype) / sharing_of(spec.device, a);
     known.flops_from = "measured here";
   }
   if (a.gb_per_s) {
@@ -94,9 +94,9 @@ KnownRates known_rates(const PlanArguments& a, const JobSetup& setup) {
   return known;
 }
 
-// The time of a step that is known to pass.
-double least_step_s(const JobSetup& setup, const JobPlan& plan, const KnownRates& known) {
-  const StepTime time = predict_step(setup, plan, known.rates);
+// The least time of a step that can be told from these rates.
+double least_step_s(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
+  const StepTime time = predict_step(spec, plan, known.rates);
   const bool knows_comm = plan.batch.ranks > 1 && !known.bytes_from.empty();
   return knows_comm ? time.at_best_s() : time.compute_s;
 }
@@ -112,7 +112,7 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
                   {"exact", outlook.data.exact()}};
 }
 
-nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
+nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
                                  const KnownRates& known) {
   nlohmann::ordered_json phases = nlohmann::ordered_json::array();
   for (const MemoryPeak& p : plan.memory.phases) {
@@ -126,7 +126,7 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
   nlohmann::ordered_json traffic{{"reduce_bytes", plan.traffic.reduce_bytes},
                                  {"gather_bytes", plan.traffic.gather_bytes},
                                  {"collectives", plan.traffic.operations}};
-  const StepTime time = predict_step(setup, plan, known.rates);
+  const StepTime time = predict_step(spec, plan, known.rates);
   const bool knows_comm = plan.batch.ranks == 1 || !known.bytes_from.empty();
   nlohmann::ordered_json groups = nlohmann::ordered_json::array();
   for (const GroupSummary& g : plan.groups) {
@@ -137,7 +137,7 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
                       {"parameters", g.elements},
                       {"state_bytes", g.state_bytes}});
   }
-  return {{"parameters", setup.model.num_parameters()},
+  return {{"parameters", spec.model.num_parameters()},
           {"ranks", plan.batch.ranks},
           {"zero_stage", plan.zero_stage},
           {"sent_per_step", traffic},
@@ -147,73 +147,79 @@ nlohmann::ordered_json plan_json(const JobSetup& setup, const JobPlan& plan,
           {"gradient_accumulation_steps", plan.batch.accumulation_steps},
           {"peak_bytes", plan.memory.peak_bytes()},
           {"arena_bytes", plan.memory.extent_bytes},
-          {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(setup.device)},
+          {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(spec.device)},
           {"host_bytes", plan.memory.host_bytes},
           {"budget_bytes", plan.budget.bytes},
           {"fits", plan.fits},
           {"budget_bound_by", plan.budget.bound_by},
           {"checkpoint_disk_bytes", plan.checkpoint_bytes},
-          {"export_disk_bytes", export_disk_bytes(setup)},
+          {"export_disk_bytes", export_disk_bytes(spec)},
           {"optimizers", groups},
           {"phases", phases}};
 }
 
-std::string time_text(const JobSetup& setup, const JobPlan& plan, const KnownRates& known) {
-  const auto tokens = static_cast<double>(plan.batch.sequences * setup.engine.seq_len);
-  const StepTime time = predict_step(setup, plan, known.rates);
-  std::string text = fmt::format(
-      "time of a step: {:.3g} s of matmuls at {:.3g} TFLOP/s a "
-      "rank ({})",
-      time.compute_s, known.rates.flops_per_s / 1e12, known.flops_from);
+std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
+  const auto tokens = static_cast<double>(plan.batch.sequences * spec.engine.seq_len);
+  const StepTime time = predict_step(spec, plan, known.rates);
+  std::string text =
+      fmt::format("time of a step: {:.3g} s of matmuls at {:.3g} TFLOP/s per rank ({})",
+                  time.compute_s, known.rates.flops_per_s / 1e12, known.flops_from);
   if (plan.batch.ranks == 1)
     return text + fmt::format("; at most {:.4g} tokens/s", tokens / time.compute_s);
   if (known.bytes_from.empty())
-    return text + "; --gb-per-s, what a rank can send to other hosts, tells the rest";
+    return text + "; --gb-per-s, what a rank can send to other nodes, tells the rest";
   return text + fmt::format(
-                    ", {:.3g} s of communication at {:.3g} GB/s a rank ({}), most of it "
+                    ", {:.3g} s of communication at {:.3g} GB/s per rank ({}), most of it "
                     "meanwhile; {:.4g} to {:.4g} tokens/s",
                     time.comm_s, known.rates.bytes_per_s / 1e9, known.bytes_from,
                     tokens / time.at_worst_s(), tokens / time.at_best_s());
 }
 
+void print_maximum(const PlanArguments& arguments, const TrainSpec& spec, const job::JobConfig& job,
+                   const RankPlace& place) {
+  const std::int64_t value = largest_fitting(arguments.maximum, spec, job, place);
+  if (arguments.json) {
+    fmt::print("{}\n",
+               nlohmann::ordered_json{{"key", arguments.maximum}, {"largest", value}}.dump());
+    return;
+  }
+  const bool is_batch = arguments.maximum == "micro_batch_size";
+  const bool all = value == (is_batch ? spec.sequences_per_step : spec.model.max_positions);
+  fmt::print("largest {} that fits: {}{}\n", arguments.maximum, value,
+             !all       ? ""
+             : is_batch ? ", all sequences of a step"
+                        : ", all positions of the model");
+}
+
 void run_plan(const PlanArguments& arguments) {
   const job::JobConfig job = load_job_arguments(arguments);
   apply_threads(job.threads);
-  const JobSetup setup = make_setup(job);
-  for (const std::string& note : setup.model_notes) spdlog::warn("{}", note);
-  const auto tokenizer = open_tokenizer(setup.tokenizer, setup.model);
-  const RunShape shape = run_shape(job, *tokenizer);
+  TrainSpec spec = make_spec(job);
+  for (const std::string& note : spec.model_notes) spdlog::warn("{}", note);
+  const auto tokenizer = open_tokenizer(spec.tokenizer, spec.model);
+  spec.sample_prompt_tokens = sample_prompt_tokens(job, *tokenizer);
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
   const RankPlace place{.rank = 0,
                         .ranks = arguments.ranks,
                         .ranks_on_node = arguments.ranks_on_node,
-                        .on_gpu = ranks_on_a_gpu(arguments.ranks_on_node),
-                        .here = arguments.ranks == 1 || job.memory.budget.value.has_value()};
+                        .on_gpu = ranks_on_a_gpu(arguments.ranks_on_node)};
   if (!arguments.maximum.empty()) {
-    const std::int64_t value = largest_fitting(arguments.maximum, setup, job, shape, place);
-    if (arguments.json) {
-      fmt::print("{}\n",
-                 nlohmann::ordered_json{{"key", arguments.maximum}, {"largest", value}}.dump());
-    } else {
-      const bool is_batch = arguments.maximum == "micro_batch_size";
-      const bool all = value == (is_batch ? setup.sequences_per_step : setup.model.max_positions);
-      fmt::print("largest {} that fits: {}{}\n", arguments.maximum, value,
-                 !all       ? ""
-                 : is_batch ? ", all rows of a step"
-                            : ", all positions of the model");
-    }
+    print_maximum(arguments, spec, job, place);
     return;
   }
-  const RunOutlook outlook = look_ahead(job, setup, *tokenizer);
-  const JobPlan plan = plan_job(setup, job, shape, place);
-  const KnownRates known = known_rates(arguments, setup);
-  const double step_s = least_step_s(setup, plan, known);
+  const RunOutlook outlook = look_ahead(job, spec, *tokenizer);
+  // Nothing is known of the memory of other machines: what does not fit is planned all the same.
+  const bool knows_memory = arguments.ranks == 1 || job.memory.budget.value.has_value();
+  const TrainPlan plan =
+      plan_job(spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport);
+  const KnownRates known = known_rates(arguments, spec);
+  const double step_s = least_step_s(spec, plan, known);
   if (arguments.json) {
-    nlohmann::ordered_json json = plan_json(setup, plan, known);
+    nlohmann::ordered_json json = plan_json(spec, plan, known);
     add_outlook(json, outlook, step_s);
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{}\n{}\n{}\n", plan_text(setup, plan), time_text(setup, plan, known),
+    fmt::print("{}\n{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
                outlook_text(outlook, step_s));
   }
   if (const std::string warning = epochs_warning(outlook); !warning.empty())
@@ -242,7 +248,7 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
   plan->add_option(
           "--gb-per-s", arguments->gb_per_s,
           "What a rank can send: `mpirun -np 2 thimble bench comm` (default: measured here "
-          "if all ranks are on one host)")
+          "if all ranks are on one node)")
       ->check(CLI::Range(1e-6, 1e6));
   plan->add_flag("--json", arguments->json, "One JSON object");
   plan->footer(

@@ -34,11 +34,11 @@ void add_sampled(ContentHash& hash, const fs::path& path) {
   }
 }
 
-std::string model_hash(const JobSetup& setup) {
+std::string model_hash(const TrainSpec& spec) {
   ContentHash hash;
-  hash.add(model_config_json(setup.model, "bfloat16"));
-  if (setup.model_dir.empty()) return hash.hex();
-  std::vector<fs::path> files = SafetensorsModel::open(setup.model_dir).paths();
+  hash.add(model_config_json(spec.model, "bfloat16"));
+  if (spec.model_dir.empty()) return hash.hex();
+  std::vector<fs::path> files = SafetensorsModel::open(spec.model_dir).paths();
   std::sort(files.begin(), files.end());
   for (const fs::path& file : files) add_sampled(hash, file);
   return hash.hex();
@@ -59,11 +59,11 @@ bool is_path_of(const std::string& key, const std::string& what) {
 
 }  // namespace
 
-std::vector<std::pair<std::string, std::string>> content_of(const JobSetup& setup,
+std::vector<std::pair<std::string, std::string>> content_of(const TrainSpec& spec,
                                                             const Tokenizer& tokenizer,
                                                             const TrainingData& data) {
   std::vector<std::pair<std::string, std::string>> content{
-      {"model", model_hash(setup)}, {"tokenizer", fmt::format("{:016x}", tokenizer.digest())}};
+      {"model", model_hash(spec)}, {"tokenizer", fmt::format("{:016x}", tokenizer.digest())}};
   for (std::size_t i = 0; i < data.train_digests().size(); ++i) {
     content.emplace_back(fmt::format("data.train[{}]", i), data.train_digests()[i]);
   }

@@ -16,7 +16,7 @@ namespace thimble {
 /// The hash of each thing that a run was trained on, by name: "model", "tokenizer",
 /// "data.train[0]"... Weights are sampled: the hash covers their sizes, their headers and a part of
 /// every few MiB.
-std::vector<std::pair<std::string, std::string>> content_of(const JobSetup& setup,
+std::vector<std::pair<std::string, std::string>> content_of(const TrainSpec& spec,
                                                             const Tokenizer& tokenizer,
                                                             const TrainingData& data);
 

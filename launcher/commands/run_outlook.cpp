@@ -11,8 +11,8 @@ namespace {
 // More epochs than anyone wants without saying so.
 constexpr double kManyEpochs = 50;
 
-bool is_weighted(const JobSetup& setup) {
-  return std::any_of(setup.data.train.begin(), setup.data.train.end(),
+bool is_weighted(const TrainSpec& spec) {
+  return std::any_of(spec.data.train.begin(), spec.data.train.end(),
                      [](const SourceSpec& s) { return s.weight != 1.0; });
 }
 
@@ -28,19 +28,19 @@ std::string millions(std::int64_t tokens) {
 
 }  // namespace
 
-RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup,
+RunOutlook look_ahead(const job::JobConfig& job, const TrainSpec& spec,
                       const Tokenizer& tokenizer) {
-  RunOutlook outlook{.data = look_at_data(setup.data, tokenizer)};
-  if (const auto refusal = refusal_of(outlook.data, setup.data)) throw UserError(*refusal);
-  const auto sequences = static_cast<double>(outlook.data.sequences(setup.data)),
-             sequences_per_step = static_cast<double>(setup.sequences_per_step);
-  outlook.step_tokens = setup.sequences_per_step * setup.engine.seq_len;
+  RunOutlook outlook{.data = look_at_data(spec.data, tokenizer)};
+  if (const auto refusal = refusal_of(outlook.data, spec.data)) throw UserError(*refusal);
+  const auto sequences = static_cast<double>(outlook.data.sequences(spec.data)),
+             sequences_per_step = static_cast<double>(spec.sequences_per_step);
+  outlook.step_tokens = spec.sequences_per_step * spec.engine.seq_len;
   if (job.training.max_steps) {
     outlook.steps = *job.training.max_steps;
   } else if (job.training.max_tokens) {
     outlook.steps = ceil_div(*job.training.max_tokens, outlook.step_tokens);
   } else {
-    if (is_weighted(setup)) {
+    if (is_weighted(spec)) {
       throw_user(
           "training.num_epochs: an epoch has no meaning for weighted sources; use max_steps or "
           "max_tokens");
@@ -49,7 +49,7 @@ RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup,
         1, static_cast<std::int64_t>(
                std::ceil(*job.training.num_epochs * sequences / sequences_per_step)));
   }
-  if (!is_weighted(setup))
+  if (!is_weighted(spec))
     outlook.epochs = static_cast<double>(outlook.steps) * sequences_per_step / sequences;
   return outlook;
 }

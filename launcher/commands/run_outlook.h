@@ -5,7 +5,8 @@
 #include <string>
 
 #include "data/data_look.h"
-#include "launcher/plan/job_setup.h"
+#include "launcher/job/job_config.h"
+#include "train/train_spec.h"
 
 namespace thimble {
 
@@ -18,7 +19,7 @@ struct RunOutlook {
 };
 
 /// Throws UserError for what training would refuse of the data that is looked at.
-RunOutlook look_ahead(const job::JobConfig& job, const JobSetup& setup, const Tokenizer& tokenizer);
+RunOutlook look_ahead(const job::JobConfig& job, const TrainSpec& spec, const Tokenizer& tokenizer);
 
 /// Two lines: the data, and the steps, tokens, epochs and least time of the run. `step_s`:
 /// the least time of a step in seconds.

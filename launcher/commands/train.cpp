@@ -46,7 +46,7 @@ int run_simulated(const TrainArguments& arguments, CommandSession& session) {
       try {
         RankMonitor monitor(r, arguments.simulate);
         const int code = abort_on_error(*comm, [&] {
-          return train_rank(arguments, session, *comm, monitor, arguments.simulate, false);
+          return train_rank({arguments, session, *comm, monitor, arguments.simulate, false});
         });
         if (code != 0) exit_code = code;
       } catch (...) {
@@ -75,7 +75,7 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
   if (!is_rank) {
     SingleCommunicator alone;
     RankMonitor monitor(0, 1);
-    return train_rank(arguments, session, alone, monitor, 1, true);
+    return train_rank({arguments, session, alone, monitor, 1, true});
   }
   RankMonitor monitor(launched->rank, launched->ranks);
   const auto comm = make_mpi_world(std::chrono::minutes(10), monitor.listener());
@@ -84,7 +84,7 @@ int run_train(const TrainArguments& arguments, CommandSession& session) {
                launched->source, comm->size());
   }
   return run_mpi_rank(session, *comm, [&] {
-    return train_rank(arguments, session, *comm, monitor, launched->local_ranks, true);
+    return train_rank({arguments, session, *comm, monitor, launched->local_ranks, true});
   });
 }
 

@@ -23,10 +23,18 @@ struct TrainArguments : JobArguments {
   int simulate = 0;  // ranks as threads; 0: none
 };
 
-/// Exit code 0 or 75. ranks_on_node: ranks that share this machine; owns_process: the rank is a
-/// process, with a log file of its own. Every rank of `comm` calls it with the same arguments; an
-/// error of one must be followed by comm.abort().
-int train_rank(const TrainArguments& arguments, CommandSession& session, Communicator& comm,
-               RankMonitor& monitor, int ranks_on_node, bool owns_process);
+/// One rank of a run, and what it lives in.
+struct RankSetting {
+  const TrainArguments& arguments;  // the same on every rank
+  CommandSession& session;
+  Communicator& comm;
+  RankMonitor& monitor;
+  int ranks_on_node = 1;      // ranks that share this machine
+  bool owns_process = false;  // the rank is a process, with a log file of its own
+};
+
+/// Returns exit code 0 or 75. All ranks of the communicator call it together; an error of one must
+/// be followed by comm.abort().
+int train_rank(const RankSetting& rank);
 
 }  // namespace thimble

@@ -1,11 +1,8 @@
 #include "launcher/plan/job_setup.h"
 
-#include <spdlog/spdlog.h>
-
 #include <cmath>
 
 #include "core/base/numeric.h"
-#include "core/base/regex.h"
 #include "core/base/threads.h"
 #include "core/io/file.h"
 #include "launcher/run/machine.h"
@@ -101,98 +98,6 @@ std::int64_t sequences_per_step(const job::JobConfig& job) {
   return tokens / job.data.seq_len;
 }
 
-}  // namespace
-
-JobSetup make_setup(const job::JobConfig& job) {
-  JobSetup setup;
-  setup.device = job.device;
-  setup.model =
-      load_config(job, [&setup](const std::string& note) { setup.model_notes.push_back(note); });
-  setup.model_dir = job.model.path;
-  if (!setup.model_dir.empty())
-    setup.source_config = read_text_file(setup.model_dir / "config.json", kMiB);
-  if (!job.model.tokenizer.empty()) {
-    setup.tokenizer = job.model.tokenizer;
-  } else if (!job.model.path.empty()) {
-    const bool bytes =
-        std::filesystem::exists(std::filesystem::path(job.model.path) / kByteTokenizerMarker);
-    setup.tokenizer = bytes ? "byte" : job.model.path;
-  } else {
-    throw_user(
-        "model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
-  }
-  setup.engine.dtype = job.model.dtype;
-  setup.engine.grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype);
-  setup.engine.fp8 = job.model.linear_dtype == job::LinearDType::kFP8;
-  setup.engine.recompute = job.memory.recompute;
-  setup.engine.zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1));
-  setup.engine.comm_dtype = job.parallelism.reduce_dtype;
-  setup.engine.reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl;
-  setup.engine.max_grad_norm = job.training.max_grad_norm;
-  setup.engine.fused_backward = job.optimizer.fused_backward;
-  setup.engine.clip_mode = job.training.grad_norm_mode;
-  setup.engine.seq_len = job.data.seq_len;
-  setup.engine.graphs = job.training.cuda_graphs;
-  setup.engine.master = job.model.master_weights;
-  setup.engine.seed = static_cast<std::uint64_t>(job.seed);
-  setup.data = data_spec(job);
-  setup.sequences_per_step = sequences_per_step(job);
-  return setup;
-}
-
-std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& tokenizer, const ModelConfig& model) {
-  std::unique_ptr<Tokenizer> opened = load_tokenizer(tokenizer);
-  if (opened->vocab_size() > model.vocab_size) {
-    throw_user("tokenizer {}: it can emit id {}, but the model's vocab_size is {}",
-               tokenizer.string(), opened->vocab_size() - 1, model.vocab_size);
-  }
-  return opened;
-}
-
-void apply_freeze(const job::JobConfig& job, Transformer& model) {
-  for (const std::string& pattern : job.model.freeze) {
-    const Regex regex(pattern, Regex::Kind::kBytes, "model.freeze");
-    bool matched = false;
-    for (const ParamId id : model.params().ids()) {
-      if (!regex.matches_whole(model.params().info(id).name)) continue;
-      model.params().set_trainable(id, false);
-      matched = true;
-    }
-    if (!matched)
-      throw_user("model.freeze = '{}': matches no tensor; `thimble inspect model` lists them",
-                 pattern);
-  }
-  for (const ParamId id : model.params().ids()) {
-    if (model.params().info(id).trainable) return;
-  }
-  throw_user("model.freeze: every tensor is frozen, nothing is left to train");
-}
-
-Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
-  const job::LrSchedulerConfig& s = job.lr_scheduler;
-  const double ratio = s.warmup_ratio.value_or(job::kDefaultWarmupRatio);
-  return {.type = s.type,
-          .lr = job.optimizer.lr,
-          .total_steps = total_steps,
-          .warmup_steps = s.warmup_steps ? *s.warmup_steps
-                                         : static_cast<std::int64_t>(std::llround(
-                                               ratio * static_cast<double>(total_steps))),
-          .min_lr_ratio = s.min_lr_ratio,
-          .decay_ratio = s.decay_ratio,
-          .decay_type = s.decay_type};
-}
-
-std::unique_ptr<TensorSource> open_weights(Arena& arena, const JobSetup& setup,
-                                           const job::JobConfig& job, const ParamTable& params) {
-  if (setup.model_dir.empty()) {
-    return std::make_unique<InitSource>(static_cast<std::uint64_t>(job.seed), setup.model.init_std);
-  }
-  return std::make_unique<HfSource>(arena, setup.model_dir, params,
-                                    [](const std::string& note) { spdlog::info("{}", note); });
-}
-
-namespace {
-
 AdamOptions adam_options(const job::OptimizerConfig& o) {
   return {.beta1 = o.betas[0],
           .beta2 = o.betas[1],
@@ -220,25 +125,7 @@ void read_matrix_options(const job::MatrixOptimizerConfig& from, OptimizerSettin
   if (!from.layer_order.empty()) to.layer_order = from.layer_order;
 }
 
-void require_projecting(const GroupSettings& main, const std::vector<GroupSettings>& groups) {
-  const auto projects = [](const GroupSettings& group) {
-    const OptimizerEntry* entry = find_optimizer(group.optimizer.name);
-    return entry == nullptr ||
-           reads_key(*entry, "project_gradients");  // an unknown name has its own message
-  };
-  if (projects(main) || std::any_of(groups.begin(), groups.end(), projects)) return;
-  std::string names;
-  for (const OptimizerEntry& e : optimizer_entries()) {
-    if (reads_key(e, "project_gradients"))
-      names += (names.empty() ? "" : ", ") + std::string(e.name);
-  }
-  throw_user("optimizer.project_gradients = true: {} takes whole gradients; allowed with {}",
-             main.optimizer.name, names);
-}
-
-}  // namespace
-
-OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& params) {
+OptimizerSpec optimizer_spec(const job::JobConfig& job) {
   const job::OptimizerConfig& o = job.optimizer;
   GroupSettings base{.label = "optimizer", .match = "", .optimizer = {.name = o.name}, .lr = o.lr};
   base.optimizer.adam = adam_options(o);
@@ -264,8 +151,77 @@ OptimizerGroups make_optimizer(const job::JobConfig& job, const ParamTable& para
     read_matrix_options(from, group.optimizer);
     groups.push_back(std::move(group));
   }
-  if (o.project_gradients) require_projecting(main, groups);
-  return {params, std::move(groups), std::move(main), std::move(fallback)};
+  return {.main = std::move(main), .fallback = std::move(fallback), .groups = std::move(groups)};
+}
+
+EngineOptions engine_options(const job::JobConfig& job) {
+  return {.dtype = job.model.dtype,
+          .fp8 = job.model.linear_dtype == job::LinearDType::kFP8,
+          .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
+          .recompute = job.memory.recompute,
+          .zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(1)),
+          .comm_dtype = job.parallelism.reduce_dtype,
+          .reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl,
+          .max_grad_norm = job.training.max_grad_norm,
+          .clip_mode = job.training.grad_norm_mode,
+          .fused_backward = job.optimizer.fused_backward,
+          .master = job.model.master_weights,
+          .seed = static_cast<std::uint64_t>(job.seed),
+          .seq_len = job.data.seq_len,
+          .graphs = job.training.cuda_graphs};
+}
+
+}  // namespace
+
+TrainSpec make_spec(const job::JobConfig& job) {
+  TrainSpec spec;
+  spec.device = job.device;
+  spec.model =
+      load_config(job, [&spec](const std::string& note) { spec.model_notes.push_back(note); });
+  spec.model_dir = job.model.path;
+  if (!spec.model_dir.empty())
+    spec.source_config = read_text_file(spec.model_dir / "config.json", kMiB);
+  if (!job.model.tokenizer.empty()) {
+    spec.tokenizer = job.model.tokenizer;
+  } else if (!job.model.path.empty()) {
+    const bool bytes =
+        std::filesystem::exists(std::filesystem::path(job.model.path) / kByteTokenizerMarker);
+    spec.tokenizer = bytes ? "byte" : job.model.path;
+  } else {
+    throw_user(
+        "model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
+  }
+  spec.engine = engine_options(job);
+  spec.data = data_spec(job);
+  spec.freeze = job.model.freeze;
+  spec.optimizer = optimizer_spec(job);
+  spec.sequences_per_step = sequences_per_step(job);
+  spec.micro_batch = job.training.micro_batch_size.value;
+  spec.any_zero_stage = !job.parallelism.zero_stage.value;
+  return spec;
+}
+
+std::unique_ptr<Tokenizer> open_tokenizer(const fs::path& tokenizer, const ModelConfig& model) {
+  std::unique_ptr<Tokenizer> opened = load_tokenizer(tokenizer);
+  if (opened->vocab_size() > model.vocab_size) {
+    throw_user("tokenizer {}: it can emit id {}, but the model's vocab_size is {}",
+               tokenizer.string(), opened->vocab_size() - 1, model.vocab_size);
+  }
+  return opened;
+}
+
+Schedule make_schedule(const job::JobConfig& job, std::int64_t total_steps) {
+  const job::LrSchedulerConfig& s = job.lr_scheduler;
+  const double ratio = s.warmup_ratio.value_or(job::kDefaultWarmupRatio);
+  return {.type = s.type,
+          .lr = job.optimizer.lr,
+          .total_steps = total_steps,
+          .warmup_steps = s.warmup_steps ? *s.warmup_steps
+                                         : static_cast<std::int64_t>(std::llround(
+                                               ratio * static_cast<double>(total_steps))),
+          .min_lr_ratio = s.min_lr_ratio,
+          .decay_ratio = s.decay_ratio,
+          .decay_type = s.decay_type};
 }
 
 int apply_threads(const job::AutoInt& threads, int ranks_on_node) {

@@ -13,7 +13,7 @@ constexpr std::int64_t kShortestSequence = 128;
 // A change of the job, and how it is written.
 struct Edit {
   std::string text, cost;
-  JobSetup setup;
+  TrainSpec spec;
 };
 
 class Proposals {
@@ -22,9 +22,9 @@ class Proposals {
 
   // Adds the edit if it fits, with the largest micro-batch that does; false if none does.
   bool consider(const Edit& edit) {
-    const std::int64_t sequences = ceil_div(edit.setup.sequences_per_step, planned_.place.ranks);
+    const std::int64_t sequences = ceil_div(edit.spec.sequences_per_step, planned_.place.ranks);
     const auto& written = planned_.job.training.micro_batch_size.value;
-    const std::optional<std::int64_t> micro = largest_micro(edit.setup, sequences);
+    const std::optional<std::int64_t> micro = largest_micro(edit.spec, sequences);
     if (!micro) return false;
     // "auto" finds the micro-batch itself, and one that stays needs no edit.
     std::string text = edit.text;
@@ -32,34 +32,33 @@ class Proposals {
       text += fmt::format("{}training.micro_batch_size = {}", text.empty() ? "" : ", ", *micro);
     }
     if (text.empty()) return false;
-    text_ += fmt::format("\n  fits: {}{}: {}", text, edit.cost,
-                         format_bytes(needed(edit.setup, *micro)));
+    text_ +=
+        fmt::format("\n  fits: {}{}: {}", text, edit.cost, format_bytes(needed(edit.spec, *micro)));
     return true;
   }
 
   const std::string& text() const { return text_; }
 
-  std::int64_t needed(const JobSetup& setup, std::int64_t micro) const {
-    const BatchPlan batch = cut_batch(setup.sequences_per_step, micro, planned_.place.ranks);
-    return plan_memory(setup, planned_.job, batch, planned_.shape, planned_.place).extent_bytes +
-           overhead_bytes(setup.device);
+  std::int64_t needed(const TrainSpec& spec, std::int64_t micro) const {
+    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, planned_.place.ranks);
+    return plan_memory(spec, batch, planned_.place).extent_bytes + overhead_bytes(spec.device);
   }
 
  private:
-  bool fits(const JobSetup& setup, std::int64_t micro) const {
-    return needed(setup, micro) <= budget_;
+  bool fits(const TrainSpec& spec, std::int64_t micro) const {
+    return needed(spec, micro) <= budget_;
   }
 
   // Not more than the job asks for, if it does.
-  std::optional<std::int64_t> largest_micro(const JobSetup& setup, std::int64_t sequences) const {
+  std::optional<std::int64_t> largest_micro(const TrainSpec& spec, std::int64_t sequences) const {
     const std::int64_t limit =
         std::min(sequences, planned_.job.training.micro_batch_size.value.value_or(sequences));
-    if (fits(setup, limit)) return limit;
-    if (limit == 1 || !fits(setup, 1)) return std::nullopt;
+    if (fits(spec, limit)) return limit;
+    if (limit == 1 || !fits(spec, 1)) return std::nullopt;
     std::int64_t good = 1, bad = limit;
     while (bad - good > 1) {
       const std::int64_t middle = good + (bad - good) / 2;
-      (fits(setup, middle) ? good : bad) = middle;
+      (fits(spec, middle) ? good : bad) = middle;
     }
     return good;
   }
@@ -72,31 +71,30 @@ class Proposals {
 constexpr std::string_view kFull = "memory.recompute = \"full\"";
 
 void propose_edits(const PlannedJob& planned, Proposals& proposals) {
-  const JobSetup& setup = planned.setup;
-  proposals.consider({"", " (about the same speed)", setup});
-  for (int stage = setup.engine.zero_stage + 1; planned.place.ranks > 1 && stage <= 3; ++stage) {
-    Edit edit{fmt::format("parallelism.zero_stage = {}", stage), "", setup};
-    edit.setup.engine.zero_stage = stage;
+  const TrainSpec& spec = planned.spec;
+  proposals.consider({"", " (about the same speed)", spec});
+  for (int stage = spec.engine.zero_stage + 1; planned.place.ranks > 1 && stage <= 3; ++stage) {
+    Edit edit{fmt::format("parallelism.zero_stage = {}", stage), "", spec};
+    edit.spec.engine.zero_stage = stage;
     proposals.consider(edit);
   }
-  if (setup.engine.recompute == Recompute::kNone) {
-    Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", setup};
-    edit.setup.engine.recompute = Recompute::kSelective;
+  if (spec.engine.recompute == Recompute::kNone) {
+    Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", spec};
+    edit.spec.engine.recompute = Recompute::kSelective;
     proposals.consider(edit);
   }
-  const bool is_full = setup.engine.recompute == Recompute::kFull;
-  Edit full{std::string(kFull), " (about 30 % slower)", setup};
-  full.setup.engine.recompute = Recompute::kFull;
+  const bool is_full = spec.engine.recompute == Recompute::kFull;
+  Edit full{std::string(kFull), " (about 30 % slower)", spec};
+  full.spec.engine.recompute = Recompute::kFull;
   if (!is_full && proposals.consider(full)) return;
   const auto& step_tokens = planned.job.training.global_batch_tokens;
-  for (std::int64_t seq_len = setup.engine.seq_len / 2; seq_len >= kShortestSequence;
-       seq_len /= 2) {
+  for (std::int64_t seq_len = spec.engine.seq_len / 2; seq_len >= kShortestSequence; seq_len /= 2) {
     if (step_tokens && *step_tokens % seq_len != 0) continue;
     Edit edit{
         fmt::format("data.seq_len = {}{}{}", seq_len, is_full ? "" : ", ", is_full ? "" : kFull),
-        "", full.setup};
-    edit.setup.engine.seq_len = seq_len;
-    if (step_tokens) edit.setup.sequences_per_step = *step_tokens / seq_len;
+        "", full.spec};
+    edit.spec.engine.seq_len = seq_len;
+    if (step_tokens) edit.spec.sequences_per_step = *step_tokens / seq_len;
     if (proposals.consider(edit)) return;
   }
 }
@@ -104,7 +102,7 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
 }  // namespace
 
 void refuse_plan(const PlannedJob& planned, const MemoryReport& least, const Budget& budget) {
-  const std::int64_t needed = least.extent_bytes + overhead_bytes(planned.setup.device);
+  const std::int64_t needed = least.extent_bytes + overhead_bytes(planned.spec.device);
   std::string text =
       fmt::format("the job needs {} and memory.budget allows {} ({}); nothing was started.",
                   format_bytes(needed), format_bytes(budget.bytes), budget.bound_by);
@@ -113,7 +111,7 @@ void refuse_plan(const PlannedJob& planned, const MemoryReport& least, const Bud
   text += proposals.text();
   text += fmt::format("\n  or: memory.budget = \"{}MiB\" on a machine that has it",
                       ceil_div(needed, kMiB));
-  JobSetup full = planned.setup;
+  TrainSpec full = planned.spec;
   full.engine.recompute = Recompute::kFull;
   const std::int64_t smallest = proposals.needed(full, 1);
   if (proposals.text().empty() && smallest < needed) {

@@ -8,9 +8,8 @@ namespace thimble {
 
 /// A job as it was planned.
 struct PlannedJob {
-  const JobSetup& setup;
+  const TrainSpec& spec;  // at the ZeRO stage that was tried last
   const job::JobConfig& job;
-  const RunShape& shape;
   const RankPlace& place;
 };
 

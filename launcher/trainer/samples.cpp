@@ -1,7 +1,7 @@
 #include "launcher/trainer/samples.h"
 
-#include "launcher/plan/job_plan.h"
 #include "models/decoder.h"
+#include "plan/memory_plan.h"
 
 namespace thimble {
 

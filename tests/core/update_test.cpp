@@ -34,12 +34,9 @@ void create_all(StateStore& state, const StateTable& table) {
 // Of one process, which holds everything.
 StateTable whole_table(const ParamTable& params, const Optimizer& optimizer, DType weights,
                        MasterFormat master) {
-  return {params,
-          optimizer,
-          weights,
-          master,
-          [&](ParamId id) { return RowPartition::whole(params.info(id)); },
-          false};
+  return {params, optimizer, {.weights = weights, .master = master}, [&](ParamId id) {
+            return RowPartition::whole(params.info(id));
+          }};
 }
 
 TEST(AdamWStepTest, EqualsTheFormulaInBothConventions) {

@@ -173,7 +173,8 @@ TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
     const TrainableModel& model = *made;
     const OptimizerGroups groups = make_groups(model.params(), optimizer, false, 2);
     const auto play = [&](Arena& arena, Communicator& comm) {
-      TrainEngine engine(arena, model, groups, engine_options(s, 1), comm, stores_of_tests(model));
+      TrainEngine engine(arena, model, groups, engine_options(s, 1),
+                         {comm, stores_of_tests(model)});
       InitSource source(3, 0.3);
       engine.load(source);
       arena.begin_phase("step");

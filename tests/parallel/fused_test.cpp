@@ -95,8 +95,8 @@ TEST_P(FusedTest, MemoryIsPlannedAndGradientsAreNeverAllThere) {
         const TrainableModel& model = *made;
         const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
         const auto play = [&](Arena& arena, Communicator& comm) {
-          TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps), comm,
-                             stores_of_tests(model));
+          TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
+                             {comm, stores_of_tests(model)});
           InitSource source(3, 0.3);
           engine.load(source);
           arena.begin_phase("step");
@@ -131,8 +131,8 @@ TEST_P(FusedTest, AnInfiniteLossChangesNothing) {
     const std::unique_ptr<TrainableModel> made = tiny_model(s);
     const TrainableModel& model = *made;
     const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
-    TrainEngine engine(*arena, model, optimizer, engine_options(s, 1), comm,
-                       stores_of_tests(model));
+    TrainEngine engine(*arena, model, optimizer, engine_options(s, 1),
+                       {comm, stores_of_tests(model)});
     InitSource source(3, 0.3);
     engine.load(source);
     const auto weights = [&] {

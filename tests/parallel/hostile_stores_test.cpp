@@ -75,8 +75,8 @@ Seen watch(Communicator& comm, const Setting& s, int steps, int bad_step = 0) {
   const OptimizerGroups optimizer =
       make_groups(model->params(), s.optimizer, s.project_gradients, s.update_gap);
   const auto record = std::make_shared<HostileRecord>();
-  TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.accumulation_steps), comm,
-                     hostile_stores(*model, record));
+  TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.accumulation_steps),
+                     {comm, hostile_stores(*model, record)});
   InitSource source(3, 0.3);
   engine.load(source);
   Seen seen{{*record}};
@@ -173,7 +173,7 @@ TEST_P(HostileStores, FailWithTheirOwnWords) {
               const auto record = std::make_shared<HostileRecord>();
               if (comm.rank() == 0) (at_release ? record->fail_release : record->fail_acquire) = at;
               TrainEngine engine(*arena, *model, optimizer, engine_options(s, s.accumulation_steps),
-                                 comm, hostile_stores(*model, record));
+                                 {comm, hostile_stores(*model, record)});
               try {
                 InitSource source(3, 0.3);
                 engine.load(source);

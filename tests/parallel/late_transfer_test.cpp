@@ -40,9 +40,8 @@ TEST(LateTransfer, AStoreThatGoesAwayGivesWhatItHasPromised) {
       const auto arena = Arena::make_cpu(std::int64_t{1} << 28);
       arena->set_poison(true);
       const KeepsNothing optimizer(int8);
-      const StateTable table(
-          params, optimizer, DType::kBF16, MasterFormat::kNone,
-          [&](ParamId) { return plan.spec(id).rows; }, true);
+      const StateTable table(params, optimizer, {.weights = DType::kBF16, .divided = true},
+                             [&](ParamId) { return plan.spec(id).rows; });
       const StoreParts parts{params, table, plan, comm, DType::kBF16};
       std::unique_ptr<WeightStore> store;
       if (int8) {
@@ -129,7 +128,8 @@ std::vector<double> losses_after(Communicator& comm, const Setting& s, long fail
   arena->set_poison(true);
   const Transformer model(odd_config(s.tied));
   const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
-  TrainEngine engine(*arena, model, optimizer, engine_options(s, 1), comm, stores_of_tests(model));
+  TrainEngine engine(*arena, model, optimizer, engine_options(s, 1),
+                     {comm, stores_of_tests(model)});
   InitSource source(3, 0.3);
   engine.load(source);
   const auto batches = batches_of(comm.rank(), comm.size(), 1, -1);

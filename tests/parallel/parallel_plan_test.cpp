@@ -106,7 +106,9 @@ TEST(ParallelPlanTest, TrafficOverAllRanksIsTheFormula) {
                                 {.ranks = ranks, .stage = stage, .small_elements = 10});
         std::int64_t total = 0;
         for (int r = 0; r < ranks; ++r) {
-          total += plan.step_traffic(params, r, m, DType::kBF16, DType::kBF16, gathers).total();
+          total +=
+              plan.step_traffic(params, r, {.micro_batches = m, .gathers_per_micro_batch = gathers})
+                  .total();
         }
         EXPECT_EQ(total, (ranks - 1) * psi * 2 * units[stage])
             << ranks << " ranks, stage " << stage;

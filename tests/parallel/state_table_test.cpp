@@ -29,9 +29,8 @@ struct Planned {
         optimizer(groups(params, name)),
         plan(params, [this](const ParamInfo& info) { return need(info); },
              {.ranks = ranks, .stage = stage, .small_elements = 64}),
-        table(
-            params, optimizer, dtype, master, [this](ParamId id) { return plan.spec(id).rows; },
-            stage > 0) {}
+        table(params, optimizer, {.weights = dtype, .master = master, .divided = stage > 0},
+              [this](ParamId id) { return plan.spec(id).rows; }) {}
 
  private:
   static OptimizerGroups groups(const ParamTable& params, const std::string& name) {

@@ -124,8 +124,8 @@ TEST_P(ZeroTest, BytesSentAndInMemoryAreThePlanned) {
           // One step's bytes, and every peak.
           const auto play = [&](Arena& arena, Communicator& comm) {
             arena.begin_phase("load");
-            TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps), comm,
-                               stores_of_tests(model));
+            TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
+                               {comm, stores_of_tests(model)});
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
@@ -133,13 +133,13 @@ TEST_P(ZeroTest, BytesSentAndInMemoryAreThePlanned) {
             const std::int64_t before = comm.traffic().tensor_bytes;
             engine.step(batches, 1, 1e-3);
             const std::int64_t sent = comm.traffic().tensor_bytes - before;
-            EXPECT_EQ(sent, ranks == 1
-                                ? 0
-                                : engine.parallel()
-                                      .step_traffic(model.params(), comm.rank(), accumulation_steps,
-                                                    DType::kBF16, DType::kBF16,
-                                                    model.gathers_per_micro_batch())
-                                      .total());
+            EXPECT_EQ(sent, ranks == 1 ? 0
+                                       : engine.parallel()
+                                             .step_traffic(model.params(), comm.rank(),
+                                                           {.micro_batches = accumulation_steps,
+                                                            .gathers_per_micro_batch =
+                                                                model.gathers_per_micro_batch()})
+                                             .total());
             engine.step(batches, 2, 1e-3);
           };
           run_ranks(ranks, [&](Communicator& comm) {
@@ -217,8 +217,8 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
       const TrainableModel& model = *made;
       const OptimizerGroups optimizer = make_groups(model.params(), entry.name);
       const auto play = [&](Arena& arena, Communicator& comm) {
-        TrainEngine engine(arena, model, optimizer, engine_options(s, 1), comm,
-                           stores_of_tests(model));
+        TrainEngine engine(arena, model, optimizer, engine_options(s, 1),
+                           {comm, stores_of_tests(model)});
         InitSource source(3, 0.3);
         engine.load(source);
         arena.begin_phase("step");
@@ -268,7 +268,7 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
         for (const int accumulation_steps : {1, 3}) {
           const auto play = [&](Arena& arena, Communicator& playing) {
             TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
-                               playing, stores_of_tests(model));
+                               {playing, stores_of_tests(model)});
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
@@ -278,8 +278,12 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
               engine.step(own, step, 1e-3);
               const auto planned = [&](const std::vector<std::int64_t>& projections) {
                 return engine.parallel()
-                    .step_traffic(model.params(), comm.rank(), accumulation_steps, DType::kF32,
-                                  DType::kF32, model.gathers_per_micro_batch(), {}, projections)
+                    .step_traffic(model.params(), comm.rank(),
+                                  {.micro_batches = accumulation_steps,
+                                   .comm_dtype = DType::kF32,
+                                   .weight_dtype = DType::kF32,
+                                   .gathers_per_micro_batch = model.gathers_per_micro_batch(),
+                                   .projected_widths = projections})
                     .total();
               };
               if (ranks == 1) continue;

@@ -1,4 +1,4 @@
-#include "launcher/plan/time_plan.h"
+#include "plan/time_plan.h"
 
 #include <algorithm>
 #include <future>
@@ -6,10 +6,10 @@
 #include "core/base/threads.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
-#include "launcher/plan/speed_of_light.h"
 #include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
 #include "parallel/local_world.h"
+#include "plan/roofline.h"
 
 namespace thimble {
 namespace {
@@ -18,14 +18,14 @@ constexpr int kRuns = 5;
 
 }  // namespace
 
-StepTime predict_step(const JobSetup& setup, const JobPlan& plan, const Rates& rates) {
-  const std::int64_t seq_len = setup.engine.seq_len;
+StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates& rates) {
+  const std::int64_t seq_len = spec.engine.seq_len;
   const double tokens =
       static_cast<double>(plan.batch.micro_batch * plan.batch.accumulation_steps) *
       static_cast<double>(seq_len);
   // A block's forward pass is a third of its work.
-  const double recompute = setup.engine.recompute == Recompute::kFull ? 4.0 / 3.0 : 1.0;
-  const double flops = tokens * setup.model.train_flops_per_token(seq_len) * recompute;
+  const double recompute = spec.engine.recompute == Recompute::kFull ? 4.0 / 3.0 : 1.0;
+  const double flops = tokens * spec.model.train_flops_per_token(seq_len) * recompute;
   StepTime time{.compute_s = flops / rates.flops_per_s, .comm_s = 0};
   if (plan.traffic.total() > 0)
     time.comm_s = static_cast<double>(plan.traffic.total()) / rates.bytes_per_s;

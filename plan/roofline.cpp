@@ -1,4 +1,4 @@
-#include "launcher/plan/speed_of_light.h"
+#include "plan/roofline.h"
 
 #include <algorithm>
 
@@ -47,19 +47,26 @@ Tensor matrix(Arena& arena, DType dtype, std::int64_t rows, std::int64_t cols) {
   return t;
 }
 
-void measure(SpeedOfLight& out, DeviceKind device, const Linear& l, std::int64_t tokens,
-             std::int64_t repeats, DType dtype, DType logits_dtype, DType grad_dtype) {
+// What the three matmuls of a linear layer are timed with.
+struct LinearTiming {
+  std::int64_t tokens = 0;   // rows of its input
+  std::int64_t repeats = 1;  // per micro-batch, of each of the layer's `count`
+  DType dtype, out_dtype, grad_dtype;
+};
+
+void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTiming& t) {
+  const std::int64_t tokens = t.tokens;
   const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + 64 * kMiB;
   const std::unique_ptr<Arena> arena = Arena::make(device, 2 * bytes, 0);
-  const Tensor x = matrix(*arena, dtype, tokens, l.in), dy = matrix(*arena, dtype, tokens, l.out);
+  const Tensor x = matrix(*arena, t.dtype, tokens, l.in),
+               dy = matrix(*arena, t.dtype, tokens, l.out);
   const bool transposed = l.in > l.out;
-  const Tensor w =
-      transposed ? matrix(*arena, dtype, l.in, l.out) : matrix(*arena, dtype, l.out, l.in);
-  const Tensor y = matrix(*arena, logits_dtype, tokens, l.out),
-               dx = matrix(*arena, dtype, tokens, l.in);
-  const Tensor dw = transposed ? matrix(*arena, grad_dtype, l.in, l.out)
-                               : matrix(*arena, grad_dtype, l.out, l.in);
-  const std::int64_t count = l.count * repeats;
+  const std::int64_t rows = transposed ? l.in : l.out, cols = transposed ? l.out : l.in;
+  const Tensor w = matrix(*arena, t.dtype, rows, cols);
+  const Tensor y = matrix(*arena, t.out_dtype, tokens, l.out),
+               dx = matrix(*arena, t.dtype, tokens, l.in);
+  const Tensor dw = matrix(*arena, t.grad_dtype, rows, cols);
+  const std::int64_t count = l.count * t.repeats;
   out.matmuls.push_back(
       {"forward", tokens, l.out, l.in, count, best_rate(*arena, {x}, {w, !transposed}, y, true)});
   out.matmuls.push_back({"input gradient", tokens, l.in, l.out, count,
@@ -79,14 +86,14 @@ double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64
                    matrix(*arena, dtype, m, n), true);
 }
 
-double SpeedOfLight::seconds_per_micro_batch() const {
+double Roofline::seconds_per_micro_batch() const {
   double total = 0;
   for (const MatmulRate& p : matmuls) total += p.seconds();
   return total;
 }
 
-SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& c, std::int64_t tokens,
-                                    DType dtype, DType grad_dtype) {
+Roofline measure_roofline(DeviceKind device, const ModelConfig& c, std::int64_t tokens, DType dtype,
+                          DType grad_dtype) {
   std::vector<Linear> linears;
   const auto add = [&](std::int64_t out, std::int64_t in, std::int64_t count) {
     for (Linear& l : linears) {
@@ -103,12 +110,19 @@ SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& c, std
   add(c.hidden_size, q, c.num_layers);
   add(c.intermediate_size, c.hidden_size, 2 * c.num_layers);
   add(c.hidden_size, c.intermediate_size, c.num_layers);
-  SpeedOfLight out;
-  for (const Linear& l : linears) measure(out, device, l, tokens, 1, dtype, dtype, grad_dtype);
+  Roofline out;
+  for (const Linear& l : linears) {
+    measure(out, device, l,
+            {.tokens = tokens, .dtype = dtype, .out_dtype = dtype, .grad_dtype = grad_dtype});
+  }
   const std::int64_t chunk = std::min(tokens, lm_head_chunk_rows(c.vocab_size, device));
   const std::int64_t chunks = ceil_div(tokens, chunk);
-  measure(out, device, {c.vocab_size, c.hidden_size, 1}, ceil_div(tokens, chunks), chunks, dtype,
-          DType::kF32, DType::kF32);
+  measure(out, device, {c.vocab_size, c.hidden_size, 1},
+          {.tokens = ceil_div(tokens, chunks),
+           .repeats = chunks,
+           .dtype = dtype,
+           .out_dtype = DType::kF32,
+           .grad_dtype = DType::kF32});
   return out;
 }
 

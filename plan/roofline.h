@@ -1,5 +1,10 @@
-// How fast a step could be if its matmuls were all there is: each matmul of the model
-// timed alone, warm and with prepacked weights.
+// The roofline of a training step: how fast it could be if its matmuls were all there is. Each
+// matmul of the model is timed alone, warm and with prepacked weights.
+//
+// `sol` ("speed of light") in metrics, progress lines and benchmarks is the fraction of this bound
+// that a step reaches: the seconds that its matmuls take alone, divided by the seconds that the
+// step takes. 1 would be a step that spends no time outside its matmuls, all of them at their best
+// rates.
 #pragma once
 
 #include <cstdint>
@@ -24,17 +29,17 @@ struct MatmulRate {
   }
 };
 
-struct SpeedOfLight {
+struct Roofline {
   std::vector<MatmulRate> matmuls;
   /// Seconds that the matmuls of one micro-batch take at their best rates.
   double seconds_per_micro_batch() const;
 };
 
 /// Times every distinct matmul of a step over `tokens` positions; takes about a second at 130M.
-/// Gradients of weights are written in `grad_dtype`. The head's matmuls run in chunks of rows, as
-/// in training.
-SpeedOfLight measure_speed_of_light(DeviceKind device, const ModelConfig& config,
-                                    std::int64_t tokens, DType dtype, DType grad_dtype);
+/// Gradients of weights are written in `grad_dtype`. The matmuls of the LM head run in chunks of
+/// positions, as in training.
+Roofline measure_roofline(DeviceKind device, const ModelConfig& config, std::int64_t tokens,
+                          DType dtype, DType grad_dtype);
 
 /// FLOPs per second of one matmul [m, k] x [k, n], best of several runs, weights prepacked.
 double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);

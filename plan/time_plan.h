@@ -1,11 +1,11 @@
 // How long a planned step will take at least, from rates that were measured here or are given.
 #pragma once
 
-#include "launcher/plan/job_plan.h"
+#include "plan/train_plan.h"
 
 namespace thimble {
 
-/// Of one rank.
+/// What one rank reaches.
 struct Rates {
   double flops_per_s = 0;  // of matmuls
   double bytes_per_s = 0;  // sent to other ranks
@@ -18,7 +18,7 @@ struct StepTime {
   double at_worst_s() const { return compute_s + comm_s; }
 };
 
-StepTime predict_step(const JobSetup& setup, const JobPlan& plan, const Rates& rates);
+StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates& rates);
 
 /// A matmul of 1024 x 1024 matrices on this machine, with the threads of this process.
 double measure_matmul_rate(DeviceKind device, DType dtype);

@@ -1,0 +1,202 @@
+#include "launcher/commands/prepare_rank.h"
+
+#include <spdlog/spdlog.h>
+
+#include <cstring>
+
+#include "core/io/file.h"
+#include "core/ops/op_observer.h"
+#include "data/content_hash.h"
+#include "launcher/commands/choose_checkpoint.h"
+#include "launcher/commands/command.h"
+#include "launcher/commands/run_content.h"
+#include "launcher/commands/tokenize_progress.h"
+#include "launcher/commands/version.h"
+#include "launcher/job/load_job.h"
+#include "launcher/job/write_job.h"
+#include "launcher/launch/rank_monitor.h"
+#include "launcher/plan/job_plan.h"
+#include "launcher/plan/job_setup.h"
+#include "launcher/run/console.h"
+#include "launcher/run/log.h"
+#include "launcher/run/rank_environment.h"
+#include "launcher/trainer/job_length.h"
+#include "parallel/collectives.h"
+#include "train/gpu_sharing.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+void print_start(const TrainSpec& spec, const TrainPlan& plan, const Tokenizer& tokenizer,
+                 const TrainingData& data, std::int64_t steps) {
+  for (const std::string& note : spec.model_notes) spdlog::warn("{}", note);
+  spdlog::info("plan\n{}", plan_text(spec, plan));
+  const auto id = [](const std::optional<std::int32_t>& value) {
+    return value ? std::to_string(*value) : std::string("none");
+  };
+  spdlog::info("tokenizer {}: BOS {}, EOS {}, PAD {}", tokenizer.name(), id(tokenizer.bos_id()),
+               id(tokenizer.eos_id()), id(tokenizer.pad_id()));
+  spdlog::info("data: {}", summary_text(data.summary()));
+  spdlog::info("{} steps of {} positions", steps, plan.batch.sequences * spec.engine.seq_len);
+}
+
+// Refuses ranks that were started with different jobs or programs.
+void check_same_job(Communicator& comm, const job::JobConfig& job) {
+  ContentHash hash;
+  hash.add(job::resolved_job_text(job));
+  hash.add(thimble_version());
+  hash.add(build_commit());
+  const std::uint64_t mine = hash.value64();
+  const auto all = all_gather_control(comm, "the job", std::as_bytes(std::span(&mine, 1)));
+  std::vector<std::uint64_t> hashes(static_cast<std::size_t>(comm.size()));
+  std::memcpy(hashes.data(), all.data(), all.size());
+  for (std::size_t r = 1; r < hashes.size(); ++r) {
+    if (hashes[r] != hashes[0])
+      throw_user("rank {} was started with another job or another build than rank 0", r);
+  }
+}
+
+// Rank 0 leaves a file in the run directory, and every rank must find it there.
+void check_shared(Communicator& comm, const fs::path& run) {
+  if (comm.size() == 1) return;
+  const std::int64_t token =
+      from_leader(comm, "the run directory", comm.rank() == 0 ? steady_now_ns() : 0);
+  const fs::path file = run / fmt::format(".shared-{}", token);
+  if (comm.rank() == 0) write_file_atomic(file, "");
+  barrier(comm, "the run directory");
+  if (!fs::exists(file)) {
+    throw_user(
+        "rank {} does not see the run directory {} of rank 0: output_dir must be on storage that "
+        "all hosts share",
+        comm.rank(), run.string());
+  }
+  barrier(comm, "the run directory");
+  if (comm.rank() == 0) fs::remove(file);
+}
+
+void open_run(const RankSetting& rank, Prepared& p) {
+  Communicator& comm = rank.comm;
+  p.run = fs::path(p.job.output_dir) / p.job.name;
+  if (comm.rank() == 0) {
+    p.fresh = std::make_unique<NewRun>(p.run);
+    p.held.emplace(RunDir::open(
+        {.output_dir = p.job.output_dir, .name = p.job.name, .fresh = rank.arguments.fresh}));
+    p.fresh->opened(p.held->moved_to());
+    if (p.held->moved_to()) spdlog::info("the earlier run is now {}", p.held->moved_to()->string());
+  }
+  barrier(comm, "the run directory");
+  check_shared(comm, p.run);
+  if (comm.rank() == 0 || rank.owns_process)
+    add_log_file(p.run / "logs", comm.rank(), rank.session.log_level);
+  if (comm.size() > 1 && rank.owns_process) rank.monitor.record_in(p.run / "logs");
+  if (comm.rank() == 0) p.job_change = check_job_of_run(*p.held, p.job);
+}
+
+// Rank 0 tokenises what is not in the cache yet; the others find it there.
+void open_data(const RankSetting& rank, Prepared& p) {
+  Communicator& comm = rank.comm;
+  p.tokenizer = open_tokenizer(p.spec.tokenizer, p.spec.model);
+  const bool leads = comm.rank() == 0;
+  const auto open = [&] {
+    const auto warn = [leads](const std::string& w) {
+      if (leads) spdlog::warn("{}", w);
+    };
+    p.data = open_training_data(p.spec.data, *p.tokenizer, warn,
+                                leads ? tokenize_progress(rank.session) : ProgressFn());
+  };
+  if (leads) {
+    open();
+    rank.session.console->end_live_line();
+    p.content = content_of(p.spec, *p.tokenizer, *p.data);
+    check_content_of_run(*p.held, p.job_change, p.content);
+  }
+  barrier(comm, "the data");
+  if (!leads) open();
+}
+
+// What the run was resolved to before, rank 0 has adopted; the others follow it.
+void follow_leader(Communicator& comm, job::JobConfig& job) {
+  const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
+    const std::int64_t decided = from_leader(comm, what, value.value_or(-1));
+    value = decided < 0 ? std::nullopt : std::optional(decided);
+  };
+  follow("the micro-batch", job.training.micro_batch_size.value);
+  follow("the stage", job.parallelism.zero_stage.value);
+  if (comm.size() > 1)
+    job.threads.value.reset();  // another share of the machine than the run had before
+}
+
+void open_gpu(Communicator& comm, Prepared& p, RankPlace& place) {
+  if (p.spec.device != DeviceKind::kGpu) return;
+  const std::optional<RankEnvironment> launched = rank_environment(process_variables());
+  p.gpu = choose_gpu(launched ? launched->local_rank : comm.rank());
+  place.on_gpu = ranks_on_a_gpu(comm);
+  if (comm.rank() == 0) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
+}
+
+// The spec of the job as it is now.
+void read_spec(Prepared& p, int threads) {
+  p.spec = make_spec(p.job);
+  p.spec.data.threads = threads;
+  if (p.tokenizer) p.spec.sample_prompt_tokens = sample_prompt_tokens(p.job, *p.tokenizer);
+}
+
+// Which values of the job were "auto" when it was loaded.
+struct OpenValues {
+  bool micro_batch, zero_stage;
+};
+
+// Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
+// still fit, what rank 0 finds otherwise.
+void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
+                   Prepared& p) {
+  job::JobConfig& job = p.job;
+  if (open.micro_batch || open.zero_stage) {
+    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
+    if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
+      // Fewer ranks than before hold more each.
+      if (open.micro_batch) job.training.micro_batch_size.value.reset();
+      if (open.zero_stage) job.parallelism.zero_stage.value.reset();
+      read_spec(p, threads);
+    }
+  }
+  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
+  // Ranks on nodes with less memory than rank 0's would find other answers.
+  job.training.micro_batch_size.value =
+      from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
+  if (comm.size() > 1)
+    job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
+  read_spec(p, threads);
+  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
+  p.spec = settled(std::move(p.spec), p.plan, place);
+}
+
+}  // namespace
+
+Prepared prepare_rank(const RankSetting& rank) {
+  Communicator& comm = rank.comm;
+  const bool leads = comm.rank() == 0;
+  Prepared p;
+  p.job = load_job_arguments(rank.arguments, leads);
+  check_same_job(comm, p.job);
+  const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
+                        .zero_stage = !p.job.parallelism.zero_stage.value};
+  open_run(rank, p);
+  follow_leader(comm, p.job);
+  const int threads = apply_threads(p.job.threads, rank.ranks_on_node);
+  read_spec(p, threads);
+  RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .ranks_on_node = rank.ranks_on_node};
+  open_gpu(comm, p, place);
+  open_data(rank, p);
+  p.spec.sample_prompt_tokens = sample_prompt_tokens(p.job, *p.tokenizer);
+  agree_on_plan(comm, place, open, threads, p);
+  if (comm.size() == 1)
+    p.job.threads.value = threads;  // a rank's share says nothing about another number of ranks
+  p.steps = total_steps(p.job, p.spec, p.data->sampler());
+  if (leads) print_start(p.spec, p.plan, *p.tokenizer, *p.data, p.steps);
+  return p;
+}
+
+}  // namespace thimble

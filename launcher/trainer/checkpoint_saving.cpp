@@ -1,0 +1,71 @@
+#include "launcher/trainer/checkpoint_saving.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <set>
+
+#include "checkpoint/checkpoint_directory.h"
+#include "core/ops/op_observer.h"
+#include "train/save_checkpoint.h"
+
+namespace thimble {
+namespace {
+
+void note_saved(const RunState& run, const std::filesystem::path& path) {
+  const TrainState& state = run.train;
+  spdlog::info("step {}: saved {}", state.step, path.string());
+  try {
+    run.parts.log->checkpoint(state.step, path);
+    std::set<std::int64_t> keep{state.step};
+    if (state.best_step >= 0) keep.insert(state.best_step);
+    prune_checkpoints(run.parts.run / "checkpoints", run.parts.job.checkpoint.save_total_limit,
+                      keep);
+  } catch (const std::exception& e) {
+    spdlog::warn("step {}: after it was saved: {}", state.step, e.what());
+  }
+}
+
+}  // namespace
+
+void CheckpointSaving::begin(RunState& run) {
+  run.last_saved = run.train.step > 0 ? run.train.step : -1;
+}
+
+void CheckpointSaving::after_step(RunState& run, const StepReport&) {
+  const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
+  if (run.due(run.parts.job.checkpoint.save_steps) || run.is_last() || best) save_step(run);
+}
+
+void CheckpointSaving::after_last_step(RunState& run) {
+  save_step(run);
+  if (run.last_saved != run.train.step) {
+    throw_system("step {} could not be saved; {}; {} continues from there", run.train.step,
+                 run.saved_text(), run.parts.same_command);
+  }
+}
+
+void save_step(RunState& run) {
+  const TrainerParts& parts = run.parts;
+  if (run.last_saved == run.train.step) return;
+  const PhaseScope phase(parts.engine.arena(), "save");
+  run.tell_phase("save");
+  const std::int64_t start = steady_now_ns();
+  try {
+    const auto path =
+        save_checkpoint(parts.engine, parts.files, parts.run / "checkpoints", run.train,
+                        {parts.model_config, parts.spec.tokenizer.string(), parts.resolved_job});
+    run.last_saved = run.train.step;
+    run.longest_save_s =
+        std::max(run.longest_save_s, static_cast<double>(steady_now_ns() - start) * 1e-9);
+    if (run.leads()) note_saved(run, path);
+  } catch (const SystemError& e) {
+    // What only this rank knows of would leave the others waiting for it.
+    if (run.comm().size() > 1 && dynamic_cast<const CheckpointNotSaved*>(&e) == nullptr) throw;
+    if (run.leads())
+      spdlog::warn("step {}: the checkpoint was not saved: {}; {}; the next save tries again",
+                   run.train.step, e.what(), run.saved_text());
+  }
+}
+
+}  // namespace thimble

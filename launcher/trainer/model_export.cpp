@@ -1,0 +1,114 @@
+#include "launcher/trainer/model_export.h"
+
+#include <spdlog/spdlog.h>
+
+#include <optional>
+
+#include "checkpoint/checkpoint_source.h"
+#include "launcher/trainer/early_stopping.h"
+#include "launcher/trainer/finished_run.h"
+#include "models/hf_export.h"
+#include "models/model_files.h"
+#include "parallel/collectives.h"
+
+namespace thimble {
+namespace {
+
+// Whether rank 0 could do something; if not, `reason` has why, there.
+template <typename Work>
+bool on_leader(Communicator& comm, const char* what, Work&& work, std::string& reason) {
+  std::int64_t done = 1;
+  if (comm.rank() == 0) {
+    try {
+      work();
+    } catch (const std::exception& e) {
+      reason = e.what();
+      done = 0;
+    }
+  }
+  broadcast(comm, what, 0, std::as_writable_bytes(std::span(&done, 1)));
+  return done == 1;
+}
+
+CheckpointReader open_checkpoint_of(const RunState& run, std::int64_t step, CheckpointCheck check) {
+  return CheckpointReader::open(run.parts.run / "checkpoints" / fmt::format("ckpt-{}", step),
+                                {run.parts.files, {}}, check);
+}
+
+// The step whose weights are to be exported, which are then in the engine: those of another step
+// than the last come from its checkpoint. Where that is gone, or damaged, the last are better than
+// none.
+std::int64_t load_step_to_export(const RunState& run) {
+  const std::int64_t step = exported_step(run.parts.job, run.train);
+  if (step == run.train.step) return step;
+  std::optional<CheckpointReader> best;
+  std::string reason;
+  const bool found = on_leader(
+      run.comm(), "the best checkpoint",
+      [&] { best.emplace(open_checkpoint_of(run, step, CheckpointCheck::kEveryByte)); }, reason);
+  if (!found) {
+    if (run.leads()) {
+      spdlog::warn(
+          "the best evaluation was at step {}, whose checkpoint cannot be read: {}; the last "
+          "step is exported",
+          step, reason);
+    }
+    return run.train.step;
+  }
+  if (!best) best.emplace(open_checkpoint_of(run, step, CheckpointCheck::kManifest));
+  CheckpointSource source(*best, run.parts.engine.arena().pinned());
+  run.parts.engine.load(source);
+  return step;
+}
+
+const char* reason_of_end(const RunState& run) {
+  return run.stop_early ? "stopped early" : "finished";
+}
+
+void export_model(const RunState& run) {
+  const TrainerParts& parts = run.parts;
+  const PhaseScope phase(parts.engine.arena(), "export");
+  run.tell_phase("export");
+  const std::int64_t step = load_step_to_export(run);
+  const HfExport options{
+      .directory = parts.run / "model",
+      .dtype = parts.engine.options().dtype,
+      .max_shard_bytes = parts.job.export_.max_shard_size.bytes,
+      .source_config = parts.spec.source_config,
+      .files_to_copy = exported_files(parts.spec.model_dir, parts.spec.tokenizer),
+      .tokenizer_is_bytes = parts.spec.tokenizer == "byte",
+      .writes = run.leads()};
+  const bool own = run.leads() && is_own_export(parts.run);
+  const auto aside = export_hf(parts.engine.arena(), parts.model, parts.engine.store(), options);
+  if (!run.leads()) return;
+  record_finished(parts.run, {.step = run.train.step,
+                              .reason = reason_of_end(run),
+                              .exported_step = step,
+                              .wanted_step = exported_step(parts.job, run.train)});
+  if (aside && own) remove_tree(*aside);
+  if (aside && !own)
+    spdlog::warn("the earlier {} is now {}", options.directory.string(), aside->string());
+  parts.log->exported(run.train.step, step, options.directory);
+  spdlog::info("exported {}: the weights of step {}{}", options.directory.string(), step,
+               step == run.train.best_step
+                   ? fmt::format(", the best evaluation (loss {:.4f})", run.train.best_eval_loss)
+                   : std::string());
+}
+
+}  // namespace
+
+void ModelExport::end(RunState& run) {
+  if (run.stopping) return;
+  const TrainState& state = run.train;
+  if (run.stop_early && run.leads()) {
+    spdlog::info(
+        "stopped early at step {}: {} evaluations in a row were not better than that of step {} "
+        "(loss {:.4f})",
+        state.step, state.evals_without_gain, state.best_step, state.best_eval_loss);
+  }
+  export_model(run);
+  if (run.leads()) run.parts.log->end(state.step, reason_of_end(run));
+  barrier(run.comm(), "the end of the run");
+}
+
+}  // namespace thimble

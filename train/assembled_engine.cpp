@@ -1,0 +1,78 @@
+#include "train/assembled_engine.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+
+#include "core/base/regex.h"
+#include "models/weight_sources.h"
+
+namespace thimble {
+namespace {
+
+const ParamTable& frozen_parameters(const TrainSpec& spec, Transformer& model) {
+  freeze_parameters(spec.freeze, model);
+  return model.params();
+}
+
+Arena& in_load_phase(Arena& arena) {
+  arena.begin_phase("load");
+  return arena;
+}
+
+void require_projecting(const OptimizerSpec& spec) {
+  const auto projects = [](const GroupSettings& group) {
+    const OptimizerEntry* entry = find_optimizer(group.optimizer.name);
+    // An unknown name has a message of its own.
+    return entry == nullptr || reads_key(*entry, "project_gradients");
+  };
+  if (projects(spec.main) || std::any_of(spec.groups.begin(), spec.groups.end(), projects)) return;
+  std::string names;
+  for (const OptimizerEntry& e : optimizer_entries()) {
+    if (!reads_key(e, "project_gradients")) continue;
+    names += (names.empty() ? "" : ", ") + std::string(e.name);
+  }
+  throw_user("optimizer.project_gradients = true: {} takes whole gradients; allowed with {}",
+             spec.main.optimizer.name, names);
+}
+
+}  // namespace
+
+void freeze_parameters(const std::vector<std::string>& patterns, Transformer& model) {
+  for (const std::string& pattern : patterns) {
+    const Regex regex(pattern, Regex::Kind::kBytes, "model.freeze");
+    bool matched = false;
+    for (const ParamId id : model.params().ids()) {
+      if (!regex.matches_whole(model.params().info(id).name)) continue;
+      model.params().set_trainable(id, false);
+      matched = true;
+    }
+    if (!matched)
+      throw_user("model.freeze = '{}': matches no tensor; `thimble inspect model` lists them",
+                 pattern);
+  }
+  for (const ParamId id : model.params().ids()) {
+    if (model.params().info(id).trainable) return;
+  }
+  throw_user("model.freeze: every tensor is frozen, nothing is left to train");
+}
+
+OptimizerGroups make_optimizer(const OptimizerSpec& spec, const ParamTable& params) {
+  if (spec.main.optimizer.project_gradients) require_projecting(spec);
+  return {params, spec.groups, spec.main, spec.fallback};
+}
+
+std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
+                                           const ParamTable& params) {
+  if (spec.model_dir.empty())
+    return std::make_unique<InitSource>(spec.engine.seed, spec.model.init_std);
+  return std::make_unique<HfSource>(arena, spec.model_dir, params,
+                                    [](const std::string& note) { spdlog::info("{}", note); });
+}
+
+AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm)
+    : model(spec.model),
+      optimizer(make_optimizer(spec.optimizer, frozen_parameters(spec, model))),
+      engine(in_load_phase(arena), model, optimizer, spec.engine, comm) {}
+
+}  // namespace thimble

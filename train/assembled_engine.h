@@ -1,0 +1,37 @@
+// The one place where a model, its frozen parameters, its optimizer and its engine are put
+// together: for training, for planning (on a planning arena) and for benchmarks alike, so that what
+// is planned is what runs.
+#pragma once
+
+#include <memory>
+
+#include "models/transformer.h"
+#include "train/train_spec.h"
+
+namespace thimble {
+
+/// Marks the parameters that match the patterns as not trained. Throws UserError for a pattern
+/// without a match, or when nothing is left to train.
+void freeze_parameters(const std::vector<std::string>& patterns, Transformer& model);
+
+/// The optimizer of the parameters that are not frozen. Throws UserError for a group that makes no
+/// sense of them.
+OptimizerGroups make_optimizer(const OptimizerSpec& spec, const ParamTable& params);
+
+/// Where the weights come from: spec.model_dir, or random numbers of engine.seed. `arena` is one in
+/// the host's memory.
+std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
+                                           const ParamTable& params);
+
+struct AssembledEngine {
+  /// Everything of one rank, in the arena's phase "load"; no weights are read yet. arena and comm
+  /// must outlive it; all ranks make theirs together. Throws UserError for settings that do not go
+  /// together.
+  AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm);
+
+  Transformer model;
+  OptimizerGroups optimizer;
+  TrainEngine engine;
+};
+
+}  // namespace thimble
