@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/nn/op_node.h"
+#include "core/ops/rope.h"
 
 namespace thimble {
 namespace {

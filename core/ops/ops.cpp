@@ -248,23 +248,6 @@ void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumul
                           .accumulate = accumulate});
 }
 
-void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse) {
-  const OpTimer timer("rope");
-  check_same_device({&x, &table, &positions});
-  const std::int64_t d = table.dim(1);
-  TH_CHECK(d % 2 == 0 && x.dim(1) % d == 0, "heads of {} in {}", d, x.shape().str());
-  check_shape(positions, Shape{x.dim(0)});
-  TH_CHECK(x.is_contiguous() && table.is_contiguous());
-  table_of(x).rope({.tokens = x.dim(0),
-                    .heads = x.dim(1) / d,
-                    .head_dim = d,
-                    .dtype = x.dtype(),
-                    .table = table.data<float>(),
-                    .positions = positions.data<std::int32_t>(),
-                    .inverse = inverse,
-                    .x = x.raw()});
-}
-
 void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up) {
   const OpTimer timer("swiglu");
   check_alike({&out, &gate, &up});

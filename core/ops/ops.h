@@ -90,11 +90,6 @@ void rms_norm_grad(Arena& arena, const RmsNormGrad& g);
 /// out [C] (+)= sum of the rows of dy [N, C].
 void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate);
 
-/// RoPE (rotary position embedding): rotates x [N, H*D] in place by the angles of its positions, or
-/// back. table f32 [positions, D]. Ref: Su et al. 2021, eq. 34, in the half-split pairing
-/// (i, i + D/2).
-void rope(const Tensor& x, const Tensor& table, const Tensor& positions, bool inverse);
-
 /// SwiGLU: out = silu(gate) * up. Ref: Shazeer 2020, eq. 6.
 void swiglu(const Tensor& out, const Tensor& gate, const Tensor& up);
 void swiglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout, const Tensor& gate,

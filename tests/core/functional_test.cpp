@@ -6,6 +6,7 @@
 #include <numeric>
 
 #include "core/nn/resident_grad_sink.h"
+#include "core/ops/rope.h"
 #include "tests/core/gradient_error.h"
 
 namespace thimble {

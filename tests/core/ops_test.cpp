@@ -7,6 +7,7 @@
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/matmul.h"
+#include "core/ops/rope.h"
 #include "tests/core/expect_close.h"
 
 namespace thimble {

@@ -8,6 +8,7 @@
 
 #include "core/nn/batch_tensors.h"
 #include "core/nn/resident_grad_sink.h"
+#include "core/ops/rope.h"
 #include "models/kv_cache.h"
 #include "models/rope_table.h"
 #include "models/transformer.h"

@@ -1,5 +1,7 @@
 // RoPE frequencies of every scaling against their formulas in f64, and RoPE with its
 // inverse.
+#include "core/ops/rope.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
