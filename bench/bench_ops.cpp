@@ -76,7 +76,9 @@ void attention(benchmark::State& state, DType dtype, bool backward) {
                doc = in.zero_ints(kTokens);
   const ops::AttentionShape form{
       .batch = kRows, .heads = kHeads, .kv_heads = kHeads, .head_dim = kHeadDim, .scale = 0.125f};
-  ops::attention(*in.arena, form, out, lse, q, k, v, doc);
+  const ops::AttentionForward forward{
+      .q = q, .k = k, .v = v, .segment_start = doc, .out = out, .lse = lse};
+  ops::attention(*in.arena, form, forward);
   for (auto _ : state) {
     if (backward) {
       ops::attention_grad(*in.arena, form,
@@ -91,7 +93,7 @@ void attention(benchmark::State& state, DType dtype, bool backward) {
                            .dk = dk,
                            .dv = dv});
     } else {
-      ops::attention(*in.arena, form, out, lse, q, k, v, doc);
+      ops::attention(*in.arena, form, forward);
     }
   }
   count_flops(state, (backward ? 5.0 : 2.0) * static_cast<double>(kTokens * kSeq * kWidth));
@@ -125,7 +127,7 @@ void swiglu(benchmark::State& state, DType dtype, bool backward) {
   count_bytes(state, (backward ? 5 : 3) * gate.nbytes());
 }
 
-// One chunk of the head: logits, loss, both gradients.
+// One chunk of the LM head: logits, loss, both gradients.
 void head(benchmark::State& state, DType dtype) {
   Inputs in;
   constexpr std::int64_t kChunk = 512;
@@ -137,7 +139,12 @@ void head(benchmark::State& state, DType dtype) {
                losses = in.floats(Shape{kChunk}, DType::kF32);
   for (auto _ : state) {
     ops::matmul(*in.arena, {x}, {w, true}, logits);
-    const Tensor grad = ops::cross_entropy(logits, targets, weights, losses, dtype, 1e-3f);
+    const Tensor grad = ops::cross_entropy({.logits = logits,
+                                            .targets = targets,
+                                            .weights = weights,
+                                            .losses = losses,
+                                            .grad_dtype = dtype,
+                                            .grad_scale = 1e-3f});
     ops::matmul(*in.arena, {grad}, {w}, dx);
     ops::matmul(*in.arena, {grad, true}, {x}, dw, {.accumulate = true});
   }

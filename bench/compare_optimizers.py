@@ -4,14 +4,19 @@
     bench/compare_optimizers.py [--thimble build/release/thimble] [--size 130m] [--batch 4] [--seq 512]
 
 Each optimizer runs with an f32 master and, in the last columns, as small as it gets: updated within the backward pass, bf16 weights
-stochastic rounding, no master. State is what `thimble plan` counts under optimizer.
+with stochastic rounding, no master. State is what `thimble plan` counts under optimizer.
 """
 import argparse
+import json
+import subprocess
 
 from compare import HERE, measure
 
-OPTIMIZERS = ["adamw", "adamw_8bit", "adam_mini", "adafactor", "lion", "sgd", "galore", "galore_8bit", "natural_galore", "fira", "ldadam",
-              "apollo", "apollo_mini", "frugal", "scale", "badam", "lisa", "muon"]
+
+def optimizers(thimble):
+    """What `thimble optimizers --json` says of each, by name."""
+    lines = subprocess.run([thimble, "optimizers", "--json"], capture_output=True, text=True, check=True).stdout.splitlines()
+    return {entry["name"]: entry for entry in map(json.loads, lines)}
 
 
 def main():
@@ -27,11 +32,13 @@ def main():
     a = p.parse_args()
     work = ["--size", a.size, "--batch", a.batch, "--seq", a.seq, "--steps", a.steps, "--warmup", a.warmup]
     base = [a.thimble, "--quiet", "bench", "train", "--json", *work]
-    names = a.only.split(",") if a.only else OPTIMIZERS
+    known = optimizers(a.thimble)
+    # 8-bit weights are another model's memory.
+    names = a.only.split(",") if a.only else [name for name, entry in known.items() if not entry["int8_weights"]]
     print("| optimizer | step s | of AdamW | optimizer state MB | peak MB | fused, no master: step s | peak MB |\n|---|---|---|---|---|---|---|")
     adamw = None
     for name in names:
-        more = ["--optimizer", name] + (["--rank", a.rank] if name in ("galore", "galore_8bit", "natural_galore", "fira", "ldadam", "apollo") else [])
+        more = ["--optimizer", name] + (["--rank", a.rank] if "rank" in known[name]["keys"] else [])
         plain = measure(base + more)
         small = measure(base + more + ["--fused", "--master", "none"])
         adamw = adamw or plain["step_s"]

@@ -17,7 +17,7 @@ constexpr std::size_t kMostFiles = 16;
 constexpr std::int64_t kTextBytes = std::int64_t{4} << 20;       // read of a source, about
 constexpr std::int64_t kPieceBytesRead = std::int64_t{1} << 20;  // tokenised of one piece
 
-// Every n-th file, so that one of another kind at the end is seen too.
+// Takes every n-th file, so that a file of another kind at the end is seen too.
 std::vector<std::string> some_of(const std::vector<std::string>& files) {
   const std::size_t count = std::min(kMostFiles, files.size());
   std::vector<std::string> some;
@@ -52,7 +52,7 @@ class Look {
             ? 1.0
             : static_cast<double>(look_.total_bytes) / static_cast<double>(look_.read_bytes);
     look_.tokens = std::llround(tokens_ * share);
-    // One document of which the end was not seen says nothing of how many there are.
+    // One document whose end was not seen does not tell how many there are.
     look_.documents =
         documents_ <= 1 ? documents_ : std::llround(static_cast<double>(documents_) * share);
     return look_;
@@ -93,7 +93,7 @@ class Look {
         std::max<std::int64_t>(1, std::min(reader.bytes_done(), reader.bytes_total()));
   }
 
-  // Of a long piece only the beginning is tokenised.
+  // Only the beginning of a long piece is tokenised.
   double count_piece(DocumentPiece& piece) {
     const auto size = narrow<std::int64_t>(piece.text.size());
     double scale = 1;

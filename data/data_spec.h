@@ -52,7 +52,7 @@ struct DataSpec {
   std::vector<SourceSpec> train;
   std::vector<SourceSpec> eval;  // whole files held out by name; may stand beside val_set_size
   std::int64_t seq_len = 0;
-  bool packing = true;  // several samples a sequence; false: one sample a sequence, padded
+  bool packing = true;  // several samples per sequence; false: one sample per sequence, padded
   std::optional<ExcessLength> excess_length;
   double val_set_size =
       0;  // below 1: share of each training source; from 1 on: number of samples or sequences

@@ -111,7 +111,8 @@ class TextFileReader final : public DocumentReader::FileReader {
     warned_ = true;
   }
 
-  // One that never occurs makes one document of the file, which nobody who gives one means.
+  // A separator that never occurs would make the whole file one document, which nobody who gives a
+  // separator wants.
   void check_separator() {
     if (separator_.empty() || text_.find(separator_) != text_.npos) return;
     std::string with_returns;

@@ -74,10 +74,10 @@ std::string not_json_hint(const std::string& path, std::string_view line) {
   const std::string_view text = line.substr(begin, end - begin + 1);
   if (text == "{")
     return fmt::format(
-        "; JSON over many lines? one object a line is read: jq -c . {} > converted.jsonl", path);
+        "; JSON over many lines? one object per line is read: jq -c . {} > converted.jsonl", path);
   if (text.starts_with("["))
     return fmt::format(
-        "; a JSON array? one object a line is read: jq -c '.[]' {} > converted.jsonl", path);
+        "; a JSON array? one object per line is read: jq -c '.[]' {} > converted.jsonl", path);
   if (text.front() != '{' && text.find_first_of(",\t;") != text.npos) {
     return fmt::format(
         "; comma-separated values? convert them: python3 -c \"import csv, json, sys; "

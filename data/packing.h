@@ -21,10 +21,10 @@ struct SequencePlan {
 
 /// Packs items of lengths 1 .. seq_len into sequences of at most seq_len, never splitting one: the
 /// longest first, each into the fullest sequence that still takes it. Items of one length keep
-/// their order. Memory: about 16 bytes an item while it runs.  Time: O(items * log seq_len).
+/// their order. Memory: about 16 bytes per item while it runs. Time: O(items * log seq_len).
 SequencePlan pack_best_fit(std::span<const std::uint32_t> lengths, std::int64_t seq_len);
 
-/// One item a sequence, in order.
+/// One item per sequence, in order.
 SequencePlan one_per_sequence(std::int64_t items);
 
 }  // namespace thimble

@@ -49,7 +49,7 @@ class Sampler {
   /// Sequences of one epoch; 0 if the sources are weighted, where an epoch has no meaning and
   /// num_epochs is refused.
   std::int64_t sequences_per_epoch() const { return weighted_ ? 0 : total_sequences_; }
-  /// Passes over the data after `sequences` sequences; weighted sources: over a source's mean
+  /// Epochs over the data after `sequences` sequences; weighted sources: over a source's mean
   /// share, that is sequences / all sequences.
   double epochs_after(std::int64_t sequences) const;
 

@@ -67,7 +67,7 @@ bool is_text_path(const std::string& path) {
   return path.ends_with(".txt");
 }
 
-// By the first lines that can be read, where bad ones are skipped.
+// Finds the format from the first lines that can be read; bad lines are left out if `skip_bad`.
 SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields, bool skip_bad) {
   LineReader reader(path);
   std::string line;

@@ -81,7 +81,7 @@ std::string summary_text(const DataSummary& s) {
   count(s.split, "split");
   return text +
          fmt::format(
-             "; {} training sequences, {:.1f} % full, {} trained tokens, {:.2f} bytes a token",
+             "; {} training sequences, {:.1f} % full, {} trained tokens, {:.2f} bytes per token",
              s.train_sequences, 100 * s.packing_efficiency, s.trained_tokens, s.bytes_per_token);
 }
 

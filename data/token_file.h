@@ -90,8 +90,8 @@ class TokenFile {
   }
 
   /// Throws SystemError if the file has been cut or its index damaged since it was opened; if it
-  /// has been written to, its blocks are checked again. Before a row is taken from it; safe from
-  /// several threads.
+  /// has been written to, its blocks are checked again. Called before a sequence is taken from it;
+  /// safe from several threads.
   void check_unchanged() const;
 
   /// Copies tokens begin .. begin + out.size() of the file; safe from several threads.

@@ -47,7 +47,7 @@ TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer, b
   return chunk;
 }
 
-/// Of all that the tokens depend on beside the contents of the files.
+/// Hash of everything that the tokens depend on beside the contents of the files.
 ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer) {
   ContentHash hash;
   hash.add(std::uint64_t{kTokenFileVersion});
@@ -148,9 +148,9 @@ void tokenize_resolved(const SourceSpec& source, const std::vector<std::string>&
 
 namespace {
 
-// How many of the first `ids`, those of prompt and completion together, are the prompt's. As far as
-// the prompt alone has the same ids they are; of the others, as many as are no longer than what is
-// left of it.
+// The number of leading `ids` (of prompt and completion, tokenised as one text) that belong to the
+// prompt: those that the prompt alone has too, and further ones as long as their text lies within
+// the rest of the prompt.
 std::int64_t ids_of_prompt(const Tokenizer& tokenizer, std::span<const std::int32_t> ids,
                            std::span<const std::int32_t> prompt) {
   std::size_t same = 0;

@@ -54,7 +54,7 @@ void AddedTokenFinder::add(const AddedToken& token, const std::string& pattern) 
 }
 
 void AddedTokenFinder::finish() {
-  // Of tokens with one spelling the first counts.
+  // If several tokens have one spelling, the first counts.
   std::stable_sort(patterns_.begin(), patterns_.end(),
                    [](const Pattern& a, const Pattern& b) { return a.text < b.text; });
   const auto same = [](const Pattern& a, const Pattern& b) { return a.text == b.text; };

@@ -23,7 +23,7 @@ void read_merge(const JsonField& merge, std::int32_t rank, const VocabBuilder& v
     const auto parts = merge.elements();
     if (parts.size() != 2)
       throw_user("{}: a merge has 2 parts, found {}", merge.where(), parts.size());
-    add_named_merge(vocab, parts[0].string(), parts[1].string(), rank, merge.where(), model);
+    add_named_merge(vocab, {parts[0].string(), parts[1].string(), rank}, merge.where(), model);
     return;
   }
   const std::string text = merge.string();
@@ -32,7 +32,8 @@ void read_merge(const JsonField& merge, std::int32_t rank, const VocabBuilder& v
     throw_user("{}: '{}' is not two parts with one space between", merge.where(), printable(text));
   }
   const std::string_view view = text;
-  add_named_merge(vocab, view.substr(0, space), view.substr(space + 1), rank, merge.where(), model);
+  add_named_merge(vocab, {view.substr(0, space), view.substr(space + 1), rank}, merge.where(),
+                  model);
 }
 
 void check_model(const JsonField& model) {
@@ -117,8 +118,8 @@ std::unique_ptr<Tokenizer> make_json_tokenizer(std::string_view text, const std:
                                                const TokenizerConfig& config) {
   const JsonFile file(text, name);
   const JsonField root = file.root();
-  // Padding and truncation describe batches of another program; rows are packed and cut elsewhere
-  // here.
+  // Padding and truncation describe batches of another program; sequences are packed and cut
+  // elsewhere here.
   root.only_keys({"version", "truncation", "padding", "added_tokens", "normalizer", "pre_tokenizer",
                   "post_processor", "decoder", "model"});
   const JsonField model = root["model"];
@@ -180,7 +181,7 @@ void read_merges_text(std::string_view text, const std::string& name, const Voca
     if (space == std::string_view::npos || merge.find(' ', space + 1) != std::string_view::npos) {
       throw_user("{}: '{}' is not two parts with one space between", where, printable(merge));
     }
-    add_named_merge(vocab, merge.substr(0, space), merge.substr(space + 1), rank++, where, model);
+    add_named_merge(vocab, {merge.substr(0, space), merge.substr(space + 1), rank++}, where, model);
   }
 }
 

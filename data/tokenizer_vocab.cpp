@@ -94,16 +94,17 @@ std::vector<std::string> VocabBuilder::texts(const DecoderRules& rules) const {
   return texts;
 }
 
-void add_named_merge(const VocabBuilder& vocab, std::string_view left, std::string_view right,
-                     std::int32_t rank, std::string_view where, BpeModel& model) {
+void add_named_merge(const VocabBuilder& vocab, const NamedMerge& merge, std::string_view where,
+                     BpeModel& model) {
   const auto id_of = [&](std::string_view text) {
     const auto id = vocab.id_of(text);
     if (!id) throw_user("{}: '{}' is not in the vocabulary", where, printable(text));
     return *id;
   };
-  const std::int32_t left_id = id_of(left);
-  const std::int32_t right_id = id_of(right);
-  model.add_merge(left_id, right_id, rank, id_of(std::string(left) + std::string(right)));
+  const std::int32_t left_id = id_of(merge.left);
+  const std::int32_t right_id = id_of(merge.right);
+  model.add_merge(left_id, right_id, merge.rank,
+                  id_of(std::string(merge.left) + std::string(merge.right)));
 }
 
 }  // namespace thimble

@@ -56,10 +56,16 @@ class VocabBuilder {
   std::int32_t max_id_ = -1;
 };
 
-/// Adds the merge of `left` and `right` (as spelled in the file) with this rank to the model.
-/// `where` names the merge. Throws: UserError if a part or the result is not in the vocabulary.
-void add_named_merge(const VocabBuilder& vocab, std::string_view left, std::string_view right,
-                     std::int32_t rank, std::string_view where, BpeModel& model);
+/// A merge of byte-pair encoding as spelled in a file: both parts, and its rank among the merges.
+struct NamedMerge {
+  std::string_view left, right;
+  std::int32_t rank = 0;
+};
+
+/// Adds `merge` to the model. `where` names it in messages. Throws UserError if a part or the
+/// result is not in the vocabulary.
+void add_named_merge(const VocabBuilder& vocab, const NamedMerge& merge, std::string_view where,
+                     BpeModel& model);
 
 /// A tokenizer.json in memory with what stands beside it.
 std::unique_ptr<Tokenizer> make_json_tokenizer(std::string_view text, const std::string& name,

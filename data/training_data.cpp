@@ -12,7 +12,7 @@
 namespace thimble {
 namespace {
 
-// Of messages: the file, unless the user named the source.
+// What messages call a source: the file, unless the user named the source.
 std::string name_of(const SourceSpec& source) {
   if (!source.name.empty()) return source.name;
   return source.paths.empty() ? "data" : source.paths.front();
@@ -130,7 +130,7 @@ class TrainingDataBuilder {
     return std::max(1.0, std::round(spec_.val_set_size * part));
   }
 
-  // Less text would be padding for the most part, which nobody means.
+  // With less text a sequence would be mostly padding, which nobody wants.
   void check_fills_a_sequence(const SourceSpec& source, const TokenFile& file) const {
     if (file.has_prompts() || file.num_tokens() >= spec_.seq_len) return;
     throw_user(

@@ -43,10 +43,11 @@ class TrainingData {
 };
 
 /// Opens all sources of `spec`, tokenising into the cache what is not there yet, and splits, packs
-/// and summarises. Not collective: on several ranks one of each host calls it first, so that the
-/// others find the cache filled. `warn` and `progress` may be empty. Throws UserError for anything
-/// wrong with the job or its data: nothing to train on, samples longer than a sequence, too few
-/// samples for the split, a token file of another tokenizer, and all that tokenize_files throws.
+/// and summarises. Not collective: on several ranks one rank per node (local rank 0) calls it
+/// first, so that the others find the cache filled. `warn` and `progress` may be empty. Throws
+/// UserError for anything wrong with the job or its data: nothing to train on, samples longer than
+/// a sequence, too few samples for the split, a token file of another tokenizer, and all that
+/// tokenize_files throws.
 std::unique_ptr<TrainingData> open_training_data(const DataSpec& spec, const Tokenizer& tokenizer,
                                                  const WarnFn& warn, const ProgressFn& progress);
 

@@ -4,8 +4,7 @@
 
 namespace thimble {
 
-std::span<const EncodedSet> unicode_table() {
-  static constexpr EncodedSet kSets[] = {
+static constexpr EncodedSet kSets[] = {
     {"Lu",
      "x2qB3n17x111111111111111111111111111111111111111111111111111111112111111111111111211111111"
      "111111111111111111111111111111111111112111132111213241213321211111211211213111231712121211"
@@ -326,7 +325,9 @@ std::span<const EncodedSet> unicode_table() {
      "lM7"},
     {"fold:expanding",
      "-61M21o1C51-c1v1Se1KE6531N51111111F1M12312415312415222a312a31241zUS17c5"},
-  };
+};
+
+std::span<const EncodedSet> unicode_table() {
   return kSets;
 }
 

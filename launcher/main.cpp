@@ -7,5 +7,5 @@ int main(int argc, char** argv) {
 #ifdef THIMBLE_GPU
   thimble::register_gpu_backend();
 #endif
-  return thimble::run_command_line(argc, argv);
+  return thimble::run_command_line(argc, argv, thimble::all_commands());
 }

@@ -21,7 +21,7 @@ struct GenerationConfig {
 /// are left alone. Throws UserError naming `file`, the key and what is allowed.
 GenerationConfig parse_generation_config(std::string_view text, std::string_view file);
 
-/// That of <directory>/generation_config.json; empty if there is none.
+/// The settings of <directory>/generation_config.json; empty if there is none.
 GenerationConfig load_generation_config(const std::filesystem::path& directory);
 
 }  // namespace thimble

@@ -48,7 +48,7 @@ void export_rows(const ParamInfo& info, const Tensor& stored, RowRange rows, con
   table.cast(dst.raw(), dst.dtype(), gathered, stored.dtype(), (end - begin) * cols);
 }
 
-// A weight where the host can read it.
+// A weight in memory that the host can read.
 Tensor on_host(Arena& arena, const Tensor& weight) {
   if (arena.is_on_cpu()) return weight;
   Tensor copy = Tensor::empty(arena.pinned(), MemoryTag::kIo, weight.dtype(), weight.shape(),
@@ -124,7 +124,7 @@ void write_tensors(Arena& arena, const Transformer& model, ParamStore& store,
   if (shards.size() > 1) make_safetensors_index(shards).save(directory / kSafetensorsIndexName);
 }
 
-// Every tensor on disk against the store, bit for bit.
+// Compares every tensor on disk with the store, bit for bit.
 void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
              const fs::path& directory) {
   const SafetensorsModel written = SafetensorsModel::open(directory);

@@ -22,7 +22,7 @@ struct HfExport {
   std::vector<std::filesystem::path> files_to_copy;  // byte for byte, see exported_files
   bool tokenizer_is_bytes = false;                   // writes kByteTokenizerMarker
   bool writes =
-      true;  // false: only takes part in bringing the weights in, for a rank that writes nothing
+      true;  // false: only takes part in gathering the weights, for a rank that writes nothing
 };
 
 /// Writes config.json (exported_config), for a model that came with none generation_config.json,

@@ -1,4 +1,4 @@
-// The plain key-value cache: every position of every layer, in the compute dtype.
+// The dense KV cache: every position of every layer, in the compute dtype.
 #pragma once
 
 #include <vector>

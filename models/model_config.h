@@ -11,7 +11,8 @@
 
 namespace thimble {
 
-/// How rotary frequencies are stretched beyond the trained context. Names as in transformers.
+/// RoPE scaling: how frequencies are stretched beyond the trained context. Names as in
+/// transformers.
 struct RopeScaling {
   enum class Type : std::uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3 };
   Type type = Type::kDefault;
@@ -53,7 +54,7 @@ struct ModelConfig {
   double train_flops_per_token(std::int64_t seq_len) const;
 };
 
-/// Told what a user should know about what was read.
+/// Called with notes for the user about what was read.
 using NoteFn = std::function<void(const std::string&)>;
 
 /// Parses config.json text with the defaults and precedence of transformers. Every key is honoured,

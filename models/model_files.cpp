@@ -20,7 +20,7 @@ constexpr std::array<const char*, 11> kTokenizerNames{
     "tokenizer.json",     "tokenizer.model", "tokenizer_config.json",    "special_tokens_map.json",
     "vocab.json",         "merges.txt",      "added_tokens.json",        "chat_template.jinja",
     "chat_template.json", "tokenizer.bin",   "additional_chat_templates"};
-// The spellings of rotary parameters, of which only one is written.
+// The spellings of the RoPE keys, of which only one is written.
 constexpr std::array<const char*, 4> kRotaryKeys{"rope_theta", "rope_scaling", "rope_parameters",
                                                  "original_max_position_embeddings"};
 

@@ -1,4 +1,4 @@
-// The rotary part of config.json in every spelling. Part of models/.
+// The RoPE part of config.json in every spelling. Part of models/.
 #pragma once
 
 #include <nlohmann/json.hpp>
@@ -15,7 +15,7 @@ void parse_rope(const ConfigFields& top, ModelConfig& config, const NoteFn& note
 /// What rope_scaling of a written config.json holds; null for the default.
 nlohmann::ordered_json rope_scaling_json(const ModelConfig& config);
 
-/// The context that the rotary frequencies were trained on, which the dynamic scaling stretches and
+/// The context that the RoPE frequencies were trained on, which the dynamic scaling stretches and
 /// which is the max_position_embeddings of a written config.json.
 std::int64_t trained_positions(const ModelConfig& config);
 

@@ -1,4 +1,4 @@
-// Rotary frequencies with every scaling of the family, as a table of cosines and sines.
+// RoPE frequencies with every scaling of the family, as a table of cosines and sines.
 #pragma once
 
 #include <vector>

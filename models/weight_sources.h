@@ -13,14 +13,14 @@
 
 namespace thimble {
 
-/// The configuration of a Hugging Face directory. A tied model whose files hold a head with other
-/// values than the embedding is not tied, as in transformers; that is noted, as are keys of
+/// The configuration of a Hugging Face directory. A tied model whose files hold an LM head with
+/// other values than the embedding is not tied, as in transformers; that is noted, as are keys of
 /// config.json that are not known. Throws UserError as load_model_config does.
 ModelConfig load_hf_config(const std::filesystem::path& directory, const NoteFn& note);
 
 /// The safetensors of a Hugging Face directory; f32, bf16 and f16 tensors. A tensor that is not
 /// stored is read from the one that the file's metadata names in its place, the embedding of a tied
-/// model from a stored head.
+/// model from a stored LM head.
 class HfSource final : public TensorSource {
  public:
   /// Opens the directory and compares it with the parameters: all missing, unexpected and misshapen
@@ -48,7 +48,7 @@ class InitSource final : public TensorSource {
   double std_;
 };
 
-/// A checkpoint of llama2.c (version 0, f32). Its rotary pairs are interleaved; rows of q and k are
+/// A checkpoint of llama2.c (version 0, f32). Its RoPE pairs are interleaved; rows of q and k are
 /// reordered to the half-split pairing on the way.
 class Llama2cSource final : public TensorSource {
  public:

@@ -124,9 +124,8 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
     }
     case Kind::kInt8: {
       alignas(64) std::uint16_t buffer[kRun + 16];
-      encode_int8(values, begin, n,
-                  noise(s, s.first + static_cast<std::uint64_t>(begin), n, buffer), s.data,
-                  s.extra);
+      encode_int8(values, noise(s, s.first + static_cast<std::uint64_t>(begin), n, buffer),
+                  {.codes = s.data, .scales = s.extra, .begin = begin, .n = n});
       return;
     }
     case Kind::kSigned8:

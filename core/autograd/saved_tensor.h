@@ -1,5 +1,5 @@
-// How a tensor that the backward pass needs is kept between the passes: as it is, rebuilt, or moved
-// elsewhere.
+// Activation checkpointing and offloading: how a tensor that the backward pass needs is kept
+// between the forward and the backward pass: as it is, computed again, or moved elsewhere.
 #pragma once
 
 #include <functional>
@@ -40,8 +40,9 @@ class RebuiltTensor final : public SavedTensor {
   Tensor tensor_;
 };
 
-/// What the backward pass recomputes instead of keeping: nothing; norms and activations (cheap,
-/// elementwise); or every block as a whole. None changes a bit of the result.
+/// Activation checkpointing (the job key `recompute`): what the backward pass computes again
+/// instead of keeping: nothing; norms and SwiGLU, which are cheap; or every block as a whole. None
+/// of them changes a bit of the result.
 enum class Recompute : std::uint8_t { kNone, kSelective, kFull };
 
 }  // namespace thimble

@@ -19,8 +19,8 @@ struct Var {
   Tensor value;
   std::int32_t id = -1;
   std::shared_ptr<SavedTensor> rebuild;  // how to compute it again, if that is cheap
-  std::shared_ptr<std::shared_ptr<SavedTensor>> saved =
-      {};  // shared by copies: saved once, however many users
+  // Shared by copies: a variable is saved once, however many operations use it.
+  std::shared_ptr<std::shared_ptr<SavedTensor>> saved = {};
 
   bool needs_grad() const { return id >= 0; }
 };
@@ -32,7 +32,7 @@ class Tape {
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
-  /// False while a block runs forward only to be recomputed later.
+  /// False while a block runs forward and keeps nothing, as it will be recomputed.
   bool recording() const { return mode_ != Mode::kCount; }
   /// True while a block is computed again: its backward pass follows at once.
   bool replaying() const { return mode_ == Mode::kReplay; }
@@ -41,7 +41,7 @@ class Tape {
 
   /// A variable for a value computed under this tape.
   Var make(Tensor value, bool needs_grad = true);
-  /// Puts a variable or a tensor aside for the backward pass, by policy.
+  /// Puts a variable or a tensor aside for the backward pass, as the SavePolicy says.
   std::shared_ptr<SavedTensor> save(const Var& var);
   std::shared_ptr<SavedTensor> save(const Tensor& tensor) { return policy_.save(tensor); }
 
@@ -53,8 +53,8 @@ class Tape {
   void begin_use(ParamId id);
   void finish_use(ParamId id);
 
-  /// Runs `body` on x as one unit that may be recomputed as a whole: with Recompute::kFull only x
-  /// is kept.
+  /// Runs `body` on x as one unit of activation checkpointing: with Recompute::kFull only x is kept
+  /// and the body runs again before its backward pass.
   Var segment(const Var& x, const std::function<Var(const Var&)>& body);
 
   /// Moves the gradient of a variable out; undefined if nothing flowed into it.

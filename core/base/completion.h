@@ -1,5 +1,5 @@
-// The end of work that goes on beside its caller: on a stream, between a device and the host, with
-// files, between ranks. One type for all of them, so that whoever waits need not know for what.
+// The end of asynchronous work: on a stream, between a device and the host, with files, between
+// ranks. One type for all of them, so that a caller that waits need not know what for.
 #pragma once
 
 #include <condition_variable>
@@ -12,8 +12,8 @@
 
 namespace thimble {
 
-/// Work under way, whose buffers must stay until it has ended. Default-made and moved-from ones
-/// have none, and are done. For one thread at a time.
+/// Asynchronous work, whose buffers must stay until it has ended. Default-made and moved-from
+/// completions have no work and are done. Used by one thread at a time.
 class [[nodiscard]] Completion {
  public:
   /// What a kind of work does when it is asked. Nobody else holds it; what workers use may be
@@ -25,35 +25,36 @@ class [[nodiscard]] Completion {
     Work(const Work&) = delete;
     Work& operator=(const Work&) = delete;
 
-    /// Returns when all of it has ended; throws its error. Called once, and nothing after it.
+    /// Returns when all of the work has ended; throws its error. Called once, as the last function.
     virtual void wait() = 0;
     /// Whether wait() would return, or throw, without blocking. May do what is left to be done
     /// here, so that whoever asks again and again sees it end. Never throws.
     virtual bool done() noexcept = 0;
     /// Completion::follow() where the host can go on; false if it has to wait.
     virtual bool follow() { return false; }
-    /// Whether its error fails whatever comes after it too: it is then heard of without being read,
-    /// and not logged.
+    /// Whether an error of this work fails all later work too. Such an error is reported by the
+    /// later work, so it is not logged when nobody reads it here.
     virtual bool error_stays() const { return false; }
   };
 
   Completion() = default;
   explicit Completion(std::unique_ptr<Work> work) : work_(std::move(work)) {}
   Completion(Completion&& other) noexcept = default;
-  /// Waits for what is still under way here, whose buffers may die next; an error of it is logged
-  /// if it would be lost.
+  /// Waits for the work that this completion had, whose buffers may be freed next; its error is
+  /// logged if it would be lost.
   Completion& operator=(Completion&& other) noexcept;
-  /// Waits like the assignment.
+  /// Waits as the assignment does.
   ~Completion() { finish(); }
 
-  /// Returns when all of it has ended, and throws its error; a second wait() returns at once.
+  /// Returns when all of the work has ended, and throws its error; a second wait() returns at once.
   void wait();
   /// Whether wait() would return, or throw, without blocking.
   bool done() const { return work_ == nullptr || work_->done(); }
-  /// Copies to and from a device: the host goes on, and what the calling thread starts on the
-  /// device from now on comes after the copy; it stays under way for the host, which has memory in
-  /// it. Exchanges between GPUs: the same, and as all their memory is the device's, they are done.
-  /// Everything else: wait().
+  /// Orders later work of the device after this work without blocking the host, where that is
+  /// possible. Copies to and from a device: what the calling thread starts on the device from now
+  /// on runs after the copy; for the host, whose memory it uses, the copy is not done. Exchanges
+  /// between GPUs: the same, and since all their memory is the device's, they are done. Other work:
+  /// wait().
   void follow();
 
  private:

@@ -43,7 +43,7 @@ constexpr std::string_view dtype_name(DType dtype) {
   return "?";
 }
 
-/// Elements of a weight in 8 bits that share a scale, counted from element 0 of the storage.
+/// Elements of an 8-bit weight that share a scale, counted from element 0 of the storage.
 inline constexpr std::int64_t kInt8Group = 128;
 
 /// The upper half of a float: 8 exponent bits, 7 mantissa bits.
@@ -59,8 +59,8 @@ constexpr float to_float(float value) {
   return value;
 }
 
-/// A bf16 and what it lacks of an f32: together every bit of the f32. The bf16 is the nearest one,
-/// ties away from zero; the remainder is the low half of the f32's bits.
+/// A bf16 and the remainder that it lacks of an f32: together every bit of the f32. The bf16 is the
+/// nearest one, ties away from zero; the remainder is the low half of the f32's bits.
 struct SplitFloat {
   BF16 high;
   std::uint16_t low = 0;

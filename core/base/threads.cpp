@@ -42,8 +42,8 @@ void pause() {
 constexpr int kSpins = 1000;
 
 // The chunks of a short loop take some 10 us each. A thread that its caller has to wait for much
-// longer has lost its core, and will not have it back for about a time slice of the scheduler: the
-// next short loops run without others, the more the oftener that happens.
+// longer has lost its core and will not have it back for about a time slice of the scheduler: the
+// next short loops run on their own thread; the more loops, the more often that happens.
 constexpr std::int64_t kShortLoop = std::int64_t{1} << 20;  // values
 constexpr std::chrono::microseconds kLate{200};
 constexpr int kLeastAlone = 64, kMostAlone = 4096;  // loops
@@ -65,6 +65,13 @@ thread_local int threads_of_caller = 0;  // 0: not set
 thread_local int own_index = 0;
 thread_local bool in_loop = false;
 
+// A loop over `items`, cut into chunks.
+struct Work {
+  std::int64_t items = 0, chunk = 0;
+  detail::LoopBody body = nullptr;
+  void* context = nullptr;
+};
+
 // One loop being run. Its caller fills it in, opens it by `state` and takes it back when `done` has
 // counted every chunk.
 struct alignas(64) Loop {
@@ -76,13 +83,11 @@ struct alignas(64) Loop {
   std::atomic<bool> used{false};
   std::atomic<bool> failed{false};
   std::exception_ptr error;
-  detail::LoopBody body = nullptr;
-  void* context = nullptr;
-  std::int64_t items = 0, chunk = 0;
+  Work work;
   std::uint32_t chunks = 0;
 
-  // Takes chunks and runs them until there are none; whether there was one.
-  bool work(int index) {
+  // Takes chunks and runs them until there are none; returns whether there was one.
+  bool take_chunks(int index) {
     bool worked = false;
     std::uint64_t seen = state.load(std::memory_order_acquire);
     while ((seen & UINT32_MAX) != 0 && static_cast<std::uint64_t>(index) < seen >> 32) {
@@ -98,10 +103,10 @@ struct alignas(64) Loop {
   }
 
   void run(std::uint32_t number) {
-    const std::int64_t begin = number * chunk;
+    const std::int64_t begin = number * work.chunk;
     if (!failed.load(std::memory_order_relaxed)) {
       try {
-        body(context, begin, std::min(items, begin + chunk));
+        work.body(work.context, begin, std::min(work.items, begin + work.chunk));
       } catch (...) {
         if (!failed.exchange(true)) error = std::current_exception();
       }
@@ -110,7 +115,7 @@ struct alignas(64) Loop {
     if (done.fetch_add(1) + 1 == all && asleep.load()) wake_all(done);
   }
 
-  // How long the caller has slept.
+  // Waits for every chunk; returns how long the caller has slept.
   std::chrono::nanoseconds wait() {
     std::optional<std::chrono::steady_clock::time_point> slept;
     for (int spins = 0;;) {
@@ -130,21 +135,17 @@ struct alignas(64) Loop {
   }
 };
 
-// The threads and the loops that are open for them: one a caller, so that a loop of a background
+// The threads and the loops that are open for them: one per caller, so that a loop of a background
 // thread does not shut out the main thread's. With all in use a caller works alone.
 class Workers {
  public:
-  void run(std::int64_t items, std::int64_t chunk, detail::LoopBody body, void* context,
-           int threads, bool is_short) {
-    if (is_short && patience.works_alone()) return body(context, 0, items);
+  void run(const Work& work, int threads, bool is_short) {
+    if (is_short && patience.works_alone()) return work.body(work.context, 0, work.items);
     Loop* loop = take();
-    if (loop == nullptr) return body(context, 0, items);
+    if (loop == nullptr) return work.body(work.context, 0, work.items);
     ensure(threads - 1);
-    loop->items = items;
-    loop->chunk = chunk;
-    loop->chunks = static_cast<std::uint32_t>((items + chunk - 1) / chunk);
-    loop->body = body;
-    loop->context = context;
+    loop->work = work;
+    loop->chunks = static_cast<std::uint32_t>((work.items + work.chunk - 1) / work.chunk);
     loop->failed = false;
     loop->error = nullptr;
     loop->done.store(0, std::memory_order_relaxed);
@@ -152,7 +153,7 @@ class Workers {
                       std::memory_order_release);
     opened_.fetch_add(1);
     if (sleepers_.load() > 0) wake_all(opened_);
-    loop->work(0);
+    loop->take_chunks(0);
     const std::chrono::nanoseconds slept = loop->wait();
     if (is_short) patience.note(slept > kLate);
     const std::exception_ptr error = loop->error;
@@ -188,7 +189,7 @@ class Workers {
     for (;;) {
       const std::uint32_t seen = opened_.load();
       bool worked = false;
-      for (Loop& loop : loops_) worked |= loop.work(index);
+      for (Loop& loop : loops_) worked |= loop.take_chunks(index);
       for (int i = 0; !worked && i < kSpins && opened_.load(std::memory_order_relaxed) == seen; ++i)
         pause();
       if (worked || opened_.load() != seen) continue;
@@ -251,7 +252,7 @@ void run_chunks(std::int64_t items, std::int64_t cost, std::int64_t chunk, LoopB
     InLoop() { in_loop = true; }
     ~InLoop() { in_loop = false; }
   } const inside;
-  workers().run(items, chunk, body, context, threads, items <= kShortLoop / cost);
+  workers().run({items, chunk, body, context}, threads, items <= kShortLoop / cost);
 }
 
 }  // namespace detail

@@ -2,12 +2,12 @@
 //
 // A loop is cut into chunks by its size alone, never by the number of threads, and whoever is free
 // takes the next one. So the bits of a result do not depend on threads; a thread that has lost its
-// core to another process delays nobody by more than the chunk it holds, and the caller waits for
-// nobody who has not taken one. Threads that wait sleep after some microseconds.
+// core to another process delays the others by no more than the chunk it holds, and the caller
+// waits only for threads that have taken a chunk. Threads that wait sleep after some microseconds.
 //
 // Waking a sleeping thread takes 5 to 50 us, and up to a time slice of the scheduler (milliseconds)
-// where another process runs: loops over little work run on the calling thread, and for a while
-// those over not much more, after a thread was late.
+// where another process runs. So loops over little work run on the calling thread, and, for a while
+// after a thread was late, so do loops over somewhat more work.
 #pragma once
 
 #include <algorithm>
@@ -22,11 +22,12 @@ inline constexpr bool is_team_work(std::int64_t elements) {
   return elements > 65536;
 }
 
-/// Threads that work on a loop of the calling thread, itself included: what set_team_threads()
-/// said, else OMP_NUM_THREADS, else the CPUs of the process's affinity. At least 1.
+/// The number of threads that work on a loop of the calling thread, itself included: what
+/// set_team_threads() said, else OMP_NUM_THREADS, else the CPUs of the process's affinity. At
+/// least 1.
 int team_threads();
 
-/// Sets team_threads() for the calling thread; 0: what it is unless told.
+/// Sets team_threads() for the calling thread; 0 restores the default.
 void set_team_threads(int count);
 
 /// Which thread of the team the caller is, from 0 to team_threads() - 1 of the loop's caller.
@@ -63,7 +64,7 @@ void parallel_for(std::int64_t items, std::int64_t cost, Body&& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-/// parallel_for() with one call of body(index) an item, for items that are much work each.
+/// parallel_for() with one call of body(index) per item, for items that are much work each.
 template <typename Body>
 void parallel_for_each(std::int64_t items, std::int64_t cost, Body&& body) {
   parallel_for(items, cost, [&body](std::int64_t begin, std::int64_t end) {

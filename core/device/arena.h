@@ -71,10 +71,10 @@ class Arena {
   /// A real arena over `capacity_bytes` of address space; pages become resident when first touched.
   /// Throws SystemError if the address space is refused.
   static std::unique_ptr<Arena> make_cpu(std::int64_t capacity_bytes);
-  /// The same in the memory of a GPU, all of it taken at once, with `host_bytes` of pinned memory
-  /// as its pinned(). Throws UserError without a GPU.
+  /// An arena in the memory of a GPU, all of it allocated at once, with `host_bytes` of pinned host
+  /// memory as its pinned(). Throws UserError without a GPU.
   static std::unique_ptr<Arena> make_gpu(std::int64_t capacity_bytes, std::int64_t host_bytes);
-  /// On either; host_bytes is not used on a CPU.
+  /// One of the two above; host_bytes is not used on a CPU.
   static std::unique_ptr<Arena> make(DeviceKind kind, std::int64_t capacity_bytes,
                                      std::int64_t host_bytes) {
     return kind == DeviceKind::kCpu ? make_cpu(capacity_bytes)
@@ -92,8 +92,8 @@ class Arena {
   Reservation reserve(MemoryTag tag, std::int64_t bytes, std::string_view label);
 
   Device device() const { return device_; }
-  /// Memory that the host reads and writes, for what is on its way to or from the device: the arena
-  /// itself on a CPU. Its phases are this one's.
+  /// Pinned host memory, which the host reads and writes, for staging buffers of copies to and from
+  /// the device: the arena itself on a CPU. It shares the phases of this arena.
   Arena& pinned() { return host_ ? *host_ : *this; }
   bool is_on_cpu() const { return host_ == nullptr; }
   std::int64_t capacity_bytes() const { return capacity_; }
@@ -102,7 +102,7 @@ class Arena {
   /// End of the highest range ever handed out: what the process can have resident through this
   /// arena.
   std::int64_t extent_bytes() const;
-  /// Of what is handed out now: from equal layouts the same calls get the same addresses.
+  /// A hash of the ranges in use now: from equal layouts the same calls get the same addresses.
   std::uint64_t layout_hash() const;
 
   /// Starts (or goes back into) a phase; peaks are kept per phase name.

@@ -28,7 +28,7 @@ void release(void* base, std::int64_t bytes) {
   munmap(base, size_of(bytes));
 }
 
-// Of nothing, pointers may be null, which memcpy does not take.
+// Pointers to no bytes may be null, which memcpy does not take.
 void copy(void* to, const void* from, std::int64_t bytes) {
   if (bytes > 0) std::memcpy(to, from, size_of(bytes));
 }

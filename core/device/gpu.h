@@ -16,12 +16,12 @@ struct GpuInfo {
   std::array<std::uint8_t, 16> uuid{};
 };
 
-/// Work of a GPU that is recorded once and started as a whole.
+/// A graph: work of a GPU that is recorded once and started as a whole.
 struct GpuGraphs {
-  /// What the calling thread starts there from now on is recorded and not done; whatever waits for
-  /// the GPU fails.
+  /// From now on, what the calling thread starts there is recorded and not done; waiting for the
+  /// GPU fails.
   void (*begin)();
-  /// The record, or null if it was spoilt.
+  /// Ends recording: the record, or null if recording failed.
   void* (*end)();
   void (*launch)(void* graph);
   void (*release)(void* graph);
@@ -30,22 +30,23 @@ struct GpuGraphs {
 struct GpuDriver {
   const DeviceMemory* memory;
   const GpuGraphs* graphs;
-  /// How many there are; touches none of them, and never throws.
+  /// The number of GPUs; touches none of them, and never throws.
   int (*count)();
   /// Makes the calling thread use number `index`. Throws SystemError if it cannot.
   void (*choose)(int index);
-  /// Of the one that the calling thread uses, by default number 0; takes some of its memory.
+  /// The GPU that the calling thread uses, by default number 0; the call takes some of its memory.
   GpuInfo (*current)();
 };
 
-/// Once, before anything is made on a GPU.
+/// Sets the driver. Called once, before anything is allocated on a GPU.
 void register_gpu(const GpuDriver& driver);
-/// Null: this build has none.
+/// The driver; null if this build has none.
 const GpuDriver* gpu_driver();
-/// 0 without a driver too.
+/// The number of GPUs; 0 without a driver too.
 int gpu_count();
 
-/// The GPU of the calling process, which is number `local_rank` of its host: they take turns.
+/// Chooses the GPU of the calling process, whose local rank on its node is `local_rank`: GPUs are
+/// dealt out in turn.
 /// Throws UserError if there is none.
 GpuInfo choose_gpu(int local_rank);
 

@@ -1,5 +1,6 @@
-// Work of a GPU that comes back with the same kernels, addresses and arguments: done, then
-// recorded, then replayed as one graph, which spares the host the work of starting it.
+// The graph cache: work of a GPU that comes back with the same kernels, addresses and arguments is
+// done once, then recorded, then replayed as one graph, which spares the host the work of starting
+// every kernel.
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,7 @@ class GraphCache {
  public:
   enum class How { kDone, kRecorded, kReplayed };
 
-  /// Null: everything is done as it comes.
+  /// graphs null: nothing is recorded, everything is done as it comes.
   explicit GraphCache(const GpuGraphs* graphs) : graphs_(graphs) {}
   ~GraphCache() { forget(); }
   GraphCache(const GraphCache&) = delete;

@@ -18,7 +18,7 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  /// Enqueues `work`; after a failure later work still runs, each has an error of its own. The
+  /// Enqueues `work`. After a failure later work still runs; each has an error of its own. The
   /// completion may outlive the stream.
   Completion run(std::function<void()> work);
 

@@ -30,7 +30,7 @@ namespace {
 
 using internal::MappedRange;
 
-// Files of data and weights of a job; a mapping beyond them is not looked after.
+// Enough for the files of data and weights of a job; a mapping beyond them is not watched.
 constexpr std::size_t kRanges = 1024;
 
 // A signal handler can reach nothing but globals.
@@ -51,13 +51,13 @@ void say(std::string_view text) {
   static_cast<void>(!::write(STDERR_FILENO, text.data(), text.size()));
 }
 
-// As without a handler, once this one has returned.
+// Lets the signal end the process as without a handler, once this one has returned.
 void die_of(int number) {
   ::signal(number, SIG_DFL);
   ::raise(number);
 }
 
-// Only calls that a handler may make.
+// Makes only calls that a signal handler may make.
 extern "C" void on_bus_error(int number, siginfo_t* info, void* /*context*/) {
   const int error = errno;
   const auto address = reinterpret_cast<std::uintptr_t>(info->si_addr);

@@ -7,8 +7,8 @@
 namespace thimble {
 
 /// `sequences` sequences of `seq_len` positions, row-major; every vector below has sequences *
-/// seq_len elements. A document never sees another: position t of a sequence may attend to
-/// positions segment_start[t] .. t of the same sequence only.
+/// seq_len elements. The segment boundaries are a document mask: position t of a sequence may
+/// attend to positions segment_start[t] .. t of the same sequence only.
 struct Batch {
   std::int64_t sequences = 0;
   std::int64_t seq_len = 0;

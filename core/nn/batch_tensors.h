@@ -1,4 +1,4 @@
-// A batch where a model reads it.
+// A batch on the device of the model that reads it.
 #pragma once
 
 #include <array>
@@ -15,7 +15,7 @@ struct BatchTensors {
   Tensor targets, weights;          // i32, f32 [N]
   Tensor positions, segment_start;  // i32 [N]
 
-  /// All of them.
+  /// All the tensors above.
   static const std::array<Tensor BatchTensors::*, 6> kArrays;
 };
 

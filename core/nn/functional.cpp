@@ -2,17 +2,10 @@
 
 #include <algorithm>
 
+#include "core/nn/op_node.h"
+
 namespace thimble {
 namespace {
-
-Tensor activation(Context& ctx, const Shape& shape, std::string_view label) {
-  return Tensor::empty(ctx.arena, MemoryTag::kActivations, ctx.dtype, shape, label);
-}
-
-Var make_var(Context& ctx, Tensor value, bool needs_grad) {
-  if (ctx.tape == nullptr) return {.value = std::move(value), .id = -1, .rebuild = nullptr};
-  return ctx.tape->make(std::move(value), needs_grad);
-}
 
 // Announces the use of a trainable parameter; false if it needs no gradient.
 bool use(Context& ctx, Weight weight) {
@@ -20,13 +13,6 @@ bool use(Context& ctx, Weight weight) {
   ctx.tape->begin_use(weight.id);
   return true;
 }
-
-// What a node needs of its context: the context itself may be gone when the node runs.
-struct NodeContext {
-  ParamStore& store;
-  Arena& arena;
-  bool fp8 = false;
-};
 
 // The 8-bit formats of a matmul whose first operand is an activation, or the gradient of an output.
 std::optional<ops::Fp8Operands> fp8_operands(bool fp8, bool first_is_gradient) {
@@ -76,15 +62,6 @@ Tensor transposed_copy(Arena& arena, const Tensor& stored) {
                               Shape{stored.dim(1), stored.dim(0)}, "transposed embedding");
   ops::transpose(rows, stored);
   return rows;
-}
-
-// A tensor that may be written over: the given one if nobody else holds it, else a copy.
-Tensor own(Arena& arena, Tensor tensor) {
-  if (tensor.is_sole_owner()) return tensor;
-  Tensor copy =
-      Tensor::empty(arena, MemoryTag::kActivations, tensor.dtype(), tensor.shape(), "copy");
-  ops::copy(copy, tensor);
-  return copy;
 }
 
 // The tokens that looked rows of an embedding table up; order as embedding() takes it.
@@ -290,10 +267,8 @@ Var attention(Context& ctx, const AttentionInputs& in, const ops::AttentionShape
                     v_id = v.id, y_id = y.id](Tape& tape) {
     const Tensor dout = tape.take_grad(y_id);
     const Tensor query = saved.q->get(), key = saved.k->get(), value = saved.v->get();
-    const auto gradient = [&](const Tensor& of) {
-      return Tensor::empty(*arena, MemoryTag::kActivations, of.dtype(), of.shape(), "gradient");
-    };
-    const Tensor dq = gradient(query), dk = gradient(key), dv = gradient(value);
+    const Tensor dq = gradient_of(*arena, query), dk = gradient_of(*arena, key),
+                 dv = gradient_of(*arena, value);
     ops::attention_grad(*arena, shape,
                         {.q = query,
                          .k = key,
@@ -331,10 +306,7 @@ Var swiglu(Context& ctx, const Var& gate, const Var& up) {
       [=, arena = &ctx.arena, gate_id = gate.id, up_id = up.id, y_id = y.id](Tape& tape) {
         const Tensor dy = tape.take_grad(y_id);
         const Tensor g = saved_gate->get(), u = saved_up->get();
-        const Tensor dgate =
-            Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
-        const Tensor dup =
-            Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "gradient");
+        const Tensor dgate = gradient_of(*arena, g), dup = gradient_of(*arena, u);
         ops::swiglu_grad(dgate, dup, dy, g, u);
         tape.add_grad(gate_id, dgate);
         tape.add_grad(up_id, dup);

@@ -22,7 +22,7 @@ struct ParamInfo {
   Shape shape;  // logical: [out, in] for a matrix, [n] for a vector
   ParamRole role = ParamRole::kMatrix;
   bool trainable = true;
-  int layer = -1;             // of the transformer, from 0; none: embedding, head, last norm
+  int layer = -1;             // of the transformer, from 0; -1: embedding, LM head, last norm
   std::int64_t head_dim = 0;  // of a projection to queries or keys: its output rows come in heads
 
   bool is_matrix() const { return shape.rank() == 2; }

@@ -1,5 +1,5 @@
-// Weights that come and go. Nobody holds a weight: one pins the block it belongs to, looks at it,
-// and lets go; a store may gather it from other ranks before the pin and drop it after.
+// Where weights are read. Nobody holds a weight: a caller pins the block that the weight belongs
+// to, reads it and unpins; a store may gather it from other ranks before the pin and drop it after.
 // Implementations beyond the resident one live in other folders.
 #pragma once
 
@@ -12,7 +12,7 @@
 namespace thimble {
 
 /// A group of parameters that is needed at the same time: embedding, one transformer layer, or
-/// head.
+/// LM head.
 using BlockId = std::int32_t;
 
 class ParamStore {
@@ -23,8 +23,8 @@ class ParamStore {
   /// A hint that `block` will be pinned soon.
   virtual void prefetch(BlockId) {}
 
-  /// Counted; views of the block's parameters are valid between pin and the matching unpin. Use
-  /// Pin.
+  /// Pins are counted; views of the block's parameters are valid between pin and the matching
+  /// unpin. Use the class Pin.
   virtual void pin_block(BlockId block) = 0;
   virtual void unpin_block(BlockId block) = 0;
 
@@ -38,7 +38,7 @@ class ParamStore {
   virtual std::int64_t version(ParamId id) const = 0;
 };
 
-/// RAII pin of a block. Counted: pins of the same block may overlap.
+/// RAII pin of a block. Pins are counted, so those of the same block may overlap.
 class [[nodiscard]] Pin {
  public:
   Pin(ParamStore& store, BlockId block) : store_(&store), block_(block) { store.pin_block(block); }

@@ -11,7 +11,7 @@ namespace thimble {
 
 class ResidentGradSink final : public GradSink {
  public:
-  /// dtypes: of each parameter's gradient, by id.
+  /// dtypes: the dtype of each parameter's gradient, by id.
   ResidentGradSink(Arena& arena, const ParamTable& params, std::vector<DType> dtypes)
       : arena_(arena), params_(params), dtypes_(std::move(dtypes)), grads_(dtypes_.size()) {}
 

@@ -19,7 +19,7 @@ struct RowPartition {
 
   /// The rows of a rank, possibly none. The ranks' slices follow one another and cover all rows.
   Slice slice(int rank) const { return {begin(rank), begin(rank + 1)}; }
-  /// One owner alone, of all rows.
+  /// The partition of one rank alone, which owns all rows.
   static RowPartition whole(const ParamInfo& info) { return {.rows = info.storage_shape()[0]}; }
 
   /// The first rank that has rows; 0 if there are none.

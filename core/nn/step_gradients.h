@@ -9,23 +9,23 @@
 
 namespace thimble {
 
-/// What is added up and sent in place of a gradient: a linear projection of it, or nothing at all.
+/// What is accumulated and sent in place of a gradient: a gradient projection (linear), or nothing.
 class GradProjection {
  public:
   virtual ~GradProjection() = default;
   /// Whether the running step needs the gradient.
   virtual bool wants(ParamId id) const = 0;
-  /// Elements of a row of the projection in the running step; 0: the gradient itself.
+  /// Elements per row of the projection in the running step; 0: the gradient itself.
   virtual std::int64_t width(ParamId id) const = 0;
-  /// Once for each gradient of a micro-batch that is complete, of all rows: its projection, f32
+  /// Called once per complete gradient of a micro-batch, with all rows: gives its projection, f32
   /// [rows, width(id)], or the gradient itself where that is 0.
   virtual Tensor apply(ParamId id, const Tensor& gradient) = 0;
 };
 
 class StepGradients : public GradSink {
  public:
-  /// Around every micro-batch of a step. end_micro_batch() of the last one returns when every
-  /// gradient is where it is needed.
+  /// Called around every micro-batch of a step. end_micro_batch() of the last one returns when
+  /// every gradient is where it is needed.
   virtual void begin_micro_batch(bool last) = 0;
   virtual void end_micro_batch() = 0;
 
@@ -34,9 +34,9 @@ class StepGradients : public GradSink {
   virtual bool middle_micro_batches_stay_local() const = 0;
   virtual std::uint64_t places_hash() const = 0;
 
-  /// To be told in the last micro-batch which gradients are where they are needed, as soon as they
-  /// are, all ranks in the same order; by end_micro_batch() all have been told. It may release
-  /// them.
+  /// Sets what is called in the last micro-batch for every gradient as soon as it is where it is
+  /// needed, on all ranks in the same order; by end_micro_batch() it has been called for all. It
+  /// may release them.
   virtual void set_ready(std::function<void(std::span<const ParamId>)> ready) = 0;
 
   /// The gradient, or its projection, of the rows that this rank updates, over all ranks and

@@ -1,4 +1,4 @@
-// What training asks of a model, and all that it knows of one: parameters in blocks, and a loss.
+// What training asks of a model: parameters in blocks, and a loss. It knows nothing else of one.
 #pragma once
 
 #include <cstdint>
@@ -12,7 +12,7 @@
 namespace thimble {
 
 struct NamedSize {
-  std::string name;  // as users know it
+  std::string name;  // as in the configuration
   std::int64_t value = 0;
 };
 
@@ -29,8 +29,8 @@ class TrainableModel {
   /// pass first pins them. A parameter is in every block whose pin it is read under, so in one or
   /// several.
   virtual std::vector<std::vector<ParamId>> block_params() const = 0;
-  /// By parameter: how often a training micro-batch brings in a block that holds it, if blocks are
-  /// let go as soon as possible.
+  /// Per parameter: how often a training micro-batch gathers a block that holds it, if blocks are
+  /// unpinned as soon as possible.
   virtual std::vector<int> gathers_per_micro_batch() const = 0;
   /// Whether one backward pass may give several contributions to the parameter's gradient: they are
   /// then added up in f32.

@@ -1,5 +1,5 @@
-// The compute weights of one rank among several. Whoever updates leases its own rows, writes them
-// and says so; the store sees to it that a pinned block shows the newest rows of all ranks.
+// The compute weights of one rank among several. An update leases its own rows, writes them
+// and reports them; the store sees to it that a pinned block shows the newest rows of all ranks.
 // Implementations live in other folders.
 #pragma once
 
@@ -8,7 +8,7 @@
 
 namespace thimble {
 
-/// Residency of the entries that are in_weight_store(): what the rank holds of them.
+/// The StateResidency of the entries that are in_weight_store(): what this rank holds of them.
 class WeightStore : public ParamStore, public StateResidency {
  public:
   /// This rank's rows have been written. Every rank reports the same parameters in the same order.

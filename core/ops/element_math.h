@@ -1,6 +1,6 @@
-// The arithmetic of ops, element by element: one text for every instruction set and for GPUs, each
-// compiled in a namespace of its own, so that no function compiled for AVX-512 can be linked into
-// the AVX2 path. Include only from per-instruction-set sources.
+// The arithmetic of ops, element by element: one source for every instruction set and for GPUs,
+// each compiled in a namespace of its own, so that no function compiled for AVX-512 can be linked
+// into the AVX2 path. Include only from per-instruction-set sources.
 #pragma once
 
 #include <bit>

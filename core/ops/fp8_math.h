@@ -1,5 +1,6 @@
-// Numbers in 8 bits: e4m3 (no infinities, up to 448) and e5m2 (up to 57344), as in Micikevicius et
-// al., "FP8 formats for deep learning", 2022. One text for every instruction set and for GPUs.
+// 8-bit floating-point numbers: e4m3 (no infinities, up to 448) and e5m2 (up to 57344), as in
+// Micikevicius et al., "FP8 formats for deep learning", 2022. One source for every instruction set
+// and for GPUs.
 #pragma once
 
 #include <bit>

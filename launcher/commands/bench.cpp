@@ -44,7 +44,7 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
   }
 }
 
-// What a rank sends: under mpirun to the other ranks, alone between two threads.
+// Measures what a rank can send: to the other ranks under mpirun, else between two threads.
 void bench_comm(bool json, const CommandSession& session) {
   const std::optional<RankEnvironment> launched = rank_environment(process_variables());
   const bool is_rank = launched && launched->ranks > 1;
@@ -130,7 +130,7 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
       ->check(CLI::PositiveNumber);
   gemm->add_option("--device", limits->device, "cpu or cuda")
       ->check(CLI::IsMember({"cpu", "cuda"}));
-  gemm->add_flag("--json", limits->json, "One JSON object a line");
+  gemm->add_flag("--json", limits->json, "One JSON object per line");
   gemm->callback([limits, &session] {
     session.start();
     const DeviceKind device = limits->device == "cpu" ? DeviceKind::kCpu : DeviceKind::kGpu;
@@ -139,7 +139,7 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
   });
   CLI::App* comm =
       bench->add_subcommand("comm", "What a rank can send to others; run it by mpirun");
-  comm->add_flag("--json", limits->json, "One JSON object a line");
+  comm->add_flag("--json", limits->json, "One JSON object per line");
   comm->callback([limits, &session] {
     session.start();
     bench_comm(limits->json, session);

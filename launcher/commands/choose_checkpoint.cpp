@@ -26,7 +26,7 @@ std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& argument
                                                   const std::filesystem::path& checkpoints,
                                                   const CheckpointIo& io) {
   if (arguments.resume == "never") {
-    // Beside them the new run's checkpoints would be taken for old ones.
+    // A new run's checkpoints beside them would be taken for old ones.
     if (!list_checkpoints(checkpoints).empty()) {
       throw_user(
           "--resume never: {} holds the checkpoints of an earlier run; --fresh moves that run "

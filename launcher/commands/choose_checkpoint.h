@@ -9,7 +9,7 @@
 
 namespace thimble {
 
-/// A number that rank 0 knows.
+/// Gives every rank the number that rank 0 knows.
 std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value);
 
 /// Rank 0 finds the checkpoint and verifies every byte of it; the others read its layout. None: the
@@ -20,8 +20,8 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
                                                     const std::filesystem::path& run,
                                                     const CheckpointIo& io);
 
-/// Rank 0, when training begins from an earlier step than the last: a later start would take what
-/// was saved after `step` for the newest of this run.
+/// Called on rank 0 when training begins from an earlier step than the last: otherwise a later
+/// start would take a checkpoint saved after `step` for the newest of this run.
 void move_later_checkpoints_aside(const std::filesystem::path& run, std::int64_t step);
 
 }  // namespace thimble

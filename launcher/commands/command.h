@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -29,20 +30,12 @@ struct CommandSession {
   void start();
 };
 
-void add_bench_command(CLI::App& app, CommandSession& session);
-void add_convert_command(CLI::App& app, CommandSession& session);
-void add_doctor_command(CLI::App& app, CommandSession& session);
-void add_eval_command(CLI::App& app, CommandSession& session);
-void add_generate_command(CLI::App& app, CommandSession& session);
-void add_help_command(CLI::App& app, CommandSession& session);
-void add_init_command(CLI::App& app, CommandSession& session);
-void add_inspect_command(CLI::App& app, CommandSession& session);
-void add_launch_command(CLI::App& app, CommandSession& session);
-void add_optimizers_command(CLI::App& app, CommandSession& session);
-void add_sweep_command(CLI::App& app, CommandSession& session);
-void add_plan_command(CLI::App& app, CommandSession& session);
-void add_tokenize_command(CLI::App& app, CommandSession& session);
-void add_train_command(CLI::App& app, CommandSession& session);
+/// Adds one command with its options to the application. When the command is given, it runs and
+/// leaves its exit code in the session; what it throws is printed by run_command_line.
+using AddCommand = void (*)(CLI::App& app, CommandSession& session);
+
+/// Every command, in the order of `thimble --help` (command_list.cpp).
+std::span<const AddCommand> all_commands();
 
 /// --special-tokens parse|text, of commands that tokenise.
 void add_special_tokens_option(CLI::App& command, std::string& value);
@@ -55,8 +48,8 @@ inline constexpr int kExitUser = 2;
 /// One error on the terminal, after whatever line is live there.
 void report_error(const CommandSession& session, std::string_view message);
 
-/// The whole application; returns the process's exit code: 0 done, 1 system failure, 2 user's
-/// mistake, 75 saved and stopped on a signal.
-int run_command_line(int argc, char** argv);
+/// The whole application with these commands; returns the process's exit code: 0 done, 1 system
+/// failure, 2 user's mistake, 75 saved and stopped on a signal.
+int run_command_line(int argc, char** argv, std::span<const AddCommand> commands);
 
 }  // namespace thimble

@@ -21,24 +21,7 @@
 namespace thimble {
 namespace {
 
-void add_commands(CLI::App& app, CommandSession& session) {
-  add_train_command(app, session);
-  add_plan_command(app, session);
-  add_launch_command(app, session);
-  add_optimizers_command(app, session);
-  add_sweep_command(app, session);
-  add_eval_command(app, session);
-  add_generate_command(app, session);
-  add_tokenize_command(app, session);
-  add_convert_command(app, session);
-  add_inspect_command(app, session);
-  add_init_command(app, session);
-  add_bench_command(app, session);
-  add_doctor_command(app, session);
-  add_help_command(app, session);
-}
-
-// A default that the description tells in words, or that is empty, is not shown.
+// Hides defaults that are empty or that the description tells in words.
 void hide_empty_defaults(CLI::App& app) {
   for (CLI::Option* option : app.get_options()) {
     const bool told = option->get_description().find("(default") != std::string::npos;
@@ -48,7 +31,7 @@ void hide_empty_defaults(CLI::App& app) {
     hide_empty_defaults(*inner);
 }
 
-// The command of `command` that is named, if it has any.
+// The subcommand of `command` that `words` name, or null.
 const CLI::App* inner_command(const CLI::App& command, std::span<const std::string> words) {
   for (const CLI::App* inner : command.get_subcommands({})) {
     if (words.size() > 1 &&
@@ -58,14 +41,14 @@ const CLI::App* inner_command(const CLI::App& command, std::span<const std::stri
   return nullptr;
 }
 
-// CLI11 writes the largest double in full.
+// CLI11 writes the largest double in full; this says "above 0" instead.
 std::string plain_range(std::string text) {
   const std::size_t at = text.find(" not in range 0.000000 to 1797693134");
   if (at != std::string::npos) text = text.substr(0, at) + ": allowed above 0";
   return text;
 }
 
-// What the user can mend about a path, told by the standard library.
+// Whether the standard library's error about a path is one that the user can mend.
 bool is_users_mistake(const std::error_code& code) {
   for (const std::errc e :
        {std::errc::permission_denied, std::errc::no_such_file_or_directory,
@@ -77,7 +60,7 @@ bool is_users_mistake(const std::error_code& code) {
   return false;
 }
 
-// What a command that is known makes of the error.
+// The message for a parse error of a command that exists.
 std::string command_error_text(const CLI::App& app, const CLI::ParseError& error,
                                std::span<const std::string> words) {
   const CLI::App* command = app.get_subcommand(words[0]);
@@ -122,7 +105,8 @@ std::string parse_error_text(const CLI::App& app, const CLI::ParseError& error,
                      nearest ? fmt::format(", did you mean '{}'?", *nearest) : "", join(names));
 }
 
-// Results that could not be written are lost. A reader who has gone wants no more of them.
+// Throws if results could not be written. A reader who closed the pipe wants no more of them, so
+// that is no error.
 void flush_results() {
   errno = 0;
   if (std::fflush(stdout) == 0 && std::ferror(stdout) == 0) return;
@@ -165,7 +149,7 @@ void CommandSession::start() {
   start_logging(console, quiet ? "error" : log_level);
 }
 
-int run_command_line(int argc, char** argv) {
+int run_command_line(int argc, char** argv, std::span<const AddCommand> commands) {
   CommandSession session;
   session.command_line.assign(argv, argv + argc);
   CLI::App app(
@@ -186,7 +170,7 @@ int run_command_line(int argc, char** argv) {
       "  thimble train job.toml --set training.max_steps=200\n"
       "  thimble generate --model runs/job/model --prompt \"Once upon a time\"\n"
       "  thimble help job.training");
-  add_commands(app, session);
+  for (const AddCommand add : commands) add(app, session);
   hide_empty_defaults(app);
   try {
     app.parse(argc, argv);
@@ -207,7 +191,7 @@ int run_command_line(int argc, char** argv) {
     return kExitUser;
   } catch (const std::filesystem::filesystem_error& e) {
     report_error(session, fmt::format("cannot use {}: {}", e.path1().string(), e.code().message()));
-    // Of a run it may be the machine's failure, which passes.
+    // During training it may be a failure of the machine, which can pass.
     const bool trains = session.command_line.size() > 1 && session.command_line[1] == "train";
     return !trains && is_users_mistake(e.code()) ? kExitUser : kExitSystem;
   } catch (const std::exception& e) {

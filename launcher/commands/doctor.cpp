@@ -1,4 +1,4 @@
-// `thimble doctor`: what this machine offers, and what is in the way.
+// `thimble doctor`: reports what this machine offers and what would hinder a run.
 #include <fmt/core.h>
 #include <unistd.h>
 
@@ -56,8 +56,8 @@ struct DiskSpeed {
   double write_mb_per_s = 0, read_mb_per_s = 0;
 };
 
-// A file of `bytes` written, made durable and read back; what is still in the page cache is dropped
-// before the read.
+// Writes a file of `bytes`, makes it durable and reads it back; the page cache is dropped before
+// the read.
 DiskSpeed disk_speed(FileEngine& engine, const fs::path& directory, std::int64_t bytes) {
   const fs::path path = directory / fmt::format(".thimble-doctor-{}", ::getpid());
   struct Remove {
@@ -67,7 +67,7 @@ DiskSpeed disk_speed(FileEngine& engine, const fs::path& directory, std::int64_t
       fs::remove(path, ignored);
     }
   } const remove{path};
-  // A file system that compresses must not gain from it.
+  // Incompressible data, so that a file system that compresses gains nothing.
   std::vector<std::byte> data(static_cast<std::size_t>(bytes));
   for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(mix64(1, i));
   const File file = File::create(path);
@@ -102,7 +102,7 @@ int numa_nodes() {
   return std::max(count, 1);
 }
 
-// What was found, and what to do about it if it is in the way.
+// A finding, with advice if it hinders a run.
 struct Check {
   std::string name, found, advice{};
 };
@@ -113,7 +113,7 @@ struct GpuFinding {
   double memory_bytes_per_s = 0;  // read and written
 };
 
-// Number `index`. In a thread of its own: a thread's streams belong to one GPU.
+// Measures GPU number `index` in a thread of its own, because a thread's streams belong to one GPU.
 GpuFinding measure_gpu(const GpuDriver& driver, int index) {
   constexpr std::int64_t kSize = 8192, kCopied = 256 * kMiB;
   driver.choose(index);

@@ -64,13 +64,13 @@ class Evaluator {
 
   EvalTotals totals;
 
-  // On a planning arena: the memory of a window of `n` inputs.
+  // On a planning arena, plans the memory of a window of `n` inputs.
   void plan(std::int64_t n) {
     window(std::vector<std::int32_t>(static_cast<std::size_t>(n + 1)), 0, n, n);
   }
 
   // Windows of `context` inputs, `stride` apart; each target is scored once, with the longest
-  // context on offer.
+  // context available.
   // The first `prompt_tokens` are context only.
   void document(const std::vector<std::int32_t>& ids, std::int64_t prompt_tokens = 0) {
     const auto count = static_cast<std::int64_t>(ids.size());
@@ -175,7 +175,8 @@ std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const
 // The samples of JSON lines, as training sees them: with EOS, the prompt not scored.
 std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
                           const DocumentFn& next) {
-  if (!a.separator.empty()) throw_user("--document-separator: {} has one document a line", a.text);
+  if (!a.separator.empty())
+    throw_user("--document-separator: {} has one document per line", a.text);
   SourceSpec source{.paths = {a.text}};
   source.fields = a.fields;
   source.format = resolve_format(source, source.paths);

@@ -28,7 +28,7 @@ struct GenerateArguments {
   std::string model, prompt, prompt_file, dtype = "auto";
   std::vector<std::string> stop;
   std::int64_t max_new_tokens = 200;
-  // What is not given is as the model's generation_config.json says.
+  // Options that are not given follow the model's generation_config.json.
   std::optional<double> temperature, top_p, repetition_penalty;
   std::optional<std::int64_t> top_k;
   std::uint64_t seed = 0;
@@ -36,7 +36,7 @@ struct GenerateArguments {
   bool any_id = false, json = false;
 };
 
-// As transformers samples with this configuration, unless an option says otherwise.
+// Sampling as transformers does it with this configuration, unless an option says otherwise.
 SamplingOptions sampling_options(const GenerateArguments& a, const GenerationConfig& config,
                                  const LoadedModel& loaded) {
   constexpr std::int64_t kUsualTopK = 50;  // of transformers where the file has none
@@ -123,7 +123,7 @@ Generated decode(const GenerateArguments& a, const LoadedModel& loaded, Decoder&
   return out;
 }
 
-// A prompt of a model, and how many positions it and what is made of it take.
+// A prompt, and how many positions it and its continuation take.
 struct Request {
   std::vector<std::int32_t> ids;
   std::int64_t wanted = 0, capacity = 0;

@@ -19,7 +19,7 @@ struct HelpArguments {
   bool markdown = false, schema = false, man = false;
 };
 
-// The help of a command, or of a command of a command.
+// The help of a command or a subcommand.
 std::string command_help(const CLI::App& app, std::span<const std::string> words) {
   const CLI::App* at = &app;
   std::string path = "thimble";
@@ -36,7 +36,7 @@ std::string command_help(const CLI::App& app, std::span<const std::string> words
     if (i > 0) path += " " + at->get_name();
     at = at->get_subcommand(words[i]);
   }
-  // The application itself would pass the question on to the command that asks.
+  // The application's own help() would hand the question to the command that runs, `help`.
   if (at == &app) return app.get_formatter()->make_help(&app, path, CLI::AppFormatMode::Normal);
   return at->help(path);
 }

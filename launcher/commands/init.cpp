@@ -28,7 +28,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr double kScratchLr = 6e-4;
-// Data that is seen more often than this by default is learned by heart.
+// A model that sees its data for more epochs than this learns it by heart.
 constexpr double kTuneEpochs = 3, kScratchEpochs = 10;
 constexpr std::int64_t kLeastStepsAnEpoch = 8, kShortestSequence = 64;
 
@@ -84,7 +84,7 @@ fs::path check_model(const std::string& model) {
   return cached.empty() ? fs::path() : cached / "config.json";
 }
 
-// The tokenizer itself, of what stands in the job: empty for the model's own.
+// The tokenizer that the job's `model.tokenizer` means; empty: the model's own.
 fs::path tokenizer_path(const InitArguments& a, const std::string& tokenizer) {
   if (!tokenizer.empty()) return tokenizer;
   const fs::path model = check_model(a.model).parent_path();
@@ -114,7 +114,7 @@ void fit_to_data(const DataLook& look, std::int64_t positions, job::InitValues& 
   values.seq_len = spec.seq_len;
 }
 
-// What the new job comes to, and what would be refused of it.
+// Prints what the new job amounts to and what would be refused.
 void print_outlook(const std::string& file, const ModelConfig& config) {
   job::JobNotes notes;
   const job::JobConfig job = job::load_job(file, {}, notes);
@@ -161,7 +161,7 @@ void run_init(const InitArguments& a) {
   if (!a.size.empty()) {
     config = sized_config(a.size, tokenizer);
     const fs::path file = folder / (a.size + ".json");
-    // The one that an earlier job of this size and tokenizer was given serves this one too.
+    // The config.json written for an earlier job of this size and tokenizer is used again.
     if (!holds(file, model_config_json(*config, "bfloat16"))) check_free(file, a.force);
     sized = file;
     values.model = file.filename().string();

@@ -27,7 +27,7 @@ using Json = nlohmann::ordered_json;
 struct InspectArguments {
   std::string path, text, model, special_tokens = "parse";
   std::vector<std::int32_t> ids;
-  std::int64_t rows = 3;
+  std::int64_t sequences = 3;
   bool json = false;
 };
 
@@ -79,7 +79,7 @@ void inspect_model(const InspectArguments& a) {
   }
   fmt::print(
       "{}: {}, {:.2f} M parameters in {}, {} layers of {}, {} query and {} key heads of {}, "
-      "vocabulary {}, {} positions, head {}\n",
+      "vocabulary {}, {} positions, LM head {}\n",
       directory.string(), config.model_type, static_cast<double>(config.num_parameters()) / 1e6,
       format_bytes(bytes), config.num_layers, config.hidden_size, config.num_heads,
       config.num_kv_heads, config.head_dim, config.vocab_size, config.max_positions,
@@ -133,7 +133,7 @@ void inspect_tokens(const InspectArguments& a) {
     return;
   }
   fmt::print(
-      "{}: {} documents, {} tokens of {} ids, {:.2f} bytes a token, {} empty left out, {} "
+      "{}: {} documents, {} tokens of {} ids, {:.2f} bytes per token, {} empty left out, {} "
       "duplicates{}\n",
       a.path, file.num_documents(), file.num_tokens(), header.vocab_size, bytes_per_token,
       header.num_empty, header.num_duplicates,
@@ -305,12 +305,13 @@ void add_contents(Registrar& inspect) {
   tokenizer->add_option("--text", a.text, "Text to tokenise");
   add_special_tokens_option(*tokenizer, a.special_tokens);
   CLI::App* data =
-      inspect.add("data", "Rows as they are trained on, and a summary", "data job.toml -n 3",
-                  [](const InspectArguments& x, CommandSession& session) {
-                    inspect_data(x.path, x.rows, x.json, session);
+      inspect.add("data", "Sequences as they are trained on, and a summary of the data",
+                  "data job.toml -n 3", [](const InspectArguments& x, CommandSession& session) {
+                    inspect_data(x.path, x.sequences, x.json, session);
                   });
   data->add_option("path", a.path, "Job file")->required();
-  data->add_option("-n,--rows", a.rows, "Rows to show")->check(CLI::Range(0, 1 << 20));
+  data->add_option("-n,--sequences", a.sequences, "Sequences to show")
+      ->check(CLI::Range(0, 1 << 20));
   CLI::App* logits =
       inspect.add("logits", "Logits after the last of some ids, in f32",
                   "logits --model DIR --ids 1,2,3 --json",

@@ -25,8 +25,8 @@ struct TokenRun {
 /// if it is the target of the position before it.
 std::vector<TokenRun> token_runs(const Batch& sequence);
 
-/// A sequence as text: one line a run with its ids below, documents apart, trained text highlighted
-/// where `color` allows it.
+/// A sequence as text: one line per run with its ids below, documents apart, trained text
+/// highlighted where `color` allows it.
 std::string sequence_text(const Batch& sequence, const Tokenizer& tokenizer, bool color);
 
 /// Prints the first `sequences` sequences of the job's training and the summary of its data;

@@ -86,7 +86,8 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
       format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
-      gpu ? fmt::format("; pinned on the host {}", format_bytes(plan.memory.host_bytes)) : "",
+      gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
+          : "",
       format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(spec)));
 }
 

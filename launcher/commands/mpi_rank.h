@@ -9,8 +9,8 @@
 
 namespace thimble {
 
-/// Tells the message and ends this process, and by that all ranks, before MPI is shut down, which
-/// would wait for them. A mistake that every rank makes is told by the first.
+/// Prints the message and ends this process, and thereby all ranks, before MPI is shut down, which
+/// would wait for them. Only the first rank prints a mistake that every rank makes.
 [[noreturn]] void leave_rank(const CommandSession& session, int rank, const std::string& message,
                              int exit_code);
 

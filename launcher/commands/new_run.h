@@ -11,12 +11,13 @@ namespace thimble {
 
 class NewRun {
  public:
-  /// Remembers what is there. Before RunDir::open. Nothing is removed before opened() is called.
+  /// Remembers what exists. Construct it before RunDir::open; nothing is removed before opened() is
+  /// called.
   explicit NewRun(std::filesystem::path run);
   NewRun(const NewRun&) = delete;
   NewRun& operator=(const NewRun&) = delete;
-  /// Unless kept: removes the run's directory if it was made since, and puts back an earlier run
-  /// that was moved aside. A directory that was there before is left alone.
+  /// Unless keep() was called, removes the run's directory if it was made since, and puts back an
+  /// earlier run that was moved aside. A directory that was there before is left alone.
   ~NewRun();
 
   /// The directory is open and locked; where the earlier run was moved to, if it was.

@@ -13,8 +13,9 @@
 
 namespace thimble {
 
-/// What and its hash: "model", "tokenizer", "data.train[0]"... Weights are sampled: their sizes,
-/// headers and a part of every few MiB.
+/// The hash of each thing that a run was trained on, by name: "model", "tokenizer",
+/// "data.train[0]"... Weights are sampled: the hash covers their sizes, their headers and a part of
+/// every few MiB.
 std::vector<std::pair<std::string, std::string>> content_of(const TrainSpec& spec,
                                                             const Tokenizer& tokenizer,
                                                             const TrainingData& data);

@@ -8,7 +8,7 @@
 namespace thimble {
 namespace {
 
-// More than anyone means when it is not said.
+// More epochs than anyone wants without saying so.
 constexpr double kManyEpochs = 50;
 
 bool is_weighted(const TrainSpec& spec) {

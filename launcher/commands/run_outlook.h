@@ -1,4 +1,4 @@
-// How long a job goes on, said before it starts: from a look at its data.
+// Tells how long a job will run, before it starts, from a look at its data.
 #pragma once
 
 #include <optional>
@@ -21,8 +21,8 @@ struct RunOutlook {
 /// Throws UserError for what training would refuse of the data that is looked at.
 RunOutlook look_ahead(const job::JobConfig& job, const TrainSpec& spec, const Tokenizer& tokenizer);
 
-/// Two lines: the data, and the steps, tokens, epochs and least time of the run. `step_s`: of a
-/// step at least.
+/// Two lines: the data, and the steps, tokens, epochs and least time of the run. `step_s`:
+/// the least time of a step in seconds.
 std::string outlook_text(const RunOutlook& outlook, double step_s);
 
 /// Advice for a run that sees its data very often; empty for others.

@@ -73,7 +73,7 @@ struct Combination {
   std::vector<std::string> chosen;  // the values of the keys that vary
 };
 
-// The runs are named after what `name` is set to, or the job.
+// Runs are named after the value that `name` is set to, or else after the job.
 std::vector<Combination> named(const std::string& base, const std::vector<Choice>& choices) {
   std::vector<Combination> all{{.name = base}};
   for (const Choice& choice : choices) {
@@ -117,7 +117,8 @@ std::vector<Combination> combinations(const std::string& base, const std::vector
   return all;
 }
 
-// Where the runs of a combination go; one that cannot be loaded is refused when it is started.
+// The directory of a combination's run. A combination that cannot be loaded has none: it is refused
+// when it is started.
 fs::path output_of(const JobArguments& arguments, const Combination& c, const fs::path& otherwise) {
   JobArguments one = arguments;
   one.sets = c.sets;
@@ -128,7 +129,8 @@ fs::path output_of(const JobArguments& arguments, const Combination& c, const fs
   }
 }
 
-// The exit code of `thimble train` in a process of its own, which may be stopped by a signal alone.
+// Runs `thimble train` in a process of its own, so that a signal can stop it alone, and returns its
+// exit code.
 int train(const std::string& job, const Combination& c, bool quiet) {
   std::vector<std::string> words{fs::read_symlink("/proc/self/exe").string()};
   if (quiet) words.emplace_back("--quiet");
@@ -284,7 +286,7 @@ void add_sweep_command(CLI::App& app, CommandSession& session) {
                    "KEY=VALUE or KEY=VALUE,VALUE,...: every combination is a run (repeatable)")
       ->required()
       ->allow_extra_args(false);
-  sweep->add_flag("--json", arguments->json, "One JSON object a run");
+  sweep->add_flag("--json", arguments->json, "One JSON object per run");
   sweep->footer(
       "Examples:\n"
       "  thimble sweep job.toml --set optimizer.lr=1e-4,3e-4,1e-3\n"

@@ -54,7 +54,7 @@ void print_result(const TokenizeArguments& a, int threads, double seconds) {
   if (header.num_bad_lines > 0)
     notes += fmt::format(", {} bad lines skipped", header.num_bad_lines);
   fmt::print(
-      "{}: {} documents, {} tokens{}, {} bytes, {:.2f} bytes a token, {:.1f} s, {:.1f} MB/s\n",
+      "{}: {} documents, {} tokens{}, {} bytes, {:.2f} bytes per token, {:.1f} s, {:.1f} MB/s\n",
       a.out, file.num_documents(), file.num_tokens(), notes, header.text_bytes, bytes_per_token,
       seconds, mb_per_s);
 }

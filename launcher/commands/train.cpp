@@ -17,8 +17,8 @@
 namespace thimble {
 namespace {
 
-// Which of the ranks' errors is the one to report: that of the rank that has ended the others,
-// whose errors only repeat it. Who ends first says nothing.
+// Chooses the rank whose error is reported: the one that ended the others, whose errors only repeat
+// it. The order in which ranks ended says nothing about that.
 std::exception_ptr first_error(const std::vector<std::exception_ptr>& errors,
                                const std::string& failure) {
   std::exception_ptr any;

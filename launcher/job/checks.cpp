@@ -12,8 +12,8 @@
 namespace thimble::job {
 namespace {
 
-/// The way out where one of two keys that exclude each other is the job's and the other from
-/// outside.
+/// If one of two keys that exclude each other stands in the job and the other is an override, says
+/// how to take the job's out.
 std::string take_out_hint(const JobDraft& draft, const std::string& a, const std::string& b) {
   const bool a_outside = !draft.place_of(a).override_label.empty();
   const bool b_outside = !draft.place_of(b).override_label.empty();
@@ -47,12 +47,12 @@ void check_batch(JobDraft& draft) {
   const std::int64_t seq_len = draft.config.data.seq_len;
   if (draft.usable("training.global_batch_tokens") && draft.usable("data.seq_len") &&
       *training.global_batch_tokens % seq_len != 0) {
-    const std::int64_t rows = *training.global_batch_tokens / seq_len;
+    const std::int64_t sequences = *training.global_batch_tokens / seq_len;
     draft.errors.add(
         draft.place_of("training.global_batch_tokens"),
         fmt::format(
             "training.global_batch_tokens = {}: not a multiple of data.seq_len = {}; near it: {}",
-            *training.global_batch_tokens, seq_len, (rows + 1) * seq_len));
+            *training.global_batch_tokens, seq_len, (sequences + 1) * seq_len));
   }
   if (draft.usable("training.global_batch_size") && !training.micro_batch_size.is_auto() &&
       *training.micro_batch_size.value > *training.global_batch_size) {
@@ -150,7 +150,8 @@ std::string readers_of(std::string_view key) {
   return join(names);
 }
 
-/// A resolved job gives every key, most of them at their defaults.
+/// Whether a key has its default value: a resolved job gives every key, most of them at their
+/// defaults.
 bool is_default(JobConfig& job, const std::string& key) {
   std::string now, otherwise;
   walk_fields(job, [&](const std::string& at, Field& field) {
@@ -163,11 +164,11 @@ bool is_default(JobConfig& job, const std::string& key) {
   return now == otherwise;
 }
 
-/// Refuses keys of `table` that none of the optimizers `names`, those that it is for, reads; `own`
-/// is the one that it names.
+/// Refuses keys of `table` that no optimizer reads to which the table applies (`names`); `own` is
+/// the optimizer that the table itself names.
 void check_keys_read(JobDraft& draft, const std::string& table, const std::set<std::string>& names,
                      const std::string& own) {
-  // These are the table's own optimizer's alone.
+  // Only the table's own optimizer reads these keys; its fallback does not.
   static const std::set<std::string> kOwn{
       "rank",          "scale",       "scale_type", "update_proj_gap", "proj_type",
       "active_layers", "layer_order", "momentum",   "density"};
@@ -194,7 +195,8 @@ void check_keys_read(JobDraft& draft, const std::string& table, const std::set<s
   }
 }
 
-/// What an optimizer does not take goes to the fallback, with the settings of the main table.
+/// Tensors that an optimizer does not take go to the fallback, with the settings of the main table,
+/// so the fallback's keys count as read too.
 void check_optimizer_keys(JobDraft& draft) {
   const OptimizerConfig& o = draft.config.optimizer;
   std::set<std::string> names{o.name};

@@ -23,6 +23,9 @@ namespace thimble::job {
 struct Field;
 using FieldVisitor = std::function<void(Field&)>;
 
+/// Visits every key of one table.
+using TableVisit = std::function<void(const FieldVisitor&)>;
+
 /// An enumeration of any type, seen as an index into its spellings.
 struct ChoiceValue {
   std::span<const std::string_view> names;
@@ -30,13 +33,13 @@ struct ChoiceValue {
   std::function<void(std::size_t)> set;
 };
 
-/// A nested table: always there, or optional (then `create` makes it).
+/// A nested table: always present, or optional (then `create` makes it).
 struct TableValue {
   bool optional = false;
   bool is_inline = false;  // written { key = value } inside its parent
   std::function<bool()> present;
   std::function<void()> create;
-  std::function<void(const FieldVisitor&)> visit;
+  TableVisit visit;
 };
 
 /// An array of tables.
@@ -98,6 +101,8 @@ struct Field {
   std::string_view unit{};
   std::string_view default_text{};          // where the default is not the value of a new struct
   std::vector<std::string_view> choices{};  // of a string, or of a map's keys
+  /// A command that lists the choices, if they are many: help and schema name it instead.
+  std::string_view choices_listed_by{};
   std::vector<std::string_view> later{};    // further choices, which this release refuses
   bool required = false;
   bool released = true;  // false: the whole key is refused in this release

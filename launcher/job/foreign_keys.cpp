@@ -150,9 +150,11 @@ constexpr std::array kTables{
 
 constexpr std::array kAdvice{
     Entry{"gradient_accumulation_steps",
-          "Thimble derives accumulation from global_batch_size and micro_batch_size in [training]"},
+          "the number of gradient accumulation steps follows from global_batch_size and "
+          "micro_batch_size in [training]"},
     Entry{"gradient_accumulation",
-          "Thimble derives accumulation from global_batch_size and micro_batch_size in [training]"},
+          "the number of gradient accumulation steps follows from global_batch_size and "
+          "micro_batch_size in [training]"},
     Entry{"gradient_checkpointing", "write recompute = \"full\" in [memory]"},
     Entry{"use_gradient_checkpointing", "write recompute = \"full\" in [memory]"},
     Entry{"bf16", "write dtype = \"bf16\" in [model]"},
@@ -166,6 +168,24 @@ constexpr std::array kAdvice{
     Entry{"evaluation_strategy", "write eval_steps in [eval]"},
     Entry{"save_strategy", "write save_steps in [checkpoint]"},
     Entry{"logging_strategy", "write logging_steps in [logging]"},
+    Entry{"activation_checkpointing", "write recompute = \"full\" in [memory]"},
+    Entry{"offload_optimizer",
+          "offloading is not supported; memory of the ranks is shared by zero_stage in "
+          "[parallelism]"},
+    Entry{"offload_param",
+          "offloading is not supported; memory of the ranks is shared by zero_stage in "
+          "[parallelism]"},
+    Entry{"cpu_offload",
+          "offloading is not supported; memory of the ranks is shared by zero_stage in "
+          "[parallelism]"},
+    Entry{"tensor_parallel_size",
+          "tensor parallelism is not supported; use zero_stage in [parallelism]"},
+    Entry{"tensor_parallel_degree",
+          "tensor parallelism is not supported; use zero_stage in [parallelism]"},
+    Entry{"pipeline_parallel_size",
+          "pipeline parallelism is not supported; use zero_stage in [parallelism]"},
+    Entry{"pipeline_parallel_degree",
+          "pipeline parallelism is not supported; use zero_stage in [parallelism]"},
     Entry{"per_device_eval_batch_size", "evaluation uses micro_batch_size in [training]"},
     Entry{"eval_batch_size", "evaluation uses micro_batch_size in [training]"},
     Entry{"resume_from_checkpoint", "a run resumes by itself; see `thimble train --resume`"},
@@ -176,18 +196,42 @@ constexpr std::array kAdvice{
     Entry{"flash_attention", "attention is always computed in tiles"},
     Entry{"attn_implementation", "attention is always computed in tiles"},
     Entry{"trust_remote_code", "Thimble runs no code from a model's directory"},
-    Entry{"load_in_8bit", "quantised weights are not in this release"},
-    Entry{"load_in_4bit", "quantised weights are not in this release"},
-    Entry{"quantization_bit", "quantised weights are not in this release"},
-    Entry{"adapter", "adapters are not in this release"},
-    Entry{"finetuning_type", "all weights are trained; adapters are not in this release"},
-    Entry{"lora", "adapters are not in this release"},
-    Entry{"lora_r", "adapters are not in this release"},
-    Entry{"lora_rank", "adapters are not in this release"},
-    Entry{"lora_alpha", "adapters are not in this release"},
-    Entry{"lora_dropout", "adapters are not in this release"},
-    Entry{"lora_target", "adapters are not in this release"},
-    Entry{"lora_target_modules", "adapters are not in this release"},
+    Entry{"load_in_8bit",
+          "training on quantised weights is not supported; optimizer.name = \"q_galore\" keeps "
+          "weights in 8 bits"},
+    Entry{"load_in_4bit",
+          "training on quantised weights is not supported; optimizer.name = \"q_galore\" keeps "
+          "weights in 8 bits"},
+    Entry{"quantization_bit",
+          "training on quantised weights is not supported; optimizer.name = \"q_galore\" keeps "
+          "weights in 8 bits"},
+    Entry{"adapter",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"finetuning_type",
+          "all weights are trained; adapters (LoRA) are not supported; freeze in [model] excludes "
+          "tensors"},
+    Entry{"lora",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"lora_r",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"lora_rank",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"lora_alpha",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"lora_dropout",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"lora_target",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"lora_target_modules",
+          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
+          "\"galore\" in [optimizer] saves optimizer state"},
 };
 
 template <typename Table>

@@ -25,6 +25,8 @@ std::string allowed_text(const Field& field) {
   if (std::holds_alternative<std::map<std::string, std::string>*>(value)) {
     return fmt::format("table with {}", choices_text(field, field.choices));
   }
+  if (!field.choices_listed_by.empty())
+    return fmt::format("a name that `{}` lists", field.choices_listed_by);
   if (!field.choices.empty()) return choices_text(field, field.choices);
   std::string text;
   if (std::holds_alternative<bool*>(value)) {
@@ -68,7 +70,7 @@ std::string_view resume_text(ResumeClass resume) {
     case ResumeClass::kContinues:
       return "continues";
     case ResumeClass::kDuration:
-      return "continues, schedule recomputed";
+      return "continues, learning-rate schedule recomputed";
     case ResumeClass::kModelContent:
       return "continues if the model is the same";
     case ResumeClass::kDataContent:
@@ -92,25 +94,25 @@ struct TableDoc {
 /// into `job`.
 std::vector<TableDoc> tables_of(JobConfig& job) {
   std::vector<TableDoc> tables;
-  const std::function<void(TableDoc, const std::function<void(const FieldVisitor&)>&)> add =
-      [&](TableDoc doc, const std::function<void(const FieldVisitor&)>& visit) {
-        const std::string prefix = doc.key;
-        const std::size_t index = tables.size();
-        tables.push_back(std::move(doc));
-        visit([&](Field& field) {
-          const std::string key =
-              prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
-          if (auto* table = std::get_if<TableValue>(&field.value)) {
-            if (table->is_inline) tables[index].keys.push_back(field);
-            add({.key = key, .field = field, .keys = {}}, table->visit);
-          } else if (auto* list = std::get_if<TableListValue>(&field.value)) {
-            add({.key = key, .is_list = true, .field = field, .keys = {}},
-                [list](const FieldVisitor& visitor) { list->visit(0, visitor); });
-          } else {
-            tables[index].keys.push_back(field);
-          }
-        });
-      };
+  const std::function<void(TableDoc, const TableVisit&)> add = [&](TableDoc doc,
+                                                                   const TableVisit& visit) {
+    const std::string prefix = doc.key;
+    const std::size_t index = tables.size();
+    tables.push_back(std::move(doc));
+    visit([&](Field& field) {
+      const std::string key =
+          prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
+      if (auto* table = std::get_if<TableValue>(&field.value)) {
+        if (table->is_inline) tables[index].keys.push_back(field);
+        add({.key = key, .field = field, .keys = {}}, table->visit);
+      } else if (auto* list = std::get_if<TableListValue>(&field.value)) {
+        add({.key = key, .is_list = true, .field = field, .keys = {}},
+            [list](const FieldVisitor& visitor) { list->visit(0, visitor); });
+      } else {
+        tables[index].keys.push_back(field);
+      }
+    });
+  };
   Field top{.name = "", .doc = "The job", .value = static_cast<bool*>(nullptr)};
   add({.key = "", .field = top, .keys = {}},
       [&](const FieldVisitor& visitor) { visit_fields(visitor, job); });
@@ -151,9 +153,9 @@ constexpr std::string_view kMarkdownStart = R"(# The job file
 A job is a TOML file: `thimble train job.toml`. An unknown key, a wrong type or a value out of range is an error, and all
 errors are reported at once with line and column.
 
-- **Strength.** The job is weaker than a `THIMBLE_*` variable, which is weaker than `--set`. Each override is printed.
+- **Precedence.** `--set` overrides a `THIMBLE_*` environment variable, which overrides the job file. Each override is printed.
 - **Variables.** `THIMBLE_` and the key in upper case with `_` for `.`: `optimizer.lr` is `THIMBLE_OPTIMIZER_LR`.
-  Every key that is no list has one; an empty variable counts as not set. The others stand at the end.
+  Every key that is not a list has one; an empty variable counts as not set. Further variables stand at the end of this page.
 - **`--set key=value`.** `--set optimizer.lr=1e-4`; text needs no quotes; `--set training.max_steps=` takes a key out of
   the job, so that its default holds.
 - **Paths** are relative to the job file, `output_dir` to the working directory. A leading `~` and `${VAR}` expand.
@@ -178,6 +180,12 @@ std::string cell(std::string_view text) {
 }
 
 }  // namespace
+
+std::string keys_help(const TableVisit& visit) {
+  std::string text;
+  visit([&](Field& field) { text += key_help(field); });
+  return text;
+}
 
 std::vector<std::string> all_job_tables() {
   JobConfig job = full_job();

@@ -47,51 +47,58 @@ struct JobConfig {
 
 inline void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
   const auto visit = [&](Field field) { visitor(field); };
-  visit({.name = "model", .doc = "What is trained", .value = table(job.model)});
-  visit({.name = "data", .doc = "What it is trained on", .value = table(job.data)});
-  visit({.name = "training", .doc = "How long, in which batches", .value = table(job.training)});
-  visit(
-      {.name = "optimizer", .doc = "How gradients change weights", .value = table(job.optimizer)});
+  visit({.name = "model", .doc = "The model to train", .value = table(job.model)});
+  visit({.name = "data", .doc = "The data to train and evaluate on", .value = table(job.data)});
+  visit({.name = "training",
+         .doc = "Length of the run, batch size, gradient accumulation and clipping",
+         .value = table(job.training)});
+  visit({.name = "optimizer",
+         .doc = "The optimizer and its settings",
+         .value = table(job.optimizer)});
   visit({.name = "lr_scheduler",
-         .doc = "The learning rate over the run",
+         .doc = "The learning-rate schedule",
          .value = table(job.lr_scheduler)});
   visit({.name = "memory",
-         .doc = "What the run may use, and what it saves",
+         .doc = "The memory budget and activation checkpointing",
          .value = table(job.memory)});
   visit({.name = "parallelism",
-         .doc = "How ranks share the work; their number comes from `launch`, mpirun or srun",
+         .doc = "How ranks share the work (data parallelism, ZeRO); `launch`, mpirun or srun sets "
+                "their number",
          .value = table(job.parallelism)});
-  visit({.name = "checkpoint", .doc = "When the run is saved", .value = table(job.checkpoint)});
+  visit({.name = "checkpoint",
+         .doc = "When checkpoints are saved and how many are kept",
+         .value = table(job.checkpoint)});
   visit({.name = "export",
-         .doc = "The Hugging Face directory that a finished run leaves",
+         .doc = "The Hugging Face directory that a finished run writes",
          .value = table(job.export_)});
   visit({.name = "eval", .doc = "Evaluation during training", .value = table(job.eval)});
-  visit({.name = "logging", .doc = "What a run reports", .value = table(job.logging)});
+  visit({.name = "logging", .doc = "What a run logs", .value = table(job.logging)});
 }
 
 inline void visit_fields(const FieldVisitor& visitor, JobConfig& job) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "name",
-         .doc = "Everything is written to output_dir/name",
+         .doc = "Name of the run; everything is written to output_dir/name",
          .value = &job.name,
          .default_text = "the job file's stem",
          .resume = ResumeClass::kContinues});
   visit({.name = "output_dir",
-         .doc = "Where runs are written; relative to the working directory, all other paths to the "
-                "job file",
+         .doc = "Where runs are written; relative to the working directory (all other paths are "
+                "relative to the job file)",
          .value = &job.output_dir,
          .path = PathKind::kOutput,
          .resume = ResumeClass::kContinues});
   visit({.name = "seed",
-         .doc = "Initialisation, data order, rounding, projections",
+         .doc = "Random seed of initialisation, data order, stochastic rounding and gradient "
+                "projections",
          .value = &job.seed,
          .range = at_least(0)});
   visit({.name = "device",
-         .doc = "Where the model computes; cuda: a GPU for each rank",
+         .doc = "Where the model computes; cuda: one GPU per rank, chosen by local rank",
          .value = choice(job.device),
          .resume = ResumeClass::kContinues});
   visit({.name = "threads",
-         .doc = "Per rank; auto follows the CPU quota and affinity",
+         .doc = "CPU threads per rank; auto follows the CPU quota and affinity",
          .value = &job.threads,
          .range = {.min = 1, .max = 4096},
          .resume = ResumeClass::kContinues});

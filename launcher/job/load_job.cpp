@@ -25,16 +25,17 @@ constexpr std::string_view kPrefix = "THIMBLE_";
 
 constexpr std::array kOtherVariables{
     OtherVariable{"THIMBLE_COMM_TIMEOUT_S",
-                  "Seconds after which ranks give up waiting for one of them (600)"},
+                  "Seconds after which ranks stop waiting for another rank (default 600)"},
     OtherVariable{"THIMBLE_FAILPOINT", "For tests: fails, kills or delays at a named place"},
     OtherVariable{"THIMBLE_FAULT",
                   "For tests: kills, stops, delays or fails a rank at a step or operation"},
     OtherVariable{"THIMBLE_FLIGHT_DIR",
                   "Set by `thimble launch`: where ranks write flight records"},
-    OtherVariable{"THIMBLE_FLIGHT_HOST", "Set by `thimble launch`: the host it runs on"},
-    OtherVariable{"THIMBLE_ISA", "avx2: kernels without AVX-512 and AMX"},
-    OtherVariable{"THIMBLE_RESTART_COUNT", "Set by `thimble launch`: starts before this one"},
-    OtherVariable{"THIMBLE_SHARED_DATA", "For tests: folder of models and texts"},
+    OtherVariable{"THIMBLE_FLIGHT_HOST", "Set by `thimble launch`: the node it runs on"},
+    OtherVariable{"THIMBLE_ISA", "avx2: use kernels without AVX-512 and AMX"},
+    OtherVariable{"THIMBLE_RESTART_COUNT",
+                  "Set by `thimble launch`: number of starts before this one"},
+    OtherVariable{"THIMBLE_SHARED_DATA", "For tests: a folder of models and texts"},
 };
 
 std::string read_file(const fs::path& path) {

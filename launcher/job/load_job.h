@@ -46,7 +46,7 @@ struct OtherVariable {
   std::string_view name, doc;
 };
 
-/// The variables of Thimble that override no key.
+/// The environment variables of Thimble that override no key.
 std::span<const OtherVariable> other_variables();
 
 /// The process's environment.

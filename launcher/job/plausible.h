@@ -1,4 +1,4 @@
-// Values that are allowed and that nobody means.
+// Warns of values that are allowed but far from anything useful.
 #pragma once
 
 #include <string>

@@ -15,7 +15,7 @@ namespace {
 
 using internal::read_value;
 
-/// Names longer than this are nobody's misspelling.
+/// Longer names get no suggestion: they are no misspelling of a key.
 constexpr std::size_t kMaxHinted = 64;
 
 /// "[optimizer]", "[[data.train]]"; "the job" for the top level.
@@ -39,8 +39,8 @@ std::string where_it_lives(std::string_view dotted, std::string_view table) {
   return fmt::format("'{}' {} {}", name, home.empty() ? "at" : "in", table_label(home));
 }
 
-/// The dotted key of a Thimble key `name` in the outermost table that has one; nothing if two are
-/// as far out.
+/// The dotted key of the outermost table that has a key `name`; nothing if two tables at the same
+/// depth have one.
 std::optional<std::string> other_home(std::string_view name) {
   std::optional<std::string> home;
   std::ptrdiff_t home_depth = std::numeric_limits<std::ptrdiff_t>::max();
@@ -86,8 +86,7 @@ class Reader {
  public:
   explicit Reader(JobDraft& draft) : draft_(draft) {}
 
-  void read_table(const toml::table& table, const std::string& key,
-                  const std::function<void(const FieldVisitor&)>& visit) {
+  void read_table(const toml::table& table, const std::string& key, const TableVisit& visit) {
     std::vector<std::string> known;
     visit([&](Field& field) {
       known.emplace_back(field.name);
@@ -222,25 +221,31 @@ std::string unknown_table_message(std::string_view table) {
   return fmt::format("{}; known: {}", start, join(known));
 }
 
-JobDraft read_job(std::string_view text, const std::string& file,
-                  std::span<const JobOverride> overrides) {
-  JobDraft draft(file);
+void read_tables(std::string_view text, std::span<const JobOverride> overrides,
+                 const TableVisit& visit, JobDraft& draft) {
   if (auto problem = internal::find_text_problem(text)) {
     draft.errors.add(problem->place, std::move(problem->message));
     draft.syntax_error = true;
-    return draft;
+    return;
   }
   toml::table root;
   try {
-    root = toml::parse(text, file);
+    root = toml::parse(text, draft.errors.file());
   } catch (const toml::parse_error& error) {
     draft.errors.add(place_at(error.source()), printable(error.description(), 300));
     draft.syntax_error = true;
-    return draft;
+    return;
   }
   internal::apply_overrides(root, overrides, draft);
-  Reader(draft).read_table(
-      root, "", [&](const FieldVisitor& visitor) { visit_fields(visitor, draft.config); });
+  Reader(draft).read_table(root, "", visit);
+}
+
+JobDraft read_job(std::string_view text, const std::string& file,
+                  std::span<const JobOverride> overrides) {
+  JobDraft draft(file);
+  read_tables(
+      text, overrides, [&](const FieldVisitor& visitor) { visit_fields(visitor, draft.config); },
+      draft);
   return draft;
 }
 

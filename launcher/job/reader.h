@@ -23,7 +23,7 @@ struct Place {
   std::string override_label;  // not empty: an override
 };
 
-/// One value from outside the file, stronger than it.
+/// One value from outside the file, which overrides the file's.
 struct JobOverride {
   std::string key;    // dotted
   std::string text;   // as written; empty: the key's default
@@ -35,8 +35,9 @@ class JobErrors {
  public:
   explicit JobErrors(std::string file) : file_(std::move(file)) {}
   void add(const Place& place, std::string message);
+  const std::string& file() const { return file_; }
   bool empty() const { return errors_.empty(); }
-  /// More mistakes than anyone reads: collecting may stop.
+  /// Whether there are more mistakes than anyone reads, so that collecting may stop.
   bool full() const { return errors_.size() >= kMaxErrors; }
   /// One line each: "job.toml:14:1: error: ...".
   std::string text() const;
@@ -67,13 +68,18 @@ struct JobDraft {
   bool usable(std::string_view key) const { return valid.contains(std::string(key)); }
 };
 
-/// Reads `text`, applies `overrides` in order, checks types, ranges, choices and what this release
-/// has. Combinations of keys are check_combinations' work. Never throws for what the text or an
+/// Reads `text` into the tables that `visit` visits, applies `overrides` in order; what is wrong
+/// goes to `draft`. Never throws for what the text or an override says.
+void read_tables(std::string_view text, std::span<const JobOverride> overrides,
+                 const TableVisit& visit, JobDraft& draft);
+
+/// Reads a whole job by read_tables: types, ranges, choices and what this release has are checked.
+/// Combinations of keys are check_combinations' work. Never throws for what the text or an
 /// override says.
 JobDraft read_job(std::string_view text, const std::string& file,
                   std::span<const JobOverride> overrides);
 
-/// Checks what concerns more than one key, and fills in what depends on others (warmup_ratio,
+/// Checks rules that concern more than one key, and fills in what depends on others (warmup_ratio,
 /// val_set_size).
 void check_combinations(JobDraft& draft);
 

@@ -30,7 +30,7 @@ struct ResumeDiff {
   std::vector<JobChange> changes;  // in the order of the file
   std::vector<JobChange> refused;  // those of them that are in the way
 
-  /// One change a line; with kRefused only what is in the way.
+  /// One change per line; with kRefused only the changes that are refused.
   std::string text() const;
 };
 
@@ -40,8 +40,8 @@ struct SameContent {
   bool data = false;
 };
 
-/// Gives every "auto" of `job` the value that the run resolved it to: threads, micro-batch, budget,
-/// stage, formats. Call it before diff_for_resume.
+/// Gives every "auto" of `job` the value that the run resolved it to: threads, micro-batch size,
+/// budget, stage, formats. Call it before diff_for_resume.
 void adopt_resolved_values(const JobConfig& run, JobConfig& job);
 
 /// Compares the run's resolved job with the one that is to resume it; both loaded.

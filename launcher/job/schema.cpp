@@ -39,7 +39,7 @@ Json text() {
   return Json{{"type", "string"}, {"minLength", 1}};
 }
 
-Json object_of(const std::function<void(const FieldVisitor&)>& visit);
+Json object_of(const TableVisit& visit);
 
 Json auto_int(const Field& field) {
   return Json{{"anyOf", Json::array({Json{{"const", "auto"}}, number(field, "integer")})}};
@@ -61,7 +61,8 @@ struct SchemaOf {
   Json operator()(const double*) const { return number(field, "number"); }
   Json operator()(const std::optional<double>*) const { return number(field, "number"); }
   Json operator()(const std::string*) const {
-    return field.choices.empty() ? text() : Json{{"enum", names_of(field.choices)}};
+    const bool is_open = field.choices.empty() || !field.choices_listed_by.empty();
+    return is_open ? text() : Json{{"enum", names_of(field.choices)}};
   }
   Json operator()(const AutoInt*) const { return auto_int(field); }
   Json operator()(const AutoBytes*) const { return size(true); }
@@ -93,7 +94,7 @@ bool is_table(const Field& field) {
          std::holds_alternative<TableListValue>(field.value);
 }
 
-Json object_of(const std::function<void(const FieldVisitor&)>& visit) {
+Json object_of(const TableVisit& visit) {
   Json properties = Json::object();
   Json required = Json::array();
   visit([&](Field& field) {
@@ -116,6 +117,10 @@ Json object_of(const std::function<void(const FieldVisitor&)>& visit) {
 }
 
 }  // namespace
+
+std::string tables_schema(const TableVisit& visit) {
+  return object_of(visit).dump(2) + "\n";
+}
 
 std::string job_schema() {
   JobConfig job = full_job();

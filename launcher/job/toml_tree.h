@@ -19,8 +19,8 @@ struct TextProblem {
 /// What must not reach toml++ 3.3: keys that nest without bound (it bounds only nested values, and
 /// freeing a tree as deep as the text is long overflows the stack), and what breaks its
 /// assumptions: control characters, headers that do not start like a key, brackets that do not
-/// match, characters beyond ASCII where it looks for white space. But for the last after a
-/// line-ending backslash, no TOML file holds them.
+/// match, characters beyond ASCII where it looks for white space. Except for the last, after a
+/// line-ending backslash, no valid TOML file holds them.
 std::optional<TextProblem> find_text_problem(std::string_view text);
 
 /// "a string", "a whole number", "a table"...

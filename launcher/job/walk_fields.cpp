@@ -44,7 +44,8 @@ std::string map_text(const std::map<std::string, std::string>& map) {
   if (map.empty()) return {};
   std::vector<std::string> parts;
   for (const auto& [key, value] : map) {
-    parts.push_back(fmt::format("{} = {}", is_bare_key(key) ? key : toml_string(key), toml_string(value)));
+    parts.push_back(
+        fmt::format("{} = {}", is_bare_key(key) ? key : toml_string(key), toml_string(value)));
   }
   return fmt::format("{{ {} }}", fmt::join(parts, ", "));
 }
@@ -126,46 +127,40 @@ std::string float_text(double value) {
 
 std::string value_text(const Field& field) {
   return std::visit(
-      Overloaded{
-          [](const bool* value) -> std::string { return *value ? "true" : "false"; },
-          [](const std::int64_t* value) { return fmt::format("{}", *value); },
-          [](const double* value) { return float_text(*value); },
-          [](const std::string* value) { return value->empty() ? std::string() : toml_string(*value); },
-          [](const std::optional<std::int64_t>* value) {
-            return value->has_value() ? fmt::format("{}", **value) : std::string();
-          },
-          [](const std::optional<double>* value) {
-            return value->has_value() ? float_text(**value) : std::string();
-          },
-          [](const AutoInt* value) {
-            return value->is_auto() ? toml_string("auto") : fmt::format("{}", *value->value);
-          },
-          [](const AutoBytes* value) {
-            return toml_string(value->is_auto() ? "auto" : format_size(*value->value));
-          },
-          [](const ByteSize* value) { return toml_string(format_size(*value)); },
-          [](const std::vector<std::string>* list) {
-            std::vector<std::string> parts;
-            for (const std::string& text : *list) parts.push_back(toml_string(text));
-            return list_text(parts);
-          },
-          [](const std::array<double, 2>* pair) {
-            return fmt::format("[{}, {}]", float_text((*pair)[0]), float_text((*pair)[1]));
-          },
-          [](const std::map<std::string, std::string>* map) { return map_text(*map); },
-          [](const ChoiceValue& value) { return toml_string(value.names[value.get()]); },
-          [](const TableValue& table) {
-            return table.present() ? inline_table_text(table) : std::string();
-          },
-          [](const TableListValue&) { return std::string(); }},
+      Overloaded{[](const bool* value) -> std::string { return *value ? "true" : "false"; },
+                 [](const std::int64_t* value) { return fmt::format("{}", *value); },
+                 [](const double* value) { return float_text(*value); },
+                 [](const std::string* value) {
+                   return value->empty() ? std::string() : toml_string(*value);
+                 },
+                 [](const std::optional<std::int64_t>* value) {
+                   return value->has_value() ? fmt::format("{}", **value) : std::string();
+                 },
+                 [](const std::optional<double>* value) {
+                   return value->has_value() ? float_text(**value) : std::string();
+                 },
+                 [](const AutoInt* value) {
+                   return value->is_auto() ? toml_string("auto") : fmt::format("{}", *value->value);
+                 },
+                 [](const AutoBytes* value) {
+                   return toml_string(value->is_auto() ? "auto" : format_size(*value->value));
+                 },
+                 [](const ByteSize* value) { return toml_string(format_size(*value)); },
+                 [](const std::vector<std::string>* list) {
+                   std::vector<std::string> parts;
+                   for (const std::string& text : *list) parts.push_back(toml_string(text));
+                   return list_text(parts);
+                 },
+                 [](const std::array<double, 2>* pair) {
+                   return fmt::format("[{}, {}]", float_text((*pair)[0]), float_text((*pair)[1]));
+                 },
+                 [](const std::map<std::string, std::string>* map) { return map_text(*map); },
+                 [](const ChoiceValue& value) { return toml_string(value.names[value.get()]); },
+                 [](const TableValue& table) {
+                   return table.present() ? inline_table_text(table) : std::string();
+                 },
+                 [](const TableListValue&) { return std::string(); }},
       field.value);
-}
-
-std::string plain_text(const Field& field) {
-  if (const auto* text = std::get_if<std::string*>(&field.value)) return **text;
-  std::string text = value_text(field);
-  if (text.size() >= 2 && text.front() == '"') return text.substr(1, text.size() - 2);
-  return text;
 }
 
 void walk_fields(JobConfig& job, const std::function<void(const std::string&, Field&)>& leaf) {

@@ -10,9 +10,6 @@ namespace thimble::job {
 /// written inline.
 std::string value_text(const Field& field);
 
-/// As value_text, strings without their quotes: what `later` lists and messages compare.
-std::string plain_text(const Field& field);
-
 /// A TOML basic string.
 std::string toml_string(std::string_view text);
 

@@ -15,8 +15,8 @@ class TomlWriter {
  public:
   virtual ~TomlWriter() = default;
 
-  std::string write(JobConfig& job) {
-    table("", [&](const FieldVisitor& visitor) { visit_fields(visitor, job); });
+  std::string write(const TableVisit& visit) {
+    table("", visit);
     return std::move(out_);
   }
 
@@ -27,9 +27,7 @@ class TomlWriter {
   std::string out_;
 
  private:
-  using Visit = std::function<void(const FieldVisitor&)>;
-
-  void table(const std::string& prefix, const Visit& visit) {
+  void table(const std::string& prefix, const TableVisit& visit) {
     const auto key_of = [&](const Field& field) {
       return prefix.empty() ? std::string(field.name) : fmt::format("{}.{}", prefix, field.name);
     };
@@ -79,8 +77,9 @@ class CommentedWriter : public TomlWriter {
     const std::string value = value_text(field);
     if (value.empty()) return;
     const std::string_view mark = chosen_.contains(key) ? "" : "# ";
-    out_ +=
-        fmt::format("{:<34} # {}\n", fmt::format("{}{} = {}", mark, field.name, value), field.doc);
+    // The first clause suffices here: `thimble help job` shows the rest.
+    const std::string_view doc = field.doc.substr(0, field.doc.find(';'));
+    out_ += fmt::format("{:<34} # {}\n", fmt::format("{}{} = {}", mark, field.name, value), doc);
   }
 
  private:
@@ -89,9 +88,13 @@ class CommentedWriter : public TomlWriter {
 
 }  // namespace
 
+std::string tables_text(const TableVisit& visit) {
+  return ResolvedWriter().write(visit);
+}
+
 std::string resolved_job_text(const JobConfig& job) {
   JobConfig copy = job;
-  return ResolvedWriter().write(copy);
+  return tables_text([&](const FieldVisitor& visitor) { visit_fields(visitor, copy); });
 }
 
 std::string commented_job_text(const InitValues& values) {
@@ -117,7 +120,8 @@ std::string commented_job_text(const InitValues& values) {
   std::string text =
       "# A job for Thimble. `thimble plan` says what it needs, `thimble train` runs it.\n"
       "# Commented keys show their defaults; `thimble help job` explains every key.\n\n";
-  return text + CommentedWriter(chosen).write(job);
+  return text + CommentedWriter(chosen).write(
+                    [&](const FieldVisitor& visitor) { visit_fields(visitor, job); });
 }
 
 }  // namespace thimble::job

@@ -15,6 +15,9 @@ namespace thimble::job {
 /// Every key of `job` with its value, as TOML. parse_job_text reads it back to an equal JobConfig.
 std::string resolved_job_text(const JobConfig& job);
 
+/// The keys of any tables with their values, as TOML.
+std::string tables_text(const TableVisit& visit);
+
 /// What `thimble init` knows of a new job; the defaults suit a small fine-tuning.
 struct InitValues {
   std::string model{};  // directory or Hub id, or a config.json when from_scratch

@@ -27,7 +27,7 @@ struct Fault {
   double seconds = 1;
   bool every = false;
 
-  /// Does it, if this is the moment.
+  /// Fails as THIMBLE_FAULT asks if this is the moment.
   void at_phase(int at_rank, std::int64_t at_step, std::string_view entered) const;
   void at_operation(int at_rank, std::int64_t at_step, const OpEvent& event) const;
 

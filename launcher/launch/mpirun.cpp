@@ -16,14 +16,14 @@ std::vector<std::string> mpirun_command(int ranks, const std::filesystem::path& 
   if (mpirun.empty()) {
     throw_user("mpirun is not on PATH; several processes need it: install openmpi-bin");
   }
-  // Ranks have threads of their own: mpirun would bind each to one core.
+  // Ranks have threads of their own; by default mpirun would bind each rank to one core.
   std::vector<std::string> all{mpirun.string(), "--bind-to", "none", "-np", std::to_string(ranks)};
   if (!hostfile.empty()) {
     all.insert(all.end(), {"--hostfile", hostfile.string()});
   } else if (!allocation(process_variables())) {
     all.push_back("--oversubscribe");
   }
-  // What is set here must be set on other nodes too; mpirun takes nothing there by itself.
+  // Variables that are set here must be set on other nodes too; mpirun forwards none by itself.
   std::set<std::string> names{kFlightDirectoryVariable, kFlightHostVariable, kRestartCountVariable};
   for (const auto& [name, value] : thimble_environment()) names.insert(name);
   for (const std::string& name : names) all.insert(all.end(), {"-x", name});

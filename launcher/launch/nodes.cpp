@@ -28,7 +28,7 @@ namespace {
 constexpr std::int64_t kHostfileLimit = std::int64_t{1} << 20;
 constexpr auto kPoll = std::chrono::milliseconds(20);
 
-// By its name, or because the name leads to a loopback address.
+// Whether a node is this machine: by its name, or because the name resolves to a loopback address.
 bool is_this_machine(const std::string& node) {
   if (node == "localhost" || node == host_name()) return true;
   addrinfo hints{};
@@ -50,7 +50,7 @@ std::vector<std::string> remote_command(const std::string& node) {
   return words;
 }
 
-// One node's answer, on its way.
+// A question to one node whose answer is awaited.
 class Probe {
  public:
   explicit Probe(const std::string& node) {

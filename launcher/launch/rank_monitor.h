@@ -1,5 +1,5 @@
-// What a rank tells those who watch it: its flight record, where its launcher wants it or in the
-// run's logs, and the moments at which a fault may strike.
+// What a rank reports to those who watch it: its flight record, which lies where its launcher wants
+// it or in the run's logs, and the moments at which a fault on demand may strike.
 #pragma once
 
 #include <atomic>
@@ -28,7 +28,7 @@ class RankMonitor {
   void phase(const char* name);
   /// The step that is being computed, from 1.
   void step(std::int64_t number);
-  /// To be told of every operation between ranks.
+  /// The observer to be told of every operation between ranks.
   OpListener listener();
 
  private:

@@ -38,7 +38,8 @@ RankProcesses::RankProcesses(const std::vector<std::string>& words, const fs::pa
   child_ = ::fork();
   if (child_ < 0) throw_errno("fork", "mpirun");
   if (child_ == 0) {
-    // Signals of the terminal are the launcher's affair, and nothing survives the launcher.
+    // The launcher handles the terminal's signals, so mpirun gets a group of its own; it dies with
+    // the launcher.
     ::setpgid(0, 0);
     ::prctl(PR_SET_PDEATHSIG, SIGKILL);
     if (::getppid() != parent) ::_exit(1);
@@ -80,7 +81,7 @@ void RankProcesses::ask_to_stop() const {
 }
 
 void RankProcesses::end() {
-  // A rank that is stopped or stuck hears nothing else.
+  // A rank that is stopped or stuck reacts to nothing but SIGKILL.
   const std::string node = host_name();
   for (const FlightRecord& r : records()) {
     if (r.pid > 1 && r.host == node) ::kill(static_cast<pid_t>(r.pid), SIGKILL);
@@ -110,7 +111,7 @@ void RankProcesses::pass_errors() {
   }
 }
 
-// Between two rows of dashes mpirun explains itself.
+// mpirun prints its own explanations between two lines of dashes.
 void RankProcesses::pass_line(const std::string& line) {
   static const Regex kSignal(R"(process rank \K\d{1,9}(?= with PID))", Regex::Kind::kBytes,
                              "mpirun"),

@@ -18,7 +18,7 @@ class RankProcesses {
   /// before this one.
   RankProcesses(const std::vector<std::string>& words, const std::filesystem::path& flights,
                 int restarts);
-  /// Nothing is left running.
+  /// Ends everything that still runs.
   ~RankProcesses();
   RankProcesses(const RankProcesses&) = delete;
   RankProcesses& operator=(const RankProcesses&) = delete;
@@ -26,11 +26,11 @@ class RankProcesses {
   /// The exit code once mpirun is gone; 128 + signal. What the ranks write to standard error passes
   /// through meanwhile; mpirun's own notices do not.
   std::optional<int> poll();
-  /// mpirun hands SIGUSR1 to its ranks; SIGTERM it would answer by killing them.
+  /// Asks the ranks to save and stop: mpirun forwards SIGUSR1, but kills the ranks on SIGTERM.
   void ask_to_stop() const;
   /// Ends mpirun and the ranks; those of other nodes end with their daemon.
   void end();
-  /// Of all ranks that have begun, by rank.
+  /// The flight records of all ranks that have begun, by rank.
   std::vector<FlightRecord> records() const;
   /// The rank that mpirun saw fail first.
   std::optional<int> culprit() const { return culprit_; }

@@ -29,7 +29,7 @@ constexpr auto kPoll = std::chrono::milliseconds(100);
 constexpr int kFailuresWithoutProgress = 3;
 
 // A second signal ends everything at once, unless it comes with the first: batch systems and
-// terminals tell a process the same thing more than once.
+// terminals send the same signal more than once.
 constexpr auto kSameRequest = std::chrono::seconds(1);
 std::atomic<int> signals{0};
 extern "C" void count_signal(int) {
@@ -44,13 +44,13 @@ void handle_signals() {
   for_stop_signals([&](int number) { ::sigaction(number, &action, nullptr); });
 }
 
-// Looks at the records: who shows no sign of life, and whether anything new happens at all. Times
-// are this machine's: clocks of other nodes say nothing here.
+// Watches the flight records: which rank shows no sign of life, and whether anything new happens at
+// all. Times are taken from this machine's clock, because clocks of nodes differ.
 class Watch {
  public:
   explicit Watch(const LaunchOptions& options) : options_(options) {}
 
-  /// A complaint once something is wrong.
+  /// A message once something is wrong, else empty.
   std::optional<std::string> look(const std::vector<FlightRecord>& records) {
     const auto now = Clock::now();
     std::int64_t state = 0;
@@ -109,7 +109,7 @@ void report(const RankProcesses& ranks, int code, const std::vector<FlightRecord
   if (!records.empty()) spdlog::error("{}", first_divergence(records));
 }
 
-// One start of the ranks, to its end.
+// Runs the ranks once, from their start to their end.
 Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& words,
                  const fs::path& flights, int restarts) {
   RankProcesses ranks(words, flights, restarts);
@@ -125,7 +125,8 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
   while (true) {
     if (const std::optional<int> code = ranks.poll()) {
       const auto records = ranks.records();
-      // The job was taken once: what refuses it at a restart is the machine, and may pass.
+      // The job was accepted at the first start, so an error at a restart is the machine's and may
+      // pass.
       const bool mistake = *code == 2 && restarts == 0;
       const bool failed = *code != 0 && *code != kExitStopped && !mistake;
       if (failed) report(ranks, *code, records);
@@ -156,7 +157,7 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
   }
 }
 
-// For the flight records: where all nodes can write if there are several.
+// The folder of the flight records; with several nodes, one that all of them can write to.
 class FlightDirectory {
  public:
   explicit FlightDirectory(bool shared) {
@@ -182,7 +183,7 @@ class FlightDirectory {
   fs::path path_;
 };
 
-// Which nodes take part in a start, and with how many ranks.
+// Decides which nodes take part in a start, and with how many ranks.
 class Placement {
  public:
   explicit Placement(const LaunchOptions& options) : ranks_(options.ranks) {
@@ -284,7 +285,7 @@ int launch(const LaunchOptions& options) {
     const Outcome outcome =
         run_once(options, mpirun_command(ranks, hostfile, command), flights.path(), restarts);
     if (!outcome.restartable) return outcome.exit_code;
-    // Before its first step a start has changed nothing, and the next one begins as it should have.
+    // Before its first step a start has changed nothing, so the next one begins in the same way.
     if (outcome.step > 0) command = continuing_command(command);
     without_progress = outcome.step > furthest ? 0 : without_progress + 1;
     furthest = std::max(furthest, outcome.step);

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::int64_t kNodeFileLimit = std::int64_t{1} << 20;
 
-// One name a slot, as PBS writes them.
+// PBS writes one line per slot: a node appears as often as it has slots.
 std::string names_in(const std::string& file) {
   std::vector<std::string> names;
   try {

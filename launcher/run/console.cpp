@@ -27,7 +27,7 @@ Console::Traits stderr_traits() {
   return traits;
 }
 
-/// Nobody is left to tell if standard error itself fails.
+/// Ignores failures: if standard error itself fails, there is nowhere to report it.
 void write_stderr(std::string_view text) {
   while (!text.empty()) {
     const ssize_t put = ::write(STDERR_FILENO, text.data(), text.size());

@@ -9,7 +9,7 @@ struct Peak {
   const char* name;
   double tflops;
 };
-// The first that fits counts: longer names come first.
+// The first name that fits counts, so longer names come first.
 constexpr std::array kPeaks{
     Peak{"B200", 2250},    Peak{"GH200", 989.4}, Peak{"H200", 989.4},     Peak{"H100 PCIe", 756},
     Peak{"H100 NVL", 835}, Peak{"H100", 989.4},  Peak{"H800", 989.4},     Peak{"A100", 312},

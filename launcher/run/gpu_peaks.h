@@ -1,4 +1,4 @@
-// What the makers of GPUs say of them.
+// Peak rates of GPUs from their makers' data sheets.
 #pragma once
 
 #include <optional>

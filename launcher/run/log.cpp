@@ -68,7 +68,7 @@ void start_logging(std::shared_ptr<Console> console, std::string_view level) {
   sink->set_level(parse_level(level));
   auto logger = std::make_shared<spdlog::logger>("thimble", std::move(sink));
   logger->set_level(spdlog::level::trace);  // each sink has its own level
-  // A full disk loses lines of the log; to say so once is enough.
+  // A full disk loses lines of the log; one warning about that is enough.
   logger->set_error_handler(
       [told = false, console_of = std::move(shown)](const std::string& what) mutable {
         if (!std::exchange(told, true))

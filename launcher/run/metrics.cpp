@@ -75,7 +75,7 @@ void drop_records_after(const fs::path& path, std::int64_t last_step) {
 
 namespace {
 
-// Of an earlier start that saved nothing, or was not to be continued.
+// Moves aside the records of an earlier start that saved nothing or is not to be continued.
 void move_records_aside(const fs::path& path) {
   std::error_code error;
   if (fs::file_size(path, error) == 0 || error) return;

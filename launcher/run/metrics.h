@@ -1,4 +1,4 @@
-// The record of a run: <run>/metrics.jsonl, one JSON object a line, and TensorBoard event files
+// The record of a run: <run>/metrics.jsonl, one JSON object per line, and TensorBoard event files
 // beside it. It writes what it is given and computes nothing; what people read on the terminal is
 // Progress.
 //

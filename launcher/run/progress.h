@@ -1,6 +1,5 @@
-// What the person at the terminal sees of a run: one live line on a terminal, plain lines
-// elsewhere, nothing with
-// --quiet. Evaluations and warnings are log lines, not its business.
+// The progress of a run for the person at the terminal: one live line on a terminal, plain lines
+// elsewhere, nothing with --quiet. Evaluations and warnings are log lines, which others print.
 #pragma once
 
 #include <cstdint>
@@ -39,7 +38,7 @@ class Progress {
   Progress(std::shared_ptr<Console> console, const Options& options);
 
   /// Shows a step. `now_s` is any monotonic clock in seconds. Live lines are redrawn at most ten
-  /// times a second, plain lines come at most every 10 s; the first and the last step are always
+  /// times per second, plain lines come at most every 10 s; the first and the last step are always
   /// shown.
   void update(const ProgressPoint& point, double now_s);
 

@@ -11,7 +11,7 @@
 namespace thimble {
 namespace {
 
-// The names under which one launcher says it.
+// The variables in which one launcher gives rank, ranks, local rank and local ranks.
 struct Names {
   const char *source, *rank, *ranks, *local_rank, *local_ranks;
 };

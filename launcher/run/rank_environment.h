@@ -8,8 +8,8 @@
 namespace thimble {
 
 struct RankEnvironment {
-  int rank = 0, ranks = 1;              // of all hosts
-  int local_rank = 0, local_ranks = 1;  // of this host
+  int rank = 0, ranks = 1;              // over all nodes
+  int local_rank = 0, local_ranks = 1;  // on this node
   std::string source;                   // "Open MPI", "PMI"
 };
 

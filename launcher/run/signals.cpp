@@ -25,8 +25,8 @@ std::int64_t monotonic_ns() {
   return static_cast<std::int64_t>(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
-// Batch systems, shells and launchers tell a process the same thing more than once: the group, the
-// process, and again by whoever passes it on. Only what comes later is somebody's impatience.
+// Batch systems, shells and launchers send the same signal more than once: to the group, to the
+// process, and again through a launcher that forwards it. Only a later signal means impatience.
 extern "C" void on_stop_signal(int number) {
   constexpr std::int64_t kSameRequest_ns = 1'000'000'000;
   const int error = errno;

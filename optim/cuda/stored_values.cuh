@@ -102,6 +102,48 @@ TH_DEVICE void noise_of(const StoredValues& s, Elements at, std::uint16_t* out) 
   }
 }
 
+TH_DEVICE void close_split(const StoredValues& s, Elements at, const float* values) {
+  std::uint16_t high[kEach], low[kEach];
+  for (int i = 0; i < kEach; ++i) {
+    high[i] = high_half(values[i]);
+    low[i] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(values[i]));
+  }
+  store_elements<kEach>(static_cast<std::uint16_t*>(s.data) + at.begin, at.count, high);
+  store_elements<kEach>(static_cast<std::uint16_t*>(s.extra) + at.begin, at.count, low);
+}
+
+/// 8-bit weights: the threads of a group agree on its largest magnitude.
+TH_DEVICE void close_int8(const StoredValues& s, Elements at, const float* values) {
+  float most = largest_magnitude(values, at.count);
+  for (int mask = kInt8Group / kEach / 2; mask > 0; mask /= 2) {
+    const float other = gpu::shuffle_xor(most, mask);
+    most = other > most ? other : most;
+  }
+  if (at.count == 0) return;
+  std::uint16_t random[kEach];
+  noise_of(s, at, random);
+  std::int8_t code[kEach];
+  const float divisor = int8_divisor(most);
+  for (int i = 0; i < kEach; ++i)
+    code[i] = int8_code(values[i], divisor, static_cast<float>(random[i]) * 0x1p-16f);
+  store_elements<kEach>(static_cast<std::int8_t*>(s.data) + at.begin, at.count, code);
+  if (at.begin % kInt8Group == 0)
+    static_cast<float*>(s.extra)[at.begin / kInt8Group] = most / 127.0f;
+}
+
+/// 8-bit state: a warp has a block.
+TH_DEVICE void close_codes(const StoredValues& s, Elements at, const DeviceCodes& codes,
+                           const float* values) {
+  const float most = gpu::warp_max(largest_magnitude(values, at.count));
+  if (at.count == 0) return;
+  const float divisor = most > 0.0f ? most : 1.0f;
+  std::uint8_t code[kEach];
+  for (int i = 0; i < kEach; ++i)
+    code[i] = nearest_code(values[i] / divisor, codes.bounds, codes.first, codes.negative_zero);
+  store_elements<kEach>(static_cast<std::uint8_t*>(s.data) + at.begin, at.count, code);
+  if (at.begin % kBlock8Bit == 0) static_cast<float*>(s.extra)[at.begin / kBlock8Bit] = most;
+}
+
 /// Writes back what open() gave. All threads of a warp call it together.
 TH_DEVICE void close(const StoredValues& s, Elements at, const DeviceCodes& codes,
                      const float* values) {
@@ -126,46 +168,13 @@ TH_DEVICE void close(const StoredValues& s, Elements at, const DeviceCodes& code
       store_elements<kEach>(static_cast<std::uint16_t*>(s.data) + at.begin, at.count, bits);
       return;
     }
-    case Kind::kSplit: {
-      std::uint16_t high[kEach], low[kEach];
-      for (int i = 0; i < kEach; ++i) {
-        high[i] = high_half(values[i]);
-        low[i] = static_cast<std::uint16_t>(std::bit_cast<std::uint32_t>(values[i]));
-      }
-      store_elements<kEach>(static_cast<std::uint16_t*>(s.data) + at.begin, at.count, high);
-      store_elements<kEach>(static_cast<std::uint16_t*>(s.extra) + at.begin, at.count, low);
-      return;
-    }
-    case Kind::kInt8: {
-      float most = largest_magnitude(values, at.count);
-      for (int mask = kInt8Group / kEach / 2; mask > 0; mask /= 2) {
-        const float other = gpu::shuffle_xor(most, mask);
-        most = other > most ? other : most;
-      }
-      if (at.count == 0) return;
-      std::uint16_t random[kEach];
-      noise_of(s, at, random);
-      std::int8_t code[kEach];
-      const float divisor = int8_divisor(most);
-      for (int i = 0; i < kEach; ++i)
-        code[i] = int8_code(values[i], divisor, static_cast<float>(random[i]) * 0x1p-16f);
-      store_elements<kEach>(static_cast<std::int8_t*>(s.data) + at.begin, at.count, code);
-      if (at.begin % kInt8Group == 0)
-        static_cast<float*>(s.extra)[at.begin / kInt8Group] = most / 127.0f;
-      return;
-    }
+    case Kind::kSplit:
+      return close_split(s, at, values);
+    case Kind::kInt8:
+      return close_int8(s, at, values);
     case Kind::kSigned8:
-    case Kind::kUnsigned8: {
-      const float most = gpu::warp_max(largest_magnitude(values, at.count));
-      if (at.count == 0) return;
-      const float divisor = most > 0.0f ? most : 1.0f;
-      std::uint8_t code[kEach];
-      for (int i = 0; i < kEach; ++i)
-        code[i] = nearest_code(values[i] / divisor, codes.bounds, codes.first, codes.negative_zero);
-      store_elements<kEach>(static_cast<std::uint8_t*>(s.data) + at.begin, at.count, code);
-      if (at.begin % kBlock8Bit == 0) static_cast<float*>(s.extra)[at.begin / kBlock8Bit] = most;
-      return;
-    }
+    case Kind::kUnsigned8:
+      return close_codes(s, at, codes, values);
   }
 }
 

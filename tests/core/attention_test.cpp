@@ -78,7 +78,13 @@ class AttentionTest : public testing::TestWithParam<DType> {
   }
 
   void run(const Run& r) {
-    ops::attention(*arena_, r.shape, r.out, r.lse, r.q, r.k, r.v, r.segment_start);
+    ops::attention(*arena_, r.shape,
+                   {.q = r.q,
+                    .k = r.k,
+                    .v = r.v,
+                    .segment_start = r.segment_start,
+                    .out = r.out,
+                    .lse = r.lse});
     ops::attention_grad(*arena_, r.shape,
                         {.q = r.q,
                          .k = r.k,

@@ -92,8 +92,8 @@ class Workbench {
 
 class FunctionalTest : public testing::TestWithParam<DType> {};
 
-// What is rotated is also used as it is, and so is the gradient of the rotation.
-TEST_P(FunctionalTest, ARotationChangesNothingElse) {
+// The input of RoPE is also used as it is, and so is the gradient of its output.
+TEST_P(FunctionalTest, RopeChangesNothingElse) {
   Workbench w(GetParam(), 1, 1);
   const Tensor x = w.random(Shape{5, 12}, 1), dy = w.random(Shape{5, 12}, 2);
   const Tensor table = random_tensor(*w.arena, DType::kF32, Shape{7, 4}, 3);

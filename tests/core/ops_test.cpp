@@ -57,7 +57,7 @@ TEST_P(OpsTest, PrepackedMatmulsGiveTheSame) {
   with_prepacked.b_prepacked = true;
   ASSERT_EQ(cpu::MatmulTiles(with_prepacked).down, 2);
   const PrepackedLayout layout =
-      cpu::prepacked_layout(spec);  // the kernel table offers it only where it pays
+      cpu::preferred_layout(spec);  // the kernel table offers it only where it pays
   if (std::string_view(cpu_isa()) == "avx2" && layout.bytes == 0)
     GTEST_SKIP() << "oneDNN names no layout for AVX2 on one thread";
   ASSERT_GT(layout.bytes, 0);
@@ -92,7 +92,8 @@ TEST_P(OpsTest, AttentionSeesItsDocumentAndWindowOnly) {
                                     .head_dim = s.d,
                                     .window = s.window,
                                     .scale = 0.5f};
-    ops::attention(*arena_, shape, out, {}, q, k, v, doc);
+    ops::attention(*arena_, shape,
+                   {.q = q, .k = k, .v = v, .segment_start = doc, .out = out, .lse = {}});
     const auto qv = values_of(q), kvv = values_of(k), vv = values_of(v);
     std::vector<double> want(qv.size());
     for (std::int64_t b = 0; b < s.batch; ++b) {
@@ -139,7 +140,12 @@ TEST_P(OpsTest, CrossEntropyOfHugeLogitsAndUntrainedRows) {
     targets.data<std::int32_t>()[r] = 7 * r;
     weights.data<float>()[r] = r == 1 ? 0.0f : 1.0f;
   }
-  const Tensor grad = ops::cross_entropy(logits, targets, weights, losses, GetParam(), 0.25f);
+  const Tensor grad = ops::cross_entropy({.logits = logits,
+                                          .targets = targets,
+                                          .weights = weights,
+                                          .losses = losses,
+                                          .grad_dtype = GetParam(),
+                                          .grad_scale = 0.25f});
   std::vector<double> want_loss, want_grad, got_grad;
   for (int r = 0; r < rows; ++r) {
     const double* x = before.data() + r * vocab;

@@ -27,11 +27,15 @@ MatmulSpec matmul_spec(const std::array<int, 3>& size, DType dtype, int flags) {
 
 class GpuMatmuls : public GpuOpKernels {
  protected:
-  // workspace_bytes and multiply: the same functions of the CPU and of the GPU.
+  // The fields of the kernel table for one kind of matmul.
+  template <typename Spec>
+  struct Fields {
+    std::int64_t (*KernelTable::*workspace_bytes)(const Spec&);
+    Kernel<void(const Spec&, const MatmulArgs&)> KernelTable::*multiply;
+  };
   template <typename Spec>
   void expect_like_the_cpu(const MatmulSpec& matmul, const Spec& spec, float size_a, float size_b,
-                           std::int64_t (*const (&workspace_bytes)[2])(const Spec&),
-                           void (*const (&multiply)[2])(const Spec&, const MatmulArgs&)) {
+                           const Fields<Spec>& fields) {
     const Tensor a = random(Shape{matmul.m, matmul.k}, 1, size_a),
                  b = random(Shape{matmul.k, matmul.n}, 2, size_b),
                  bias = random(Shape{matmul.n}, 3);
@@ -39,12 +43,12 @@ class GpuMatmuls : public GpuOpKernels {
     for (int side = 0; side < 2; ++side) {
       const bool gpu = side == 1;
       c[side] = random(Shape{matmul.m, matmul.n}, 4, 1.0f, matmul.c);
-      const Tensor scratch = empty(Shape{workspace_bytes[side](spec)}, DType::kU8);
-      multiply[side](spec, {.a = at(gpu, a),
-                            .b = at(gpu, b),
-                            .c = at(gpu, c[side]),
-                            .bias = matmul.bias ? at(gpu, bias) : nullptr,
-                            .workspace = at(gpu, scratch)});
+      const Tensor scratch = empty(Shape{(table(gpu).*fields.workspace_bytes)(spec)}, DType::kU8);
+      (table(gpu).*fields.multiply)(spec, {.a = at(gpu, a),
+                                           .b = at(gpu, b),
+                                           .c = at(gpu, c[side]),
+                                           .bias = matmul.bias ? at(gpu, bias) : nullptr,
+                                           .workspace = at(gpu, scratch)});
       if (gpu) gpu_.fetch();
     }
     expect_near(c[1], c[0], "matmul");
@@ -55,30 +59,29 @@ TEST_P(GpuMatmuls, Matmuls) {
   for (const auto& size : {std::array{1, 1, 1}, std::array{5, 7, 3}, std::array{64, 40, 96}}) {
     for (int flags = 0; flags < 8; ++flags) {
       const MatmulSpec spec = matmul_spec(size, GetParam(), flags);
-      expect_like_the_cpu(spec, spec, 1, 1,
-                          {cpu().matmul_workspace_bytes, cuda::matmul_workspace_bytes},
-                          {cpu().matmul, cuda::matmul});
+      expect_like_the_cpu<MatmulSpec>(spec, spec, 1, 1,
+                                      {&KernelTable::matmul_workspace_bytes, &KernelTable::matmul});
     }
   }
 }
 
-class GpuFp8Products : public GpuMatmuls {};  // of bf16 alone
+class GpuFp8Matmuls : public GpuMatmuls {};  // of bf16 alone
 
-TEST_P(GpuFp8Products, MatmulsInEightBits) {
+TEST_P(GpuFp8Matmuls, MatmulsInEightBits) {
   for (const auto& size : {std::array{16, 16, 16}, std::array{48, 80, 144}}) {
     for (int flags = 0; flags < 8; ++flags) {
       const MatmulSpec matmul = matmul_spec(size, GetParam(), flags);
       const Fp8MatmulSpec spec{.matmul = matmul,
                                .a = matmul.trans_a ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
-      expect_like_the_cpu(matmul, spec, 1e-3f, 300,
-                          {cpu().fp8_matmul_workspace_bytes, cuda::fp8_matmul_workspace_bytes},
-                          {cpu().fp8_matmul, cuda::fp8_matmul});
+      expect_like_the_cpu<Fp8MatmulSpec>(
+          matmul, spec, 1e-3f, 300,
+          {&KernelTable::fp8_matmul_workspace_bytes, &KernelTable::fp8_matmul});
     }
   }
 }
 
 INSTANTIATE_TEST_SUITE_P(DTypes, GpuMatmuls, testing::Values(DType::kF32, DType::kBF16));
-INSTANTIATE_TEST_SUITE_P(DTypes, GpuFp8Products, testing::Values(DType::kBF16));
+INSTANTIATE_TEST_SUITE_P(DTypes, GpuFp8Matmuls, testing::Values(DType::kBF16));
 
 }  // namespace
 }  // namespace thimble

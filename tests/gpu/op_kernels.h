@@ -41,6 +41,7 @@ class GpuOpKernels : public testing::TestWithParam<DType> {
     return t;
   }
   const KernelTable& cpu() const { return kernels(arena_->device()); }
+  const KernelTable& table(bool gpu) const { return gpu ? cuda::kernel_table() : cpu(); }
   double tolerance() const { return GetParam() == DType::kBF16 ? 1e-2 : 2e-5; }
   void expect_same(const Tensor& got, const Tensor& want, const char* what) {
     expect_close(values_of(got), values_of(want), 0, what);

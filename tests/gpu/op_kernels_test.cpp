@@ -28,25 +28,46 @@ TEST_P(GpuOpKernels, ElementwiseOpsGiveTheBitsOfTheCpu) {
       expect_same(same, sum, "accumulate");
       const void* pieces[] = {a.raw(), b.raw(), c.raw()};
       for (const bool accumulate : {false, true}) {
-        cpu().sum_in_order(sum.raw(), to, pieces, 3, GetParam(), n, accumulate);
+        SumInOrderArgs args{.n = n,
+                            .pieces = pieces,
+                            .count = 3,
+                            .dtype = GetParam(),
+                            .dst = sum.raw(),
+                            .dst_dtype = to,
+                            .accumulate = accumulate};
+        cpu().sum_in_order(args);
         const void* const there[] = {gpu_.at(a), gpu_.at(b), gpu_.at(c)};
-        cuda::sum_in_order(gpu_.at(same), to, there, 3, GetParam(), n, accumulate);
+        args.pieces = there;
+        args.dst = gpu_.at(same);
+        cuda::sum_in_order(args);
         gpu_.fetch();
         expect_same(same, sum, "sum in order");
       }
     }
     const Tensor want = empty(shape), got = empty(shape), want2 = empty(shape), got2 = empty(shape);
-    cpu().add(want.raw(), a.raw(), b.raw(), GetParam(), n);
-    cuda::add(gpu_.at(got), gpu_.at(a), gpu_.at(b), GetParam(), n);
+    const ElementwiseArgs here{
+        .n = n, .dtype = GetParam(), .in = {a.raw(), b.raw()}, .out = want.raw()};
+    const auto there = [&] {
+      return ElementwiseArgs{
+          .n = n, .dtype = GetParam(), .in = {gpu_.at(a), gpu_.at(b)}, .out = gpu_.at(got)};
+    };
+    cpu().add(here);
+    cuda::add(there());
     gpu_.fetch();
     expect_same(got, want, "add");
-    cpu().swiglu(want.raw(), a.raw(), b.raw(), GetParam(), n);
-    cuda::swiglu(gpu_.at(got), gpu_.at(a), gpu_.at(b), GetParam(), n);
+    cpu().swiglu(here);
+    cuda::swiglu(there());
     gpu_.fetch();
     expect_near(got, want, "swiglu");
-    cpu().swiglu_grad(want.raw(), want2.raw(), c.raw(), a.raw(), b.raw(), GetParam(), n);
-    cuda::swiglu_grad(gpu_.at(got), gpu_.at(got2), gpu_.at(c), gpu_.at(a), gpu_.at(b), GetParam(),
-                      n);
+    for (const bool gpu : {false, true}) {
+      table(gpu).swiglu_grad({.n = n,
+                              .dtype = GetParam(),
+                              .dout = at(gpu, c),
+                              .gate = at(gpu, a),
+                              .up = at(gpu, b),
+                              .dgate = at(gpu, gpu ? got : want),
+                              .dup = at(gpu, gpu ? got2 : want2)});
+    }
     gpu_.fetch();
     expect_near(got, want, "swiglu gate gradient");
     expect_near(got2, want2, "swiglu up gradient");
@@ -111,7 +132,7 @@ TEST_P(GpuOpKernels, NormsAndSumsOverTokens) {
                                 .w = at(gpu, w),
                                 .y = at(gpu, out[side]),
                                 .rstd = at<float>(gpu, rstd[side])};
-      (gpu ? cuda::rms_norm : cpu().rms_norm)(forward);
+      table(gpu).rms_norm(forward);
       const RmsNormGradArgs backward{.rows = rows,
                                      .cols = cols,
                                      .dtype = GetParam(),
@@ -122,12 +143,14 @@ TEST_P(GpuOpKernels, NormsAndSumsOverTokens) {
                                      .dx = at(gpu, dx[side]),
                                      .accumulate_dx = true,
                                      .partial_dw = at<float>(gpu, partial[side])};
-      (gpu ? cuda::rms_norm_grad : cpu().rms_norm_grad)(backward);
-      (gpu ? cuda::column_sums : cpu().column_sums)(at<float>(gpu, sums[side]), at(gpu, dy),
-                                                    GetParam(), rows, cols);
-      (gpu ? cuda::fold_rows : cpu().fold_rows)(at(gpu, dw[side]), GetParam(),
-                                                at<float>(gpu, partial[side]), norm_chunks(rows),
-                                                cols, true);
+      table(gpu).rms_norm_grad(backward);
+      table(gpu).column_sums(at<float>(gpu, sums[side]), at(gpu, dy), GetParam(), rows, cols);
+      table(gpu).fold_rows({.chunks = norm_chunks(rows),
+                            .cols = cols,
+                            .partial = at<float>(gpu, partial[side]),
+                            .out = at(gpu, dw[side]),
+                            .out_dtype = GetParam(),
+                            .accumulate = true});
       if (gpu) gpu_.fetch();
     }
     expect_near(out[1], out[0], "norm");
@@ -139,39 +162,44 @@ TEST_P(GpuOpKernels, NormsAndSumsOverTokens) {
   }
 }
 
-TEST_P(GpuOpKernels, RotationAndEmbedding) {
+TEST_P(GpuOpKernels, RopeAndEmbedding) {
   const std::int64_t tokens = 11, heads = 3, dim = 8, vocab = 5;
-  const Tensor table = random(Shape{20, dim}, 1, 1.0f, DType::kF32);
+  const Tensor angles = random(Shape{20, dim}, 1, 1.0f, DType::kF32);
   std::vector<std::int32_t> positions, ids;
   for (int t = 0; t < tokens; ++t) {
     positions.push_back((t * 7) % 20);
     ids.push_back((t * 3) % 5);
   }
-  const Tensor at = ints(positions), id = ints(ids);
+  const Tensor position = ints(positions), id = ints(ids);
   for (const bool inverse : {false, true}) {
     const Tensor want = random(Shape{tokens, heads * dim}, 2), got = copy_of(want);
     RopeArgs args{.tokens = tokens,
                   .heads = heads,
                   .head_dim = dim,
                   .dtype = GetParam(),
-                  .table = table.data<float>(),
-                  .positions = at.data<std::int32_t>(),
+                  .table = angles.data<float>(),
+                  .positions = position.data<std::int32_t>(),
                   .inverse = inverse,
                   .x = want.raw()};
     cpu().rope(args);
-    args.table = gpu_.at<float>(table);
-    args.positions = gpu_.at<std::int32_t>(at);
+    args.table = gpu_.at<float>(angles);
+    args.positions = gpu_.at<std::int32_t>(position);
     args.x = gpu_.at(got);
     cuda::rope(args);
     gpu_.fetch();
-    expect_near(got, want, "rotation");
+    expect_near(got, want, "rope");
   }
   for (const std::int64_t cols : {std::int64_t{24}, std::int64_t{13}}) {
     const Tensor weights = random(Shape{vocab, cols}, 3), dy = random(Shape{tokens, cols}, 4);
     const Tensor want = empty(Shape{tokens, cols}), got = empty(Shape{tokens, cols});
-    cpu().embedding(want.raw(), weights.raw(), id.data<std::int32_t>(), tokens, cols, GetParam());
-    cuda::embedding(gpu_.at(got), gpu_.at(weights), gpu_.at<std::int32_t>(id), tokens, cols,
-                    GetParam());
+    for (const bool gpu : {false, true}) {
+      table(gpu).embedding({.tokens = tokens,
+                            .cols = cols,
+                            .dtype = GetParam(),
+                            .table = at(gpu, weights),
+                            .ids = at<std::int32_t>(gpu, id),
+                            .out = at(gpu, gpu ? got : want)});
+    }
     gpu_.fetch();
     expect_same(got, want, "embedding");
     std::vector<std::int32_t> order(static_cast<std::size_t>(tokens));
@@ -182,10 +210,16 @@ TEST_P(GpuOpKernels, RotationAndEmbedding) {
     const Tensor sorted = ints(order);
     for (const DType dtype : {DType::kF32, DType::kBF16}) {
       const Tensor grad = random(Shape{vocab, cols}, 5, 1.0f, dtype), same = copy_of(grad);
-      cpu().embedding_grad(grad.raw(), dtype, dy.raw(), GetParam(), id.data<std::int32_t>(),
-                           sorted.data<std::int32_t>(), tokens, cols);
-      cuda::embedding_grad(gpu_.at(same), dtype, gpu_.at(dy), GetParam(), gpu_.at<std::int32_t>(id),
-                           gpu_.at<std::int32_t>(sorted), tokens, cols);
+      for (const bool gpu : {false, true}) {
+        table(gpu).embedding_grad({.tokens = tokens,
+                                   .cols = cols,
+                                   .table_dtype = dtype,
+                                   .dy_dtype = GetParam(),
+                                   .dy = at(gpu, dy),
+                                   .ids = at<std::int32_t>(gpu, id),
+                                   .order = at<std::int32_t>(gpu, sorted),
+                                   .dtable = at(gpu, gpu ? same : grad)});
+      }
       gpu_.fetch();
       expect_same(same, grad, "embedding gradient");
     }
@@ -205,16 +239,15 @@ TEST_P(GpuOpKernels, CrossEntropy) {
         logits[side] = random(Shape{rows, vocab}, 1, 5.0f, DType::kF32);
         losses[side] = empty(Shape{rows}, DType::kF32);
         const bool gpu = side == 1;
-        (gpu ? cuda::cross_entropy
-             : cpu().cross_entropy)({.rows = rows,
-                                     .vocab = vocab,
-                                     .logits = at<float>(gpu, logits[side]),
-                                     .targets = at<std::int32_t>(gpu, targets),
-                                     .weights = at<float>(gpu, weights),
-                                     .losses = at<float>(gpu, losses[side]),
-                                     .grad_scale = 0.7f,
-                                     .grad_dtype = GetParam(),
-                                     .want_grad = want_grad});
+        table(gpu).cross_entropy({.rows = rows,
+                                  .vocab = vocab,
+                                  .logits = at<float>(gpu, logits[side]),
+                                  .targets = at<std::int32_t>(gpu, targets),
+                                  .weights = at<float>(gpu, weights),
+                                  .losses = at<float>(gpu, losses[side]),
+                                  .grad_scale = 0.7f,
+                                  .grad_dtype = GetParam(),
+                                  .want_grad = want_grad});
         if (gpu) gpu_.fetch();
         if (!want_grad) continue;
         grads[side] = empty(Shape{rows, vocab});
@@ -236,7 +269,7 @@ TEST_P(GpuOpKernels, Attention) {
   };
   for (const Case& c :
        {Case{2, 37, 37, 4, 2, 8, 0}, Case{1, 70, 70, 3, 1, 40, 9}, Case{2, 1, 45, 2, 2, 16, 0},
-        // Those of tensor cores, in bf16.
+        // In bf16 the kernels for tensor cores serve these.
         Case{2, 37, 37, 4, 2, 64, 0}, Case{1, 150, 150, 2, 1, 64, 0},
         Case{1, 200, 200, 1, 1, 64, 50}, Case{1, 99, 99, 2, 1, 128, 0},
         Case{2, 1, 145, 2, 2, 128, 0}, Case{1, 65, 65, 1, 1, 128, 3}}) {
@@ -268,8 +301,8 @@ TEST_P(GpuOpKernels, Attention) {
       dq[side] = empty(queries);
       dk[side] = empty(keys);
       dv[side] = empty(keys);
-      const std::int64_t bytes = std::max<std::int64_t>(
-          1, (gpu ? cuda::attention_workspace_bytes : cpu().attention_workspace_bytes)(spec, true));
+      const std::int64_t bytes =
+          std::max<std::int64_t>(1, table(gpu).attention_workspace_bytes(spec, true));
       const Tensor scratch = empty(Shape{bytes}, DType::kU8);
       const AttentionArgs args{.q = at(gpu, q),
                                .k = at(gpu, k),
@@ -278,13 +311,13 @@ TEST_P(GpuOpKernels, Attention) {
                                .out = at(gpu, out[side]),
                                .lse = at<float>(gpu, lse[side]),
                                .workspace = at(gpu, scratch)};
-      (gpu ? cuda::attention : cpu().attention)(spec, args);
+      table(gpu).attention(spec, args);
       if (c.q_len == c.kv_len)
-        (gpu ? cuda::attention_grad : cpu().attention_grad)(spec, {.forward = args,
-                                                                   .dout = at(gpu, dout),
-                                                                   .dq = at(gpu, dq[side]),
-                                                                   .dk = at(gpu, dk[side]),
-                                                                   .dv = at(gpu, dv[side])});
+        table(gpu).attention_grad(spec, {.forward = args,
+                                         .dout = at(gpu, dout),
+                                         .dq = at(gpu, dq[side]),
+                                         .dk = at(gpu, dk[side]),
+                                         .dv = at(gpu, dv[side])});
       if (gpu) gpu_.fetch();
     }
     expect_near(out[1], out[0], "output");

@@ -360,7 +360,7 @@ TEST_F(CommandsTest, PlanTellsTheTimeOfAStep) {
              many = plan_of(
                  "--ranks 4 --gb-per-s 2 --set training.micro_batch_size=1 --set "
                  "training.global_batch_size=20 --set parallelism.zero_stage=3");
-  // 8 rows of 64; 2 blocks: q, k, v, o, gate, up, down; the head; the causal half of attention.
+  // 8 sequences of 64 tokens; 2 blocks: q, k, v, o, gate, up, down; the head; the causal half of attention.
   const double flops =
       6.0 * 8 * 64 * (2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160) + 257 * 64 + 2 * 64 * 64);
   EXPECT_NEAR(one["compute_s"], flops / 0.5e12, 1e-9 * flops / 0.5e12);

@@ -88,8 +88,8 @@ TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
   }
   expect_mistake("inspect model",
                  "inspect model: path is required; see thimble help inspect model");
-  expect_mistake("inspect data job.toml --row 3",
-                 "inspect data: unknown option --row; did you mean --rows?");
+  expect_mistake("inspect data job.toml --sequence 3",
+                 "inspect data: unknown option --sequence; did you mean --sequences?");
   expect_mistake("inspect logits --model runs/job --ids ''", "an id is missing");
   expect_mistake("eval --model runs/job --text text.txt --context 0", "Value 0: allowed above 0");
   expect_mistake("launch -n 0 -- train job.toml", "--ranks: Value 0 not in range 1 to 65536");

@@ -98,7 +98,7 @@ TEST(JobResume, AutoTakesTheResolvedValue) {
   JobConfig resolved = run();
   resolved.threads.value = 2;
   resolved.parallelism.zero_stage.value = 0;
-  resolved.training.grad_dtype = DType::kF32;
+  resolved.training.grad_dtype.value = DType::kF32;
   resolved.data.train[0].format = SampleFormat::kText;
   JobConfig job = run();
   job.training.micro_batch_size.value.reset();

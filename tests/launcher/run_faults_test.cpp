@@ -46,7 +46,7 @@ class RunFaultsTest : public testing::Test {
 };
 
 TEST_F(RunFaultsTest, ATokenCacheThatIsCutOrDamagedEndsTheRunSaved) {
-  // Rows of several pages, each of which is read again and again.
+  // Sequences of several pages, each of which is read again and again.
   for (const std::string harm :
        {"truncate -s 5000 cache/*.tokens", "truncate -s 0 cache/*.tokens",
         "printf 'zzzz' | dd of=$(ls cache/*.tokens) bs=1 seek=9000 conv=notrunc 2> /dev/null"}) {
@@ -102,7 +102,7 @@ TEST_F(RunFaultsTest, RecordsAreMeansOfTheStepsSinceTheLast) {
   EXPECT_EQ(at, 8u);
 }
 
-// A batch larger than the data: one pass is one pass.
+// One epoch is one epoch even if a batch is larger than the data.
 TEST_F(RunFaultsTest, AnEpochIsOneHoweverLargeTheBatch) {
   d_.write("short.txt", std::string(150, 'a') + std::string(60, 'b'));
   std::string job = d_.file("job.toml");

@@ -111,5 +111,37 @@ TEST(OptimizerSettingsTest, EachOptimizerListsTheKeysThatItReads) {
   }
 }
 
+// Sets a key to the text of its default. False if it is a key of another kind.
+bool set_to(Settings& s, const OptimizerKey& key) {
+  const std::map<std::string, std::optional<std::int64_t>*> integers{
+      {"rank", &s.rank}, {"update_proj_gap", &s.update_gap}, {"active_layers", &s.active_layers}};
+  const std::map<std::string, std::optional<double>*> numbers{
+      {"scale", &s.scale}, {"momentum", &s.momentum}, {"density", &s.density}};
+  const std::map<std::string, std::optional<std::string>*> texts{
+      {"scale_type", &s.scale_type}, {"proj_type", &s.proj_type}, {"layer_order", &s.layer_order}};
+  if (integers.contains(key.name)) {
+    *integers.at(key.name) = std::stoll(key.value);
+  } else if (numbers.contains(key.name)) {
+    *numbers.at(key.name) = std::stod(key.value);
+  } else if (texts.contains(key.name)) {
+    *texts.at(key.name) = key.value;
+  } else {
+    return false;
+  }
+  return true;
+}
+
+TEST(OptimizerSettingsTest, TheDefaultsOfKeysAreWhatIsUsed) {
+  for (const OptimizerEntry& entry : optimizer_entries()) {
+    const Settings usual{.name = entry.name, .layers = 8};
+    for (const OptimizerKey& key : keys_of(entry)) {
+      if (key.value.empty()) continue;
+      Settings given = usual;
+      ASSERT_TRUE(set_to(given, key)) << entry.name << " " << key.name;
+      EXPECT_EQ(behaviour(entry, given), behaviour(entry, usual)) << entry.name << " " << key.name;
+    }
+  }
+}
+
 }  // namespace
 }  // namespace thimble

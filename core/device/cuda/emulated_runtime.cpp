@@ -67,7 +67,8 @@ void move_now(void* to, const void* from, std::int64_t bytes) {
   move(to, from, bytes);
 }
 
-// As late as it may be: whoever neither waits nor asks a second time sees what was there before.
+// A copy is done as late as it may be: a caller that neither waits nor asks a second time sees what
+// was there before.
 class Copy final : public Completion::Work {
  public:
   Copy(void* to, const void* from, std::int64_t bytes) : to_(to), from_(from), bytes_(bytes) {}

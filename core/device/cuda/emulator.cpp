@@ -93,8 +93,8 @@ void Block::enter() {
   }
 }
 
-// Back to the scheduler. Jumps need no system call, as contexts do; the sanitizer knows contexts
-// alone.
+// Returns to the scheduler. Jumps need no system call, as contexts do; the sanitizer knows only
+// contexts.
 void Block::leave(Fibre& fibre) {
 #ifdef __SANITIZE_ADDRESS__
   __sanitizer_start_switch_fiber(&fibre.sanitizer_stack, scheduler_bottom_, scheduler_bytes_);
@@ -129,7 +129,7 @@ void Block::resume(unsigned thread) {
 #endif
 }
 
-// Lets those go on whose whole warp, or block, has arrived; false if there are none.
+// Lets fibres go on whose whole warp, or block, has arrived; false if there are none.
 bool Block::release() {
   bool any = false;
   const auto all_wait = [&](std::size_t begin, std::size_t end, Waits what) {

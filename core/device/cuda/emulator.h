@@ -11,13 +11,14 @@ namespace thimble::gpu {
 struct Index {
   unsigned x = 0;
 };
-/// Of the running fibre; the names are those of CUDA. (constinit: reading them is no call.)
+/// The indices of the running fibre; the names are those of CUDA. (constinit: reading them is no
+/// call.)
 extern constinit thread_local Index threadIdx, blockIdx, blockDim, gridDim;
 
-/// Work is done when launch returns: there is one stream. But for what is recorded.
+/// There is one stream, and work is done when launch returns, unless it is being recorded.
 struct Stream {};
 
-/// Does a piece of the device's work, or adds it to what the calling thread records.
+/// Does some of the device's work, or adds it to what the calling thread records.
 void start(std::function<void()> work);
 
 /// Waits for all threads of the block.

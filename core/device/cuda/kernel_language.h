@@ -33,7 +33,7 @@ void launch(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream
   kernel<<<grid, block, 0, stream>>>(arguments...);
   check_launch();
 }
-/// Of kernels without barriers and exchanges.
+/// Starts kernels that have neither barriers nor exchanges.
 template <typename... Parameters, typename... Arguments>
 void launch_flat(void (*kernel)(Parameters...), unsigned grid, unsigned block, Stream stream,
                  Arguments... arguments) {
@@ -48,8 +48,8 @@ TH_DEVICE double shuffle_xor(double value, int mask) {
 TH_DEVICE void block_barrier() {
   __syncthreads();
 }
-/// c += a b: 16 x 16 by 16 x 8, bf16 with f32 sums, in the fragments of mma.m16n8k16; a warp
-/// together.
+/// c += a b, a matmul of 16 x 16 by 16 x 8, bf16 with f32 sums, in the fragments of mma.m16n8k16; a
+/// whole warp calls it together.
 TH_DEVICE void mma_bf16(float (&c)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2]) {
   asm volatile(
       "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, "

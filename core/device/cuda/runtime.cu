@@ -12,7 +12,7 @@ void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw_system("CUDA: {}: {}", what, cudaGetErrorString(error));
 }
 
-// In the order of the stream; done on return.
+// Copies in the order of the stream; done on return.
 void move(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
   check(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, compute_stream()),
         "cudaMemcpyAsync");
@@ -47,7 +47,7 @@ class Copy final : public Completion::Work {
   cudaEvent_t end_;
 };
 
-// Beside the kernels, after those that were started before.
+// Copies beside the kernels, after those that were started before.
 Completion start_copy(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
   thread_local const Stream copies = make_stream();
   const cudaEvent_t begin = mark(compute_stream());

@@ -8,19 +8,19 @@
 
 namespace thimble::gpu {
 
-/// Where the running thread's kernels go.
+/// The stream that the calling thread's kernels go to.
 Stream compute_stream();
 
-/// Of bytes of the device, in the order of the stream.
+/// Clears or copies bytes of the device, in the order of the stream.
 void zero(void* dst, std::int64_t bytes);
 void copy(void* dst, const void* src, std::int64_t bytes);
 
 #ifdef __CUDACC__
-/// Or has failed: waiting for it does not block.
+/// Whether the event has been reached or has failed, so that waiting for it does not block.
 bool has_happened(cudaEvent_t event) noexcept;
 #endif
 
-/// The driver of the GPU that is linked.
+/// The GPU driver that is linked into this build.
 const GpuDriver& driver();
 
 /// A copy, in memory of the device, of a table that lives as long as the program; made once. Small

@@ -64,7 +64,8 @@ void quantize(void* codes, float* scales, const float* src, std::int64_t n) {
   const std::int64_t groups = (n + kInt8Group - 1) / kInt8Group;
   parallel_for(groups, kInt8Group, [=](std::int64_t first, std::int64_t last) {
     const std::int64_t begin = first * kInt8Group, end = std::min(n, last * kInt8Group);
-    encode_int8(src + begin, begin, end - begin, nullptr, codes, scales);
+    encode_int8(src + begin, nullptr,
+                {.codes = codes, .scales = scales, .begin = begin, .n = end - begin});
   });
 }
 

@@ -217,10 +217,10 @@ template <int D>
 TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, const float* delta) {
   constexpr int kKeys = kTileRows<D>;
   TH_SHARED(Piece<16>, key_pieces, tile_pieces(kKeys, D));
-  TH_SHARED(Piece<16>, turned_pieces, tile_pieces(D, kKeys));
+  TH_SHARED(Piece<16>, transposed_pieces, tile_pieces(D, kKeys));
   TH_SHARED(Piece<16>, value_pieces, tile_pieces(kKeys, D));
   auto* keys = reinterpret_cast<BF16*>(key_pieces);
-  auto* keys_turned = reinterpret_cast<BF16*>(turned_pieces);
+  auto* keys_transposed = reinterpret_cast<BF16*>(transposed_pieces);
   auto* values = reinterpret_cast<BF16*>(value_pieces);
   const AttentionArgs& a = g.forward;
   const Lane lane = lane_of_thread();
@@ -240,7 +240,7 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
   for (std::int64_t first = q.first; first < q.end; first += kKeys) {
     gpu::block_barrier();
     const std::int64_t begin = key_offset(s, q.at.batch, first, q.kv_head);
-    load_tile<D, kKeys>(keys, keys_turned, static_cast<const BF16*>(a.k) + begin, s.kv_stride,
+    load_tile<D, kKeys>(keys, keys_transposed, static_cast<const BF16*>(a.k) + begin, s.kv_stride,
                         q.end - first);
     load_tile<D, kKeys>(values, nullptr, static_cast<const BF16*>(a.v) + begin, s.kv_stride,
                         q.end - first);
@@ -257,7 +257,7 @@ TH_KERNEL void flash_grad_query_kernel(AttentionSpec s, AttentionGradArgs g, con
         p[n][c] = weight * (dp[n][c] - of_row[c / 2]) * s.scale;
       }
     }
-    add_weighted<D, kKeys>(dq, p, keys_turned);
+    add_weighted<D, kKeys>(dq, p, keys_transposed);
   }
   TH_UNROLL
   for (int r = 0; r < 2; ++r) {
@@ -324,13 +324,13 @@ template <int D>
 TH_KERNEL void flash_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, const float* delta) {
   constexpr int kQueries = kTileRows<D>;
   TH_SHARED(Piece<16>, query_pieces, tile_pieces(kQueries, D));
-  TH_SHARED(Piece<16>, turned_pieces, tile_pieces(D, kQueries));
+  TH_SHARED(Piece<16>, transposed_pieces, tile_pieces(D, kQueries));
   TH_SHARED(Piece<16>, dout_pieces, tile_pieces(kQueries, D));
-  TH_SHARED(Piece<16>, dout_turned_pieces, tile_pieces(D, kQueries));
+  TH_SHARED(Piece<16>, dout_transposed_pieces, tile_pieces(D, kQueries));
   auto* queries = reinterpret_cast<BF16*>(query_pieces);
-  auto* queries_turned = reinterpret_cast<BF16*>(turned_pieces);
+  auto* queries_transposed = reinterpret_cast<BF16*>(transposed_pieces);
   auto* douts = reinterpret_cast<BF16*>(dout_pieces);
-  auto* douts_turned = reinterpret_cast<BF16*>(dout_turned_pieces);
+  auto* douts_transposed = reinterpret_cast<BF16*>(dout_transposed_pieces);
   const AttentionArgs& a = g.forward;
   const Keys keys = keys_of_thread(s);
   const Place at = keys.at;
@@ -347,18 +347,18 @@ TH_KERNEL void flash_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, const
       const std::int64_t rows = query_offset(s, at.batch, first, h), stride = s.heads * D;
       const std::int64_t index = (at.batch * s.heads + h) * s.q_len + first;
       gpu::block_barrier();
-      load_tile<D, kQueries>(queries, queries_turned, static_cast<const BF16*>(a.q) + rows, stride,
-                             keys.end - first);
-      load_tile<D, kQueries>(douts, douts_turned, static_cast<const BF16*>(g.dout) + rows, stride,
-                             keys.end - first);
+      load_tile<D, kQueries>(queries, queries_transposed, static_cast<const BF16*>(a.q) + rows,
+                             stride, keys.end - first);
+      load_tile<D, kQueries>(douts, douts_transposed, static_cast<const BF16*>(g.dout) + rows,
+                             stride, keys.end - first);
       gpu::block_barrier();
       float p[kQueries / 8][4], dp[kQueries / 8][4];
       multiply_tile<D, kQueries>(p, key, queries);
       multiply_tile<D, kQueries>(dp, value, douts);
       weigh_queries<kQueries>(p, dp, s, {first, a.segment_start, a.lse + index, delta + index},
                               keys);
-      add_weighted<D, kQueries>(dv, p, douts_turned);
-      add_weighted<D, kQueries>(dk, dp, queries_turned);
+      add_weighted<D, kQueries>(dv, p, douts_transposed);
+      add_weighted<D, kQueries>(dk, dp, queries_transposed);
     }
   }
   TH_UNROLL

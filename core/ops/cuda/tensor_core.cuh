@@ -8,7 +8,8 @@
 
 namespace thimble::cuda {
 
-/// Of a warp: rows group and group + 8 and, of each eight columns, 2 member and 2 member + 1.
+/// What a lane of a warp holds: rows group and group + 8 and, of each eight columns, columns
+/// 2 member and 2 member + 1.
 struct Lane {
   int warp, group, member;
 };
@@ -83,7 +84,7 @@ TH_DEVICE void store_row(BF16* to, const float (&sums)[D / 8][4], int r, float f
   }
 }
 
-/// Over the four lanes that share a row.
+/// The maximum, or the sum, over the four lanes that share a row.
 TH_DEVICE float quad_max(float value) {
   for (int mask = 1; mask < 4; mask *= 2) {
     const float other = gpu::shuffle_xor(value, mask);

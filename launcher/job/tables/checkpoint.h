@@ -15,13 +15,13 @@ struct CheckpointConfig {
 inline void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoint) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "save_steps",
-         .doc = "Save every so many steps, and at the end; 0: only at the end",
+         .doc = "Steps between checkpoints; the end of the run is always saved; 0: only the end",
          .value = &checkpoint.save_steps,
          .range = at_least(0),
          .unit = "steps",
          .resume = ResumeClass::kContinues});
   visit({.name = "save_total_limit",
-         .doc = "Checkpoints kept; the best and the last are always kept",
+         .doc = "Number of checkpoints kept; the best and the last are always kept",
          .value = &checkpoint.save_total_limit,
          .range = at_least(1),
          .resume = ResumeClass::kContinues});

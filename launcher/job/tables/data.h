@@ -50,55 +50,56 @@ struct DataSource {
 inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
   Field path{.name = "path",
              .doc =
-                 "File, glob or list of them: .jsonl, .jsonl.gz, .txt, or the output of `thimble "
-                 "tokenize`",
+                 "A file, a glob or a list of them: .jsonl, .jsonl.gz, .txt, or a .tokens file "
+                 "written by `thimble tokenize`",
              .value = &source.path,
              .required = true,
              .path = PathKind::kInput,
              .resume = ResumeClass::kDataContent};
   visit(path);
-  Field format{
-      .name = "format",
-      .doc =
-          "What a sample is; auto: from the file's name and the keys of its first lines, printed",
-      .value = choice(source.format),
-      .later = {"chat"}};
+  Field format{.name = "format",
+               .doc =
+                   "What a sample is; auto decides by the file's name and the keys of its first "
+                   "lines, and prints its choice",
+               .value = choice(source.format),
+               .later = {"chat"}};
   visit(format);
   Field separator{.name = "document_separator",
-                  .doc = "Where one document of a .txt ends and the next begins",
+                  .doc = "Text between two documents of a .txt file",
                   .value = &source.document_separator,
                   .default_text = "one file is one document"};
   visit(separator);
-  Field fields{
-      .name = "fields",
-      .doc =
-          "Which keys of the file hold what: { text = \"content\" } or { prompt = \"question\", "
-          "completion = \"answer\" }",
-      .value = &source.fields,
-      .default_text = "the same names",
-      .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
+  Field fields{.name = "fields",
+               .doc =
+                   "Which JSON keys hold the text or the prompt and completion: { text = "
+                   "\"content\" } or { prompt = \"question\", completion = \"answer\" }",
+               .value = &source.fields,
+               .default_text = "the same names",
+               .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
   visit(fields);
-  Field roles{
-      .name = "roles_to_train",
-      .doc = "Chat: the roles whose content carries loss; a message's own \"train\": false wins",
-      .value = &source.roles_to_train,
-      .released = false};
+  Field roles{.name = "roles_to_train",
+              .doc =
+                  "Chat: the roles whose messages are trained on; \"train\": false in a message "
+                  "excludes it",
+              .value = &source.roles_to_train,
+              .released = false};
   visit(roles);
   Field eos{.name = "train_on_eos",
-            .doc = "Chat: which ends of turn are trained",
+            .doc = "Chat: which end-of-turn tokens are trained on",
             .value = choice(source.train_on_eos),
             .released = false};
   visit(eos);
   Field inputs{.name = "train_on_inputs",
-               .doc = "Prompt and completion: true puts the loss on the prompt too",
+               .doc =
+                   "With prompt and completion, true trains on the prompt too; false masks the "
+                   "prompt's loss",
                .value = &source.train_on_inputs};
   visit(inputs);
-  Field special{
-      .name = "special_tokens",
-      .doc =
-          "What \"<|im_end|>\" in the data is: parse: that token, as the tokenizers library "
-          "has it; text: characters like any",
-      .value = choice(source.special_tokens)};
+  Field special{.name = "special_tokens",
+                .doc =
+                    "How special tokens such as \"<|im_end|>\" in the data are read; parse: as "
+                    "that token, like the tokenizers library; text: as ordinary characters",
+                .value = choice(source.special_tokens)};
   visit(special);
 }
 
@@ -110,7 +111,9 @@ struct TrainSource : DataSource {
 inline void visit_fields(const FieldVisitor& visitor, TrainSource& source) {
   visit_source_fields(visitor, source);
   Field weight{.name = "weight",
-               .doc = "Sampling weight against the other [[data.train]]",
+               .doc =
+                   "Sampling weight of this source relative to the other [[data.train]] tables "
+                   "(data mixing)",
                .value = &source.weight,
                .range = above(0)};
   visitor(weight);
@@ -127,7 +130,7 @@ inline void visit_fields(const FieldVisitor& visitor, EvalSource& source) {
     visitor(field);
   };
   Field name{.name = "name",
-             .doc = "How metrics call it",
+             .doc = "The name of this evaluation set in metrics",
              .value = &source.name,
              .default_text = "the file's stem"};
   continues(name);
@@ -150,37 +153,41 @@ struct DataConfig {
 inline void visit_fields(const FieldVisitor& visitor, DataConfig& data) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "seq_len",
-         .doc = "Length of a row",
+         .doc = "Tokens per training sequence (context length)",
          .value = &data.seq_len,
          .range = {.min = 1, .max = 16'777'216},
          .unit = "tokens",
          .required = true});
   visit({.name = "packing",
-         .doc = "Several samples a row, never attending to each other",
+         .doc = "Pack several samples into one sequence; attention never crosses a segment "
+                "boundary (packed sequences, no cross-contamination)",
          .value = &data.packing});
   visit({.name = "excess_length_strategy",
-         .doc = "A sample longer than a row; auto: split for text, error for all else",
+         .doc = "What happens to a sample longer than seq_len; auto: split for text, error for "
+                "everything else",
          .value = choice(data.excess_length_strategy)});
-  visit(
-      {.name = "val_set_size",
-       .doc = "Held out for evaluation: a share (< 1) or a number of samples; 0 with [[data.eval]]",
-       .value = &data.val_set_size,
-       .range = at_least(0)});
+  visit({.name = "val_set_size",
+         .doc = "Samples held out for evaluation: a share (< 1) or a number of samples; 0 with "
+                "[[data.eval]]",
+         .value = &data.val_set_size,
+         .range = at_least(0)});
   visit({.name = "on_bad_line",
-         .doc = "A line of JSON that cannot be read: error: names it and stops; skip: counts it "
-                "and goes on",
+         .doc = "What happens to a JSON line that cannot be read; error: the run stops and names "
+                "it; skip: it is counted and left out",
          .value = choice(data.on_bad_line)});
   visit({.name = "cache_dir",
-         .doc = "Where tokenised data is kept, keyed by content, tokenizer and fields",
+         .doc = "Directory of the tokenised data, which is reused while content, tokenizer and "
+                "fields are the same",
          .value = &data.cache_dir,
          .path = PathKind::kCache,
          .resume = ResumeClass::kContinues});
   visit({.name = "train",
-         .doc = "Training data; repeat the table to mix",
+         .doc = "Training data; repeat the table to mix several sources",
          .value = table_list(data.train),
          .required = true});
-  visit({.name = "eval",
-         .doc = "Evaluation data, each file by name; instead of val_set_size",
-         .value = table_list(data.eval)});
+  visit(
+      {.name = "eval",
+       .doc = "Evaluation data, evaluated and reported per table; takes the place of val_set_size",
+       .value = table_list(data.eval)});
 }
 }  // namespace thimble::job

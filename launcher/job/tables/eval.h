@@ -16,7 +16,8 @@ struct EvalConfig {
 inline void visit_fields(const FieldVisitor& visitor, EvalConfig& eval) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "eval_steps",
-         .doc = "Evaluate every so many steps, before step 1 and at the end; 0: only those two",
+         .doc = "Steps between evaluations; a run also evaluates before step 1 and at its end; 0: "
+                "only those two",
          .value = &eval.eval_steps,
          .range = at_least(0),
          .unit = "steps",
@@ -27,7 +28,7 @@ inline void visit_fields(const FieldVisitor& visitor, EvalConfig& eval) {
          .range = at_least(0),
          .resume = ResumeClass::kContinues});
   visit({.name = "sample_prompts",
-         .doc = "Continued greedily at every evaluation",
+         .doc = "Prompts that are continued greedily at every evaluation and logged",
          .value = &eval.sample_prompts,
          .resume = ResumeClass::kContinues});
 }

@@ -18,13 +18,13 @@ struct ExportConfig {
 };
 
 inline void visit_fields(const FieldVisitor& visitor, ExportConfig& export_config) {
-  Field which{.name = "checkpoint",
-              .doc =
-                  "Weights of the exported model: best: of the best evaluation of the first "
-                  "evaluation set after step 0, whose step is saved for it, or the last where "
-                  "nothing is evaluated; last",
-              .value = choice(export_config.checkpoint),
-              .resume = ResumeClass::kContinues};
+  Field which{
+      .name = "checkpoint",
+      .doc =
+          "Which weights are exported; best: those with the lowest loss on the first evaluation "
+          "set after step 0 (without evaluation, the last); last: those of the last step",
+      .value = choice(export_config.checkpoint),
+      .resume = ResumeClass::kContinues};
   visitor(which);
   Field shard{.name = "max_shard_size",
               .doc = "Largest safetensors file; \"5GB\" is decimal, \"5GiB\" binary",

@@ -15,8 +15,8 @@ struct LoggingConfig {
 inline void visit_fields(const FieldVisitor& visitor, LoggingConfig& logging) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "logging_steps",
-         .doc = "Record every so many steps, and the last: loss and speed are means since the "
-                "record before",
+         .doc = "Steps between two records of metrics; the last step is always recorded; loss and "
+                "speed are means since the record before",
          .value = &logging.logging_steps,
          .range = at_least(1),
          .unit = "steps",

@@ -32,28 +32,30 @@ struct LrSchedulerConfig {
 
 inline void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedule) {
   const auto visit = [&](Field field) { visitor(field); };
-  visit({.name = "type", .doc = "The shape after warm-up", .value = choice(schedule.type)});
+  visit({.name = "type",
+         .doc = "Shape of the schedule after warm-up",
+         .value = choice(schedule.type)});
   visit({.name = "warmup_ratio",
-         .doc = "Share of the steps in which the rate rises from 0; at most one of warmup_ratio, "
-                "warmup_steps",
+         .doc = "Share of the steps in which the learning rate rises from 0; at most one of "
+                "warmup_ratio, warmup_steps",
          .value = &schedule.warmup_ratio,
          .range = {.min = 0, .max = 1, .max_open = true},
          .default_text = "0.03"});
   visit({.name = "warmup_steps",
-         .doc = "The same as a number",
+         .doc = "Steps in which the learning rate rises from 0",
          .value = &schedule.warmup_steps,
          .range = at_least(0),
          .unit = "steps"});
   visit({.name = "min_lr_ratio",
-         .doc = "Where the rate ends, as a share of lr",
+         .doc = "Final learning rate as a share of lr",
          .value = &schedule.min_lr_ratio,
          .range = kShare});
   visit({.name = "decay_ratio",
-         .doc = "wsd: the share of the steps that decays at the end",
+         .doc = "wsd: share of the steps, at the end, in which the learning rate decays",
          .value = &schedule.decay_ratio,
          .range = kShare});
   visit({.name = "decay_type",
-         .doc = "wsd: the shape of that decay",
+         .doc = "wsd: shape of that decay",
          .value = choice(schedule.decay_type)});
 }
 }  // namespace thimble::job

@@ -21,13 +21,15 @@ struct MemoryConfig {
 inline void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "budget",
-         .doc = "Per host, all ranks; auto: 90 % of min(free memory, cgroup limit); or a size as "
-                "\"20GiB\"",
+         .doc = "Memory of all ranks on a node together; auto: 90 % of free memory or of the "
+                "cgroup limit, whichever is less; or a size such as \"20GiB\"",
          .value = &memory.budget,
          .range = at_least(1),
          .resume = ResumeClass::kContinues});
   visit({.name = "recompute",
-         .doc = "What backward computes again instead of keeping; changes no bit of the result",
+         .doc = "Activation checkpointing (gradient checkpointing): what the backward pass "
+                "computes again instead of keeping; none: nothing; selective: norms and activation "
+                "functions; full: whole blocks; the result is the same, bit for bit",
          .value = choice(memory.recompute),
          .later = {"auto"},
          .resume = ResumeClass::kContinues});

@@ -37,7 +37,7 @@ struct RopeScalingConfig {
 inline void visit_fields(const FieldVisitor& visitor, RopeScalingConfig& rope) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "rope_type",
-         .doc = "How positions are stretched",
+         .doc = "The RoPE scaling method",
          .value = choice(rope.rope_type),
          .required = true});
   visit({.name = "factor",
@@ -51,19 +51,19 @@ inline void visit_fields(const FieldVisitor& visitor, RopeScalingConfig& rope) {
          .unit = "tokens",
          .default_text = "the model's"});
   visit({.name = "low_freq_factor",
-         .doc = "llama3: below it, frequencies are stretched fully",
+         .doc = "llama3: frequencies below this factor are stretched fully",
          .value = &rope.low_freq_factor,
          .range = above(0)});
   visit({.name = "high_freq_factor",
-         .doc = "llama3: above it, frequencies are left alone",
+         .doc = "llama3: frequencies above this factor are not stretched",
          .value = &rope.high_freq_factor,
          .range = above(0)});
   visit({.name = "beta_fast",
-         .doc = "yarn: rotations above which a dimension is left alone",
+         .doc = "yarn: dimensions with more rotations than this are not stretched",
          .value = &rope.beta_fast,
          .range = above(0)});
   visit({.name = "beta_slow",
-         .doc = "yarn: rotations below which a dimension is stretched fully",
+         .doc = "yarn: dimensions with fewer rotations than this are stretched fully",
          .value = &rope.beta_slow,
          .range = above(0)});
   visit({.name = "attention_factor",
@@ -89,26 +89,28 @@ struct ModelConfig {
 inline void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "path",
-         .doc = "Hugging Face directory, Hub id that is in the local cache, or a run; exactly one "
-                "of path, config",
+         .doc = "Model to fine-tune: a Hugging Face directory, a Hub id that is in the local "
+                "cache, or a run; exactly one of path, config",
          .value = &model.path,
          .path = PathKind::kModel,
          .resume = ResumeClass::kModelContent});
   visit({.name = "config",
-         .doc = "A config.json: train from scratch; exactly one of path, config",
+         .doc = "A config.json of a model to pretrain from scratch; exactly one of path, config",
          .value = &model.config,
          .path = PathKind::kInput,
          .resume = ResumeClass::kModelContent});
-  visit({.name = "dtype", .doc = "Compute weights and activations", .value = choice(model.dtype)});
+  visit({.name = "dtype",
+         .doc = "Dtype of the compute weights and activations (mixed precision)",
+         .value = choice(model.dtype)});
   visit({.name = "linear_dtype",
-         .doc = "Matmuls of linear layers but the head's; auto: dtype; fp8: inputs and weights in "
-                "e4m3, gradients in e5m2, scaled by tensor, summed in fp32 (a CPU rounds alike and "
-                "gains nothing)",
+         .doc = "Dtype of the matmuls (GEMMs) of linear layers other than the LM head; auto: "
+                "model.dtype; fp8: inputs and weights in e4m3, gradients in e5m2, scaled per "
+                "tensor, summed in fp32 (a CPU computes the same values, but no faster)",
          .value = choice(model.linear_dtype)});
   visit({.name = "master_weights",
-         .doc = "The weights the optimizer updates; split16: bf16 and a 16-bit remainder, "
-                "lossless; none: "
-                "stochastic rounding",
+         .doc = "The master weights that the optimizer updates; fp32: a copy beside the bf16 "
+                "weights; split16: bf16 and a 16-bit remainder, lossless; none: bf16 weights "
+                "updated with stochastic rounding",
          .value = choice(model.master_weights)});
   visit({.name = "tokenizer",
          .doc = "Directory of the tokenizer; \"byte\": one token per byte",
@@ -117,21 +119,21 @@ inline void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .path = PathKind::kTokenizer,
          .resume = ResumeClass::kModelContent});
   visit({.name = "chat_template",
-         .doc = "tokenizer, chatml, llama3, mistral or a .jinja file",
+         .doc = "The chat template: tokenizer, chatml, llama3, mistral or a .jinja file",
          .value = &model.chat_template,
          .released = false});
   visit({.name = "eos_token",
-         .doc = "The token that ends a turn; exported too",
+         .doc = "The token that ends a turn; the exported model names it too",
          .value = &model.eos_token,
          .default_text = "the template's end of turn",
          .released = false});
   visit({.name = "rope_scaling",
-         .doc =
-             "Longer contexts than the model was made for: { rope_type = \"yarn\", factor = 4.0, "
-             "original_max_position_embeddings = 32768 }",
+         .doc = "RoPE scaling for contexts longer than the model was made for: { rope_type = "
+                "\"yarn\", factor = 4.0, original_max_position_embeddings = 32768 }",
          .value = inline_table(model.rope_scaling)});
   visit({.name = "freeze",
-         .doc = "Regular expressions on whole tensor names: no gradient, no optimizer state",
+         .doc = "Regular expressions on whole tensor names; matching tensors are frozen: no "
+                "gradient, no optimizer state",
          .value = &model.freeze});
 }
 }  // namespace thimble::job

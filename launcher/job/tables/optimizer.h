@@ -32,9 +32,10 @@ struct FallbackConfig {
 inline void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "name",
-         .doc = "The update rule",
+         .doc = "The optimizer; `thimble optimizers` lists them",
          .value = &fallback.name,
-         .choices = names_of_optimizers()});
+         .choices = names_of_optimizers(),
+         .choices_listed_by = "thimble optimizers"});
   visit({.name = "lr",
          .doc = "Its peak learning rate",
          .value = &fallback.lr,
@@ -53,42 +54,46 @@ struct MatrixOptimizerConfig {
 inline void visit_matrix_fields(const FieldVisitor& visitor, MatrixOptimizerConfig& m) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "rank",
-         .doc = "Rank of the projection: galore 128, apollo 256",
+         .doc = "Rank of the gradient projection (defaults: galore 128, apollo 256)",
          .value = &m.rank,
          .range = at_least(1)});
   visit({.name = "scale",
-         .doc = "Factor on the update: galore 0.25; its square: apollo 1, apollo_mini 128",
+         .doc = "Factor on the update (default of galore: 0.25); of apollo and apollo_mini its "
+                "square (defaults: 1 and 128)",
          .value = &m.scale,
          .range = above(0)});
   visit({.name = "scale_type",
-         .doc = "apollo: channel or tensor; muon: match_rms (AdamW's lr serves) or spectral",
+         .doc = "Granularity of the update's scaling; apollo: channel or tensor; muon: match_rms "
+                "(learning rates of AdamW fit) or spectral",
          .value = &m.scale_type,
          .choices = {"channel", "tensor", "match_rms", "spectral"}});
   visit({.name = "update_proj_gap",
-         .doc = "Steps between two projections, 200; between layers, badam 50, lisa 20",
+         .doc = "Steps between two changes of the projection (default 200) or, of badam (50) and "
+                "lisa (20), of the active layers",
          .value = &m.update_proj_gap,
          .range = at_least(1),
          .unit = "steps"});
   visit({.name = "proj_type",
-         .doc =
-             "galore: how the subspace is found; power: iteration from the last one; svd: exactly; "
-             "frugal: what has moments, columns or layers",
+         .doc = "galore: how the subspace is found; power: power iteration from the last one; svd: "
+                "exactly; frugal: whether columns or layers have moments",
          .value = &m.proj_type,
          .choices = {"power", "svd", "columns", "layers"}});
   visit({.name = "active_layers",
-         .doc = "Layers at work at a time: badam 1, lisa 2",
+         .doc = "Layers that are trained at a time (defaults: badam 1, lisa 2)",
          .value = &m.active_layers,
          .range = at_least(1)});
-  visit({.name = "layer_order",
-         .doc = "Of layers at work: badam descending, lisa and frugal random",
-         .value = &m.layer_order,
-         .choices = {"random", "ascending", "descending"}});
+  visit(
+      {.name = "layer_order",
+       .doc =
+           "Order in which layers are trained (defaults: badam descending, lisa and frugal random)",
+       .value = &m.layer_order,
+       .choices = {"random", "ascending", "descending"}});
   visit({.name = "momentum",
-         .doc = "sgd and scale 0.9, muon 0.95",
+         .doc = "Momentum (defaults: sgd and scale 0.9, muon 0.95)",
          .value = &m.momentum,
          .range = {.min = 0, .max = 1, .max_open = true}});
   visit({.name = "density",
-         .doc = "frugal: share of the columns, or layers, with moments, 0.25",
+         .doc = "frugal: share of the columns or layers that have moments (default 0.25)",
          .value = &m.density,
          .range = {.min = 0, .max = 1, .min_open = true}});
 }
@@ -107,17 +112,18 @@ inline void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group) {
          .value = &group.match,
          .required = true});
   visit({.name = "name",
-         .doc = "The update rule",
+         .doc = "The optimizer; `thimble optimizers` lists them",
          .value = &group.name,
          .default_text = "optimizer.name",
-         .choices = names_of_optimizers()});
+         .choices = names_of_optimizers(),
+         .choices_listed_by = "thimble optimizers"});
   visit({.name = "lr",
          .doc = "Peak learning rate",
          .value = &group.lr,
          .range = above(0),
          .default_text = "optimizer.lr"});
   visit({.name = "weight_decay",
-         .doc = "Decoupled decay",
+         .doc = "Decoupled weight decay",
          .value = &group.weight_decay,
          .range = at_least(0),
          .default_text = "optimizer.weight_decay"});
@@ -145,54 +151,60 @@ struct OptimizerConfig : MatrixOptimizerConfig {
 inline void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "name",
-         .doc = "The update rule",
+         .doc = "The optimizer; `thimble optimizers` lists them",
          .value = &optimizer.name,
-         .choices = names_of_optimizers()});
+         .choices = names_of_optimizers(),
+         .choices_listed_by = "thimble optimizers"});
   visit({.name = "lr",
          .doc = "Peak learning rate",
          .value = &optimizer.lr,
          .range = above(0),
          .required = true});
   visit({.name = "betas",
-         .doc = "Decay of the first and second moment",
+         .doc = "Decay rates of the first and second moment",
          .value = &optimizer.betas,
          .range = {.min = 0, .max = 1, .max_open = true}});
   visit({.name = "eps",
-         .doc = "Added to the denominator",
+         .doc = "Added to the denominator of the update",
          .value = &optimizer.eps,
          .range = above(0)});
   visit({.name = "weight_decay",
-         .doc = "Decoupled decay of matrices; norms, biases and other 1-D tensors have none",
+         .doc = "Decoupled weight decay of matrices; norms, biases and other 1-D tensors have none "
+                "unless decay_all is set",
          .value = &optimizer.weight_decay,
          .range = at_least(0)});
   visit({.name = "decay_all",
-         .doc = "Decay norms and biases too, as PyTorch does",
+         .doc = "Apply weight decay to norms and biases too, as PyTorch does",
          .value = &optimizer.decay_all});
   visit({.name = "fused_backward",
-         .doc = "Update and free each gradient as soon as it is reduced",
+         .doc = "Update each parameter during the backward pass and free its gradient as soon as "
+                "it is reduced",
          .value = &optimizer.fused_backward});
   visit({.name = "state_dtype",
-         .doc = "Moments; bf16 with stochastic rounding",
+         .doc = "Dtype of the moments; bf16 uses stochastic rounding",
          .value = choice(optimizer.state_dtype)});
   visit({.name = "eps_mode",
-         .doc = "torch: sqrt(v / c2) + eps; hf: sqrt(v) + eps",
+         .doc = "Where eps is added; torch: sqrt(v / c2) + eps, as PyTorch; hf: sqrt(v) + eps, as "
+                "the AdamW of older transformers (c2: bias correction)",
          .value = choice(optimizer.eps_mode)});
   visit({.name = "wd_order",
-         .doc = "Weight decay before or after the update",
+         .doc = "Whether weight decay is applied before or after the update",
          .value = choice(optimizer.wd_order)});
   visit_matrix_fields(visitor, optimizer);
-  visit(
-      {.name = "project_gradients",
-       .doc = "galore: add up and send gradients in the subspace, whole ones only when it changes",
-       .value = &optimizer.project_gradients});
+  visit({.name = "project_gradients",
+         .doc = "galore: accumulate and communicate gradients as their low-rank projection; whole "
+                "gradients only when the projection changes",
+         .value = &optimizer.project_gradients});
   visit({.name = "error_feedback",
-         .doc = "ldadam: keep what an update leaves out for the next",
+         .doc = "ldadam: add what the projection of one step leaves out to the next gradient",
          .value = &optimizer.error_feedback});
   visit({.name = "fallback",
-         .doc = "For embedding, head and norms when name is a matrix optimizer",
+         .doc = "The optimizer of embedding, LM head and norms when name is a matrix optimizer",
          .value = inline_table(optimizer.fallback)});
-  visit({.name = "groups",
-         .doc = "Other settings for some tensors; the first match wins",
-         .value = table_list(optimizer.groups)});
+  visit(
+      {.name = "groups",
+       .doc =
+           "Other settings for tensors whose name matches (parameter groups); the first match wins",
+       .value = table_list(optimizer.groups)});
 }
 }  // namespace thimble::job

@@ -20,21 +20,22 @@ struct ParallelismConfig {
 
 inline void visit_fields(const FieldVisitor& visitor, ParallelismConfig& parallelism) {
   const auto visit = [&](Field field) { visitor(field); };
-  visit({.name = "zero_stage",
-         .doc = "What is sharded over the ranks: 0 nothing, 1 optimizer state, 2 gradients too, 3 "
-                "weights too; auto: the least "
-                "communication that fits",
-         .value = &parallelism.zero_stage,
-         .range = {.min = 0, .max = 3},
-         .resume = ResumeClass::kContinues});
+  visit(
+      {.name = "zero_stage",
+       .doc =
+           "ZeRO stage, what is sharded over the ranks: 0 nothing, 1 optimizer state, 2 gradients "
+           "too, 3 weights too (as FSDP); auto: the stage with the least communication that fits",
+       .value = &parallelism.zero_stage,
+       .range = {.min = 0, .max = 3},
+       .resume = ResumeClass::kContinues});
   visit({.name = "reduce_dtype",
-         .doc = "Dtype in which gradients are sent between ranks",
+         .doc = "Communication dtype: the dtype in which gradients are sent between ranks",
          .value = choice(parallelism.reduce_dtype),
          .resume = ResumeClass::kContinues});
   visit({.name = "reduction",
-         .doc =
-             "ordered: summed in fp32 in the order of the ranks, the same bits each time; nccl: by "
-             "NCCL's ReduceScatter, in its order and in reduce_dtype (device = \"cuda\")",
+         .doc = "How gradients are reduced over ranks; ordered: summed in fp32 in the order of the "
+                "ranks, the same bits every time; nccl: by NCCL's ReduceScatter, in its order and "
+                "in reduce_dtype (needs device = \"cuda\")",
          .value = choice(parallelism.reduction),
          .resume = ResumeClass::kContinues});
 }

@@ -29,20 +29,22 @@ struct TrainingConfig {
 
 inline void visit_duration_fields(const FieldVisitor& visitor, TrainingConfig& training) {
   const auto visit = [&](Field field) { visitor(field); };
-  visit({.name = "max_steps",
-         .doc = "Length of the run; exactly one of max_steps, num_epochs, max_tokens",
-         .value = &training.max_steps,
-         .range = at_least(1),
-         .unit = "optimizer steps",
-         .resume = ResumeClass::kDuration});
+  visit(
+      {.name = "max_steps",
+       .doc =
+           "Length of the run in optimizer steps; exactly one of max_steps, num_epochs, max_tokens",
+       .value = &training.max_steps,
+       .range = at_least(1),
+       .unit = "optimizer steps",
+       .resume = ResumeClass::kDuration});
   visit({.name = "num_epochs",
-         .doc = "Length of the run in passes over every sample",
+         .doc = "Length of the run in epochs; one epoch trains on every sample once",
          .value = &training.num_epochs,
          .range = above(0),
          .unit = "epochs",
          .resume = ResumeClass::kDuration});
   visit({.name = "max_tokens",
-         .doc = "Length of the run in input positions",
+         .doc = "Length of the run in tokens; every input position counts",
          .value = &training.max_tokens,
          .range = at_least(1),
          .unit = "tokens",
@@ -53,46 +55,50 @@ inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) 
   const auto visit = [&](Field field) { visitor(field); };
   visit_duration_fields(visitor, training);
   visit({.name = "global_batch_size",
-         .doc = "Rows of seq_len per optimizer step, all ranks; exactly one of global_batch_size, "
-                "global_batch_tokens",
+         .doc = "Sequences of seq_len tokens per optimizer step over all ranks; exactly one of "
+                "global_batch_size, global_batch_tokens",
          .value = &training.global_batch_size,
          .range = {.min = 1, .max = 16'777'216},
-         .unit = "rows"});
-  visit(
-      {.name = "global_batch_tokens",
-       .doc = "The same in input positions, masked and padded ones included; a multiple of seq_len",
-       .value = &training.global_batch_tokens,
-       .range = at_least(1),
-       .unit = "tokens"});
+         .unit = "sequences"});
+  visit({.name = "global_batch_tokens",
+         .doc = "Tokens per optimizer step over all ranks, masked and padded ones included; a "
+                "multiple of seq_len",
+         .value = &training.global_batch_tokens,
+         .range = at_least(1),
+         .unit = "tokens"});
   visit({.name = "micro_batch_size",
-         .doc = "Rows per rank and micro-batch; auto: the largest that fits; accumulation follows "
-                "and is "
-                "printed",
+         .doc = "Sequences per rank and forward/backward pass; auto: the largest micro-batch that "
+                "fits; the number of gradient accumulation steps follows from global_batch_size "
+                "and is printed",
          .value = &training.micro_batch_size,
          .range = {.min = 1, .max = 16'777'216},
-         .unit = "rows",
+         .unit = "sequences",
          .resume = ResumeClass::kContinues});
   visit({.name = "max_grad_norm",
-         .doc = "Gradients are scaled down to this global norm; 0: no clipping, still logged",
+         .doc = "Gradient clipping: gradients are scaled down to this global norm; 0: no clipping, "
+                "the norm is still logged",
          .value = &training.max_grad_norm,
          .range = at_least(0)});
-  visit(
-      {.name = "grad_norm_mode",
-       .doc = "How the norm is known in time; optimizer.fused_backward needs one of the last three",
-       .value = choice(training.grad_norm_mode)});
+  visit({.name = "grad_norm_mode",
+         .doc =
+             "Which norm gradient clipping uses; exact: the step's, known before any update; "
+             "two_pass: the step's, from an extra backward pass; lagged: that of the step before; "
+             "per_tensor: each tensor's own; optimizer.fused_backward needs one of the last three",
+         .value = choice(training.grad_norm_mode)});
   visit({.name = "grad_dtype",
-         .doc = "The gradient buffer; auto: fp32 when accumulated or tied, else the model's dtype",
+         .doc = "Dtype of the gradient buffers; auto: fp32 where gradients are accumulated or "
+                "tied, else model.dtype",
          .value = choice(training.grad_dtype)});
   visit({.name = "max_skipped_steps",
-         .doc = "Consecutive non-finite steps before the run stops",
+         .doc = "Consecutive steps with a non-finite loss or gradient that are skipped before the "
+                "run stops",
          .value = &training.max_skipped_steps,
          .range = at_least(1),
          .unit = "steps",
          .resume = ResumeClass::kContinues});
   visit({.name = "cuda_graphs",
-         .doc = "On a GPU, replay the micro-batches between a step's first and last as one graph; "
-                "the same "
-                "bits",
+         .doc = "On a GPU, replay micro-batches between a step's first and last as CUDA graphs; "
+                "the result is the same, bit for bit",
          .value = &training.cuda_graphs,
          .resume = ResumeClass::kContinues});
 }

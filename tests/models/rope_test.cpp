@@ -1,4 +1,4 @@
-// Rotary frequencies of every scaling against their formulas in f64, and the rotation with its
+// RoPE frequencies of every scaling against their formulas in f64, and RoPE with its
 // inverse.
 #include <gtest/gtest.h>
 
@@ -39,7 +39,7 @@ void expect_frequencies(const ModelConfig& config, std::int64_t positions,
   }
 }
 
-TEST(Rotary, DefaultAndLinear) {
+TEST(RopeFrequencies, DefaultAndLinear) {
   for (const std::int64_t dim : {2, 8, 40, 64, 128}) {
     std::vector<double> want = plain(10000, dim);
     expect_frequencies(config_of(RopeScaling::Type::kDefault, dim), 100, want);
@@ -51,7 +51,7 @@ TEST(Rotary, DefaultAndLinear) {
   expect_frequencies(large, 100, plain(1e6, 64));
 }
 
-TEST(Rotary, Llama3KeepsShortWavesDividesLongOnesAndBlendsBetween) {
+TEST(RopeFrequencies, Llama3KeepsShortWavesDividesLongOnesAndBlendsBetween) {
   const ModelConfig c =
       config_of(RopeScaling::Type::kLlama3);  // waves below 1024 / 4 and above 1024 / 1
   std::vector<double> want = plain(10000, 64);
@@ -73,15 +73,15 @@ TEST(Rotary, Llama3KeepsShortWavesDividesLongOnesAndBlendsBetween) {
   expect_frequencies(c, 100, want);
 }
 
-TEST(Rotary, DynamicStretchesOnlyBeyondTheTrainedContext) {
+TEST(RopeFrequencies, DynamicStretchesOnlyBeyondTheTrainedContext) {
   const ModelConfig c = config_of(RopeScaling::Type::kDynamic);
   expect_frequencies(c, 1024, plain(10000, 64));
   expect_frequencies(c, 3000, plain(10000 * std::pow(8.0 * 3000 / 1024 - 7, 64.0 / 62), 64));
 }
 
-class RotationTest : public testing::TestWithParam<DType> {};
+class RopeTest : public testing::TestWithParam<DType> {};
 
-TEST_P(RotationTest, TurnsPairsByPositionAndBackwardIsItsTranspose) {
+TEST_P(RopeTest, TurnsPairsByPositionAndBackwardIsItsTranspose) {
   const auto arena = Arena::make_cpu(1 << 26);
   for (const auto type :
        {RopeScaling::Type::kDefault, RopeScaling::Type::kLinear, RopeScaling::Type::kLlama3}) {
@@ -122,7 +122,7 @@ TEST_P(RotationTest, TurnsPairsByPositionAndBackwardIsItsTranspose) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(DTypes, RotationTest, testing::Values(DType::kF32, DType::kBF16));
+INSTANTIATE_TEST_SUITE_P(DTypes, RopeTest, testing::Values(DType::kF32, DType::kBF16));
 
 }  // namespace
 }  // namespace thimble
