@@ -35,9 +35,8 @@ class OneMatrix : public UpdateLoop::Client {
       : optimizer_(optimizer), master_(master) {
     id_ = params_.add(info);
     item_ = {id_, whole_slice(info)};
-    table_.emplace(
-        params_, optimizer, dtype, master, [&](ParamId) { return RowPartition::whole(info); },
-        false);
+    table_.emplace(params_, optimizer, StateFormats{.weights = dtype, .master = master},
+                   [&](ParamId) { return RowPartition::whole(info); });
     state_.emplace(*arena_, *table_, 0);
     create_state(*state_, *table_, 1);
     state_->create(table_->find(id_, StateKind::kWeight)->id);
