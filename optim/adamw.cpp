@@ -7,7 +7,7 @@ const OptimizerEntry kAdamWEntry{
     .summary =
         "Adam with decoupled weight decay: each weight has a step size of its own, from the "
         "running means of its gradient and of the gradient's square",
-    .use = "the default, and what all others are compared with",
+    .use = "as the default; all others are compared with it",
     .memory = "2 values per weight",
     .state = "8 L s",
     .needs = "any rows; nothing",

@@ -78,6 +78,7 @@ std::string wrapped(const std::string& first, const std::string& text, std::size
 
 std::string percent_of_adamw(const OptimizerEntry& entry) {
   const double share = static_cast<double>(state_bytes(entry)) / (8.0 * kSide * kSide) * 100;
+  if (share > 0 && share < 0.05) return "< 0.1 %";
   return share > 0 && share < 9.95 ? fmt::format("{:.1f} %", share)
                                    : fmt::format("{:.0f} %", share);
 }

@@ -328,7 +328,7 @@ TEST_F(CommandsTest, EvalScoresCompletionsOnly) {
   EXPECT_NE(d().out().find("1 documents"), std::string::npos) << d().out();
   d().write("other.jsonl", "{\"a\":1}\n");
   expect_mistake("eval --model runs/job --text other.jsonl", "other.jsonl:1");
-  expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x", "a line");
+  expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x", "one document per line");
 }
 
 TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {

@@ -32,7 +32,7 @@ struct FallbackConfig {
 inline void visit_fields(const FieldVisitor& visitor, FallbackConfig& fallback) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "name",
-         .doc = "The optimizer; `thimble optimizers` lists them",
+         .doc = "The optimizer",
          .value = &fallback.name,
          .choices = names_of_optimizers(),
          .choices_listed_by = "thimble optimizers"});
@@ -112,7 +112,7 @@ inline void visit_fields(const FieldVisitor& visitor, OptimizerGroup& group) {
          .value = &group.match,
          .required = true});
   visit({.name = "name",
-         .doc = "The optimizer; `thimble optimizers` lists them",
+         .doc = "The optimizer",
          .value = &group.name,
          .default_text = "optimizer.name",
          .choices = names_of_optimizers(),
@@ -151,7 +151,7 @@ struct OptimizerConfig : MatrixOptimizerConfig {
 inline void visit_fields(const FieldVisitor& visitor, OptimizerConfig& optimizer) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "name",
-         .doc = "The optimizer; `thimble optimizers` lists them",
+         .doc = "The optimizer",
          .value = &optimizer.name,
          .choices = names_of_optimizers(),
          .choices_listed_by = "thimble optimizers"});
