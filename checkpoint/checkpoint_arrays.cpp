@@ -26,12 +26,18 @@ void add_pieces(const StateTable& table, const CheckpointArray& array, const Sta
 
 }  // namespace
 
+ByteRange written_by(const StateEntry& entry, int rank) {
+  const Slice own = entry.rows.slice(rank);
+  if (own.rows() == 0 || (entry.slot.shared() && rank != entry.rows.first_owner())) return {};
+  return entry.range(own);
+}
+
 std::vector<CheckpointArray> checkpoint_arrays(const StateTable& table, std::int64_t step,
                                                int rank) {
   std::vector<CheckpointArray> arrays;
   for (const StateEntry& entry : table.entries()) {
     if (!is_in_checkpoint(table, entry, step)) continue;
-    const ByteRange own = entry.written(rank);
+    const ByteRange own = written_by(entry, rank);
     arrays.push_back({.tensor = described(table.params(), entry),
                       .entry = &entry,
                       .rows = own.size > 0 ? entry.rows.slice(rank) : Slice{},

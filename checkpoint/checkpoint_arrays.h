@@ -18,6 +18,11 @@ struct CheckpointArray {
   ByteRange own;            // the bytes of the array that the rank writes
 };
 
+/// The bytes of an entry's array that `rank` writes: those of its own rows. The ranks' ranges are
+/// disjoint and together are the whole array. What every slice keeps whole is written by the first
+/// rank that has rows.
+ByteRange written_by(const StateEntry& entry, int rank);
+
 /// All arrays of the checkpoint of `step`, in the table's order, with what `rank` writes of each.
 /// The parts of all ranks are disjoint and together are the whole array.
 std::vector<CheckpointArray> checkpoint_arrays(const StateTable& table, std::int64_t step,

@@ -150,7 +150,7 @@ Var Transformer::layers(Context& ctx, const Tensor& ids, const Tensor& order,
     const auto body = [this, &ctx, l, attention](const Var& in) {
       return block(ctx, l, in, attention);
     };
-    x = ctx.tape != nullptr ? ctx.tape->segment(x, body) : body(x);
+    x = ctx.tape != nullptr ? ctx.tape->checkpoint(x, body) : body(x);
   }
   return x;
 }

@@ -94,7 +94,7 @@ TH_HOST_DEVICE inline void random_halves(std::uint64_t key, std::uint64_t index,
 }
 
 /// bf16 with stochastic rounding: up with the probability of what is cut off, random / 2^16.
-TH_HOST_DEVICE inline std::uint16_t round_at_random(float value, std::uint16_t random) {
+TH_HOST_DEVICE inline std::uint16_t round_stochastic(float value, std::uint16_t random) {
   const auto bits = std::bit_cast<std::uint32_t>(value);
   const std::uint32_t rounded = (bits + random) >> 16, quiet_nan = (bits >> 16) | 0x40u;
   return static_cast<std::uint16_t>((bits & 0x7FFFFFFFu) > 0x7F800000u ? quiet_nan : rounded);

@@ -108,7 +108,7 @@ inline void close(const StoredValues& s, std::int64_t begin, std::int64_t n, con
       BF16* to = static_cast<BF16*>(s.data) + begin;
 #pragma omp simd
       for (std::int64_t i = 0; i < n; ++i) {
-        to[i].bits = round_at_random(values[i], random[i]);
+        to[i].bits = round_stochastic(values[i], random[i]);
       }
       return;
     }

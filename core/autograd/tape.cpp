@@ -53,9 +53,9 @@ void Tape::finish_use(ParamId id) {
   if (--open == 0) completed_.push_back(id);
 }
 
-Var Tape::segment(const Var& x, const std::function<Var(const Var&)>& body) {
+Var Tape::checkpoint(const Var& x, const std::function<Var(const Var&)>& body) {
   if (recompute_ != Recompute::kFull) return body(x);
-  TH_CHECK(mode_ == Mode::kRecord, "segments do not nest");
+  TH_CHECK(mode_ == Mode::kRecord, "checkpointed units do not nest");
   mode_ = Mode::kCount;
   Var inside = x;
   inside.id = -1;

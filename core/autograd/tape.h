@@ -55,7 +55,7 @@ class Tape {
 
   /// Runs `body` on x as one unit of activation checkpointing: with Recompute::kFull only x is kept
   /// and the body runs again before its backward pass.
-  Var segment(const Var& x, const std::function<Var(const Var&)>& body);
+  Var checkpoint(const Var& x, const std::function<Var(const Var&)>& body);
 
   /// Moves the gradient of a variable out; undefined if nothing flowed into it.
   Tensor take_grad(std::int32_t id);

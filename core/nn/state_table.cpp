@@ -59,12 +59,6 @@ ByteRange StateEntry::range(Slice of) const {
   return {elements.begin * size, elements.rows() * size};
 }
 
-ByteRange StateEntry::written(int rank) const {
-  const Slice own = rows.slice(rank);
-  if (own.rows() == 0 || (slot.shared() && rank != rows.first_owner())) return {};
-  return range(own);
-}
-
 StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer,
                        const StateFormats& formats,
                        const std::function<RowPartition(ParamId)>& rows)

@@ -62,9 +62,6 @@ struct StateEntry {
   Slice held_rows(int rank) const { return divided ? rows.slice(rank) : Slice{0, rows.rows}; }
   /// Of the whole array, the run that a rank holds.
   ByteRange held(int rank) const { return range(held_rows(rank)); }
-  /// The part of it that the rank saves: the ranks' parts are disjoint, and all of the array. What
-  /// every slice keeps is saved by the first rank that has rows.
-  ByteRange written(int rank) const;
   /// Of the whole array, the run that belongs to rows.
   ByteRange range(Slice of) const;
   std::int64_t bytes() const { return slot.whole.numel() * dtype_size(slot.dtype); }

@@ -239,7 +239,7 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
       ->check(CLI::IsMember({"seq_len", "micro_batch_size"}));
   plan->add_option("--ranks", arguments->ranks, "Plan for one rank of this many")
       ->check(CLI::Range(1, 1 << 20));
-  plan->add_option("--ranks-per-host", arguments->ranks_on_node,
+  plan->add_option("--ranks-per-node", arguments->ranks_on_node,
                    "Ranks that share the memory of a machine like this one")
       ->check(CLI::Range(1, 1 << 20));
   plan->add_option("--tflops", arguments->tflops,
@@ -254,8 +254,8 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
   plan->footer(
       "Examples:\n"
       "  thimble plan job.toml\n"
-      "  thimble plan job.toml --ranks 64 --ranks-per-host 8 --set parallelism.zero_stage=3\n"
-      "  thimble plan job.toml --ranks 1024 --ranks-per-host 8 --tflops 400 --gb-per-s 25\n"
+      "  thimble plan job.toml --ranks 64 --ranks-per-node 8 --set parallelism.zero_stage=3\n"
+      "  thimble plan job.toml --ranks 1024 --ranks-per-node 8 --tflops 400 --gb-per-s 25\n"
       "  thimble plan job.toml --max seq_len --set memory.budget=16GiB");
   plan->callback([arguments, &session] {
     session.start();

@@ -164,7 +164,7 @@ TH_DEVICE void close(const StoredValues& s, Elements at, const DeviceCodes& code
     case Kind::kBF16Random: {
       std::uint16_t random[kEach], bits[kEach];
       noise_of(s, at, random);
-      for (int i = 0; i < kEach; ++i) bits[i] = round_at_random(values[i], random[i]);
+      for (int i = 0; i < kEach; ++i) bits[i] = round_stochastic(values[i], random[i]);
       store_elements<kEach>(static_cast<std::uint16_t*>(s.data) + at.begin, at.count, bits);
       return;
     }

@@ -93,7 +93,7 @@ class OddModel final : public TrainableModel {
                : block == 2 ? second(ctx, in)
                             : third(ctx, in, places);
       };
-      x = ctx.tape != nullptr ? ctx.tape->segment(x, body) : body(x);
+      x = ctx.tape != nullptr ? ctx.tape->checkpoint(x, body) : body(x);
     }
     const BlockScope scope(ctx, kLast);
     return lm_head_loss(

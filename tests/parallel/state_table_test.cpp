@@ -70,7 +70,7 @@ ModelConfig config_of(std::int64_t hidden, std::int64_t intermediate, int layers
 void expect_covered(const StateEntry& entry, int ranks, const std::string& what) {
   std::int64_t end = 0;
   for (int r = 0; r < ranks; ++r) {
-    const ByteRange own = entry.written(r), held = entry.held(r);
+    const ByteRange own = written_by(entry, r), held = entry.held(r);
     if (own.size == 0) continue;
     ASSERT_EQ(own.begin, end) << what << " rank " << r;
     ASSERT_LE(held.begin, own.begin) << what;
@@ -113,7 +113,7 @@ TEST(StateTable, AnEntryIsFoundByWhatItIs) {
   EXPECT_TRUE(projector->slot.shared());
   EXPECT_EQ(&planned.table[projector->id], projector);
   EXPECT_EQ(projector->held(0), projector->held(1));
-  EXPECT_EQ(projector->written(1), ByteRange{});
+  EXPECT_EQ(written_by(*projector, 1), ByteRange{});
 }
 
 TEST(StateTable, WhatIsNotKeptAtAStepIsNotSaved) {

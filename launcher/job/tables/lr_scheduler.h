@@ -36,7 +36,8 @@ inline void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedul
          .doc = "Shape of the schedule after warm-up",
          .value = choice(schedule.type)});
   visit({.name = "warmup_ratio",
-         .doc = "Share of the steps in which the learning rate rises from 0; at most one of "
+         .doc = "Fraction of the steps used for warm-up, in which the learning rate rises from 0; "
+                "at most one of "
                 "warmup_ratio, warmup_steps",
          .value = &schedule.warmup_ratio,
          .range = {.min = 0, .max = 1, .max_open = true},
@@ -55,7 +56,7 @@ inline void visit_fields(const FieldVisitor& visitor, LrSchedulerConfig& schedul
          .value = &schedule.decay_ratio,
          .range = kShare});
   visit({.name = "decay_type",
-         .doc = "wsd: shape of that decay",
+         .doc = "wsd: shape of the decay phase",
          .value = choice(schedule.decay_type)});
 }
 }  // namespace thimble::job

@@ -41,7 +41,7 @@ inline void visit_fields(const FieldVisitor& visitor, RopeScalingConfig& rope) {
          .value = choice(rope.rope_type),
          .required = true});
   visit({.name = "factor",
-         .doc = "New context length over the original one",
+         .doc = "Context extension factor: new length / original length",
          .value = &rope.factor,
          .range = at_least(1)});
   visit({.name = "original_max_position_embeddings",
