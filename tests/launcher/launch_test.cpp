@@ -114,8 +114,10 @@ TEST_F(LaunchTest, GoesOnWithTheNodesThatAreLeft) {
       << shared_->err();
   EXPECT_TRUE(said("going on with 1 ranks without node-b (node-b: No route to host)"))
       << shared_->err();
-  EXPECT_TRUE(said("8 sequences = 4 sequences x 2 ranks x 1 accumulation_steps")) << shared_->err();
-  EXPECT_TRUE(said("8 sequences = 4 sequences x 2 accumulation_steps")) << shared_->err();
+  EXPECT_TRUE(said("8 sequences = 4 per micro-batch x 2 ranks x 1 gradient accumulation step"))
+      << shared_->err();
+  EXPECT_TRUE(said("8 sequences = 4 per micro-batch x 2 gradient accumulation steps"))
+      << shared_->err();
   EXPECT_TRUE(fs::exists(shared_->path("elastic/job/checkpoints/ckpt-6")));
   EXPECT_EQ(shared_->run("launch --elastic 2:2 " + job, agent), 2);
   EXPECT_TRUE(said("1 slots are left, 2 ranks are needed; no answer from node-b"))
