@@ -18,15 +18,18 @@ struct StepTime {
   double at_worst_s() const { return compute_s + comm_s; }
 };
 
+/// The times of one optimizer step of one rank. rates.flops_per_s > 0, and bytes_per_s > 0 if the
+/// plan sends anything.
 StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates& rates);
 
-/// A matmul of 1024 x 1024 matrices on this machine, with the threads of this process.
+/// FLOP/s of a matmul of 1024 x 1024 matrices (GPU: 8192 x 8192) on this machine, with the threads
+/// of this process.
 double measure_matmul_rate(DeviceKind device, DType dtype);
 
 /// Bytes per second that each rank of `comm` sends while gradients of `bytes` are reduced and
 /// gathered again, all ranks at once; the best of several runs. All ranks call it together.
 double measure_exchange_rate(Communicator& comm, std::int64_t bytes);
-/// Between two ranks as threads of this process.
+/// The same between two ranks as threads of this process: bytes per second.
 double measure_local_exchange_rate(std::int64_t bytes = 32 * kMiB);
 
 }  // namespace thimble

@@ -39,7 +39,10 @@ void print_start(const TrainSpec& spec, const TrainPlan& plan, const Tokenizer& 
   spdlog::info("tokenizer {}: BOS {}, EOS {}, PAD {}", tokenizer.name(), id(tokenizer.bos_id()),
                id(tokenizer.eos_id()), id(tokenizer.pad_id()));
   spdlog::info("data: {}", summary_text(data.summary()));
-  spdlog::info("{} steps of {} positions", steps, plan.batch.sequences * spec.engine.seq_len);
+  spdlog::info(
+      "{} steps of {} positions; sol (speed of light): the time of a step's matmuls at their best "
+      "rates, as a fraction of the step's time",
+      steps, plan.batch.sequences * spec.engine.seq_len);
 }
 
 // Refuses ranks that were started with different jobs or programs.
