@@ -8,6 +8,10 @@ target_link_libraries(thimble_flags INTERFACE fmt::fmt Threads::Threads)
 # AVX2 is the floor; kernels are compiled a second time for AVX-512 and chosen at run time.
 target_compile_options(thimble_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-march=x86-64-v3>")
 target_compile_options(thimble_flags INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:-fopenmp-simd>")
+if(CMAKE_UNITY_BUILD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  # To the compiler every source file is a header there, whose types must not depend on private ones.
+  target_compile_options(thimble_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)
+endif()
 if(THIMBLE_SANITIZE)
   target_compile_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE} -fno-omit-frame-pointer
                                                  -fno-sanitize-recover=all

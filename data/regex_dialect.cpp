@@ -14,7 +14,7 @@
 namespace thimble {
 namespace {
 
-constexpr int kMaxDepth = 100;
+constexpr int kMaxGroupDepth = 100;
 constexpr std::int32_t kMaxRepeats = 65'535;   // PCRE2's
 constexpr std::size_t kMaxLength = 512 << 10;  // PCRE2's own limit is lower
 
@@ -42,7 +42,7 @@ class Translator {
   };
 
   std::string alternatives(Options options) {
-    if (++depth_ > kMaxDepth) reader_.refuse("groups nested too deeply");
+    if (++depth_ > kMaxGroupDepth) reader_.refuse("groups nested too deeply");
     std::string out = branch(options);
     while (reader_.take("|")) out += "|" + branch(options);
     --depth_;

@@ -11,7 +11,7 @@ namespace thimble {
 namespace {
 
 constexpr std::int64_t kMaxFileBytes = 128 * kMiB;
-constexpr int kMaxDepth = 64;
+constexpr int kMaxStageDepth = 64;
 
 /// Whether brackets outside strings nest deeper than `limit`. Asked before parsing: a parser that
 /// calls back at every level goes through an object's members once for each of them.
@@ -51,8 +51,8 @@ std::string read_tokenizer_file(const std::filesystem::path& path) {
 }
 
 JsonFile::JsonFile(std::string_view text, std::string name) : name_(std::move(name)) {
-  if (nested_deeper(text, kMaxDepth)) {
-    throw_user("{}: JSON nested deeper than {} levels", name_, kMaxDepth);
+  if (nested_deeper(text, kMaxStageDepth)) {
+    throw_user("{}: JSON nested deeper than {} levels", name_, kMaxStageDepth);
   }
   try {
     document_ = std::make_unique<nlohmann::json>(nlohmann::json::parse(text));

@@ -11,7 +11,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::size_t kMaxPieceBytes = 1024;
+constexpr std::size_t kMaxPieceLength = 1024;
 
 /// One field of a message in the protocol buffer wire format.
 struct WireField {
@@ -110,9 +110,9 @@ void read_piece(std::string_view bytes, const std::string& name, SentencePieceFa
   while (const auto field = reader.next()) {
     if (field->number == 1) {
       std::string_view text = field->payload;
-      if (text.empty() || text.size() > kMaxPieceBytes) {
+      if (text.empty() || text.size() > kMaxPieceLength) {
         throw_user("{}: piece {} has {} bytes, allowed: 1 to {}", name, facts.num_pieces,
-                   text.size(), kMaxPieceBytes);
+                   text.size(), kMaxPieceLength);
       }
       while (text.starts_with(kMetaspace)) text.remove_prefix(kMetaspace.size());
       facts.space_inside_piece |= text.find(kMetaspace) != std::string_view::npos;

@@ -50,11 +50,11 @@ CodeSet decode(std::string_view runs) {
   return CodeSet(std::move(ranges));
 }
 
-using SetsByName = std::map<std::string, CodeSet, std::less<>>;
+using DecodedSets = std::map<std::string, CodeSet, std::less<>>;
 
-const SetsByName& decoded_sets() {
-  static const SetsByName sets = [] {
-    SetsByName all;
+const DecodedSets& decoded_sets() {
+  static const DecodedSets sets = [] {
+    DecodedSets all;
     for (const EncodedSet& set : unicode_table()) {
       all.emplace(std::string(set.name), decode(set.runs));
     }

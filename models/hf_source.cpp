@@ -11,7 +11,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kStagingBytes = 8 * kMiB;
+constexpr std::int64_t kReadBytes = 8 * kMiB;
 
 constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
@@ -87,7 +87,7 @@ namespace {
 
 // The two tensors, read as f32 a piece at a time, hold the same values.
 bool same_values(const SafetensorsModel::Location& a, const SafetensorsModel::Location& b) {
-  constexpr std::int64_t kPiece = kStagingBytes / 4;
+  constexpr std::int64_t kPiece = kReadBytes / 4;
   const KernelTable& table = kernels({});
   std::int64_t count = 1;
   for (const std::int64_t size : a.entry->shape) count *= size;
@@ -158,7 +158,7 @@ void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   // transposed.
   const std::int64_t first = info.transposed() ? 0 : slice.begin;
   const std::int64_t last = info.transposed() ? info.shape[0] : slice.end;
-  const std::int64_t step = std::clamp<std::int64_t>(kStagingBytes / row_bytes, 1,
+  const std::int64_t step = std::clamp<std::int64_t>(kReadBytes / row_bytes, 1,
                                                      std::max<std::int64_t>(last - first, 1));
   const Tensor raw = Tensor::empty(arena_, MemoryTag::kIo, dtype, Shape{step, cols}, "file rows");
   const Tensor converted = info.transposed() ? Tensor::empty(arena_, MemoryTag::kIo, DType::kF32,

@@ -13,7 +13,7 @@ namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
-using Json = nlohmann::ordered_json;
+using OrderedJson = nlohmann::ordered_json;
 
 constexpr std::int64_t kCarriedLimitBytes = 256 * kMiB;
 constexpr std::array<const char*, 11> kTokenizerNames{
@@ -49,15 +49,15 @@ bool is_carried(const fs::directory_entry& entry) {
 std::string exported_config(const ModelConfig& config, DType dtype, std::string_view source) {
   const std::string anew = model_config_json(config, torch_name(dtype));
   if (source.empty()) return anew;
-  Json json = Json::parse(source);
-  const Json now = Json::parse(anew);
-  const Json before =
-      Json::parse(model_config_json(parse_model_config(source, "config.json"), torch_name(dtype)));
+  OrderedJson json = OrderedJson::parse(source);
+  const OrderedJson now = OrderedJson::parse(anew);
+  const OrderedJson before =
+      OrderedJson::parse(model_config_json(parse_model_config(source, "config.json"), torch_name(dtype)));
   bool changed = false, rotary = false;
-  const auto value = [](const Json& of, const std::string& key) {
-    return of.contains(key) ? of[key] : Json();
+  const auto value = [](const OrderedJson& of, const std::string& key) {
+    return of.contains(key) ? of[key] : OrderedJson();
   };
-  Json both = before;
+  OrderedJson both = before;
   both.update(now);
   for (const auto& [key, ignored] : both.items()) {
     if (value(before, key) == value(now, key)) continue;

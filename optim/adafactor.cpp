@@ -27,7 +27,7 @@ const OptimizerEntry kAdafactorEntry{
 
 namespace {
 
-constexpr double kTiny = 1.1754943508222875e-38;  // the least normal f32, as PyTorch takes its eps
+constexpr double kLeastNormal = 1.1754943508222875e-38;  // the least normal f32, as PyTorch takes its eps
 
 }  // namespace
 
@@ -86,13 +86,13 @@ void Adafactor::round(int i, const UpdateArgs& args, const RoundSums& in, RoundS
   // The mean over rows is that over columns: both are the mean over all elements.
   double mean = 0;
   for (std::int64_t c = 0; c < width; ++c) mean += static_cast<double>(column_var[c]);
-  mean = std::max(mean / static_cast<double>(width), kTiny);
+  mean = std::max(mean / static_cast<double>(width), kLeastNormal);
   for (std::int64_t r = 0; r < rows; ++r)
     row_scales[r] = static_cast<float>(
-        1.0 / std::sqrt(std::max(static_cast<double>(row_var[r]) / mean, kTiny)));
+        1.0 / std::sqrt(std::max(static_cast<double>(row_var[r]) / mean, kLeastNormal)));
   for (std::int64_t c = 0; c < width; ++c)
     column_scales[c] =
-        static_cast<float>(1.0 / std::sqrt(std::max(static_cast<double>(column_var[c]), kTiny)));
+        static_cast<float>(1.0 / std::sqrt(std::max(static_cast<double>(column_var[c]), kLeastNormal)));
   if (i == 1) {
     row_squares(rows, width, grad, squares, column_scales);
     for (std::int64_t r = 0; r < rows; ++r) {

@@ -27,7 +27,7 @@ std::unique_ptr<Optimizer> make_apollo_mini(const OptimizerSettings& s) {
   return make_apollo_of(s, {.rank = 1, .per_tensor = true, .scale = 128});
 }
 
-constexpr const char* kPaper = "Zhu et al. 2025, APOLLO: SGD-like memory, AdamW-level performance";
+constexpr const char* kApolloPaper = "Zhu et al. 2025, APOLLO: SGD-like memory, AdamW-level performance";
 constexpr const char* kKeys =
     "betas rank=256 scale=1 scale_type=channel state_dtype update_proj_gap=200 wd_order "
     "weight_decay";
@@ -47,7 +47,7 @@ const OptimizerEntry kApolloEntry{
     .memory = "2 x rank values per row, instead of 2 per weight; the projection is not kept",
     .state = "8 L r",
     .needs = "long rows; a number",
-    .paper = kPaper,
+    .paper = kApolloPaper,
     .takes = OptimizerEntry::Takes::kBlockMatrices,
     .make = make_apollo,
     .keys = kKeys,
@@ -60,7 +60,7 @@ const OptimizerEntry kApolloMiniEntry{
     .memory = "2 values per row, instead of 2 per weight",
     .state = "8 L",
     .needs = "long rows; three numbers",
-    .paper = kPaper,
+    .paper = kApolloPaper,
     .takes = OptimizerEntry::Takes::kBlockMatrices,
     .make = make_apollo_mini,
     .keys = kMiniKeys,
@@ -73,7 +73,7 @@ const OptimizerEntry kQApolloEntry{
     .memory = "as apollo: 2 x rank values per row, instead of 2 per weight",
     .state = "8 L r",
     .needs = "long rows in whole groups of 128; a number",
-    .paper = kPaper,
+    .paper = kApolloPaper,
     .takes = OptimizerEntry::Takes::kBlockMatrices,
     .make = make_apollo,
     .keys = kKeys,
@@ -87,7 +87,7 @@ const OptimizerEntry kQApolloMiniEntry{
     .memory = "as apollo_mini: 2 values per row, instead of 2 per weight",
     .state = "8 L",
     .needs = "long rows in whole groups of 128; three numbers",
-    .paper = kPaper,
+    .paper = kApolloPaper,
     .takes = OptimizerEntry::Takes::kBlockMatrices,
     .make = make_apollo_mini,
     .keys = kMiniKeys,

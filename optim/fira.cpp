@@ -32,7 +32,7 @@ const OptimizerEntry kFiraEntry{
 
 namespace {
 
-constexpr double kTiny = 1e-8;
+constexpr double kLeastNorm = 1e-8;
 
 // What is kept from the round that measures to the one that applies.
 struct FiraCarry {
@@ -69,7 +69,7 @@ void Fira::measure(const Subspace& s, std::span<const Tensor>, const Tensor& r,
   std::memcpy(carry.projected, r.raw(), static_cast<std::size_t>(r.nbytes()));
   const double inside = s.options().scale * (2 - s.options().scale);
   for (std::int64_t j = 0; j < shape.rows; ++j) {
-    const double c = std::sqrt(of_direction[j]) / (std::sqrt(of_r[j]) + kTiny);
+    const double c = std::sqrt(of_direction[j]) / (std::sqrt(of_r[j]) + kLeastNorm);
     carry.scales[j] = static_cast<float>(c);
     // |c (g - scale P P^T g)|^2, P being orthonormal.
     out.exact[0].add(c * c * std::max(0.0, of_grad[j] - inside * of_r[j]));
@@ -89,7 +89,7 @@ void Fira::apply(const Subspace& s, std::span<const Tensor> state, const RoundSu
   float& last_norm = *state[0].data<float>();
   double grown = 1;
   if (last_norm > 0) {
-    grown = std::max(norm / (static_cast<double>(last_norm) + kTiny), max_growth_) / max_growth_;
+    grown = std::max(norm / (static_cast<double>(last_norm) + kLeastNorm), max_growth_) / max_growth_;
   }
   last_norm = static_cast<float>(norm / grown);
   if (shape.rows == 0) return;

@@ -37,7 +37,7 @@ namespace {
 // a, b and c of x <- a x + x (b A + c A^2) with A = x^T x.
 constexpr std::array<float, 3> kCoefficients{3.4445f, -4.7750f, 2.0315f};
 
-StateSlot momentum_slot(const ParamInfo& info) {
+StateSlot matrix_momentum_slot(const ParamInfo& info) {
   return element_slot("momentum", DType::kF32, info);
 }
 
@@ -66,7 +66,7 @@ void newton_schulz(Arena& arena, const Tensor& x, int iterations) {
 }
 
 std::vector<StateSlot> Muon::state_slots(const ParamInfo& info) const {
-  return state_slots_of(momentum_slot(info), options_.state);
+  return state_slots_of(matrix_momentum_slot(info), options_.state);
 }
 
 void Muon::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) const {
@@ -80,7 +80,7 @@ void Muon::round(int, const UpdateArgs& args, const RoundSums&, RoundSums&) cons
                             .gain = 1,
                             .nesterov = options_.nesterov};
     momentum_direction(rows * width, gradient_source(args),
-                       state_values(args, momentum_slot(args.info), args.state,
+                       state_values(args, matrix_momentum_slot(args.info), args.state,
                                     {.format = options_.state, .is_signed = true, .which = 1}),
                        math, x);
   }

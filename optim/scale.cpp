@@ -39,7 +39,7 @@ float inverse_rms(double squares, std::int64_t count) {
                             std::max(std::sqrt(squares / static_cast<double>(count)), kLeastRms));
 }
 
-StateSlot momentum_slot(const ParamInfo& info) {
+StateSlot head_momentum_slot(const ParamInfo& info) {
   return element_slot("exp_avg", DType::kF32, info);
 }
 
@@ -47,7 +47,7 @@ StateSlot momentum_slot(const ParamInfo& info) {
 
 std::vector<StateSlot> Scale::state_slots(const ParamInfo& info) const {
   if (info.role != ParamRole::kHead) return {};
-  return {momentum_slot(info)};
+  return {head_momentum_slot(info)};
 }
 
 int Scale::rounds(const ParamInfo& info, std::int64_t) const {
@@ -80,7 +80,7 @@ void Scale::round(int i, const UpdateArgs& args, const RoundSums& in, RoundSums&
       const MomentumMath ema{.momentum = static_cast<float>(options_.momentum),
                              .gain = static_cast<float>(1 - options_.momentum)};
       const StoredValues state =
-          state_values(args, momentum_slot(args.info), args.state,
+          state_values(args, head_momentum_slot(args.info), args.state,
                        {.format = StateFormat::kF32, .is_signed = true, .which = 1});
       accumulate_momentum(rows * width, source, state, ema);
     }

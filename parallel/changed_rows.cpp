@@ -5,14 +5,14 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBucketBytes = 8 * kMiB;
+constexpr std::int64_t kRowsBytes = 8 * kMiB;
 
 }  // namespace
 
 void ChangedRows::add(RowParts parts) {
   bucket_bytes_ += parts.tensor.nbytes();
   bucket_.push_back(std::move(parts));
-  if (bucket_bytes_ >= kBucketBytes) start();
+  if (bucket_bytes_ >= kRowsBytes) start();
 }
 
 void ChangedRows::start() {

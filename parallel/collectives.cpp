@@ -8,10 +8,6 @@
 namespace thimble {
 namespace {
 
-std::size_t index(int rank) {
-  return static_cast<std::size_t>(rank);
-}
-
 Bytes bytes_of(const Tensor& t) {
   return {static_cast<const std::byte*>(t.raw()), static_cast<std::size_t>(t.nbytes())};
 }
@@ -21,7 +17,7 @@ MutableBytes writable_bytes_of(const Tensor& t) {
 }
 
 Tensor rows_of(const RowParts& part, int rank) {
-  return part.tensor.rows(part.begin[index(rank)], part.begin[index(rank) + 1]);
+  return part.tensor.rows(part.begin[rank_index(rank)], part.begin[rank_index(rank) + 1]);
 }
 
 // The shape of `ranks` times `rows` rows of t.
@@ -42,15 +38,15 @@ RowSum sum_of(const RowParts& part, MutableBytes mine) {
 std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject,
                                           Bytes mine) {
   const int ranks = comm.size();
-  std::vector<std::byte> all(mine.size() * index(ranks));
+  std::vector<std::byte> all(mine.size() * rank_index(ranks));
   if (!mine.empty())
-    std::memcpy(all.data() + mine.size() * index(comm.rank()), mine.data(), mine.size());
+    std::memcpy(all.data() + mine.size() * rank_index(comm.rank()), mine.data(), mine.size());
   if (ranks == 1) return all;
   Exchange exchange(ranks);
   for (int r = 0; r < ranks; ++r) {
     if (r == comm.rank()) continue;
-    exchange.send[index(r)] = {mine};
-    exchange.receive[index(r)] = {MutableBytes(all).subspan(mine.size() * index(r), mine.size())};
+    exchange.send[rank_index(r)] = {mine};
+    exchange.receive[rank_index(r)] = {MutableBytes(all).subspan(mine.size() * rank_index(r), mine.size())};
   }
   comm.start({"all_gather", subject}, Purpose::kControl, std::move(exchange)).wait();
   return all;
@@ -63,7 +59,7 @@ std::string first_reason(Communicator& comm, const std::string& subject, const s
   padded.resize(kBytes);
   const auto all = all_gather_control(comm, subject, std::as_bytes(std::span(padded)));
   for (int r = 0; r < comm.size(); ++r) {
-    const auto* text = reinterpret_cast<const char*>(all.data() + index(r) * kBytes);
+    const auto* text = reinterpret_cast<const char*>(all.data() + rank_index(r) * kBytes);
     if (*text != 0)
       return fmt::format("rank {}: {}", r, std::string_view(text, ::strnlen(text, kBytes)));
   }
@@ -82,7 +78,7 @@ void all_reduce(Communicator& comm, const std::string& subject, std::span<ExactS
       all_gather_control(comm, subject, std::as_bytes(std::span(words)));
   std::vector<std::int64_t> total(words.size()), part(words.size());
   for (int r = 0; r < comm.size(); ++r) {
-    std::memcpy(part.data(), all.data() + index(r) * words.size() * sizeof(std::int64_t),
+    std::memcpy(part.data(), all.data() + rank_index(r) * words.size() * sizeof(std::int64_t),
                 words.size() * sizeof(std::int64_t));
     for (std::size_t i = 0; i < total.size(); ++i) total[i] += part[i];
   }
@@ -97,8 +93,8 @@ void all_reduce(Communicator& comm, Arena& arena, const std::string& subject,
   const int ranks = comm.size();
   if (ranks == 1 || values.empty()) return;
   const auto part = [&](int r) {
-    const std::size_t begin = values.size() * index(r) / index(ranks),
-                      end = values.size() * index(r + 1) / index(ranks);
+    const std::size_t begin = values.size() * rank_index(r) / rank_index(ranks),
+                      end = values.size() * rank_index(r + 1) / rank_index(ranks);
     return values.subspan(begin, end - begin);
   };
   const std::span<float> own = part(comm.rank());
@@ -106,15 +102,15 @@ void all_reduce(Communicator& comm, Arena& arena, const std::string& subject,
       Tensor::empty(arena, MemoryTag::kComm, DType::kF32,
                     Shape{ranks, static_cast<std::int64_t>(own.size())}, "parts of sums");
   const auto part_of = [&](int r) {
-    return std::span(static_cast<float*>(received.raw()) + index(r) * own.size(), own.size());
+    return std::span(static_cast<float*>(received.raw()) + rank_index(r) * own.size(), own.size());
   };
   Exchange scatter(ranks), gather(ranks);
   for (int r = 0; r < ranks; ++r) {
     if (r == comm.rank()) continue;
-    scatter.send[index(r)] = {std::as_bytes(part(r))};
-    scatter.receive[index(r)] = {std::as_writable_bytes(part_of(r))};
-    gather.send[index(r)] = {std::as_bytes(own)};
-    gather.receive[index(r)] = {std::as_writable_bytes(part(r))};
+    scatter.send[rank_index(r)] = {std::as_bytes(part(r))};
+    scatter.receive[rank_index(r)] = {std::as_writable_bytes(part_of(r))};
+    gather.send[rank_index(r)] = {std::as_bytes(own)};
+    gather.receive[rank_index(r)] = {std::as_writable_bytes(part(r))};
   }
   comm.start({"all_reduce", subject}, Purpose::kControl, std::move(scatter)).wait();
   if (!received.device().planning) {
@@ -133,10 +129,10 @@ void broadcast(Communicator& comm, const std::string& subject, int root, Mutable
   Exchange exchange(ranks);
   if (comm.rank() == root) {
     for (int r = 0; r < ranks; ++r) {
-      if (r != root) exchange.send[index(r)] = {bytes};
+      if (r != root) exchange.send[rank_index(r)] = {bytes};
     }
   } else {
-    exchange.receive[index(root)] = {bytes};
+    exchange.receive[rank_index(root)] = {bytes};
   }
   comm.start({"broadcast", subject}, Purpose::kControl, std::move(exchange)).wait();
 }
@@ -150,8 +146,8 @@ Completion start_all_gather(Communicator& comm, const OpLabel& label,
     const Tensor mine = rows_of(part, comm.rank());
     for (int r = 0; r < ranks; ++r) {
       if (r == comm.rank()) continue;
-      exchange.send[index(r)].push_back(bytes_of(mine));
-      exchange.receive[index(r)].push_back(writable_bytes_of(rows_of(part, r)));
+      exchange.send[rank_index(r)].push_back(bytes_of(mine));
+      exchange.receive[rank_index(r)].push_back(writable_bytes_of(rows_of(part, r)));
     }
   }
   return comm.start(label, Purpose::kTensor, std::move(exchange));
@@ -173,7 +169,7 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
     }
     sent_.push_back(contribution);  // until the others have it
     const RowParts sent{contribution, part.begin};
-    const std::int64_t rows = part.begin[index(rank_) + 1] - part.begin[index(rank_)];
+    const std::int64_t rows = part.begin[rank_index(rank_) + 1] - part.begin[rank_index(rank_)];
     Part mine{.own = rows_of(sent, rank_), .received = {}};
     if (ranks > 1 && rows > 0) {
       mine.received =
@@ -187,8 +183,8 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
     } else {
       for (int r = 0, place = 0; r < ranks; ++r) {
         if (r == rank_) continue;
-        exchange.send[index(r)].push_back(bytes_of(rows_of(sent, r)));
-        exchange.receive[index(r)].push_back(
+        exchange.send[rank_index(r)].push_back(bytes_of(rows_of(sent, r)));
+        exchange.receive[rank_index(r)].push_back(
             rows > 0 ? writable_bytes_of(mine.received.rows(place * rows, (place + 1) * rows))
                      : MutableBytes());
         ++place;

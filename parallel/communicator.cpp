@@ -6,6 +6,10 @@
 
 namespace thimble {
 
+std::string describe_operation(std::int64_t number, const OpLabel& label) {
+  return fmt::format("{} #{} of {}", label.operation, number, label.subject);
+}
+
 void Traffic::count(Purpose purpose, const Exchange& exchange) {
   if (purpose == Purpose::kTensor) ++tensor_operations;
   for (const auto& pieces : exchange.send) {

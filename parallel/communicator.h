@@ -52,6 +52,14 @@ struct OpLabel {
   std::string subject;
 };
 
+/// "reduce_scatter #7 of layers.0", for messages.
+std::string describe_operation(std::int64_t number, const OpLabel& label);
+
+/// A rank as an index.
+inline std::size_t rank_index(int rank) {
+  return static_cast<std::size_t>(rank);
+}
+
 /// Between processes, or between GPUs, whose operations are counted apart.
 enum class OpChannel : std::uint8_t { kProcesses, kGpus };
 

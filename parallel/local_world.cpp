@@ -13,10 +13,6 @@
 namespace thimble {
 namespace {
 
-std::size_t index(int rank) {
-  return static_cast<std::size_t>(rank);
-}
-
 // What one rank has laid out for one operation. Its buffers are read without the lock, by `readers`
 // ranks right now.
 struct Posted {
@@ -30,10 +26,6 @@ struct Operation {
   std::vector<std::unique_ptr<Posted>> posts;  // by rank
   int left = 0;                                // ranks for which it is over
 };
-
-std::string describe(std::int64_t number, const OpLabel& label) {
-  return fmt::format("{} #{} of {}", label.operation, number, label.subject);
-}
 
 }  // namespace
 
@@ -65,12 +57,12 @@ class LocalWorld::Member final : public Communicator {
     traffic_.count(purpose, exchange);
     const std::lock_guard lock(board_->mutex);
     Operation& operation = board_->operations[started_];
-    operation.posts.resize(index(board_->ranks));
-    operation.posts[index(rank_)] =
+    operation.posts.resize(rank_index(board_->ranks));
+    operation.posts[rank_index(rank_)] =
         std::make_unique<Posted>(Posted{.label = label, .send = std::move(exchange.send)});
     Outstanding mine{.number = started_, .label = label, .receive = std::move(exchange.receive)};
-    mine.done.assign(index(board_->ranks), false);
-    mine.done[index(rank_)] = true;
+    mine.done.assign(rank_index(board_->ranks), false);
+    mine.done[rank_index(rank_)] = true;
     outstanding_.push_back(std::move(mine));
     board_->changed.notify_all();
     return Completion(std::make_unique<Waiting>(*this, started_++));
@@ -157,7 +149,7 @@ class LocalWorld::Member final : public Communicator {
       moved = copy_available(*it, lock) || moved;
       Operation& operation = board_->operations.at(it->number);
       const bool received = std::find(it->done.begin(), it->done.end(), false) == it->done.end();
-      if (!received || operation.posts[index(rank_)]->read_by < board_->ranks - 1) {
+      if (!received || operation.posts[rank_index(rank_)]->read_by < board_->ranks - 1) {
         ++it;
         continue;
       }
@@ -171,20 +163,20 @@ class LocalWorld::Member final : public Communicator {
   bool copy_available(Outstanding& mine, Lock& lock) {
     bool moved = false;
     for (int from = 0; from < board_->ranks; ++from) {
-      Posted* post = board_->operations.at(mine.number).posts[index(from)].get();
-      if (mine.done[index(from)] || post == nullptr || !board_->aborted.empty()) continue;
+      Posted* post = board_->operations.at(mine.number).posts[rank_index(from)].get();
+      if (mine.done[rank_index(from)] || post == nullptr || !board_->aborted.empty()) continue;
       check_match(mine, *post, from);
       ++post->readers;
       lock.unlock();
-      const auto& pieces = post->send[index(rank_)];
+      const auto& pieces = post->send[rank_index(rank_)];
       for (std::size_t i = 0; i < pieces.size(); ++i) {
         if (!pieces[i].empty())
-          std::memcpy(mine.receive[index(from)][i].data(), pieces[i].data(), pieces[i].size());
+          std::memcpy(mine.receive[rank_index(from)][i].data(), pieces[i].data(), pieces[i].size());
       }
       lock.lock();
       --post->readers;
       ++post->read_by;
-      mine.done[index(from)] = true;
+      mine.done[rank_index(from)] = true;
       moved = true;
       board_->changed.notify_all();
     }
@@ -194,23 +186,23 @@ class LocalWorld::Member final : public Communicator {
   void check_match(const Outstanding& mine, const Posted& post, int from) const {
     if (std::string_view(post.label.operation) != mine.label.operation ||
         post.label.subject != mine.label.subject) {
-      throw_system("rank {} is at {}, rank {} at {}", rank_, describe(mine.number, mine.label),
-                   from, describe(mine.number, post.label));
+      throw_system("rank {} is at {}, rank {} at {}", rank_, describe_operation(mine.number, mine.label),
+                   from, describe_operation(mine.number, post.label));
     }
-    const auto& pieces = post.send[index(rank_)];
-    const auto& places = mine.receive[index(from)];
+    const auto& pieces = post.send[rank_index(rank_)];
+    const auto& places = mine.receive[rank_index(from)];
     const bool fits = std::equal(pieces.begin(), pieces.end(), places.begin(), places.end(),
                                  [](Bytes a, MutableBytes b) { return a.size() == b.size(); });
     if (!fits) {
       throw_system("{}: rank {} sends rank {} other sizes than it expects",
-                   describe(mine.number, mine.label), from, rank_);
+                   describe_operation(mine.number, mine.label), from, rank_);
     }
   }
 
   // Whether another rank reads this one's buffers right now.
   bool is_read() const {
     return std::any_of(outstanding_.begin(), outstanding_.end(), [&](const auto& mine) {
-      return board_->operations.at(mine.number).posts[index(rank_)]->readers > 0;
+      return board_->operations.at(mine.number).posts[rank_index(rank_)]->readers > 0;
     });
   }
 
@@ -228,12 +220,12 @@ class LocalWorld::Member final : public Communicator {
     const Operation& operation = board_->operations.at(number);
     std::string absent;
     for (int from = 0; from < board_->ranks; ++from) {
-      if (operation.posts[index(from)] == nullptr)
+      if (operation.posts[rank_index(from)] == nullptr)
         absent += fmt::format("{}{}", absent.empty() ? "" : ", ", from);
     }
     return fmt::format(
         "rank {} waited {} s for {}: {}", rank_,
-        std::chrono::duration<double>(board_->time_limit).count(), describe(number, mine->label),
+        std::chrono::duration<double>(board_->time_limit).count(), describe_operation(number, mine->label),
         absent.empty() ? "its data was not taken" : "never entered by rank " + absent);
   }
 

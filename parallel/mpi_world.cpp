@@ -27,10 +27,6 @@ constexpr auto kFarewell = std::chrono::seconds(5);
 constexpr auto kShortestSleep = std::chrono::microseconds(20),
                kLongestSleep = std::chrono::microseconds(500);
 
-std::size_t index(int rank) {
-  return static_cast<std::size_t>(rank);
-}
-
 void check_mpi(int code, const char* call) {
   if (code == MPI_SUCCESS) return;
   std::array<char, MPI_MAX_ERROR_STRING> text{};
@@ -45,10 +41,6 @@ std::uint64_t hash_of(const OpLabel& label) {
   for (const char c : label.subject)
     h = mix64(h, static_cast<std::uint64_t>(static_cast<unsigned char>(c)));
   return h;
-}
-
-std::string describe(std::int64_t number, const OpLabel& label) {
-  return fmt::format("{} #{} of {}", label.operation, number, label.subject);
 }
 
 using Clock = std::chrono::steady_clock;
@@ -70,7 +62,7 @@ struct Message {
   std::size_t bytes = 0;
 };
 
-struct Operation {
+struct MpiOperation {
   std::int64_t number = 0;
   OpLabel label;
   Purpose purpose = Purpose::kControl;
@@ -127,7 +119,7 @@ class MpiWorld final : public Communicator {
 
   Completion start(const OpLabel& label, Purpose purpose, Exchange exchange) override {
     if (size_ == 1) return {};
-    auto operation = std::make_shared<Operation>();
+    auto operation = std::make_shared<MpiOperation>();
     operation->label = label;
     operation->purpose = purpose;
     Traffic sent;
@@ -158,7 +150,7 @@ class MpiWorld final : public Communicator {
  private:
   class Waiting final : public Completion::Work {
    public:
-    Waiting(MpiWorld& world, std::shared_ptr<Operation> operation)
+    Waiting(MpiWorld& world, std::shared_ptr<MpiOperation> operation)
         : world_(world), operation_(std::move(operation)) {}
     void wait() override { world_.wait_for(*operation_); }
     bool error_stays() const override { return true; }
@@ -170,10 +162,10 @@ class MpiWorld final : public Communicator {
 
    private:
     MpiWorld& world_;
-    std::shared_ptr<Operation> operation_;
+    std::shared_ptr<MpiOperation> operation_;
   };
 
-  void wait_for(Operation& operation) {
+  void wait_for(MpiOperation& operation) {
     const auto start = Clock::now();
     std::unique_lock lock(mutex_);
     const bool ended =
@@ -188,14 +180,14 @@ class MpiWorld final : public Communicator {
     throw SystemError(failure_);
   }
 
-  std::string complaint(const Operation& operation) const {
+  std::string complaint(const MpiOperation& operation) const {
     std::string names;
     for (std::size_t r = 0; r < operation.open_from.size(); ++r) {
       if (operation.open_from[r] > 0) names += fmt::format("{}{}", names.empty() ? "" : ", ", r);
     }
     return fmt::format("rank {} waited {} s for {} ({} sent): {}", rank_,
                        std::chrono::duration<double>(time_limit_).count(),
-                       describe(operation.number, operation.label),
+                       describe_operation(operation.number, operation.label),
                        format_bytes(operation.sent_bytes),
                        names.empty() ? "its data was not taken" : "never entered by rank " + names);
   }
@@ -231,10 +223,10 @@ class MpiWorld final : public Communicator {
   }
 
   void loop() {
-    std::list<std::shared_ptr<Operation>> active;
+    std::list<std::shared_ptr<MpiOperation>> active;
     auto sleep = kShortestSleep;
     while (true) {
-      std::deque<std::shared_ptr<Operation>> fresh;
+      std::deque<std::shared_ptr<MpiOperation>> fresh;
       {
         std::unique_lock lock(mutex_);
         if (active.empty()) {
@@ -266,11 +258,11 @@ class MpiWorld final : public Communicator {
     }
   }
 
-  void post(Operation& op) {
+  void post(MpiOperation& op) {
     if (listener_) listener_({OpChannel::kProcesses, op.number, op.label, op.sent_bytes, false});
     op.posted = Clock::now();
-    op.out.resize(index(size_));
-    op.in.resize(index(size_));
+    op.out.resize(rank_index(size_));
+    op.in.resize(rank_index(size_));
     const int tag = static_cast<int>(op.number % kTags);
     const auto add = [&](int peer, bool incoming, void* data, std::size_t bytes) {
       MPI_Request request = MPI_REQUEST_NULL;
@@ -292,26 +284,26 @@ class MpiWorld final : public Communicator {
     // Each rank begins with its neighbour, so that not all of them send to rank 0 first.
     for (int step = 1; step < size_; ++step) {
       const int from = (rank_ - step + size_) % size_;
-      add(from, true, &op.in[index(from)], sizeof(Header));
-      add_pieces(from, true, op.exchange.receive[index(from)]);
+      add(from, true, &op.in[rank_index(from)], sizeof(Header));
+      add_pieces(from, true, op.exchange.receive[rank_index(from)]);
     }
     for (int step = 1; step < size_; ++step) {
       const int to = (rank_ + step) % size_;
-      Header& header = op.out[index(to)];
+      Header& header = op.out[rank_index(to)];
       header = {hash_of(op.label), op.number, 0};
-      for (const Bytes piece : op.exchange.send[index(to)])
+      for (const Bytes piece : op.exchange.send[rank_index(to)])
         header.bytes += static_cast<std::int64_t>(piece.size());
       add(to, false, &header, sizeof(Header));
-      add_pieces(to, false, op.exchange.send[index(to)]);
+      add_pieces(to, false, op.exchange.send[rank_index(to)]);
     }
     op.open = op.requests.size();
     const std::lock_guard lock(mutex_);
-    op.open_from.assign(index(size_), 0);
-    for (const Message& m : op.messages) op.open_from[index(m.peer)] += m.incoming ? 1 : 0;
+    op.open_from.assign(rank_index(size_), 0);
+    for (const Message& m : op.messages) op.open_from[rank_index(m.peer)] += m.incoming ? 1 : 0;
   }
 
   // False if nothing happened.
-  bool progress(Operation& op) {
+  bool progress(MpiOperation& op) {
     std::vector<int> finished(op.requests.size());
     std::vector<MPI_Status> statuses(op.requests.size());
     int count = 0;
@@ -324,14 +316,14 @@ class MpiWorld final : public Communicator {
     for (int i = 0; i < count; ++i) {
       const Message& message =
           op.messages[static_cast<std::size_t>(finished[static_cast<std::size_t>(i)])];
-      op.open_from[index(message.peer)] -= message.incoming ? 1 : 0;
+      op.open_from[rank_index(message.peer)] -= message.incoming ? 1 : 0;
       int got = 0;
       MPI_Get_count(&statuses[static_cast<std::size_t>(i)], MPI_BYTE, &got);
       const bool bad = code == MPI_ERR_IN_STATUS &&
                        statuses[static_cast<std::size_t>(i)].MPI_ERROR != MPI_SUCCESS;
       if (message.incoming && (bad || static_cast<std::size_t>(got) != message.bytes)) {
         error = fmt::format("{}: rank {} sends rank {} other sizes than it expects",
-                            describe(op.number, op.label), message.peer, rank_);
+                            describe_operation(op.number, op.label), message.peer, rank_);
       }
     }
     op.open -= static_cast<std::size_t>(count);
@@ -347,13 +339,13 @@ class MpiWorld final : public Communicator {
     return true;
   }
 
-  std::string header_error(const Operation& op) const {
+  std::string header_error(const MpiOperation& op) const {
     for (int r = 0; r < size_; ++r) {
       if (r == rank_) continue;
-      const Header& h = op.in[index(r)];
+      const Header& h = op.in[rank_index(r)];
       if (h.label != hash_of(op.label) || h.number != op.number) {
         return fmt::format("rank {} is at {}, rank {} at operation #{}, another one", rank_,
-                           describe(op.number, op.label), r, h.number);
+                           describe_operation(op.number, op.label), r, h.number);
       }
     }
     return {};
@@ -366,7 +358,7 @@ class MpiWorld final : public Communicator {
   bool ready_ = false, closing_ = false, stopped_ = false;
   std::string failure_;
   Clock::time_point last_moment_;  // until when operations under way go on after a failure
-  std::deque<std::shared_ptr<Operation>> queue_;
+  std::deque<std::shared_ptr<MpiOperation>> queue_;
   std::int64_t started_ = 0;
   Traffic traffic_;
   int rank_ = 0, size_ = 1;

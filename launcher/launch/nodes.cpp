@@ -26,7 +26,7 @@ namespace thimble {
 namespace {
 
 constexpr std::int64_t kHostfileLimit = std::int64_t{1} << 20;
-constexpr auto kPoll = std::chrono::milliseconds(20);
+constexpr auto kNodeInterval = std::chrono::milliseconds(20);
 
 // Whether a node is this machine: by its name, or because the name resolves to a loopback address.
 bool is_this_machine(const std::string& node) {
@@ -186,7 +186,7 @@ std::vector<std::string> node_complaints(std::span<const NodeSlots> nodes, doubl
         probe->give_up(seconds);
         break;
       }
-      std::this_thread::sleep_for(kPoll);
+      std::this_thread::sleep_for(kNodeInterval);
     }
     complaints.push_back(probe ? probe->complaint() : "");
   }

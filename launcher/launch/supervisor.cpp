@@ -25,7 +25,7 @@ namespace {
 namespace fs = std::filesystem;
 using Clock = std::chrono::steady_clock;
 
-constexpr auto kPoll = std::chrono::milliseconds(100);
+constexpr auto kWatchInterval = std::chrono::milliseconds(100);
 constexpr int kFailuresWithoutProgress = 3;
 
 // A second signal ends everything at once, unless it comes with the first: batch systems and
@@ -153,7 +153,7 @@ Outcome run_once(const LaunchOptions& options, const std::vector<std::string>& w
         return {1, forwarded == 0, furthest(records)};
       }
     }
-    std::this_thread::sleep_for(kPoll);
+    std::this_thread::sleep_for(kWatchInterval);
   }
 }
 
@@ -299,12 +299,12 @@ int launch(const LaunchOptions& options) {
       return outcome.exit_code;
     }
     const auto wait = without_progress == 0
-                          ? kPoll
+                          ? kWatchInterval
                           : std::chrono::seconds(1 << std::min(without_progress - 1, 5));
     spdlog::info("restart {} of {} in {} s", restarts + 1, options.max_restarts,
                  std::chrono::duration<double>(wait).count());
-    for (auto waited = kPoll; waited <= wait && signals.load() == 0; waited += kPoll)
-      std::this_thread::sleep_for(kPoll);
+    for (auto waited = kWatchInterval; waited <= wait && signals.load() == 0; waited += kWatchInterval)
+      std::this_thread::sleep_for(kWatchInterval);
     if (signals.load() > 0) return outcome.exit_code;  // nothing new was saved
   }
 }

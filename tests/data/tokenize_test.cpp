@@ -37,7 +37,7 @@ std::string corpus(int megabytes) {
   return lines;
 }
 
-SourceSpec source_of(std::vector<std::string> paths) {
+SourceSpec text_source(std::vector<std::string> paths) {
   SourceSpec source;
   source.paths = std::move(paths);
   return source;
@@ -45,7 +45,7 @@ SourceSpec source_of(std::vector<std::string> paths) {
 
 TEST(Tokenize, DocumentsGetBosAndEos) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write(
+  const SourceSpec source = text_source({dir.write(
       "a.jsonl", "{\"text\":\"ab\"}\n{\"text\":\"\"}\n{\"text\":\"c\"}\n{\"text\":\"ab\"}\n")});
   for (const bool bos : {false, true}) {
     tokenize_files(source, FakeTokenizer(bos), dir.file("out.tokens"), {});
@@ -63,7 +63,7 @@ TEST(Tokenize, DocumentsGetBosAndEos) {
 
 TEST(Tokenize, SamplesKeepTheLengthOfTheirPrompt) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write(
+  const SourceSpec source = text_source({dir.write(
       "a.jsonl",
       "{\"prompt\":\"ab\",\"completion\":\"c\"}\n{\"prompt\":\"\",\"completion\":\"d\"}\n")});
   tokenize_files(source, FakeTokenizer(true), dir.file("out.tokens"), {});
@@ -79,7 +79,7 @@ TEST(Tokenize, OneLargeTextFileIsOneDocument) {
   TempDir dir;
   std::string text;
   while (text.size() < (std::size_t{9} << 20)) text += "some words of text and ";
-  const SourceSpec source = source_of({dir.write("a.txt", text), dir.write("b.txt", "x")});
+  const SourceSpec source = text_source({dir.write("a.txt", text), dir.write("b.txt", "x")});
   tokenize_files(source, FakeTokenizer(true), dir.file("out.tokens"), {.threads = 3});
   const TokenFile file(dir.file("out.tokens"));
   ASSERT_EQ(file.num_documents(), 2);
@@ -92,7 +92,7 @@ TEST(Tokenize, OneLargeTextFileIsOneDocument) {
 
 TEST(Tokenize, BytesDoNotDependOnThreads) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write("a.jsonl", corpus(5))});
+  const SourceSpec source = text_source({dir.write("a.jsonl", corpus(5))});
   tokenize_files(source, FakeTokenizer(), dir.file("1.tokens"), {.threads = 1});
   const std::string one = read_bytes(dir.file("1.tokens"));
   for (const int threads : {2, 5}) {
@@ -103,7 +103,7 @@ TEST(Tokenize, BytesDoNotDependOnThreads) {
 
 TEST(Tokenize, KilledAtAnyChunkItGoesOnToTheSameBytes) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write("a.jsonl", corpus(4))});
+  const SourceSpec source = text_source({dir.write("a.jsonl", corpus(4))});
   tokenize_files(source, FakeTokenizer(), dir.file("whole.tokens"), {});
   const std::string whole = read_bytes(dir.file("whole.tokens"));
   for (int kill_at = 1; kill_at <= 4; ++kill_at) {
@@ -161,7 +161,7 @@ class CountingTokenizer final : public Tokenizer {
 TEST(Tokenize, DoneChunksAreSkipped) {
   TempDir dir;
   const std::string text = corpus(4);
-  const SourceSpec source = source_of({dir.write("a.jsonl", text)});
+  const SourceSpec source = text_source({dir.write("a.jsonl", text)});
   interrupt(source, FakeTokenizer(), dir.file("a.tokens"), 3);
   const CountingTokenizer counting;
   tokenize_files(source, counting, dir.file("a.tokens"), {});
@@ -173,7 +173,7 @@ TEST(Tokenize, DoneChunksAreSkipped) {
 TEST(Tokenize, DamagedOrForeignPartialFilesAreNotBelieved) {
   TempDir dir;
   const std::string text = corpus(4);
-  const SourceSpec source = source_of({dir.write("a.jsonl", text)});
+  const SourceSpec source = text_source({dir.write("a.jsonl", text)});
   tokenize_files(source, FakeTokenizer(), dir.file("whole.tokens"), {});
   const std::string whole = read_bytes(dir.file("whole.tokens"));
   std::mt19937 random(1);
@@ -210,7 +210,7 @@ TEST(Tokenize, DamagedOrForeignPartialFilesAreNotBelieved) {
 
 TEST(Tokenize, ErrorsOfTheDataSurfaceFromAnyThreadCount) {
   TempDir dir;
-  const SourceSpec source = source_of({dir.write("a.jsonl", corpus(2) + "{\"text\": 1}\n")});
+  const SourceSpec source = text_source({dir.write("a.jsonl", corpus(2) + "{\"text\": 1}\n")});
   for (const int threads : {1, 4}) {
     EXPECT_THAT(message_of<UserError>([&] {
                   tokenize_files(source, FakeTokenizer(), dir.file("a.tokens"),
@@ -227,13 +227,13 @@ TEST(Tokenize, Messages) {
   const std::string empty = dir.write("e.jsonl", "{\"text\":\"\"}\n");
   const auto error = [&](const std::string& input, const std::string& out) {
     return message_of<UserError>(
-        [&] { tokenize_files(source_of({input}), FakeTokenizer(), dir.file(out), {}); });
+        [&] { tokenize_files(text_source({input}), FakeTokenizer(), dir.file(out), {}); });
   };
   EXPECT_EQ(error(text, "a.bin"),
             "output '" + dir.file("a.bin") + "': the name of a token file ends in .tokens");
   EXPECT_EQ(error(empty, "e.tokens"),
             dir.file("e.tokens") + ": the data holds no document with text");
-  tokenize_files(source_of({text}), FakeTokenizer(), dir.file("sub/dir/a.tokens"), {});
+  tokenize_files(text_source({text}), FakeTokenizer(), dir.file("sub/dir/a.tokens"), {});
   EXPECT_EQ(error(dir.file("sub/dir/a.tokens"), "b.tokens"),
             dir.file("sub/dir/a.tokens") + ": already a token file; name text to tokenise");
   const LockFile held(dir.file("l.tokens.lock"));
@@ -245,10 +245,10 @@ TEST(Tokenize, CacheIsKeyedByContentsFieldsAndTokenizer) {
   const auto path_of = [&](const SourceSpec& source, const Tokenizer& tokenizer) {
     return cached_token_file(source, tokenizer, dir.file("cache/deep"), {});
   };
-  SourceSpec source = source_of({dir.write("a.txt", "one--two")});
+  SourceSpec source = text_source({dir.write("a.txt", "one--two")});
   const auto first = path_of(source, FakeTokenizer());
   const auto written = std::filesystem::last_write_time(first);
-  EXPECT_EQ(path_of(source_of({dir.write("same.txt", "one--two")}), FakeTokenizer()), first);
+  EXPECT_EQ(path_of(text_source({dir.write("same.txt", "one--two")}), FakeTokenizer()), first);
   EXPECT_EQ(std::filesystem::last_write_time(first), written);
   EXPECT_NE(path_of(source, FakeTokenizer(true)), first);
   EXPECT_NE(path_of(source, FakeTokenizer(false, 8)), first);
@@ -258,7 +258,7 @@ TEST(Tokenize, CacheIsKeyedByContentsFieldsAndTokenizer) {
   source.document_separator = "";
   dir.write("a.txt", "one--tw0");
   EXPECT_NE(path_of(source, FakeTokenizer()), first);
-  SourceSpec tokens = source_of({first.string()});
+  SourceSpec tokens = text_source({first.string()});
   EXPECT_EQ(path_of(tokens, FakeTokenizer()), first);
 }
 

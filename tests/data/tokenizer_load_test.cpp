@@ -7,7 +7,7 @@ namespace {
 using Ids = std::vector<std::int32_t>;
 using nlohmann::json;
 
-const std::vector<std::string> kWords = {"he", "ll", "llo", "hello", " hello",
+const std::vector<std::string> kLoadedWords = {"he", "ll", "llo", "hello", " hello",
                                          "h",  "e",  "l",   "o",     " "};
 
 /// The vocabulary and merges of the byte-level fixture as GPT-2's two files.
@@ -45,11 +45,11 @@ TEST(LoadTokenizer, Gpt2FilesEqualTheirTokenizerJson) {
 
 TEST(LoadTokenizer, DirectoryPrefersTokenizerJson) {
   const TokenizerFolder folder;
-  folder.write("tokenizer.bin", llama2c_file(test_pieces(kWords, " ")));
+  folder.write("tokenizer.bin", llama2c_file(test_pieces(kLoadedWords, " ")));
   EXPECT_EQ(load_tokenizer(folder.path())->name(), (folder.path() / "tokenizer.bin").string());
   write_gpt2(folder, "");
   EXPECT_EQ(load_tokenizer(folder.path())->name(), (folder.path() / "vocab.json").string());
-  folder.write("tokenizer.model", sentencepiece_file(test_pieces(kWords, "\u2581")));
+  folder.write("tokenizer.model", sentencepiece_file(test_pieces(kLoadedWords, "\u2581")));
   EXPECT_EQ(load_tokenizer(folder.path())->name(), (folder.path() / "tokenizer.model").string());
   folder.write_json("tokenizer.json", fixture_case("llama3"));
   EXPECT_EQ(load_tokenizer(folder.path())->name(), (folder.path() / "tokenizer.json").string());
@@ -97,8 +97,8 @@ TEST(LoadTokenizer, ConfigurationMayTurnTheTemplateOff) {
 
 TEST(LoadTokenizer, AddedTokensOfTheConfiguration) {
   const TokenizerFolder folder;
-  folder.write("tokenizer.model", sentencepiece_file(test_pieces(kWords, "\u2581")));
-  const std::size_t size = 259 + kWords.size();
+  folder.write("tokenizer.model", sentencepiece_file(test_pieces(kLoadedWords, "\u2581")));
+  const std::size_t size = 259 + kLoadedWords.size();
   folder.write_json("added_tokens.json", json{{"<|im_end|>", size + 1}});
   folder.write_json("tokenizer_config.json",
                     json{{"added_tokens_decoder",
@@ -115,8 +115,8 @@ TEST(LoadTokenizer, AddedTokensOfTheConfiguration) {
 TEST(LoadTokenizer, SentencePieceAndLlama2cAgree) {
   const TokenizerFolder folder;
   const auto a =
-      load_tokenizer(folder.write("t.model", sentencepiece_file(test_pieces(kWords, "\u2581"))));
-  const auto b = load_tokenizer(folder.write("t.bin", llama2c_file(test_pieces(kWords, " "))));
+      load_tokenizer(folder.write("t.model", sentencepiece_file(test_pieces(kLoadedWords, "\u2581"))));
+  const auto b = load_tokenizer(folder.write("t.bin", llama2c_file(test_pieces(kLoadedWords, " "))));
   EXPECT_EQ(a->encode("hello hello"), (Ids{263, 263}));
   for (const std::string text :
        {"hello", " hello", "hellohell o  ", "x hello\xFFhello", "\n", "h\u00E9llo"}) {
@@ -131,7 +131,7 @@ TEST(LoadTokenizer, SentencePieceAndLlama2cAgree) {
 TEST(LoadTokenizer, UnigramModelsAreEncodedWhole) {
   const TokenizerFolder folder;
   const auto tokenizer =
-      load_tokenizer(folder.write("t.model", sentencepiece_file(test_pieces(kWords, "\u2581"), 1)));
+      load_tokenizer(folder.write("t.model", sentencepiece_file(test_pieces(kLoadedWords, "\u2581"), 1)));
   EXPECT_EQ(tokenizer->decode(tokenizer->encode("hello hello oh")), "hello hello oh");
 }
 

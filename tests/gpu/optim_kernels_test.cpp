@@ -85,10 +85,10 @@ constexpr Kind kWeights[] = {Kind::kF32, Kind::kMaster, Kind::kSplit, Kind::kBF1
 constexpr std::pair<Kind, Kind> kMoments[] = {{Kind::kF32, Kind::kF32},
                                               {Kind::kBF16Random, Kind::kBF16Random},
                                               {Kind::kSigned8, Kind::kUnsigned8}};
-constexpr std::int64_t kSizes[] = {1, 7, 256, 1000, 5461};
+constexpr std::int64_t kUpdateSizes[] = {1, 7, 256, 1000, 5461};
 
 TEST_F(GpuOptimKernels, Adam) {
-  for (const std::int64_t n : kSizes) {
+  for (const std::int64_t n : kUpdateSizes) {
     for (const Kind weight_kind : kWeights) {
       for (const auto& [first, second] : kMoments) {
         Twin g(Kind::kBF16Random, n, 1), w(weight_kind, n, 2), m(first, n, 3),
@@ -118,7 +118,7 @@ TEST_F(GpuOptimKernels, Adam) {
 }
 
 TEST_F(GpuOptimKernels, MomentumLionAndScaledSteps) {
-  for (const std::int64_t n : kSizes) {
+  for (const std::int64_t n : kUpdateSizes) {
     for (const Kind weight_kind : kWeights) {
       for (const Kind state_kind : {Kind::kNone, Kind::kF32, Kind::kBF16Random, Kind::kSigned8}) {
         Twin g(Kind::kF32, n, 1), w(weight_kind, n, 2), m(state_kind, n, 3);
@@ -193,7 +193,7 @@ TEST_F(GpuOptimKernels, SquaresOfRowsAndColumns) {
 TEST_F(GpuOptimKernels, NormalsAreThoseOfTheCpu) {
   const auto arena = Arena::make_cpu(1 << 20);
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
-    for (const std::int64_t n : kSizes) {
+    for (const std::int64_t n : kUpdateSizes) {
       const Tensor a = Tensor::empty(*arena, MemoryTag::kWorkspace, dtype, Shape{n}),
                    b = Tensor::empty(*arena, MemoryTag::kWorkspace, dtype, Shape{n});
       const CounterRandom random(3, RandomPurpose::kProjection, 5, 2);

@@ -72,8 +72,8 @@ std::vector<Stored> with(std::vector<Stored> more) {
 }
 
 // What a directory loads as: the first value of a parameter, and the notes on the way.
-struct Loaded {
-  explicit Loaded(const fs::path& directory) {
+struct LoadedModel {
+  explicit LoadedModel(const fs::path& directory) {
     const NoteFn note = [this](const std::string& text) { notes += text + "\n"; };
     config = load_hf_config(directory, note);
     model = std::make_unique<Transformer>(config);
@@ -97,7 +97,7 @@ TEST(HfSource, ATiedModelMayStoreOnlyItsHead) {
   const TempDir dir;
   write_bytes(dir / "config.json", config_text(true));
   write_file(dir / "model.safetensors", with({{kHead, Shape{5, 4}, 3}}));
-  const Loaded loaded(dir.path());
+  const LoadedModel loaded(dir.path());
   EXPECT_TRUE(loaded.config.tied_lm_head);
   EXPECT_EQ(loaded.first(kEmbedding), 3);
   EXPECT_TRUE(loaded.noted("is read from lm_head.weight")) << loaded.notes;
@@ -113,7 +113,7 @@ TEST(HfSource, AliasesOfTheMetadataStandForTensors) {
       const char* other = head_stored ? kEmbedding : kHead;
       write_file(dir / "model.safetensors", with({{stored, Shape{5, 4}, 7}}),
                  {{"format", "pt"}, {other, stored}, {"x", "not.there"}});
-      const Loaded loaded(dir.path());
+      const LoadedModel loaded(dir.path());
       EXPECT_EQ(loaded.first(kEmbedding), 7);
       if (!tied) {
         EXPECT_EQ(loaded.first(kHead), 7);
@@ -126,7 +126,7 @@ TEST(HfSource, AnUntiedModelNeedsBothOrAnAlias) {
   const TempDir dir;
   write_bytes(dir / "config.json", config_text(false));
   write_file(dir / "model.safetensors", with({{kHead, Shape{5, 4}, 3}}), {{kEmbedding, "none"}});
-  EXPECT_THROWS_WITH(UserError, "tensor model.embed_tokens.weight is missing", Loaded(dir.path()));
+  EXPECT_THROWS_WITH(UserError, "tensor model.embed_tokens.weight is missing", LoadedModel(dir.path()));
 }
 
 TEST(HfSource, ATiedModelWithAnotherHeadIsNotTied) {
@@ -139,7 +139,7 @@ TEST(HfSource, ATiedModelWithAnotherHeadIsNotTied) {
     write_bytes(dir / "config.json", config_text(true));
     write_file(dir / "model.safetensors",
                with({{kEmbedding, Shape{5, 4}, 3}, {kHead, Shape{5, 4}, fill, dtype}}));
-    const Loaded loaded(dir.path());
+    const LoadedModel loaded(dir.path());
     EXPECT_EQ(loaded.config.tied_lm_head, tied);
     EXPECT_EQ(loaded.noted("they are not tied"), !tied) << loaded.notes;
     EXPECT_EQ(loaded.first(kEmbedding), 3);
@@ -159,13 +159,13 @@ TEST(HfSource, TheSingleFileCountsMoreThanAnIndexAndItsShards) {
   index.save(dir / kSafetensorsIndexName);
   write_bytes(dir / "pytorch_model.bin", "x");
   {
-    const Loaded loaded(dir.path());
+    const LoadedModel loaded(dir.path());
     EXPECT_EQ(loaded.first(kEmbedding), 1);
     EXPECT_TRUE(loaded.noted("those of model.safetensors.index.json; not read: pytorch_model.bin"))
         << loaded.notes;
   }
   write_file(dir / "model.safetensors", with({{kEmbedding, Shape{5, 4}, 2}}));
-  const Loaded loaded(dir.path());
+  const LoadedModel loaded(dir.path());
   EXPECT_EQ(loaded.first(kEmbedding), 2);
   EXPECT_TRUE(
       loaded.noted("those of model.safetensors; not read: model-00001-of-00001.safetensors, "
@@ -182,7 +182,7 @@ TEST(HfSource, ShardsThatTheIndexDoesNotNameAreNotRead) {
   for (const Stored& t : tensors) index.weight_map[t.name] = "a.safetensors";
   index.save(dir / kSafetensorsIndexName);
   write_bytes(dir / "model-00009-of-00009.safetensors", "damaged");
-  const Loaded loaded(dir.path());
+  const LoadedModel loaded(dir.path());
   EXPECT_TRUE(loaded.noted("not read: model-00009-of-00009.safetensors")) << loaded.notes;
 }
 
@@ -190,7 +190,7 @@ TEST(HfSource, ADirectoryOfOtherFormatsSaysHowToConvert) {
   const TempDir dir;
   write_bytes(dir / "config.json", config_text(true));
   write_bytes(dir / "pytorch_model.bin", "x");
-  EXPECT_THROWS_WITH(UserError, "pytorch_model.bin cannot be read", Loaded(dir.path()));
+  EXPECT_THROWS_WITH(UserError, "pytorch_model.bin cannot be read", LoadedModel(dir.path()));
 }
 
 }  // namespace

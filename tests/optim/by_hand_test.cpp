@@ -15,7 +15,7 @@ namespace {
 constexpr std::int64_t kRows = 7, kColumns = 4;
 constexpr double kLr = 0.01, kDecay = 0.1;
 
-ParamInfo matrix(ParamRole role = ParamRole::kMatrix) {
+ParamInfo role_matrix(ParamRole role = ParamRole::kMatrix) {
   return {.name = "m", .shape = Shape{kRows, kColumns}, .role = role};
 }
 
@@ -46,7 +46,7 @@ void expect_two_steps(const Optimizer& optimizer, const ParamInfo& info, double 
 TEST(ByHandTest, Lion) {
   const AdamOptions o{.beta1 = 0.9, .beta2 = 0.99, .weight_decay = kDecay};
   Dense m(kRows, kColumns);
-  expect_two_steps(Lion(o), matrix(), kDecay, [&](int, const Dense& g) {
+  expect_two_steps(Lion(o), role_matrix(), kDecay, [&](int, const Dense& g) {
     const Dense d = sign(m.scaled(0.9) + g.scaled(0.1));
     m = m.scaled(0.99) + g.scaled(0.01);
     return d;
@@ -57,7 +57,7 @@ TEST(ByHandTest, Lion) {
 TEST(ByHandTest, AdamMini) {
   const AdamOptions o{.weight_decay = kDecay};
   Dense m(kRows, kColumns), v(kRows, 1);
-  expect_two_steps(AdamMini(o), matrix(), kDecay, [&](int step, const Dense& g) {
+  expect_two_steps(AdamMini(o), role_matrix(), kDecay, [&](int step, const Dense& g) {
     m = m.scaled(0.9) + g.scaled(0.1);
     Dense d(kRows, kColumns);
     for (std::int64_t r = 0; r < kRows; ++r) {
@@ -77,11 +77,11 @@ TEST(ByHandTest, FrugalByColumns) {
   FrugalOptions o{.adam = {.weight_decay = kDecay}, .density = 0.5, .inactive_lr_scale = 0.25};
   const Frugal frugal(o);
   Dense m(kRows, kColumns), v(kRows, kColumns);
-  expect_two_steps(frugal, matrix(), kDecay, [&](int step, const Dense& g) {
+  expect_two_steps(frugal, role_matrix(), kDecay, [&](int step, const Dense& g) {
     m = m.scaled(0.9) + g.scaled(0.1);
     v = v.map([](double a, double b) { return 0.95 * a + 0.05 * b * b; }, g);
     Dense d = sign(g).scaled(0.25);
-    for (const std::int64_t c : frugal.active_columns(matrix(), 42, 0)) {
+    for (const std::int64_t c : frugal.active_columns(role_matrix(), 42, 0)) {
       for (std::int64_t r = 0; r < kRows; ++r) {
         d.at(r, c) = m.at(r, c) / (1 - std::pow(0.9, step)) /
                      (std::sqrt(v.at(r, c) / (1 - std::pow(0.95, step))) + o.adam.eps);
@@ -96,7 +96,7 @@ TEST(ByHandTest, Scale) {
   for (const ParamRole role : {ParamRole::kMatrix, ParamRole::kHead}) {
     const Scale scale(ScaleOptions{.momentum = 0.9, .weight_decay = kDecay});
     Dense m(kRows, kColumns);
-    expect_two_steps(scale, matrix(role), kDecay, [&](int, const Dense& g) {
+    expect_two_steps(scale, role_matrix(role), kDecay, [&](int, const Dense& g) {
       m = role == ParamRole::kHead ? m.scaled(0.9) + g.scaled(0.1) : g;
       Dense d = m;
       for (std::int64_t r = 0; r < kRows; ++r) {

@@ -143,16 +143,16 @@ TEST(GaloreTest, FiraOfFullRankIsGalore) {
 }
 
 // Steps by hand, in f64, on the subspace that was found. W [9, 5], rank 2.
-constexpr std::int64_t kRows = 9, kWidth = 5, kRank = 2;
+constexpr std::int64_t kTallRows = 9, kWidth = 5, kRank = 2;
 
 class ByHand {
  public:
   explicit ByHand(const GaloreOptions& options, GaloreParts parts = {})
-      : galore_(options, std::move(parts)), one_(galore_, matrix(kRows, kWidth)) {}
+      : galore_(options, std::move(parts)), one_(galore_, matrix(kTallRows, kWidth)) {}
 
   Dense gradient(int step) const {
-    Dense g(kRows, kWidth);
-    for (std::int64_t e = 0; e < kRows * kWidth; ++e)
+    Dense g(kTallRows, kWidth);
+    for (std::int64_t e = 0; e < kTallRows * kWidth; ++e)
       g.values[static_cast<std::size_t>(e)] = static_cast<double>(fixture_value(e, step));
     return g;
   }
@@ -187,7 +187,7 @@ Dense adam_direction(const Dense& m, const Dense& v, int t) {
 
 TEST(GaloreTest, OneStepByHand) {
   ByHand hand(by_hand_options());
-  const Dense w{kRows, kWidth, hand.one().weights()};
+  const Dense w{kTallRows, kWidth, hand.one().weights()};
   const Dense p = hand.step(1, 0.01);
   const Dense r = hand.gradient(1) * p;
   const Dense m = r.scaled(0.1), v = r.map([](double a, double) { return 0.05 * a * a; }, r);
@@ -197,12 +197,12 @@ TEST(GaloreTest, OneStepByHand) {
 
 TEST(GaloreTest, OneStepOfFiraByHand) {
   ByHand hand(by_hand_options(), {.second_round = std::make_unique<Fira>()});
-  const Dense w{kRows, kWidth, hand.one().weights()};
+  const Dense w{kTallRows, kWidth, hand.one().weights()};
   const Dense p = hand.step(1, 0.01), g = hand.gradient(1), r = g * p;
   const Dense m = r.scaled(0.1), v = r.map([](double a, double) { return 0.05 * a * a; }, r);
   const Dense n = adam_direction(m, v, 1), outside = g + (r * p.transposed()).scaled(-0.25);
   Dense want = w + (n * p.transposed()).scaled(-0.01 * 0.25);
-  for (std::int64_t j = 0; j < kRows; ++j) {
+  for (std::int64_t j = 0; j < kTallRows; ++j) {
     double of_n = 0, of_r = 0;
     for (std::int64_t c = 0; c < kRank; ++c) {
       of_n += n.at(j, c) * n.at(j, c);
@@ -219,15 +219,15 @@ TEST(GaloreTest, TwoStepsOfNaturalGaloreByHand) {
   constexpr double kDamping = 0.5;
   ByHand hand(by_hand_options(), {.second_round = std::make_unique<NaturalGradient>(3, kDamping)});
   const Dense p = hand.step(1, 0.01);
-  Dense w{kRows, kWidth, hand.one().weights()};
+  Dense w{kTallRows, kWidth, hand.one().weights()};
   static_cast<void>(hand.step(2, 0.01));
-  constexpr std::int64_t n = kRows * kRank;
-  Dense fisher(n, n), m(kRows, kRank), v(kRows, kRank), natural(kRows, kRank);
+  constexpr std::int64_t n = kTallRows * kRank;
+  Dense fisher(n, n), m(kTallRows, kRank), v(kTallRows, kRank), natural(kTallRows, kRank);
   for (std::int64_t i = 0; i < n; ++i) fisher.at(i, i) = kDamping;
   for (const int step : {1, 2}) {
     const Dense g{n, 1, (hand.gradient(step) * p).values};
     fisher = fisher + g * g.transposed();
-    natural = {kRows, kRank, fisher.solve(g).values};
+    natural = {kTallRows, kRank, fisher.solve(g).values};
     m = m.map([](double a, double b) { return 0.9 * a + 0.1 * b; }, natural);
     v = v.map([](double a, double b) { return 0.95 * a + 0.05 * b * b; }, natural);
   }
@@ -241,8 +241,8 @@ TEST(GaloreTest, LdadamByHand) {
   o.scale = 1;
   o.update_gap = 1;
   ByHand hand(o, {.rotation = MomentRotation(0.9), .error_feedback = ErrorFeedback()});
-  Dense w{kRows, kWidth, hand.one().weights()}, error(kRows, kWidth), m(kRows, kRank),
-      v(kRows, kRank), before(kWidth, kRank);
+  Dense w{kTallRows, kWidth, hand.one().weights()}, error(kTallRows, kWidth), m(kTallRows, kRank),
+      v(kTallRows, kRank), before(kWidth, kRank);
   for (int t = 1; t <= 3; ++t) {
     const Dense p = hand.step(t, 0.01), g = hand.gradient(t) + error, r = g * p;
     error = g + (r * p.transposed()).scaled(-1);
@@ -295,7 +295,7 @@ TEST(GaloreTest, FourBitProjectorsAreCloseAndSmall) {
 // A subspace that does not move is looked for half as often after five refreshes; one that moves is
 // always.
 TEST(GaloreTest, ALazySubspaceRestsWhenItIsSettled) {
-  const ParamInfo info = matrix(kRows, kWidth);
+  const ParamInfo info = matrix(kTallRows, kWidth);
   const Galore galore({.rank = kRank, .update_gap = 1, .projector = ProjectorFormat::kF32},
                       {.lazy = LazyRefresh()});
   OneMatrix still(galore, info);

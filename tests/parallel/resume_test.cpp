@@ -65,7 +65,7 @@ struct Layout {
 };
 
 // Small enough for every matrix here, with refreshes between and at saves.
-OptimizerGroups make_groups(const ParamTable& params, const std::string& name) {
+OptimizerGroups make_small_groups(const ParamTable& params, const std::string& name) {
   OptimizerSettings settings{.name = name, .rank = 4, .update_gap = 4};
   GroupSettings main{.label = "main", .match = "", .optimizer = settings, .lr = 1e-2};
   GroupSettings fallback = main;
@@ -87,7 +87,7 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
     run_ranks(layout.ranks, [&](Communicator& comm) {
       const auto arena = Arena::make_cpu(1 << 26);
       const std::unique_ptr<TrainableModel> model = make_model();
-      const OptimizerGroups optimizer = make_groups(model->params(), layout.optimizer);
+      const OptimizerGroups optimizer = make_small_groups(model->params(), layout.optimizer);
       TrainEngine engine(*arena, *model, optimizer,
                          {.dtype = DType::kBF16,
                           .grad_dtype = DType::kBF16,
