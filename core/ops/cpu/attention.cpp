@@ -9,95 +9,93 @@
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/kernels.h"
-#include "core/ops/cpu/onednn_matmul.h"
 
 namespace thimble::cpu {
 namespace {
 
-constexpr std::int64_t kQueryRows = 128;  // queries of a tile
+constexpr std::int64_t kQueryRows = 128;  // queries of a tile, at most
 constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
-constexpr std::int64_t kKeyStep =
-    128;  // tile widths are multiples of this, so that few shapes exist
+// Tile widths are multiples of this; so many keys at a time are the k of a product with values.
+constexpr std::int64_t kKeyStep = 128;
 
-// Tiles are computed in the tensor's own type where the CPU multiplies it, else in f32.
-DType tile_dtype(const AttentionSpec& s) {
-  return s.dtype == DType::kBF16 && has_native_bf16() ? DType::kBF16 : DType::kF32;
+// The kernel that multiplies tiles. f32 tensors keep their precision whatever the path.
+const MatmulKernel& tile_kernel(const AttentionSpec& s) {
+  const MatmulKernel* kernel =
+      s.dtype == DType::kBF16 ? matmul_kernel(matmul_path()) : nullptr;  // none: the library's path
+  return kernel != nullptr ? *kernel : *matmul_kernel(MatmulPath::kF32);
 }
 
 std::int64_t padded_keys(const AttentionSpec& s) {
   return round_up(std::max<std::int64_t>(s.kv_len, 1), kKeyStep);
 }
 
-MatmulSpec tile_spec(std::int64_t m, std::int64_t n, std::int64_t k, DType in) {
-  return {.m = m, .n = n, .k = k, .a = in, .b = in, .c = DType::kF32, .lda = k, .ldb = n, .ldc = n};
-}
+// The sizes of packed operands; D is the head dimension.
+struct TileSizes {
+  const MatmulKernel& kernel;
+  std::int64_t element;
+  std::int64_t query_rows;  // of a tile: a multiple of the micro-kernel's rows
+  std::int64_t rows;        // the same, or the queries that there are, padded
+  std::int64_t d_cols;      // D as columns of a product
+  std::int64_t d_k;         // D as its k
+  std::int64_t key_cols;    // of a tile
 
-// The five matmuls of a tile [rows, cols] with head dimension D.
-struct TileMatmuls {
-  MatmulSpec scores, output, dv, dk, dq;
-
-  TileMatmuls(std::int64_t rows, std::int64_t cols, std::int64_t d, DType in) {
-    scores = tile_spec(rows, cols, d, in);  // Q K^T, and dO V^T
-    scores.trans_b = true;
-    scores.ldb = d;
-    output = tile_spec(rows, d, cols, in);  // P V
-    output.accumulate = true;
-    dv = tile_spec(cols, d, rows, in);  // P^T dO, and dS^T Q
-    dv.trans_a = true;
-    dv.lda = cols;
-    dv.accumulate = true;
-    dk = dv;
-    dq = output;  // dS K
-  }
+  explicit TileSizes(const AttentionSpec& s)
+      : kernel(tile_kernel(s)),
+        element(dtype_size(kernel.packed)),
+        query_rows(kQueryRows / kernel.rows * kernel.rows),
+        rows(std::min(query_rows, round_up(s.q_len, kernel.rows))),
+        d_cols(round_up(s.head_dim, kernel.cols)),
+        d_k(round_up(s.head_dim, kernel.k_step)),
+        key_cols(std::min(kKeyCols, padded_keys(s))) {}
+  std::int64_t padded_k(std::int64_t k) const { return round_up(k, kernel.k_step); }
+  std::int64_t padded_rows(std::int64_t count) const { return round_up(count, kernel.rows); }
 };
 
-std::int64_t tile_workspace(const AttentionSpec& s, bool backward) {
-  std::int64_t most = 0;
-  for (const std::int64_t rows : {std::min(kQueryRows, s.q_len), s.q_len % kQueryRows}) {
-    if (rows == 0) continue;
-    for (std::int64_t cols = kKeyStep; cols <= std::min(kKeyCols, padded_keys(s));
-         cols += kKeyStep) {
-      const TileMatmuls tile(rows, cols, s.head_dim, tile_dtype(s));
-      most = std::max(most, onednn::workspace_bytes(tile.scores));
-      most = std::max(most, onednn::workspace_bytes(tile.output));
-      if (backward) most = std::max(most, onednn::workspace_bytes(tile.dv));
-    }
-  }
-  return most;
-}
-
 // The scratch memory of one thread, cut from the workspace; offsets are multiples of 64 bytes.
+// Packed operands are named after what they hold: `k_cols` has keys as columns and D as k.
 struct Scratch {
-  char *q, *k, *v, *p, *ds, *dout, *onednn;
+  char *k_cols, *v_cols, *k_values, *v_values;        // of a head, for all of its queries
+  char *q_rows, *dout_rows, *q_values, *dout_values;  // of a block of queries
+  char *p_rows, *p_columns;                           // of a tile
   float *scores, *dp, *acc, *dk, *dv, *max, *sum, *shrink, *delta;
+  void *p, *ds;
   std::int32_t *first, *end;
   std::int64_t bytes = 0;
 
-  Scratch(const AttentionSpec& s, bool backward, std::int64_t onednn_bytes, char* base) {
-    const std::int64_t in = dtype_size(tile_dtype(s)), d = s.head_dim, keys = padded_keys(s);
-    const std::int64_t tile = kQueryRows * std::min(kKeyCols, keys);
+  Scratch(const AttentionSpec& s, bool backward, char* base) {
+    const TileSizes sizes(s);
+    const std::int64_t keys = padded_keys(s), in = sizes.element, rows = sizes.rows;
+    const std::int64_t tile = rows * sizes.key_cols;
+    const std::int64_t query_k = sizes.padded_k(rows);
     const auto cut = [&](auto*& pointer, std::int64_t size) {
       pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + bytes);
       bytes += round_up(size, 64);
     };
-    cut(q, kQueryRows * d * in);
-    cut(k, keys * d * in);
-    cut(v, keys * d * in);
+    cut(k_cols, keys * sizes.d_k * in);
+    cut(v_values, keys * sizes.d_cols * in);
+    cut(q_rows, rows * sizes.d_k * in);
     cut(scores, tile * 4);
-    cut(p, tile * in);
-    cut(acc, kQueryRows * d * 4);
-    cut(max, kQueryRows * 4);
-    cut(sum, kQueryRows * 4);
-    cut(shrink, kQueryRows * 4);
-    cut(first, kQueryRows * 4);
-    cut(end, kQueryRows * 4);
-    cut(ds, backward ? tile * in : 0);
-    cut(dp, backward ? tile * 4 : 0);
-    cut(dout, backward ? kQueryRows * d * in : 0);
-    cut(dk, backward ? keys * d * 4 : 0);
-    cut(dv, backward ? keys * d * 4 : 0);
-    cut(delta, backward ? kQueryRows * 4 : 0);
-    cut(onednn, onednn_bytes);
+    cut(p_rows, rows * kKeyStep * in);
+    cut(acc, rows * sizes.d_cols * 4);
+    for (float** each : {&max, &sum, &shrink, &delta}) cut(*each, rows * 4);
+    for (std::int32_t** each : {&first, &end}) cut(*each, rows * 4);
+    // Probabilities take the place of scores where they have their type.
+    p = scores;
+    if (in != 4) cut(p, tile * in);
+    ds = nullptr;
+    if (!backward) return;
+    cut(v_cols, keys * sizes.d_k * in);
+    cut(k_values, keys * sizes.d_cols * in);
+    cut(dout_rows, rows * sizes.d_k * in);
+    cut(q_values, query_k * sizes.d_cols * in);
+    cut(dout_values, query_k * sizes.d_cols * in);
+    cut(p_columns, sizes.padded_rows(sizes.key_cols) * query_k * in);
+    cut(dp, tile * 4);
+    ds = dp;
+    if (in != 4) cut(ds, tile * in);
+    // A panel may reach beyond the last key.
+    cut(dk, sizes.padded_rows(keys + sizes.kernel.rows) * sizes.d_cols * 4);
+    cut(dv, sizes.padded_rows(keys + sizes.kernel.rows) * sizes.d_cols * 4);
   }
 };
 
@@ -105,28 +103,57 @@ char* thread_base(const Scratch& layout, void* workspace) {
   return static_cast<char*>(workspace) + team_index() * round_up(layout.bytes, 4096);
 }
 
-// Rows of one head in a matrix of several: `rows` of d elements, `stride` elements apart.
+// Rows of one head in a matrix of several: `rows` of D elements, `stride` elements apart.
 struct HeadRows {
   const void* from = nullptr;
   std::int64_t rows = 0, stride = 0;
 };
 
-// Copies rows of one head into a dense tile of `padded` rows of the tile's dtype; rows past the end
-// are zero.
-void gather(const AttentionSpec& s, const HeadRows& head, char* dst, std::int64_t padded) {
-  const DType dst_dtype = tile_dtype(s);
-  const auto* in = static_cast<const char*>(head.from);
-  const std::int64_t row_bytes = s.head_dim * dtype_size(dst_dtype);
-  for (std::int64_t r = 0; r < head.rows; ++r) {
-    const char* from = in + r * head.stride * dtype_size(s.dtype);
-    if (s.dtype == dst_dtype) {
-      std::memcpy(dst + r * row_bytes, from, static_cast<std::size_t>(row_bytes));
-    } else {
-      isa_kernels().cast(dst + r * row_bytes, dst_dtype, from, s.dtype, s.head_dim);
-    }
+// Positions as rows or columns, D as k.
+PackSource positions(const AttentionSpec& s, const HeadRows& head) {
+  return {.from = head.from,
+          .dtype = s.dtype,
+          .stride_i = head.stride,
+          .stride_k = 1,
+          .count = head.rows,
+          .k = s.head_dim};
+}
+
+// D as columns, positions as k.
+PackSource values(const AttentionSpec& s, const HeadRows& head) {
+  return {.from = head.from,
+          .dtype = s.dtype,
+          .stride_i = 1,
+          .stride_k = head.stride,
+          .count = s.head_dim,
+          .k = head.rows};
+}
+
+// Keys that belong to the step of kKeyStep which begins at `key`.
+std::int64_t step_keys(const AttentionSpec& s, std::int64_t key) {
+  return std::min(kKeyStep, s.kv_len - key);
+}
+
+// Packs the keys or values of a head as columns; those past the end are zero.
+void pack_key_columns(const AttentionSpec& s, const HeadRows& head, char* packed) {
+  const TileSizes sizes(s);
+  sizes.kernel.pack_cols(packed, positions(s, head));
+  const std::int64_t row = sizes.d_k * sizes.element;
+  const std::int64_t done = round_up(head.rows, sizes.kernel.cols);
+  if (done < padded_keys(s)) {
+    std::memset(packed + done * row, 0, static_cast<std::size_t>((padded_keys(s) - done) * row));
   }
-  std::memset(dst + head.rows * row_bytes, 0,
-              static_cast<std::size_t>((padded - head.rows) * row_bytes));
+}
+
+// Packs the keys or values of a head as the k of products, each step of keys by itself.
+void pack_key_values(const AttentionSpec& s, const HeadRows& head, char* packed) {
+  const TileSizes sizes(s);
+  for (std::int64_t key = 0; key < head.rows; key += kKeyStep) {
+    const void* from =
+        static_cast<const char*>(head.from) + key * head.stride * dtype_size(s.dtype);
+    sizes.kernel.pack_cols(packed + key * sizes.d_cols * sizes.element,
+                           values(s, {from, step_keys(s, key), head.stride}));
+  }
 }
 
 // One head of one sequence of the batch.
@@ -145,7 +172,7 @@ struct QueryBlock {
       : of(whose),
         segment_start(args.segment_start + whose.sequence * s.q_len),
         q0(begin),
-        rows(std::min(kQueryRows, s.q_len - begin)) {
+        rows(std::min(TileSizes(s).query_rows, s.q_len - begin)) {
     key_begin = s.kv_len;
     for (std::int64_t i = 0; i < rows; ++i) key_begin = std::min(key_begin, first_key(s, q0 + i));
     key_begin = key_begin / kKeyStep * kKeyStep;
@@ -177,10 +204,6 @@ SoftmaxTile make_tile(const AttentionSpec& s, const QueryBlock& block, std::int6
           .end_key = w.end};
 }
 
-void run(const MatmulSpec& spec, const void* a, const void* b, void* c, void* workspace) {
-  onednn::matmul(spec, {.a = a, .b = b, .c = c, .workspace = workspace});
-}
-
 // Where head `head` of one position lies in a [batch * len, heads * head_dim] matrix.
 template <typename Byte>
 Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, std::int64_t stride,
@@ -188,63 +211,126 @@ Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, st
   return base + (position * stride + head * s.head_dim) * dtype_size(s.dtype);
 }
 
+// scores or dp [rows, cols of the tile] from packed queries and keys.
+void multiply_keys(const TileSizes& sizes, const char* queries, const char* keys, float* out,
+                   const SoftmaxTile& tile) {
+  sizes.kernel.multiply({.a = queries,
+                         .b = keys,
+                         .c = out,
+                         .ldc = tile.stride,
+                         .rows = sizes.padded_rows(tile.rows),
+                         .cols = tile.cols,
+                         .k = sizes.d_k});
+}
+
+// acc [rows, D] += p [rows, cols of the tile] values, step of keys by step.
+void add_values(const AttentionSpec& s, const SoftmaxTile& tile, std::int64_t key0, const void* p,
+                const char* packed_values, const Scratch& w) {
+  const TileSizes sizes(s);
+  for (std::int64_t at = 0; at < tile.cols && key0 + at < s.kv_len; at += kKeyStep) {
+    const std::int64_t keys = step_keys(s, key0 + at);
+    sizes.kernel.pack_rows(w.p_rows, {.from = static_cast<const char*>(p) + at * sizes.element,
+                                      .dtype = sizes.kernel.packed,
+                                      .stride_i = tile.stride,
+                                      .stride_k = 1,
+                                      .count = tile.rows,
+                                      .k = keys});
+    sizes.kernel.multiply({.a = w.p_rows,
+                           .b = packed_values + (key0 + at) * sizes.d_cols * sizes.element,
+                           .c = w.acc,
+                           .ldc = sizes.d_cols,
+                           .rows = sizes.padded_rows(tile.rows),
+                           .cols = sizes.d_cols,
+                           .k = sizes.padded_k(keys),
+                           .accumulate = true});
+  }
+}
+
+// out [keys of the tile, D] += p^T [keys, rows] packed [rows, D].
+void add_transposed(const AttentionSpec& s, const SoftmaxTile& tile, const void* p,
+                    const char* packed, float* out, const Scratch& w) {
+  const TileSizes sizes(s);
+  sizes.kernel.pack_rows(w.p_columns, {.from = p,
+                                       .dtype = sizes.kernel.packed,
+                                       .stride_i = 1,
+                                       .stride_k = tile.stride,
+                                       .count = tile.cols,
+                                       .k = tile.rows});
+  sizes.kernel.multiply({.a = w.p_columns,
+                         .b = packed,
+                         .c = out,
+                         .ldc = sizes.d_cols,
+                         .rows = sizes.padded_rows(tile.cols),
+                         .cols = sizes.d_cols,
+                         .k = sizes.padded_k(tile.rows),
+                         .accumulate = true});
+}
+
 void forward_block(const AttentionSpec& s, const AttentionArgs& args, const QueryBlock& block,
                    const Scratch& w) {
-  const DType in = tile_dtype(s);
-  const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
+  const TileSizes sizes(s);
+  const std::int64_t d = s.head_dim, stride = sizes.d_cols, q_stride = s.heads * d;
   const std::int64_t b = block.of.sequence, h = block.of.head;
-  gather(s,
-         {head_pointer(static_cast<const char*>(args.q), s, b * s.q_len + block.q0, q_stride, h),
-          block.rows, q_stride},
-         w.q, block.rows);
-  std::fill(w.acc, w.acc + block.rows * d, 0.0f);
+  sizes.kernel.pack_rows(w.q_rows, positions(s, {head_pointer(static_cast<const char*>(args.q), s,
+                                                              b * s.q_len + block.q0, q_stride, h),
+                                                 block.rows, q_stride}));
+  std::fill(w.acc, w.acc + sizes.padded_rows(block.rows) * stride, 0.0f);
   std::fill(w.max, w.max + block.rows, -HUGE_VALF);
   std::fill(w.sum, w.sum + block.rows, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
     const SoftmaxTile tile = make_tile(s, block, key0, w);
-    const TileMatmuls matmuls(block.rows, tile.cols, d, in);
-    run(matmuls.scores, w.q, w.k + key0 * d * in_size, w.scores, w.onednn);
+    multiply_keys(sizes, w.q_rows, w.k_cols + key0 * sizes.d_k * sizes.element, w.scores, tile);
     isa_kernels().softmax_tile(
-        tile, {.max = w.max, .sum = w.sum, .shrink = w.shrink, .p = w.p, .p_dtype = in});
+        tile,
+        {.max = w.max, .sum = w.sum, .shrink = w.shrink, .p = w.p, .p_dtype = sizes.kernel.packed});
     if (key0 > block.key_begin) {
       for (std::int64_t i = 0; i < block.rows; ++i) {
-        for (std::int64_t j = 0; j < d; ++j) w.acc[i * d + j] *= w.shrink[i];
+        for (std::int64_t j = 0; j < d; ++j) w.acc[i * stride + j] *= w.shrink[i];
       }
     }
-    run(matmuls.output, w.p, w.v + key0 * d * in_size, w.acc, w.onednn);
+    add_values(s, tile, key0, w.p, w.v_values, w);
   }
   float* lse = args.lse == nullptr ? nullptr : args.lse + (b * s.heads + h) * s.q_len + block.q0;
   char* out = head_pointer(static_cast<char*>(args.out), s, b * s.q_len + block.q0, q_stride, h);
   for (std::int64_t i = 0; i < block.rows; ++i) {
     const float inverse = 1.0f / w.sum[i];
-    for (std::int64_t j = 0; j < d; ++j) w.acc[i * d + j] *= inverse;
-    isa_kernels().cast(out + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * d,
+    for (std::int64_t j = 0; j < d; ++j) w.acc[i * stride + j] *= inverse;
+    isa_kernels().cast(out + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * stride,
                        DType::kF32, d);
     if (lse != nullptr) lse[i] = w.max[i] + std::log(w.sum[i]);
   }
 }
 
-void gather_keys(const AttentionSpec& s, const AttentionArgs& args, Head kv, const Scratch& w) {
+// Packs keys and values of a head for all of its queries.
+void pack_head(const AttentionSpec& s, const AttentionArgs& args, Head kv, bool backward,
+               const Scratch& w) {
   const std::int64_t position = kv.sequence * s.kv_len;
   const auto rows = [&](const void* base) {
     return HeadRows{head_pointer(static_cast<const char*>(base), s, position, s.kv_stride, kv.head),
                     s.kv_len, s.kv_stride};
   };
-  gather(s, rows(args.k), w.k, padded_keys(s));
-  gather(s, rows(args.v), w.v, padded_keys(s));
+  pack_key_columns(s, rows(args.k), w.k_cols);
+  pack_key_values(s, rows(args.v), w.v_values);
+  if (!backward) return;
+  pack_key_columns(s, rows(args.v), w.v_cols);
+  pack_key_values(s, rows(args.k), w.k_values);
 }
 
 void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const QueryBlock& block,
                     const Scratch& w) {
-  const DType in = tile_dtype(s);
-  const std::int64_t d = s.head_dim, q_stride = s.heads * d, in_size = dtype_size(in);
+  const TileSizes sizes(s);
+  const std::int64_t d = s.head_dim, stride = sizes.d_cols, q_stride = s.heads * d;
   const std::int64_t b = block.of.sequence, h = block.of.head;
   const std::int64_t position = b * s.q_len + block.q0;
   const auto at = [&](const void* base) {
     return head_pointer(static_cast<const char*>(base), s, position, q_stride, h);
   };
-  gather(s, {at(args.forward.q), block.rows, q_stride}, w.q, block.rows);
-  gather(s, {at(args.dout), block.rows, q_stride}, w.dout, block.rows);
+  const HeadRows q{at(args.forward.q), block.rows, q_stride},
+      dout{at(args.dout), block.rows, q_stride};
+  sizes.kernel.pack_rows(w.q_rows, positions(s, q));
+  sizes.kernel.pack_rows(w.dout_rows, positions(s, dout));
+  sizes.kernel.pack_cols(w.q_values, values(s, q));
+  sizes.kernel.pack_cols(w.dout_values, values(s, dout));
   isa_kernels().row_dots({.rows = block.rows,
                           .cols = d,
                           .stride = q_stride,
@@ -253,23 +339,26 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
                           .b = at(args.forward.out),
                           .out = w.delta});
   const float* lse = args.forward.lse + (b * s.heads + h) * s.q_len + block.q0;
-  std::fill(w.acc, w.acc + block.rows * d, 0.0f);
+  std::fill(w.acc, w.acc + sizes.padded_rows(block.rows) * stride, 0.0f);
   for (std::int64_t key0 = block.key_begin; key0 < block.key_end; key0 += kKeyCols) {
     const SoftmaxTile tile = make_tile(s, block, key0, w);
-    const TileMatmuls matmuls(block.rows, tile.cols, d, in);
-    const std::int64_t offset = key0 * d;
-    run(matmuls.scores, w.q, w.k + offset * in_size, w.scores, w.onednn);
-    run(matmuls.scores, w.dout, w.v + offset * in_size, w.dp, w.onednn);
-    isa_kernels().softmax_grad_tile(
-        tile, {.lse = lse, .delta = w.delta, .dp = w.dp, .p = w.p, .ds = w.ds, .dtype = in});
-    run(matmuls.dv, w.p, w.dout, w.dv + offset, w.onednn);
-    run(matmuls.dk, w.ds, w.q, w.dk + offset, w.onednn);
-    run(matmuls.dq, w.ds, w.k + offset * in_size, w.acc, w.onednn);
+    const std::int64_t offset = key0 * sizes.d_k * sizes.element;
+    multiply_keys(sizes, w.q_rows, w.k_cols + offset, w.scores, tile);
+    multiply_keys(sizes, w.dout_rows, w.v_cols + offset, w.dp, tile);
+    isa_kernels().softmax_grad_tile(tile, {.lse = lse,
+                                           .delta = w.delta,
+                                           .dp = w.dp,
+                                           .p = w.p,
+                                           .ds = w.ds,
+                                           .dtype = sizes.kernel.packed});
+    add_transposed(s, tile, w.p, w.dout_values, w.dv + key0 * stride, w);
+    add_transposed(s, tile, w.ds, w.q_values, w.dk + key0 * stride, w);
+    add_values(s, tile, key0, w.ds, w.k_values, w);
   }
   char* dq = head_pointer(static_cast<char*>(args.dq), s, position, q_stride, h);
   for (std::int64_t i = 0; i < block.rows; ++i) {
-    isa_kernels().cast(dq + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * d, DType::kF32,
-                       d);
+    isa_kernels().cast(dq + i * q_stride * dtype_size(s.dtype), s.dtype, w.acc + i * stride,
+                       DType::kF32, d);
   }
 }
 
@@ -284,20 +373,18 @@ std::int64_t group_cost(const AttentionSpec& s) {
 }  // namespace
 
 std::int64_t attention_workspace_bytes(const AttentionSpec& s, bool backward) {
-  return round_up(Scratch(s, backward, tile_workspace(s, backward), nullptr).bytes, 4096) *
-         team_threads();
+  return round_up(Scratch(s, backward, nullptr).bytes, 4096) * team_threads();
 }
 
 void attention(const AttentionSpec& s, const AttentionArgs& args) {
-  const std::int64_t onednn_bytes = tile_workspace(s, false);
-  const Scratch layout(s, false, onednn_bytes, nullptr);
-  const std::int64_t group = s.heads / s.kv_heads;
+  const Scratch layout(s, false, nullptr);
+  const std::int64_t group = s.heads / s.kv_heads, query_rows = TileSizes(s).query_rows;
   parallel_for_each(s.batch * s.kv_heads, group_cost(s), [&](std::int64_t task) {
-    const Scratch w(s, false, onednn_bytes, thread_base(layout, args.workspace));
+    const Scratch w(s, false, thread_base(layout, args.workspace));
     const Head kv{task / s.kv_heads, task % s.kv_heads};
-    gather_keys(s, args, kv, w);
+    pack_head(s, args, kv, false, w);
     for (std::int64_t h = kv.head * group; h < (kv.head + 1) * group; ++h) {
-      for (std::int64_t q0 = 0; q0 < s.q_len; q0 += kQueryRows) {
+      for (std::int64_t q0 = 0; q0 < s.q_len; q0 += query_rows) {
         forward_block(s, args, QueryBlock(s, args, {kv.sequence, h}, q0), w);
       }
     }
@@ -305,29 +392,27 @@ void attention(const AttentionSpec& s, const AttentionArgs& args) {
 }
 
 void attention_grad(const AttentionSpec& s, const AttentionGradArgs& args) {
-  const std::int64_t onednn_bytes = tile_workspace(s, true);
-  const Scratch layout(s, true, onednn_bytes, nullptr);
+  const Scratch layout(s, true, nullptr);
+  const TileSizes sizes(s);
   const std::int64_t group = s.heads / s.kv_heads;
   parallel_for_each(s.batch * s.kv_heads, group_cost(s), [&](std::int64_t task) {
-    const Scratch w(s, true, onednn_bytes, thread_base(layout, args.forward.workspace));
+    const Scratch w(s, true, thread_base(layout, args.forward.workspace));
     const Head kv{task / s.kv_heads, task % s.kv_heads};
-    gather_keys(s, args.forward, kv, w);
+    pack_head(s, args.forward, kv, true, w);
     const std::int64_t keys = padded_keys(s);
-    std::fill(w.dk, w.dk + keys * s.head_dim, 0.0f);
-    std::fill(w.dv, w.dv + keys * s.head_dim, 0.0f);
+    std::fill(w.dk, w.dk + keys * sizes.d_cols, 0.0f);
+    std::fill(w.dv, w.dv + keys * sizes.d_cols, 0.0f);
     for (std::int64_t h = kv.head * group; h < (kv.head + 1) * group; ++h) {
-      for (std::int64_t q0 = 0; q0 < s.q_len; q0 += kQueryRows) {
+      for (std::int64_t q0 = 0; q0 < s.q_len; q0 += sizes.query_rows) {
         backward_block(s, args, QueryBlock(s, args.forward, {kv.sequence, h}, q0), w);
       }
     }
     for (std::int64_t i = 0; i < s.kv_len; ++i) {
       const std::int64_t position = kv.sequence * s.kv_len + i;
-      isa_kernels().cast(
-          head_pointer(static_cast<char*>(args.dk), s, position, s.kv_stride, kv.head), s.dtype,
-          w.dk + i * s.head_dim, DType::kF32, s.head_dim);
-      isa_kernels().cast(
-          head_pointer(static_cast<char*>(args.dv), s, position, s.kv_stride, kv.head), s.dtype,
-          w.dv + i * s.head_dim, DType::kF32, s.head_dim);
+      for (const auto& [to, from] : {std::pair{args.dk, w.dk}, std::pair{args.dv, w.dv}}) {
+        isa_kernels().cast(head_pointer(static_cast<char*>(to), s, position, s.kv_stride, kv.head),
+                           s.dtype, from + i * sizes.d_cols, DType::kF32, s.head_dim);
+      }
     }
   });
 }

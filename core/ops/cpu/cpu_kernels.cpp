@@ -1,5 +1,7 @@
 // The CPU's kernel table and the tables of plans; chooses the instruction set once.
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <cstdlib>
@@ -20,7 +22,10 @@ enum class Isa { kAvx2, kAvx512, kAvx512Bf16, kAmxBf16 };
 
 bool finds_amx_bf16() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx >> 22 & 1u) != 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 22 & 1u) == 0) return false;
+  // Linux saves the tiles of a process only once it has asked.
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
 }
 
 Isa detect() {
@@ -30,8 +35,8 @@ Isa detect() {
   }
   const char* variable = std::getenv("THIMBLE_ISA");
   const std::string_view wanted = variable == nullptr ? "" : variable;
-  if (!wanted.empty() && wanted != "avx2" && wanted != "avx512") {
-    throw_user("THIMBLE_ISA='{}': allowed avx2, avx512", wanted);
+  if (!wanted.empty() && wanted != "avx2" && wanted != "avx512" && wanted != "avx512_bf16") {
+    throw_user("THIMBLE_ISA='{}': allowed avx2, avx512, avx512_bf16", wanted);
   }
   const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -40,7 +45,9 @@ Isa detect() {
     return Isa::kAvx2;
   }
   if (wanted == "avx512" || !__builtin_cpu_supports("avx512bf16")) return Isa::kAvx512;
-  return finds_amx_bf16() ? Isa::kAmxBf16 : Isa::kAvx512Bf16;
+  if (wanted != "avx512_bf16" && finds_amx_bf16()) return Isa::kAmxBf16;
+  onednn::limit_to_avx512_bf16();
+  return Isa::kAvx512Bf16;
 }
 
 Isa isa() {
@@ -129,6 +136,38 @@ const IsaKernels& isa_kernels() {
   static const IsaKernels& kChosen =
       isa() == Isa::kAvx2 ? avx2::isa_kernels() : avx512::isa_kernels();
   return kChosen;
+}
+
+const MatmulKernel* matmul_kernel(MatmulPath path) {
+  if (path == MatmulPath::kBf16 && !has_native_bf16()) return nullptr;
+  if (path == MatmulPath::kAmx && !has_amx_bf16()) return nullptr;
+  return isa() == Isa::kAvx2 ? avx2::matmul_kernel(path) : avx512::matmul_kernel(path);
+}
+
+namespace {
+
+// Intel's cores without AMX multiply pairs of bf16 at less than half the rate of f32 (Sapphire to
+// Granite Rapids), AMD's at twice the rate (Zen 4 and 5).
+MatmulPath usual_path() {
+  if (has_amx_bf16()) return MatmulPath::kAmx;
+  return has_native_bf16() && __builtin_cpu_is("amd") ? MatmulPath::kBf16 : MatmulPath::kF32;
+}
+
+std::atomic<MatmulPath>& chosen_path() {
+  static std::atomic<MatmulPath> chosen = usual_path();
+  return chosen;
+}
+
+}  // namespace
+
+MatmulPath matmul_path() {
+  return chosen_path();
+}
+
+void set_matmul_path(MatmulPath path) {
+  TH_CHECK(path == MatmulPath::kLibrary || matmul_kernel(path) != nullptr,
+           "this CPU lacks the matmul path");
+  chosen_path() = path;
 }
 
 bool has_native_bf16() {

@@ -4,14 +4,12 @@
 
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
+#include "core/ops/cpu/blocked_matmul.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/onednn_matmul.h"
 
 namespace thimble::cpu {
 namespace {
-
-// Multiplications and additions in the time of reading a value from memory.
-constexpr std::int64_t kOpsPerValue = 16;
 
 // What fills the second-level cache with both operands' parts while either is used often enough to
 // pay for its copy; smaller tiles are slower (measured: 128 x 128 by a tenth).
@@ -19,7 +17,6 @@ constexpr std::int64_t kTileRows = 256, kTileCols = 512, kLeastTileRows = 128, k
 // Enough that a thread which is late does not hold up the others for long.
 constexpr std::int64_t kTilesWanted = 8;
 constexpr std::int64_t kLeastTileWork = 32768;  // values: some 10 us
-constexpr std::int64_t kAlign = 64;
 
 std::int64_t work_of(std::int64_t m, std::int64_t n, std::int64_t k) {
   return std::max(m * k + k * n + m * n, m * n * k / kOpsPerValue);
@@ -131,6 +128,19 @@ void run_converted(const MatmulSpec& s, const MatmulArgs& args) {
   }
 }
 
+// Below this many rows or columns packing costs more than the matmul.
+constexpr std::int64_t kLeastBlocked = 16;
+
+// The kernel of our own that computes a matmul; null where the library does. Operands of f32 keep
+// their precision whatever the path.
+const MatmulKernel* blocked_kernel(const MatmulSpec& s) {
+  const MatmulPath path = matmul_path();
+  if (path == MatmulPath::kLibrary || s.b_prepacked) return nullptr;
+  if (std::min({s.m, s.n, s.k}) < kLeastBlocked) return nullptr;
+  const bool pairs = s.a == DType::kBF16 && s.b == DType::kBF16;
+  return matmul_kernel(pairs ? path : MatmulPath::kF32);
+}
+
 // A tile of the matmul with prepacked B.
 MatmulSpec prepacked_tile(const MatmulSpec& spec) {
   MatmulSpec s = spec;
@@ -181,6 +191,7 @@ MatmulTiles::MatmulTiles(const MatmulSpec& s) : rows(s.m), cols(s.n) {
 std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
   if (s.m == 0 || s.n == 0 || s.k == 0) return 0;
   TH_CHECK(!s.b_prepacked || !needs_conversion(s), "prepacked bf16 without native bf16");
+  if (const MatmulKernel* kernel = blocked_kernel(s)) return blocked_workspace_bytes(*kernel, s);
   const MatmulTiles tiles(s);
   const std::int64_t threads = std::min<std::int64_t>(team_threads(), tiles.down * tiles.across);
   // Threads are numbered by the team, not by the tiles.
@@ -190,6 +201,7 @@ std::int64_t matmul_workspace_bytes(const MatmulSpec& s) {
 void matmul(const MatmulSpec& s, const MatmulArgs& args) {
   TH_CHECK(s.k > 0, "matmul over an empty dimension");
   if (s.m == 0 || s.n == 0) return;
+  if (const MatmulKernel* kernel = blocked_kernel(s)) return blocked_matmul(*kernel, s, args);
   const MatmulTiles tiles(s);
   const std::int64_t scratch = scratch_bytes(s, tiles);
   const bool converted = needs_conversion(s);
@@ -237,7 +249,8 @@ PrepackedLayout preferred_layout(const MatmulSpec& s) {
 // Only where a second copy of the weights pays. Measured: a third faster with AMX tiles; elsewhere
 // within 5 %.
 PrepackedLayout prepacked_layout(const MatmulSpec& s) {
-  return has_amx_bf16() && s.b == DType::kBF16 ? preferred_layout(s) : PrepackedLayout{};
+  const bool pays = matmul_path() == MatmulPath::kLibrary && has_amx_bf16();
+  return pays && s.b == DType::kBF16 ? preferred_layout(s) : PrepackedLayout{};
 }
 
 void prepack(const MatmulSpec& s, const void* b, void* prepacked) {

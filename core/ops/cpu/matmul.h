@@ -6,6 +6,11 @@
 
 namespace thimble::cpu {
 
+/// Multiplications and additions in the time of reading a value from memory.
+inline constexpr std::int64_t kOpsPerValue = 16;
+/// Of the parts of a matmul's workspace, in bytes.
+inline constexpr std::int64_t kAlign = 64;
+
 /// How the result [m, n] of a matmul is cut. Sums over k are never cut: a tile is a matmul of its
 /// own. A function of the spec alone, so that bits do not depend on the number of threads.
 struct MatmulTiles {

@@ -197,6 +197,10 @@ void prepack(const MatmulSpec& spec, const void* b, void* prepacked) {
   dnnl::reorder(source, target).execute(stream(), source, target);
 }
 
+void limit_to_avx512_bf16() {
+  dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx512_core_bf16);
+}
+
 void limit_to_avx2() {
   dnnl::set_max_cpu_isa(dnnl::cpu_isa::avx2);
 }

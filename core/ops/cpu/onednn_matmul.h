@@ -18,7 +18,9 @@ void matmul(const MatmulSpec& spec, const MatmulArgs& args);
 PrepackedLayout prepacked_layout(const MatmulSpec& spec);
 void prepack(const MatmulSpec& spec, const void* b, void* prepacked);
 
-/// Forbids instruction sets above AVX2 (for THIMBLE_ISA); must be called before anything else here.
+/// Forbid instruction sets above AVX2, or AMX (for THIMBLE_ISA); to be called before anything else
+/// here.
 void limit_to_avx2();
+void limit_to_avx512_bf16();
 
 }  // namespace thimble::onednn

@@ -1,0 +1,256 @@
+// The micro-kernels of the blocked matmul: f32 for every instruction set, and, compiled with the
+// AVX-512 ones, dot products of bf16 pairs and AMX tiles.
+#include <immintrin.h>
+
+#include <array>
+
+#include "core/ops/cpu/isa_pack.h"
+
+namespace thimble::THIMBLE_ISA {
+namespace {
+
+template <std::int64_t kWidth, bool kPairs>
+void pack(void* packed, const PackSource& s) {
+  if (s.dtype == DType::kBF16) {
+    pack_panels<kWidth, kPairs, BF16>(packed, s);
+  } else {
+    pack_panels<kWidth, kPairs, float>(packed, s);
+  }
+}
+
+// Calls micro(a, b, c) for every tile of C: a panel of B is read by all panels of A while it is in
+// the first-level cache. Panels are of 32-bit units, `units` of them along k.
+template <std::int64_t kRows, std::int64_t kCols, typename Micro>
+void for_each_tile(const PackedBlocks& p, std::int64_t units, Micro&& micro) {
+  const auto* a = static_cast<const float*>(p.a);
+  const auto* b = static_cast<const float*>(p.b);
+  for (std::int64_t j = 0; j < p.cols; j += kCols) {
+    for (std::int64_t i = 0; i < p.rows; i += kRows)
+      micro(a + i * units, b + j * units, p.c + i * p.ldc + j);
+  }
+}
+
+#ifdef __AVX512F__
+
+// Two vectors of columns: 28 sums, two of B and one of A fill 31 of the 32 registers.
+constexpr std::int64_t kRows = 14, kVectors = 2, kCols = kVectors * 16;
+
+// Sums over k of a micro-tile; Fma(a, b, sum) takes a unit of A in all lanes and a vector of B's.
+#define THIMBLE_MICRO_TILE(FMA)                                                          \
+  __m512 sums[kRows][kVectors];                                                          \
+  _Pragma("GCC unroll 16") for (auto& row : sums) row[0] = row[1] = _mm512_setzero_ps(); \
+  for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {                     \
+    const __m512 b0 = _mm512_load_ps(b), b1 = _mm512_load_ps(b + 16);                    \
+    _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {                  \
+      const __m512 each = _mm512_set1_ps(a[i]);                                          \
+      sums[i][0] = FMA(each, b0, sums[i][0]);                                            \
+      sums[i][1] = FMA(each, b1, sums[i][1]);                                            \
+    }                                                                                    \
+  }                                                                                      \
+  _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {                    \
+    float* row = c + i * ldc;                                                            \
+    if (accumulate) {                                                                    \
+      sums[i][0] = _mm512_add_ps(_mm512_loadu_ps(row), sums[i][0]);                      \
+      sums[i][1] = _mm512_add_ps(_mm512_loadu_ps(row + 16), sums[i][1]);                 \
+    }                                                                                    \
+    _mm512_storeu_ps(row, sums[i][0]);                                                   \
+    _mm512_storeu_ps(row + 16, sums[i][1]);                                              \
+  }
+
+void f32_micro_tile(const float* a, const float* b, std::int64_t units, float* c, std::int64_t ldc,
+                    bool accumulate) {
+  THIMBLE_MICRO_TILE(_mm512_fmadd_ps)
+}
+
+#define THIMBLE_DOT(x, y, sum) \
+  _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(y))
+
+__attribute__((target("avx512bf16"))) void bf16_micro_tile(const float* a, const float* b,
+                                                           std::int64_t units, float* c,
+                                                           std::int64_t ldc, bool accumulate) {
+  THIMBLE_MICRO_TILE(THIMBLE_DOT)
+}
+
+void multiply_bf16(const PackedBlocks& p) {
+  const std::int64_t units = (p.k + 1) / 2;
+  for_each_tile<kRows, kCols>(p, units, [&](const float* a, const float* b, float* c) {
+    bf16_micro_tile(a, b, units, c, p.ldc, p.accumulate);
+  });
+}
+
+// Four tiles of C of 16 x 16: two tiles of A by two of B.
+constexpr std::int64_t kAmxRows = 32, kAmxCols = 32, kAmxUnits = 16, kTile = 256;
+
+struct TileConfig {
+  std::uint8_t palette = 1, start_row = 0;
+  std::array<std::uint8_t, 14> reserved{};
+  std::array<std::uint16_t, 16> row_bytes{};
+  std::array<std::uint8_t, 16> rows{};
+};
+static_assert(sizeof(TileConfig) == 64);
+
+__attribute__((target("amx-tile,amx-bf16"))) void amx_micro_tile(const float* a, const float* b,
+                                                                 std::int64_t units, float* c,
+                                                                 std::int64_t ldc,
+                                                                 bool accumulate) {
+  const std::int64_t stride = ldc * 4;
+  float* below = c + 16 * ldc;
+  if (accumulate) {
+    _tile_loadd(0, c, stride);
+    _tile_loadd(1, c + 16, stride);
+    _tile_loadd(2, below, stride);
+    _tile_loadd(3, below + 16, stride);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (std::int64_t q = 0; q < units; q += kAmxUnits, a += 2 * kTile, b += 2 * kTile) {
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a, 64);
+    _tile_dpbf16ps(0, 4, 6);
+    _tile_loadd(7, b + kTile, 64);
+    _tile_dpbf16ps(1, 4, 7);
+    _tile_loadd(5, a + kTile, 64);
+    _tile_dpbf16ps(2, 5, 6);
+    _tile_dpbf16ps(3, 5, 7);
+  }
+  _tile_stored(0, c, stride);
+  _tile_stored(1, c + 16, stride);
+  _tile_stored(2, below, stride);
+  _tile_stored(3, below + 16, stride);
+}
+
+// oneDNN's kernels configure the tiles as well: they are configured for every block, which costs
+// some ten nanoseconds.
+__attribute__((target("amx-tile"))) void multiply_amx(const PackedBlocks& p) {
+  TileConfig config;
+  for (std::size_t tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = 64;
+    config.rows[tile] = 16;
+  }
+  // GCC 12 believes that the instruction reads eight bytes.
+  asm volatile("" : : "r"(&config) : "memory");
+  _tile_loadconfig(&config);
+  const std::int64_t units = p.k / 2;
+  for_each_tile<kAmxRows, kAmxCols>(p, units, [&](const float* a, const float* b, float* c) {
+    amx_micro_tile(a, b, units, c, p.ldc, p.accumulate);
+  });
+  _tile_release();
+}
+
+// Panels of 32 as pairs of tiles per 16 units of k: of A by rows, of B by units.
+template <bool kByRows, typename T>
+void pack_tiles(void* packed, const PackSource& s) {
+  const UnitSource<T, true> source(s);
+  const std::int64_t steps = (s.k + 2 * kAmxUnits - 1) / (2 * kAmxUnits);
+  auto* out = static_cast<std::uint32_t*>(packed);
+  for (std::int64_t panel = 0; panel < s.count; panel += kAmxRows) {
+    for (std::int64_t step = 0; step < steps; ++step) {
+      for (const std::int64_t half : {0, 16}) {
+        Units square[kLanes];
+        load_square(square, source, panel + half, step * kAmxUnits, !kByRows);
+        std::memcpy(out, square, sizeof(square));
+        out += kTile;
+      }
+    }
+  }
+}
+
+template <bool kByRows>
+void pack_amx(void* packed, const PackSource& s) {
+  if (s.dtype == DType::kBF16) {
+    pack_tiles<kByRows, BF16>(packed, s);
+  } else {
+    pack_tiles<kByRows, float>(packed, s);
+  }
+}
+
+constexpr MatmulKernel kBf16{.path = MatmulPath::kBf16,
+                             .packed = DType::kBF16,
+                             .rows = kRows,
+                             .cols = kCols,
+                             .k_step = 2,
+                             .k_block = 512,
+                             .row_block = 6 * kRows,
+                             .col_block = 256,
+                             .pack_rows = pack<kRows, true>,
+                             .pack_cols = pack<kCols, true>,
+                             .multiply = multiply_bf16};
+
+constexpr MatmulKernel kAmx{.path = MatmulPath::kAmx,
+                            .packed = DType::kBF16,
+                            .rows = kAmxRows,
+                            .cols = kAmxCols,
+                            .k_step = 2 * kAmxUnits,
+                            .k_block = 384,
+                            .row_block = 128,
+                            .col_block = 256,
+                            .pack_rows = pack_amx<true>,
+                            .pack_cols = pack_amx<false>,
+                            .multiply = multiply_amx};
+
+#else
+
+// Two vectors of columns: 12 sums, two of B and one or two of A fill the 16 registers.
+constexpr std::int64_t kRows = 6, kVectors = 2, kCols = kVectors * 8;
+
+void f32_micro_tile(const float* a, const float* b, std::int64_t units, float* c, std::int64_t ldc,
+                    bool accumulate) {
+  __m256 sums[kRows][kVectors];
+#pragma GCC unroll 16
+  for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
+  for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {
+    const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8);
+#pragma GCC unroll 16
+    for (std::int64_t i = 0; i < kRows; ++i) {
+      const __m256 each = _mm256_set1_ps(a[i]);
+      sums[i][0] = _mm256_fmadd_ps(each, b0, sums[i][0]);
+      sums[i][1] = _mm256_fmadd_ps(each, b1, sums[i][1]);
+    }
+  }
+#pragma GCC unroll 16
+  for (std::int64_t i = 0; i < kRows; ++i) {
+    float* row = c + i * ldc;
+    if (accumulate) {
+      sums[i][0] = _mm256_add_ps(_mm256_loadu_ps(row), sums[i][0]);
+      sums[i][1] = _mm256_add_ps(_mm256_loadu_ps(row + 8), sums[i][1]);
+    }
+    _mm256_storeu_ps(row, sums[i][0]);
+    _mm256_storeu_ps(row + 8, sums[i][1]);
+  }
+}
+
+#endif
+
+void multiply_f32(const PackedBlocks& p) {
+  for_each_tile<kRows, kCols>(p, p.k, [&](const float* a, const float* b, float* c) {
+    f32_micro_tile(a, b, p.k, c, p.ldc, p.accumulate);
+  });
+}
+
+constexpr MatmulKernel kF32{.path = MatmulPath::kF32,
+                            .packed = DType::kF32,
+                            .rows = kRows,
+                            .cols = kCols,
+                            .k_step = 1,
+                            .k_block = 256,
+                            .row_block = (84 / kRows) * kRows,
+                            .col_block = 256,
+                            .pack_rows = pack<kRows, false>,
+                            .pack_cols = pack<kCols, false>,
+                            .multiply = multiply_f32};
+
+}  // namespace
+
+const MatmulKernel* matmul_kernel(MatmulPath path) {
+  if (path == MatmulPath::kF32) return &kF32;
+#ifdef __AVX512F__
+  if (path == MatmulPath::kBf16) return &kBf16;
+  if (path == MatmulPath::kAmx) return &kAmx;
+#endif
+  return nullptr;
+}
+
+}  // namespace thimble::THIMBLE_ISA

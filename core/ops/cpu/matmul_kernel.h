@@ -1,0 +1,65 @@
+// What the blocked matmul (blocked_matmul.h) needs of a set of instructions: how operands are
+// packed, and the product of two packed blocks.
+//
+// A packed operand is a row of panels. A panel holds as many rows of A (or columns of B) as the
+// micro-kernel multiplies at a time, all of a block of k, in the order in which it reads them;
+// what is missing at the edges is zero. Ref: Goto and van de Geijn 2008, "Anatomy of
+// High-Performance Matrix Multiplication".
+#pragma once
+
+#include <cstdint>
+
+#include "core/base/dtype.h"
+
+namespace thimble {
+
+/// Which instructions multiply matrices of bf16. f32 matrices are multiplied by kF32 or kLibrary.
+enum class MatmulPath : std::uint8_t {
+  kLibrary,  // oneDNN, in the operands' own types where the CPU has them
+  kF32,      // operands widened to f32 while they are packed, fused multiply-add
+  kBf16,     // dot products of pairs (AVX512_BF16)
+  kAmx,      // tiles (AMX_BF16)
+};
+
+/// A matrix to pack: element (i, p), i < count a row of A or a column of B and p < k, lies at
+/// i * stride_i + p * stride_k. One of the strides is 1.
+struct PackSource {
+  const void* from = nullptr;
+  DType dtype = DType::kF32;
+  std::int64_t stride_i = 0, stride_k = 0;
+  std::int64_t count = 0, k = 0;
+};
+
+/// c [rows, cols] (+)= a [rows, k] b [k, cols], packed; all sizes multiples of the micro-kernel's.
+struct PackedBlocks {
+  const void* a = nullptr;
+  const void* b = nullptr;
+  float* c = nullptr;
+  std::int64_t ldc = 0;
+  std::int64_t rows = 0, cols = 0, k = 0;
+  bool accumulate = false;
+};
+
+/// The kernel of one path under one instruction set.
+struct MatmulKernel {
+  MatmulPath path = MatmulPath::kF32;
+  DType packed = DType::kF32;
+  std::int64_t rows = 0, cols = 0;  // of C, by the micro-kernel
+  std::int64_t k_step = 1;          // packed k is a multiple of it
+  // Blocks: k_block columns of A and rows of B stay in the first-level cache as panels of B and in
+  // the second as a block of A. How k is cut decides the bits; how C is cut does not.
+  std::int64_t k_block = 0, row_block = 0, col_block = 0;
+  void (*pack_rows)(void* packed, const PackSource& a) = nullptr;
+  void (*pack_cols)(void* packed, const PackSource& b) = nullptr;
+  void (*multiply)(const PackedBlocks& blocks) = nullptr;
+};
+
+namespace avx2 {
+/// Null for paths that the instruction set lacks; kLibrary has none.
+const MatmulKernel* matmul_kernel(MatmulPath path);
+}  // namespace avx2
+namespace avx512 {
+const MatmulKernel* matmul_kernel(MatmulPath path);
+}  // namespace avx512
+
+}  // namespace thimble
