@@ -11,13 +11,33 @@ namespace {
 
 constexpr std::int64_t kBudgetNs = 60'000'000;  // per matmul, at least three runs
 
+struct Rate {
+  double flops_per_s = 0;
+  std::optional<MatmulPath> path = {};  // of a CPU
+};
+
+// The library, and our own whose instructions are not less than half as fast as the fastest.
+std::vector<MatmulPath> promising_paths(DType dtype) {
+  static const std::vector<MatmulPeak> kPeaks = measure_matmul_peaks(1);
+  std::vector<MatmulPath> paths{MatmulPath::kLibrary};
+  double most = 0;
+  for (const MatmulPeak& peak : kPeaks) most = std::max(most, peak.flops_per_s);
+  for (const MatmulPeak& peak : kPeaks) {
+    const bool fits =
+        dtype == DType::kBF16 ? peak.flops_per_s > most / 2 : peak.path == MatmulPath::kF32;
+    if (fits) paths.push_back(peak.path);
+  }
+  return paths;
+}
+
 struct Linear {
   std::int64_t out = 0, in = 0, count = 0;
 };
 
-// Best rate of c = op(a) op(b), B prepacked if that is of use.
-double best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, bool prepack) {
-  const MatmulSpec spec = ops::matmul_spec(a, b, c);
+// Best rate of c = op(a) op(b) by one path, B prepacked if that is of use.
+double rate_of_path(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, bool prepack,
+                    std::optional<MatmulPath> path) {
+  const MatmulSpec spec = ops::matmul_spec(a, b, c, {.path = path});
   const KernelTable& table = kernels(c.device());
   Tensor prepacked;
   const PrepackedLayout layout = table.prepacked_layout(spec);
@@ -30,7 +50,8 @@ double best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, 
   const auto wait = device_memory(c.device().kind).wait;
   for (int run = 0; run < 4 || spent < kBudgetNs; ++run) {
     const std::int64_t start = steady_now_ns();
-    ops::matmul(arena, a, b, c, {.prepacked = prepacked.defined() ? &prepacked : nullptr});
+    ops::matmul(arena, a, b, c,
+                {.prepacked = prepacked.defined() ? &prepacked : nullptr, .path = path});
     wait();
     const std::int64_t time = std::max<std::int64_t>(steady_now_ns() - start, 1);
     if (run == 0) continue;  // creates the primitive, touches the memory
@@ -39,6 +60,18 @@ double best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, 
   }
   return 2.0 * static_cast<double>(spec.m) * static_cast<double>(spec.n) *
          static_cast<double>(spec.k) / (static_cast<double>(best) * 1e-9);
+}
+
+// Best rate of any path that may be the fastest; those that the process does not take count too.
+Rate best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, bool prepack) {
+  if (c.device().kind != DeviceKind::kCpu)
+    return {.flops_per_s = rate_of_path(arena, a, b, c, prepack, std::nullopt)};
+  Rate best{.flops_per_s = 0};
+  for (const MatmulPath path : promising_paths(a.tensor.dtype())) {
+    const double rate = rate_of_path(arena, a, b, c, prepack, path);
+    if (rate > best.flops_per_s) best = {.flops_per_s = rate, .path = path};
+  }
+  return best;
 }
 
 Tensor matrix(Arena& arena, DType dtype, std::int64_t rows, std::int64_t cols) {
@@ -54,6 +87,11 @@ struct LinearTiming {
   DType dtype, out_dtype, grad_dtype;
 };
 
+MatmulRate timed(const char* name, std::int64_t m, std::int64_t n, std::int64_t k,
+                 std::int64_t count, const Rate& rate) {
+  return {name, m, n, k, count, rate.flops_per_s, rate.path};
+}
+
 void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTiming& t) {
   const std::int64_t tokens = t.tokens;
   const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + 64 * kMiB;
@@ -67,14 +105,14 @@ void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTimi
                dx = matrix(*arena, t.dtype, tokens, l.in);
   const Tensor dw = matrix(*arena, t.grad_dtype, rows, cols);
   const std::int64_t count = l.count * t.repeats;
-  out.matmuls.push_back(
-      {"forward", tokens, l.out, l.in, count, best_rate(*arena, {x}, {w, !transposed}, y, true)});
-  out.matmuls.push_back({"input gradient", tokens, l.in, l.out, count,
-                         best_rate(*arena, {dy}, {w, transposed}, dx, true)});
+  out.matmuls.push_back(timed("forward", tokens, l.out, l.in, count,
+                              best_rate(*arena, {x}, {w, !transposed}, y, true)));
+  out.matmuls.push_back(timed("input gradient", tokens, l.in, l.out, count,
+                              best_rate(*arena, {dy}, {w, transposed}, dx, true)));
   const Tensor& first = transposed ? x : dy;
   const Tensor& second = transposed ? dy : x;
-  out.matmuls.push_back({"weight gradient", dw.dim(0), dw.dim(1), tokens, count,
-                         best_rate(*arena, {first, true}, {second}, dw, false)});
+  out.matmuls.push_back(timed("weight gradient", dw.dim(0), dw.dim(1), tokens, count,
+                              best_rate(*arena, {first, true}, {second}, dw, false)));
 }
 
 }  // namespace
@@ -83,7 +121,8 @@ double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64
   const std::unique_ptr<Arena> arena =
       Arena::make(device, 16 * (m * k + n * k + m * n) + 64 * kMiB, 0);
   return best_rate(*arena, {matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true},
-                   matrix(*arena, dtype, m, n), true);
+                   matrix(*arena, dtype, m, n), true)
+      .flops_per_s;
 }
 
 double Roofline::seconds_per_micro_batch() const {

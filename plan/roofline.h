@@ -1,5 +1,6 @@
 // The roofline of a training step: how fast it could be if its matmuls were all there is. Each
-// matmul of the model is timed alone, warm and with prepacked weights.
+// matmul of the model is timed alone, warm, by every path (core/ops/matmul_path.h) that may be the
+// fastest on this CPU, whichever the run takes.
 //
 // `sol` ("speed of light") in metrics, progress lines and benchmarks is the fraction of this bound
 // that a step reaches: the seconds that its matmuls take alone, divided by the seconds that the
@@ -8,11 +9,13 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "core/base/dtype.h"
 #include "core/device/device.h"
+#include "core/ops/matmul_path.h"
 #include "models/model_config.h"
 
 namespace thimble {
@@ -21,8 +24,9 @@ namespace thimble {
 struct MatmulRate {
   std::string name;  // "forward", "input gradient", "weight gradient"
   std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t count = 0;  // per micro-batch
-  double flops_per_s = 0;  // best of several runs
+  std::int64_t count = 0;               // per micro-batch
+  double flops_per_s = 0;               // best of several runs and of every path
+  std::optional<MatmulPath> path = {};  // of a CPU: the one that was the fastest
   double seconds() const {
     return static_cast<double>(count) * 2.0 * static_cast<double>(m) * static_cast<double>(n) *
            static_cast<double>(k) / flops_per_s;
@@ -41,7 +45,7 @@ struct Roofline {
 Roofline measure_roofline(DeviceKind device, const ModelConfig& config, std::int64_t tokens,
                           DType dtype, DType grad_dtype);
 
-/// FLOPs per second of one matmul [m, k] x [k, n], best of several runs, weights prepacked.
+/// FLOPs per second of one matmul [m, k] x [k, n], best of several runs and of every path.
 double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);
 
 }  // namespace thimble

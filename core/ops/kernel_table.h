@@ -8,11 +8,21 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 
 #include "core/base/dtype.h"
 #include "core/device/device.h"
 
 namespace thimble {
+
+/// Which instructions of a CPU multiply matrices of bf16. Matrices of f32 are multiplied by kF32 or
+/// kLibrary. The path decides the last bits of a result.
+enum class MatmulPath : std::uint8_t {
+  kLibrary,  // oneDNN, in the operands' own types where the CPU has them
+  kF32,      // operands widened to f32 while they are packed, fused multiply-add
+  kBf16,     // dot products of pairs (AVX512_BF16)
+  kAmx,      // tiles (AMX_BF16)
+};
 
 /// C[m, n] (+)= op(A)[m, k] op(B)[k, n] (+ bias[n]). Strides are those of the matrices as stored.
 struct MatmulSpec {
@@ -21,8 +31,9 @@ struct MatmulSpec {
   bool trans_a = false, trans_b = false;
   std::int64_t lda = 0, ldb = 0, ldc = 0;
   bool accumulate = false;
-  bool bias = false;         // bias has the dtype of B
-  bool b_prepacked = false;  // B is in the prepacked layout of this matmul
+  bool bias = false;                    // bias has the dtype of B
+  bool b_prepacked = false;             // B is in the prepacked layout of this matmul
+  std::optional<MatmulPath> path = {};  // none: matmul_path()
   friend bool operator==(const MatmulSpec&, const MatmulSpec&) = default;
 };
 

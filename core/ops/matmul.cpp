@@ -27,6 +27,7 @@ MatmulSpec matmul_spec(Operand a, Operand b, const Tensor& c, const MatmulOption
   s.accumulate = options.accumulate;
   s.bias = options.bias != nullptr;
   s.b_prepacked = options.prepacked != nullptr;
+  s.path = options.path;
   if (s.bias) check_shape(*options.bias, Shape{s.n});
   return s;
 }

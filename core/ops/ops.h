@@ -29,6 +29,7 @@ struct MatmulOptions {
   const Tensor* bias = nullptr;  // [n], dtype of b
   // b in the prepacked layout of matmul_spec(); b itself is then not read.
   const Tensor* prepacked = nullptr;
+  std::optional<MatmulPath> path = {};  // of a CPU; none: matmul_path()
   std::optional<Fp8Operands> fp8 = {};  // bf16 operands; sizes that 8 bits cannot take stay bf16
 };
 

@@ -7,6 +7,7 @@
 
 #include "core/base/threads.h"
 #include "core/device/gpu.h"
+#include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
 #include "launcher/commands/bench_train.h"
@@ -20,12 +21,32 @@
 namespace thimble {
 namespace {
 
+// What the multiply instructions of this CPU reach on registers alone, and which of them jobs take.
+void print_peaks(bool json) {
+  const std::vector<MatmulPeak> peaks = measure_matmul_peaks(team_threads());
+  for (const MatmulPeak& peak : peaks) {
+    if (json) {
+      fmt::print("{}\n", nlohmann::ordered_json{{"peak_of", path_name(peak.path)},
+                                                {"gflops", peak.flops_per_s / 1e9},
+                                                {"chosen", peak.path == matmul_path()}}
+                             .dump());
+    } else {
+      fmt::print("peak of {:<5} instructions {:>10.1f} GFLOP/s{}\n", path_name(peak.path),
+                 peak.flops_per_s / 1e9,
+                 peak.path == matmul_path() ? "  (bf16 jobs take it: training.matmul)" : "");
+    }
+  }
+  const std::string advice = matmul_advice(peaks);
+  if (!json && !advice.empty()) fmt::print("warning: {}\n", advice);
+}
+
 void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens, bool json) {
   const auto config = named_model_config(size);
   if (!config) throw_user("--size '{}': allowed {}", size, model_config_names());
+  if (device == DeviceKind::kCpu) print_peaks(json);
   if (!json)
-    fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}\n", "dtype", "matmul", "m", "n", "k",
-               "GFLOP/s");
+    fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}  {}\n", "dtype", "matmul", "m", "n", "k",
+               "GFLOP/s", "path");
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     for (const MatmulRate& p : measure_roofline(device, *config, tokens, dtype, dtype).matmuls) {
       if (json) {
@@ -34,11 +55,12 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
                                                   {"m", p.m},
                                                   {"n", p.n},
                                                   {"k", p.k},
-                                                  {"gflops", p.flops_per_s / 1e9}}
+                                                  {"gflops", p.flops_per_s / 1e9},
+                                                  {"path", p.path ? path_name(*p.path) : "gpu"}}
                                .dump());
       } else {
-        fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10.1f}\n", dtype_name(dtype), p.name, p.m,
-                   p.n, p.k, p.flops_per_s / 1e9);
+        fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10.1f}  {}\n", dtype_name(dtype), p.name, p.m,
+                   p.n, p.k, p.flops_per_s / 1e9, p.path ? path_name(*p.path) : "gpu");
       }
     }
   }

@@ -11,6 +11,7 @@
 #include "core/base/random.h"
 #include "core/base/threads.h"
 #include "core/device/gpu.h"
+#include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
@@ -35,7 +36,7 @@ struct TrainBench {
   std::string size = "130m";
   std::int64_t batch = 4, seq = 512, accumulation = 1, steps = 12, warmup = 6;
   std::string dtype = "bf16", recompute = "none", trace, device = "cpu";
-  std::string comm_dtype = "bf16";
+  std::string comm_dtype = "bf16", matmul = "auto";
   std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
   bool fused = false;
@@ -250,9 +251,10 @@ void add_speed(nlohmann::ordered_json& result, const TrainBench& b, const Timing
   const double step_s = timing.median_s();
   result["accumulation"] = b.accumulation;
   result["sol"] = roofline_s * static_cast<double>(b.accumulation) / step_s;  // see roofline.h
-  result["mfu"] = nullptr;  // no data sheet to go by
+  result["mfu"] = nullptr;  // a GPU without a data sheet
   if (peak_flops) result["mfu"] = result["model_tflops"].get<double>() * 1e12 / *peak_flops;
   result["isa"] = cpu_isa();
+  result["matmul"] = path_name(matmul_path());
 }
 
 void add_memory(nlohmann::ordered_json& result, const MemoryReport& planned,
@@ -274,8 +276,30 @@ void add_communication(nlohmann::ordered_json& result, const Timing& timing, int
   result["comm_hidden"] = busy_s > 0 ? std::max(0.0, 1 - waited_s / busy_s) : 1.0;
 }
 
+void choose_matmul_path(const std::string& name) {
+  if (name == "auto") return;
+  std::string allowed = "auto";
+  for (const MatmulPath path :
+       {MatmulPath::kLibrary, MatmulPath::kF32, MatmulPath::kBf16, MatmulPath::kAmx}) {
+    if (!has_matmul_path(path)) continue;
+    if (name == path_name(path)) return set_matmul_path(path);
+    allowed += fmt::format(", {}", path_name(path));
+  }
+  throw_user("--matmul '{}': allowed on this CPU: {}", name, allowed);
+}
+
+// What the multiply instructions of the path reach on all of the process's threads.
+std::optional<double> cpu_peak_flops(DType dtype) {
+  const MatmulPath path = dtype == DType::kBF16 ? matmul_path() : MatmulPath::kF32;
+  for (const MatmulPeak& peak : measure_matmul_peaks(team_threads())) {
+    if (peak.path == path) return peak.flops_per_s;
+  }
+  return std::nullopt;  // the library's path
+}
+
 void bench_train(const TrainBench& b, Communicator& comm) {
   check(b, comm);
+  choose_matmul_path(b.matmul);
   const TrainSpec spec = spec_of(b);
   const std::optional<GpuInfo> gpu = choose_device(b, comm);
   const MemoryReport planned = plan(b, spec, comm);
@@ -290,12 +314,12 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   OpProfile profile(b.trace);
   const Timing timing = run_steps(b, assembled, comm, profile);
   const MemoryReport measured = memory_report(*arena);
-  const auto peak = gpu ? datasheet_bf16_flops(gpu->name) : std::nullopt;
+  const auto peak = gpu ? datasheet_bf16_flops(gpu->name) : cpu_peak_flops(spec.engine.dtype);
   nlohmann::ordered_json result = peer_result(b, spec.model, gpu, timing);
   result["replayed_micro_batches"] = assembled.engine.replayed_micro_batches();
   result["state_bytes"] = arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer));
   add_speed(result, b, timing, roofline.seconds_per_micro_batch(),
-            peak ? std::optional(*peak * comm.size()) : std::nullopt);
+            peak ? std::optional(*peak * (gpu ? comm.size() : 1)) : std::nullopt);
   add_memory(result, planned, measured);
   add_communication(result, timing, comm.size(), assembled.engine.parallel().stage());
   if (comm.rank() == 0) print_result(b, result, planned, measured, b.profile ? &profile : nullptr);
@@ -345,6 +369,8 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_option("--optimizer", options->optimizer, "`thimble optimizers` lists them");
   train->add_option("--fallback", options->fallback, "For what --optimizer does not take");
   train->add_option("--rank", options->rank, "Of a low-rank optimizer")->check(CLI::PositiveNumber);
+  train->add_option("--matmul", options->matmul,
+                    "How bf16 is multiplied on a CPU: auto, library, f32, bf16 or amx");
   train->add_option("--master", options->master, "Beside bf16 weights: fp32, split16 or none")
       ->check(CLI::IsMember({"fp32", "split16", "none"}));
   train->add_option("--state-dtype", options->state_dtype, "Moments: fp32, bf16 or 8bit")

@@ -10,10 +10,12 @@
 
 #include "core/base/numeric.h"
 #include "core/base/random.h"
+#include "core/base/threads.h"
 #include "core/device/arena.h"
 #include "core/device/gpu.h"
 #include "core/io/file_engine.h"
 #include "core/ops/kernel_table.h"
+#include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
@@ -155,6 +157,7 @@ struct Findings {
   std::string engine, disk_problem, mpi = mpi_state();
   int nodes = numa_nodes();
   double bf16_gflops = 0, f32_gflops = 0;
+  std::vector<MatmulPeak> peaks = measure_matmul_peaks(team_threads());
   std::vector<GpuFinding> gpus = find_gpus();
 };
 
@@ -179,6 +182,19 @@ Check cpu_check(const CpuModel& cpu) {
     check.advice = "bf16 matmuls are computed in f32: model.dtype = \"fp32\" is as fast";
   }
   return check;
+}
+
+Check matmul_check(const Findings& f) {
+  std::string peaks;
+  for (const MatmulPeak& peak : f.peaks) {
+    peaks += fmt::format("{}{} {:.0f}", peaks.empty() ? "" : ", ", path_name(peak.path),
+                         peak.flops_per_s / 1e9);
+  }
+  return {
+      "matmuls",
+      fmt::format("{:.0f} GFLOP/s bf16 (path {}), {:.0f} GFLOP/s f32; peaks of instructions: {}",
+                  f.bf16_gflops, path_name(matmul_path()), f.f32_gflops, peaks),
+      matmul_advice(f.peaks)};
 }
 
 Check cores_check(const CpuLimit& cores) {
@@ -225,8 +241,7 @@ std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
   std::vector<Check> checks{
       cpu_check(f.machine.cpu),
       cores_check(f.machine.cores),
-      {"matmuls",
-       fmt::format("{:.0f} GFLOP/s bf16, {:.0f} GFLOP/s f32", f.bf16_gflops, f.f32_gflops)},
+      matmul_check(f),
       {"memory", fmt::format("{} in all, {} usable (limited by: {}), budget by default {}",
                              format_bytes(memory.total_bytes), format_bytes(memory.usable_bytes),
                              memory.bound_by, format_bytes(memory.default_budget_bytes()))},
@@ -268,8 +283,12 @@ void print_json(const Findings& f, const std::vector<Check>& checks) {
                              {"mpi", f.mpi},
                              {"bf16_gflops", f.bf16_gflops},
                              {"f32_gflops", f.f32_gflops},
+                             {"matmul_path", path_name(matmul_path())},
+                             {"peak_gflops", nlohmann::ordered_json::object()},
                              {"gpus", nlohmann::ordered_json::array()},
                              {"warnings", nlohmann::ordered_json::array()}};
+  for (const MatmulPeak& peak : f.peaks)
+    out["peak_gflops"][path_name(peak.path)] = peak.flops_per_s / 1e9;
   for (const GpuFinding& g : f.gpus) {
     out["gpus"].push_back({{"name", g.gpu.name},
                            {"memory_bytes", g.gpu.total_bytes},

@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/io/file.h"
+#include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "data/content_hash.h"
 #include "launcher/commands/choose_checkpoint.h"
@@ -139,6 +140,26 @@ void open_gpu(Communicator& comm, Prepared& p, RankPlace& place) {
   if (comm.rank() == 0) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
 }
 
+// How bf16 is multiplied, the same on all ranks: as the run did before, else by the instructions
+// that rank 0 finds to be the fastest.
+void settle_matmul_path(Communicator& comm, bool chosen_by_user, job::JobConfig& job) {
+  std::optional<MatmulPath>& path = job.training.matmul.value;
+  if (comm.rank() == 0 && path && !has_matmul_path(*path) && !chosen_by_user) {
+    spdlog::warn(
+        "the run multiplied bf16 by the path '{}', which this CPU lacks: '{}' goes on, with other "
+        "last bits",
+        path_name(*path), path_name(matmul_path()));
+    path.reset();
+  }
+  path = static_cast<MatmulPath>(from_leader(
+      comm, "the matmul path", static_cast<std::int64_t>(path.value_or(matmul_path()))));
+  if (!has_matmul_path(*path)) {
+    throw_user("training.matmul = \"{}\": rank {}'s CPU lacks it ({})", path_name(*path),
+               comm.rank(), cpu_isa());
+  }
+  set_matmul_path(*path);
+}
+
 // The spec of the job as it is now.
 void read_spec(Prepared& p, int threads) {
   p.spec = make_spec(p.job);
@@ -148,7 +169,7 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage;
+  bool micro_batch, zero_stage, matmul;
 };
 
 // Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
@@ -185,9 +206,11 @@ Prepared prepare_rank(const RankSetting& rank) {
   p.job = load_job_arguments(rank.arguments, leads);
   check_same_job(comm, p.job);
   const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
-                        .zero_stage = !p.job.parallelism.zero_stage.value};
+                        .zero_stage = !p.job.parallelism.zero_stage.value,
+                        .matmul = !p.job.training.matmul.value};
   open_run(rank, p);
   follow_leader(comm, p.job);
+  settle_matmul_path(comm, !open.matmul, p.job);
   const int threads = apply_threads(p.job.threads, rank.ranks_on_node);
   read_spec(p, threads);
   RankPlace place{.rank = comm.rank(), .ranks = comm.size(), .ranks_on_node = rank.ranks_on_node};

@@ -9,6 +9,7 @@
 #include "core/base/threads.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/kernels.h"
+#include "core/ops/matmul_path.h"
 
 namespace thimble::cpu {
 namespace {

@@ -144,32 +144,6 @@ const MatmulKernel* matmul_kernel(MatmulPath path) {
   return isa() == Isa::kAvx2 ? avx2::matmul_kernel(path) : avx512::matmul_kernel(path);
 }
 
-namespace {
-
-// Intel's cores without AMX multiply pairs of bf16 at less than half the rate of f32 (Sapphire to
-// Granite Rapids), AMD's at twice the rate (Zen 4 and 5).
-MatmulPath usual_path() {
-  if (has_amx_bf16()) return MatmulPath::kAmx;
-  return has_native_bf16() && __builtin_cpu_is("amd") ? MatmulPath::kBf16 : MatmulPath::kF32;
-}
-
-std::atomic<MatmulPath>& chosen_path() {
-  static std::atomic<MatmulPath> chosen = usual_path();
-  return chosen;
-}
-
-}  // namespace
-
-MatmulPath matmul_path() {
-  return chosen_path();
-}
-
-void set_matmul_path(MatmulPath path) {
-  TH_CHECK(path == MatmulPath::kLibrary || matmul_kernel(path) != nullptr,
-           "this CPU lacks the matmul path");
-  chosen_path() = path;
-}
-
 bool has_native_bf16() {
   return isa() == Isa::kAvx512Bf16 || isa() == Isa::kAmxBf16;
 }

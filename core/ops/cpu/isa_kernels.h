@@ -94,11 +94,6 @@ const IsaKernels& isa_kernels();
 const IsaKernels& isa_kernels();
 /// The kernel of a path under the instruction set in use; null if the CPU lacks it.
 const MatmulKernel* matmul_kernel(MatmulPath path);
-/// How matmuls over bf16 are computed: what set_matmul_path() said, else the best of this kind of
-/// CPU.
-MatmulPath matmul_path();
-/// Sets matmul_path(), of the whole process; before the first matmul. The CPU must have it.
-void set_matmul_path(MatmulPath path);
 /// True if oneDNN multiplies bf16 natively under the instruction set in use.
 bool has_native_bf16();
 /// True if oneDNN multiplies bf16 by AMX tiles under the instruction set in use.

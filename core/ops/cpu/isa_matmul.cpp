@@ -30,6 +30,16 @@ void for_each_tile(const PackedBlocks& p, std::int64_t units, Micro&& micro) {
   }
 }
 
+// Sums that do not wait for one another; their values do not matter.
+#define THIMBLE_SPIN(VECTOR, FMA, ONE)                                          \
+  VECTOR sums[12];                                                              \
+  _Pragma("GCC unroll 12") for (auto& sum : sums) sum = ONE(0.5f);              \
+  const VECTOR half = ONE(0.5f);                                                \
+  for (std::int64_t i = 0; i < rounds; ++i) {                                   \
+    _Pragma("GCC unroll 12") for (auto& sum : sums) sum = FMA(half, half, sum); \
+  }                                                                             \
+  _Pragma("GCC unroll 12") for (auto& sum : sums) asm volatile("" : : "v"(sum));
+
 #ifdef __AVX512F__
 
 // Two vectors of columns: 28 sums, two of B and one of A fill 31 of the 32 registers.
@@ -69,6 +79,14 @@ __attribute__((target("avx512bf16"))) void bf16_micro_tile(const float* a, const
                                                            std::int64_t units, float* c,
                                                            std::int64_t ldc, bool accumulate) {
   THIMBLE_MICRO_TILE(THIMBLE_DOT)
+}
+
+void spin_f32(std::int64_t rounds) {
+  THIMBLE_SPIN(__m512, _mm512_fmadd_ps, _mm512_set1_ps)
+}
+
+__attribute__((target("avx512bf16"))) void spin_bf16(std::int64_t rounds) {
+  THIMBLE_SPIN(__m512, THIMBLE_DOT, _mm512_set1_ps)
 }
 
 void multiply_bf16(const PackedBlocks& p) {
@@ -124,7 +142,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void amx_micro_tile(const float* a,
 
 // oneDNN's kernels configure the tiles as well: they are configured for every block, which costs
 // some ten nanoseconds.
-__attribute__((target("amx-tile"))) void multiply_amx(const PackedBlocks& p) {
+__attribute__((target("amx-tile"))) void configure_tiles() {
   TileConfig config;
   for (std::size_t tile = 0; tile < 8; ++tile) {
     config.row_bytes[tile] = 64;
@@ -133,6 +151,27 @@ __attribute__((target("amx-tile"))) void multiply_amx(const PackedBlocks& p) {
   // GCC 12 believes that the instruction reads eight bytes.
   asm volatile("" : : "r"(&config) : "memory");
   _tile_loadconfig(&config);
+}
+
+__attribute__((target("amx-tile,amx-bf16"))) void spin_amx(std::int64_t rounds) {
+  configure_tiles();
+  _tile_zero(0);
+  _tile_zero(1);
+  _tile_zero(2);
+  _tile_zero(3);
+  _tile_zero(4);
+  _tile_zero(5);
+  for (std::int64_t i = 0; i < rounds; ++i) {
+    _tile_dpbf16ps(0, 4, 5);
+    _tile_dpbf16ps(1, 4, 5);
+    _tile_dpbf16ps(2, 4, 5);
+    _tile_dpbf16ps(3, 4, 5);
+  }
+  _tile_release();
+}
+
+__attribute__((target("amx-tile"))) void multiply_amx(const PackedBlocks& p) {
+  configure_tiles();
   const std::int64_t units = p.k / 2;
   for_each_tile<kAmxRows, kAmxCols>(p, units, [&](const float* a, const float* b, float* c) {
     amx_micro_tile(a, b, units, c, p.ldc, p.accumulate);
@@ -177,7 +216,9 @@ constexpr MatmulKernel kBf16{.path = MatmulPath::kBf16,
                              .col_block = 256,
                              .pack_rows = pack<kRows, true>,
                              .pack_cols = pack<kCols, true>,
-                             .multiply = multiply_bf16};
+                             .multiply = multiply_bf16,
+                             .spin = spin_bf16,
+                             .flops_per_round = 12 * 64};
 
 constexpr MatmulKernel kAmx{.path = MatmulPath::kAmx,
                             .packed = DType::kBF16,
@@ -189,9 +230,15 @@ constexpr MatmulKernel kAmx{.path = MatmulPath::kAmx,
                             .col_block = 256,
                             .pack_rows = pack_amx<true>,
                             .pack_cols = pack_amx<false>,
-                            .multiply = multiply_amx};
+                            .multiply = multiply_amx,
+                            .spin = spin_amx,
+                            .flops_per_round = 4 * 2 * 16 * 16 * 32};
 
 #else
+
+void spin_f32(std::int64_t rounds) {
+  THIMBLE_SPIN(__m256, _mm256_fmadd_ps, _mm256_set1_ps)
+}
 
 // Two vectors of columns: 12 sums, two of B and one or two of A fill the 16 registers.
 constexpr std::int64_t kRows = 6, kVectors = 2, kCols = kVectors * 8;
@@ -240,7 +287,9 @@ constexpr MatmulKernel kF32{.path = MatmulPath::kF32,
                             .col_block = 256,
                             .pack_rows = pack<kRows, false>,
                             .pack_cols = pack<kCols, false>,
-                            .multiply = multiply_f32};
+                            .multiply = multiply_f32,
+                            .spin = spin_f32,
+                            .flops_per_round = 12 * 2 * kLanes};
 
 }  // namespace
 

@@ -7,6 +7,7 @@
 #include "core/ops/cpu/blocked_matmul.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/onednn_matmul.h"
+#include "core/ops/matmul_path.h"
 
 namespace thimble::cpu {
 namespace {
@@ -134,7 +135,7 @@ constexpr std::int64_t kLeastBlocked = 16;
 // The kernel of our own that computes a matmul; null where the library does. Operands of f32 keep
 // their precision whatever the path.
 const MatmulKernel* blocked_kernel(const MatmulSpec& s) {
-  const MatmulPath path = matmul_path();
+  const MatmulPath path = s.path.value_or(matmul_path());
   if (path == MatmulPath::kLibrary || s.b_prepacked) return nullptr;
   if (std::min({s.m, s.n, s.k}) < kLeastBlocked) return nullptr;
   const bool pairs = s.a == DType::kBF16 && s.b == DType::kBF16;
@@ -249,7 +250,7 @@ PrepackedLayout preferred_layout(const MatmulSpec& s) {
 // Only where a second copy of the weights pays. Measured: a third faster with AMX tiles; elsewhere
 // within 5 %.
 PrepackedLayout prepacked_layout(const MatmulSpec& s) {
-  const bool pays = matmul_path() == MatmulPath::kLibrary && has_amx_bf16();
+  const bool pays = s.path.value_or(matmul_path()) == MatmulPath::kLibrary && has_amx_bf16();
   return pays && s.b == DType::kBF16 ? preferred_layout(s) : PrepackedLayout{};
 }
 

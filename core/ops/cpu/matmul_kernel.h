@@ -9,17 +9,9 @@
 
 #include <cstdint>
 
-#include "core/base/dtype.h"
+#include "core/ops/kernel_table.h"
 
 namespace thimble {
-
-/// Which instructions multiply matrices of bf16. f32 matrices are multiplied by kF32 or kLibrary.
-enum class MatmulPath : std::uint8_t {
-  kLibrary,  // oneDNN, in the operands' own types where the CPU has them
-  kF32,      // operands widened to f32 while they are packed, fused multiply-add
-  kBf16,     // dot products of pairs (AVX512_BF16)
-  kAmx,      // tiles (AMX_BF16)
-};
 
 /// A matrix to pack: element (i, p), i < count a row of A or a column of B and p < k, lies at
 /// i * stride_i + p * stride_k. One of the strides is 1.
@@ -52,6 +44,9 @@ struct MatmulKernel {
   void (*pack_rows)(void* packed, const PackSource& a) = nullptr;
   void (*pack_cols)(void* packed, const PackSource& b) = nullptr;
   void (*multiply)(const PackedBlocks& blocks) = nullptr;
+  // Multiplies registers alone, `rounds` times: what the core can do at most.
+  void (*spin)(std::int64_t rounds) = nullptr;
+  double flops_per_round = 0;
 };
 
 namespace avx2 {

@@ -2,6 +2,7 @@
 // values it takes and what a change of it means for a resumed run.
 #pragma once
 
+#include "core/ops/kernel_table.h"
 #include "launcher/job/field.h"
 #include "train/clip_mode.h"
 
@@ -11,6 +12,11 @@ template <>
 inline constexpr std::array kSpellings<ClipMode>{
     Spelling{ClipMode::kExact, "exact"}, Spelling{ClipMode::kTwoPass, "two_pass"},
     Spelling{ClipMode::kLagged, "lagged"}, Spelling{ClipMode::kPerTensor, "per_tensor"}};
+
+template <>
+inline constexpr std::array kSpellings<MatmulPath>{
+    Spelling{MatmulPath::kLibrary, "library"}, Spelling{MatmulPath::kF32, "f32"},
+    Spelling{MatmulPath::kBf16, "bf16"}, Spelling{MatmulPath::kAmx, "amx"}};
 
 struct TrainingConfig {
   std::optional<std::int64_t> max_steps;  // exactly one of these three
@@ -22,6 +28,7 @@ struct TrainingConfig {
   double max_grad_norm = 1.0;
   ClipMode grad_norm_mode = ClipMode::kExact;
   Auto<DType> grad_dtype;
+  Auto<MatmulPath> matmul;
   std::int64_t max_skipped_steps = 10;
   bool cuda_graphs = true;
   bool operator==(const TrainingConfig&) const = default;
@@ -89,6 +96,12 @@ inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) 
          .doc = "Dtype of the gradient buffers; auto: fp32 where gradients are accumulated or "
                 "tied, else model.dtype",
          .value = choice(training.grad_dtype)});
+  visit({.name = "matmul",
+         .doc = "How a CPU multiplies bf16 matrices; it decides the last bits; library: oneDNN; "
+                "f32: widened while packed; bf16: dot products (AVX512_BF16); amx: tiles; auto: "
+                "whose instructions are measured to be the fastest, kept when the run is resumed",
+         .value = choice(training.matmul),
+         .resume = ResumeClass::kContinues});
   visit({.name = "max_skipped_steps",
          .doc = "Consecutive steps with a non-finite loss or gradient that are skipped before the "
                 "run stops",

@@ -1,0 +1,41 @@
+// How this process's CPU multiplies matrices of bf16.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "core/ops/kernel_table.h"
+
+namespace thimble {
+
+/// "library", "f32", "bf16", "amx".
+const char* path_name(MatmulPath path);
+
+/// Whether the CPU has the instructions, under the instruction set in use.
+bool has_matmul_path(MatmulPath path);
+
+/// What set_matmul_path() said, else fastest_path() as measured by one thread at the first call.
+MatmulPath matmul_path();
+
+/// Sets matmul_path() of the whole process; before its first matmul. Throws LogicError if the CPU
+/// lacks it.
+void set_matmul_path(MatmulPath path);
+
+/// How fast the multiply instructions of a path are when they only use registers.
+struct MatmulPeak {
+  MatmulPath path = MatmulPath::kF32;
+  double flops_per_s = 0;  // of all threads together
+};
+
+/// Measures each path of our own that the CPU has, in the order kF32, kBf16, kAmx; takes some
+/// milliseconds.
+std::vector<MatmulPeak> measure_matmul_peaks(int threads);
+
+/// The path whose instructions are the fastest; a path has to beat the one before it by a tenth, so
+/// that noise does not decide: between kinds of instructions lies a factor of two or more.
+MatmulPath fastest_path(const std::vector<MatmulPeak>& peaks);
+
+/// A sentence if instructions for bf16 are slower than those for f32; empty otherwise.
+std::string matmul_advice(const std::vector<MatmulPeak>& peaks);
+
+}  // namespace thimble
