@@ -34,9 +34,15 @@ struct Linear {
   std::int64_t out = 0, in = 0, count = 0;
 };
 
-// Best rate of c = op(a) op(b) by one path, B prepacked if that is of use.
-double rate_of_path(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, bool prepack,
-                    std::optional<MatmulPath> path) {
+// c = op(a) op(b), with B prepacked if that is of use.
+struct TimedMatmul {
+  ops::Operand a, b;
+  const Tensor& c;
+  bool prepack = false;
+};
+
+double rate_of_path(Arena& arena, const TimedMatmul& timed, std::optional<MatmulPath> path) {
+  const auto& [a, b, c, prepack] = timed;
   const MatmulSpec spec = ops::matmul_spec(a, b, c, {.path = path});
   const KernelTable& table = kernels(c.device());
   Tensor prepacked;
@@ -63,12 +69,12 @@ double rate_of_path(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& 
 }
 
 // Best rate of any path that may be the fastest; those that the process does not take count too.
-Rate best_rate(Arena& arena, ops::Operand a, ops::Operand b, const Tensor& c, bool prepack) {
-  if (c.device().kind != DeviceKind::kCpu)
-    return {.flops_per_s = rate_of_path(arena, a, b, c, prepack, std::nullopt)};
+Rate best_rate(Arena& arena, const TimedMatmul& timed) {
+  if (timed.c.device().kind != DeviceKind::kCpu)
+    return {.flops_per_s = rate_of_path(arena, timed, std::nullopt)};
   Rate best{.flops_per_s = 0};
-  for (const MatmulPath path : promising_paths(a.tensor.dtype())) {
-    const double rate = rate_of_path(arena, a, b, c, prepack, path);
+  for (const MatmulPath path : promising_paths(timed.a.tensor.dtype())) {
+    const double rate = rate_of_path(arena, timed, path);
     if (rate > best.flops_per_s) best = {.flops_per_s = rate, .path = path};
   }
   return best;
@@ -87,11 +93,6 @@ struct LinearTiming {
   DType dtype, out_dtype, grad_dtype;
 };
 
-MatmulRate timed(const char* name, std::int64_t m, std::int64_t n, std::int64_t k,
-                 std::int64_t count, const Rate& rate) {
-  return {name, m, n, k, count, rate.flops_per_s, rate.path};
-}
-
 void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTiming& t) {
   const std::int64_t tokens = t.tokens;
   const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + 64 * kMiB;
@@ -105,14 +106,20 @@ void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTimi
                dx = matrix(*arena, t.dtype, tokens, l.in);
   const Tensor dw = matrix(*arena, t.grad_dtype, rows, cols);
   const std::int64_t count = l.count * t.repeats;
-  out.matmuls.push_back(timed("forward", tokens, l.out, l.in, count,
-                              best_rate(*arena, {x}, {w, !transposed}, y, true)));
-  out.matmuls.push_back(timed("input gradient", tokens, l.in, l.out, count,
-                              best_rate(*arena, {dy}, {w, transposed}, dx, true)));
+  const auto add = [&](MatmulRate matmul, const TimedMatmul& timed) {
+    const Rate rate = best_rate(*arena, timed);
+    matmul.count = count;
+    matmul.flops_per_s = rate.flops_per_s;
+    matmul.path = rate.path;
+    out.matmuls.push_back(std::move(matmul));
+  };
+  add({.name = "forward", .m = tokens, .n = l.out, .k = l.in}, {{x}, {w, !transposed}, y, true});
+  add({.name = "input gradient", .m = tokens, .n = l.in, .k = l.out},
+      {{dy}, {w, transposed}, dx, true});
   const Tensor& first = transposed ? x : dy;
   const Tensor& second = transposed ? dy : x;
-  out.matmuls.push_back(timed("weight gradient", dw.dim(0), dw.dim(1), tokens, count,
-                              best_rate(*arena, {first, true}, {second}, dw, false)));
+  add({.name = "weight gradient", .m = dw.dim(0), .n = dw.dim(1), .k = tokens},
+      {{first, true}, {second}, dw, false});
 }
 
 }  // namespace
@@ -120,8 +127,9 @@ void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTimi
 double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype) {
   const std::unique_ptr<Arena> arena =
       Arena::make(device, 16 * (m * k + n * k + m * n) + 64 * kMiB, 0);
-  return best_rate(*arena, {matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true},
-                   matrix(*arena, dtype, m, n), true)
+  const Tensor c = matrix(*arena, dtype, m, n);
+  return best_rate(*arena,
+                   {{matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true}, c, true})
       .flops_per_s;
 }
 

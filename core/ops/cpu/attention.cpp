@@ -7,155 +7,12 @@
 
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
+#include "core/ops/cpu/attention_tiles.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/cpu/kernels.h"
-#include "core/ops/matmul_path.h"
 
 namespace thimble::cpu {
 namespace {
-
-constexpr std::int64_t kQueryRows = 128;  // queries of a tile, at most
-constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
-// Tile widths are multiples of this; so many keys at a time are the k of a product with values.
-constexpr std::int64_t kKeyStep = 128;
-
-// The kernel that multiplies tiles. f32 tensors keep their precision whatever the path.
-const MatmulKernel& tile_kernel(const AttentionSpec& s) {
-  const MatmulKernel* kernel =
-      s.dtype == DType::kBF16 ? matmul_kernel(matmul_path()) : nullptr;  // none: the library's path
-  return kernel != nullptr ? *kernel : *matmul_kernel(MatmulPath::kF32);
-}
-
-std::int64_t padded_keys(const AttentionSpec& s) {
-  return round_up(std::max<std::int64_t>(s.kv_len, 1), kKeyStep);
-}
-
-// The sizes of packed operands; D is the head dimension.
-struct TileSizes {
-  const MatmulKernel& kernel;
-  std::int64_t element;
-  std::int64_t query_rows;  // of a tile: a multiple of the micro-kernel's rows
-  std::int64_t rows;        // the same, or the queries that there are, padded
-  std::int64_t d_cols;      // D as columns of a product
-  std::int64_t d_k;         // D as its k
-  std::int64_t key_cols;    // of a tile
-
-  explicit TileSizes(const AttentionSpec& s)
-      : kernel(tile_kernel(s)),
-        element(dtype_size(kernel.packed)),
-        query_rows(kQueryRows / kernel.rows * kernel.rows),
-        rows(std::min(query_rows, round_up(s.q_len, kernel.rows))),
-        d_cols(round_up(s.head_dim, kernel.cols)),
-        d_k(round_up(s.head_dim, kernel.k_step)),
-        key_cols(std::min(kKeyCols, padded_keys(s))) {}
-  std::int64_t padded_k(std::int64_t k) const { return round_up(k, kernel.k_step); }
-  std::int64_t padded_rows(std::int64_t count) const { return round_up(count, kernel.rows); }
-};
-
-// The scratch memory of one thread, cut from the workspace; offsets are multiples of 64 bytes.
-// Packed operands are named after what they hold: `k_cols` has keys as columns and D as k.
-struct Scratch {
-  char *k_cols, *v_cols, *k_values, *v_values;        // of a head, for all of its queries
-  char *q_rows, *dout_rows, *q_values, *dout_values;  // of a block of queries
-  char *p_rows, *p_columns;                           // of a tile
-  float *scores, *dp, *acc, *dk, *dv, *max, *sum, *shrink, *delta;
-  void *p, *ds;
-  std::int32_t *first, *end;
-  std::int64_t bytes = 0;
-
-  Scratch(const AttentionSpec& s, bool backward, char* base) {
-    const TileSizes sizes(s);
-    const std::int64_t keys = padded_keys(s), in = sizes.element, rows = sizes.rows;
-    const std::int64_t tile = rows * sizes.key_cols;
-    const std::int64_t query_k = sizes.padded_k(rows);
-    const auto cut = [&](auto*& pointer, std::int64_t size) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(base + bytes);
-      bytes += round_up(size, 64);
-    };
-    cut(k_cols, keys * sizes.d_k * in);
-    cut(v_values, keys * sizes.d_cols * in);
-    cut(q_rows, rows * sizes.d_k * in);
-    cut(scores, tile * 4);
-    cut(p_rows, rows * kKeyStep * in);
-    cut(acc, rows * sizes.d_cols * 4);
-    for (float** each : {&max, &sum, &shrink, &delta}) cut(*each, rows * 4);
-    for (std::int32_t** each : {&first, &end}) cut(*each, rows * 4);
-    // Probabilities take the place of scores where they have their type.
-    p = scores;
-    if (in != 4) cut(p, tile * in);
-    ds = nullptr;
-    if (!backward) return;
-    cut(v_cols, keys * sizes.d_k * in);
-    cut(k_values, keys * sizes.d_cols * in);
-    cut(dout_rows, rows * sizes.d_k * in);
-    cut(q_values, query_k * sizes.d_cols * in);
-    cut(dout_values, query_k * sizes.d_cols * in);
-    cut(p_columns, sizes.padded_rows(sizes.key_cols) * query_k * in);
-    cut(dp, tile * 4);
-    ds = dp;
-    if (in != 4) cut(ds, tile * in);
-    // A panel may reach beyond the last key.
-    cut(dk, sizes.padded_rows(keys + sizes.kernel.rows) * sizes.d_cols * 4);
-    cut(dv, sizes.padded_rows(keys + sizes.kernel.rows) * sizes.d_cols * 4);
-  }
-};
-
-char* thread_base(const Scratch& layout, void* workspace) {
-  return static_cast<char*>(workspace) + team_index() * round_up(layout.bytes, 4096);
-}
-
-// Rows of one head in a matrix of several: `rows` of D elements, `stride` elements apart.
-struct HeadRows {
-  const void* from = nullptr;
-  std::int64_t rows = 0, stride = 0;
-};
-
-// Positions as rows or columns, D as k.
-PackSource positions(const AttentionSpec& s, const HeadRows& head) {
-  return {.from = head.from,
-          .dtype = s.dtype,
-          .stride_i = head.stride,
-          .stride_k = 1,
-          .count = head.rows,
-          .k = s.head_dim};
-}
-
-// D as columns, positions as k.
-PackSource values(const AttentionSpec& s, const HeadRows& head) {
-  return {.from = head.from,
-          .dtype = s.dtype,
-          .stride_i = 1,
-          .stride_k = head.stride,
-          .count = s.head_dim,
-          .k = head.rows};
-}
-
-// Keys that belong to the step of kKeyStep which begins at `key`.
-std::int64_t step_keys(const AttentionSpec& s, std::int64_t key) {
-  return std::min(kKeyStep, s.kv_len - key);
-}
-
-// Packs the keys or values of a head as columns; those past the end are zero.
-void pack_key_columns(const AttentionSpec& s, const HeadRows& head, char* packed) {
-  const TileSizes sizes(s);
-  sizes.kernel.pack_cols(packed, positions(s, head));
-  const std::int64_t row = sizes.d_k * sizes.element;
-  const std::int64_t done = round_up(head.rows, sizes.kernel.cols);
-  if (done < padded_keys(s)) {
-    std::memset(packed + done * row, 0, static_cast<std::size_t>((padded_keys(s) - done) * row));
-  }
-}
-
-// Packs the keys or values of a head as the k of products, each step of keys by itself.
-void pack_key_values(const AttentionSpec& s, const HeadRows& head, char* packed) {
-  const TileSizes sizes(s);
-  for (std::int64_t key = 0; key < head.rows; key += kKeyStep) {
-    const void* from =
-        static_cast<const char*>(head.from) + key * head.stride * dtype_size(s.dtype);
-    sizes.kernel.pack_cols(packed + key * sizes.d_cols * sizes.element,
-                           values(s, {from, step_keys(s, key), head.stride}));
-  }
-}
 
 // One head of one sequence of the batch.
 struct Head {
@@ -224,13 +81,21 @@ void multiply_keys(const TileSizes& sizes, const char* queries, const char* keys
                          .k = sizes.d_k});
 }
 
-// acc [rows, D] += p [rows, cols of the tile] values, step of keys by step.
-void add_values(const AttentionSpec& s, const SoftmaxTile& tile, std::int64_t key0, const void* p,
-                const char* packed_values, const Scratch& w) {
+// Probabilities of a tile or their gradients, [rows, cols] of it, in the kernel's type.
+struct TileValues {
+  const SoftmaxTile& tile;
+  std::int64_t key0 = 0;
+  const void* values = nullptr;
+};
+
+// acc [rows, D] += p packed_values, step of keys by step.
+void add_values(const AttentionSpec& s, const TileValues& p, const char* packed_values,
+                const Scratch& w) {
+  const auto& [tile, key0, from] = p;
   const TileSizes sizes(s);
   for (std::int64_t at = 0; at < tile.cols && key0 + at < s.kv_len; at += kKeyStep) {
     const std::int64_t keys = step_keys(s, key0 + at);
-    sizes.kernel.pack_rows(w.p_rows, {.from = static_cast<const char*>(p) + at * sizes.element,
+    sizes.kernel.pack_rows(w.p_rows, {.from = static_cast<const char*>(from) + at * sizes.element,
                                       .dtype = sizes.kernel.packed,
                                       .stride_i = tile.stride,
                                       .stride_k = 1,
@@ -247,11 +112,12 @@ void add_values(const AttentionSpec& s, const SoftmaxTile& tile, std::int64_t ke
   }
 }
 
-// out [keys of the tile, D] += p^T [keys, rows] packed [rows, D].
-void add_transposed(const AttentionSpec& s, const SoftmaxTile& tile, const void* p,
-                    const char* packed, float* out, const Scratch& w) {
+// out [keys, D] += p^T packed [rows, D].
+void add_transposed(const AttentionSpec& s, const TileValues& p, const char* packed, float* out,
+                    const Scratch& w) {
+  const auto& [tile, key0, from] = p;
   const TileSizes sizes(s);
-  sizes.kernel.pack_rows(w.p_columns, {.from = p,
+  sizes.kernel.pack_rows(w.p_columns, {.from = from,
                                        .dtype = sizes.kernel.packed,
                                        .stride_i = 1,
                                        .stride_k = tile.stride,
@@ -259,7 +125,7 @@ void add_transposed(const AttentionSpec& s, const SoftmaxTile& tile, const void*
                                        .k = tile.rows});
   sizes.kernel.multiply({.a = w.p_columns,
                          .b = packed,
-                         .c = out,
+                         .c = out + key0 * sizes.d_cols,
                          .ldc = sizes.d_cols,
                          .rows = sizes.padded_rows(tile.cols),
                          .cols = sizes.d_cols,
@@ -289,7 +155,7 @@ void forward_block(const AttentionSpec& s, const AttentionArgs& args, const Quer
         for (std::int64_t j = 0; j < d; ++j) w.acc[i * stride + j] *= w.shrink[i];
       }
     }
-    add_values(s, tile, key0, w.p, w.v_values, w);
+    add_values(s, {tile, key0, w.p}, w.v_values, w);
   }
   float* lse = args.lse == nullptr ? nullptr : args.lse + (b * s.heads + h) * s.q_len + block.q0;
   char* out = head_pointer(static_cast<char*>(args.out), s, b * s.q_len + block.q0, q_stride, h);
@@ -352,9 +218,9 @@ void backward_block(const AttentionSpec& s, const AttentionGradArgs& args, const
                                            .p = w.p,
                                            .ds = w.ds,
                                            .dtype = sizes.kernel.packed});
-    add_transposed(s, tile, w.p, w.dout_values, w.dv + key0 * stride, w);
-    add_transposed(s, tile, w.ds, w.q_values, w.dk + key0 * stride, w);
-    add_values(s, tile, key0, w.ds, w.k_values, w);
+    add_transposed(s, {tile, key0, w.p}, w.dout_values, w.dv, w);
+    add_transposed(s, {tile, key0, w.ds}, w.q_values, w.dk, w);
+    add_values(s, {tile, key0, w.ds}, w.k_values, w);
   }
   char* dq = head_pointer(static_cast<char*>(args.dq), s, position, q_stride, h);
   for (std::int64_t i = 0; i < block.rows; ++i) {

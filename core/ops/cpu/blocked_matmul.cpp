@@ -1,6 +1,7 @@
 #include "core/ops/cpu/blocked_matmul.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
@@ -143,22 +144,33 @@ void store_block(const MatmulSpec& s, const MatmulArgs& args, const Target& t) {
   }
 }
 
-// The sums of a block of C over a stripe of k, from packed operands.
-void multiply_block(const Blocking& cut, const char* a, const char* b, const Target& t,
-                    std::int64_t k0, std::int64_t k1) {
+// The stripe of C of `rows` from row on and `cols` from col on, over a stripe of k.
+struct Stripe {
+  std::int64_t row = 0, rows = 0, col = 0, cols = 0, k0 = 0, k1 = 0;
+};
+
+// Packed rows of A and columns of B.
+struct PackedPair {
+  const char* a = nullptr;
+  const char* b = nullptr;
+};
+
+// The sums of a block of C over a stripe of k.
+void multiply_block(const Blocking& cut, PackedPair packed, const Target& t, const Stripe& stripe) {
+  const auto [k0, k1] = std::pair(stripe.k0, stripe.k1);
   const std::int64_t rows = round_up(t.rows, cut.a.panel), cols = round_up(t.cols, cut.b.panel);
   for (std::int64_t at = k0; at < k1; at += cut.kernel.k_block) {
     const std::int64_t k = cut.padded_k(std::min(cut.kernel.k_block, k1 - at));
-    cut.kernel.multiply({.a = a,
-                         .b = b,
+    cut.kernel.multiply({.a = packed.a,
+                         .b = packed.b,
                          .c = t.sums,
                          .ldc = t.stride,
                          .rows = rows,
                          .cols = cols,
                          .k = k,
                          .accumulate = at > 0});
-    a += rows * k * cut.element;
-    b += cols * k * cut.element;
+    packed.a += rows * k * cut.element;
+    packed.b += cols * k * cut.element;
   }
 }
 
@@ -173,14 +185,17 @@ struct Work {
         waiting(reinterpret_cast<float*>(b + cut.packed_b_bytes())) {}
 };
 
-// The stripe of C of `rows` from row on and `cols` from col on, over a stripe of k.
-struct Stripe {
-  std::int64_t row = 0, rows = 0, col = 0, cols = 0, k0 = 0, k1 = 0;
+// A matmul under way.
+struct Task {
+  const Blocking& cut;
+  const MatmulSpec& spec;
+  const MatmulArgs& args;
+  const Work& work;
 };
 
-// One part of a stripe.
-void compute_part(const Blocking& cut, const MatmulSpec& s, const MatmulArgs& args,
-                  const Stripe& stripe, const Work& work, std::int64_t row, std::int64_t col) {
+// The part of a stripe whose rows begin at `row` of it and whose columns at `col`.
+void compute_part(const Task& task, const Stripe& stripe, std::int64_t row, std::int64_t col) {
+  const auto& [cut, spec, args, work] = task;
   char* const a = work.threads + team_index() * cut.thread_bytes();
   auto* const sums = reinterpret_cast<float*>(a + cut.packed_a_bytes());
   const std::int64_t block = cut.kernel.col_block, rows = std::min(cut.rows, stripe.rows - row);
@@ -198,8 +213,8 @@ void compute_part(const Blocking& cut, const MatmulSpec& s, const MatmulArgs& ar
       target.sums = work.waiting + row * target.stride + c;
     }
     const std::int64_t k = cut.padded_k(stripe.k1 - stripe.k0);
-    multiply_block(cut, a, work.b + c * k * cut.element, target, stripe.k0, stripe.k1);
-    if (stripe.k1 == cut.k) store_block(s, args, target);
+    multiply_block(cut, {a, work.b + c * k * cut.element}, target, stripe);
+    if (stripe.k1 == cut.k) store_block(spec, args, target);
   }
 }
 
@@ -229,7 +244,7 @@ void blocked_matmul(const MatmulKernel& kernel, const MatmulSpec& s, const Matmu
         parallel_for_each(
             down * across, cut.rows * cut.cols * (stripe.k1 - stripe.k0) / kOpsPerValue,
             [&](std::int64_t i) {
-              compute_part(cut, s, args, stripe, work, i % down * cut.rows, i / down * cut.cols);
+              compute_part({cut, s, args, work}, stripe, i % down * cut.rows, i / down * cut.cols);
             });
       }
     }

@@ -18,15 +18,30 @@ void pack(void* packed, const PackSource& s) {
   }
 }
 
-// Calls micro(a, b, c) for every tile of C: a panel of B is read by all panels of A while it is in
-// the first-level cache. Panels are of 32-bit units, `units` of them along k.
-template <std::int64_t kRows, std::int64_t kCols, typename Micro>
-void for_each_tile(const PackedBlocks& p, std::int64_t units, Micro&& micro) {
+// One tile of C, from a panel of A and one of B of `units` 32-bit units of k.
+struct MicroTile {
+  const float* a = nullptr;
+  const float* b = nullptr;
+  std::int64_t units = 0;
+  float* c = nullptr;
+  std::int64_t ldc = 0;
+  bool accumulate = false;
+};
+
+// Calls micro(tile) for every tile of C: a panel of B is read by all panels of A while it is in
+// the first-level cache.
+template <std::int64_t kRows, std::int64_t kCols>
+void for_each_tile(const PackedBlocks& p, std::int64_t units, void (*micro)(const MicroTile&)) {
   const auto* a = static_cast<const float*>(p.a);
   const auto* b = static_cast<const float*>(p.b);
   for (std::int64_t j = 0; j < p.cols; j += kCols) {
     for (std::int64_t i = 0; i < p.rows; i += kRows)
-      micro(a + i * units, b + j * units, p.c + i * p.ldc + j);
+      micro({.a = a + i * units,
+             .b = b + j * units,
+             .units = units,
+             .c = p.c + i * p.ldc + j,
+             .ldc = p.ldc,
+             .accumulate = p.accumulate});
   }
 }
 
@@ -47,6 +62,7 @@ constexpr std::int64_t kRows = 14, kVectors = 2, kCols = kVectors * 16;
 
 // Sums over k of a micro-tile; Fma(a, b, sum) takes a unit of A in all lanes and a vector of B's.
 #define THIMBLE_MICRO_TILE(FMA)                                                          \
+  auto [a, b, units, c, ldc, accumulate] = tile;                                         \
   __m512 sums[kRows][kVectors];                                                          \
   _Pragma("GCC unroll 16") for (auto& row : sums) row[0] = row[1] = _mm512_setzero_ps(); \
   for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {                     \
@@ -67,17 +83,14 @@ constexpr std::int64_t kRows = 14, kVectors = 2, kCols = kVectors * 16;
     _mm512_storeu_ps(row + 16, sums[i][1]);                                              \
   }
 
-void f32_micro_tile(const float* a, const float* b, std::int64_t units, float* c, std::int64_t ldc,
-                    bool accumulate) {
+void f32_micro_tile(const MicroTile& tile) {
   THIMBLE_MICRO_TILE(_mm512_fmadd_ps)
 }
 
 #define THIMBLE_DOT(x, y, sum) \
   _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(y))
 
-__attribute__((target("avx512bf16"))) void bf16_micro_tile(const float* a, const float* b,
-                                                           std::int64_t units, float* c,
-                                                           std::int64_t ldc, bool accumulate) {
+__attribute__((target("avx512bf16"))) void bf16_micro_tile(const MicroTile& tile) {
   THIMBLE_MICRO_TILE(THIMBLE_DOT)
 }
 
@@ -91,9 +104,7 @@ __attribute__((target("avx512bf16"))) void spin_bf16(std::int64_t rounds) {
 
 void multiply_bf16(const PackedBlocks& p) {
   const std::int64_t units = (p.k + 1) / 2;
-  for_each_tile<kRows, kCols>(p, units, [&](const float* a, const float* b, float* c) {
-    bf16_micro_tile(a, b, units, c, p.ldc, p.accumulate);
-  });
+  for_each_tile<kRows, kCols>(p, units, bf16_micro_tile);
 }
 
 // Four tiles of C of 16 x 16: two tiles of A by two of B.
@@ -107,10 +118,8 @@ struct TileConfig {
 };
 static_assert(sizeof(TileConfig) == 64);
 
-__attribute__((target("amx-tile,amx-bf16"))) void amx_micro_tile(const float* a, const float* b,
-                                                                 std::int64_t units, float* c,
-                                                                 std::int64_t ldc,
-                                                                 bool accumulate) {
+__attribute__((target("amx-tile,amx-bf16"))) void amx_micro_tile(const MicroTile& tile) {
+  auto [a, b, units, c, ldc, accumulate] = tile;
   const std::int64_t stride = ldc * 4;
   float* below = c + 16 * ldc;
   if (accumulate) {
@@ -173,9 +182,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void spin_amx(std::int64_t rounds) 
 __attribute__((target("amx-tile"))) void multiply_amx(const PackedBlocks& p) {
   configure_tiles();
   const std::int64_t units = p.k / 2;
-  for_each_tile<kAmxRows, kAmxCols>(p, units, [&](const float* a, const float* b, float* c) {
-    amx_micro_tile(a, b, units, c, p.ldc, p.accumulate);
-  });
+  for_each_tile<kAmxRows, kAmxCols>(p, units, amx_micro_tile);
   _tile_release();
 }
 
@@ -243,8 +250,8 @@ void spin_f32(std::int64_t rounds) {
 // Two vectors of columns: 12 sums, two of B and one or two of A fill the 16 registers.
 constexpr std::int64_t kRows = 6, kVectors = 2, kCols = kVectors * 8;
 
-void f32_micro_tile(const float* a, const float* b, std::int64_t units, float* c, std::int64_t ldc,
-                    bool accumulate) {
+void f32_micro_tile(const MicroTile& tile) {
+  auto [a, b, units, c, ldc, accumulate] = tile;
   __m256 sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
@@ -272,9 +279,7 @@ void f32_micro_tile(const float* a, const float* b, std::int64_t units, float* c
 #endif
 
 void multiply_f32(const PackedBlocks& p) {
-  for_each_tile<kRows, kCols>(p, p.k, [&](const float* a, const float* b, float* c) {
-    f32_micro_tile(a, b, p.k, c, p.ldc, p.accumulate);
-  });
+  for_each_tile<kRows, kCols>(p, p.k, f32_micro_tile);
 }
 
 constexpr MatmulKernel kF32{.path = MatmulPath::kF32,
