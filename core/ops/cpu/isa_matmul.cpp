@@ -45,11 +45,16 @@ void for_each_tile(const PackedBlocks& p, std::int64_t units, void (*micro)(cons
   }
 }
 
-// Sums that do not wait for one another; their values do not matter.
+// Sums that do not wait for one another; their values do not matter, but the compiler must not see
+// that they are the same.
 #define THIMBLE_SPIN(VECTOR, FMA, ONE)                                          \
   VECTOR sums[12];                                                              \
-  _Pragma("GCC unroll 12") for (auto& sum : sums) sum = ONE(0.5f);              \
-  const VECTOR half = ONE(0.5f);                                                \
+  _Pragma("GCC unroll 12") for (auto& sum : sums) {                             \
+    sum = ONE(0.5f);                                                            \
+    asm volatile("" : "+v"(sum));                                               \
+  }                                                                             \
+  VECTOR half = ONE(0.5f);                                                      \
+  asm volatile("" : "+v"(half));                                                \
   for (std::int64_t i = 0; i < rounds; ++i) {                                   \
     _Pragma("GCC unroll 12") for (auto& sum : sums) sum = FMA(half, half, sum); \
   }                                                                             \

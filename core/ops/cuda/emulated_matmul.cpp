@@ -1,4 +1,5 @@
 // Matmuls of the emulated GPU: the CPU's, on the device's memory.
+#include <memory>
 #include <vector>
 
 #include "core/device/cuda/emulated_gpu.h"
@@ -12,9 +13,13 @@ void matmul(const MatmulSpec& s, const MatmulArgs& a) {
   gpu::start([=] {
     const KernelTable& cpu = kernels(Device{});
     // Its needs are not those that are planned for a GPU.
-    std::vector<std::byte> scratch(static_cast<std::size_t>(cpu.matmul_workspace_bytes(s)));
+    constexpr std::size_t kAlign = 64;  // as an arena's
+    std::vector<std::byte> scratch(static_cast<std::size_t>(cpu.matmul_workspace_bytes(s)) +
+                                   kAlign);
     MatmulArgs here = a;
     here.workspace = scratch.data();
+    std::size_t room = scratch.size();
+    std::align(kAlign, room - kAlign, here.workspace, room);
     const gpu::DeviceAccess access;
     cpu.matmul(s, here);
   });
