@@ -69,16 +69,38 @@ Byte* head_pointer(Byte* base, const AttentionSpec& s, std::int64_t position, st
   return base + (position * stride + head * s.head_dim) * dtype_size(s.dtype);
 }
 
-// scores or dp [rows, cols of the tile] from packed queries and keys.
+// Some rows of a tile, and the columns that any of them sees.
+struct RowGroup {
+  std::int64_t row = 0, rows = 0;
+  std::int64_t begin = 0, end = 0;
+};
+
+template <typename F>
+void for_each_group(const TileSizes& sizes, const SoftmaxTile& tile, F&& f) {
+  for (std::int64_t row = 0; row < tile.rows; row += sizes.group) {
+    RowGroup g{row, std::min(sizes.group, tile.rows - row), tile.cols, 0};
+    for (std::int64_t i = row; i < row + g.rows; ++i) {
+      g.begin = std::min<std::int64_t>(g.begin, std::max(tile.first_key[i], 0));
+      g.end = std::max<std::int64_t>(g.end, std::min<std::int64_t>(tile.end_key[i], tile.cols));
+    }
+    if (g.begin < g.end) f(g);
+  }
+}
+
+// scores or dp [rows, cols of the tile] from packed queries and keys, where a row sees a column.
 void multiply_keys(const TileSizes& sizes, const char* queries, const char* keys, float* out,
                    const SoftmaxTile& tile) {
-  sizes.kernel.multiply({.a = queries,
-                         .b = keys,
-                         .c = out,
-                         .ldc = tile.stride,
-                         .rows = sizes.padded_rows(tile.rows),
-                         .cols = tile.cols,
-                         .k = sizes.d_k});
+  const std::int64_t packed = sizes.d_k * sizes.element, step = sizes.kernel.cols;
+  for_each_group(sizes, tile, [&](const RowGroup& g) {
+    const std::int64_t col = g.begin / step * step;
+    sizes.kernel.multiply({.a = queries + g.row * packed,
+                           .b = keys + col * packed,
+                           .c = out + g.row * tile.stride + col,
+                           .ldc = tile.stride,
+                           .rows = sizes.padded_rows(g.rows),
+                           .cols = round_up(g.end, step) - col,
+                           .k = sizes.d_k});
+  });
 }
 
 // Probabilities of a tile or their gradients, [rows, cols] of it, in the kernel's type.
@@ -93,23 +115,43 @@ void add_values(const AttentionSpec& s, const TileValues& p, const char* packed_
                 const Scratch& w) {
   const auto& [tile, key0, from] = p;
   const TileSizes sizes(s);
-  for (std::int64_t at = 0; at < tile.cols && key0 + at < s.kv_len; at += kKeyStep) {
-    const std::int64_t keys = step_keys(s, key0 + at);
-    sizes.kernel.pack_rows(w.p_rows, {.from = static_cast<const char*>(from) + at * sizes.element,
-                                      .dtype = sizes.kernel.packed,
-                                      .stride_i = tile.stride,
-                                      .stride_k = 1,
-                                      .count = tile.rows,
-                                      .k = keys});
-    sizes.kernel.multiply({.a = w.p_rows,
-                           .b = packed_values + (key0 + at) * sizes.d_cols * sizes.element,
-                           .c = w.acc,
-                           .ldc = sizes.d_cols,
-                           .rows = sizes.padded_rows(tile.rows),
-                           .cols = sizes.d_cols,
-                           .k = sizes.padded_k(keys),
-                           .accumulate = true});
+  for_each_group(sizes, tile, [&](const RowGroup& g) {
+    for (std::int64_t at = g.begin / kKeyStep * kKeyStep; at < g.end; at += kKeyStep) {
+      const std::int64_t begin = std::max(g.begin, at) / sizes.kernel.k_step * sizes.kernel.k_step;
+      const std::int64_t keys = std::min(g.end, at + kKeyStep) - begin;
+      sizes.kernel.pack_rows(w.p_rows, {.from = static_cast<const char*>(from) +
+                                                (g.row * tile.stride + begin) * sizes.element,
+                                        .dtype = sizes.kernel.packed,
+                                        .stride_i = tile.stride,
+                                        .stride_k = 1,
+                                        .count = g.rows,
+                                        .k = keys});
+      const char* values =
+          packed_values +
+          ((key0 + at) * sizes.d_cols + (begin - at) * sizes.kernel.cols) * sizes.element;
+      sizes.kernel.multiply({.a = w.p_rows,
+                             .b = values,
+                             .c = w.acc + g.row * sizes.d_cols,
+                             .ldc = sizes.d_cols,
+                             .rows = sizes.padded_rows(g.rows),
+                             .cols = sizes.d_cols,
+                             .k = sizes.padded_k(keys),
+                             .accumulate = true,
+                             .b_k = sizes.padded_k(step_keys(s, key0 + at))});
+    }
+  });
+}
+
+// The rows of a tile that see any of `count` columns from `col` on: [first, second).
+std::pair<std::int64_t, std::int64_t> rows_that_see(const SoftmaxTile& tile, std::int64_t col,
+                                                    std::int64_t count) {
+  std::int64_t begin = tile.rows, end = 0;
+  for (std::int64_t i = 0; i < tile.rows; ++i) {
+    if (tile.first_key[i] >= col + count || tile.end_key[i] <= col) continue;
+    begin = std::min(begin, i);
+    end = i + 1;
   }
+  return {begin, end};
 }
 
 // out [keys, D] += p^T packed [rows, D].
@@ -117,20 +159,28 @@ void add_transposed(const AttentionSpec& s, const TileValues& p, const char* pac
                     const Scratch& w) {
   const auto& [tile, key0, from] = p;
   const TileSizes sizes(s);
-  sizes.kernel.pack_rows(w.p_columns, {.from = from,
-                                       .dtype = sizes.kernel.packed,
-                                       .stride_i = 1,
-                                       .stride_k = tile.stride,
-                                       .count = tile.cols,
-                                       .k = tile.rows});
-  sizes.kernel.multiply({.a = w.p_columns,
-                         .b = packed,
-                         .c = out + key0 * sizes.d_cols,
-                         .ldc = sizes.d_cols,
-                         .rows = sizes.padded_rows(tile.cols),
-                         .cols = sizes.d_cols,
-                         .k = sizes.padded_k(tile.rows),
-                         .accumulate = true});
+  for (std::int64_t col = 0; col < tile.cols; col += sizes.group) {
+    const std::int64_t cols = std::min(sizes.group, tile.cols - col);
+    auto [begin, end] = rows_that_see(tile, col, cols);
+    if (begin >= end) continue;
+    begin = begin / sizes.kernel.k_step * sizes.kernel.k_step;
+    sizes.kernel.pack_rows(w.p_columns, {.from = static_cast<const char*>(from) +
+                                                 (begin * tile.stride + col) * sizes.element,
+                                         .dtype = sizes.kernel.packed,
+                                         .stride_i = 1,
+                                         .stride_k = tile.stride,
+                                         .count = cols,
+                                         .k = end - begin});
+    sizes.kernel.multiply({.a = w.p_columns,
+                           .b = packed + begin * sizes.kernel.cols * sizes.element,
+                           .c = out + (key0 + col) * sizes.d_cols,
+                           .ldc = sizes.d_cols,
+                           .rows = sizes.padded_rows(cols),
+                           .cols = sizes.d_cols,
+                           .k = sizes.padded_k(end - begin),
+                           .accumulate = true,
+                           .b_k = sizes.padded_k(tile.rows)});
+  }
 }
 
 void forward_block(const AttentionSpec& s, const AttentionArgs& args, const QueryBlock& block,

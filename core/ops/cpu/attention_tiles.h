@@ -14,6 +14,9 @@ namespace thimble::cpu {
 
 inline constexpr std::int64_t kQueryRows = 128;  // queries of a tile, at most
 inline constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
+// Of a group of rows, about: what none of them sees is not multiplied. Fewer waste less beside the
+// diagonal, more share what they read.
+inline constexpr std::int64_t kGroupRows = 24;
 // Tile widths are multiples of this; so many keys at a time are the k of a product with values.
 inline constexpr std::int64_t kKeyStep = 128;
 
@@ -37,6 +40,7 @@ struct TileSizes {
   std::int64_t d_cols;      // D as columns of a product
   std::int64_t d_k;         // D as its k
   std::int64_t key_cols;    // of a tile
+  std::int64_t group;       // rows of a tile that are multiplied together
 
   explicit TileSizes(const AttentionSpec& s)
       : kernel(tile_kernel(s)),
@@ -45,7 +49,8 @@ struct TileSizes {
         rows(std::min(query_rows, round_up(s.q_len, kernel.rows))),
         d_cols(round_up(s.head_dim, kernel.cols)),
         d_k(round_up(s.head_dim, kernel.k_step)),
-        key_cols(std::min(kKeyCols, padded_keys(s))) {}
+        key_cols(std::min(kKeyCols, padded_keys(s))),
+        group(round_up(kGroupRows, kernel.rows)) {}
   std::int64_t padded_k(std::int64_t k) const { return round_up(k, kernel.k_step); }
   std::int64_t padded_rows(std::int64_t count) const { return round_up(count, kernel.rows); }
 };
@@ -74,7 +79,7 @@ struct Scratch {
     cut(v_values, keys * sizes.d_cols * in);
     cut(q_rows, rows * sizes.d_k * in);
     cut(scores, tile * 4);
-    cut(p_rows, rows * kKeyStep * in);
+    cut(p_rows, sizes.group * kKeyStep * in);
     cut(acc, rows * sizes.d_cols * 4);
     for (float** each : {&max, &sum, &shrink, &delta}) cut(*each, rows * 4);
     for (std::int32_t** each : {&first, &end}) cut(*each, rows * 4);
@@ -88,13 +93,13 @@ struct Scratch {
     cut(dout_rows, rows * sizes.d_k * in);
     cut(q_values, query_k * sizes.d_cols * in);
     cut(dout_values, query_k * sizes.d_cols * in);
-    cut(p_columns, sizes.padded_rows(sizes.key_cols) * query_k * in);
+    cut(p_columns, sizes.group * query_k * in);
     cut(dp, tile * 4);
     ds = dp;
     if (in != 4) cut(ds, tile * in);
-    // A panel may reach beyond the last key.
-    cut(dk, sizes.padded_rows(keys + sizes.kernel.rows) * sizes.d_cols * 4);
-    cut(dv, sizes.padded_rows(keys + sizes.kernel.rows) * sizes.d_cols * 4);
+    // A group may reach beyond the last key.
+    cut(dk, (keys + sizes.group) * sizes.d_cols * 4);
+    cut(dv, (keys + sizes.group) * sizes.d_cols * 4);
   }
 };
 

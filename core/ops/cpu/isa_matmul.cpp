@@ -2,6 +2,7 @@
 // AVX-512 ones, dot products of bf16 pairs and AMX tiles.
 #include <immintrin.h>
 
+#include <algorithm>
 #include <array>
 
 #include "core/ops/cpu/isa_pack.h"
@@ -28,16 +29,18 @@ struct MicroTile {
   bool accumulate = false;
 };
 
-// Calls micro(tile) for every tile of C: a panel of B is read by all panels of A while it is in
-// the first-level cache.
+// Calls micro(tile) for every tile of C, `per_unit` values of k being a unit: a panel of B is read
+// by all panels of A while it is in the first-level cache.
 template <std::int64_t kRows, std::int64_t kCols>
-void for_each_tile(const PackedBlocks& p, std::int64_t units, void (*micro)(const MicroTile&)) {
+void for_each_tile(const PackedBlocks& p, std::int64_t per_unit, void (*micro)(const MicroTile&)) {
+  const std::int64_t units = (p.k + per_unit - 1) / per_unit;
+  const std::int64_t b_units = std::max(units, (p.b_k + per_unit - 1) / per_unit);
   const auto* a = static_cast<const float*>(p.a);
   const auto* b = static_cast<const float*>(p.b);
   for (std::int64_t j = 0; j < p.cols; j += kCols) {
     for (std::int64_t i = 0; i < p.rows; i += kRows)
       micro({.a = a + i * units,
-             .b = b + j * units,
+             .b = b + j * b_units,
              .units = units,
              .c = p.c + i * p.ldc + j,
              .ldc = p.ldc,
@@ -108,8 +111,7 @@ __attribute__((target("avx512bf16"))) void spin_bf16(std::int64_t rounds) {
 }
 
 void multiply_bf16(const PackedBlocks& p) {
-  const std::int64_t units = (p.k + 1) / 2;
-  for_each_tile<kRows, kCols>(p, units, bf16_micro_tile);
+  for_each_tile<kRows, kCols>(p, 2, bf16_micro_tile);
 }
 
 // Four tiles of C of 16 x 16: two tiles of A by two of B.
@@ -186,8 +188,7 @@ __attribute__((target("amx-tile,amx-bf16"))) void spin_amx(std::int64_t rounds) 
 
 __attribute__((target("amx-tile"))) void multiply_amx(const PackedBlocks& p) {
   configure_tiles();
-  const std::int64_t units = p.k / 2;
-  for_each_tile<kAmxRows, kAmxCols>(p, units, amx_micro_tile);
+  for_each_tile<kAmxRows, kAmxCols>(p, 2, amx_micro_tile);
   _tile_release();
 }
 
@@ -284,7 +285,7 @@ void f32_micro_tile(const MicroTile& tile) {
 #endif
 
 void multiply_f32(const PackedBlocks& p) {
-  for_each_tile<kRows, kCols>(p, p.k, f32_micro_tile);
+  for_each_tile<kRows, kCols>(p, 1, f32_micro_tile);
 }
 
 constexpr MatmulKernel kF32{.path = MatmulPath::kF32,

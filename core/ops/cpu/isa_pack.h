@@ -2,6 +2,8 @@
 // values that follow one another along k.
 #pragma once
 
+#include <immintrin.h>
+
 #include <array>
 #include <cstring>
 #include <type_traits>
@@ -148,6 +150,21 @@ inline void load_square(Units (&square)[kLanes], const Source& source, std::int6
   if (!direct) transpose(square);
 }
 
+/// Stores the first kCount lanes by one instruction.
+template <std::int64_t kCount>
+inline void store_lanes(std::uint32_t* to, Units lanes) {
+#ifdef __AVX512F__
+  _mm512_mask_storeu_epi32(to, static_cast<__mmask16>((1u << kCount) - 1),
+                           reinterpret_cast<__m512i>(lanes));
+#else
+  constexpr auto kOn = [](int lane) { return lane < kCount ? -1 : 0; };
+  _mm256_maskstore_epi32(
+      reinterpret_cast<int*>(to),
+      _mm256_setr_epi32(kOn(0), kOn(1), kOn(2), kOn(3), kOn(4), kOn(5), kOn(6), kOn(7)),
+      reinterpret_cast<__m256i>(lanes));
+#endif
+}
+
 /// Packs panels of kWidth: [panel][unit of k][kWidth].
 template <std::int64_t kWidth, bool kPairs, typename T>
 void pack_panels(void* packed, const PackSource& s) {
@@ -158,17 +175,14 @@ void pack_panels(void* packed, const PackSource& s) {
     for (std::int64_t q0 = 0; q0 < units; q0 += kLanes) {
       const std::int64_t rows = units - q0 < kLanes ? units - q0 : kLanes;
       for (std::int64_t i0 = 0; i0 < kWidth; i0 += kLanes) {
-        constexpr auto kAll = static_cast<std::size_t>(kLanes);
-        const std::size_t lanes =
-            kWidth - i0 < kLanes ? static_cast<std::size_t>(kWidth - i0) : kAll;
         Units square[kLanes];
         load_square(square, source, panel + i0, q0, true);
         for (std::int64_t r = 0; r < rows; ++r) {
           std::uint32_t* at = out + (q0 + r) * kWidth + i0;
-          if (lanes == kAll) {
-            std::memcpy(at, &square[r], 4 * kAll);
+          if (kWidth - i0 >= kLanes) {
+            std::memcpy(at, &square[r], sizeof(Units));
           } else {
-            std::memcpy(at, &square[r], 4 * (kWidth % kAll));
+            store_lanes<kWidth % kLanes>(at, square[r]);
           }
         }
       }

@@ -30,6 +30,7 @@ struct PackedBlocks {
   std::int64_t ldc = 0;
   std::int64_t rows = 0, cols = 0, k = 0;
   bool accumulate = false;
+  std::int64_t b_k = 0;  // of the panels of b, if they are longer than k
 };
 
 /// The kernel of one path under one instruction set.
