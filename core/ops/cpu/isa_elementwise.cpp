@@ -1,5 +1,7 @@
 // Elementwise kernels and reductions: one pass over memory each.
 #include <algorithm>
+#include <bit>
+#include <cstring>
 #include <vector>
 
 #include "core/base/threads.h"
@@ -99,21 +101,48 @@ void transpose_typed(T* dst, const T* src, std::int64_t rows, std::int64_t cols)
   });
 }
 
+// Vectors by name: GCC would keep an array of sums in memory.
+constexpr std::int64_t kSums = 32;
+using Sums = float __attribute__((vector_size(4 * kSums)));
+
+Sums widened(const float* x) {
+  Sums values;
+  std::memcpy(&values, x, sizeof(values));
+  return values;
+}
+
+Sums widened(const BF16* x) {
+  using Bits = std::uint32_t __attribute__((vector_size(4 * kSums)));
+  std::uint16_t __attribute__((vector_size(2 * kSums))) halves;
+  std::memcpy(&halves, x, sizeof(halves));
+  return std::bit_cast<Sums>(__builtin_convertvector(halves, Bits) << 16);
+}
+
+// Rows of an embedding's gradient whose tokens did not occur.
+template <typename T>
+bool are_zero(const T* x, std::int64_t n) {
+  std::uint32_t any = 0;
+#pragma omp simd reduction(| : any)
+  for (std::int64_t i = 0; i < n; ++i)
+    any |= std::bit_cast<std::uint32_t>(load(x + i)) << 1;  // but for the sign
+  return any == 0;
+}
+
 // Each lane sums in f32 over a short run, which is exact enough for squares of one sign, and is
 // then added in f64. A square beyond f32 is not lost: the run is then summed again in f64.
 template <typename T>
 double run_squares(const T* x, std::int64_t n) {
-  constexpr std::int64_t kLanes = 32;
-  float lanes[kLanes] = {};
+  Sums lanes{};
   std::int64_t i = 0;
-  for (; i + kLanes <= n; i += kLanes) {
-#pragma omp simd
-    for (std::int64_t l = 0; l < kLanes; ++l) lanes[l] += load(x + i + l) * load(x + i + l);
+  for (; i + kSums <= n; i += kSums) {
+    const Sums values = widened(x + i);
+    lanes += values * values;
   }
   double sum = 0;
-  for (const float lane : lanes) sum += static_cast<double>(lane);
+  for (std::int64_t l = 0; l < kSums; ++l) sum += static_cast<double>(lanes[l]);
   for (; i < n; ++i) sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));
   if (sum < 3.0e38 && sum > 1.0e-30) return sum;
+  if (sum == 0 && are_zero(x, n)) return 0;
   sum = 0;
   for (i = 0; i < n; ++i)
     sum += static_cast<double>(load(x + i)) * static_cast<double>(load(x + i));

@@ -27,6 +27,8 @@ struct MicroTile {
   float* c = nullptr;
   std::int64_t ldc = 0;
   bool accumulate = false;
+  const float* next =
+      nullptr;  // what the tile fetches into the second-level cache, a line per unit
 };
 
 // Calls micro(tile) for every tile of C, `per_unit` values of k being a unit: a panel of B is read
@@ -37,14 +39,22 @@ void for_each_tile(const PackedBlocks& p, std::int64_t per_unit, void (*micro)(c
   const std::int64_t b_units = std::max(units, (p.b_k + per_unit - 1) / per_unit);
   const auto* a = static_cast<const float*>(p.a);
   const auto* b = static_cast<const float*>(p.b);
+  constexpr std::int64_t kLine = 16;  // floats
   for (std::int64_t j = 0; j < p.cols; j += kCols) {
-    for (std::int64_t i = 0; i < p.rows; i += kRows)
+    const float* panel = b + j * b_units;
+    // The next panel of B may be far away: the tiles of this one fetch it, piece by piece.
+    const float* ahead = j + kCols < p.cols ? panel + kCols * b_units : panel;
+    for (std::int64_t i = 0; i < p.rows; i += kRows) {
+      const bool more = ahead < panel + 2 * kCols * b_units;
       micro({.a = a + i * units,
-             .b = b + j * b_units,
+             .b = panel,
              .units = units,
              .c = p.c + i * p.ldc + j,
              .ldc = p.ldc,
-             .accumulate = p.accumulate});
+             .accumulate = p.accumulate,
+             .next = more ? ahead : panel});
+      ahead += kLine * units;
+    }
   }
 }
 
@@ -70,10 +80,11 @@ constexpr std::int64_t kRows = 14, kVectors = 2, kCols = kVectors * 16;
 
 // Sums over k of a micro-tile; Fma(a, b, sum) takes a unit of A in all lanes and a vector of B's.
 #define THIMBLE_MICRO_TILE(FMA)                                                          \
-  auto [a, b, units, c, ldc, accumulate] = tile;                                         \
+  auto [a, b, units, c, ldc, accumulate, next] = tile;                                   \
   __m512 sums[kRows][kVectors];                                                          \
   _Pragma("GCC unroll 16") for (auto& row : sums) row[0] = row[1] = _mm512_setzero_ps(); \
   for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {                     \
+    _mm_prefetch(next + 16 * q, _MM_HINT_T1);                                            \
     const __m512 b0 = _mm512_load_ps(b), b1 = _mm512_load_ps(b + 16);                    \
     _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {                  \
       const __m512 each = _mm512_set1_ps(a[i]);                                          \
@@ -126,7 +137,8 @@ struct TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 __attribute__((target("amx-tile,amx-bf16"))) void amx_micro_tile(const MicroTile& tile) {
-  auto [a, b, units, c, ldc, accumulate] = tile;
+  const auto& [a0, b0, units, c, ldc, accumulate, next] = tile;
+  const float *a = a0, *b = b0;
   const std::int64_t stride = ldc * 4;
   float* below = c + 16 * ldc;
   if (accumulate) {
@@ -257,7 +269,8 @@ void spin_f32(std::int64_t rounds) {
 constexpr std::int64_t kRows = 6, kVectors = 2, kCols = kVectors * 8;
 
 void f32_micro_tile(const MicroTile& tile) {
-  auto [a, b, units, c, ldc, accumulate] = tile;
+  const auto& [a0, b0, units, c, ldc, accumulate, next] = tile;
+  const float *a = a0, *b = b0;
   __m256 sums[kRows][kVectors];
 #pragma GCC unroll 16
   for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
