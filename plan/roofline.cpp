@@ -9,7 +9,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBudgetNs = 60'000'000;  // per matmul, at least three runs
+constexpr std::int64_t kBudgetNs = 60'000'000;  // per matmul and path, at least two runs
 
 struct Rate {
   double flops_per_s = 0;
@@ -54,7 +54,7 @@ double rate_of_path(Arena& arena, const TimedMatmul& timed, std::optional<Matmul
   }
   std::int64_t best = 0, spent = 0;
   const auto wait = device_memory(c.device().kind).wait;
-  for (int run = 0; run < 4 || spent < kBudgetNs; ++run) {
+  for (int run = 0; run < 3 || spent < kBudgetNs; ++run) {
     const std::int64_t start = steady_now_ns();
     ops::matmul(arena, a, b, c,
                 {.prepacked = prepacked.defined() ? &prepacked : nullptr, .path = path});

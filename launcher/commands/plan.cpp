@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "core/device/gpu.h"
+#include "core/ops/matmul_path.h"
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
@@ -194,6 +195,9 @@ void print_maximum(const PlanArguments& arguments, const TrainSpec& spec, const 
 void run_plan(const PlanArguments& arguments) {
   const job::JobConfig job = load_job_arguments(arguments);
   apply_threads(job.threads);
+  // Its workspace is planned; a path that this CPU lacks is planned as the one that it has.
+  const std::optional<MatmulPath> path = job.training.matmul.value;
+  if (path && has_matmul_path(*path)) set_matmul_path(*path);
   TrainSpec spec = make_spec(job);
   for (const std::string& note : spec.model_notes) spdlog::warn("{}", note);
   const auto tokenizer = open_tokenizer(spec.tokenizer, spec.model);

@@ -66,6 +66,20 @@ TEST_F(TrainTest, TheNumberOfThreadsChangesNoBits) {
   }
 }
 
+// How bf16 is multiplied is measured once per run and then part of it.
+TEST_F(TrainTest, TheMatmulPathIsRecordedAndKept) {
+  const std::string bf16 = "train job.toml --set model.dtype=bf16 --set output_dir=";
+  ASSERT_EQ(run(bf16 + "a", "THIMBLE_ISA=avx2"), 0) << file("err.txt");
+  EXPECT_NE(file("a/job/job.resolved.toml").find("matmul = \"f32\""), std::string::npos);
+  // Where another path would be measured to be faster, f32 goes on.
+  ASSERT_EQ(run(bf16 + "a --set training.max_steps=8"), 0) << file("err.txt");
+  EXPECT_NE(file("a/job/job.resolved.toml").find("matmul = \"f32\""), std::string::npos);
+  EXPECT_EQ(run(bf16 + "b --set training.matmul=amx", "THIMBLE_ISA=avx2"), 2);
+  EXPECT_NE(file("err.txt").find("training.matmul = \"amx\": rank 0's CPU lacks it (avx2)"),
+            std::string::npos)
+      << file("err.txt");
+}
+
 // Runs the job and returns its plan.
 nlohmann::json TrainTest::expect_planned_memory(const std::string& name, const std::string& more) {
   const std::string sets = " --set output_dir=" + name + " " + more;
