@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/threads.h"
 #include "core/device/device_memory.h"
 #include "core/nn/functional.h"
 #include "core/ops/op_observer.h"
@@ -9,7 +10,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBudgetNs = 60'000'000;  // per matmul and path, at least two runs
+constexpr std::int64_t kBudgetNs = 15'000'000;  // per matmul and path, at least two runs
 
 struct Rate {
   double flops_per_s = 0;
@@ -80,6 +81,11 @@ Rate best_rate(Arena& arena, const TimedMatmul& timed) {
   return best;
 }
 
+// For the workspace of a matmul: a part that threads share, and less than a MiB of each.
+std::int64_t room() {
+  return 64 * kMiB + team_threads() * kMiB;
+}
+
 Tensor matrix(Arena& arena, DType dtype, std::int64_t rows, std::int64_t cols) {
   Tensor t = Tensor::empty(arena, MemoryTag::kWorkspace, dtype, Shape{rows, cols}, "timed matrix");
   ops::zero(t);
@@ -95,7 +101,7 @@ struct LinearTiming {
 
 void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTiming& t) {
   const std::int64_t tokens = t.tokens;
-  const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + 64 * kMiB;
+  const std::int64_t bytes = 4 * (tokens * (l.in + l.out) * 2 + 4 * l.in * l.out) + room();
   const std::unique_ptr<Arena> arena = Arena::make(device, 2 * bytes, 0);
   const Tensor x = matrix(*arena, t.dtype, tokens, l.in),
                dy = matrix(*arena, t.dtype, tokens, l.out);
@@ -126,11 +132,11 @@ void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTimi
 
 double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype) {
   const std::unique_ptr<Arena> arena =
-      Arena::make(device, 16 * (m * k + n * k + m * n) + 64 * kMiB, 0);
+      Arena::make(device, 16 * (m * k + n * k + m * n) + room(), 0);
   const Tensor c = matrix(*arena, dtype, m, n);
-  return best_rate(*arena,
-                   {{matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true}, c, true})
-      .flops_per_s;
+  return rate_of_path(*arena,
+                      {{matrix(*arena, dtype, m, k)}, {matrix(*arena, dtype, n, k), true}, c, true},
+                      std::nullopt);
 }
 
 double Roofline::seconds_per_micro_batch() const {

@@ -45,7 +45,8 @@ struct Roofline {
 Roofline measure_roofline(DeviceKind device, const ModelConfig& config, std::int64_t tokens,
                           DType dtype, DType grad_dtype);
 
-/// FLOPs per second of one matmul [m, k] x [k, n], best of several runs and of every path.
+/// FLOPs per second of one matmul [m, k] x [k, n] by the path that the process takes, best of
+/// several runs.
 double matmul_rate(DeviceKind device, std::int64_t m, std::int64_t n, std::int64_t k, DType dtype);
 
 }  // namespace thimble

@@ -320,8 +320,8 @@ void register_gpu_kernels(const KernelTable& table);
 /// than AVX2.
 const KernelTable& kernels(Device device);
 
-/// Instruction set in use: "avx2", "avx512", "avx512_bf16" or "amx_bf16"; THIMBLE_ISA=avx2|avx512
-/// lowers it.
+/// Instruction set in use: "avx2", "avx512", "avx512_bf16" or "amx_bf16";
+/// THIMBLE_ISA=avx2|avx512|avx512_bf16 lowers it.
 const char* cpu_isa();
 
 }  // namespace thimble

@@ -31,8 +31,8 @@ struct MatmulPeak {
 /// milliseconds.
 std::vector<MatmulPeak> measure_matmul_peaks(int threads);
 
-/// The path whose instructions are the fastest; a path has to beat the one before it by a tenth, so
-/// that noise does not decide: between kinds of instructions lies a factor of two or more.
+/// The path whose instructions are the fastest; a path has to beat the best before it by a tenth,
+/// so that noise does not decide: between kinds of instructions lies a factor of two or more.
 MatmulPath fastest_path(const std::vector<MatmulPeak>& peaks);
 
 /// A sentence if instructions for bf16 are slower than those for f32; empty otherwise.

@@ -288,7 +288,7 @@ void choose_matmul_path(const std::string& name) {
   throw_user("--matmul '{}': allowed on this CPU: {}", name, allowed);
 }
 
-// What the multiply instructions of the path reach on all of the process's threads.
+// What the multiply instructions of the path reach on this rank's threads.
 std::optional<double> cpu_peak_flops(DType dtype) {
   const MatmulPath path = dtype == DType::kBF16 ? matmul_path() : MatmulPath::kF32;
   for (const MatmulPeak& peak : measure_matmul_peaks(team_threads())) {
@@ -319,7 +319,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   result["replayed_micro_batches"] = assembled.engine.replayed_micro_batches();
   result["state_bytes"] = arena->peak().by_tag.at(static_cast<std::size_t>(MemoryTag::kOptimizer));
   add_speed(result, b, timing, roofline.seconds_per_micro_batch(),
-            peak ? std::optional(*peak * (gpu ? comm.size() : 1)) : std::nullopt);
+            peak ? std::optional(*peak * comm.size()) : std::nullopt);
   add_memory(result, planned, measured);
   add_communication(result, timing, comm.size(), assembled.engine.parallel().stage());
   if (comm.rank() == 0) print_result(b, result, planned, measured, b.profile ? &profile : nullptr);

@@ -140,23 +140,42 @@ void open_gpu(Communicator& comm, Prepared& p, RankPlace& place) {
   if (comm.rank() == 0) spdlog::info("{}, {}", p.gpu->name, format_bytes(p.gpu->total_bytes));
 }
 
+// The paths that every rank's CPU has, a bit each.
+unsigned common_matmul_paths(Communicator& comm) {
+  std::uint8_t mine = 0;
+  for (const MatmulPath path :
+       {MatmulPath::kLibrary, MatmulPath::kF32, MatmulPath::kBf16, MatmulPath::kAmx}) {
+    if (has_matmul_path(path))
+      mine = static_cast<std::uint8_t>(mine | 1u << static_cast<int>(path));
+  }
+  unsigned common = mine;
+  const auto all = all_gather_control(comm, "the matmul paths", std::as_bytes(std::span(&mine, 1)));
+  for (const std::byte of_rank : all) common &= static_cast<unsigned>(of_rank);
+  return common;
+}
+
 // How bf16 is multiplied, the same on all ranks: as the run did before, else by the instructions
-// that rank 0 finds to be the fastest.
+// that rank 0 finds to be the fastest, if all ranks have them.
 void settle_matmul_path(Communicator& comm, bool chosen_by_user, job::JobConfig& job) {
   std::optional<MatmulPath>& path = job.training.matmul.value;
-  if (comm.rank() == 0 && path && !has_matmul_path(*path) && !chosen_by_user) {
+  if (job.device != DeviceKind::kCpu) return;
+  if (!chosen_by_user && job.model.dtype == DType::kF32) return;  // there is one way
+  const unsigned common = common_matmul_paths(comm);
+  const auto all_have = [&](MatmulPath p) { return (common >> static_cast<int>(p) & 1u) != 0; };
+  if (chosen_by_user && !all_have(*path)) {
+    throw_user("training.matmul = \"{}\": not every rank's CPU has it; this one's is {}",
+               path_name(*path), cpu_isa());
+  }
+  const MatmulPath fastest = all_have(matmul_path()) ? matmul_path() : MatmulPath::kF32;
+  if (comm.rank() == 0 && path && !all_have(*path)) {
     spdlog::warn(
-        "the run multiplied bf16 by the path '{}', which this CPU lacks: '{}' goes on, with other "
-        "last bits",
-        path_name(*path), path_name(matmul_path()));
+        "the run multiplied bf16 by the path '{}', which a CPU of this run lacks: '{}' goes on, "
+        "with other last bits",
+        path_name(*path), path_name(fastest));
     path.reset();
   }
-  path = static_cast<MatmulPath>(from_leader(
-      comm, "the matmul path", static_cast<std::int64_t>(path.value_or(matmul_path()))));
-  if (!has_matmul_path(*path)) {
-    throw_user("training.matmul = \"{}\": rank {}'s CPU lacks it ({})", path_name(*path),
-               comm.rank(), cpu_isa());
-  }
+  path = static_cast<MatmulPath>(
+      from_leader(comm, "the matmul path", static_cast<std::int64_t>(path.value_or(fastest))));
   set_matmul_path(*path);
 }
 

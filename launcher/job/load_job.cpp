@@ -32,7 +32,9 @@ constexpr std::array kOtherVariables{
     OtherVariable{"THIMBLE_FLIGHT_DIR",
                   "Set by `thimble launch`: where ranks write flight records"},
     OtherVariable{"THIMBLE_FLIGHT_HOST", "Set by `thimble launch`: the node it runs on"},
-    OtherVariable{"THIMBLE_ISA", "avx2: use kernels without AVX-512 and AMX"},
+    OtherVariable{"THIMBLE_ISA",
+                  "Instructions that kernels may use: avx2, avx512 or avx512_bf16; all that the "
+                  "CPU has otherwise"},
     OtherVariable{"THIMBLE_RESTART_COUNT",
                   "Set by `thimble launch`: number of starts before this one"},
     OtherVariable{"THIMBLE_SHARED_DATA", "For tests: a folder of models and texts"},

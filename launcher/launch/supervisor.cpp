@@ -303,7 +303,8 @@ int launch(const LaunchOptions& options) {
                           : std::chrono::seconds(1 << std::min(without_progress - 1, 5));
     spdlog::info("restart {} of {} in {} s", restarts + 1, options.max_restarts,
                  std::chrono::duration<double>(wait).count());
-    for (auto waited = kWatchInterval; waited <= wait && signals.load() == 0; waited += kWatchInterval)
+    for (auto waited = kWatchInterval; waited <= wait && signals.load() == 0;
+         waited += kWatchInterval)
       std::this_thread::sleep_for(kWatchInterval);
     if (signals.load() > 0) return outcome.exit_code;  // nothing new was saved
   }

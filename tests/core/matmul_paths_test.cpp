@@ -7,6 +7,7 @@
 #include "core/ops/cpu/blocked_matmul.h"
 #include "core/ops/cpu/isa_kernels.h"
 #include "core/ops/matmul_path.h"
+#include "core/ops/ops.h"
 #include "tests/core/expect_close.h"
 
 namespace thimble {
@@ -115,6 +116,67 @@ TEST_F(MatmulPaths, ThreadsAndInstructionSetsChangeNoBitOfF32) {
     }
   }
   set_team_threads(0);
+}
+
+// Several stripes of rows, columns and k at once, on any number of threads.
+TEST_F(MatmulPaths, StripesGiveTheProductOfTheLibrary) {
+  const Sizes z{2100, 1100, 2100};
+  const Tensor a = random_tensor(*arena_, DType::kBF16, Shape{z.m, z.k}, 1),
+               b = random_tensor(*arena_, DType::kBF16, Shape{z.n, z.k}, 2),
+               c = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kF32, Shape{z.m, z.n});
+  ops::matmul(*arena_, {a}, {b, true}, c, {.path = MatmulPath::kLibrary});
+  const std::vector<double> want = values_of(c);
+  for (const MatmulKernel* kernel : kernels_of_cpu()) {
+    const MatmulSpec s = spec(z, DType::kBF16, DType::kF32, 2);
+    const std::vector<double> got = run(*kernel, s, a, b, a);
+    expect_close(got, want, 1e-5, path_name(kernel->path));
+    set_team_threads(3);
+    EXPECT_EQ(run(*kernel, s, a, b, a), got) << path_name(kernel->path);
+    set_team_threads(0);
+  }
+}
+
+// Attention's tiles by each path: odd sizes, grouped queries, a window.
+TEST_F(MatmulPaths, AttentionIsTheSameByEveryPath) {
+  const MatmulPath before = matmul_path();
+  for (const std::int64_t window : {0, 33}) {
+    const ops::AttentionShape shape{
+        .batch = 2, .heads = 4, .kv_heads = 2, .head_dim = 9, .window = window, .scale = 0.3f};
+    const std::int64_t t = 157, rows = shape.batch * t;
+    const auto random = [&](std::int64_t heads, std::uint64_t seed) {
+      return random_tensor(*arena_, DType::kBF16, Shape{rows, heads * shape.head_dim}, seed);
+    };
+    const Tensor q = random(4, 1), k = random(2, 2), v = random(2, 3), dout = random(4, 4);
+    const Tensor out = random(4, 5), dq = random(4, 5), dk = random(2, 5), dv = random(2, 5);
+    const Tensor starts = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kI32, Shape{rows});
+    for (std::int64_t i = 0; i < rows; ++i) starts.data<std::int32_t>()[i] = i % t >= 60 ? 60 : 0;
+    const Tensor lse = Tensor::empty(*arena_, MemoryTag::kActivations, DType::kF32,
+                                     Shape{shape.batch, shape.heads, t});
+    std::vector<std::vector<double>> want;
+    for (const MatmulPath path : {MatmulPath::kF32, MatmulPath::kBf16, MatmulPath::kAmx}) {
+      if (!has_matmul_path(path)) continue;
+      set_matmul_path(path);
+      ops::attention(*arena_, shape,
+                     {.q = q, .k = k, .v = v, .segment_start = starts, .out = out, .lse = lse});
+      ops::attention_grad(*arena_, shape,
+                          {.q = q,
+                           .k = k,
+                           .v = v,
+                           .out = out,
+                           .lse = lse,
+                           .segment_start = starts,
+                           .dout = dout,
+                           .dq = dq,
+                           .dk = dk,
+                           .dv = dv});
+      std::vector<std::vector<double>> got;
+      for (const Tensor& each : {out, dq, dk, dv}) got.push_back(values_of(each));
+      if (want.empty()) want = got;
+      for (std::size_t i = 0; i < got.size(); ++i)
+        expect_close(got[i], want[i], 2e-2, path_name(path));
+    }
+  }
+  set_matmul_path(before);
 }
 
 // A value that is no number reaches its row or column and no other place.

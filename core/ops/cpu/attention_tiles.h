@@ -14,8 +14,9 @@ namespace thimble::cpu {
 
 inline constexpr std::int64_t kQueryRows = 128;  // queries of a tile, at most
 inline constexpr std::int64_t kKeyCols = 512;    // keys of a tile, at most
-// Of a group of rows, about: what none of them sees is not multiplied. Fewer waste less beside the
-// diagonal, more share what they read.
+// Rows of a tile that are multiplied together, rounded up to the micro-kernel's. Keys that none of
+// them sees are left out: with few rows little is wasted beside the diagonal, with many each panel
+// of keys is read less often.
 inline constexpr std::int64_t kGroupRows = 24;
 // Tile widths are multiples of this; so many keys at a time are the k of a product with values.
 inline constexpr std::int64_t kKeyStep = 128;

@@ -11,7 +11,7 @@
 namespace thimble::cpu {
 namespace {
 
-// Of packed B, and of sums that wait for the next stripe of k, at a time.
+// The size of a stripe of packed B, and of the sums that wait for the next stripe of k.
 constexpr std::int64_t kStripeBytes = 8 * kMiB;
 // Enough that a thread which is late does not hold up the others for long.
 constexpr std::int64_t kPartsWanted = 16;

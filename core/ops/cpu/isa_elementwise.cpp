@@ -118,7 +118,7 @@ Sums widened(const BF16* x) {
   return std::bit_cast<Sums>(__builtin_convertvector(halves, Bits) << 16);
 }
 
-// Rows of an embedding's gradient whose tokens did not occur.
+// Whether all values are zero, as in rows of an embedding's gradient whose tokens did not occur.
 template <typename T>
 bool are_zero(const T* x, std::int64_t n) {
   std::uint32_t any = 0;

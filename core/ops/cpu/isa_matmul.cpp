@@ -27,8 +27,8 @@ struct MicroTile {
   float* c = nullptr;
   std::int64_t ldc = 0;
   bool accumulate = false;
-  const float* next =
-      nullptr;  // what the tile fetches into the second-level cache, a line per unit
+  // What the AVX-512 tile fetches into the second-level cache meanwhile, a line per unit.
+  const float* next = nullptr;
 };
 
 // Calls micro(tile) for every tile of C, `per_unit` values of k being a unit: a panel of B is read
@@ -42,7 +42,7 @@ void for_each_tile(const PackedBlocks& p, std::int64_t per_unit, void (*micro)(c
   constexpr std::int64_t kLine = 16;  // floats
   for (std::int64_t j = 0; j < p.cols; j += kCols) {
     const float* panel = b + j * b_units;
-    // The next panel of B may be far away: the tiles of this one fetch it, piece by piece.
+    // The next panel of B may be far away: the first tiles of this one fetch it, piece by piece.
     const float* ahead = j + kCols < p.cols ? panel + kCols * b_units : panel;
     for (std::int64_t i = 0; i < p.rows; i += kRows) {
       const bool more = ahead < panel + 2 * kCols * b_units;
@@ -214,7 +214,7 @@ void pack_tiles(void* packed, const PackSource& s) {
     for (std::int64_t step = 0; step < steps; ++step) {
       for (const std::int64_t half : {0, 16}) {
         Units square[kLanes];
-        load_square(square, source, panel + half, step * kAmxUnits, !kByRows);
+        load_square(square, source, {panel + half, step * kAmxUnits, !kByRows});
         std::memcpy(out, square, sizeof(square));
         out += kTile;
       }

@@ -88,6 +88,13 @@ struct UnitSource {
       return kPairs ? rounded_to_bf16(units_at(p)) : units_at(p);
     }
   }
+  // The first `lanes` of them; nothing beyond is read, and the other lanes are zero.
+  static Units values(const T* p, std::int64_t lanes) {
+    if (lanes == kLanes) return values(p);
+    T some[kLanes] = {};
+    std::memcpy(some, p, static_cast<std::size_t>(lanes) * sizeof(T));
+    return values(some);
+  }
   // Units (i, q0) to (i, q0 + kLanes - 1), where k is what follows in memory.
   Units along_k(std::int64_t i, std::int64_t q0) const {
     const T* p = from + i * stride_i + (kPairs ? 2 : 1) * q0;
@@ -101,15 +108,13 @@ struct UnitSource {
     return pick(low, high, [](std::uint32_t l) { return 2 * l; }) |
            pick(low, high, [](std::uint32_t l) { return 2 * l + 1; }) << 16;
   }
-  // Units (i0, q) to (i0 + kLanes - 1, q), where i is what follows in memory.
-  Units along_i(std::int64_t i0, std::int64_t q) const {
+  // Units (i0, q) to (i0 + lanes - 1, q), where i is what follows in memory; the others are zero.
+  Units along_i(std::int64_t i0, std::int64_t q, std::int64_t lanes) const {
     const T* p = from + i0 + (kPairs ? 2 : 1) * q * stride_k;
-    if constexpr (!kPairs) return values(p);
-    return values(p) | values(p + stride_k) << 16;
+    if constexpr (!kPairs) return values(p, lanes);
+    return values(p, lanes) | values(p + stride_k, lanes) << 16;
   }
-  bool inside(std::int64_t i0, std::int64_t q0) const {
-    return i0 + kLanes <= count && (kPairs ? 2 : 1) * (q0 + kLanes) <= k;
-  }
+  bool has_units(std::int64_t q0) const { return (kPairs ? 2 : 1) * (q0 + kLanes) <= k; }
 };
 
 /// Rows become lanes and lanes rows.
@@ -129,25 +134,39 @@ inline void transpose(Units (&rows)[kLanes]) {
   }
 }
 
+struct SquarePlace {
+  std::int64_t i0 = 0, q0 = 0;
+  bool along_i = false;
+  std::int64_t wanted = kLanes;
+};
+
 /// Loads the square of units from (i0, q0): row r of it holds units of i0 + r (along_i false) or of
-/// q0 + r (true).
+/// q0 + r (true). `wanted` rows or columns of the matrix are used of it; those that do not exist
+/// are zero.
 template <typename Source>
-inline void load_square(Units (&square)[kLanes], const Source& source, std::int64_t i0,
-                        std::int64_t q0, bool along_i) {
-  if (!source.inside(i0, q0)) {
+inline void load_square(Units (&square)[kLanes], const Source& source, SquarePlace place) {
+  const auto [i0, q0, along_i, wanted] = place;
+  if (!source.has_units(q0)) {
     for (std::uint32_t r = 0; r < kLanes; ++r) {
-      for (std::uint32_t l = 0; l < kLanes; ++l) {
+      for (std::uint32_t l = 0; l < kLanes; ++l)
         square[r][l] = along_i ? source.unit(i0 + l, q0 + r) : source.unit(i0 + r, q0 + l);
-      }
     }
     return;
   }
-  const bool direct = along_i == (source.stride_i == 1);
+  const std::int64_t left = source.count - i0;
+  if (source.stride_i == 1) {
+    // A whole vector where the matrix has one, though only a part of it may be wanted.
+    const std::int64_t lanes = left >= kLanes ? kLanes : left > 0 ? left : 0;
 #pragma GCC unroll 16
-  for (std::uint32_t r = 0; r < kLanes; ++r) {
-    square[r] = source.stride_i == 1 ? source.along_i(i0, q0 + r) : source.along_k(i0 + r, q0);
+    for (std::uint32_t r = 0; r < kLanes; ++r) square[r] = source.along_i(i0, q0 + r, lanes);
+    if (!along_i) transpose(square);
+    return;
   }
-  if (!direct) transpose(square);
+  const std::int64_t rows = left < wanted ? left : wanted;
+#pragma GCC unroll 16
+  for (std::uint32_t r = 0; r < kLanes; ++r)
+    square[r] = r < rows ? source.along_k(i0 + r, q0) : Units{};
+  if (along_i) transpose(square);
 }
 
 /// Stores the first kCount lanes by one instruction.
@@ -176,7 +195,7 @@ void pack_panels(void* packed, const PackSource& s) {
       const std::int64_t rows = units - q0 < kLanes ? units - q0 : kLanes;
       for (std::int64_t i0 = 0; i0 < kWidth; i0 += kLanes) {
         Units square[kLanes];
-        load_square(square, source, panel + i0, q0, true);
+        load_square(square, source, {panel + i0, q0, true, kWidth - i0});
         for (std::int64_t r = 0; r < rows; ++r) {
           std::uint32_t* at = out + (q0 + r) * kWidth + i0;
           if (kWidth - i0 >= kLanes) {

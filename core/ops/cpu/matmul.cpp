@@ -129,12 +129,15 @@ void run_converted(const MatmulSpec& s, const MatmulArgs& args) {
   }
 }
 
-// Below this many rows or columns packing costs more than the matmul.
+// With fewer rows, columns or k packing costs more than the matmul.
 constexpr std::int64_t kLeastBlocked = 16;
 
 // The kernel of our own that computes a matmul; null where the library does. Operands of f32 keep
 // their precision whatever the path.
 const MatmulKernel* blocked_kernel(const MatmulSpec& s) {
+  for (const DType dtype : {s.a, s.b, s.c}) {
+    TH_CHECK(dtype == DType::kF32 || dtype == DType::kBF16, "{} in a matmul", dtype_name(dtype));
+  }
   const MatmulPath path = s.path.value_or(matmul_path());
   if (path == MatmulPath::kLibrary || s.b_prepacked) return nullptr;
   if (std::min({s.m, s.n, s.k}) < kLeastBlocked) return nullptr;

@@ -1,5 +1,6 @@
-// How the CPU's matmul cuts its work: tiles of the result, each computed by one thread, by oneDNN
-// where it has the types and converted to f32 where it has not (bf16 on AVX2).
+// How the library's matmuls are cut: tiles of the result, each computed by one thread, by oneDNN
+// where it has the types and converted to f32 where it has not (bf16 on AVX2). Our own are in
+// blocked_matmul.h.
 #pragma once
 
 #include "core/ops/cpu/kernels.h"
@@ -8,7 +9,7 @@ namespace thimble::cpu {
 
 /// Multiplications and additions in the time of reading a value from memory.
 inline constexpr std::int64_t kOpsPerValue = 16;
-/// Of the parts of a matmul's workspace, in bytes.
+/// Alignment of the parts of a matmul's workspace, in bytes.
 inline constexpr std::int64_t kAlign = 64;
 
 /// How the result [m, n] of a matmul is cut. Sums over k are never cut: a tile is a matmul of its

@@ -97,9 +97,11 @@ inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) 
                 "tied, else model.dtype",
          .value = choice(training.grad_dtype)});
   visit({.name = "matmul",
-         .doc = "How a CPU multiplies bf16 matrices; it decides the last bits; library: oneDNN; "
-                "f32: widened while packed; bf16: dot products (AVX512_BF16); amx: tiles; auto: "
-                "whose instructions are measured to be the fastest, kept when the run is resumed",
+         .doc =
+             "How a CPU multiplies bf16 matrices; it decides the last bits; library: oneDNN, and "
+             "f32 in attention; f32: widened while packed; bf16: dot products (AVX512_BF16); amx: "
+             "tiles; auto: whose instructions are measured to be the fastest, kept when the run "
+             "is resumed",
          .value = choice(training.matmul),
          .resume = ResumeClass::kContinues});
   visit({.name = "max_skipped_steps",
