@@ -13,10 +13,7 @@ if(CMAKE_UNITY_BUILD AND CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
   target_compile_options(thimble_flags INTERFACE $<$<COMPILE_LANGUAGE:CXX>:-Wno-subobject-linkage>)
 endif()
 if(THIMBLE_SANITIZE)
-  # Without the checks of UndefinedBehaviorSanitizer that stand at every access: they take a third of the time of
-  # compiling, and most of what they find AddressSanitizer finds too.
   target_compile_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE} -fno-omit-frame-pointer
-                                                 -fno-sanitize=null,vptr,object-size,alignment,pointer-overflow
                                                  -fno-sanitize-recover=all
                                                  $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(thimble_flags INTERFACE -fsanitize=${THIMBLE_SANITIZE})
