@@ -10,12 +10,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBudgetNs = 15'000'000;  // per matmul and path, at least two runs
-
-struct Rate {
-  double flops_per_s = 0;
-  std::optional<MatmulPath> path = {};  // of a CPU
-};
+constexpr std::int64_t kBudgetNs = 15'000'000;  // per matmul and path, at least three runs
 
 // The library, and our own whose instructions are not less than half as fast as the fastest.
 std::vector<MatmulPath> promising_paths(DType dtype) {
@@ -55,7 +50,7 @@ double rate_of_path(Arena& arena, const TimedMatmul& timed, std::optional<Matmul
   }
   std::int64_t best = 0, spent = 0;
   const auto wait = device_memory(c.device().kind).wait;
-  for (int run = 0; run < 3 || spent < kBudgetNs; ++run) {
+  for (int run = 0; run < 4 || spent < kBudgetNs; ++run) {
     const std::int64_t start = steady_now_ns();
     ops::matmul(arena, a, b, c,
                 {.prepacked = prepacked.defined() ? &prepacked : nullptr, .path = path});
@@ -69,16 +64,16 @@ double rate_of_path(Arena& arena, const TimedMatmul& timed, std::optional<Matmul
          static_cast<double>(spec.k) / (static_cast<double>(best) * 1e-9);
 }
 
-// Best rate of any path that may be the fastest; those that the process does not take count too.
-Rate best_rate(Arena& arena, const TimedMatmul& timed) {
-  if (timed.c.device().kind != DeviceKind::kCpu)
-    return {.flops_per_s = rate_of_path(arena, timed, std::nullopt)};
-  Rate best{.flops_per_s = 0};
-  for (const MatmulPath path : promising_paths(timed.a.tensor.dtype())) {
-    const double rate = rate_of_path(arena, timed, path);
-    if (rate > best.flops_per_s) best = {.flops_per_s = rate, .path = path};
+// Fills the rates; paths that the process does not take count too.
+void time_matmul(Arena& arena, const TimedMatmul& timed, MatmulRate& out) {
+  if (timed.c.device().kind != DeviceKind::kCpu) {
+    out.flops_per_s = rate_of_path(arena, timed, std::nullopt);
+    return;
   }
-  return best;
+  for (const MatmulPath path : promising_paths(timed.a.tensor.dtype())) {
+    out.by_path.push_back({path, rate_of_path(arena, timed, path)});
+    out.flops_per_s = std::max(out.flops_per_s, out.by_path.back().flops_per_s);
+  }
 }
 
 // For the workspace of a matmul: a part that threads share, and less than a MiB of each.
@@ -113,10 +108,8 @@ void measure(Roofline& out, DeviceKind device, const Linear& l, const LinearTimi
   const Tensor dw = matrix(*arena, t.grad_dtype, rows, cols);
   const std::int64_t count = l.count * t.repeats;
   const auto add = [&](MatmulRate matmul, const TimedMatmul& timed) {
-    const Rate rate = best_rate(*arena, timed);
     matmul.count = count;
-    matmul.flops_per_s = rate.flops_per_s;
-    matmul.path = rate.path;
+    time_matmul(*arena, timed, matmul);
     out.matmuls.push_back(std::move(matmul));
   };
   add({.name = "forward", .m = tokens, .n = l.out, .k = l.in}, {{x}, {w, !transposed}, y, true});

@@ -9,7 +9,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <string>
 #include <vector>
 
@@ -20,13 +19,19 @@
 
 namespace thimble {
 
+/// FLOPs per second of a matmul by one path.
+struct PathRate {
+  MatmulPath path = MatmulPath::kLibrary;
+  double flops_per_s = 0;
+};
+
 /// One kind of matmul in a training step.
 struct MatmulRate {
   std::string name;  // "forward", "input gradient", "weight gradient"
   std::int64_t m = 0, n = 0, k = 0;
-  std::int64_t count = 0;               // per micro-batch
-  double flops_per_s = 0;               // best of several runs and of every path
-  std::optional<MatmulPath> path = {};  // of a CPU: the one that was the fastest
+  std::int64_t count = 0;              // per micro-batch
+  double flops_per_s = 0;              // best of several runs and of every path
+  std::vector<PathRate> by_path = {};  // on a CPU
   double seconds() const {
     return static_cast<double>(count) * 2.0 * static_cast<double>(m) * static_cast<double>(n) *
            static_cast<double>(k) / flops_per_s;

@@ -1,6 +1,8 @@
 // How this process's CPU multiplies matrices of bf16.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <string>
 #include <vector>
 
@@ -8,8 +10,14 @@
 
 namespace thimble {
 
+inline constexpr std::array kMatmulPaths{MatmulPath::kLibrary, MatmulPath::kF32, MatmulPath::kBf16,
+                                         MatmulPath::kAmx};
+
 /// "library", "f32", "bf16", "amx".
-const char* path_name(MatmulPath path);
+constexpr const char* path_name(MatmulPath path) {
+  constexpr std::array kNames{"library", "f32", "bf16", "amx"};
+  return kNames[static_cast<std::size_t>(path)];
+}
 
 /// Whether the CPU has the instructions, under the instruction set in use.
 bool has_matmul_path(MatmulPath path);

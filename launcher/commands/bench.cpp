@@ -46,9 +46,15 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
   if (device == DeviceKind::kCpu) print_peaks(json);
   if (!json)
     fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10}  {}\n", "dtype", "matmul", "m", "n", "k",
-               "GFLOP/s", "path");
+               "GFLOP/s", device == DeviceKind::kCpu ? "by path" : "");
   for (const DType dtype : {DType::kBF16, DType::kF32}) {
     for (const MatmulRate& p : measure_roofline(device, *config, tokens, dtype, dtype).matmuls) {
+      nlohmann::ordered_json paths = nlohmann::ordered_json::object();
+      std::string text;
+      for (const PathRate& rate : p.by_path) {
+        paths[path_name(rate.path)] = rate.flops_per_s / 1e9;
+        text += fmt::format("{} {:.1f}  ", path_name(rate.path), rate.flops_per_s / 1e9);
+      }
       if (json) {
         fmt::print("{}\n", nlohmann::ordered_json{{"dtype", dtype_name(dtype)},
                                                   {"matmul", p.name},
@@ -56,11 +62,11 @@ void bench_gemm(DeviceKind device, const std::string& size, std::int64_t tokens,
                                                   {"n", p.n},
                                                   {"k", p.k},
                                                   {"gflops", p.flops_per_s / 1e9},
-                                                  {"path", p.path ? path_name(*p.path) : "gpu"}}
+                                                  {"gflops_by_path", paths}}
                                .dump());
       } else {
         fmt::print("{:<6} {:<16} {:>7} {:>7} {:>7} {:>10.1f}  {}\n", dtype_name(dtype), p.name, p.m,
-                   p.n, p.k, p.flops_per_s / 1e9, p.path ? path_name(*p.path) : "gpu");
+                   p.n, p.k, p.flops_per_s / 1e9, text);
       }
     }
   }

@@ -279,8 +279,7 @@ void add_communication(nlohmann::ordered_json& result, const Timing& timing, int
 void choose_matmul_path(const std::string& name) {
   if (name == "auto") return;
   std::string allowed = "auto";
-  for (const MatmulPath path :
-       {MatmulPath::kLibrary, MatmulPath::kF32, MatmulPath::kBf16, MatmulPath::kAmx}) {
+  for (const MatmulPath path : kMatmulPaths) {
     if (!has_matmul_path(path)) continue;
     if (name == path_name(path)) return set_matmul_path(path);
     allowed += fmt::format(", {}", path_name(path));

@@ -143,8 +143,7 @@ void open_gpu(Communicator& comm, Prepared& p, RankPlace& place) {
 // The paths that every rank's CPU has, a bit each.
 unsigned common_matmul_paths(Communicator& comm) {
   std::uint8_t mine = 0;
-  for (const MatmulPath path :
-       {MatmulPath::kLibrary, MatmulPath::kF32, MatmulPath::kBf16, MatmulPath::kAmx}) {
+  for (const MatmulPath path : kMatmulPaths) {
     if (has_matmul_path(path))
       mine = static_cast<std::uint8_t>(mine | 1u << static_cast<int>(path));
   }

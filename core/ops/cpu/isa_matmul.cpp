@@ -19,6 +19,8 @@ void pack(void* packed, const PackSource& s) {
   }
 }
 
+constexpr std::int64_t kLine = 16;  // floats of a cache line
+
 // One tile of C, from a panel of A and one of B of `units` 32-bit units of k.
 struct MicroTile {
   const float* a = nullptr;
@@ -39,7 +41,6 @@ void for_each_tile(const PackedBlocks& p, std::int64_t per_unit, void (*micro)(c
   const std::int64_t b_units = std::max(units, (p.b_k + per_unit - 1) / per_unit);
   const auto* a = static_cast<const float*>(p.a);
   const auto* b = static_cast<const float*>(p.b);
-  constexpr std::int64_t kLine = 16;  // floats
   for (std::int64_t j = 0; j < p.cols; j += kCols) {
     const float* panel = b + j * b_units;
     // The next panel of B may be far away: the first tiles of this one fetch it, piece by piece.
@@ -58,53 +59,86 @@ void for_each_tile(const PackedBlocks& p, std::int64_t per_unit, void (*micro)(c
   }
 }
 
+#ifdef __AVX512F__
+using Vector = __m512;
+// Two vectors of columns: 28 sums, two of B and one of A fill 31 of the 32 registers.
+constexpr std::int64_t kRows = 14;
+// The loads that prefetching takes are to spare.
+constexpr bool kPrefetches = true;
+inline Vector all_lanes(float value) {
+  return _mm512_set1_ps(value);
+}
+inline Vector multiply_add(Vector a, Vector b, Vector sum) {
+  return _mm512_fmadd_ps(a, b, sum);
+}
+#else
+using Vector = __m256;
+// Two vectors of columns: 12 sums, two of B and one or two of A fill the 16 registers.
+constexpr std::int64_t kRows = 6;
+constexpr bool kPrefetches = false;
+inline Vector all_lanes(float value) {
+  return _mm256_set1_ps(value);
+}
+inline Vector multiply_add(Vector a, Vector b, Vector sum) {
+  return _mm256_fmadd_ps(a, b, sum);
+}
+#endif
+constexpr std::int64_t kCols = 2 * kLanes;
+
+inline Vector vector_at(const float* p) {
+  Vector v;
+  std::memcpy(&v, p, sizeof(v));
+  return v;
+}
+
+// Sums over k of a micro-tile; FMA(a, b, sum) takes a unit of A in all lanes and a vector of B's.
+// A macro, because the target of a function does not reach into templates that it calls.
+#define THIMBLE_MICRO_TILE(FMA)                                                   \
+  auto [a, b, units, c, ldc, accumulate, next] = tile;                            \
+  Vector sums[kRows][2];                                                          \
+  _Pragma("GCC unroll 16") for (auto& row : sums) row[0] = row[1] = all_lanes(0); \
+  for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {              \
+    if (kPrefetches) _mm_prefetch(next + kLine * q, _MM_HINT_T1);                 \
+    const Vector b0 = vector_at(b), b1 = vector_at(b + kLanes);                   \
+    _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {           \
+      const Vector each = all_lanes(a[i]);                                        \
+      sums[i][0] = FMA(each, b0, sums[i][0]);                                     \
+      sums[i][1] = FMA(each, b1, sums[i][1]);                                     \
+    }                                                                             \
+  }                                                                               \
+  _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {             \
+    float* row = c + i * ldc;                                                     \
+    if (accumulate) {                                                             \
+      sums[i][0] += vector_at(row);                                               \
+      sums[i][1] += vector_at(row + kLanes);                                      \
+    }                                                                             \
+    std::memcpy(row, sums[i], sizeof(sums[i]));                                   \
+  }
+
+void f32_micro_tile(const MicroTile& tile) {
+  THIMBLE_MICRO_TILE(multiply_add)
+}
+
 // Sums that do not wait for one another; their values do not matter, but the compiler must not see
 // that they are the same.
-#define THIMBLE_SPIN(VECTOR, FMA, ONE)                                          \
-  VECTOR sums[12];                                                              \
+#define THIMBLE_SPIN(FMA)                                                       \
+  Vector sums[12];                                                              \
   _Pragma("GCC unroll 12") for (auto& sum : sums) {                             \
-    sum = ONE(0.5f);                                                            \
+    sum = all_lanes(0.5f);                                                      \
     asm volatile("" : "+v"(sum));                                               \
   }                                                                             \
-  VECTOR half = ONE(0.5f);                                                      \
+  Vector half = all_lanes(0.5f);                                                \
   asm volatile("" : "+v"(half));                                                \
   for (std::int64_t i = 0; i < rounds; ++i) {                                   \
     _Pragma("GCC unroll 12") for (auto& sum : sums) sum = FMA(half, half, sum); \
   }                                                                             \
   _Pragma("GCC unroll 12") for (auto& sum : sums) asm volatile("" : : "v"(sum));
 
-#ifdef __AVX512F__
-
-// Two vectors of columns: 28 sums, two of B and one of A fill 31 of the 32 registers.
-constexpr std::int64_t kRows = 14, kVectors = 2, kCols = kVectors * 16;
-
-// Sums over k of a micro-tile; Fma(a, b, sum) takes a unit of A in all lanes and a vector of B's.
-#define THIMBLE_MICRO_TILE(FMA)                                                          \
-  auto [a, b, units, c, ldc, accumulate, next] = tile;                                   \
-  __m512 sums[kRows][kVectors];                                                          \
-  _Pragma("GCC unroll 16") for (auto& row : sums) row[0] = row[1] = _mm512_setzero_ps(); \
-  for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {                     \
-    _mm_prefetch(next + 16 * q, _MM_HINT_T1);                                            \
-    const __m512 b0 = _mm512_load_ps(b), b1 = _mm512_load_ps(b + 16);                    \
-    _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {                  \
-      const __m512 each = _mm512_set1_ps(a[i]);                                          \
-      sums[i][0] = FMA(each, b0, sums[i][0]);                                            \
-      sums[i][1] = FMA(each, b1, sums[i][1]);                                            \
-    }                                                                                    \
-  }                                                                                      \
-  _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {                    \
-    float* row = c + i * ldc;                                                            \
-    if (accumulate) {                                                                    \
-      sums[i][0] = _mm512_add_ps(_mm512_loadu_ps(row), sums[i][0]);                      \
-      sums[i][1] = _mm512_add_ps(_mm512_loadu_ps(row + 16), sums[i][1]);                 \
-    }                                                                                    \
-    _mm512_storeu_ps(row, sums[i][0]);                                                   \
-    _mm512_storeu_ps(row + 16, sums[i][1]);                                              \
-  }
-
-void f32_micro_tile(const MicroTile& tile) {
-  THIMBLE_MICRO_TILE(_mm512_fmadd_ps)
+void spin_f32(std::int64_t rounds) {
+  THIMBLE_SPIN(multiply_add)
 }
+
+#ifdef __AVX512F__
 
 #define THIMBLE_DOT(x, y, sum) \
   _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(y))
@@ -113,12 +147,8 @@ __attribute__((target("avx512bf16"))) void bf16_micro_tile(const MicroTile& tile
   THIMBLE_MICRO_TILE(THIMBLE_DOT)
 }
 
-void spin_f32(std::int64_t rounds) {
-  THIMBLE_SPIN(__m512, _mm512_fmadd_ps, _mm512_set1_ps)
-}
-
 __attribute__((target("avx512bf16"))) void spin_bf16(std::int64_t rounds) {
-  THIMBLE_SPIN(__m512, THIMBLE_DOT, _mm512_set1_ps)
+  THIMBLE_SPIN(THIMBLE_DOT)
 }
 
 void multiply_bf16(const PackedBlocks& p) {
@@ -258,42 +288,6 @@ constexpr MatmulKernel kAmx{.path = MatmulPath::kAmx,
                             .multiply = multiply_amx,
                             .spin = spin_amx,
                             .flops_per_round = 4 * 2 * 16 * 16 * 32};
-
-#else
-
-void spin_f32(std::int64_t rounds) {
-  THIMBLE_SPIN(__m256, _mm256_fmadd_ps, _mm256_set1_ps)
-}
-
-// Two vectors of columns: 12 sums, two of B and one or two of A fill the 16 registers.
-constexpr std::int64_t kRows = 6, kVectors = 2, kCols = kVectors * 8;
-
-void f32_micro_tile(const MicroTile& tile) {
-  const auto& [a0, b0, units, c, ldc, accumulate, next] = tile;
-  const float *a = a0, *b = b0;
-  __m256 sums[kRows][kVectors];
-#pragma GCC unroll 16
-  for (auto& row : sums) row[0] = row[1] = _mm256_setzero_ps();
-  for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {
-    const __m256 b0 = _mm256_load_ps(b), b1 = _mm256_load_ps(b + 8);
-#pragma GCC unroll 16
-    for (std::int64_t i = 0; i < kRows; ++i) {
-      const __m256 each = _mm256_set1_ps(a[i]);
-      sums[i][0] = _mm256_fmadd_ps(each, b0, sums[i][0]);
-      sums[i][1] = _mm256_fmadd_ps(each, b1, sums[i][1]);
-    }
-  }
-#pragma GCC unroll 16
-  for (std::int64_t i = 0; i < kRows; ++i) {
-    float* row = c + i * ldc;
-    if (accumulate) {
-      sums[i][0] = _mm256_add_ps(_mm256_loadu_ps(row), sums[i][0]);
-      sums[i][1] = _mm256_add_ps(_mm256_loadu_ps(row + 8), sums[i][1]);
-    }
-    _mm256_storeu_ps(row, sums[i][0]);
-    _mm256_storeu_ps(row + 8, sums[i][1]);
-  }
-}
 
 #endif
 

@@ -34,20 +34,6 @@ double measure_peak(const MatmulKernel& kernel, int threads) {
 
 }  // namespace
 
-const char* path_name(MatmulPath path) {
-  switch (path) {
-    case MatmulPath::kLibrary:
-      return "library";
-    case MatmulPath::kF32:
-      return "f32";
-    case MatmulPath::kBf16:
-      return "bf16";
-    case MatmulPath::kAmx:
-      return "amx";
-  }
-  return "?";
-}
-
 bool has_matmul_path(MatmulPath path) {
   return path == MatmulPath::kLibrary || matmul_kernel(path) != nullptr;
 }
@@ -63,7 +49,7 @@ void set_matmul_path(MatmulPath path) {
 
 std::vector<MatmulPeak> measure_matmul_peaks(int threads) {
   std::vector<MatmulPeak> peaks;
-  for (const MatmulPath path : {MatmulPath::kF32, MatmulPath::kBf16, MatmulPath::kAmx}) {
+  for (const MatmulPath path : kMatmulPaths) {
     const MatmulKernel* kernel = matmul_kernel(path);
     if (kernel != nullptr) peaks.push_back({path, measure_peak(*kernel, threads)});
   }

@@ -2,7 +2,7 @@
 // values it takes and what a change of it means for a resumed run.
 #pragma once
 
-#include "core/ops/kernel_table.h"
+#include "core/ops/matmul_path.h"
 #include "launcher/job/field.h"
 #include "train/clip_mode.h"
 
@@ -14,9 +14,12 @@ inline constexpr std::array kSpellings<ClipMode>{
     Spelling{ClipMode::kLagged, "lagged"}, Spelling{ClipMode::kPerTensor, "per_tensor"}};
 
 template <>
-inline constexpr std::array kSpellings<MatmulPath>{
-    Spelling{MatmulPath::kLibrary, "library"}, Spelling{MatmulPath::kF32, "f32"},
-    Spelling{MatmulPath::kBf16, "bf16"}, Spelling{MatmulPath::kAmx, "amx"}};
+inline constexpr std::array kSpellings<MatmulPath> = [] {
+  std::array<Spelling<MatmulPath>, kMatmulPaths.size()> spellings{};
+  for (std::size_t i = 0; i < spellings.size(); ++i)
+    spellings[i] = {kMatmulPaths[i], path_name(kMatmulPaths[i])};
+  return spellings;
+}();
 
 struct TrainingConfig {
   std::optional<std::int64_t> max_steps;  // exactly one of these three
