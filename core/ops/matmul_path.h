@@ -35,8 +35,8 @@ struct MatmulPeak {
   double flops_per_s = 0;  // of all threads together
 };
 
-/// Measures each path of our own that the CPU has, in the order kF32, kBf16, kAmx; takes some
-/// milliseconds.
+/// Measures each path of our own that the CPU has on `threads` threads at once, in the order of
+/// kMatmulPaths; takes some milliseconds.
 std::vector<MatmulPeak> measure_matmul_peaks(int threads);
 
 /// The path whose instructions are the fastest; a path has to beat the best before it by a tenth,

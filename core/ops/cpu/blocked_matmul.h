@@ -10,7 +10,8 @@ namespace thimble::cpu {
 /// Workspace of blocked_matmul() by team_threads() threads, in bytes.
 std::int64_t blocked_workspace_bytes(const MatmulKernel& kernel, const MatmulSpec& spec);
 
-/// Runs the matmul on the threads of the team. k is at least 1; operands are f32 or bf16.
+/// C [m, n] (+)= op(A) op(B) (+ bias), as MatmulSpec says, on the threads of the team. k is at
+/// least 1; A, B and C are f32 or bf16, sums f32; workspace as above, at a multiple of 64 bytes.
 void blocked_matmul(const MatmulKernel& kernel, const MatmulSpec& spec, const MatmulArgs& args);
 
 }  // namespace thimble::cpu

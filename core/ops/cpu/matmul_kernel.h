@@ -22,7 +22,9 @@ struct PackSource {
   std::int64_t count = 0, k = 0;
 };
 
-/// c [rows, cols] (+)= a [rows, k] b [k, cols], packed; all sizes multiples of the micro-kernel's.
+/// c [rows, cols] f32, rows ldc apart, (+)= a [rows, k] b [k, cols], both packed in `packed` of the
+/// kernel. rows, cols and k are multiples of the kernel's rows, cols and k_step; b lies at a
+/// multiple of 64 bytes.
 struct PackedBlocks {
   const void* a = nullptr;
   const void* b = nullptr;
@@ -42,6 +44,8 @@ struct MatmulKernel {
   // Blocks: k_block columns of A and rows of B stay in the first-level cache as panels of B and in
   // the second as a block of A. How k is cut decides the bits; how C is cut does not.
   std::int64_t k_block = 0, row_block = 0, col_block = 0;
+  // Packs all of a source, of f32 or bf16: count rounded up to rows (or cols), times k rounded up
+  // to k_step, elements of `packed`. f32 is rounded where `packed` is bf16.
   void (*pack_rows)(void* packed, const PackSource& a) = nullptr;
   void (*pack_cols)(void* packed, const PackSource& b) = nullptr;
   void (*multiply)(const PackedBlocks& blocks) = nullptr;
