@@ -36,7 +36,8 @@ struct MatmulPeak {
 };
 
 /// Measures each path of our own that the CPU has on `threads` threads at once, in the order of
-/// kMatmulPaths; takes some milliseconds.
+/// kMatmulPaths; takes some 5 ms on
+/// one thread.
 std::vector<MatmulPeak> measure_matmul_peaks(int threads);
 
 /// The path whose instructions are the fastest; a path has to beat the best before it by a tenth,

@@ -18,17 +18,17 @@ std::atomic<MatmulPath>& chosen_path() {
 
 double measure_peak(const MatmulKernel& kernel, int threads) {
   constexpr std::int64_t kWork = 1 << 20;
-  // Waking a thread and powering its wide units take some 50 us.
-  constexpr double kLeastSeconds = 5e-4;
+  // Powering wide units takes some 50 us, waking other threads more.
+  const double least_seconds = threads == 1 ? 2e-4 : 2e-3;
   const auto seconds_of = [&](std::int64_t rounds) {
     const std::int64_t start = steady_now_ns();
     parallel_for_each(threads, kWork, [&](std::int64_t) { kernel.spin(rounds); });
     return static_cast<double>(steady_now_ns() - start) * 1e-9;
   };
   std::int64_t rounds = 1024;
-  while (seconds_of(rounds) < kLeastSeconds) rounds *= 2;
+  while (seconds_of(rounds) < least_seconds) rounds *= 2;
   double least = seconds_of(rounds);
-  for (int run = 0; run < 6; ++run) least = std::min(least, seconds_of(rounds));
+  for (int run = 0; run < 4; ++run) least = std::min(least, seconds_of(rounds));
   return threads * static_cast<double>(rounds) * kernel.flops_per_round / least;
 }
 
