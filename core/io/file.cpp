@@ -4,6 +4,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <utility>
@@ -11,6 +12,7 @@
 #include "core/base/error.h"
 #include "core/base/failpoint.h"
 #include "core/base/numeric.h"
+#include "core/io/file_system.h"
 #include "core/io/staged.h"
 
 namespace thimble {
@@ -36,19 +38,42 @@ constexpr mode_t kFileMode = 0644;
   }
 }
 
-FileDescriptor open_descriptor(const std::filesystem::path& path, int flags) {
-  // A FIFO would block in open and a directory only fail later, so the kind is asked first.
+int try_open(const std::filesystem::path& path, int flags) {
+  int descriptor = -1;
+  do {
+    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, kFileMode);
+  } while (descriptor < 0 && errno == EINTR);
+  return descriptor;
+}
+
+// A FIFO would block in open and a directory only fail later, so the kind is asked first.
+void refuse_irregular(const std::filesystem::path& path) {
   struct stat status {};
   if (::stat(path.c_str(), &status) == 0 && !S_ISREG(status.st_mode)) {
     throw_user("cannot open {}: it is {}, a regular file is needed", path.string(),
                S_ISDIR(status.st_mode) ? "a directory" : "not a regular file");
   }
-  int descriptor = -1;
-  do {
-    descriptor = ::open(path.c_str(), flags | O_CLOEXEC, kFileMode);
-  } while (descriptor < 0 && errno == EINTR);
+}
+
+FileDescriptor open_descriptor(const std::filesystem::path& path, int flags) {
+  refuse_irregular(path);
+  const int descriptor = try_open(path, flags);
   if (descriptor < 0) throw_open_error(path);
   return FileDescriptor(descriptor);
+}
+
+// What a transfer past the page cache has to be aligned to. 0: the file takes O_DIRECT but goes
+// through the page cache all the same, as it may where the file system encrypts or journals data.
+std::int64_t ask_direct_alignment([[maybe_unused]] int descriptor) {
+  constexpr std::int64_t kUsual = 4096;
+#ifdef STATX_DIOALIGN
+  struct statx status {};
+  if (::statx(descriptor, "", AT_EMPTY_PATH, STATX_DIOALIGN, &status) == 0 &&
+      (status.stx_mask & STATX_DIOALIGN) != 0) {
+    return std::max<std::int64_t>(status.stx_dio_mem_align, status.stx_dio_offset_align);
+  }
+#endif
+  return kUsual;
 }
 
 }  // namespace
@@ -70,13 +95,25 @@ File File::create(const std::filesystem::path& path) {
   return File(path, O_RDWR | O_CREAT | O_TRUNC);
 }
 std::optional<File> File::create_new(const std::filesystem::path& path) {
-  int descriptor = -1;
-  do {
-    descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, kFileMode);
-  } while (descriptor < 0 && errno == EINTR);
+  const int descriptor = try_open(path, O_RDWR | O_CREAT | O_EXCL);
   if (descriptor >= 0) return File(path, FileDescriptor(descriptor));
   if (errno == EEXIST) return std::nullopt;
   throw_open_error(path);
+}
+
+File File::open_direct(const std::filesystem::path& path) {
+  refuse_irregular(path);
+  const int descriptor = try_open(path, O_RDWR | O_DIRECT);
+  if (descriptor < 0) {
+    if (errno == EINVAL || errno == EOPNOTSUPP) return open_read_write(path);
+    throw_open_error(path);
+  }
+  File file(path, FileDescriptor(descriptor));
+  // A file system in memory may take O_DIRECT without having anything that lies behind its cache.
+  if (!file_system_of(descriptor, path).in_memory)
+    file.direct_alignment_ = ask_direct_alignment(descriptor);
+  if (file.direct_alignment_ == 0) return open_read_write(path);
+  return file;
 }
 
 std::int64_t File::size() const {
@@ -92,12 +129,13 @@ void File::read_at(std::int64_t offset, std::span<std::byte> destination) const 
       if (errno == EINTR) continue;
       throw_errno("pread", path_.string());
     }
-    if (got == 0) {
+    const std::int64_t taken = resumable(got);
+    if (taken == 0) {
       throw_system("{}: the file ends at byte {}, {} more bytes were expected", path_.string(),
-                   offset, destination.size());
+                   offset + got, destination.size() - static_cast<std::size_t>(got));
     }
-    destination = destination.subspan(static_cast<std::size_t>(got));
-    offset += got;
+    destination = destination.subspan(static_cast<std::size_t>(taken));
+    offset += taken;
   }
 }
 
@@ -108,8 +146,13 @@ void File::write_at(std::int64_t offset, std::span<const std::byte> source) cons
       if (errno == EINTR) continue;
       throw_errno("pwrite", path_.string());
     }
-    source = source.subspan(static_cast<std::size_t>(put));
-    offset += put;
+    const std::int64_t taken = resumable(put);
+    if (taken == 0) {
+      throw_system("{}: only {} of {} bytes were written at byte {}", path_.string(), put,
+                   source.size(), offset);
+    }
+    source = source.subspan(static_cast<std::size_t>(taken));
+    offset += taken;
   }
 }
 

@@ -37,11 +37,22 @@ class File {
   static File create(const std::filesystem::path& path);
   /// Creates the file; none if the name is taken, even by a dangling link.
   static std::optional<File> create_new(const std::filesystem::path& path);
+  /// Opens an existing file for reading and writing past the page cache (O_DIRECT); through it
+  /// where its file system knows no other way: direct_alignment() says which.
+  static File open_direct(const std::filesystem::path& path);
 
   /// Bytes in the file now.
   std::int64_t size() const;
   const std::filesystem::path& path() const { return path_; }
   int descriptor() const { return descriptor_.get(); }
+  /// What offset, length and memory of a transfer must be multiples of, because it goes past the
+  /// page cache; 0 if it goes through it, and they may be anything.
+  std::int64_t direct_alignment() const { return direct_alignment_; }
+  /// Of the `moved` bytes of a system call, those after which the transfer can go on: all of them,
+  /// or the whole blocks of a direct file. 0 if it cannot, because the file ends there.
+  std::int64_t resumable(std::int64_t moved) const {
+    return direct_alignment_ == 0 ? moved : moved / direct_alignment_ * direct_alignment_;
+  }
 
   /// Fills `destination` from `offset` on; the end of the file before that is a SystemError.
   void read_at(std::int64_t offset, std::span<std::byte> destination) const;
@@ -65,6 +76,7 @@ class File {
 
   std::filesystem::path path_;
   FileDescriptor descriptor_;
+  std::int64_t direct_alignment_ = 0;
 };
 
 namespace internal {
