@@ -29,7 +29,8 @@ Armed parse() {
   const std::size_t second = first == std::string::npos ? first : spec.find(':', first + 1);
   if (second == std::string::npos) {
     throw_user(
-        "THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc, delay",
+        "THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc, short, "
+        "delay",
         spec);
   }
   return {spec.substr(0, first), spec.substr(second + 1),
@@ -55,14 +56,15 @@ void ThreadFailpoint::pass(std::string_view name) {
   if (name == name_ && ++passed_ == hit_) fail(name, "Input/output error");
 }
 
-void failpoint(std::string_view name) {
+bool failpoint(std::string_view name) {
   if (of_thread != nullptr) of_thread->pass(name);
   static const Armed armed = parse();
   static std::atomic<long> hits{0};
-  if (armed.name.empty() || name != armed.name) return;
+  if (armed.name.empty() || name != armed.name) return false;
   const long now = ++hits;
   if (armed.action == "delay" && now >= armed.hit) std::this_thread::sleep_for(kDelay);
-  if (now != armed.hit || armed.action == "delay") return;
+  if (now != armed.hit || armed.action == "delay") return false;
+  if (armed.action == "short") return true;
   if (armed.action == "kill") std::raise(SIGKILL);
   fail(name, armed.action == "enospc" ? "No space left on device" : "Input/output error");
 }

@@ -16,7 +16,7 @@ namespace thimble::internal {
 
 enum class IoDirection : std::uint8_t { kRead, kWrite };
 
-/// At most FileEngine::kPieceBytes of one request. `data` is only read from when writing.
+/// At most FileEngineOptions::piece_bytes of one request. `data` is only read from when writing.
 struct IoPiece {
   std::shared_ptr<PartsUnderWay> request;
   IoDirection direction = IoDirection::kRead;
@@ -28,6 +28,7 @@ struct IoPiece {
 /// Pieces in the order they were started.
 class IoQueue {
  public:
+  explicit IoQueue(std::int64_t piece_bytes) : piece_bytes_(piece_bytes) {}
   /// Splits a transfer into pieces, queues them and returns its completion.
   Completion add(IoDirection direction, const File& file, std::int64_t offset,
                  std::span<std::byte> data);
@@ -44,14 +45,22 @@ class IoQueue {
   std::condition_variable changed_;
   std::deque<IoPiece> pieces_;
   bool closed_ = false;
+  std::int64_t piece_bytes_;
 };
 
-/// The failure-injection point of a piece: "io.read" or "io.write".
-void io_failpoint(const IoPiece& piece);
+/// The failure-injection point of a piece, "io.read" or "io.write". Returns what to give to the
+/// kernel first: all of it, or half where a short transfer is injected.
+std::span<std::byte> io_failpoint(const IoPiece& piece);
+
+/// Takes what a system call returned, bytes moved or a negative errno value. True: the piece is now
+/// what is left of it, and has to be given to the kernel again; false: it is done. Throws the
+/// SystemError of the piece.
+bool advance(IoPiece& piece, std::int64_t result);
 
 /// The engine on threads with pread and pwrite.
-std::unique_ptr<FileEngine> make_thread_engine(int num_threads);
+std::unique_ptr<FileEngine> make_thread_engine(const FileEngineOptions& options);
 /// The engine on io_uring; null, with the reason in `refusal`, if the kernel refuses it.
-std::unique_ptr<FileEngine> make_uring_engine(int queue_depth, std::string& refusal);
+std::unique_ptr<FileEngine> make_uring_engine(const FileEngineOptions& options,
+                                              std::string& refusal);
 
 }  // namespace thimble::internal

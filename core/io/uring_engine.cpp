@@ -1,11 +1,13 @@
 #include <liburing.h>
 #include <sys/eventfd.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
-#include <atomic>
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <thread>
+#include <vector>
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
@@ -14,17 +16,61 @@
 namespace thimble::internal {
 namespace {
 
-/// Owns an initialised ring.
+/// Owns an initialised ring and the memory registered with it.
 struct Ring {
   io_uring ring{};
   bool live = false;
+  std::span<std::byte> registered;
+  std::string why_unregistered = "no memory was given";
   Ring() = default;
   Ring(const Ring&) = delete;
   Ring& operator=(const Ring&) = delete;
   ~Ring() {
+    // Left to the end of the ring, the pages would stay pinned for a while after it.
+    if (!registered.empty()) io_uring_unregister_buffers(&ring);
     if (live) io_uring_queue_exit(&ring);
   }
+
+  void register_memory(std::span<std::byte> memory);
+  /// Which buffer holds all of `data`; none if it is not registered or reaches over the end of one.
+  std::optional<int> buffer_of(std::span<const std::byte> data) const;
 };
+
+// The kernel takes buffers of at most this size.
+constexpr std::size_t kBufferBytes = std::size_t{1} << 30;
+
+void Ring::register_memory(std::span<std::byte> memory) {
+  if (memory.empty()) return;
+  std::vector<iovec> buffers;
+  for (std::size_t begin = 0; begin < memory.size(); begin += kBufferBytes) {
+    buffers.push_back({memory.data() + begin, std::min(kBufferBytes, memory.size() - begin)});
+  }
+  const int result =
+      io_uring_register_buffers(&ring, buffers.data(), static_cast<unsigned>(buffers.size()));
+  if (result == 0) {
+    registered = memory;
+    why_unregistered.clear();
+    return;
+  }
+  why_unregistered =
+      fmt::format("the kernel refuses to register {} of memory: {}",
+                  format_bytes(narrow<std::int64_t>(memory.size())), std::strerror(-result));
+  rlimit limit{};
+  if ((result == -ENOMEM || result == -EPERM) && ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
+      limit.rlim_cur < memory.size()) {
+    why_unregistered += fmt::format("; the limit of locked memory (ulimit -l) is {}",
+                                    format_bytes(narrow<std::int64_t>(limit.rlim_cur)));
+  }
+}
+
+std::optional<int> Ring::buffer_of(std::span<const std::byte> data) const {
+  const auto begin = reinterpret_cast<std::uintptr_t>(data.data()),
+             first = reinterpret_cast<std::uintptr_t>(registered.data());
+  if (begin < first || begin + data.size() > first + registered.size()) return std::nullopt;
+  const std::size_t index = (begin - first) / kBufferBytes;
+  if ((begin - first + data.size() - 1) / kBufferBytes != index) return std::nullopt;
+  return static_cast<int>(index);
+}
 
 bool supports_read_and_write(io_uring& ring) {
   io_uring_probe* probe = io_uring_get_probe_ring(&ring);
@@ -40,10 +86,11 @@ bool supports_read_and_write(io_uring& ring) {
 /// waits for the kernel.
 class UringEngine final : public FileEngine {
  public:
-  UringEngine(std::unique_ptr<Ring> ring, FileDescriptor wake, int queue_depth)
-      : ring_(std::move(ring)),
+  UringEngine(std::unique_ptr<Ring> ring, FileDescriptor wake, const FileEngineOptions& options)
+      : queue_(options.piece_bytes),
+        ring_(std::move(ring)),
         wake_(std::move(wake)),
-        slots_(static_cast<std::size_t>(queue_depth)),
+        slots_(static_cast<std::size_t>(options.queue_depth)),
         thread_([this] { work(); }) {}
   ~UringEngine() override {
     queue_.close();
@@ -67,6 +114,7 @@ class UringEngine final : public FileEngine {
     return transfer;
   }
   std::string_view name() const override { return "io_uring"; }
+  const std::string& why_unregistered() const override { return ring_->why_unregistered; }
 
  private:
   static constexpr std::uint64_t kWakeTag = ~std::uint64_t{0};
@@ -120,24 +168,33 @@ class UringEngine final : public FileEngine {
   void begin(std::size_t index) noexcept {
     const IoPiece& piece = slots_[index].piece;
     if (piece.request->failed()) return end(index, nullptr);
+    std::span<std::byte> first;
     try {
-      io_failpoint(piece);
+      first = io_failpoint(piece);
     } catch (...) {
       return end(index, std::current_exception());
     }
-    submit(index);
+    submit(index, first);
   }
 
   /// The ring has one entry per slot and one for the eventfd, so an entry is always free here.
-  void submit(std::size_t index) noexcept {
+  void submit(std::size_t index, std::span<std::byte> data) noexcept {
     const IoPiece& piece = slots_[index].piece;
     io_uring_sqe* entry = io_uring_get_sqe(&ring_->ring);
-    const auto size = static_cast<unsigned>(piece.data.size());
+    const int file = piece.file->descriptor();
+    const auto size = static_cast<unsigned>(data.size());
     const auto offset = static_cast<std::uint64_t>(piece.offset);
-    if (piece.direction == IoDirection::kRead) {
-      io_uring_prep_read(entry, piece.file->descriptor(), piece.data.data(), size, offset);
+    const bool reading = piece.direction == IoDirection::kRead;
+    if (const std::optional<int> buffer = ring_->buffer_of(data)) {
+      if (reading) {
+        io_uring_prep_read_fixed(entry, file, data.data(), size, offset, *buffer);
+      } else {
+        io_uring_prep_write_fixed(entry, file, data.data(), size, offset, *buffer);
+      }
+    } else if (reading) {
+      io_uring_prep_read(entry, file, data.data(), size, offset);
     } else {
-      io_uring_prep_write(entry, piece.file->descriptor(), piece.data.data(), size, offset);
+      io_uring_prep_write(entry, file, data.data(), size, offset);
     }
     io_uring_sqe_set_data64(entry, index);
   }
@@ -158,30 +215,12 @@ class UringEngine final : public FileEngine {
 
   void completed(std::size_t index, int result) noexcept {
     IoPiece& piece = slots_[index].piece;
-    if (result == -EINTR || result == -EAGAIN) return submit(index);
-    if (result < 0) return end_with_code(index, -result);
-    const auto moved = static_cast<std::size_t>(result);
-    if (moved == piece.data.size()) return end(index, nullptr);
-    if (moved == 0) return end_with_code(index, piece.direction == IoDirection::kRead ? 0 : EIO);
-    piece.data = piece.data.subspan(moved);
-    piece.offset += result;
-    submit(index);
-  }
-
-  /// Ends a piece with an errno value; 0 stands for the end of the file.
-  void end_with_code(std::size_t index, int code) noexcept {
-    const IoPiece& piece = slots_[index].piece;
     try {
-      const std::string path = piece.file->path().string();
-      if (code == 0) {
-        throw_system("{}: the file ends at byte {}, {} more bytes were expected", path,
-                     piece.offset, piece.data.size());
-      }
-      errno = code;
-      throw_errno(piece.direction == IoDirection::kRead ? "read" : "write", path);
+      if (!advance(piece, result)) return end(index, nullptr);
     } catch (...) {
-      end(index, std::current_exception());
+      return end(index, std::current_exception());
     }
+    submit(index, piece.data);
   }
 
   void end(std::size_t index, std::exception_ptr error) noexcept {
@@ -195,12 +234,12 @@ class UringEngine final : public FileEngine {
   /// complete.
   void fail_everything(int code) noexcept {
     for (std::size_t i = 0; i < slots_.size(); ++i) {
-      if (slots_[i].busy) end_with_code(i, code);
+      if (slots_[i].busy) completed(i, -code);
     }
     while (auto piece = queue_.take()) {
       slots_[0].piece = std::move(*piece);
       ++num_busy_;
-      end_with_code(0, code);
+      completed(0, -code);
     }
   }
 
@@ -215,9 +254,11 @@ class UringEngine final : public FileEngine {
 
 }  // namespace
 
-std::unique_ptr<FileEngine> make_uring_engine(int queue_depth, std::string& refusal) {
+std::unique_ptr<FileEngine> make_uring_engine(const FileEngineOptions& options,
+                                              std::string& refusal) {
   auto ring = std::make_unique<Ring>();
-  const int result = io_uring_queue_init(static_cast<unsigned>(queue_depth) + 1, &ring->ring, 0);
+  const int result =
+      io_uring_queue_init(static_cast<unsigned>(options.queue_depth) + 1, &ring->ring, 0);
   if (result < 0) {
     refusal = std::strerror(-result);
     return nullptr;
@@ -229,7 +270,8 @@ std::unique_ptr<FileEngine> make_uring_engine(int queue_depth, std::string& refu
   }
   FileDescriptor wake(::eventfd(0, EFD_CLOEXEC));
   if (!wake) throw_errno("eventfd", "file engine");
-  return std::make_unique<UringEngine>(std::move(ring), std::move(wake), queue_depth);
+  ring->register_memory(options.registered);
+  return std::make_unique<UringEngine>(std::move(ring), std::move(wake), options);
 }
 
 }  // namespace thimble::internal
