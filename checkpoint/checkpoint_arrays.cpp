@@ -18,6 +18,14 @@ bool is_in_checkpoint(const StateTable& table, const StateEntry& entry, std::int
   return entry.saved && table.kept(entry, step);
 }
 
+CheckpointArray array_of(const StateTable& table, const StateEntry& entry, int rank) {
+  const ByteRange own = written_by(entry, rank);
+  return {.tensor = described(table.params(), entry),
+          .entry = &entry,
+          .rows = own.size > 0 ? entry.rows.slice(rank) : Slice{},
+          .own = own};
+}
+
 void add_pieces(const StateTable& table, const CheckpointArray& array, const StateUse& use,
                 std::int64_t bytes, std::vector<CheckpointPiece>& pieces) {
   for (const StateUse& piece : in_pieces(table, use, bytes))
@@ -36,12 +44,15 @@ std::vector<CheckpointArray> checkpoint_arrays(const StateTable& table, std::int
                                                int rank) {
   std::vector<CheckpointArray> arrays;
   for (const StateEntry& entry : table.entries()) {
-    if (!is_in_checkpoint(table, entry, step)) continue;
-    const ByteRange own = written_by(entry, rank);
-    arrays.push_back({.tensor = described(table.params(), entry),
-                      .entry = &entry,
-                      .rows = own.size > 0 ? entry.rows.slice(rank) : Slice{},
-                      .own = own});
+    if (is_in_checkpoint(table, entry, step)) arrays.push_back(array_of(table, entry, rank));
+  }
+  return arrays;
+}
+
+std::vector<CheckpointArray> checkpoint_arrays_of_all_steps(const StateTable& table, int rank) {
+  std::vector<CheckpointArray> arrays;
+  for (const StateEntry& entry : table.entries()) {
+    if (entry.saved) arrays.push_back(array_of(table, entry, rank));
   }
   return arrays;
 }

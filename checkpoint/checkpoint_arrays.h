@@ -28,6 +28,9 @@ ByteRange written_by(const StateEntry& entry, int rank);
 std::vector<CheckpointArray> checkpoint_arrays(const StateTable& table, std::int64_t step,
                                                int rank);
 
+/// The same of everything that the checkpoint of some step holds.
+std::vector<CheckpointArray> checkpoint_arrays_of_all_steps(const StateTable& table, int rank);
+
 /// Bytes of all arrays of the checkpoint of `step`.
 std::int64_t checkpoint_bytes(const StateTable& table, std::int64_t step);
 

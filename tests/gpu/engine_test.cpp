@@ -105,7 +105,7 @@ TEST_F(GpuEngine, ReplayedPassesGiveTheBitsOfThoseThatAreDone) {
           make_groups(model.params(), c.setting.optimizer, c.setting.project_gradients);
       EngineOptions options = engine_options(c.setting, kPasses);
       options.graphs = graphs;
-      TrainEngine engine(*arena, model, optimizer, options, stores_of_tests(model));
+      TrainEngine engine(*arena, model, optimizer, options, stores_of_tests(model, optimizer));
       InitSource source(3, 0.3);
       engine.load(source);
       for (int step = 1; step <= 4; ++step) {
@@ -174,7 +174,7 @@ TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
     const OptimizerGroups groups = make_groups(model.params(), optimizer, false, 2);
     const auto play = [&](Arena& arena, Communicator& comm) {
       TrainEngine engine(arena, model, groups, engine_options(s, 1),
-                         {comm, stores_of_tests(model)});
+                         {comm, stores_of_tests(model, optimizer, comm)});
       InitSource source(3, 0.3);
       engine.load(source);
       arena.begin_phase("step");
@@ -208,7 +208,7 @@ TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
   const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
   const auto* transformer = dynamic_cast<const Transformer*>(made.get());
   const auto on = [&](Arena& arena, auto&& body) {
-    TrainEngine engine(arena, model, optimizer, engine_options(s, 1), stores_of_tests(model));
+    TrainEngine engine(arena, model, optimizer, engine_options(s, 1), stores_of_tests(model, optimizer));
     body(engine);
   };
   const auto cpu = Arena::make_cpu(1 << 26), gpu = Arena::make_gpu(1 << 26, 1 << 26);

@@ -265,13 +265,4 @@ inline EngineStores hostile_stores(
               }};
 }
 
-/// Stores of the suites' engines: memory's, or with THIMBLE_TEST_STORES=hostile these.
-inline bool tests_use_hostile_stores() {
-  const char* which = std::getenv("THIMBLE_TEST_STORES");
-  return which != nullptr && std::string_view(which) == "hostile";
-}
-inline EngineStores stores_of_tests(const TrainableModel& model) {
-  return tests_use_hostile_stores() ? hostile_stores(model) : EngineStores{};
-}
-
 }  // namespace thimble

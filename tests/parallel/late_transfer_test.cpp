@@ -129,7 +129,7 @@ std::vector<double> losses_after(Communicator& comm, const Setting& s, long fail
   const Transformer model(odd_config(s.tied));
   const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, 1),
-                     {comm, stores_of_tests(model)});
+                     {comm, stores_of_tests(model, optimizer, comm)});
   InitSource source(3, 0.3);
   engine.load(source);
   const auto batches = batches_of(comm.rank(), comm.size(), 1, -1);

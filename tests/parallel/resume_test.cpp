@@ -11,7 +11,7 @@
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
-#include "tests/parallel/hostile_stores.h"
+#include "tests/parallel/stores_of_tests.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
 #include "train/save_checkpoint.h"
@@ -96,7 +96,7 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
                           .small_elements = 50,
                           .master = layout.master,
                           .seq_len = kSeq},
-                         {comm, stores_of_tests(*model)});
+                         {comm, stores_of_tests(*model, optimizer, comm)});
       const auto files = make_file_engine();
       body(engine, *files);
     });

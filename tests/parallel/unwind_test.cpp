@@ -142,7 +142,7 @@ class UnwindTest : public testing::TestWithParam<int> {
           const OptimizerGroups optimizer =
               make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
           TrainEngine engine(*arena, model, optimizer, engine_options(s, s.accumulation_steps),
-                             {comm, stores_of_tests(model)});
+                             {comm, stores_of_tests(model, optimizer, comm)});
           abort_on_error(comm, [&] {
             for (const Part before : kParts) {
               if (before == part) break;

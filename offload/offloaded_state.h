@@ -1,0 +1,68 @@
+// State that lies on disk and is in memory only while it is leased, or about to be: what is
+// announced is read ahead as far as the window reaches, and what was changed is written behind
+// while the next rows are worked on.
+#pragma once
+
+#include <deque>
+#include <exception>
+#include <list>
+
+#include "core/nn/state_residency.h"
+#include "offload/offload_home.h"
+#include "offload/ring.h"
+
+namespace thimble {
+
+class OffloadedState final : public StateStore {
+ public:
+  explicit OffloadedState(std::shared_ptr<OffloadHome> home)
+      : shared_home_(std::move(home)), home_(*shared_home_), ring_(home_.window_bytes()) {}
+  /// Waits for transfers under way; what was not committed is not kept.
+  ~OffloadedState() override;
+
+  void create(StateId id) override;
+  void erase(StateId id) override;
+  void announce(std::span<const StateUse> order) override;
+  /// Throws SystemError if the window is too small for all that is leased at once.
+  StateLease acquire(const StateUse& use) override;
+  void release(const StateUse& use, const Tensor& tensor) noexcept override;
+  void commit(std::int64_t step) override;
+  /// A fourth of the window: one part is worked on, one comes, one goes, and the ring's ends fit
+  /// together.
+  std::int64_t window_bytes() const override { return home_.window_bytes() / 4; }
+
+ private:
+  enum class Phase : std::uint8_t { kComing, kLeased, kGoing };
+  struct Buffer {
+    StateUse use;
+    KeyRange range;
+    std::int64_t begin = 0;      // in the ring
+    std::byte* at = nullptr;     // the first byte of the range
+    Phase phase = Phase::kComing;
+    Tensor lent;
+    std::vector<Completion> io{};
+  };
+  using Buffers = std::list<Buffer>;
+
+  StateLease lease_planned(const StateUse& use);
+  Buffers::iterator take_ahead(const StateUse& use);
+  Buffers::iterator make_buffer(const StateUse& use, bool may_wait);
+  Tensor lend(const Buffer& buffer);
+  void read_ahead();
+  void drop_ahead();
+  bool is_free_of_writes(const StateUse& use) const;
+  void wait_for_writes(const KeyRange* of);
+  void free(Buffers::iterator buffer);
+  void reap();
+  void throw_failure();
+
+  std::shared_ptr<OffloadHome> shared_home_;
+  OffloadHome& home_;
+  Ring ring_;
+  std::deque<StateUse> order_;  // announced, not acquired yet
+  std::size_t ahead_ = 0;       // of them, those that have a buffer
+  Buffers buffers_;             // in the order in which they were made
+  std::exception_ptr failure_;
+};
+
+}  // namespace thimble

@@ -1,0 +1,79 @@
+// The files in which a run's state lies on disk. All have one layout; a step reads one and writes
+// another. A file that also has another name belongs to whoever gave it that name, a checkpoint:
+// from then on it is only read, until the other name is gone.
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/io/extent_table.h"
+#include "core/io/file.h"
+
+namespace thimble {
+
+/// Makes and describes the files. Throws SystemError if there is no room.
+struct SlotMaker {
+  std::function<void(const std::filesystem::path& path)> make;
+  /// Where each key of this rank lies in a file that was made. No two keys of a rank share a block
+  /// of 4096 bytes, and the file ends with a whole one.
+  std::function<ExtentTable(const std::filesystem::path& path)> layout;
+};
+
+/// Gives every rank the numbers of all ranks, in their order; all call it together.
+using GatherNumbers = std::function<std::vector<std::int64_t>(std::int64_t mine)>;
+
+class SlotFiles {
+ public:
+  struct Options {
+    std::filesystem::path directory;
+    std::string suffix;  // of the names of this rank's files; ranks that share files have the same
+    int rank = 0;
+    bool makes = true;  // this rank makes and removes the files that it uses; else another one does
+    SlotMaker maker;
+    GatherNumbers gather;
+  };
+  explicit SlotFiles(Options options) : options_(std::move(options)) {}
+
+  /// Makes one more file; all ranks together. Returns its index. Throws SystemError if there is no
+  /// room.
+  int add();
+  /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...
+  void open(std::span<const std::string> names);
+  /// Removes a file that is not needed any more.
+  void remove(int index);
+  void remove_all() noexcept;
+
+  int count() const { return static_cast<int>(files_.size()); }
+  bool is_there(int index) const { return files_.at(static_cast<std::size_t>(index)).has_value(); }
+  const std::string& name(int index) const { return at(index).name; }
+  std::filesystem::path path(int index) const { return options_.directory / at(index).name; }
+  /// Past the page cache, where the file system allows it.
+  const File& direct(int index) const { return at(index).direct; }
+  /// Through the page cache: for parts of blocks.
+  const File& cached(int index) const { return at(index).cached; }
+  /// Whether the file has another name too.
+  bool is_lent(int index) const;
+  const ExtentTable& layout() const { return layout_; }
+  const Options& options() const { return options_; }
+
+ private:
+  struct SlotFile {
+    std::string name;
+    File direct, cached;
+  };
+  const SlotFile& at(int index) const { return files_.at(static_cast<std::size_t>(index)).value(); }
+  void push(const std::string& name);
+  std::filesystem::path layout_path() const;
+
+  Options options_;
+  ExtentTable layout_;
+  std::vector<std::optional<SlotFile>> files_;
+  int made_ = 0;
+};
+
+}  // namespace thimble

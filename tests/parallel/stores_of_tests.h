@@ -1,0 +1,94 @@
+// The stores of the suites' engines: memory's, or, told by THIMBLE_TEST_STORES, hostile ones, or a
+// disk with two slots or one.
+#pragma once
+
+#include <filesystem>
+#include <mutex>
+
+#include "parallel/collectives.h"
+#include "tests/parallel/hostile_stores.h"
+#include "train/offload_stores.h"
+
+namespace thimble {
+
+inline std::string_view kind_of_test_stores() {
+  const char* which = std::getenv("THIMBLE_TEST_STORES");
+  return which == nullptr ? "memory" : which;
+}
+inline bool tests_use_hostile_stores() {
+  return kind_of_test_stores() == "hostile";
+}
+
+class TemporaryDirectory {
+ public:
+  TemporaryDirectory() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "thimble-XXXXXX").string();
+    path_ = ::mkdtemp(pattern.data());
+  }
+  ~TemporaryDirectory() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryDirectory(const TemporaryDirectory&) = delete;
+  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+/// A directory that all ranks of an engine share.
+inline std::shared_ptr<TemporaryDirectory> shared_temp_dir(Communicator& comm) {
+  static std::mutex mutex;
+  static std::map<std::int64_t, std::shared_ptr<TemporaryDirectory>> dirs;  // until the program ends
+  static std::int64_t count = 0;
+  std::int64_t number = 0;
+  if (comm.rank() == 0) {
+    const std::lock_guard lock(mutex);
+    number = ++count;
+  }
+  broadcast(comm, "test directory", 0, std::as_writable_bytes(std::span(&number, 1)));
+  const std::lock_guard lock(mutex);
+  std::shared_ptr<TemporaryDirectory>& dir = dirs[number];
+  if (!dir) dir = std::make_shared<TemporaryDirectory>();
+  return dir;
+}
+
+/// State on a disk, through a window of a few rows.
+inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm, int slots) {
+  struct Held {
+    std::shared_ptr<TemporaryDirectory> dir;
+    OffloadStores stores;
+  };
+  const std::shared_ptr<TemporaryDirectory> dir = shared_temp_dir(comm);
+  const auto held = std::make_shared<Held>(
+      Held{dir, OffloadStores({.state = true,
+                               .directory = dir->path(),
+                               .window_bytes = 16 * kKiB,
+                               .slots = slots,
+                               .files_of_ranks = false},
+                              optimizer, comm, "test")});
+  const EngineStores made = held->stores.stores();
+  return {.state = [held, make = made.state](Arena& arena, const StateTable& table,
+                                             int rank) { return make(arena, table, rank); },
+          .weights = [held, make = made.weights](
+                         Arena& arena, const StateTable& table, int rank,
+                         std::unique_ptr<WeightStore> own) {
+            return make(arena, table, rank, std::move(own));
+          }};
+}
+
+inline EngineStores stores_of_tests(const TrainableModel& model, const Optimizer& optimizer,
+                                    Communicator& comm) {
+  const std::string_view kind = kind_of_test_stores();
+  if (kind == "hostile") return hostile_stores(model);
+  if (kind == "disk") return disk_stores(optimizer, comm, 2);
+  if (kind == "disk-in-place") return disk_stores(optimizer, comm, 1);
+  return {};
+}
+inline EngineStores stores_of_tests(const TrainableModel& model, const Optimizer& optimizer) {
+  static SingleCommunicator alone;
+  return stores_of_tests(model, optimizer, alone);
+}
+
+}  // namespace thimble
