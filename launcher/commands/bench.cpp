@@ -1,4 +1,5 @@
-// `thimble bench`: the machine's limits, and (bench_train.h) the speed of a training step.
+// `thimble bench`: the machine's limits, (bench_disk.h) those of a disk, and (bench_train.h) the
+// speed of a training step.
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
@@ -10,6 +11,7 @@
 #include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
+#include "launcher/commands/bench_disk.h"
 #include "launcher/commands/bench_train.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
@@ -136,7 +138,7 @@ void bench_memory(bool json) {
 
 void add_bench_command(CLI::App& app, CommandSession& session) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "Measure this machine: a training step, matmuls, memory, communication");
+      "bench", "Measure this machine: a training step, matmuls, memory, disk, communication");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"
@@ -144,8 +146,10 @@ void add_bench_command(CLI::App& app, CommandSession& session) {
       "--json\n"
       "  thimble bench gemm\n"
       "  mpirun -np 2 thimble bench comm\n"
-      "  thimble bench memory");
+      "  thimble bench memory\n"
+      "  thimble bench disk --dir /scratch");
   add_bench_train(*bench, session);
+  add_bench_disk(*bench, session);
   struct Limits {
     std::string size = "130m", device = "cpu";
     std::int64_t tokens = 2048;

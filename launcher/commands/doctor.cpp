@@ -1,6 +1,5 @@
 // `thimble doctor`: reports what this machine offers and what would hinder a run.
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <CLI/CLI.hpp>
 #include <filesystem>
@@ -9,7 +8,6 @@
 #include <nlohmann/json.hpp>
 
 #include "core/base/numeric.h"
-#include "core/base/random.h"
 #include "core/base/threads.h"
 #include "core/device/arena.h"
 #include "core/device/gpu.h"
@@ -17,10 +15,12 @@
 #include "core/ops/kernel_table.h"
 #include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
+#include "launcher/commands/bench_disk.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/version.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
+#include "offload/disk_speed.h"
 #include "parallel/mpi_world.h"
 #include "plan/roofline.h"
 
@@ -31,6 +31,7 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kLittleDiskBytes = 5 * kGiB;
 constexpr std::int64_t kDiskTestBytes = 64 * kMiB;
+constexpr double kDiskTestSeconds = 0.3;
 
 struct DoctorArguments {
   std::string directory = ".";
@@ -54,38 +55,13 @@ bool huge_pages() {
   return text.find("[never]") == std::string::npos;
 }
 
-struct DiskSpeed {
-  double write_mb_per_s = 0, read_mb_per_s = 0;
-};
-
-// Writes a file of `bytes`, makes it durable and reads it back; the page cache is dropped before
-// the read.
-DiskSpeed disk_speed(FileEngine& engine, const fs::path& directory, std::int64_t bytes) {
-  const fs::path path = directory / fmt::format(".thimble-doctor-{}", ::getpid());
-  struct Remove {
-    const fs::path& path;
-    ~Remove() {
-      std::error_code ignored;
-      fs::remove(path, ignored);
-    }
-  } const remove{path};
-  // Incompressible data, so that a file system that compresses gains nothing.
-  std::vector<std::byte> data(static_cast<std::size_t>(bytes));
-  for (std::size_t i = 0; i < data.size(); ++i) data[i] = static_cast<std::byte>(mix64(1, i));
-  const File file = File::create(path);
-  const auto rate = [bytes](std::int64_t start) {
-    return static_cast<double>(bytes) / static_cast<double>(steady_now_ns() - start) * 1e3;
-  };
-  DiskSpeed speed;
-  std::int64_t start = steady_now_ns();
-  engine.write(file, 0, data);
-  file.data_sync();
-  speed.write_mb_per_s = rate(start);
-  file.drop_cache(0, bytes);
-  start = steady_now_ns();
-  engine.read(file, 0, data);
-  speed.read_mb_per_s = rate(start);
-  return speed;
+// A quick look: one queue depth and request size that most disks are near their best with.
+DiskSpeed quick_disk_speed(const fs::path& directory, std::int64_t free_bytes) {
+  return measure_disk_speed({.directory = directory,
+                             .size_bytes = std::min(kDiskTestBytes, free_bytes / 4),
+                             .seconds = kDiskTestSeconds,
+                             .queue_depths = {8},
+                             .request_bytes = {4 * kMiB}});
 }
 
 std::string mpi_state() {
@@ -167,7 +143,8 @@ Findings find(const fs::path& directory) {
   const auto files = make_file_engine();
   f.engine = files->name();
   try {
-    f.disk = disk_speed(*files, directory, std::min(kDiskTestBytes, f.disk_free / 2));
+    f.disk.file_system = file_system_of(directory);
+    f.disk = quick_disk_speed(directory, f.disk_free);
   } catch (const std::exception& e) {
     f.disk_problem = e.what();
   }
@@ -212,9 +189,13 @@ Check disk_check(const Findings& f, const fs::path& directory) {
     check.advice = f.disk_problem + "; choose another place with output_dir";
     return check;
   }
-  check.found += fmt::format(", written at {:.0f} MB/s, read at {:.0f} MB/s", f.disk.write_mb_per_s,
-                             f.disk.read_mb_per_s);
-  if (f.disk_free < kLittleDiskBytes) {
+  const DiskRates& rates = f.disk.best;
+  check.found += fmt::format(
+      " on {}, written at {:.0f} MB/s, read at {:.0f} MB/s, both at once at {:.0f} MB/s{}",
+      f.disk.file_system.name, rates.write / 1e6, rates.read / 1e6, rates.mixed / 1e6,
+      f.disk.direct ? "" : ", through the page cache");
+  check.advice = file_system_warning(f.disk.file_system, directory);
+  if (check.advice.empty() && f.disk_free < kLittleDiskBytes) {
     check.advice = "little room for checkpoints: `thimble plan` says what a job writes";
   }
   return check;
@@ -277,8 +258,11 @@ void print_json(const Findings& f, const std::vector<Check>& checks) {
                              {"budget_bytes", m.memory.default_budget_bytes()},
                              {"memory_bound_by", m.memory.bound_by},
                              {"disk_free_bytes", f.disk_free},
-                             {"disk_write_mb_per_s", f.disk.write_mb_per_s},
-                             {"disk_read_mb_per_s", f.disk.read_mb_per_s},
+                             {"disk_file_system", f.disk.file_system.name},
+                             {"disk_direct", f.disk.direct},
+                             {"disk_write_mb_per_s", f.disk.best.write / 1e6},
+                             {"disk_read_mb_per_s", f.disk.best.read / 1e6},
+                             {"disk_mixed_mb_per_s", f.disk.best.mixed / 1e6},
                              {"file_engine", f.engine},
                              {"mpi", f.mpi},
                              {"bf16_gflops", f.bf16_gflops},

@@ -194,7 +194,7 @@ TEST(Advance, DirectFilesGoOnFromAWholeBlock) {
   const std::int64_t block = std::max<std::int64_t>(file.direct_alignment(), 1);
   const AlignedBytes memory(4 * kPage);
   const internal::IoPiece whole = piece_of(file, internal::IoDirection::kWrite, memory.all());
-  for (const std::int64_t moved : {block, 4096 + block - 1, 4 * 4096 - block}) {
+  for (const std::int64_t moved : {block, 4 * kKiB + block - 1, 16 * kKiB - block}) {
     internal::IoPiece piece = whole;
     EXPECT_TRUE(internal::advance(piece, moved));
     EXPECT_EQ(piece.offset, 8192 + moved / block * block);
@@ -202,7 +202,7 @@ TEST(Advance, DirectFilesGoOnFromAWholeBlock) {
     EXPECT_EQ(piece.data.data() + piece.data.size(), memory.all().data() + 4 * kPage);
   }
   internal::IoPiece piece = whole;
-  EXPECT_FALSE(internal::advance(piece, 4 * 4096));
+  EXPECT_FALSE(internal::advance(piece, 16 * kKiB));
 }
 
 TEST(Advance, ErrorsOfThePiece) {

@@ -74,7 +74,7 @@ TEST(OpenDirect, RoundTripOfWholeBlocks) {
   const TempDir dir;
   write_bytes(dir / "a", "");
   const File file = File::open_direct(dir / "a");
-  const AlignedBytes data(5 * 4096, 1), back(5 * 4096);
+  const AlignedBytes data(5 * AlignedBytes::kAlignment, 1), back(5 * AlignedBytes::kAlignment);
   file.write_at(8192, data.all());
   EXPECT_EQ(file.size(), 7 * 4096);
   file.read_at(8192, back.all());

@@ -32,8 +32,9 @@ TEST_F(CommandsTest, InitWritesJobsThatPlanAccepts) {
 }
 
 TEST_F(CommandsTest, HelpExplainsEverything) {
-  for (const char* command : {"train", "plan", "eval", "generate", "tokenize", "convert", "inspect",
-                              "init", "bench", "doctor", "help", "bench train", "inspect data"}) {
+  for (const char* command :
+       {"train", "plan", "eval", "generate", "tokenize", "convert", "inspect", "init", "bench",
+        "doctor", "help", "bench train", "bench disk", "inspect data"}) {
     EXPECT_EQ(d().run("help " + std::string(command)), 0) << command;
     EXPECT_TRUE(contains("Examples:") || contains("Example:")) << command;
   }
@@ -328,7 +329,8 @@ TEST_F(CommandsTest, EvalScoresCompletionsOnly) {
   EXPECT_NE(d().out().find("1 documents"), std::string::npos) << d().out();
   d().write("other.jsonl", "{\"a\":1}\n");
   expect_mistake("eval --model runs/job --text other.jsonl", "other.jsonl:1");
-  expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x", "one document per line");
+  expect_mistake("eval --model runs/job --text whole.jsonl --document-separator x",
+                 "one document per line");
 }
 
 TEST_F(CommandsTest, PlanKnowsAnyNumberOfRanks) {
@@ -360,7 +362,8 @@ TEST_F(CommandsTest, PlanTellsTheTimeOfAStep) {
              many = plan_of(
                  "--ranks 4 --gb-per-s 2 --set training.micro_batch_size=1 --set "
                  "training.global_batch_size=20 --set parallelism.zero_stage=3");
-  // 8 sequences of 64 tokens; 2 blocks: q, k, v, o, gate, up, down; the head; the causal half of attention.
+  // 8 sequences of 64 tokens; 2 blocks: q, k, v, o, gate, up, down; the head; the causal half of
+  // attention.
   const double flops =
       6.0 * 8 * 64 * (2 * (2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 160) + 257 * 64 + 2 * 64 * 64);
   EXPECT_NEAR(one["compute_s"], flops / 0.5e12, 1e-9 * flops / 0.5e12);
@@ -380,10 +383,12 @@ TEST_F(CommandsTest, PlanTellsTheTimeOfAStep) {
 TEST_F(CommandsTest, DoctorAnswersMachines) {
   EXPECT_EQ(d().run("doctor --json"), 0) << d().err();
   const auto result = d().json();
-  for (const char* key : {"cpu", "isa_in_use", "memory_bytes", "disk_free_bytes",
-                          "disk_write_mb_per_s", "numa_nodes", "mpi", "warnings"}) {
+  for (const char* key :
+       {"cpu", "isa_in_use", "memory_bytes", "disk_free_bytes", "disk_write_mb_per_s",
+        "disk_mixed_mb_per_s", "numa_nodes", "mpi", "warnings"}) {
     EXPECT_TRUE(result.contains(key)) << key;
   }
+  EXPECT_GT(result["disk_mixed_mb_per_s"], 0.0);
 }
 
 }  // namespace
