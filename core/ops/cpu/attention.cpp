@@ -103,6 +103,33 @@ void multiply_keys(const TileSizes& sizes, const char* queries, const char* keys
   });
 }
 
+// c += a b, where a is used this once: it is packed only if the kernel needs that. What is missing
+// of a micro-tile's rows must not be read.
+void multiply_once(const TileSizes& sizes, const PackSource& a, PackedBlocks blocks, char* packed) {
+  const MatmulKernel& kernel = sizes.kernel;
+  PackSource rest = a;
+  blocks.accumulate = true;
+  if (kernel.reads_plain_rows) {
+    const std::int64_t whole = a.count / kernel.rows * kernel.rows;
+    blocks.a = a.from;
+    blocks.a_row = a.stride_i;
+    blocks.a_k = a.stride_k;
+    blocks.rows = whole;
+    blocks.k = a.k;
+    if (whole > 0) kernel.multiply(blocks);
+    rest.from = static_cast<const char*>(a.from) + whole * a.stride_i * sizes.element;
+    rest.count -= whole;
+    blocks.c += whole * blocks.ldc;
+    blocks.a_row = blocks.a_k = 0;
+  }
+  if (rest.count == 0) return;
+  kernel.pack_rows(packed, rest);
+  blocks.a = packed;
+  blocks.rows = sizes.padded_rows(rest.count);
+  blocks.k = sizes.padded_k(a.k);
+  kernel.multiply(blocks);
+}
+
 // Probabilities of a tile or their gradients, [rows, cols] of it, in the kernel's type.
 struct TileValues {
   const SoftmaxTile& tile;
@@ -119,25 +146,23 @@ void add_values(const AttentionSpec& s, const TileValues& p, const char* packed_
     for (std::int64_t at = g.begin / kKeyStep * kKeyStep; at < g.end; at += kKeyStep) {
       const std::int64_t begin = std::max(g.begin, at) / sizes.kernel.k_step * sizes.kernel.k_step;
       const std::int64_t keys = std::min(g.end, at + kKeyStep) - begin;
-      sizes.kernel.pack_rows(w.p_rows, {.from = static_cast<const char*>(from) +
-                                                (g.row * tile.stride + begin) * sizes.element,
-                                        .dtype = sizes.kernel.packed,
-                                        .stride_i = tile.stride,
-                                        .stride_k = 1,
-                                        .count = g.rows,
-                                        .k = keys});
+      const PackSource p_rows{
+          .from = static_cast<const char*>(from) + (g.row * tile.stride + begin) * sizes.element,
+          .dtype = sizes.kernel.packed,
+          .stride_i = tile.stride,
+          .stride_k = 1,
+          .count = g.rows,
+          .k = keys};
       const char* values =
           packed_values +
           ((key0 + at) * sizes.d_cols + (begin - at) * sizes.kernel.cols) * sizes.element;
-      sizes.kernel.multiply({.a = w.p_rows,
-                             .b = values,
-                             .c = w.acc + g.row * sizes.d_cols,
-                             .ldc = sizes.d_cols,
-                             .rows = sizes.padded_rows(g.rows),
-                             .cols = sizes.d_cols,
-                             .k = sizes.padded_k(keys),
-                             .accumulate = true,
-                             .b_k = sizes.padded_k(step_keys(s, key0 + at))});
+      multiply_once(sizes, p_rows,
+                    {.b = values,
+                     .c = w.acc + g.row * sizes.d_cols,
+                     .ldc = sizes.d_cols,
+                     .cols = sizes.d_cols,
+                     .b_k = sizes.padded_k(step_keys(s, key0 + at))},
+                    w.p_rows);
     }
   });
 }
@@ -164,22 +189,20 @@ void add_transposed(const AttentionSpec& s, const TileValues& p, const char* pac
     auto [begin, end] = rows_that_see(tile, col, cols);
     if (begin >= end) continue;
     begin = begin / sizes.kernel.k_step * sizes.kernel.k_step;
-    sizes.kernel.pack_rows(w.p_columns, {.from = static_cast<const char*>(from) +
-                                                 (begin * tile.stride + col) * sizes.element,
-                                         .dtype = sizes.kernel.packed,
-                                         .stride_i = 1,
-                                         .stride_k = tile.stride,
-                                         .count = cols,
-                                         .k = end - begin});
-    sizes.kernel.multiply({.a = w.p_columns,
-                           .b = packed + begin * sizes.kernel.cols * sizes.element,
-                           .c = out + (key0 + col) * sizes.d_cols,
-                           .ldc = sizes.d_cols,
-                           .rows = sizes.padded_rows(cols),
-                           .cols = sizes.d_cols,
-                           .k = sizes.padded_k(end - begin),
-                           .accumulate = true,
-                           .b_k = sizes.padded_k(tile.rows)});
+    const PackSource p_columns{
+        .from = static_cast<const char*>(from) + (begin * tile.stride + col) * sizes.element,
+        .dtype = sizes.kernel.packed,
+        .stride_i = 1,
+        .stride_k = tile.stride,
+        .count = cols,
+        .k = end - begin};
+    multiply_once(sizes, p_columns,
+                  {.b = packed + begin * sizes.kernel.cols * sizes.element,
+                   .c = out + (key0 + col) * sizes.d_cols,
+                   .ldc = sizes.d_cols,
+                   .cols = sizes.d_cols,
+                   .b_k = sizes.padded_k(tile.rows)},
+                  w.p_columns);
   }
 }
 

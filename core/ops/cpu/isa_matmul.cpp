@@ -25,6 +25,7 @@ constexpr std::int64_t kLine = 16;  // floats of a cache line
 struct MicroTile {
   const float* a = nullptr;
   const float* b = nullptr;
+  std::int64_t a_row = 1, a_k = 0;  // strides; those of a panel are known to the kernel
   std::int64_t units = 0;
   float* c = nullptr;
   std::int64_t ldc = 0;
@@ -41,14 +42,17 @@ void for_each_tile(const PackedBlocks& p, std::int64_t per_unit, void (*micro)(c
   const std::int64_t b_units = std::max(units, (p.b_k + per_unit - 1) / per_unit);
   const auto* a = static_cast<const float*>(p.a);
   const auto* b = static_cast<const float*>(p.b);
+  const std::int64_t row = p.a_row == 0 ? units : p.a_row;  // from a row of A to the next
   for (std::int64_t j = 0; j < p.cols; j += kCols) {
     const float* panel = b + j * b_units;
     // The next panel of B may be far away: the first tiles of this one fetch it, piece by piece.
     const float* ahead = j + kCols < p.cols ? panel + kCols * b_units : panel;
     for (std::int64_t i = 0; i < p.rows; i += kRows) {
       const bool more = ahead < panel + 2 * kCols * b_units;
-      micro({.a = a + i * units,
+      micro({.a = a + i * row,
              .b = panel,
+             .a_row = p.a_row,
+             .a_k = p.a_k,
              .units = units,
              .c = p.c + i * p.ldc + j,
              .ldc = p.ldc,
@@ -65,6 +69,7 @@ using Vector = __m512;
 constexpr std::int64_t kRows = 14;
 // The loads that prefetching takes are to spare.
 constexpr bool kPrefetches = true;
+constexpr bool kPlainRows = false;
 inline Vector all_lanes(float value) {
   return _mm512_set1_ps(value);
 }
@@ -76,6 +81,7 @@ using Vector = __m256;
 // Two vectors of columns: 12 sums, two of B and one or two of A fill the 16 registers.
 constexpr std::int64_t kRows = 6;
 constexpr bool kPrefetches = false;
+constexpr bool kPlainRows = true;
 inline Vector all_lanes(float value) {
   return _mm256_set1_ps(value);
 }
@@ -92,16 +98,17 @@ inline Vector vector_at(const float* p) {
 }
 
 // Sums over k of a micro-tile; FMA(a, b, sum) takes a unit of A in all lanes and a vector of B's.
+// Row i of A lies i * A_ROW further, its next unit A_K.
 // A macro, because the target of a function does not reach into templates that it calls.
-#define THIMBLE_MICRO_TILE(FMA)                                                   \
-  auto [a, b, units, c, ldc, accumulate, next] = tile;                            \
+#define THIMBLE_MICRO_TILE(FMA, A_ROW, A_K)                                       \
+  auto [a, b, a_row, a_k, units, c, ldc, accumulate, next] = tile;                \
   Vector sums[kRows][2];                                                          \
   _Pragma("GCC unroll 16") for (auto& row : sums) row[0] = row[1] = all_lanes(0); \
-  for (std::int64_t q = 0; q < units; ++q, a += kRows, b += kCols) {              \
+  for (std::int64_t q = 0; q < units; ++q, a += (A_K), b += kCols) {              \
     if (kPrefetches) _mm_prefetch(next + kLine * q, _MM_HINT_T1);                 \
     const Vector b0 = vector_at(b), b1 = vector_at(b + kLanes);                   \
     _Pragma("GCC unroll 16") for (std::int64_t i = 0; i < kRows; ++i) {           \
-      const Vector each = all_lanes(a[i]);                                        \
+      const Vector each = all_lanes(a[i * (A_ROW)]);                              \
       sums[i][0] = FMA(each, b0, sums[i][0]);                                     \
       sums[i][1] = FMA(each, b1, sums[i][1]);                                     \
     }                                                                             \
@@ -116,7 +123,7 @@ inline Vector vector_at(const float* p) {
   }
 
 void f32_micro_tile(const MicroTile& tile) {
-  THIMBLE_MICRO_TILE(multiply_add)
+  THIMBLE_MICRO_TILE(multiply_add, 1, kRows)
 }
 
 // Sums that do not wait for one another; their values do not matter, but the compiler must not see
@@ -144,7 +151,7 @@ void spin_f32(std::int64_t rounds) {
   _mm512_dpbf16_ps(sum, (__m512bh)_mm512_castps_si512(x), (__m512bh)_mm512_castps_si512(y))
 
 __attribute__((target("avx512bf16"))) void bf16_micro_tile(const MicroTile& tile) {
-  THIMBLE_MICRO_TILE(THIMBLE_DOT)
+  THIMBLE_MICRO_TILE(THIMBLE_DOT, 1, kRows)
 }
 
 __attribute__((target("avx512bf16"))) void spin_bf16(std::int64_t rounds) {
@@ -167,7 +174,7 @@ struct TileConfig {
 static_assert(sizeof(TileConfig) == 64);
 
 __attribute__((target("amx-tile,amx-bf16"))) void amx_micro_tile(const MicroTile& tile) {
-  const auto& [a0, b0, units, c, ldc, accumulate, next] = tile;
+  const auto& [a0, b0, a_row, a_k, units, c, ldc, accumulate, next] = tile;
   const float *a = a0, *b = b0;
   const std::int64_t stride = ldc * 4;
   float* below = c + 16 * ldc;
@@ -291,7 +298,16 @@ constexpr MatmulKernel kAmx{.path = MatmulPath::kAmx,
 
 #endif
 
+#ifndef __AVX512F__
+void f32_plain_micro_tile(const MicroTile& tile) {
+  THIMBLE_MICRO_TILE(multiply_add, a_row, a_k)
+}
+#endif
+
 void multiply_f32(const PackedBlocks& p) {
+#ifndef __AVX512F__
+  if (p.a_row != 0) return for_each_tile<kRows, kCols>(p, 1, f32_plain_micro_tile);
+#endif
   for_each_tile<kRows, kCols>(p, 1, f32_micro_tile);
 }
 
@@ -303,6 +319,7 @@ constexpr MatmulKernel kF32{.path = MatmulPath::kF32,
                             .k_block = 256,
                             .row_block = (84 / kRows) * kRows,
                             .col_block = 256,
+                            .reads_plain_rows = kPlainRows,
                             .pack_rows = pack<kRows, false>,
                             .pack_cols = pack<kCols, false>,
                             .multiply = multiply_f32,

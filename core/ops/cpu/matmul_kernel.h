@@ -27,6 +27,7 @@ struct PackSource {
 /// multiple of 64 bytes.
 struct PackedBlocks {
   const void* a = nullptr;
+  std::int64_t a_row = 0, a_k = 0;  // strides if a is not packed (MatmulKernel::reads_plain_rows)
   const void* b = nullptr;
   float* c = nullptr;
   std::int64_t ldc = 0;
@@ -44,6 +45,9 @@ struct MatmulKernel {
   // Blocks: k_block columns of A and rows of B stay in the first-level cache as panels of B and in
   // the second as a block of A. How k is cut decides the bits; how C is cut does not.
   std::int64_t k_block = 0, row_block = 0, col_block = 0;
+  // Whether `multiply` takes an A that is not packed: with few rows to a micro-tile its elements
+  // are addressed as fast where they lie, and what is used once need not be copied.
+  bool reads_plain_rows = false;
   // Packs all of a source, of f32 or bf16: count rounded up to rows (or cols), times k rounded up
   // to k_step, elements of `packed`. f32 is rounded where `packed` is bf16.
   void (*pack_rows)(void* packed, const PackSource& a) = nullptr;
