@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/failpoint.h"
@@ -30,6 +31,13 @@ const json& array_of(const json& object, const char* name, std::string_view wher
   return *found;
 }
 
+bool truth_of(const json& object, const char* name, std::string_view where) {
+  const auto found = object.find(name);
+  if (found == object.end() || !found->is_boolean())
+    throw_user("{}: '{}' must be true or false", where, name);
+  return found->get<bool>();
+}
+
 std::int64_t whole_number(const json& value, std::string_view where) {
   if (!value.is_number_integer()) throw_user("{}: a whole number is expected", where);
   return value.get<std::int64_t>();
@@ -39,8 +47,9 @@ CommitRecord::Key read_key(const json& line, std::size_t files, const std::strin
   CommitRecord::Key key;
   key.name = json_text(line, "name", where, "key");
   key.bytes = json_size(line, "bytes", where, "key");
-  key.file = static_cast<int>(json_size(line, "file", where, "key")) - 1;
-  if (key.file >= static_cast<int>(files)) throw_user("{}: no file {}", where, key.file + 1);
+  const std::int64_t file = json_size(line, "file", where, "key");
+  if (file > static_cast<std::int64_t>(files)) throw_user("{}: no file {}", where, file);
+  key.file = static_cast<int>(file) - 1;
   const json& ends = array_of(line, "ends", where);
   const json& checksums = array_of(line, "crc32c", where);
   if (ends.size() != checksums.size()) throw_user("{}: a checksum for each run", where);
@@ -108,18 +117,26 @@ CommitRecord parse_commit(std::string_view text, std::string_view file) {
   CommitRecord record{.identity = json_text(head, "identity", name, "line 1"),
                       .generation = json_size(head, "generation", name, "line 1"),
                       .step = json_size(head, "step", name, "line 1"),
-                      .torn = head.value("torn", json()) == true,
+                      .torn = truth_of(head, "torn", name),
                       .note = json_text(head, "note", name, "line 1"),
                       .files = {},
                       .keys = {}};
   for (const json& entry : array_of(head, "files", name)) {
     if (!entry.is_string() || !is_plain_file_name(entry.get<std::string>()))
       throw_user("{}: 'files' must be plain names", file);
-    record.files.push_back(entry.get<std::string>());
+    std::string plain = entry.get<std::string>();
+    if (std::count(record.files.begin(), record.files.end(), plain) > 0)
+      throw_user("{}: 'files' names '{}' twice", file, plain);
+    record.files.push_back(std::move(plain));
   }
   const std::int64_t keys = json_size(head, "keys", name, "line 1");
-  for (std::int64_t i = 0; i < keys; ++i)
-    record.keys.push_back(read_key(next(), record.files.size(), fmt::format("{}: key {}", name, i)));
+  std::set<std::string> names;
+  for (std::int64_t i = 0; i < keys; ++i) {
+    record.keys.push_back(
+        read_key(next(), record.files.size(), fmt::format("{}: key {}", name, i)));
+    if (!names.insert(record.keys.back().name).second)
+      throw_user("{}: key {} is there twice", file, i);
+  }
   if (!lines.empty()) throw_user("{}: the record has too many lines", file);
   return record;
 }
