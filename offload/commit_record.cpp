@@ -152,6 +152,25 @@ void write_commit(const std::filesystem::path& directory, int rank, const Commit
   failpoint("offload.record");
 }
 
+void remove_commits_after(const std::filesystem::path& directory, int rank,
+                          std::int64_t generation) {
+  bool removed = false;
+  for (const std::int64_t parity : {0, 1}) {
+    if (generation > 0 && generation % 2 == parity) continue;
+    const std::filesystem::path path = commit_path(directory, rank, parity);
+    try {
+      if (parse_commit(read_text_file(path, kMostBytes), path.string()).generation <= generation)
+        continue;
+    } catch (const std::runtime_error&) {
+      // Not there, or of no use to anybody.
+    }
+    std::error_code error;
+    removed |= std::filesystem::remove(path, error);
+    if (error) throw_system("cannot remove {}: {}", path.string(), error.message());
+  }
+  if (removed) sync_directory(directory);
+}
+
 std::vector<CommitRecord> read_commits(const std::filesystem::path& directory, int rank,
                                        std::vector<std::string>& rejected) {
   std::vector<CommitRecord> found;

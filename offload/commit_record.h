@@ -42,6 +42,10 @@ std::filesystem::path commit_path(const std::filesystem::path& directory, int ra
                                   std::int64_t generation);
 /// Replaces the record at its place, durably. Failpoint "offload.record" before and after.
 void write_commit(const std::filesystem::path& directory, int rank, const CommitRecord& record);
+/// Removes the records of a rank but that of `generation` and the one before, durably: they are of
+/// steps that are done again. 0: all.
+void remove_commits_after(const std::filesystem::path& directory, int rank,
+                          std::int64_t generation);
 /// The records of a rank that can be read, newest first; what is wrong with others is appended to
 /// `rejected`.
 std::vector<CommitRecord> read_commits(const std::filesystem::path& directory, int rank,

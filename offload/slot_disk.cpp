@@ -22,6 +22,11 @@ bool takes_blocks(const File& file) {
 std::size_t size_of(std::int64_t begin, std::int64_t end) {
   return static_cast<std::size_t>(end - begin);
 }
+// Whether any rank says yes; all ranks together.
+bool any_rank(const GatherNumbers& gather, bool mine) {
+  const std::vector<std::int64_t> all = gather(mine ? 1 : 0);
+  return std::count(all.begin(), all.end(), 1) > 0;
+}
 
 }  // namespace
 
@@ -39,35 +44,51 @@ SlotDisk::SlotDisk(SlotDiskOptions options, std::vector<DiskKey> keys, FileEngin
 void SlotDisk::place_keys() {
   for (std::size_t i = 0; i < keys_.size(); ++i) {
     const Extent* extent = files_.layout().find(keys_[i].name);
-    TH_CHECK(extent != nullptr && extent->bytes == keys_[i].bytes, "no room for '{}'",
-             keys_[i].name);
+    if (extent == nullptr || extent->bytes != keys_[i].bytes)
+      throw_user("{}: the files have no room for {} bytes of '{}'",
+                 files_.options().directory.string(), keys_[i].bytes, keys_[i].name);
     kept_[i].offset = extent->offset;
   }
 }
 
 void SlotDisk::start_new() {
+  remove_commits_after(files_.options().directory, options_.files.rank, 0);
+  files_.remove_others();
   for (int i = 0; i < options_.slots; ++i) files_.add();
   place_keys();
   settle_files();
 }
 
 void SlotDisk::recover(const CommitRecord& record) {
-  files_.open(record.files);
+  const std::string directory = files_.options().directory.string();
+  if (record.identity != options_.identity)
+    throw_user("{}: it holds the state of another run, '{}'", directory, record.identity);
+  if (record.torn)
+    throw_user(
+        "{}: a step after step {} was changing the state in place, and did not end: the "
+        "state is lost",
+        directory, record.step);
+  std::vector<bool> needed(record.files.size());
+  for (const CommitRecord::Key& saved : record.keys) {
+    if (saved.file >= 0) needed.at(static_cast<std::size_t>(saved.file)) = true;
+  }
+  files_.open(record.files, needed);
   place_keys();
-  for (std::size_t i = 0; i < keys_.size(); ++i) erase(static_cast<int>(i));
+  for (Kept& k : kept_) k = {.offset = k.offset, .now = {}, .next = {}};
   record_ = record;
   for (const CommitRecord::Key& saved : record.keys) {
     const auto key = std::find_if(keys_.begin(), keys_.end(),
                                   [&](const DiskKey& k) { return k.name == saved.name; });
     if (key == keys_.end() || key->bytes != saved.bytes)
-      throw_user("{}: it holds '{}' of {} bytes, which this job does not have",
-                 files_.options().directory.string(), saved.name, saved.bytes);
+      throw_user("{}: it holds '{}' of {} bytes, which this job does not have", directory,
+                 saved.name, saved.bytes);
     Kept& kept = kept_[static_cast<std::size_t>(key - keys_.begin())];
     kept.exists = true;
     kept.now.file = saved.file;
     for (const ChecksumRun& run : saved.runs) kept.now.runs.put(run);
   }
   record_.keys.clear();
+  remove_commits_after(files_.options().directory, options_.files.rank, record_.generation);
   settle_files();
 }
 
@@ -80,24 +101,29 @@ void SlotDisk::create(int key) {
   k.exists = true;
   if (files_.count() == 0) return;  // not started: there is nothing yet that it could replace
   // What is committed stays where it is: the new contents are written elsewhere.
+  const int file = file_to_write(k);
+  if (file == k.now.file) make_torn();
   k.pending = true;
-  k.next = {.file = file_to_write(k), .runs = {}};
-  if (k.next.file == k.now.file) make_torn();
+  k.next = {.file = file, .runs = {}};
   k.now.runs = {};
-  if (options_.slots == 1) k.now = {};
 }
 
 void SlotDisk::erase(int key) {
-  const std::int64_t offset = kept(key).offset;
-  kept(key) = {};
-  kept(key).offset = offset;
+  Kept& k = kept(key);
+  k.exists = false;
+  if (files_.count() == 0) return;
+  // Until the next commit its file remains the one that must not be written.
+  k.pending = true;
+  k.next = {};
+  k.now.runs = {};
 }
 
 std::vector<SlotDisk::Source> SlotDisk::sources(const KeyRange& range) const {
   const Kept& k = kept(range.key);
-  TH_CHECK(k.exists && range.begin >= 0 && range.end <= keys_[static_cast<std::size_t>(range.key)].bytes,
-           "bytes {} to {} of '{}'", range.begin, range.end,
-           keys_[static_cast<std::size_t>(range.key)].name);
+  TH_CHECK(
+      k.exists && range.begin >= 0 && range.end <= keys_[static_cast<std::size_t>(range.key)].bytes,
+      "bytes {} to {} of '{}'", range.begin, range.end,
+      keys_[static_cast<std::size_t>(range.key)].name);
   std::vector<Source> found;
   const auto add = [&](int file, std::int64_t begin, std::int64_t end) {
     if (!found.empty() && found.back().file == file && found.back().end == begin) {
@@ -140,8 +166,7 @@ std::vector<Completion> SlotDisk::start_read(const KeyRange& range, std::byte* a
       std::memset(part.data(), 0, part.size());
       continue;
     }
-    parts.push_back(
-        engine_.start_read(files_.cached(s.file), position(range.key, s.begin), part));
+    parts.push_back(engine_.start_read(files_.cached(s.file), position(range.key, s.begin), part));
     traffic_.read += static_cast<std::int64_t>(part.size());
   }
   return parts;
@@ -155,10 +180,11 @@ std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& ru
   ChecksumRun now = run;
   checksum_runs({&now, 1}, bytes.data(), run.begin);
   if (now.crc != run.crc) {
-    throw_system("{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
-                 "has changed them",
-                 files_.path(file).string(), position(key, run.begin), position(key, run.end),
-                 keys_[static_cast<std::size_t>(key)].name);
+    throw_system(
+        "{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
+        "has changed them",
+        files_.path(file).string(), position(key, run.begin), position(key, run.end),
+        keys_[static_cast<std::size_t>(key)].name);
   }
   return bytes;
 }
@@ -202,11 +228,11 @@ int SlotDisk::file_to_write(const Kept& key) const {
 // Before committed bytes are overwritten, the record says that they are.
 void SlotDisk::make_torn() {
   if (torn_ || record_.generation == 0) return;
-  torn_ = true;
   CommitRecord torn = record_;
   ++torn.generation;
   torn.torn = true;
   write_commit(files_.options().directory, options_.files.rank, torn);
+  torn_ = true;
 }
 
 SlotDisk::Place& SlotDisk::place_to_write(int key) {
@@ -214,13 +240,11 @@ SlotDisk::Place& SlotDisk::place_to_write(int key) {
   TH_CHECK(k.exists);
   if (!k.pending) {
     const int file = file_to_write(k);
+    const bool in_place = file == k.now.file;
+    if (in_place) make_torn();
     k.pending = true;
-    k.next.file = file;
-    k.next.runs = {};
-    if (file == k.now.file) {
-      make_torn();
-      k.next.runs = std::exchange(k.now.runs, {});
-    }
+    k.next = {.file = file, .runs = {}};
+    if (in_place) std::swap(k.next.runs, k.now.runs);
   }
   return k.next;
 }
@@ -261,12 +285,12 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
   std::vector<Completion> parts;
   if (range.bytes() == 0) return parts;
   Place& place = place_to_write(range.key);
-  std::vector<ChecksumRun> runs =
-      cut_into_runs(range.begin, range.end, kept(range.key).offset);
+  std::vector<ChecksumRun> runs = cut_into_runs(range.begin, range.end, kept(range.key).offset);
   checksum_runs(runs, at, range.begin);
   split_cut_runs(range.key, place, runs);
   for (const ChecksumRun& run : runs) place.runs.put(run);
-  const std::int64_t first = position(range.key, range.begin), last = position(range.key, range.end);
+  const std::int64_t first = position(range.key, range.begin),
+                     last = position(range.key, range.end);
   traffic_.written += range.bytes();
   if (!takes_blocks(files_.direct(place.file))) {
     parts.push_back(engine_.start_write(files_.cached(place.file), first,
@@ -316,19 +340,19 @@ void SlotDisk::fill_gaps(int key) {
 }
 
 void SlotDisk::write_record(std::int64_t step, const std::string& note) {
-  record_.identity = options_.identity;
-  ++record_.generation;
-  record_.step = step;
-  record_.note = note;
-  record_.torn = false;
-  record_.files.clear();
+  CommitRecord whole{.identity = options_.identity,
+                     .generation = record_.generation + 1,
+                     .step = step,
+                     .torn = false,
+                     .note = note,
+                     .files = {},
+                     .keys = {}};
   std::vector<int> number(static_cast<std::size_t>(files_.count()), -1);
   for (int i = 0; i < files_.count(); ++i) {
     if (!files_.is_there(i)) continue;
-    number[static_cast<std::size_t>(i)] = static_cast<int>(record_.files.size());
-    record_.files.push_back(files_.name(i));
+    number[static_cast<std::size_t>(i)] = static_cast<int>(whole.files.size());
+    whole.files.push_back(files_.name(i));
   }
-  CommitRecord whole = record_;
   for (std::size_t i = 0; i < keys_.size(); ++i) {
     if (!kept_[i].exists) continue;
     const Place& place = kept_[i].pending ? kept_[i].next : kept_[i].now;
@@ -339,6 +363,8 @@ void SlotDisk::write_record(std::int64_t step, const std::string& note) {
                           .runs = place.runs.all()});
   }
   write_commit(files_.options().directory, options_.files.rank, whole);
+  record_ = std::move(whole);
+  record_.keys.clear();
 }
 
 void SlotDisk::commit(std::int64_t step, const std::string& note) {
@@ -367,21 +393,20 @@ void SlotDisk::commit(std::int64_t step, const std::string& note) {
 
 void SlotDisk::settle_files() {
   const GatherNumbers& gather = files_.options().gather;
-  const auto any = [&](bool mine) {
-    const std::vector<std::int64_t> all = gather(mine ? 1 : 0);
-    return std::count(all.begin(), all.end(), 1) > 0;
-  };
   std::vector<bool> holds(static_cast<std::size_t>(files_.count()));
   for (const Kept& k : kept_) {
-    if (k.exists && k.now.file >= 0) holds[static_cast<std::size_t>(k.now.file)] = true;
+    // What is erased, too, until that is committed.
+    for (const int file : {k.now.file, k.next.file}) {
+      if (file >= 0) holds[static_cast<std::size_t>(file)] = true;
+    }
   }
   int spare = 0, full = 0;  // files that may be written: without state, and with some
   writable_.assign(static_cast<std::size_t>(files_.count()), false);
   for (int i = 0; i < files_.count(); ++i) {
     if (!files_.is_there(i)) continue;
-    // The first rank gives files other names and takes them away: it knows which have one.
-    const bool writable = gather(files_.is_lent(i) ? 0 : 1).front() == 1;
-    const bool held = any(holds[static_cast<std::size_t>(i)]);
+    // Ranks may see another name come and go at different times.
+    const bool writable = !any_rank(gather, files_.is_lent(i));
+    const bool held = any_rank(gather, holds[static_cast<std::size_t>(i)]);
     if (!held && (!writable || spare + full >= options_.slots)) {
       files_.remove(i);
       continue;
@@ -399,16 +424,24 @@ int SlotDisk::gather_in_one_file() {
   std::vector<std::int64_t> bytes(static_cast<std::size_t>(files_.count()));
   std::int64_t all = 0;
   for (std::size_t i = 0; i < kept_.size(); ++i) {
+    TH_CHECK(!kept_[i].pending, "'{}' has changed since the commit", keys_[i].name);
     if (!kept_[i].exists) continue;
     all += keys_[i].bytes;
-    if (kept_[i].now.file >= 0) bytes[static_cast<std::size_t>(kept_[i].now.file)] += keys_[i].bytes;
+    if (kept_[i].now.file >= 0)
+      bytes[static_cast<std::size_t>(kept_[i].now.file)] += keys_[i].bytes;
   }
+  const GatherNumbers& gather = files_.options().gather;
   for (std::size_t i = 0; i < bytes.size(); ++i) {
-    // What is lent can be it only as it is.
-    if (!files_.is_there(static_cast<int>(i)) || (!writable_[i] && bytes[i] < all)) bytes[i] = -1;
+    if (!files_.is_there(static_cast<int>(i))) {
+      bytes[i] = -1;
+      continue;
+    }
+    // What is lent can be it only as it is, on all ranks.
+    const bool lacks = any_rank(gather, bytes[i] < all);
+    if (!writable_[i] && lacks) bytes[i] = -1;
   }
   const auto most = std::max_element(bytes.begin(), bytes.end());
-  const int target = static_cast<int>(files_.options().gather(most - bytes.begin()).front());
+  const int target = static_cast<int>(gather(most - bytes.begin()).front());
   bool moved = false;
   for (std::size_t i = 0; i < kept_.size(); ++i) {
     Kept& k = kept_[i];
@@ -417,8 +450,7 @@ int SlotDisk::gather_in_one_file() {
     k.next = {.file = target, .runs = {}};
     fill_gaps(static_cast<int>(i));
   }
-  const auto any = files_.options().gather(moved ? 1 : 0);
-  if (std::count(any.begin(), any.end(), 1) > 0) commit(record_.step, std::string(record_.note));
+  if (any_rank(gather, moved)) commit(record_.step, std::string(record_.note));
   return target;
 }
 
@@ -433,10 +465,12 @@ std::vector<ChecksumRun> SlotDisk::runs_of_file(int index) const {
 }
 
 void SlotDisk::remove_files() noexcept {
-  files_.remove_all();
+  // The records first: none may name files that are gone.
   std::error_code ignored;
   for (const std::int64_t parity : {0, 1})
-    std::filesystem::remove(commit_path(files_.options().directory, options_.files.rank, parity), ignored);
+    std::filesystem::remove(commit_path(files_.options().directory, options_.files.rank, parity),
+                            ignored);
+  files_.remove_all();
 }
 
 }  // namespace thimble

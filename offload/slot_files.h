@@ -42,8 +42,12 @@ class SlotFiles {
   /// Makes one more file; all ranks together. Returns its index. Throws SystemError if there is no
   /// room.
   int add();
-  /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...
-  void open(std::span<const std::string> names);
+  /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...; all ranks
+  /// together. One that is gone, and was not needed, is not there. Throws UserError if another one
+  /// is gone, or is not what was made.
+  void open(std::span<const std::string> names, const std::vector<bool>& needed);
+  /// Removes files of the same kind that an earlier run has left.
+  void remove_others();
   /// Removes a file that is not needed any more.
   void remove(int index);
   void remove_all() noexcept;
@@ -66,6 +70,8 @@ class SlotFiles {
     std::string name;
     File direct, cached;
   };
+  std::string name_of(int number) const;
+  void check_made(const std::filesystem::path& path) const;
   const SlotFile& at(int index) const { return files_.at(static_cast<std::size_t>(index)).value(); }
   void push(const std::string& name);
   std::filesystem::path layout_path() const;
