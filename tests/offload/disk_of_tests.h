@@ -161,7 +161,7 @@ inline std::optional<CommitRecord> newest_record(const std::filesystem::path& di
                                                  int rank = 0) {
   std::vector<std::string> rejected;
   const std::vector<CommitRecord> found = read_commits(directory, rank, rejected);
-  for (const std::string& why : rejected) ADD_FAILURE() << why;
+  for (const std::string& why : rejected) throw_system("{}", why);
   if (found.empty()) return std::nullopt;
   return found.front();
 }
