@@ -67,7 +67,7 @@ class Script {
       write(kLong, 100, 8200, 7);
     }
     if (number == 2) create(kLate);
-    if (number == 3) {  // its bytes are committed until this step is
+    if (number == 2 || number == 5) {  // its bytes are committed until this step is
       erase(kSmall);
       create(kSmall);
     }
