@@ -83,6 +83,7 @@ struct DiskSetup {
   int rank = 0;
   GatherNumbers gather = alone;
   std::string identity = "a run";
+  bool own_files = false;  // of this rank
 };
 
 inline SlotMaker maker_of(const std::vector<TestArray>& arrays, int rank) {
@@ -116,9 +117,9 @@ class TestDisk {
       : scratch_(SlotDisk::kScratchBytes),
         engine_(make_file_engine({.kind = setup.engine, .queue_depth = 4})),
         disk_({.files = {.directory = setup.directory,
-                         .suffix = "",
+                         .suffix = setup.own_files ? fmt::format(".rank{}", setup.rank) : "",
                          .rank = setup.rank,
-                         .makes = setup.rank == 0,
+                         .makes = setup.own_files || setup.rank == 0,
                          .maker = maker_of(setup.arrays, setup.rank),
                          .gather = setup.gather},
                .identity = setup.identity,

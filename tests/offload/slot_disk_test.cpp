@@ -3,9 +3,8 @@
 
 #include <gtest/gtest.h>
 
-#include <set>
-
 #include "tests/offload/disk_of_tests.h"
+#include "tests/offload/rank_meeting.h"
 
 namespace thimble {
 namespace {
@@ -13,6 +12,7 @@ namespace {
 namespace fs = std::filesystem;
 using testing::Bytes;
 using testing::DiskSetup;
+using testing::Meeting;
 using testing::TempDir;
 using testing::TestDisk;
 
@@ -239,55 +239,6 @@ TEST_P(SlotDiskTest, IsAsPlainMemory) {
   }
 }
 
-/// Ranks that are threads give each other numbers; when one fails, all do.
-class Meeting {
- public:
-  explicit Meeting(int ranks) : numbers_(static_cast<std::size_t>(ranks)) {}
-
-  std::vector<std::int64_t> gather(int rank, std::int64_t mine) {
-    std::unique_lock lock(mutex_);
-    numbers_[static_cast<std::size_t>(rank)] = mine;
-    const std::int64_t round = round_;
-    if (++there_ == numbers_.size()) {
-      there_ = 0;
-      ++round_;
-      gathered_ = numbers_;
-      changed_.notify_all();
-    }
-    changed_.wait(lock, [&] { return round_ != round || failed_; });
-    if (failed_) throw SystemError("another rank has failed");
-    return gathered_;
-  }
-  void fail() {
-    const std::lock_guard lock(mutex_);
-    failed_ = true;
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::vector<std::int64_t> numbers_, gathered_;
-  std::size_t there_ = 0;
-  std::int64_t round_ = 0;
-  bool failed_ = false;
-};
-
-void run_ranks(int ranks, Meeting& meeting, const std::function<void(int)>& body) {
-  std::vector<std::thread> threads;
-  for (int rank = 0; rank < ranks; ++rank) {
-    threads.emplace_back([&, rank] {
-      try {
-        body(rank);
-      } catch (const std::exception& error) {
-        ADD_FAILURE() << "rank " << rank << ": " << error.what();
-        meeting.fail();
-      }
-    });
-  }
-  for (std::thread& thread : threads) thread.join();
-}
-
 // Parts end in the middle of blocks, which two ranks or all of them share.
 std::vector<testing::TestArray> shared_arrays() {
   return testing::arrays_of({{"tiny", {1, 2, 3}},
@@ -303,7 +254,7 @@ TEST_P(SlotDiskTest, RanksShareAFile) {
   const DiskSetup shared = setup(shared_arrays());
   Meeting meeting(kRanks);
   Links links(shared.directory);
-  run_ranks(kRanks, meeting, [&](int number) {
+  testing::run_ranks(kRanks, meeting, [&](int number) {
     DiskSetup setup = shared;
     setup.rank = number;
     setup.gather = [&, number](std::int64_t mine) { return meeting.gather(number, mine); };
