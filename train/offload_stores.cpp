@@ -38,8 +38,8 @@ std::int64_t usual_window(const StateTable& table, int rank) {
 }  // namespace
 
 OffloadStores::OffloadStores(const OffloadSpec& spec, const Optimizer& optimizer,
-                             Communicator& comm, std::string identity)
-    : spec_(spec), optimizer_(optimizer), comm_(comm), identity_(std::move(identity)) {}
+                             Communicator& comm, OffloadedRun run)
+    : spec_(spec), optimizer_(optimizer), comm_(comm), run_(std::move(run)) {}
 
 SlotMaker OffloadStores::slot_maker(const StateTable& table, int rank) const {
   const bool sparse = varies(optimizer_, table.params());  // not everything is kept at once
@@ -83,11 +83,11 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
                          .makes = own || rank == 0,
                          .maker = {},
                          .gather = gather_of(comm_)},
-               .identity = identity_,
+               .identity = run_.identity,
                .slots = spec_.slots},
       .window_bytes = spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank),
       .least_window = least_window_bytes(table, optimizer_, rank),
-      .recovered = recovered_};
+      .recovered = run_.recovered};
   if (!arena.device().planning) options.disk.files.maker = slot_maker(table, rank);
   home_ = std::make_shared<OffloadHome>(arena, table, rank, options);
   return home_;
@@ -114,24 +114,35 @@ void OffloadStores::restore_weights() {
   weights_->restore();
 }
 
-const std::optional<CommitRecord>& OffloadStores::find_committed() {
+std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
+                                                 const std::string& identity, Communicator& comm) {
   std::vector<std::string> rejected;
-  std::vector<CommitRecord> found = read_commits(spec_.directory, comm_.rank(), rejected);
+  std::vector<CommitRecord> found = read_commits(spec.directory, comm.rank(), rejected);
   // What was changed in place is gone, and so is all before it.
   const bool torn = !found.empty() && found.front().torn;
-  const GatherNumbers gather = gather_of(comm_);
-  std::erase_if(found, [&](const CommitRecord& r) { return torn || r.identity != identity_; });
-  if (spec_.slots == 1 && found.size() > 1) found.resize(1);
-  const std::int64_t newest = found.empty() ? 0 : found.front().generation;
-  const std::vector<std::int64_t> all = gather(newest);
+  const GatherNumbers gather = gather_of(comm);
+  std::erase_if(found, [&](const CommitRecord& r) { return torn || r.identity != identity; });
+  if (spec.slots == 1 && found.size() > 1) found.resize(1);
+  // A rank that was killed later may be one state ahead of the others.
+  const std::vector<std::int64_t> all = gather(found.empty() ? 0 : found.front().generation);
   const std::int64_t common = *std::min_element(all.begin(), all.end());
   const auto mine = std::find_if(found.begin(), found.end(), [&](const CommitRecord& r) {
     return r.generation == common;
   });
   const std::vector<std::int64_t> have = gather(mine != found.end() ? 1 : 0);
-  recovered_.reset();
-  if (common > 0 && std::count(have.begin(), have.end(), 0) == 0) recovered_ = *mine;
-  return recovered_;
+  if (common == 0 || std::count(have.begin(), have.end(), 0) > 0) return std::nullopt;
+  return *mine;
+}
+
+void remove_offloaded_state(const std::filesystem::path& directory) noexcept {
+  std::error_code error;
+  for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
+    const std::string name = entry.path().filename().string();
+    const bool own = name.starts_with("state-") || name.starts_with("commit-") ||
+                     name.starts_with("layout-");
+    std::error_code ignored;
+    if (own) std::filesystem::remove(entry.path(), ignored);
+  }
 }
 
 }  // namespace thimble

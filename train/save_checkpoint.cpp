@@ -41,4 +41,13 @@ TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) 
   return state;
 }
 
+TrainState load_offloaded(TrainEngine& engine, OffloadStores& stores, const CommitRecord& record) {
+  const TrainState state = state_of_metadata(record.note, "the state on disk");
+  engine.keep_state_of(std::max<std::int64_t>(1, state.step));
+  stores.restore_weights();
+  stores.home()->set_note(record.note);
+  engine.refresh_weights(state.step);
+  return state;
+}
+
 }  // namespace thimble

@@ -8,6 +8,7 @@
 
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/save_state.h"
+#include "train/offload_stores.h"
 #include "train/train_engine.h"
 #include "train/train_state.h"
 
@@ -24,6 +25,10 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
 /// Loads this rank's rows of all state, whatever ranks and ZeRO stage wrote them; the compute
 /// weights are derived anew. Throws UserError for another model's checkpoint.
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
+
+/// Takes up the state on disk upon which the engine was made, as load_checkpoint() does a
+/// checkpoint.
+TrainState load_offloaded(TrainEngine& engine, OffloadStores& stores, const CommitRecord& record);
 
 /// Bytes of staging memory that saving and verifying use.
 inline constexpr std::int64_t kCheckpointScratchBytes = 2 * kCheckpointBlockBytes;
