@@ -79,7 +79,7 @@ struct EngineRank {
   EngineStores stores;
 };
 
-/// Called around the phases of a step: "forward", "backward", "norm", "update".
+/// Called around the phases of a step: "forward", "backward", "norm", "update", "commit".
 using PhaseHook = std::function<void(const char* phase, bool begin)>;
 
 class TrainEngine {
