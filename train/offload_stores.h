@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "checkpoint/adopt_file.h"
 #include "offload/offload_home.h"
 #include "offload/persisted_weights.h"
 #include "parallel/communicator.h"
@@ -38,11 +39,19 @@ class OffloadStores {
   EngineStores stores();
   /// After the engine was made upon a committed state: reads the weights.
   void restore_weights();
+  /// Makes the committed state a checkpoint, which then shares its file; all ranks together. None:
+  /// it has to be copied (not everything is kept at this step, ranks have files of their own, or
+  /// the directory is on another file system). Throws CheckpointNotSaved on all ranks if the disk
+  /// refuses.
+  std::optional<std::filesystem::path> lend_checkpoint(std::int64_t state_step,
+                                                       const CheckpointTarget& target);
   /// The engine's; null before it was made.
   OffloadHome* home() { return home_.get(); }
 
  private:
   SlotMaker slot_maker(const StateTable& table, int rank) const;
+  bool can_lend(std::int64_t state_step, const CheckpointTarget& target) const;
+  std::vector<WrittenRun> runs_of_all_ranks(int file) const;
   std::shared_ptr<OffloadHome> make_home(Arena& arena, const StateTable& table, int rank);
 
   OffloadSpec spec_;
@@ -51,6 +60,7 @@ class OffloadStores {
   OffloadedRun run_;
   std::shared_ptr<OffloadHome> home_;
   PersistedWeights* weights_ = nullptr;  // the engine's
+  bool one_file_has_all_ = false;        // of one rank at least
 };
 
 }  // namespace thimble
