@@ -1,6 +1,7 @@
 #include "offload/offloaded_state.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/ops/ops.h"
 
@@ -183,6 +184,19 @@ Tensor OffloadedState::lend(const Buffer& buffer) {
                                      "state from the disk");
   if (buffer.use.access != StateAccess::kOverwrite) ops::from_host(there, here.raw());
   return there;
+}
+
+std::int64_t OffloadedState::row_multiple(ParamId id) const {
+  std::int64_t multiple = 1;
+  for (const StateEntry& entry : home_.table().of(id)) {
+    if (!OffloadHome::is_on_disk(entry) || entry.slot.shared()) continue;
+    // So many rows have so many bytes.
+    const std::int64_t bytes = entry.slot.values * dtype_size(entry.slot.dtype);
+    const std::int64_t rows =
+        entry.slot.rows * (SlotDisk::kBlock / std::gcd(bytes, SlotDisk::kBlock));
+    multiple = std::lcm(multiple, rows);
+  }
+  return multiple;
 }
 
 StateLease OffloadedState::lease_planned(const StateUse& use) {

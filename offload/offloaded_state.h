@@ -30,6 +30,8 @@ class OffloadedState final : public StateStore {
   /// A fourth of the window: one part is worked on, one comes, one goes, and the ring's ends fit
   /// together.
   std::int64_t window_bytes() const override { return home_.window_bytes() / 4; }
+  /// So that leases are whole blocks of the disk.
+  std::int64_t row_multiple(ParamId id) const override;
 
  private:
   enum class Phase : std::uint8_t { kComing, kLeased, kGoing };

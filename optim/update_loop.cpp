@@ -1,6 +1,7 @@
 #include "optim/update_loop.h"
 
 #include <algorithm>
+#include <numeric>
 
 #include "core/ops/ops.h"
 #include "optim/host_mirror.h"
@@ -31,7 +32,10 @@ void UpdateLoop::add_parts(std::vector<Running>& group, const UpdateItem& item,
     for (const StateEntry& entry : entries) {
       if (parts_.table.kept(entry, step)) bytes += entry.range(item.slice).size;
     }
-    most = rows_within(window, most, bytes, entries.front().rows.granule);
+    const std::int64_t granule = entries.front().rows.granule;
+    const std::int64_t best = std::lcm(granule, parts_.state.row_multiple(item.id));
+    const bool room = rows_within(window, most, bytes, granule) >= best;
+    most = rows_within(window, most, bytes, room ? best : granule);
   }
   std::int64_t row = item.slice.begin;
   do {

@@ -82,6 +82,19 @@ bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) 
   return try_micro(ceil_div(sequences, good));
 }
 
+// What the second step, which is like those after it, reads and writes.
+DiskTraffic disk_of_a_step(PlannedEngine& planned, const TrainSpec& spec, const BatchPlan& batch) {
+  TrainEngine& engine = planned.assembled.engine;
+  const std::vector<Batch> batches(
+      static_cast<std::size_t>(std::min<std::int64_t>(batch.accumulation_steps, 2)),
+      planned_batch(batch.micro_batch, spec.engine.seq_len));
+  engine.step(batches, 1, 0);
+  const DiskTraffic before = planned.assembled.offload->home()->traffic();
+  engine.step(batches, 2, 0);
+  const DiskTraffic after = planned.assembled.offload->home()->traffic();
+  return {.read = after.read - before.read, .written = after.written - before.written};
+}
+
 bool has_int8(const TrainSpec& spec) {
   Transformer model(spec.model);
   freeze_parameters(spec.freeze, model);
@@ -99,15 +112,26 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   TrainSpec tried = spec;
   const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
   const int last_stage = has_int8(spec) ? 2 : 3;
-  while (!plan_stage(tried, place, plan)) {
-    if (!any_stage || tried.engine.zero_stage == last_stage) {
-      plan.fits = false;
-      break;
-    }
+  plan.fits = false;
+  while (!(plan.fits = plan_stage(tried, place, plan))) {
+    if (!any_stage || tried.engine.zero_stage == last_stage) break;
     ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
   }
+  if (!plan.fits && spec.any_offload) {  // slower than any stage
+    TrainSpec on_disk = tried;
+    on_disk.offload.state = true;
+    TrainPlan least = plan;
+    least.fits = plan_stage(on_disk, place, least);
+    // What state moves through may take more than a small model's state.
+    if (least.fits || least.memory.extent_bytes < plan.memory.extent_bytes) {
+      plan = least;
+      tried = on_disk;
+    }
+  }
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
-  const PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
+  plan.offload = tried.offload.state;
+  PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
+  if (plan.offload) plan.disk = disk_of_a_step(planned, tried, plan.batch);
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
   plan.groups = planned.assembled.optimizer.summary();
   if (place.ranks > 1)
@@ -119,6 +143,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.ranks_on_gpu = place.on_gpu;
   spec.engine.accumulates = plan.batch.accumulation_steps > 1;
   spec.engine.zero_stage = plan.zero_stage;
+  spec.offload.state = plan.offload;
   return spec;
 }
 

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "offload/slot_disk.h"
 #include "plan/memory_plan.h"
 
 namespace thimble {
@@ -20,6 +21,8 @@ struct Budget {
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
+  bool offload = false;   // state is on disk
+  DiskTraffic disk;       // of this rank in one step
   StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much

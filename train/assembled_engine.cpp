@@ -70,9 +70,14 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
                                     [](const std::string& note) { spdlog::info("{}", note); });
 }
 
-AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm)
+AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm,
+                                 OffloadedRun run)
     : model(spec.model),
       optimizer(make_optimizer(spec.optimizer, frozen_parameters(spec, model))),
-      engine(in_load_phase(arena), model, optimizer, spec.engine, comm) {}
+      offload(spec.offload.state ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm,
+                                                                   std::move(run))
+                                 : nullptr),
+      engine(in_load_phase(arena), model, optimizer, spec.engine,
+             {comm, offload ? offload->stores() : EngineStores{}}) {}
 
 }  // namespace thimble

@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "models/transformer.h"
+#include "train/offload_stores.h"
 #include "train/train_spec.h"
 
 namespace thimble {
@@ -27,10 +28,12 @@ struct AssembledEngine {
   /// Everything of one rank, in the arena's phase "load"; no weights are read yet. arena and comm
   /// must outlive it; all ranks make theirs together. Throws UserError for settings that do not go
   /// together.
-  AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm);
+  /// `run`: of a state on disk (spec.offload).
+  AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm, OffloadedRun run = {});
 
   Transformer model;
   OptimizerGroups optimizer;
+  std::unique_ptr<OffloadStores> offload;  // null: all state is in memory
   TrainEngine engine;
 };
 

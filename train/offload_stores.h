@@ -6,50 +6,61 @@
 #include <optional>
 #include <string>
 
+#include "checkpoint/adopt_file.h"
 #include "offload/offload_home.h"
 #include "offload/persisted_weights.h"
 #include "parallel/communicator.h"
+#include "train/offload_spec.h"
 #include "train/train_engine.h"
 
 namespace thimble {
 
-struct OffloadSpec {
-  bool state = false;               // masters and the optimizer's state are on disk
-  std::filesystem::path directory;  // of this run alone; there
-  std::int64_t window_bytes = 0;    // of memory that they move through; 0: 128 MiB, less for small models
-  int slots = 2;                    // 1: changed in place
-  bool files_of_ranks = false;      // every rank has files of its own, as its disk is not shared
+/// The newest state that all ranks have committed whole in the directory; all ranks together.
+/// None: there is none, it is another run's, or a crash has left it half changed in place.
+std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
+                                                 const std::string& identity, Communicator& comm);
+
+/// Removes what an earlier state left in the directory.
+void remove_offloaded_state(const std::filesystem::path& directory) noexcept;
+
+/// Which run an offloaded state belongs to, and what it goes on from.
+struct OffloadedRun {
+  std::string identity;                   // of the run, the same on all ranks
+  std::optional<CommitRecord> recovered;  // what is on disk; none: the state begins anew
 };
 
 class OffloadStores {
  public:
-  /// comm must outlive the engine that is given stores(). `identity`: of the run, the same on all
-  /// ranks.
+  /// All that is given by reference must outlive the engine that is given stores().
   OffloadStores(const OffloadSpec& spec, const Optimizer& optimizer, Communicator& comm,
-                std::string identity);
-
-  /// The newest state that all ranks have committed whole in the directory; all ranks together.
-  /// None: there is none, or it is another run's. With it the engine begins where that state is.
-  const std::optional<CommitRecord>& find_committed();
+                OffloadedRun run = {});
 
   /// What the engine keeps its state in; for one engine.
   EngineStores stores();
   /// After the engine was made upon a committed state: reads the weights.
   void restore_weights();
+  /// Makes the committed state a checkpoint, which then shares its file; all ranks together. None:
+  /// it has to be copied (not everything is kept at this step, ranks have files of their own, or
+  /// the directory is on another file system). Throws CheckpointNotSaved on all ranks if the disk
+  /// refuses.
+  std::optional<std::filesystem::path> lend_checkpoint(std::int64_t state_step,
+                                                       const CheckpointTarget& target);
   /// The engine's; null before it was made.
   OffloadHome* home() { return home_.get(); }
 
  private:
   SlotMaker slot_maker(const StateTable& table, int rank) const;
+  bool can_lend(std::int64_t state_step, const CheckpointTarget& target) const;
+  std::vector<WrittenRun> runs_of_all_ranks(int file) const;
   std::shared_ptr<OffloadHome> make_home(Arena& arena, const StateTable& table, int rank);
 
   OffloadSpec spec_;
   const Optimizer& optimizer_;
   Communicator& comm_;
-  std::string identity_;
-  std::optional<CommitRecord> recovered_;
+  OffloadedRun run_;
   std::shared_ptr<OffloadHome> home_;
   PersistedWeights* weights_ = nullptr;  // the engine's
+  bool one_file_has_all_ = false;        // of one rank at least
 };
 
 }  // namespace thimble

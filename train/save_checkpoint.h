@@ -8,6 +8,7 @@
 
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/save_state.h"
+#include "train/offload_stores.h"
 #include "train/train_engine.h"
 #include "train/train_state.h"
 
@@ -16,14 +17,20 @@ namespace thimble {
 /// Writes ckpt-<step> with every entry of the engine's table that is saved, every rank its own
 /// rows; all ranks call it together. Staging memory comes from the engine's arena (tag io). On a
 /// planning arena it only reserves that memory. Throws CheckpointNotSaved on all ranks if the disk
-/// refuses on one; earlier checkpoints are then untouched.
+/// refuses on one; earlier checkpoints are then untouched. A state on disk (`offload`: the engine's
+/// stores) becomes the checkpoint where it lies, if it can, without being copied.
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
-                                      const TrainState& state, const CheckpointIdentity& identity);
+                                      const TrainState& state, const CheckpointIdentity& identity,
+                                      OffloadStores* offload = nullptr);
 
 /// Loads this rank's rows of all state, whatever ranks and ZeRO stage wrote them; the compute
 /// weights are derived anew. Throws UserError for another model's checkpoint.
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
+
+/// Takes up the state on disk upon which the engine was made, as load_checkpoint() does a
+/// checkpoint.
+TrainState load_offloaded(TrainEngine& engine, OffloadStores& stores, const CommitRecord& record);
 
 /// Bytes of staging memory that saving and verifying use.
 inline constexpr std::int64_t kCheckpointScratchBytes = 2 * kCheckpointBlockBytes;

@@ -300,7 +300,10 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
   begin_step(step);
   const StepResult result =
       fused_ ? fused_step(micro_batches, step, lr) : plain_step(micro_batches, step, lr);
+  if (commit_hook_) commit_hook_(result);
+  phase("commit", true);
   state_.commit(step);
+  phase("commit", false);
   return result;
 }
 

@@ -79,7 +79,7 @@ struct EngineRank {
   EngineStores stores;
 };
 
-/// Called around the phases of a step: "forward", "backward", "norm", "update".
+/// Called around the phases of a step: "forward", "backward", "norm", "update", "commit".
 using PhaseHook = std::function<void(const char* phase, bool begin)>;
 
 class TrainEngine {
@@ -137,6 +137,10 @@ class TrainEngine {
     return options_.dtype == DType::kF32 ? MasterFormat::kNone : options_.master;
   }
   void set_phase_hook(PhaseHook hook) { hook_ = std::move(hook); }
+  /// Called at the end of every step, before its state is committed.
+  void set_commit_hook(std::function<void(const StepResult&)> hook) {
+    commit_hook_ = std::move(hook);
+  }
   /// Micro-batches so far that were replayed as CUDA graphs.
   std::int64_t replayed_micro_batches() const {
     return graph_caches_[0].replays() + graph_caches_[1].replays();
@@ -195,6 +199,7 @@ class TrainEngine {
   std::vector<Tensor> tables_;              // what the model reads besides weights
   std::array<GraphCache, 2> graph_caches_;  // one for each place of a BatchFeed
   PhaseHook hook_;
+  std::function<void(const StepResult&)> commit_hook_;
 };
 
 }  // namespace thimble

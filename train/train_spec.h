@@ -12,6 +12,7 @@
 #include "data/data_spec.h"
 #include "models/model_config.h"
 #include "optim/groups.h"
+#include "train/offload_spec.h"
 #include "train/train_engine.h"
 
 namespace thimble {
@@ -32,10 +33,12 @@ struct TrainSpec {
   std::vector<std::string> freeze;       // regular expressions of whole names that are not trained
   OptimizerSpec optimizer;
   EngineOptions engine;  // accumulates, zero_stage and ranks_on_gpu are settled by the plan
+  OffloadSpec offload;
   DataSpec data;
   std::int64_t sequences_per_step = 0;      // of all ranks
   std::optional<std::int64_t> micro_batch;  // sequences per micro-batch and rank; none: planned
   bool any_zero_stage = false;              // the plan may raise engine.zero_stage
+  bool any_offload = false;                 // the plan may set offload.state
   std::vector<std::int64_t> sample_prompt_tokens;  // lengths of the prompts decoded at evaluations
 };
 

@@ -9,11 +9,11 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-Json parse_metadata(const CheckpointReader& reader) {
-  const Json json = Json::parse(reader.metadata(), nullptr, false);
+Json parse_metadata(const std::string& metadata, const std::string& where) {
+  const Json json = Json::parse(metadata, nullptr, false);
   if (json.is_discarded() || !json.is_object() || !json.contains("state") ||
       !json.contains("model_config")) {
-    throw_user("{}: its metadata is not that of a training run", reader.path().string());
+    throw_user("{}: its metadata is not that of a training run", where);
   }
   return json;
 }
@@ -37,7 +37,11 @@ std::string checkpoint_metadata(const TrainState& state, const CheckpointIdentit
 }
 
 TrainState checkpoint_state(const CheckpointReader& reader) {
-  const Json json = parse_metadata(reader);
+  return state_of_metadata(reader.metadata(), reader.path().string());
+}
+
+TrainState state_of_metadata(const std::string& metadata, const std::string& where) {
+  const Json json = parse_metadata(metadata, where);
   try {
     const Json& s = json.at("state");
     return {.step = s.at("step"),
@@ -49,12 +53,12 @@ TrainState checkpoint_state(const CheckpointReader& reader) {
             .evals_without_gain = s.at("evals_without_gain"),
             .last_grad_norm = s.value("last_grad_norm", 0.0)};
   } catch (const nlohmann::json::exception& e) {
-    throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
+    throw_user("{}: its metadata is incomplete: {}", where, e.what());
   }
 }
 
 CheckpointIdentity checkpoint_identity(const CheckpointReader& reader) {
-  const Json json = parse_metadata(reader);
+  const Json json = parse_metadata(reader.metadata(), reader.path().string());
   try {
     return {.model_config = json.at("model_config"),
             .tokenizer = json.at("tokenizer"),

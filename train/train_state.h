@@ -30,6 +30,9 @@ struct CheckpointIdentity {
 /// JSON; the state and the identity come back from it.
 std::string checkpoint_metadata(const TrainState& state, const CheckpointIdentity& identity);
 
+/// The state in such a text, which `where` names in messages. Throws UserError.
+TrainState state_of_metadata(const std::string& metadata, const std::string& where);
+
 /// Throw UserError if the metadata is not what checkpoint_metadata() wrote.
 TrainState checkpoint_state(const CheckpointReader& reader);
 CheckpointIdentity checkpoint_identity(const CheckpointReader& reader);

@@ -3,6 +3,7 @@
 // time, so that what is leased may be larger than memory as long as no single lease is.
 #pragma once
 
+#include <numeric>
 #include <span>
 #include <utility>
 #include <vector>
@@ -61,6 +62,8 @@ class StateResidency {
   virtual void commit(std::int64_t step) = 0;
   /// Bytes of state that should be leased at once where rows can be cut; 0: any number.
   virtual std::int64_t window_bytes() const { return 0; }
+  /// Of a parameter, leases of some rows best begin at multiples of this.
+  virtual std::int64_t row_multiple(ParamId) const { return 1; }
 };
 
 /// A residency of its own accord: entries begin and end.
@@ -94,6 +97,9 @@ class JoinedState final : public StateResidency {
   }
   void commit(std::int64_t step) override;
   std::int64_t window_bytes() const override;
+  std::int64_t row_multiple(ParamId id) const override {
+    return std::lcm(weights_.row_multiple(id), others_.row_multiple(id));
+  }
 
  private:
   StateResidency& home_of(StateId id) const {

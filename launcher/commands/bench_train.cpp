@@ -8,11 +8,12 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/base/random.h"
 #include "core/base/threads.h"
 #include "core/device/gpu.h"
 #include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
+#include "launcher/commands/bench_batch.h"
+#include "launcher/commands/bench_offload.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/version.h"
@@ -42,6 +43,8 @@ struct TrainBench {
   bool fused = false;
   bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
+  std::string offload;  // directory of the state on disk; empty: it is in memory
+  int slots = 2;
   bool json = false, profile = false;
 };
 
@@ -53,28 +56,6 @@ Recompute recompute_of(const std::string& name) {
   return name == "full"        ? Recompute::kFull
          : name == "selective" ? Recompute::kSelective
                                : Recompute::kNone;
-}
-
-// Random tokens of a fixed seed: the work does not depend on the text.
-Batch random_batch(const ModelConfig& config, std::int64_t rows, std::int64_t seq,
-                   std::int64_t index) {
-  const CounterRandom random(0, RandomPurpose::kSampling, 1, static_cast<std::uint64_t>(index));
-  Batch b{.sequences = rows, .seq_len = seq};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t t = 0; t < seq; ++t) {
-      const auto token = [&](std::int64_t at) {
-        return static_cast<std::int32_t>(
-            random.u32(static_cast<std::uint64_t>(r * (seq + 1) + at)) %
-            static_cast<std::uint32_t>(config.vocab_size));
-      };
-      b.tokens.push_back(token(t));
-      b.targets.push_back(token(t + 1));
-      b.weights.push_back(1.0f);
-      b.segment_start.push_back(0);
-      b.positions.push_back(static_cast<std::int32_t>(t));
-    }
-  }
-  return b;
 }
 
 double median(std::vector<double> values) {
@@ -123,6 +104,7 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
+  spec.offload = {.state = !b.offload.empty(), .directory = {}, .slots = b.slots};
   return spec;
 }
 
@@ -196,12 +178,15 @@ struct Timing {
 
 // Runs and times the steps; the counted ones are observed by `profile` if asked for.
 Timing run_steps(const TrainBench& b, AssembledEngine& assembled, Communicator& comm,
-                 OpProfile& profile) {
+                 OpProfile& profile, UpdateMeter& update) {
   Timing timing;
   std::optional<ObserverScope> observe;
   for (std::int64_t step = 0; step < b.steps; ++step) {
     const std::vector<Batch> batches = step_batches(b, assembled.model.config(), step, comm);
-    if (step == b.warmup) timing.before = comm.traffic();
+    if (step == b.warmup) {
+      timing.before = comm.traffic();
+      update.begin();
+    }
     if (step == b.warmup && (b.profile || !b.trace.empty())) observe.emplace(profile);
     const std::int64_t start = steady_now_ns();
     const StepResult r = assembled.engine.step(batches, step + 1, kLearningRate);
@@ -308,10 +293,14 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   reset_resident_peak();
   const std::unique_ptr<Arena> arena =
       Arena::make(spec.device, planned.extent_bytes, planned.host_bytes);
-  AssembledEngine assembled(spec, *arena, comm);
+  const BenchDirectory directory(b.offload, comm);
+  TrainSpec placed = spec;
+  placed.offload.directory = directory.path();
+  AssembledEngine assembled(placed, *arena, comm);
+  UpdateMeter update(assembled);
   load(assembled);
   OpProfile profile(b.trace);
-  const Timing timing = run_steps(b, assembled, comm, profile);
+  const Timing timing = run_steps(b, assembled, comm, profile, update);
   const MemoryReport measured = memory_report(*arena);
   const auto peak = gpu ? datasheet_bf16_flops(gpu->name) : cpu_peak_flops(spec.engine.dtype);
   nlohmann::ordered_json result = peer_result(b, spec.model, gpu, timing);
@@ -320,6 +309,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   add_speed(result, b, timing, roofline.seconds_per_micro_batch(),
             peak ? std::optional(*peak * comm.size()) : std::nullopt);
   add_memory(result, planned, measured);
+  for (const auto& [name, value] : update.results(timing.counted_s.size())) result[name] = value;
   add_communication(result, timing, comm.size(), assembled.engine.parallel().stage());
   if (comm.rank() == 0) print_result(b, result, planned, measured, b.profile ? &profile : nullptr);
 }
@@ -361,6 +351,11 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->check(CLI::IsMember({"none", "selective", "full"}));
   train->add_option("--threads", options->threads,
                     "Threads of a rank (default: its share of the cores)");
+  train->add_option("--offload", options->offload,
+                    "Keep masters and optimizer state on disk, in this directory")
+      ->check(CLI::ExistingDirectory);
+  train->add_option("--slots", options->slots, "Copies of the state on disk: 2, or 1 in place")
+      ->check(CLI::Range(1, 2));
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
       ->check(CLI::Range(0, 3));
   train->add_option("--comm-dtype", options->comm_dtype, "Under mpirun: gradients between ranks")

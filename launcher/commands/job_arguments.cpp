@@ -76,11 +76,18 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
   const std::int64_t overhead = overhead_bytes(spec.device);
+  const std::string offload =
+      !plan.offload ? ""
+                    : fmt::format(
+                          "\noffload: masters and optimizer state on disk, {} copies of {}; every "
+                          "step reads {} and writes {} per rank",
+                          spec.offload.slots, format_bytes(plan.checkpoint_bytes),
+                          format_bytes(plan.disk.read), format_bytes(plan.disk.written));
   const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
       "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
       "{} {}), budget "
-      "{} ({}){}\ndisk: {} per checkpoint, {} for the exported model",
+      "{} ({}){}{}\ndisk: {} per checkpoint, {} for the exported model",
       static_cast<double>(spec.model.num_parameters()) / 1e6, weights_text(spec.engine),
       optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
@@ -88,7 +95,7 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
       gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
           : "",
-      format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(spec)));
+      offload, format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(spec)));
 }
 
 }  // namespace thimble

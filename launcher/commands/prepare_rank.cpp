@@ -128,6 +128,11 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   };
   follow("the micro-batch", job.training.micro_batch_size.value);
   follow("the stage", job.parallelism.zero_stage.value);
+  const auto place = [&] { return static_cast<std::int64_t>(job.offload.state.value.value()); };
+  const std::int64_t decided =
+      from_leader(comm, "where state is", job.offload.state.is_auto() ? -1 : place());
+  job.offload.state.value.reset();
+  if (decided >= 0) job.offload.state.value = static_cast<job::StatePlace>(decided);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -187,7 +192,7 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul;
+  bool micro_batch, zero_stage, matmul, offload;
 };
 
 // Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
@@ -195,12 +200,13 @@ struct OpenValues {
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage) {
+  if (open.micro_batch || open.zero_stage || open.offload) {
     p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
+      if (open.offload) job.offload.state.value.reset();
       read_spec(p, threads);
     }
   }
@@ -210,6 +216,9 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
   if (comm.size() > 1)
     job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
+  job.offload.state.value = from_leader(comm, "where state is", p.plan.offload ? 1 : 0) == 1
+                                ? job::StatePlace::kSsd
+                                : job::StatePlace::kMemory;
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
@@ -225,7 +234,8 @@ Prepared prepare_rank(const RankSetting& rank) {
   check_same_job(comm, p.job);
   const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
                         .zero_stage = !p.job.parallelism.zero_stage.value,
-                        .matmul = !p.job.training.matmul.value};
+                        .matmul = !p.job.training.matmul.value,
+                        .offload = p.job.offload.state.is_auto()};
   open_run(rank, p);
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);

@@ -12,6 +12,7 @@
 #include "core/io/file.h"
 #include "launcher/commands/choose_checkpoint.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/offload_place.h"
 #include "launcher/commands/prepare_rank.h"
 #include "launcher/commands/version.h"
 #include "launcher/job/write_job.h"
@@ -60,10 +61,18 @@ void check_trace(const std::string& trace) {
 }
 
 // Loads weights: from a checkpoint, from another run (weights only), or from the job's own source.
-TrainState load_weights_of(TrainEngine& engine, const TrainArguments& arguments,
+TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arguments,
                            const TrainSpec& spec,
-                           const std::optional<CheckpointReader>& checkpoint) {
+                           const std::optional<CheckpointReader>& checkpoint,
+                           const OffloadPlace& offload) {
+  TrainEngine& engine = assembled.engine;
   const PhaseScope phase(engine.arena(), "load");
+  if (offload.is_recovered()) {
+    const CommitRecord& record = *offload.run().recovered;
+    if (engine.comm().rank() == 0)
+      spdlog::info("resuming from the state of step {} on disk", record.step);
+    return load_offloaded(engine, *assembled.offload, record);
+  }
   if (checkpoint) {
     if (engine.comm().rank() == 0) spdlog::info("resuming from {}", checkpoint->path().string());
     return load_checkpoint(engine, *checkpoint);
@@ -122,8 +131,10 @@ void record_start(const RankSetting& rank, const Prepared& p, const std::string&
       probe_machine());
 }
 
-// resumed_step: none for a run from its beginning.
-std::optional<RunLog> open_log(const Prepared& p, std::optional<std::int64_t> resumed_step) {
+// On rank 0. resumed_step: none for a run from its beginning.
+std::optional<RunLog> open_log(bool leads, const Prepared& p,
+                               std::optional<std::int64_t> resumed_step) {
+  if (!leads) return std::nullopt;
   return std::optional<RunLog>(
       std::in_place, p.run,
       RunLog::Options{.resumed_step = resumed_step, .tensorboard = p.job.logging.tensorboard});
@@ -175,22 +186,23 @@ int train_rank(const RankSetting& rank) {
   const std::optional<CheckpointReader> checkpoint =
       agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
   if (checkpoint && is_done(comm, p, checkpoint_state(*checkpoint))) return 0;
+  OffloadPlace offload(rank, p, checkpoint);
   const std::string resolved = job::resolved_job_text(p.job);
   if (leads) record_start(rank, p, resolved, checkpoint);
   const double roofline_s = roofline_seconds(p.spec, p.plan.batch);
-
   const std::unique_ptr<Arena> arena =
       Arena::make(p.spec.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
   rank.monitor.phase("load");
-  AssembledEngine assembled(p.spec, *arena, comm);
+  AssembledEngine assembled(p.spec, *arena, comm, offload.run());
   TrainEngine& engine = assembled.engine;
   // From here on transfers between ranks may be under way when an error strikes.
   const TrainState state = abort_on_error(
-      engine.comm(), [&] { return load_weights_of(engine, arguments, p.spec, checkpoint); });
-  std::optional<RunLog> log;
-  if (leads) log = open_log(p, checkpoint ? std::optional(state.step) : std::nullopt);
+      engine.comm(), [&] { return load_weights_of(assembled, arguments, p.spec, checkpoint, offload); });
+  std::optional<RunLog> log = open_log(
+      leads, p, checkpoint || offload.is_recovered() ? std::optional(state.step) : std::nullopt);
   if (leads && arguments.resume_from) move_later_checkpoints_aside(p.run, *arguments.resume_from);
   begin_training(rank, p, engine);
+  offload.keep();
   Trainer trainer(
       {.job = p.job,
        .spec = p.spec,
@@ -201,6 +213,9 @@ int train_rank(const RankSetting& rank) {
        .engine = engine,
        .model = assembled.model,
        .files = *files,
+       .offload = assembled.offload.get(),
+       .saved_step = checkpoint ? checkpoint->step() : -1,
+       .is_recovered = offload.is_recovered(),
        .log = log ? &*log : nullptr,
        .console = rank.session.console,
        .total_steps = p.steps,
@@ -214,7 +229,9 @@ int train_rank(const RankSetting& rank) {
        .same_command = same_command(arguments),
        .quiet = rank.session.quiet},
       state);
-  return run_trainer(trainer, engine.comm());
+  const int code = run_trainer(trainer, engine.comm());
+  offload.remove(comm);
+  return code;
 }
 
 }  // namespace thimble

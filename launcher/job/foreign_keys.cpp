@@ -169,15 +169,12 @@ constexpr std::array kAdvice{
     Entry{"save_strategy", "write save_steps in [checkpoint]"},
     Entry{"logging_strategy", "write logging_steps in [logging]"},
     Entry{"activation_checkpointing", "write recompute = \"full\" in [memory]"},
-    Entry{"offload_optimizer",
-          "offloading is not supported; memory of the ranks is shared by zero_stage in "
-          "[parallelism]"},
+    Entry{"offload_optimizer", "write state = \"ssd\" in [offload]"},
+    Entry{"nvme_path", "write path in [offload]"},
     Entry{"offload_param",
-          "offloading is not supported; memory of the ranks is shared by zero_stage in "
-          "[parallelism]"},
-    Entry{"cpu_offload",
-          "offloading is not supported; memory of the ranks is shared by zero_stage in "
-          "[parallelism]"},
+          "weights stay in memory, shared by zero_stage = 3 in [parallelism]; their optimizer's "
+          "state goes to disk by state = \"ssd\" in [offload]"},
+    Entry{"cpu_offload", "write state = \"ssd\" in [offload]"},
     Entry{"tensor_parallel_size",
           "tensor parallelism is not supported; use zero_stage in [parallelism]"},
     Entry{"tensor_parallel_degree",

@@ -14,6 +14,7 @@
 #include "launcher/job/tables/lr_scheduler.h"
 #include "launcher/job/tables/memory.h"
 #include "launcher/job/tables/model.h"
+#include "launcher/job/tables/offload.h"
 #include "launcher/job/tables/optimizer.h"
 #include "launcher/job/tables/parallelism.h"
 #include "launcher/job/tables/training.h"
@@ -37,6 +38,7 @@ struct JobConfig {
   OptimizerConfig optimizer;
   LrSchedulerConfig lr_scheduler;
   MemoryConfig memory;
+  OffloadConfig offload;
   ParallelismConfig parallelism;
   CheckpointConfig checkpoint;
   ExportConfig export_;  // [export]
@@ -61,6 +63,9 @@ inline void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
   visit({.name = "memory",
          .doc = "The memory budget and activation checkpointing",
          .value = table(job.memory)});
+  visit({.name = "offload",
+         .doc = "What lies on disk while it is not needed",
+         .value = table(job.offload)});
   visit({.name = "parallelism",
          .doc = "How ranks share the work (data parallelism, ZeRO); `launch`, mpirun or srun sets "
                 "their number",

@@ -17,7 +17,7 @@ namespace thimble {
 namespace {
 
 constexpr std::array kPhases{"prepare", "load", "forward", "backward", "reduce", "norm",
-                             "update",  "save", "eval",    "sample",   "export"};
+                             "update",  "commit", "save", "eval",    "sample",   "export"};
 
 double number(const std::string& part, const std::string& text) {
   char* end = nullptr;

@@ -171,6 +171,14 @@ EngineOptions engine_options(const job::JobConfig& job) {
           .graphs = job.training.cuda_graphs};
 }
 
+OffloadSpec offload_spec(const job::JobConfig& job) {
+  const job::OffloadConfig& o = job.offload;
+  return {.state = o.state.value == job::StatePlace::kSsd,
+          .directory = {},
+          .window_bytes = o.window.value ? o.window.value->bytes : 0,
+          .slots = static_cast<int>(o.slots)};
+}
+
 }  // namespace
 
 TrainSpec make_spec(const job::JobConfig& job) {
@@ -198,6 +206,8 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.sequences_per_step = sequences_per_step(job);
   spec.micro_batch = job.training.micro_batch_size.value;
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
+  spec.offload = offload_spec(job);
+  spec.any_offload = job.offload.state.is_auto();
   return spec;
 }
 

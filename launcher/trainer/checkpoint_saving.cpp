@@ -26,15 +26,20 @@ void note_saved(const RunState& run, const std::filesystem::path& path) {
   }
 }
 
+void save_if_due(RunState& run) {
+  const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
+  if (run.due(run.parts.job.checkpoint.save_steps) || run.is_last() || best) save_step(run);
+}
+
 }  // namespace
 
 void CheckpointSaving::begin(RunState& run) {
-  run.last_saved = run.train.step > 0 ? run.train.step : -1;
+  run.last_saved = run.parts.saved_step;
+  if (run.parts.is_recovered) save_if_due(run);
 }
 
 void CheckpointSaving::after_step(RunState& run, const StepReport&) {
-  const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
-  if (run.due(run.parts.job.checkpoint.save_steps) || run.is_last() || best) save_step(run);
+  save_if_due(run);
 }
 
 void CheckpointSaving::after_last_step(RunState& run) {
@@ -54,7 +59,8 @@ void save_step(RunState& run) {
   try {
     const auto path =
         save_checkpoint(parts.engine, parts.files, parts.run / "checkpoints", run.train,
-                        {parts.model_config, parts.spec.tokenizer.string(), parts.resolved_job});
+                        {parts.model_config, parts.spec.tokenizer.string(), parts.resolved_job},
+                        parts.offload);
     run.last_saved = run.train.step;
     run.longest_save_s =
         std::max(run.longest_save_s, static_cast<double>(steady_now_ns() - start) * 1e-9);

@@ -87,7 +87,8 @@ bool evaluation_due(const RunState& run) {
 }
 
 void Evaluation::begin(RunState& run) {
-  if (run.train.step == 0) evaluate(run);
+  // A state on disk is older than the evaluation after its step.
+  if (run.train.step == 0 || (run.parts.is_recovered && evaluation_due(run))) evaluate(run);
 }
 
 void Evaluation::after_step(RunState& run, const StepReport&) {

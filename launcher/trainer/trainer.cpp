@@ -14,6 +14,7 @@
 #include "launcher/trainer/step_records.h"
 #include "launcher/trainer/stop_request.h"
 #include "launcher/trainer/tracing.h"
+#include "train/offload_stores.h"
 
 namespace thimble {
 
@@ -23,6 +24,14 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
       batches_(run_.parts) {
   run_.parts.engine.set_last_grad_norm(state.last_grad_norm);
   run_.stop_early = is_stopped_early(run_.parts.job, state);
+  if (OffloadStores* offload = run_.parts.offload) {
+    // So that an interrupted run knows where the state on disk stands.
+    run_.parts.engine.set_commit_hook([this, offload](const StepResult& result) {
+      offload->home()->set_note(checkpoint_metadata(
+          after_step(result), {run_.parts.model_config, run_.parts.spec.tokenizer.string(),
+                               run_.parts.resolved_job}));
+    });
+  }
   // The order of the list is the order of what happens at each boundary of a step.
   auto& non_finite = add<NonFiniteSteps>();
   auto& records = add<StepRecords>(run_);
@@ -35,7 +44,19 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
   add<ModelExport>();
 }
 
-// The engine's step, its time, and what it adds to the state of the run.
+// What a step adds to the state of the run.
+TrainState Trainer::after_step(const StepResult& result) const {
+  const TrainerParts& parts = run_.parts;
+  TrainState train = run_.train;
+  ++train.step;
+  train.tokens_seen += parts.plan.batch.sequences * parts.spec.engine.seq_len;
+  train.trained_tokens += result.trained_tokens;
+  train.skipped_steps += result.skipped ? 1 : 0;
+  train.last_grad_norm = parts.engine.last_grad_norm();
+  return train;
+}
+
+// The engine's step and its time.
 StepReport Trainer::make_step(const std::vector<Batch>& micro_batches) {
   TrainerParts& parts = run_.parts;
   TrainState& train = run_.train;
@@ -45,11 +66,7 @@ StepReport Trainer::make_step(const std::vector<Batch>& micro_batches) {
   StepResult result = parts.engine.step(micro_batches, train.step + 1, lr);
   const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
   run_.longest_step_s = std::max(run_.longest_step_s, seconds);
-  ++train.step;
-  train.tokens_seen += parts.plan.batch.sequences * parts.spec.engine.seq_len;
-  train.trained_tokens += result.trained_tokens;
-  train.skipped_steps += result.skipped ? 1 : 0;
-  train.last_grad_norm = parts.engine.last_grad_norm();
+  train = after_step(result);
   return {.result = std::move(result), .lr = lr, .seconds = seconds};
 }
 

@@ -32,6 +32,7 @@ class Trainer {
     hooks_.push_back(std::move(hook));
     return added;
   }
+  TrainState after_step(const StepResult& result) const;
   StepReport make_step(const std::vector<Batch>& micro_batches);
   bool may_step();
 

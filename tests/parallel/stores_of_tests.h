@@ -67,7 +67,7 @@ inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm, 
                                .window_bytes = 16 * kKiB,
                                .slots = slots,
                                .files_of_ranks = false},
-                              optimizer, comm, "test")});
+                              optimizer, comm, {.identity = "test", .recovered = {}})});
   const EngineStores made = held->stores.stores();
   return {.state = [held, make = made.state](Arena& arena, const StateTable& table,
                                              int rank) { return make(arena, table, rank); },

@@ -1,0 +1,44 @@
+// What the update of a step costs, in time and on disk: the part of `bench train` that watches it.
+#pragma once
+
+#include <filesystem>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "train/assembled_engine.h"
+
+namespace thimble {
+
+/// A directory for state on disk that goes with its owner.
+class BenchDirectory {
+ public:
+  /// In `parent`, the same on all ranks; none if it is empty.
+  BenchDirectory(const std::string& parent, Communicator& comm);
+  ~BenchDirectory();
+  BenchDirectory(const BenchDirectory&) = delete;
+  BenchDirectory& operator=(const BenchDirectory&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+
+ private:
+  std::filesystem::path path_;
+};
+
+class UpdateMeter {
+ public:
+  /// Takes the engine's phase hook.
+  explicit UpdateMeter(AssembledEngine& assembled);
+  /// From now on is counted.
+  void begin();
+  /// update_s and, with state on disk, bytes and rate, by name, all per step.
+  std::vector<std::pair<std::string, double>> results(std::size_t steps) const;
+
+ private:
+  DiskTraffic traffic() const;
+
+  AssembledEngine& assembled_;
+  DiskTraffic before_;
+  std::int64_t update_ns_ = 0, began_ns_ = 0;
+};
+
+}  // namespace thimble

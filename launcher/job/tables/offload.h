@@ -1,0 +1,52 @@
+// The keys of [offload]: members with their defaults, and beside them what each means, which values
+// it takes and what a change of it means for a resumed run.
+#pragma once
+
+#include "launcher/job/field.h"
+
+namespace thimble::job {
+
+enum class StatePlace : std::uint8_t { kMemory, kSsd };
+template <>
+inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory, "memory"},
+                                                   Spelling{StatePlace::kSsd, "ssd"}};
+
+struct OffloadConfig {
+  Auto<StatePlace> state;
+  std::string path;
+  std::int64_t slots = 2;
+  AutoBytes window;
+  bool any_file_system = false;
+  bool operator==(const OffloadConfig&) const = default;
+};
+
+inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit({.name = "state",
+         .doc = "Where master weights and the optimizer's state are between updates; ssd: on disk, "
+                "with the same results to the bit; auto: in memory if the job fits there",
+         .value = choice(offload.state),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "path",
+         .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
+         .value = &offload.path,
+         .path = PathKind::kOutput,
+         .resume = ResumeClass::kContinues});
+  visit({.name = "slots",
+         .doc = "Copies of the state on disk; 2: a step reads one and writes the other, so that a "
+                "crash costs the step in progress at most; 1: half the space, changed in place, so "
+                "that a crash during an update falls back to the last checkpoint",
+         .value = &offload.slots,
+         .range = {.min = 1, .max = 2},
+         .resume = ResumeClass::kContinues});
+  visit({.name = "window",
+         .doc = "Memory that the state moves through; auto: an eighth of it, 4 to 128 MiB",
+         .value = &offload.window,
+         .range = at_least(65536),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "any_file_system",
+         .doc = "Allow a path on a network or in memory (tmpfs)",
+         .value = &offload.any_file_system,
+         .resume = ResumeClass::kContinues});
+}
+}  // namespace thimble::job
