@@ -69,16 +69,13 @@ CommitRecord::Key read_key(const json& line, std::size_t files, const std::strin
 }  // namespace
 
 std::string commit_text(const CommitRecord& record) {
-  std::string text = ordered_json{{"format", kFormat},
-                                  {"identity", record.identity},
-                                  {"generation", record.generation},
-                                  {"step", record.step},
-                                  {"torn", record.torn},
-                                  {"files", record.files},
-                                  {"keys", record.keys.size()},
-                                  {"note", record.note}}
-                         .dump() +
-                     "\n";
+  std::string text =
+      ordered_json{
+          {"format", kFormat},     {"identity", record.identity}, {"generation", record.generation},
+          {"step", record.step},   {"torn", record.torn},         {"layout", record.layout},
+          {"files", record.files}, {"keys", record.keys.size()},  {"note", record.note}}
+          .dump() +
+      "\n";
   for (const CommitRecord::Key& key : record.keys) {
     ordered_json ends = ordered_json::array(), checksums = ordered_json::array();
     for (const ChecksumRun& run : key.runs) {
@@ -119,8 +116,12 @@ CommitRecord parse_commit(std::string_view text, std::string_view file) {
                       .step = json_size(head, "step", name, "line 1"),
                       .torn = truth_of(head, "torn", name),
                       .note = json_text(head, "note", name, "line 1"),
+                      .layout = 0,
                       .files = {},
                       .keys = {}};
+  const std::int64_t layout = json_size(head, "layout", name, "line 1");
+  if (layout > 0xFFFFFFFFLL) throw_user("{}: 'layout' is not a checksum", file);
+  record.layout = static_cast<std::uint32_t>(layout);
   for (const json& entry : array_of(head, "files", name)) {
     if (!entry.is_string() || !is_plain_file_name(entry.get<std::string>()))
       throw_user("{}: 'files' must be plain names", file);

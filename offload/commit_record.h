@@ -27,6 +27,7 @@ struct CommitRecord {
   std::int64_t step = 0;
   bool torn = false;  // a step has begun to change this state in place: it is no longer whole
   std::string note;   // of the caller; not looked into
+  std::uint32_t layout = 0;        // checksum of where keys lie in the files
   std::vector<std::string> files;  // plain names in the directory of the record
   std::vector<Key> keys;           // those that are kept
   friend bool operator==(const CommitRecord&, const CommitRecord&) = default;

@@ -73,6 +73,9 @@ void SlotDisk::recover(const CommitRecord& record) {
     if (saved.file >= 0) needed.at(static_cast<std::size_t>(saved.file)) = true;
   }
   files_.open(record.files, needed);
+  if (files_.layout_checksum() != record.layout)
+    throw_user("{}/layout-{}.json: it is not the layout of the state", directory,
+               options_.files.rank);
   place_keys();
   for (Kept& k : kept_) k = {.offset = k.offset, .now = {}, .next = {}};
   record_ = record;
@@ -345,6 +348,7 @@ void SlotDisk::write_record(std::int64_t step, const std::string& note) {
                      .step = step,
                      .torn = false,
                      .note = note,
+                     .layout = files_.layout_checksum(),
                      .files = {},
                      .keys = {}};
   std::vector<int> number(static_cast<std::size_t>(files_.count()), -1);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/io/crc32c.h"
 
 namespace thimble {
 
@@ -51,7 +52,7 @@ void SlotFiles::open(std::span<const std::string> names, const std::vector<bool>
     const std::vector<std::int64_t> there =
         options_.gather(std::filesystem::exists(path, ignored) ? 1 : 0);
     if (std::count(there.begin(), there.end(), 0) == 0) {
-      check_made(path);
+      check_size(path);
       push(names[i]);
     } else {
       if (needed[i]) throw_user("{}: the file is gone, and state lies in it", path.string());
@@ -61,14 +62,19 @@ void SlotFiles::open(std::span<const std::string> names, const std::vector<bool>
   remove_others();
 }
 
-void SlotFiles::check_made(const std::filesystem::path& path) const {
+void SlotFiles::check_size(const std::filesystem::path& path) const {
   std::int64_t end = 0;
   for (const auto& [name, extent] : layout_.extents())
     end = std::max(end, extent.offset + extent.bytes);
   const std::int64_t size = File::open_read(path).size();
   if (size < end) throw_user("{}: the file has {} bytes of {}", path.string(), size, end);
-  if (options_.maker.layout(path) != layout_)
-    throw_user("{}: it is not the layout of {}", layout_path().string(), path.string());
+}
+
+std::uint32_t SlotFiles::layout_checksum() const {
+  std::string text;
+  for (const auto& [name, extent] : layout_.extents())
+    text += fmt::format("{} {} {} {}\n", name, extent.file, extent.offset, extent.bytes);
+  return crc32c(std::as_bytes(std::span(text)));
 }
 
 void SlotFiles::remove_others() {

@@ -44,7 +44,7 @@ class SlotFiles {
   int add();
   /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...; all ranks
   /// together. One that is gone, and was not needed, is not there. Throws UserError if another one
-  /// is gone, or is not what was made.
+  /// is gone or cut.
   void open(std::span<const std::string> names, const std::vector<bool>& needed);
   /// Removes files of the same kind that an earlier run has left.
   void remove_others();
@@ -63,6 +63,7 @@ class SlotFiles {
   /// Whether the file has another name too.
   bool is_lent(int index) const;
   const ExtentTable& layout() const { return layout_; }
+  std::uint32_t layout_checksum() const;
   const Options& options() const { return options_; }
 
  private:
@@ -71,7 +72,7 @@ class SlotFiles {
     File direct, cached;
   };
   std::string name_of(int number) const;
-  void check_made(const std::filesystem::path& path) const;
+  void check_size(const std::filesystem::path& path) const;
   const SlotFile& at(int index) const { return files_.at(static_cast<std::size_t>(index)).value(); }
   void push(const std::string& name);
   std::filesystem::path layout_path() const;

@@ -21,6 +21,7 @@ CommitRecord sample_record() {
           .step = 40,
           .torn = false,
           .note = "{\"tokens\":3}",
+          .layout = 0xFFFFFFFF,
           .files = {"state-0.h5", "state-3.h5"},
           .keys = {{.name = "a/master", .bytes = 0, .file = -1, .runs = {}},
                    {.name = "b/exp_avg", .bytes = 12, .file = -1, .runs = {}},
@@ -38,7 +39,7 @@ std::string with_checksum(const std::string& lines) {
 
 const char* const kHead =
     R"({"format":"thimble-offload-1","identity":"i","generation":1,"step":1,"torn":false,)"
-    R"("files":["f"],"keys":1,"note":""})";
+    R"("layout":0,"files":["f"],"keys":1,"note":""})";
 
 std::string replaced(std::string text, const std::string& what, const std::string& by) {
   const std::size_t at = text.find(what);
@@ -115,6 +116,7 @@ TEST(CommitRecordTest, HostileValuesOfTheFirstLineAreNamed) {
               kNothing);
     EXPECT_NE(refused("\"step\":1", fmt::format("\"step\":{}", number).c_str()), kNothing);
     EXPECT_NE(refused("\"keys\":1", fmt::format("\"keys\":{}", number).c_str()), kNothing);
+    EXPECT_NE(refused("\"layout\":0", fmt::format("\"layout\":{}", number).c_str()), kNothing);
   }
   EXPECT_NE(refused("\"keys\":1", "\"keys\":9223372036854775807").find("too few lines"),
             std::string::npos);
@@ -126,6 +128,7 @@ TEST(CommitRecordTest, HostileValuesOfTheFirstLineAreNamed) {
   for (const char* files : {"{}", "\"f\"", "[1]", "[\"a/b\"]", "[\"..\"]", "[\"\"]", "[null]",
                             "null", "[\"f\",\"f\"]", "[\"a\\u0000b\"]"})
     EXPECT_NE(refused("[\"f\"]", files), kNothing) << files;
+  EXPECT_NE(refused("\"layout\":0", "\"layout\":4294967296"), kNothing);
   EXPECT_NE(refused("\"note\":\"\"", "\"note\":7"), kNothing);
   EXPECT_NE(refused("\"identity\":\"i\",", ""), kNothing);
   EXPECT_NE(why_refused("[]", ""), kNothing);

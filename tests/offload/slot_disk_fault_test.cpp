@@ -109,9 +109,11 @@ TEST_F(SlotDiskFaults, AnotherRunsStateIsRefused) {
   EXPECT_THROWS_WITH(UserError, "it holds the state of another run, 'a run'", recovered(other));
   other = setup_;
   other.arrays = testing::arrays_of_sizes({{"first", kSize}, {"third", kSize}});
-  EXPECT_THROWS_WITH(UserError, "layout-0.json: it is not the layout of ", recovered(other));
+  EXPECT_THROWS_WITH(UserError, "the files have no room for 10000 bytes of 'third'",
+                     recovered(other));
   other.arrays = testing::arrays_of_sizes({{"first", kSize}, {"second", kSize - 1}});
-  EXPECT_THROWS_WITH(UserError, "layout-0.json: it is not the layout of ", recovered(other));
+  EXPECT_THROWS_WITH(UserError, "the files have no room for 9999 bytes of 'second'",
+                     recovered(other));
   CommitRecord record = *testing::newest_record(dir_.path());
   record.keys[0].name = "third";
   EXPECT_THROWS_WITH(UserError, "it holds 'third' of 10000 bytes, which this job does not have",
