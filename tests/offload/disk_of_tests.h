@@ -114,7 +114,7 @@ inline std::vector<DiskKey> keys_of(const std::vector<TestArray>& arrays, int ra
 class TestDisk {
  public:
   explicit TestDisk(const DiskSetup& setup)
-      : scratch_(SlotDisk::kScratchBytes),
+      : scratch_(new std::byte[SlotDisk::kScratchBytes]),
         engine_(make_file_engine({.kind = setup.engine, .queue_depth = 4})),
         disk_({.files = {.directory = setup.directory,
                          .suffix = setup.own_files ? fmt::format(".rank{}", setup.rank) : "",
@@ -124,7 +124,8 @@ class TestDisk {
                          .gather = setup.gather},
                .identity = setup.identity,
                .slots = setup.slots},
-              keys_of(setup.arrays, setup.rank), *engine_, scratch_.all()) {}
+              keys_of(setup.arrays, setup.rank), *engine_,
+              {scratch_.get(), SlotDisk::kScratchBytes}) {}
 
   SlotDisk& operator*() { return disk_; }
   SlotDisk* operator->() { return &disk_; }
@@ -152,7 +153,7 @@ class TestDisk {
     return static_cast<std::size_t>(disk_.room(range) + SlotDisk::kBlock);
   }
 
-  AlignedBytes scratch_;
+  std::unique_ptr<std::byte[]> scratch_;  // not touched before it is used
   std::unique_ptr<FileEngine> engine_;
   SlotDisk disk_;
 };
