@@ -48,26 +48,29 @@ void SlotFiles::open(std::span<const std::string> names, const std::vector<bool>
     const std::size_t dash = names[i].find('-');
     if (dash != names[i].npos) made_ = std::max(made_, std::atoi(names[i].c_str() + dash + 1) + 1);
     // The run may have ended after it removed what no state lay in any more, on some ranks.
-    std::error_code ignored;
-    const std::vector<std::int64_t> there =
-        options_.gather(std::filesystem::exists(path, ignored) ? 1 : 0);
-    if (std::count(there.begin(), there.end(), 0) == 0) {
-      check_size(path);
+    const std::string wrong = what_is_wrong(path);
+    const std::vector<std::int64_t> right = options_.gather(wrong.empty() ? 1 : 0);
+    if (std::count(right.begin(), right.end(), 0) == 0) {
       push(names[i]);
     } else {
-      if (needed[i]) throw_user("{}: the file is gone, and state lies in it", path.string());
+      if (needed[i]) {
+        throw_user("{}: state lies in the file, and {}", path.string(),
+                   wrong.empty() ? "it is gone on another rank" : wrong);
+      }
       files_.emplace_back();
     }
   }
   remove_others();
 }
 
-void SlotFiles::check_size(const std::filesystem::path& path) const {
+std::string SlotFiles::what_is_wrong(const std::filesystem::path& path) const {
+  std::error_code error;
+  if (!std::filesystem::exists(path, error)) return "it is gone";
   std::int64_t end = 0;
   for (const auto& [name, extent] : layout_.extents())
     end = std::max(end, extent.offset + extent.bytes);
   const std::int64_t size = File::open_read(path).size();
-  if (size < end) throw_user("{}: the file has {} bytes of {}", path.string(), size, end);
+  return size < end ? fmt::format("it has {} bytes of {}", size, end) : "";
 }
 
 std::uint32_t SlotFiles::layout_checksum() const {
@@ -79,7 +82,8 @@ std::uint32_t SlotFiles::layout_checksum() const {
 
 void SlotFiles::remove_others() {
   if (!options_.makes) return;
-  for (const auto& entry : std::filesystem::directory_iterator(options_.directory)) {
+  std::error_code unlisted;
+  for (const auto& entry : std::filesystem::directory_iterator(options_.directory, unlisted)) {
     const std::string name = entry.path().filename().string();
     const std::size_t dash = name.find('-');
     if (dash == name.npos || name != name_of(std::atoi(name.c_str() + dash + 1))) continue;

@@ -43,8 +43,8 @@ class SlotFiles {
   /// room.
   int add();
   /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...; all ranks
-  /// together. One that is gone, and was not needed, is not there. Throws UserError if another one
-  /// is gone or cut.
+  /// together. One that is gone or cut, and was not needed, is not there. Throws UserError if
+  /// another one is gone or cut.
   void open(std::span<const std::string> names, const std::vector<bool>& needed);
   /// Removes files of the same kind that an earlier run has left.
   void remove_others();
@@ -72,7 +72,7 @@ class SlotFiles {
     File direct, cached;
   };
   std::string name_of(int number) const;
-  void check_size(const std::filesystem::path& path) const;
+  std::string what_is_wrong(const std::filesystem::path& path) const;
   const SlotFile& at(int index) const { return files_.at(static_cast<std::size_t>(index)).value(); }
   void push(const std::string& name);
   std::filesystem::path layout_path() const;

@@ -289,6 +289,21 @@ TEST_F(OffloadedStateFaults, WhatCouldNotBeWrittenIsNeverCommitted) {
   EXPECT_EQ(testing::newest_record(dir_.path())->step, 1);
 }
 
+TEST(OffloadedStateTest, RowsAreGivenThatAreWholeBlocks) {
+  const TestTable table(kDivided);
+  const std::unique_ptr<Arena> planning = Arena::make_planning();
+  const OffloadedState state(
+      std::make_shared<OffloadHome>(*planning, *table, 0, table.options("nowhere", 0, 0)));
+  for (const ParamId id : table->params().ids()) {
+    const std::int64_t rows = state.row_multiple(id);
+    EXPECT_GE(rows, 1);
+    for (const StateEntry& entry : table->of(id)) {
+      if (!OffloadHome::is_on_disk(entry) || entry.slot.shared()) continue;
+      EXPECT_EQ(entry.range({rows, 2 * rows}).begin % SlotDisk::kBlock, 0) << entry.slot.name;
+    }
+  }
+}
+
 TEST(OffloadedStateTest, APlanHasThePeaksOfTheRun) {
   const TempDir dir;
   const TestTable table(kDivided);

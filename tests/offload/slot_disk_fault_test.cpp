@@ -84,16 +84,33 @@ TEST_F(SlotDiskFaults, AChangedByteIsFoundWhenItIsRead) {
 
 TEST_F(SlotDiskFaults, AFileThatIsGoneIsNamed) {
   fs::remove(file(1));
-  EXPECT_THROWS_WITH(UserError, file(1).string() + ": the file is gone", recovered());
+  EXPECT_THROWS_WITH(UserError, file(1).string() + ": state lies in the file, and it is gone",
+                     recovered());
 }
 
 TEST_F(SlotDiskFaults, AFileThatIsCutIsNamed) {
   for (const std::uintmax_t size : {0, 5000}) {
     fs::resize_file(file(0), size);
-    EXPECT_THROWS_WITH(UserError,
-                       fmt::format("{}: the file has {} bytes of ", file(0).string(), size),
-                       recovered());
+    EXPECT_THROWS_WITH(
+        UserError,
+        fmt::format("{}: state lies in the file, and it has {} bytes of ", file(0).string(), size),
+        recovered());
   }
+}
+
+TEST_F(SlotDiskFaults, AFileWithoutStateMayBeGoneOrCut) {
+  const int target = (*recovered())->gather_in_one_file();
+  const std::string other = file(1 - target).string();
+  fs::resize_file(other, 4096);
+  expect_step_2(*recovered());
+  ASSERT_EQ(testing::state_files(dir_.path()).size(), 2u) << "made anew";
+  for (const std::string& name : testing::state_files(dir_.path())) {
+    if (dir_ / name != file(target)) fs::remove(dir_ / name);
+  }
+  const auto disk = recovered();
+  disk->write(kFirst, 0, Bytes(kSize));
+  (*disk)->commit(3, "");
+  EXPECT_EQ(recovered()->read(kFirst, 0, kSize), Bytes(kSize));
 }
 
 TEST_F(SlotDiskFaults, AFileThatIsCutUnderneathIsNamed) {
