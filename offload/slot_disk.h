@@ -71,7 +71,8 @@ class SlotDisk {
   void create(int key);
   void erase(int key);
 
-  /// Reads a range as it is now. `at`: where its first byte goes.
+  /// Reads a range as it is now. `at`: where its first byte goes; at another place within a block
+  /// there needs to be no room around, and the cache is used.
   std::vector<Completion> start_read(const KeyRange& range, std::byte* at);
   /// Compares what was read with the checksums. Throws SystemError that names file and bytes.
   void check_read(const KeyRange& range, std::byte* at);

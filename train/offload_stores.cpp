@@ -26,11 +26,11 @@ GatherNumbers gather_of(Communicator& comm) {
 }
 
 // Memory for state to move through that does not limit the disk, and is little beside the state.
-std::int64_t usual_window(const StateTable& table, int rank) {
+std::int64_t usual_window(const StateTable& table, int rank, bool weights) {
   constexpr std::int64_t kMost = 128 * kMiB, kLeast = 4 * kMiB;
   std::int64_t bytes = 0;
   for (const StateEntry& entry : table.entries()) {
-    if (!entry.in_weight_store()) bytes += entry.held(rank).size;
+    if (!entry.in_weight_store() || (weights && entry.saved)) bytes += entry.held(rank).size;
   }
   return std::clamp(bytes / 8, kLeast, kMost);
 }
@@ -85,8 +85,9 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
                          .gather = gather_of(comm_)},
                .identity = run_.identity,
                .slots = spec_.slots},
-      .window_bytes = spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank),
-      .least_window = least_window_bytes(table, optimizer_, rank),
+      .window_bytes = spec_.window_bytes > 0 ? spec_.window_bytes
+                                              : usual_window(table, rank, spec_.weights),
+      .least_window = least_window_bytes(table, optimizer_, rank, spec_.weights),
       .recovered = run_.recovered};
   if (!arena.device().planning) options.disk.files.maker = slot_maker(table, rank);
   home_ = std::make_shared<OffloadHome>(arena, table, rank, options);
@@ -94,24 +95,33 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
 }
 
 EngineStores OffloadStores::stores() {
-  return {.state =
-              [this](Arena& arena, const StateTable& table, int rank) {
-                const std::shared_ptr<OffloadHome> home = make_home(arena, table, rank);
-                home->start();
-                return std::make_unique<OffloadedState>(home);
-              },
-          .weights =
-              [this](Arena& arena, const StateTable& table, int rank,
-                     std::unique_ptr<WeightStore> own) {
-                auto weights = std::make_unique<PersistedWeights>(make_home(arena, table, rank),
-                                                                  std::move(own));
-                weights_ = weights.get();
-                return weights;
-              }};
+  EngineStores stores{.state = [this](Arena& arena, const StateTable& table, int rank) {
+    const std::shared_ptr<OffloadHome> home = make_home(arena, table, rank);
+    home->start();
+    auto state = std::make_unique<OffloadedState>(home);
+    if (offloaded_ != nullptr) offloaded_->set_state(*state);
+    return state;
+  }};
+  if (spec_.weights) {
+    stores.rows = [this](Arena& arena, const StateTable& table, int rank) {
+      auto rows = std::make_unique<OffloadedWeights>(make_home(arena, table, rank));
+      offloaded_ = rows.get();
+      return rows;
+    };
+    return stores;
+  }
+  stores.weights = [this](Arena& arena, const StateTable& table, int rank,
+                          std::unique_ptr<WeightStore> own) {
+    auto weights =
+        std::make_unique<PersistedWeights>(make_home(arena, table, rank), std::move(own));
+    persisted_ = weights.get();
+    return weights;
+  };
+  return stores;
 }
 
 void OffloadStores::restore_weights() {
-  weights_->restore();
+  if (persisted_ != nullptr) persisted_->restore();
 }
 
 std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,

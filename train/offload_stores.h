@@ -7,6 +7,7 @@
 #include <string>
 
 #include "offload/offload_home.h"
+#include "offload/offloaded_weights.h"
 #include "offload/persisted_weights.h"
 #include "parallel/communicator.h"
 #include "train/offload_spec.h"
@@ -36,7 +37,7 @@ class OffloadStores {
 
   /// What the engine keeps its state in; for one engine.
   EngineStores stores();
-  /// After the engine was made upon a committed state: reads the weights.
+  /// After the engine was made upon a committed state: reads the weights that are in memory.
   void restore_weights();
   /// The engine's; null before it was made.
   OffloadHome* home() { return home_.get(); }
@@ -50,7 +51,8 @@ class OffloadStores {
   Communicator& comm_;
   OffloadedRun run_;
   std::shared_ptr<OffloadHome> home_;
-  PersistedWeights* weights_ = nullptr;  // the engine's
+  PersistedWeights* persisted_ = nullptr;  // the engine's weights, one of the two
+  OffloadedWeights* offloaded_ = nullptr;
 };
 
 }  // namespace thimble

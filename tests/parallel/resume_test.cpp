@@ -96,7 +96,7 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
                           .small_elements = 50,
                           .master = layout.master,
                           .seq_len = kSeq},
-                         {comm, stores_of_tests(*model, optimizer, comm)});
+                         {comm, stores_of_tests(*model, optimizer, comm, layout.stage)});
       const auto files = make_file_engine();
       body(engine, *files);
     });

@@ -176,7 +176,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   const OptimizerGroups optimizer =
       make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
-                     {comm, s.hostile ? hostile_stores(model) : stores_of_tests(model, optimizer, comm)});
+                     {comm, s.hostile ? hostile_stores(model) : stores_of_tests(model, optimizer, comm, s.stage)});
   InitSource source(3, 0.3);
   engine.load(source);
   for (const ParamId id : model.params().ids())
