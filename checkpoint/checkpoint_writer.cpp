@@ -14,15 +14,42 @@
 #include "core/base/numeric.h"
 
 namespace thimble {
-namespace {
 
-std::string make_uuid() {
+std::string make_checkpoint_uuid() {
   std::array<std::uint8_t, 16> bytes{};
   if (::getrandom(bytes.data(), bytes.size(), 0) != static_cast<ssize_t>(bytes.size())) {
     throw_errno("getrandom", "uuid");
   }
   return fmt::format("{:02x}", fmt::join(bytes, ""));
 }
+
+StagedCheckpoint::StagedCheckpoint(std::filesystem::path final_path)
+    : final_path_(std::move(final_path)), path_(final_path_.string() + ".tmp") {
+  remove_tree(path_);
+  std::error_code error;
+  std::filesystem::create_directories(path_, error);
+  if (error) throw_system("cannot create {}: {}", path_.string(), error.message());
+}
+
+StagedCheckpoint::~StagedCheckpoint() {
+  if (!published_) remove_tree(path_);
+}
+
+void StagedCheckpoint::publish() {
+  if (std::filesystem::exists(final_path_)) {
+    // Swapped in one step: at no moment is this step without a checkpoint.
+    if (::renameat2(AT_FDCWD, path_.c_str(), AT_FDCWD, final_path_.c_str(), RENAME_EXCHANGE) != 0) {
+      throw_errno("renameat2", final_path_.string());
+    }
+  } else {
+    rename_path(path_, final_path_);
+  }
+  published_ = true;
+  sync_directory(final_path_.parent_path());
+  remove_tree(path_);
+}
+
+namespace {
 
 template <typename Action>
 void phase(std::string_view name, Action&& action) {
@@ -36,29 +63,15 @@ void phase(std::string_view name, Action&& action) {
 CheckpointWriter::CheckpointWriter(CheckpointIo io, const std::filesystem::path& directory,
                                    CheckpointContents contents)
     : io_(io),
-      directory_(directory),
       final_path_(directory / fmt::format("ckpt-{}", contents.step)),
-      temporary_(final_path_.string() + ".tmp"),
       contents_(std::move(contents)),
-      uuid_(make_uuid()) {
-  try {
-    phase("checkpoint.create", [this] { create(); });
-  } catch (...) {
-    remove_tree(temporary_);
-    throw;
-  }
-}
-
-CheckpointWriter::~CheckpointWriter() {
-  if (!committed_) remove_tree(temporary_);
+      uuid_(make_checkpoint_uuid()) {
+  phase("checkpoint.create", [this] { create(); });
 }
 
 void CheckpointWriter::create() {
-  remove_tree(temporary_);
-  std::error_code error;
-  std::filesystem::create_directories(temporary_, error);
-  if (error) throw_system("cannot create {}: {}", temporary_.string(), error.message());
-  const auto path = temporary_ / kCheckpointDataName;
+  staged_.emplace(final_path_);
+  const auto path = staged_->path() / kCheckpointDataName;
   const auto placed =
       create_hdf5_layout(path, {uuid_, contents_.step, contents_.metadata}, contents_.tensors);
   for (const PlacedTensor& tensor : placed) {
@@ -113,13 +126,12 @@ std::filesystem::path CheckpointWriter::data_path(const std::filesystem::path& d
 }
 
 std::filesystem::path CheckpointWriter::commit() {
-  TH_CHECK(!committed_);
   check_complete();
   std::vector<std::uint32_t> checksums;
   phase("checkpoint.checksum", [&] { checksums = block_checksums(io_, *file_, file_bytes_); });
   phase("checkpoint.sync", [&] { file_->data_sync(); });
   phase("checkpoint.manifest", [&] { write_manifest(std::move(checksums)); });
-  phase("checkpoint.publish", [&] { publish(); });
+  phase("checkpoint.publish", [&] { staged_->publish(); });
   return final_path_;
 }
 
@@ -140,22 +152,7 @@ void CheckpointWriter::write_manifest(std::vector<std::uint32_t> checksums) {
     manifest.tensors.push_back(
         {placed.tensor.name, placed.tensor.slot, placed.offset, placed.bytes});
   }
-  write_file_atomic(temporary_ / kManifestName, manifest_text(manifest));
-}
-
-void CheckpointWriter::publish() {
-  if (std::filesystem::exists(final_path_)) {
-    // Swapped in one step: at no moment is this step without a checkpoint.
-    if (::renameat2(AT_FDCWD, temporary_.c_str(), AT_FDCWD, final_path_.c_str(), RENAME_EXCHANGE) !=
-        0) {
-      throw_errno("renameat2", final_path_.string());
-    }
-  } else {
-    rename_path(temporary_, final_path_);
-  }
-  committed_ = true;
-  sync_directory(directory_);
-  remove_tree(temporary_);
+  write_file_atomic(staged_->path() / kManifestName, manifest_text(manifest));
 }
 
 SharedCheckpointFile::SharedCheckpointFile(CheckpointIo io, const std::filesystem::path& data_path)

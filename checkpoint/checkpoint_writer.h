@@ -35,6 +35,27 @@ struct CheckpointContents {
   std::vector<CheckpointTensor> tensors;
 };
 
+/// 32 hexadecimal digits that no other checkpoint has.
+std::string make_checkpoint_uuid();
+
+/// A checkpoint's directory while it is written: <final path>.tmp, which goes with its owner unless
+/// it was given its name.
+class StagedCheckpoint {
+ public:
+  /// Makes it, and the directories above it.
+  explicit StagedCheckpoint(std::filesystem::path final_path);
+  ~StagedCheckpoint();
+  StagedCheckpoint(const StagedCheckpoint&) = delete;
+  StagedCheckpoint& operator=(const StagedCheckpoint&) = delete;
+  const std::filesystem::path& path() const { return path_; }
+  /// Gives it its name, durably, in place of what has it.
+  void publish();
+
+ private:
+  std::filesystem::path final_path_, path_;
+  bool published_ = false;
+};
+
 /// One save. Destroyed before commit() has returned, it removes what it wrote.
 class CheckpointWriter {
  public:
@@ -42,7 +63,6 @@ class CheckpointWriter {
   /// reserved.
   CheckpointWriter(CheckpointIo io, const std::filesystem::path& directory,
                    CheckpointContents contents);
-  ~CheckpointWriter();
   CheckpointWriter(const CheckpointWriter&) = delete;
   CheckpointWriter& operator=(const CheckpointWriter&) = delete;
 
@@ -74,18 +94,15 @@ class CheckpointWriter {
                            std::int64_t bytes);
   void check_complete() const;
   void write_manifest(std::vector<std::uint32_t> checksums);
-  void publish();
 
   CheckpointIo io_;
-  std::filesystem::path directory_;
   std::filesystem::path final_path_;
-  std::filesystem::path temporary_;
+  std::optional<StagedCheckpoint> staged_;
   CheckpointContents contents_;
   std::string uuid_;
   std::map<std::string, Progress, std::less<>> tensors_;
   std::optional<File> file_;
   std::int64_t file_bytes_ = 0;
-  bool committed_ = false;
 };
 
 /// Another process's hand in a checkpoint that a CheckpointWriter has begun: writes bytes of

@@ -112,14 +112,20 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   TrainSpec tried = spec;
   const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
   const int last_stage = has_int8(spec) ? 2 : 3;
-  while (!plan_stage(tried, place, plan)) {
-    if (any_stage && tried.engine.zero_stage < last_stage) {
-      ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
-    } else if (spec.any_offload && !tried.offload.state) {
-      tried.offload.state = true;  // slower than any stage
-    } else {
-      plan.fits = false;
-      break;
+  plan.fits = false;
+  while (!(plan.fits = plan_stage(tried, place, plan))) {
+    if (!any_stage || tried.engine.zero_stage == last_stage) break;
+    ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
+  }
+  if (!plan.fits && spec.any_offload) {  // slower than any stage
+    TrainSpec on_disk = tried;
+    on_disk.offload.state = true;
+    TrainPlan least = plan;
+    least.fits = plan_stage(on_disk, place, least);
+    // What state moves through may take more than a small model's state.
+    if (least.fits || least.memory.extent_bytes < plan.memory.extent_bytes) {
+      plan = least;
+      tried = on_disk;
     }
   }
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;

@@ -1,5 +1,7 @@
 #include "train/offload_stores.h"
 
+#include <sys/stat.h>
+
 #include <algorithm>
 #include <cstring>
 
@@ -12,9 +14,6 @@
 namespace thimble {
 namespace {
 
-// Room for what a checkpoint says of itself, which is written when a state becomes one.
-constexpr std::size_t kMetadataBytes = 64 * 1024;
-
 GatherNumbers gather_of(Communicator& comm) {
   return [&comm](std::int64_t mine) {
     const auto all =
@@ -23,6 +22,14 @@ GatherNumbers gather_of(Communicator& comm) {
     std::memcpy(numbers.data(), all.data(), all.size());
     return numbers;
   };
+}
+
+bool on_one_file_system(const std::filesystem::path& a, const std::filesystem::path& b) {
+  struct stat of_a {}, of_b {};
+  // The checkpoints' directory may not be there yet; the one above it is.
+  const std::filesystem::path there = std::filesystem::exists(b) ? b : b.parent_path();
+  return ::stat(a.c_str(), &of_a) == 0 && ::stat(there.c_str(), &of_b) == 0 &&
+         of_a.st_dev == of_b.st_dev;
 }
 
 // Memory for state to move through that does not limit the disk, and is little beside the state.
@@ -45,10 +52,8 @@ SlotMaker OffloadStores::slot_maker(const StateTable& table, int rank) const {
   const bool sparse = varies(optimizer_, table.params());  // not everything is kept at once
   return {.make =
               [&table, rank, sparse](const std::filesystem::path& path) {
-                create_hdf5_layout(path, {.metadata = std::string(kMetadataBytes, ' ')},
-                                   tensors_of(checkpoint_arrays_of_all_steps(table, rank)));
-                const File file = File::open_read_write(path);
-                if (!sparse) file.reserve(file.size());
+                make_adoptable_file(
+                    path, tensors_of(checkpoint_arrays_of_all_steps(table, rank)), sparse);
               },
           .layout =
               [&table, rank](const std::filesystem::path& path) {
@@ -76,6 +81,9 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
                                       return entry.divided && !entry.slot.shared();
                                     });
   const bool own = comm_.size() == 1 || !disjoint || spec_.files_of_ranks;
+  const bool undivided = std::none_of(table.entries().begin(), table.entries().end(),
+                                      [](const StateEntry& entry) { return entry.divided; });
+  one_file_has_all_ = !own || comm_.size() == 1 || undivided;
   OffloadOptions options{
       .disk = {.files = {.directory = spec_.directory,
                          .suffix = own && rank > 0 ? fmt::format(".rank{}", rank) : "",
@@ -122,6 +130,64 @@ EngineStores OffloadStores::stores() {
 
 void OffloadStores::restore_weights() {
   if (persisted_ != nullptr) persisted_->restore();
+}
+
+bool OffloadStores::can_lend(std::int64_t state_step, const CheckpointTarget& target) const {
+  const StateTable& table = home_->table();
+  for (const StateEntry& entry : table.entries()) {
+    if (entry.saved && !table.kept(entry, state_step)) return false;
+  }
+  return one_file_has_all_ && is_adoptable(target) &&
+         on_one_file_system(spec_.directory, target.directory);
+}
+
+// Those of the ranks that write into the first rank's file.
+std::vector<WrittenRun> OffloadStores::runs_of_all_ranks(int file) const {
+  std::vector<WrittenRun> mine;
+  for (const ChecksumRun& run : home_->disk()->runs_of_file(file))
+    mine.push_back({run.begin, run.end, run.crc});
+  const bool shared = comm_.rank() == 0 || home_->disk()->files().options().suffix.empty();
+  if (!shared) mine.clear();
+  const std::vector<std::int64_t> counts =
+      gather_of(comm_)(static_cast<std::int64_t>(mine.size()));
+  const auto most = static_cast<std::size_t>(*std::max_element(counts.begin(), counts.end()));
+  mine.resize(most);
+  const auto all =
+      all_gather_control(comm_, "checksums of the state", std::as_bytes(std::span(mine)));
+  std::vector<WrittenRun> runs;
+  for (std::size_t r = 0; r < counts.size(); ++r) {
+    std::vector<WrittenRun> theirs(static_cast<std::size_t>(counts[r]));
+    std::memcpy(theirs.data(), all.data() + r * most * sizeof(WrittenRun),
+                theirs.size() * sizeof(WrittenRun));
+    runs.insert(runs.end(), theirs.begin(), theirs.end());
+  }
+  return runs;
+}
+
+std::optional<std::filesystem::path> OffloadStores::lend_checkpoint(
+    std::int64_t state_step, const CheckpointTarget& target) {
+  if (!can_lend(state_step, target)) return std::nullopt;
+  SlotDisk& disk = *home_->disk();
+  const int file = disk.gather_in_one_file();
+  // What another checkpoint has must not change.
+  if (gather_of(comm_)(disk.files().is_lent(file) ? 1 : 0).front() == 1) return std::nullopt;
+  const std::vector<WrittenRun> runs = runs_of_all_ranks(file);
+  std::string reason;
+  std::filesystem::path path;
+  if (comm_.rank() == 0) {
+    try {
+      path = adopt_file(target, {.path = disk.files().path(file),
+                                 .tensors = tensors_of(
+                                     checkpoint_arrays_of_all_steps(home_->table(), 0)),
+                                 .runs = runs});
+    } catch (const std::runtime_error& e) {
+      reason = e.what();
+    }
+  }
+  const std::string failed = first_reason(comm_, "checkpoint of the state on disk", reason);
+  if (!failed.empty()) throw CheckpointNotSaved(failed);
+  disk.settle_files();
+  return target.directory / fmt::format("ckpt-{}", target.step);
 }
 
 std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,

@@ -6,6 +6,7 @@
 #include <optional>
 #include <string>
 
+#include "checkpoint/adopt_file.h"
 #include "offload/offload_home.h"
 #include "offload/offloaded_weights.h"
 #include "offload/persisted_weights.h"
@@ -39,11 +40,19 @@ class OffloadStores {
   EngineStores stores();
   /// After the engine was made upon a committed state: reads the weights that are in memory.
   void restore_weights();
+  /// Makes the committed state a checkpoint, which then shares its file; all ranks together. None:
+  /// it has to be copied (not everything is kept at this step, ranks have files of their own, or
+  /// the directory is on another file system). Throws CheckpointNotSaved on all ranks if the disk
+  /// refuses.
+  std::optional<std::filesystem::path> lend_checkpoint(std::int64_t state_step,
+                                                       const CheckpointTarget& target);
   /// The engine's; null before it was made.
   OffloadHome* home() { return home_.get(); }
 
  private:
   SlotMaker slot_maker(const StateTable& table, int rank) const;
+  bool can_lend(std::int64_t state_step, const CheckpointTarget& target) const;
+  std::vector<WrittenRun> runs_of_all_ranks(int file) const;
   std::shared_ptr<OffloadHome> make_home(Arena& arena, const StateTable& table, int rank);
 
   OffloadSpec spec_;
@@ -53,6 +62,7 @@ class OffloadStores {
   std::shared_ptr<OffloadHome> home_;
   PersistedWeights* persisted_ = nullptr;  // the engine's weights, one of the two
   OffloadedWeights* offloaded_ = nullptr;
+  bool one_file_has_all_ = false;  // of one rank at least
 };
 
 }  // namespace thimble

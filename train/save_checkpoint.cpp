@@ -15,7 +15,8 @@ CheckpointState kept_state(TrainEngine& engine) {
 
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
-                                      const TrainState& state, const CheckpointIdentity& identity) {
+                                      const TrainState& state, const CheckpointIdentity& identity,
+                                      OffloadStores* offload) {
   const bool planning = engine.arena().device().planning;
   if (!planning) failpoint("checkpoint.scratch");
   const Reservation scratch =
@@ -24,13 +25,16 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
     plan_save(kept_state(engine), engine.rank());
     return {};
   }
-  return save_state(kept_state(engine), engine.comm(),
-                    {.io = {files,
-                            {static_cast<std::byte*>(scratch.data()),
-                             static_cast<std::size_t>(kCheckpointScratchBytes)}},
-                     .directory = directory,
-                     .step = state.step,
-                     .metadata = checkpoint_metadata(state, identity)});
+  const CheckpointTarget target{.io = {files,
+                                       {static_cast<std::byte*>(scratch.data()),
+                                        static_cast<std::size_t>(kCheckpointScratchBytes)}},
+                                .directory = directory,
+                                .step = state.step,
+                                .metadata = checkpoint_metadata(state, identity)};
+  if (offload != nullptr) {
+    if (auto path = offload->lend_checkpoint(engine.state_step(), target)) return *path;
+  }
+  return save_state(kept_state(engine), engine.comm(), target);
 }
 
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {

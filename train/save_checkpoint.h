@@ -17,10 +17,12 @@ namespace thimble {
 /// Writes ckpt-<step> with every entry of the engine's table that is saved, every rank its own
 /// rows; all ranks call it together. Staging memory comes from the engine's arena (tag io). On a
 /// planning arena it only reserves that memory. Throws CheckpointNotSaved on all ranks if the disk
-/// refuses on one; earlier checkpoints are then untouched.
+/// refuses on one; earlier checkpoints are then untouched. A state on disk (`offload`: the engine's
+/// stores) becomes the checkpoint where it lies, if it can, without being copied.
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
-                                      const TrainState& state, const CheckpointIdentity& identity);
+                                      const TrainState& state, const CheckpointIdentity& identity,
+                                      OffloadStores* offload = nullptr);
 
 /// Loads this rank's rows of all state, whatever ranks and ZeRO stage wrote them; the compute
 /// weights are derived anew. Throws UserError for another model's checkpoint.

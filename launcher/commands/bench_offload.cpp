@@ -2,8 +2,6 @@
 
 #include <unistd.h>
 
-#include <nlohmann/json.hpp>
-
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "parallel/collectives.h"
@@ -43,15 +41,17 @@ void UpdateMeter::begin() {
   before_ = traffic();
 }
 
-void UpdateMeter::add_to(nlohmann::ordered_json& result, std::int64_t steps) const {
+std::vector<std::pair<std::string, double>> UpdateMeter::results(std::size_t steps) const {
   const double seconds = static_cast<double>(update_ns_) * 1e-9;
-  result["update_s"] = seconds / static_cast<double>(steps);
-  if (!assembled_.offload) return;
+  const auto each = static_cast<double>(steps);
+  if (!assembled_.offload) return {{"update_s", seconds / each}};
   const DiskTraffic now = traffic();
-  const std::int64_t read = now.read - before_.read, written = now.written - before_.written;
-  result["disk_read_bytes"] = read / steps;
-  result["disk_written_bytes"] = written / steps;
-  result["update_disk_mb_per_s"] = static_cast<double>(read + written) / seconds / 1e6;
+  const auto read = static_cast<double>(now.read - before_.read),
+             written = static_cast<double>(now.written - before_.written);
+  return {{"update_s", seconds / each},
+          {"disk_read_bytes", read / each},
+          {"disk_written_bytes", written / each},
+          {"update_disk_mb_per_s", (read + written) / seconds / 1e6}};
 }
 
 }  // namespace thimble

@@ -2,8 +2,9 @@
 #pragma once
 
 #include <filesystem>
-#include <nlohmann/json_fwd.hpp>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "train/assembled_engine.h"
 
@@ -29,8 +30,8 @@ class UpdateMeter {
   explicit UpdateMeter(AssembledEngine& assembled);
   /// From now on is counted.
   void begin();
-  /// Adds update_s and, with state on disk, bytes and rate, all per step.
-  void add_to(nlohmann::ordered_json& result, std::int64_t steps) const;
+  /// update_s and, with state on disk, bytes and rate, by name, all per step.
+  std::vector<std::pair<std::string, double>> results(std::size_t steps) const;
 
  private:
   DiskTraffic traffic() const;

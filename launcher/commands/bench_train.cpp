@@ -8,11 +8,11 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/base/random.h"
 #include "core/base/threads.h"
 #include "core/device/gpu.h"
 #include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
+#include "launcher/commands/bench_batch.h"
 #include "launcher/commands/bench_offload.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
@@ -56,28 +56,6 @@ Recompute recompute_of(const std::string& name) {
   return name == "full"        ? Recompute::kFull
          : name == "selective" ? Recompute::kSelective
                                : Recompute::kNone;
-}
-
-// Random tokens of a fixed seed: the work does not depend on the text.
-Batch random_batch(const ModelConfig& config, std::int64_t rows, std::int64_t seq,
-                   std::int64_t index) {
-  const CounterRandom random(0, RandomPurpose::kSampling, 1, static_cast<std::uint64_t>(index));
-  Batch b{.sequences = rows, .seq_len = seq};
-  for (std::int64_t r = 0; r < rows; ++r) {
-    for (std::int64_t t = 0; t < seq; ++t) {
-      const auto token = [&](std::int64_t at) {
-        return static_cast<std::int32_t>(
-            random.u32(static_cast<std::uint64_t>(r * (seq + 1) + at)) %
-            static_cast<std::uint32_t>(config.vocab_size));
-      };
-      b.tokens.push_back(token(t));
-      b.targets.push_back(token(t + 1));
-      b.weights.push_back(1.0f);
-      b.segment_start.push_back(0);
-      b.positions.push_back(static_cast<std::int32_t>(t));
-    }
-  }
-  return b;
 }
 
 double median(std::vector<double> values) {
@@ -331,7 +309,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   add_speed(result, b, timing, roofline.seconds_per_micro_batch(),
             peak ? std::optional(*peak * comm.size()) : std::nullopt);
   add_memory(result, planned, measured);
-  update.add_to(result, static_cast<std::int64_t>(timing.counted_s.size()));
+  for (const auto& [name, value] : update.results(timing.counted_s.size())) result[name] = value;
   add_communication(result, timing, comm.size(), assembled.engine.parallel().stage());
   if (comm.rank() == 0) print_result(b, result, planned, measured, b.profile ? &profile : nullptr);
 }

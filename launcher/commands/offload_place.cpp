@@ -98,7 +98,7 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   find_state(rank, p, checkpoint ? checkpoint->step() : -1);
   keeps_ = is_recovered();
   if (!p.spec.offload.state) {
-    remove();
+    if (leads_) remove_all();
     directory_.clear();
     return;
   }
@@ -110,7 +110,13 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   barrier(rank.comm, "state on disk");
 }
 
-void OffloadPlace::remove() noexcept {
+void OffloadPlace::remove(Communicator& comm) {
+  if (directory_.empty()) return;
+  barrier(comm, "state on disk");  // nobody uses it any more
+  if (leads_) remove_all();
+}
+
+void OffloadPlace::remove_all() noexcept {
   if (directory_.empty()) return;
   remove_offloaded_state(directory_);
   std::error_code not_empty;
@@ -118,7 +124,7 @@ void OffloadPlace::remove() noexcept {
 }
 
 OffloadPlace::~OffloadPlace() {
-  if (!keeps_) remove();
+  if (!keeps_ && leads_) remove_all();
 }
 
 }  // namespace thimble

@@ -27,12 +27,13 @@ class OffloadPlace {
   bool is_recovered() const { return run_.recovered.has_value(); }
   /// Training begins: from now on the state is what an interrupted run goes on from.
   void keep() { keeps_ = true; }
-  /// The run has ended, and its last step is saved.
-  void remove() noexcept;
+  /// Removes the state of a run that has ended, whose last step is saved; all ranks together.
+  void remove(Communicator& comm);
 
  private:
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
   void require_place(const Prepared& p) const;
+  void remove_all() noexcept;
 
   std::filesystem::path directory_;
   OffloadedRun run_;

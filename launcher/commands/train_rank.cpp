@@ -131,8 +131,10 @@ void record_start(const RankSetting& rank, const Prepared& p, const std::string&
       probe_machine());
 }
 
-// resumed_step: none for a run from its beginning.
-std::optional<RunLog> open_log(const Prepared& p, std::optional<std::int64_t> resumed_step) {
+// On rank 0. resumed_step: none for a run from its beginning.
+std::optional<RunLog> open_log(bool leads, const Prepared& p,
+                               std::optional<std::int64_t> resumed_step) {
+  if (!leads) return std::nullopt;
   return std::optional<RunLog>(
       std::in_place, p.run,
       RunLog::Options{.resumed_step = resumed_step, .tensorboard = p.job.logging.tensorboard});
@@ -188,7 +190,6 @@ int train_rank(const RankSetting& rank) {
   const std::string resolved = job::resolved_job_text(p.job);
   if (leads) record_start(rank, p, resolved, checkpoint);
   const double roofline_s = roofline_seconds(p.spec, p.plan.batch);
-
   const std::unique_ptr<Arena> arena =
       Arena::make(p.spec.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
   rank.monitor.phase("load");
@@ -197,9 +198,8 @@ int train_rank(const RankSetting& rank) {
   // From here on transfers between ranks may be under way when an error strikes.
   const TrainState state = abort_on_error(
       engine.comm(), [&] { return load_weights_of(assembled, arguments, p.spec, checkpoint, offload); });
-  std::optional<RunLog> log;
-  const bool resumes = checkpoint || offload.is_recovered();
-  if (leads) log = open_log(p, resumes ? std::optional(state.step) : std::nullopt);
+  std::optional<RunLog> log = open_log(
+      leads, p, checkpoint || offload.is_recovered() ? std::optional(state.step) : std::nullopt);
   if (leads && arguments.resume_from) move_later_checkpoints_aside(p.run, *arguments.resume_from);
   begin_training(rank, p, engine);
   offload.keep();
@@ -213,7 +213,7 @@ int train_rank(const RankSetting& rank) {
        .engine = engine,
        .model = assembled.model,
        .files = *files,
-       .offload = assembled.offload ? assembled.offload->home() : nullptr,
+       .offload = assembled.offload.get(),
        .saved_step = checkpoint ? checkpoint->step() : -1,
        .is_recovered = offload.is_recovered(),
        .log = log ? &*log : nullptr,
@@ -230,8 +230,7 @@ int train_rank(const RankSetting& rank) {
        .quiet = rank.session.quiet},
       state);
   const int code = run_trainer(trainer, engine.comm());
-  barrier(comm, "the end");  // nobody uses what is removed
-  if (leads) offload.remove();
+  offload.remove(comm);
   return code;
 }
 

@@ -78,6 +78,11 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     edit.spec.engine.zero_stage = stage;
     proposals.consider(edit);
   }
+  if (!spec.offload.state) {
+    Edit edit{"offload.state = \"ssd\"", " (updates at the speed of the disk)", spec};
+    edit.spec.offload.state = true;
+    proposals.consider(edit);
+  }
   if (spec.engine.recompute == Recompute::kNone) {
     Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", spec};
     edit.spec.engine.recompute = Recompute::kSelective;

@@ -59,7 +59,8 @@ void save_step(RunState& run) {
   try {
     const auto path =
         save_checkpoint(parts.engine, parts.files, parts.run / "checkpoints", run.train,
-                        {parts.model_config, parts.spec.tokenizer.string(), parts.resolved_job});
+                        {parts.model_config, parts.spec.tokenizer.string(), parts.resolved_job},
+                        parts.offload);
     run.last_saved = run.train.step;
     run.longest_save_s =
         std::max(run.longest_save_s, static_cast<double>(steady_now_ns() - start) * 1e-9);

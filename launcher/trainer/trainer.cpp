@@ -14,7 +14,7 @@
 #include "launcher/trainer/step_records.h"
 #include "launcher/trainer/stop_request.h"
 #include "launcher/trainer/tracing.h"
-#include "offload/offload_home.h"
+#include "train/offload_stores.h"
 
 namespace thimble {
 
@@ -24,10 +24,10 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
       batches_(run_.parts) {
   run_.parts.engine.set_last_grad_norm(state.last_grad_norm);
   run_.stop_early = is_stopped_early(run_.parts.job, state);
-  if (OffloadHome* offload = run_.parts.offload) {
+  if (OffloadStores* offload = run_.parts.offload) {
     // So that an interrupted run knows where the state on disk stands.
     run_.parts.engine.set_commit_hook([this, offload](const StepResult& result) {
-      offload->set_note(checkpoint_metadata(
+      offload->home()->set_note(checkpoint_metadata(
           after_step(result), {run_.parts.model_config, run_.parts.spec.tokenizer.string(),
                                run_.parts.resolved_job}));
     });

@@ -15,7 +15,7 @@
 namespace thimble {
 
 class Console;
-class OffloadHome;
+class OffloadStores;
 class RankMonitor;
 
 struct TrainerParts {
@@ -28,7 +28,7 @@ struct TrainerParts {
   TrainEngine& engine;
   const Transformer& model;  // the engine's
   FileEngine& files;
-  OffloadHome* offload = nullptr;  // of state on disk; null: it is in memory
+  OffloadStores* offload = nullptr;  // of state on disk; null: it is in memory
   std::int64_t saved_step = -1;    // of the newest checkpoint; -1: there is none
   bool is_recovered = false;       // goes on from a state on disk, newer than any checkpoint
   RunLog* log = nullptr;  // on rank 0
