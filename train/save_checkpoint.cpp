@@ -32,6 +32,7 @@ std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                 .step = state.step,
                                 .metadata = checkpoint_metadata(state, identity)};
   if (offload != nullptr) {
+    engine.store().commit(state.step);  // nothing is read ahead while files change hands
     if (auto path = offload->lend_checkpoint(engine.state_step(), target)) return *path;
   }
   return save_state(kept_state(engine), engine.comm(), target);
