@@ -18,10 +18,14 @@ Tensor with_room(Arena& arena, MemoryTag tag, std::int64_t bytes) {
                        "weights from the disk");
 }
 
+bool has_room(const Tensor& memory) {
+  return memory.nbytes() >= kLeastDirect;
+}
+
 // Where in it the tensor begins whose part at `begin` has the range's bytes, so that these lie in
 // their block as they do on disk.
 std::int64_t offset_in(const Tensor& memory, std::int64_t begin, std::int64_t lead) {
-  if (memory.nbytes() < kLeastDirect) return 0;
+  if (!has_room(memory)) return 0;
   return ((lead - begin) % kDiskBlock + kDiskBlock) % kDiskBlock;  // the arena gives whole blocks
 }
 
@@ -33,6 +37,7 @@ struct OffloadedWeights::RowsUnderWay {
   Tensor read;    // by the host
   Tensor values;  // in the weight's dtype; undefined: they have it
   Tensor rows;    // of the whole weight; undefined: they are read there
+  bool has_room = false;  // around what is read
   std::vector<Completion> io{};
 };
 
@@ -91,6 +96,7 @@ OffloadedWeights::RowsUnderWay OffloadedWeights::make_room(const StateEntry& wei
     const Tensor memory = with_room(arena, MemoryTag::kWeights, weight.bytes());
     whole = memory.part(offset_in(memory, weight.range(rows).begin, lead), weight.slot.dtype, shape);
     coming.read = whole.rows(rows.begin, rows.end);
+    coming.has_room = has_room(memory);
     return coming;
   }
   whole = Tensor::empty(arena, MemoryTag::kWeights, weight.slot.dtype, shape,
@@ -99,6 +105,7 @@ OffloadedWeights::RowsUnderWay OffloadedWeights::make_room(const StateEntry& wei
   const Tensor memory = with_room(arena.pinned(), MemoryTag::kIo, coming.range.bytes());
   const Shape own = weight.slot.piece(rows);
   coming.read = memory.part(offset_in(memory, 0, lead), source.slot.dtype, own);
+  coming.has_room = has_room(memory);
   if (&source == &weight) return coming;
   coming.values = arena.is_on_cpu()
                       ? coming.rows
@@ -118,7 +125,9 @@ WeightRows::Whole OffloadedWeights::start_show(std::span<const ParamId> ids) {
       continue;
     }
     state_->finish_writes(part.range);
-    part.io = home_.disk()->start_read(part.range, static_cast<std::byte*>(part.read.raw()));
+    auto* const at = static_cast<std::byte*>(part.read.raw());
+    part.io = part.has_room ? home_.disk()->start_read(part.range, at)
+                            : home_.disk()->start_exact_read(part.range, at);
   }
   shown.rows = Completion(std::make_unique<ShownRows>(shared_home_, std::move(parts)));
   return shown;

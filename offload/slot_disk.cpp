@@ -127,16 +127,19 @@ std::vector<Completion> SlotDisk::start_read(const KeyRange& range, std::byte* a
   if (range.bytes() == 0) return parts;
   const std::vector<Source> from = sources(range);
   const std::int64_t first = position(range.key, range.begin);
-  const auto place = static_cast<std::int64_t>(reinterpret_cast<std::uintptr_t>(at) % kBlock);
-  if (from.size() == 1 && from[0].file >= 0 && place == first % kBlock &&
-      takes_blocks(files_.direct(from[0].file))) {
+  if (from.size() == 1 && from[0].file >= 0 && takes_blocks(files_.direct(from[0].file))) {
     const std::int64_t begin = down(first), end = up(position(range.key, range.end));
     parts.push_back(engine_.start_read(files_.direct(from[0].file), begin,
                                        {at - (first - begin), size_of(begin, end)}));
     traffic_.read += end - begin;
     return parts;
   }
-  for (const Source& s : from) {
+  return start_exact_read(range, at);
+}
+
+std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::byte* at) {
+  std::vector<Completion> parts;
+  for (const Source& s : sources(range)) {
     const std::span<std::byte> part(at + (s.begin - range.begin), size_of(s.begin, s.end));
     if (s.file < 0) {
       std::memset(part.data(), 0, part.size());
