@@ -11,8 +11,8 @@ namespace thimble {
 void ChecksumRuns::put(const ChecksumRun& run) {
   if (run.begin == run.end) return;
   for (const ChecksumRun& old : in(run.begin, run.end)) {
-    TH_CHECK(old.begin >= run.begin && old.end <= run.end, "a write of bytes {} to {} cuts {} to {}",
-             run.begin, run.end, old.begin, old.end);
+    TH_CHECK(old.begin >= run.begin && old.end <= run.end,
+             "a write of bytes {} to {} cuts {} to {}", run.begin, run.end, old.begin, old.end);
     runs_.erase(old.begin);
   }
   runs_.emplace(run.begin, run);
@@ -20,6 +20,7 @@ void ChecksumRuns::put(const ChecksumRun& run) {
 
 std::vector<ChecksumRun> ChecksumRuns::in(std::int64_t begin, std::int64_t end) const {
   std::vector<ChecksumRun> found;
+  if (begin >= end) return found;
   auto run = runs_.upper_bound(begin);
   if (run != runs_.begin() && std::prev(run)->second.end > begin) --run;
   for (; run != runs_.end() && run->first < end; ++run) {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <nlohmann/json.hpp>
+#include <set>
 
 #include "core/base/error.h"
 #include "core/base/failpoint.h"
@@ -30,6 +31,13 @@ const json& array_of(const json& object, const char* name, std::string_view wher
   return *found;
 }
 
+bool truth_of(const json& object, const char* name, std::string_view where) {
+  const auto found = object.find(name);
+  if (found == object.end() || !found->is_boolean())
+    throw_user("{}: '{}' must be true or false", where, name);
+  return found->get<bool>();
+}
+
 std::int64_t whole_number(const json& value, std::string_view where) {
   if (!value.is_number_integer()) throw_user("{}: a whole number is expected", where);
   return value.get<std::int64_t>();
@@ -39,8 +47,9 @@ CommitRecord::Key read_key(const json& line, std::size_t files, const std::strin
   CommitRecord::Key key;
   key.name = json_text(line, "name", where, "key");
   key.bytes = json_size(line, "bytes", where, "key");
-  key.file = static_cast<int>(json_size(line, "file", where, "key")) - 1;
-  if (key.file >= static_cast<int>(files)) throw_user("{}: no file {}", where, key.file + 1);
+  const std::int64_t file = json_size(line, "file", where, "key");
+  if (file > static_cast<std::int64_t>(files)) throw_user("{}: no file {}", where, file);
+  key.file = static_cast<int>(file) - 1;
   const json& ends = array_of(line, "ends", where);
   const json& checksums = array_of(line, "crc32c", where);
   if (ends.size() != checksums.size()) throw_user("{}: a checksum for each run", where);
@@ -60,16 +69,13 @@ CommitRecord::Key read_key(const json& line, std::size_t files, const std::strin
 }  // namespace
 
 std::string commit_text(const CommitRecord& record) {
-  std::string text = ordered_json{{"format", kFormat},
-                                  {"identity", record.identity},
-                                  {"generation", record.generation},
-                                  {"step", record.step},
-                                  {"torn", record.torn},
-                                  {"files", record.files},
-                                  {"keys", record.keys.size()},
-                                  {"note", record.note}}
-                         .dump() +
-                     "\n";
+  std::string text =
+      ordered_json{
+          {"format", kFormat},     {"identity", record.identity}, {"generation", record.generation},
+          {"step", record.step},   {"torn", record.torn},         {"layout", record.layout},
+          {"files", record.files}, {"keys", record.keys.size()},  {"note", record.note}}
+          .dump() +
+      "\n";
   for (const CommitRecord::Key& key : record.keys) {
     ordered_json ends = ordered_json::array(), checksums = ordered_json::array();
     for (const ChecksumRun& run : key.runs) {
@@ -108,18 +114,30 @@ CommitRecord parse_commit(std::string_view text, std::string_view file) {
   CommitRecord record{.identity = json_text(head, "identity", name, "line 1"),
                       .generation = json_size(head, "generation", name, "line 1"),
                       .step = json_size(head, "step", name, "line 1"),
-                      .torn = head.value("torn", json()) == true,
+                      .torn = truth_of(head, "torn", name),
                       .note = json_text(head, "note", name, "line 1"),
+                      .layout = 0,
                       .files = {},
                       .keys = {}};
+  const std::int64_t layout = json_size(head, "layout", name, "line 1");
+  if (layout > 0xFFFFFFFFLL) throw_user("{}: 'layout' is not a checksum", file);
+  record.layout = static_cast<std::uint32_t>(layout);
   for (const json& entry : array_of(head, "files", name)) {
     if (!entry.is_string() || !is_plain_file_name(entry.get<std::string>()))
       throw_user("{}: 'files' must be plain names", file);
-    record.files.push_back(entry.get<std::string>());
+    std::string plain = entry.get<std::string>();
+    if (std::count(record.files.begin(), record.files.end(), plain) > 0)
+      throw_user("{}: 'files' names '{}' twice", file, plain);
+    record.files.push_back(std::move(plain));
   }
   const std::int64_t keys = json_size(head, "keys", name, "line 1");
-  for (std::int64_t i = 0; i < keys; ++i)
-    record.keys.push_back(read_key(next(), record.files.size(), fmt::format("{}: key {}", name, i)));
+  std::set<std::string> names;
+  for (std::int64_t i = 0; i < keys; ++i) {
+    record.keys.push_back(
+        read_key(next(), record.files.size(), fmt::format("{}: key {}", name, i)));
+    if (!names.insert(record.keys.back().name).second)
+      throw_user("{}: key {} is there twice", file, i);
+  }
   if (!lines.empty()) throw_user("{}: the record has too many lines", file);
   return record;
 }
@@ -133,6 +151,25 @@ void write_commit(const std::filesystem::path& directory, int rank, const Commit
   failpoint("offload.record");
   write_file_atomic(commit_path(directory, rank, record.generation), commit_text(record));
   failpoint("offload.record");
+}
+
+void remove_commits_after(const std::filesystem::path& directory, int rank,
+                          std::int64_t generation) {
+  bool removed = false;
+  for (const std::int64_t parity : {0, 1}) {
+    if (generation > 0 && generation % 2 == parity) continue;
+    const std::filesystem::path path = commit_path(directory, rank, parity);
+    try {
+      if (parse_commit(read_text_file(path, kMostBytes), path.string()).generation <= generation)
+        continue;
+    } catch (const std::runtime_error&) {
+      // Not there, or of no use to anybody.
+    }
+    std::error_code error;
+    removed |= std::filesystem::remove(path, error);
+    if (error) throw_system("cannot remove {}: {}", path.string(), error.message());
+  }
+  if (removed) sync_directory(directory);
 }
 
 std::vector<CommitRecord> read_commits(const std::filesystem::path& directory, int rank,

@@ -27,6 +27,7 @@ struct CommitRecord {
   std::int64_t step = 0;
   bool torn = false;  // a step has begun to change this state in place: it is no longer whole
   std::string note;   // of the caller; not looked into
+  std::uint32_t layout = 0;        // checksum of where keys lie in the files
   std::vector<std::string> files;  // plain names in the directory of the record
   std::vector<Key> keys;           // those that are kept
   friend bool operator==(const CommitRecord&, const CommitRecord&) = default;
@@ -42,6 +43,10 @@ std::filesystem::path commit_path(const std::filesystem::path& directory, int ra
                                   std::int64_t generation);
 /// Replaces the record at its place, durably. Failpoint "offload.record" before and after.
 void write_commit(const std::filesystem::path& directory, int rank, const CommitRecord& record);
+/// Removes the records of a rank but that of `generation` and the one before, durably: they are of
+/// steps that are done again. 0: all.
+void remove_commits_after(const std::filesystem::path& directory, int rank,
+                          std::int64_t generation);
 /// The records of a rank that can be read, newest first; what is wrong with others is appended to
 /// `rejected`.
 std::vector<CommitRecord> read_commits(const std::filesystem::path& directory, int rank,

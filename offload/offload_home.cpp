@@ -33,8 +33,8 @@ std::int64_t least_window_bytes(const StateTable& table, const Optimizer& optimi
     for (const StateEntry& entry : table.of(id)) {
       if (entry.in_weight_store() && !(weights && OffloadHome::is_on_disk(entry))) continue;
       const Slice held = entry.held_rows(rank);
-      const Slice rows{held.begin, any_rows ? std::min(held.end, held.begin + entry.rows.granule)
-                                            : held.end};
+      const Slice rows{held.begin,
+                       any_rows ? std::min(held.end, held.begin + entry.rows.granule) : held.end};
       bytes += with_blocks(entry.range(rows).size);
     }
     most = std::max(most, bytes);

@@ -38,14 +38,26 @@ void OffloadedState::erase(StateId id) {
   home_.disk()->erase(home_.key_of(home_.table()[id]));
 }
 
-void OffloadedState::throw_failure() {
-  if (const std::exception_ptr failure = std::exchange(failure_, nullptr))
-    std::rethrow_exception(failure);
+// For good: what was not written must not be committed by whoever tries again.
+void OffloadedState::throw_failure() const {
+  if (failure_) std::rethrow_exception(failure_);
 }
 
 void OffloadedState::free(Buffers::iterator buffer) {
   ring_.give_back(buffer->begin);
   buffers_.erase(buffer);
+}
+
+// Waits for a write and frees its memory.
+void OffloadedState::finish_write(Buffers::iterator buffer) {
+  std::vector<Completion> io = std::move(buffer->io);
+  free(buffer);
+  try {
+    wait_all(io);
+  } catch (...) {
+    failure_ = std::current_exception();
+    throw;
+  }
 }
 
 // Frees what has been written.
@@ -55,9 +67,7 @@ void OffloadedState::reap() {
     const bool done =
         now->phase == Phase::kGoing &&
         std::all_of(now->io.begin(), now->io.end(), [](const Completion& c) { return c.done(); });
-    if (!done) continue;
-    wait_all(now->io);
-    free(now);
+    if (done) finish_write(now);
   }
 }
 
@@ -65,10 +75,8 @@ void OffloadedState::reap() {
 void OffloadedState::wait_for_writes(const KeyRange* of) {
   for (auto buffer = buffers_.begin(); buffer != buffers_.end();) {
     const auto now = buffer++;
-    if (now->phase != Phase::kGoing || (of != nullptr && !overlap(now->range, *of))) continue;
-    std::vector<Completion> io = std::move(now->io);
-    free(now);
-    wait_all(io);
+    if (now->phase == Phase::kGoing && (of == nullptr || overlap(now->range, *of)))
+      finish_write(now);
   }
 }
 
@@ -93,14 +101,12 @@ OffloadedState::Buffers::iterator OffloadedState::make_buffer(const StateUse& us
                    format_bytes(home_.window_bytes()),
                    home_.table().params().info(home_.table()[use.id].param).name);
     }
-    std::vector<Completion> io = std::move(going->io);
-    free(going);
-    wait_all(io);
+    finish_write(going);
     begin = ring_.take(disk.room(range));
   }
   if (!begin) return buffers_.end();
-  Buffer& buffer = buffers_.emplace_back(
-      Buffer{.use = use, .range = range, .begin = *begin, .lent = {}});
+  Buffer& buffer =
+      buffers_.emplace_back(Buffer{.use = use, .range = range, .begin = *begin, .lent = {}});
   buffer.at = home_.window() + *begin + disk.lead(range);
   try {
     if (use.access != StateAccess::kOverwrite) buffer.io = disk.start_read(range, buffer.at);
@@ -139,9 +145,10 @@ void OffloadedState::announce(std::span<const StateUse> order) {
   std::copy_if(order.begin(), order.end(), std::back_inserter(next), [&](const StateUse& use) {
     return OffloadHome::is_on_disk(home_.table()[use.id]);  // other weights are made of masters
   });
-  const bool goes_on = ahead_ <= next.size() &&
-                       std::equal(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(ahead_),
-                                  next.begin());
+  const bool goes_on =
+      ahead_ <= next.size() &&
+      std::equal(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(ahead_),
+                 next.begin());
   if (!goes_on) drop_ahead();
   order_ = std::move(next);
   reap();
@@ -173,9 +180,8 @@ OffloadedState::Buffers::iterator OffloadedState::take_ahead(const StateUse& use
 
 Tensor OffloadedState::lend(const Buffer& buffer) {
   const StateEntry& entry = home_.table()[buffer.use.id];
-  const Tensor here =
-      Tensor::wrap(buffer.at, entry.slot.dtype, entry.slot.piece(buffer.use.rows),
-                   home_.arena().pinned().device());
+  const Tensor here = Tensor::wrap(buffer.at, entry.slot.dtype, entry.slot.piece(buffer.use.rows),
+                                   home_.arena().pinned().device());
   const bool on_host = buffer.use.on_cpu || entry.tier == StateTier::kHost;
   if (on_host || home_.arena().is_on_cpu()) return here;
   const Tensor there = Tensor::empty(home_.arena(), entry.tag, entry.slot.dtype, here.shape(),
@@ -262,7 +268,12 @@ void OffloadedState::commit(std::int64_t step) {
   drop_ahead();
   order_.clear();
   wait_for_writes(nullptr);
-  home_.disk()->commit(step, home_.note());
+  try {
+    home_.disk()->commit(step, home_.note());
+  } catch (...) {
+    failure_ = std::current_exception();
+    throw;
+  }
 }
 
 }  // namespace thimble

@@ -41,8 +41,8 @@ class OffloadedState final : public StateStore {
   struct Buffer {
     StateUse use;
     KeyRange range;
-    std::int64_t begin = 0;      // in the ring
-    std::byte* at = nullptr;     // the first byte of the range
+    std::int64_t begin = 0;   // in the ring
+    std::byte* at = nullptr;  // the first byte of the range
     Phase phase = Phase::kComing;
     Tensor lent;
     std::vector<Completion> io{};
@@ -58,8 +58,9 @@ class OffloadedState final : public StateStore {
   bool is_free_of_writes(const StateUse& use) const;
   void wait_for_writes(const KeyRange* of);
   void free(Buffers::iterator buffer);
+  void finish_write(Buffers::iterator buffer);
   void reap();
-  void throw_failure();
+  void throw_failure() const;
 
   std::shared_ptr<OffloadHome> shared_home_;
   OffloadHome& home_;
@@ -67,7 +68,7 @@ class OffloadedState final : public StateStore {
   std::deque<StateUse> order_;  // announced, not acquired yet
   std::size_t ahead_ = 0;       // of them, those that have a buffer
   Buffers buffers_;             // in the order in which they were made
-  std::exception_ptr failure_;
+  std::exception_ptr failure_;  // the first one of a write
 };
 
 }  // namespace thimble

@@ -31,8 +31,7 @@ PersistedWeights::~PersistedWeights() {
 }
 
 StateLease PersistedWeights::acquire(const StateUse& use) {
-  if (const std::exception_ptr failure = std::exchange(failure_, nullptr))
-    std::rethrow_exception(failure);
+  throw_failure();
   StateLease lease = weights_->acquire(use);
   const Tensor tensor = lease.tensor();
   leases_.emplace(tensor.raw(), std::move(lease));
@@ -50,12 +49,22 @@ void PersistedWeights::release(const StateUse& use, const Tensor& tensor) noexce
   leases_.erase(leases_.find(tensor.raw()));
 }
 
+// For good: what was not written must not be committed by whoever tries again.
+void PersistedWeights::throw_failure() const {
+  if (failure_) std::rethrow_exception(failure_);
+}
+
 void PersistedWeights::wait() {
   for (std::vector<Completion>& io : going_) {
     std::vector<Completion> parts = std::move(io);
     io.clear();
-    wait_all(parts);
+    try {
+      wait_all(parts);
+    } catch (...) {
+      if (!failure_) failure_ = std::current_exception();
+    }
   }
+  throw_failure();
 }
 
 // The memory of the next piece, at the place within a block that the range has on disk.
@@ -71,7 +80,8 @@ void PersistedWeights::persist(const KeyRange& range, const Tensor& tensor) {
   if (home_.disk() == nullptr) return home_.plan_write(range.bytes());
   if (home_.disk()->would_cut(range)) wait();
   for (std::int64_t at = range.begin; at < range.end;) {
-    const std::int64_t end = std::min(range.end, at + home_.disk()->bytes_to_run_end(range.key, at));
+    const std::int64_t end =
+        std::min(range.end, at + home_.disk()->bytes_to_run_end(range.key, at));
     const KeyRange piece{range.key, at, end};
     std::byte* memory = free_piece(piece);
     ops::to_host(memory, bytes_of(tensor, at - range.begin, end - at));
@@ -81,8 +91,7 @@ void PersistedWeights::persist(const KeyRange& range, const Tensor& tensor) {
 }
 
 void PersistedWeights::commit(std::int64_t step) {
-  if (const std::exception_ptr failure = std::exchange(failure_, nullptr))
-    std::rethrow_exception(failure);
+  throw_failure();
   wait();
   weights_->commit(step);
 }

@@ -44,6 +44,7 @@ class PersistedWeights final : public WeightStore {
   std::byte* free_piece(const KeyRange& range);
   void persist(const KeyRange& range, const Tensor& tensor);
   void wait();
+  void throw_failure() const;
 
   std::shared_ptr<OffloadHome> shared_home_;
   OffloadHome& home_;

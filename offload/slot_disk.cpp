@@ -4,7 +4,6 @@
 #include <cstring>
 
 #include "core/base/error.h"
-#include "core/base/failpoint.h"
 #include "core/base/numeric.h"
 
 namespace thimble {
@@ -39,35 +38,54 @@ SlotDisk::SlotDisk(SlotDiskOptions options, std::vector<DiskKey> keys, FileEngin
 void SlotDisk::place_keys() {
   for (std::size_t i = 0; i < keys_.size(); ++i) {
     const Extent* extent = files_.layout().find(keys_[i].name);
-    TH_CHECK(extent != nullptr && extent->bytes == keys_[i].bytes, "no room for '{}'",
-             keys_[i].name);
+    if (extent == nullptr || extent->bytes != keys_[i].bytes)
+      throw_user("{}: the files have no room for {} bytes of '{}'",
+                 files_.options().directory.string(), keys_[i].bytes, keys_[i].name);
     kept_[i].offset = extent->offset;
   }
 }
 
 void SlotDisk::start_new() {
+  remove_commits_after(files_.options().directory, options_.files.rank, 0);
+  files_.remove_others();
   for (int i = 0; i < options_.slots; ++i) files_.add();
   place_keys();
   settle_files();
 }
 
 void SlotDisk::recover(const CommitRecord& record) {
-  files_.open(record.files);
+  const std::string directory = files_.options().directory.string();
+  if (record.identity != options_.identity)
+    throw_user("{}: it holds the state of another run, '{}'", directory, record.identity);
+  if (record.torn)
+    throw_user(
+        "{}: a step after step {} was changing the state in place, and did not end: the "
+        "state is lost",
+        directory, record.step);
+  std::vector<bool> needed(record.files.size());
+  for (const CommitRecord::Key& saved : record.keys) {
+    if (saved.file >= 0) needed.at(static_cast<std::size_t>(saved.file)) = true;
+  }
+  files_.open(record.files, needed);
+  if (files_.layout_checksum() != record.layout)
+    throw_user("{}/layout-{}.json: it is not the layout of the state", directory,
+               options_.files.rank);
   place_keys();
-  for (std::size_t i = 0; i < keys_.size(); ++i) erase(static_cast<int>(i));
+  for (Kept& k : kept_) k = {.offset = k.offset, .now = {}, .next = {}};
   record_ = record;
   for (const CommitRecord::Key& saved : record.keys) {
     const auto key = std::find_if(keys_.begin(), keys_.end(),
                                   [&](const DiskKey& k) { return k.name == saved.name; });
     if (key == keys_.end() || key->bytes != saved.bytes)
-      throw_user("{}: it holds '{}' of {} bytes, which this job does not have",
-                 files_.options().directory.string(), saved.name, saved.bytes);
+      throw_user("{}: it holds '{}' of {} bytes, which this job does not have", directory,
+                 saved.name, saved.bytes);
     Kept& kept = kept_[static_cast<std::size_t>(key - keys_.begin())];
     kept.exists = true;
     kept.now.file = saved.file;
     for (const ChecksumRun& run : saved.runs) kept.now.runs.put(run);
   }
   record_.keys.clear();
+  remove_commits_after(files_.options().directory, options_.files.rank, record_.generation);
   settle_files();
 }
 
@@ -80,24 +98,29 @@ void SlotDisk::create(int key) {
   k.exists = true;
   if (files_.count() == 0) return;  // not started: there is nothing yet that it could replace
   // What is committed stays where it is: the new contents are written elsewhere.
+  const int file = file_to_write(k);
+  if (file == k.now.file) make_torn();
   k.pending = true;
-  k.next = {.file = file_to_write(k), .runs = {}};
-  if (k.next.file == k.now.file) make_torn();
+  k.next = {.file = file, .runs = {}};
   k.now.runs = {};
-  if (options_.slots == 1) k.now = {};
 }
 
 void SlotDisk::erase(int key) {
-  const std::int64_t offset = kept(key).offset;
-  kept(key) = {};
-  kept(key).offset = offset;
+  Kept& k = kept(key);
+  k.exists = false;
+  if (files_.count() == 0) return;
+  // Until the next commit its file remains the one that must not be written.
+  k.pending = true;
+  k.next = {};
+  k.now.runs = {};
 }
 
 std::vector<SlotDisk::Source> SlotDisk::sources(const KeyRange& range) const {
   const Kept& k = kept(range.key);
-  TH_CHECK(k.exists && range.begin >= 0 && range.end <= keys_[static_cast<std::size_t>(range.key)].bytes,
-           "bytes {} to {} of '{}'", range.begin, range.end,
-           keys_[static_cast<std::size_t>(range.key)].name);
+  TH_CHECK(
+      k.exists && range.begin >= 0 && range.end <= keys_[static_cast<std::size_t>(range.key)].bytes,
+      "bytes {} to {} of '{}'", range.begin, range.end,
+      keys_[static_cast<std::size_t>(range.key)].name);
   std::vector<Source> found;
   const auto add = [&](int file, std::int64_t begin, std::int64_t end) {
     if (!found.empty() && found.back().file == file && found.back().end == begin) {
@@ -145,8 +168,7 @@ std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::b
       std::memset(part.data(), 0, part.size());
       continue;
     }
-    parts.push_back(
-        engine_.start_read(files_.cached(s.file), position(range.key, s.begin), part));
+    parts.push_back(engine_.start_read(files_.cached(s.file), position(range.key, s.begin), part));
     traffic_.read += static_cast<std::int64_t>(part.size());
   }
   return parts;
@@ -160,10 +182,11 @@ std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& ru
   ChecksumRun now = run;
   checksum_runs({&now, 1}, bytes.data(), run.begin);
   if (now.crc != run.crc) {
-    throw_system("{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
-                 "has changed them",
-                 files_.path(file).string(), position(key, run.begin), position(key, run.end),
-                 keys_[static_cast<std::size_t>(key)].name);
+    throw_system(
+        "{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
+        "has changed them",
+        files_.path(file).string(), position(key, run.begin), position(key, run.end),
+        keys_[static_cast<std::size_t>(key)].name);
   }
   return bytes;
 }
@@ -207,11 +230,11 @@ int SlotDisk::file_to_write(const Kept& key) const {
 // Before committed bytes are overwritten, the record says that they are.
 void SlotDisk::make_torn() {
   if (torn_ || record_.generation == 0) return;
-  torn_ = true;
   CommitRecord torn = record_;
   ++torn.generation;
   torn.torn = true;
   write_commit(files_.options().directory, options_.files.rank, torn);
+  torn_ = true;
 }
 
 SlotDisk::Place& SlotDisk::place_to_write(int key) {
@@ -219,13 +242,11 @@ SlotDisk::Place& SlotDisk::place_to_write(int key) {
   TH_CHECK(k.exists);
   if (!k.pending) {
     const int file = file_to_write(k);
+    const bool in_place = file == k.now.file;
+    if (in_place) make_torn();
     k.pending = true;
-    k.next.file = file;
-    k.next.runs = {};
-    if (file == k.now.file) {
-      make_torn();
-      k.next.runs = std::exchange(k.now.runs, {});
-    }
+    k.next = {.file = file, .runs = {}};
+    if (in_place) std::swap(k.next.runs, k.now.runs);
   }
   return k.next;
 }
@@ -266,12 +287,12 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
   std::vector<Completion> parts;
   if (range.bytes() == 0) return parts;
   Place& place = place_to_write(range.key);
-  std::vector<ChecksumRun> runs =
-      cut_into_runs(range.begin, range.end, kept(range.key).offset);
+  std::vector<ChecksumRun> runs = cut_into_runs(range.begin, range.end, kept(range.key).offset);
   checksum_runs(runs, at, range.begin);
   split_cut_runs(range.key, place, runs);
   for (const ChecksumRun& run : runs) place.runs.put(run);
-  const std::int64_t first = position(range.key, range.begin), last = position(range.key, range.end);
+  const std::int64_t first = position(range.key, range.begin),
+                     last = position(range.key, range.end);
   traffic_.written += range.bytes();
   if (!takes_blocks(files_.direct(place.file))) {
     parts.push_back(engine_.start_write(files_.cached(place.file), first,
@@ -289,159 +310,6 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
   if (last > end)
     parts.push_back(engine_.start_write(files_.cached(place.file), end, bytes(end, last)));
   return parts;
-}
-
-// The bytes of a key that a step has not written are copied from where they were.
-void SlotDisk::fill_gaps(int key) {
-  Kept& k = kept(key);
-  const std::int64_t bytes = keys_[static_cast<std::size_t>(key)].bytes;
-  for (const ChecksumRun& gap : k.next.runs.gaps(0, bytes)) {
-    std::vector<ChecksumRun> pieces;
-    for (const ChecksumRun& cut : cut_into_runs(gap.begin, gap.end, k.offset)) {
-      // By the runs that are there: each is read once.
-      for (const ChecksumRun& old : k.now.runs.in(cut.begin, cut.end))
-        pieces.push_back({std::max(old.begin, cut.begin), std::min(old.end, cut.end)});
-      if (k.now.runs.in(cut.begin, cut.end).empty()) pieces.push_back(cut);
-    }
-    for (ChecksumRun& piece : pieces) {
-      const std::span<std::byte> memory = scratch_.subspan(0, size_of(piece.begin, piece.end));
-      const auto old = k.now.runs.in(piece.begin, piece.end);
-      if (old.empty()) {
-        std::memset(memory.data(), 0, memory.size());
-      } else {
-        const auto whole = read_run(key, k.now.file, old[0]);
-        std::memmove(memory.data(), whole.data() + (piece.begin - old[0].begin), memory.size());
-      }
-      checksum_runs({&piece, 1}, memory.data(), piece.begin);
-      engine_.write(files_.cached(k.next.file), k.offset + piece.begin, memory);
-      traffic_.written += static_cast<std::int64_t>(memory.size());
-      k.next.runs.put(piece);
-    }
-  }
-}
-
-void SlotDisk::write_record(std::int64_t step, const std::string& note) {
-  record_.identity = options_.identity;
-  ++record_.generation;
-  record_.step = step;
-  record_.note = note;
-  record_.torn = false;
-  record_.files.clear();
-  std::vector<int> number(static_cast<std::size_t>(files_.count()), -1);
-  for (int i = 0; i < files_.count(); ++i) {
-    if (!files_.is_there(i)) continue;
-    number[static_cast<std::size_t>(i)] = static_cast<int>(record_.files.size());
-    record_.files.push_back(files_.name(i));
-  }
-  CommitRecord whole = record_;
-  for (std::size_t i = 0; i < keys_.size(); ++i) {
-    if (!kept_[i].exists) continue;
-    const Place& place = kept_[i].pending ? kept_[i].next : kept_[i].now;
-    const bool zero = place.runs.empty();
-    whole.keys.push_back({.name = keys_[i].name,
-                          .bytes = keys_[i].bytes,
-                          .file = zero ? -1 : number[static_cast<std::size_t>(place.file)],
-                          .runs = place.runs.all()});
-  }
-  write_commit(files_.options().directory, options_.files.rank, whole);
-}
-
-void SlotDisk::commit(std::int64_t step, const std::string& note) {
-  std::vector<bool> written(static_cast<std::size_t>(files_.count()));
-  for (std::size_t i = 0; i < kept_.size(); ++i) {
-    if (!kept_[i].exists || !kept_[i].pending || kept_[i].next.runs.empty()) continue;
-    fill_gaps(static_cast<int>(i));
-    written[static_cast<std::size_t>(kept_[i].next.file)] = true;
-  }
-  failpoint("offload.sync");
-  for (int i = 0; i < files_.count(); ++i) {
-    if (written[static_cast<std::size_t>(i)]) files_.cached(i).data_sync();
-  }
-  failpoint("offload.sync");
-  write_record(step, note);
-  files_.options().gather(0);  // nobody overwrites the state before until all have this one
-  torn_ = false;
-  for (Kept& k : kept_) {
-    if (!k.pending) continue;
-    k.pending = false;
-    k.now = std::exchange(k.next, {});
-    if (k.now.runs.empty()) k.now.file = -1;
-  }
-  settle_files();
-}
-
-void SlotDisk::settle_files() {
-  const GatherNumbers& gather = files_.options().gather;
-  const auto any = [&](bool mine) {
-    const std::vector<std::int64_t> all = gather(mine ? 1 : 0);
-    return std::count(all.begin(), all.end(), 1) > 0;
-  };
-  std::vector<bool> holds(static_cast<std::size_t>(files_.count()));
-  for (const Kept& k : kept_) {
-    if (k.exists && k.now.file >= 0) holds[static_cast<std::size_t>(k.now.file)] = true;
-  }
-  int spare = 0, full = 0;  // files that may be written: without state, and with some
-  writable_.assign(static_cast<std::size_t>(files_.count()), false);
-  for (int i = 0; i < files_.count(); ++i) {
-    if (!files_.is_there(i)) continue;
-    // The first rank gives files other names and takes them away: it knows which have one.
-    const bool writable = gather(files_.is_lent(i) ? 0 : 1).front() == 1;
-    const bool held = any(holds[static_cast<std::size_t>(i)]);
-    if (!held && (!writable || spare + full >= options_.slots)) {
-      files_.remove(i);
-      continue;
-    }
-    writable_[static_cast<std::size_t>(i)] = writable;
-    if (writable) ++(held ? full : spare);
-  }
-  // Every key needs a file beside its own.
-  if (options_.slots == 1 ? spare + full >= 1 : spare >= 1 || full >= 2) return;
-  files_.add();
-  writable_.push_back(true);
-}
-
-int SlotDisk::gather_in_one_file() {
-  std::vector<std::int64_t> bytes(static_cast<std::size_t>(files_.count()));
-  std::int64_t all = 0;
-  for (std::size_t i = 0; i < kept_.size(); ++i) {
-    if (!kept_[i].exists) continue;
-    all += keys_[i].bytes;
-    if (kept_[i].now.file >= 0) bytes[static_cast<std::size_t>(kept_[i].now.file)] += keys_[i].bytes;
-  }
-  for (std::size_t i = 0; i < bytes.size(); ++i) {
-    // What is lent can be it only as it is.
-    if (!files_.is_there(static_cast<int>(i)) || (!writable_[i] && bytes[i] < all)) bytes[i] = -1;
-  }
-  const auto most = std::max_element(bytes.begin(), bytes.end());
-  const int target = static_cast<int>(files_.options().gather(most - bytes.begin()).front());
-  bool moved = false;
-  for (std::size_t i = 0; i < kept_.size(); ++i) {
-    Kept& k = kept_[i];
-    if (!k.exists || k.now.file == target || keys_[i].bytes == 0) continue;
-    k.pending = moved = true;
-    k.next = {.file = target, .runs = {}};
-    fill_gaps(static_cast<int>(i));
-  }
-  const auto any = files_.options().gather(moved ? 1 : 0);
-  if (std::count(any.begin(), any.end(), 1) > 0) commit(record_.step, std::string(record_.note));
-  return target;
-}
-
-std::vector<ChecksumRun> SlotDisk::runs_of_file(int index) const {
-  std::vector<ChecksumRun> runs;
-  for (const Kept& k : kept_) {
-    if (!k.exists || k.now.file != index) continue;
-    for (ChecksumRun run : k.now.runs.all())
-      runs.push_back({run.begin + k.offset, run.end + k.offset, run.crc});
-  }
-  return runs;
-}
-
-void SlotDisk::remove_files() noexcept {
-  files_.remove_all();
-  std::error_code ignored;
-  for (const std::int64_t parity : {0, 1})
-    std::filesystem::remove(commit_path(files_.options().directory, options_.files.rank, parity), ignored);
 }
 
 }  // namespace thimble

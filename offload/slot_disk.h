@@ -59,7 +59,9 @@ class SlotDisk {
   void recover(const CommitRecord& record);
 
   /// Where a range begins in its block, and the bytes of the blocks that hold it.
-  std::int64_t lead(const KeyRange& range) const { return position(range.key, range.begin) % kBlock; }
+  std::int64_t lead(const KeyRange& range) const {
+    return position(range.key, range.begin) % kBlock;
+  }
   std::int64_t room(const KeyRange& range) const;
 
   /// Bytes from a position of a key to where the run that holds it ends in its file.
@@ -126,8 +128,6 @@ class SlotDisk {
   void make_torn();
   void split_cut_runs(int key, Place& place, std::span<const ChecksumRun> runs);
   std::span<std::byte> read_run(int key, int file, const ChecksumRun& run);
-  void read_exactly(const KeyRange& range, std::byte* at);
-  void write_exactly(int file, std::int64_t at, std::span<const std::byte> bytes);
   void fill_gaps(int key);
   void write_record(std::int64_t step, const std::string& note);
 

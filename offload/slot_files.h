@@ -42,8 +42,12 @@ class SlotFiles {
   /// Makes one more file; all ranks together. Returns its index. Throws SystemError if there is no
   /// room.
   int add();
-  /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...
-  void open(std::span<const std::string> names);
+  /// Opens the files of an earlier run by their names, which get the indices 0, 1, ...; all ranks
+  /// together. One that is gone or cut, and was not needed, is not there. Throws UserError if
+  /// another one is gone or cut.
+  void open(std::span<const std::string> names, const std::vector<bool>& needed);
+  /// Removes files of the same kind that an earlier run has left.
+  void remove_others();
   /// Removes a file that is not needed any more.
   void remove(int index);
   void remove_all() noexcept;
@@ -59,6 +63,7 @@ class SlotFiles {
   /// Whether the file has another name too.
   bool is_lent(int index) const;
   const ExtentTable& layout() const { return layout_; }
+  std::uint32_t layout_checksum() const;
   const Options& options() const { return options_; }
 
  private:
@@ -66,6 +71,8 @@ class SlotFiles {
     std::string name;
     File direct, cached;
   };
+  std::string name_of(int number) const;
+  std::string what_is_wrong(const std::filesystem::path& path) const;
   const SlotFile& at(int index) const { return files_.at(static_cast<std::size_t>(index)).value(); }
   void push(const std::string& name);
   std::filesystem::path layout_path() const;

@@ -26,9 +26,12 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
   // A block's forward pass is a third of its work.
   const double recompute = spec.engine.recompute == Recompute::kFull ? 4.0 / 3.0 : 1.0;
   const double flops = tokens * spec.model.train_flops_per_token(seq_len) * recompute;
-  StepTime time{.compute_s = flops / rates.flops_per_s, .comm_s = 0};
+  StepTime time{.compute_s = flops / rates.flops_per_s, .comm_s = 0, .disk_s = 0};
   if (plan.traffic.total() > 0)
     time.comm_s = static_cast<double>(plan.traffic.total()) / rates.bytes_per_s;
+  if (rates.disk_bytes_per_s > 0)
+    time.disk_s =
+        static_cast<double>(plan.disk.read + plan.disk.written) / rates.disk_bytes_per_s;
   return time;
 }
 

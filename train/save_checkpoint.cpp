@@ -11,31 +11,44 @@ CheckpointState kept_state(TrainEngine& engine) {
   return {.table = engine.table(), .state = engine.state(), .step = engine.state_step()};
 }
 
+Reservation reserve_scratch(TrainEngine& engine) {
+  return engine.arena().pinned().reserve(MemoryTag::kIo, kCheckpointScratchBytes,
+                                         "checkpoint blocks");
+}
+
+std::span<std::byte> bytes_of(const Reservation& memory) {
+  return {static_cast<std::byte*>(memory.data()), static_cast<std::size_t>(memory.size_bytes())};
+}
+
 }  // namespace
 
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
-                                      const TrainState& state, const CheckpointIdentity& identity,
-                                      OffloadStores* offload) {
+                                      const TrainState& state, const CheckpointIdentity& identity) {
   const bool planning = engine.arena().device().planning;
   if (!planning) failpoint("checkpoint.scratch");
-  const Reservation scratch =
-      engine.arena().pinned().reserve(MemoryTag::kIo, kCheckpointScratchBytes, "checkpoint blocks");
+  const Reservation scratch = reserve_scratch(engine);
   if (planning) {
     plan_save(kept_state(engine), engine.rank());
     return {};
   }
-  const CheckpointTarget target{.io = {files,
-                                       {static_cast<std::byte*>(scratch.data()),
-                                        static_cast<std::size_t>(kCheckpointScratchBytes)}},
-                                .directory = directory,
-                                .step = state.step,
-                                .metadata = checkpoint_metadata(state, identity)};
-  if (offload != nullptr) {
-    engine.store().commit(state.step);  // nothing is read ahead while files change hands
-    if (auto path = offload->lend_checkpoint(engine.state_step(), target)) return *path;
-  }
-  return save_state(kept_state(engine), engine.comm(), target);
+  return save_state(kept_state(engine), engine.comm(),
+                    {.io = {files, bytes_of(scratch)},
+                     .directory = directory,
+                     .step = state.step,
+                     .metadata = checkpoint_metadata(state, identity)});
+}
+
+std::optional<std::filesystem::path> lend_checkpoint(TrainEngine& engine, OffloadStores& offload,
+                                                     FileEngine& files,
+                                                     const std::filesystem::path& directory,
+                                                     const TrainMetadata& metadata) {
+  const Reservation scratch = reserve_scratch(engine);
+  engine.store().commit(metadata.step);  // nothing is read ahead while files change hands
+  return offload.lend_checkpoint(engine.state_step(), {.io = {files, bytes_of(scratch)},
+                                                       .directory = directory,
+                                                       .step = metadata.step,
+                                                       .metadata = metadata.text});
 }
 
 TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {

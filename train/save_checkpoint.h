@@ -14,15 +14,26 @@
 
 namespace thimble {
 
+/// What a checkpoint says of a run, as text.
+struct TrainMetadata {
+  std::int64_t step = 0;
+  std::string text;  // of checkpoint_metadata()
+};
+
 /// Writes ckpt-<step> with every entry of the engine's table that is saved, every rank its own
 /// rows; all ranks call it together. Staging memory comes from the engine's arena (tag io). On a
 /// planning arena it only reserves that memory. Throws CheckpointNotSaved on all ranks if the disk
-/// refuses on one; earlier checkpoints are then untouched. A state on disk (`offload`: the engine's
-/// stores) becomes the checkpoint where it lies, if it can, without being copied.
+/// refuses on one; earlier checkpoints are then untouched.
 std::filesystem::path save_checkpoint(TrainEngine& engine, FileEngine& files,
                                       const std::filesystem::path& directory,
-                                      const TrainState& state, const CheckpointIdentity& identity,
-                                      OffloadStores* offload = nullptr);
+                                      const TrainState& state, const CheckpointIdentity& identity);
+
+/// The same of a state on disk (`offload`: the engine's stores), which becomes the checkpoint where
+/// it lies, without being copied. None, and nothing is done, if it cannot.
+std::optional<std::filesystem::path> lend_checkpoint(TrainEngine& engine, OffloadStores& offload,
+                                                     FileEngine& files,
+                                                     const std::filesystem::path& directory,
+                                                     const TrainMetadata& metadata);
 
 /// Loads this rank's rows of all state, whatever ranks and ZeRO stage wrote them; the compute
 /// weights are derived anew. Throws UserError for another model's checkpoint.

@@ -14,6 +14,7 @@
 #include "launcher/commands/run_outlook.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
+#include "offload/disk_speed.h"
 #include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
@@ -24,6 +25,7 @@ struct PlanArguments : JobArguments {
   std::string maximum;
   int ranks = 1, ranks_on_node = 1;
   std::optional<double> tflops, gb_per_s;  // per rank; none: measured here
+  std::optional<double> disk_gb_per_s;     // of a node; none: measured here
 };
 
 // The largest value for which `fits` holds, doubling from `start`, up to `limit`; 0 if not even
@@ -65,7 +67,7 @@ std::int64_t largest_fitting(const std::string& what, TrainSpec spec, const job:
 // Rates where they can be known.
 struct KnownRates {
   Rates rates;
-  std::string flops_from, bytes_from;  // empty: not known
+  std::string flops_from, bytes_from, disk_from;  // empty: not known
 };
 
 // Ranks that share what is measured.
@@ -73,7 +75,33 @@ int sharing_of(DeviceKind device, const PlanArguments& a) {
   return device == DeviceKind::kCpu ? a.ranks_on_node : 1;
 }
 
-KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec) {
+// Ranks of a node take turns at its disk.
+void add_disk_rate(const PlanArguments& a, const job::JobConfig& job, KnownRates& known) {
+  const int sharing = a.ranks_on_node;
+  if (a.disk_gb_per_s) {
+    known.rates.disk_bytes_per_s = *a.disk_gb_per_s * 1e9 / sharing;
+    known.disk_from = "given";
+    return;
+  }
+  if (a.ranks > a.ranks_on_node) return;
+  try {
+    namespace fs = std::filesystem;
+    fs::path where = job.offload.path.empty() ? job.output_dir : job.offload.path;
+    while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
+    const DiskSpeed speed = measure_disk_speed({.directory = where.empty() ? "." : where,
+                                                .size_bytes = 256 * kMiB,
+                                                .seconds = 1,
+                                                .queue_depths = {16},
+                                                .request_bytes = {4 * kMiB}});
+    known.rates.disk_bytes_per_s = speed.best.mixed / sharing;
+    known.disk_from = "measured here";
+  } catch (const std::runtime_error& e) {
+    spdlog::warn("the disk was not measured: {}", e.what());
+  }
+}
+
+KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConfig& job,
+                       const TrainPlan& plan) {
   KnownRates known;
   if (a.tflops) {
     known.rates.flops_per_s = *a.tflops * 1e12;
@@ -92,6 +120,7 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec) {
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
+  if (plan.offload) add_disk_rate(a, job, known);
   return known;
 }
 
@@ -99,7 +128,7 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec) {
 double least_step_s(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
   const StepTime time = predict_step(spec, plan, known.rates);
   const bool knows_comm = plan.batch.ranks > 1 && !known.bytes_from.empty();
-  return knows_comm ? time.at_best_s() : time.compute_s;
+  return (knows_comm ? time.at_best_s() : time.compute_s) + time.disk_s;
 }
 
 void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double step_s) {
@@ -111,6 +140,20 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
   json["data"] = {{"tokens", outlook.data.tokens()},
                   {"documents", outlook.data.documents()},
                   {"exact", outlook.data.exact()}};
+}
+
+// Where state is; on disk: what a step moves, and how much of the disk it takes.
+nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
+                                    const KnownRates& known) {
+  if (!plan.offload) return {{"state", "memory"}};
+  const StepTime time = predict_step(spec, plan, known.rates);
+  return {{"state", "ssd"},
+          {"slots", spec.offload.slots},
+          {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
+          {"read_bytes", plan.disk.read},
+          {"written_bytes", plan.disk.written},
+          {"update_s", time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s)
+                                       : nlohmann::ordered_json()}};
 }
 
 nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
@@ -154,9 +197,25 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
           {"fits", plan.fits},
           {"budget_bound_by", plan.budget.bound_by},
           {"checkpoint_disk_bytes", plan.checkpoint_bytes},
+          {"offload", offload_json(spec, plan, known)},
           {"export_disk_bytes", export_disk_bytes(spec)},
           {"optimizers", groups},
           {"phases", phases}};
+}
+
+// What updates of a state on disk add, and how much is written in a day of steps.
+std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
+  if (!plan.offload) return "";
+  if (known.disk_from.empty())
+    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of updates";
+  const StepTime time = predict_step(spec, plan, known.rates);
+  const double step_s = time.compute_s + time.disk_s;
+  return fmt::format(
+      "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the matmuls: {} bounds "
+      "the step; {:.3g} TB written per day",
+      time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+      time.disk_s > time.compute_s ? "the disk" : "the matmuls",
+      static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
@@ -216,14 +275,15 @@ void run_plan(const PlanArguments& arguments) {
   const bool knows_memory = arguments.ranks == 1 || job.memory.budget.value.has_value();
   const TrainPlan plan =
       plan_job(spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport);
-  const KnownRates known = known_rates(arguments, spec);
+  const KnownRates known = known_rates(arguments, spec, job, plan);
   const double step_s = least_step_s(spec, plan, known);
   if (arguments.json) {
     nlohmann::ordered_json json = plan_json(spec, plan, known);
     add_outlook(json, outlook, step_s);
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{}\n{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
+    fmt::print("{}\n{}{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
+               disk_text(spec, plan, known),
                outlook_text(outlook, step_s));
   }
   if (const std::string warning = epochs_warning(outlook); !warning.empty())
@@ -253,6 +313,10 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
           "--gb-per-s", arguments->gb_per_s,
           "What a rank can send: `mpirun -np 2 thimble bench comm` (default: measured here "
           "if all ranks are on one node)")
+      ->check(CLI::Range(1e-6, 1e6));
+  plan->add_option("--disk-gb-per-s", arguments->disk_gb_per_s,
+                   "What a node's disk reads and writes at once, for state on disk: `thimble bench "
+                   "disk` (default: measured here)")
       ->check(CLI::Range(1e-6, 1e6));
   plan->add_flag("--json", arguments->json, "One JSON object");
   plan->footer(

@@ -148,10 +148,12 @@ double roofline_seconds(const TrainSpec& spec, const BatchPlan& batch) {
       .seconds_per_micro_batch();
 }
 
-int run_trainer(Trainer& trainer, Communicator& comm) {
+int run_trainer(Trainer& trainer, Communicator& comm, OffloadPlace& offload) {
   return abort_on_error(comm, [&] {
     try {
-      return trainer.run() == TrainOutcome::kStopped ? kExitStopped : 0;
+      const TrainOutcome outcome = trainer.run();
+      offload.remove(comm);
+      return outcome == TrainOutcome::kStopped ? kExitStopped : 0;
     } catch (const UserError& e) {
       // The job was checked before the first step: what fails now is the machine, and may pass.
       throw SystemError(e.what());
@@ -229,9 +231,7 @@ int train_rank(const RankSetting& rank) {
        .same_command = same_command(arguments),
        .quiet = rank.session.quiet},
       state);
-  const int code = run_trainer(trainer, engine.comm());
-  offload.remove(comm);
-  return code;
+  return run_trainer(trainer, engine.comm(), offload);
 }
 
 }  // namespace thimble

@@ -26,6 +26,19 @@ void note_saved(const RunState& run, const std::filesystem::path& path) {
   }
 }
 
+// A state on disk becomes the checkpoint, if it can; else it is copied.
+std::filesystem::path save_or_lend(const TrainerParts& parts, const TrainState& state) {
+  const std::filesystem::path directory = parts.run / "checkpoints";
+  const CheckpointIdentity identity{parts.model_config, parts.spec.tokenizer.string(),
+                                    parts.resolved_job};
+  if (parts.offload != nullptr) {
+    const auto lent = lend_checkpoint(parts.engine, *parts.offload, parts.files, directory,
+                                      {state.step, checkpoint_metadata(state, identity)});
+    if (lent) return *lent;
+  }
+  return save_checkpoint(parts.engine, parts.files, directory, state, identity);
+}
+
 void save_if_due(RunState& run) {
   const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
   if (run.due(run.parts.job.checkpoint.save_steps) || run.is_last() || best) save_step(run);
@@ -57,10 +70,7 @@ void save_step(RunState& run) {
   run.tell_phase("save");
   const std::int64_t start = steady_now_ns();
   try {
-    const auto path =
-        save_checkpoint(parts.engine, parts.files, parts.run / "checkpoints", run.train,
-                        {parts.model_config, parts.spec.tokenizer.string(), parts.resolved_job},
-                        parts.offload);
+    const auto path = save_or_lend(parts, run.train);
     run.last_saved = run.train.step;
     run.longest_save_s =
         std::max(run.longest_save_s, static_cast<double>(steady_now_ns() - start) * 1e-9);

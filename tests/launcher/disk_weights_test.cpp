@@ -57,7 +57,7 @@ TEST_F(DiskWeightsProgram, MemoryIsThatOfTwoLayersAsPlanned) {
   config.replace(config.find("\"num_hidden_layers\":2"), 21, "\"num_hidden_layers\":12");
   dir_.write("config.json", config);
   const std::string more = " --set training.max_steps=2 --set eval.eval_steps=1"
-                           " --set eval.sample_prompts=[\"the\"]" +
+                           " --set 'eval.sample_prompts=[\"the\"]'" +
                            std::string(kOnDisk) + "disk";
   const auto memory = planned_weights(""), disk = planned_weights(more);
   for (const char* phase : {"step", "eval", "save", "export"}) {

@@ -1,0 +1,129 @@
+// Runs whose state is on disk: the same model as in memory, whatever ends them on the way, and
+// nothing left of it when they are done.
+#include "tests/launcher/program.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+class OffloadRunTest : public testing::Test {
+ protected:
+  int train(const std::string& name, const std::string& more, const std::string& environment = "") {
+    return d_.run("train job.toml --set name=" + name + " " + more, environment);
+  }
+  std::string model_of(const std::string& name) {
+    return d_.file("runs/" + name + "/model/model.safetensors");
+  }
+  bool said(const std::string& text) { return d_.err().find(text) != std::string::npos; }
+  bool is_gone(const std::string& name) { return !fs::exists(d_.path("runs/" + name + "/offload")); }
+
+  ProgramDir d_;
+};
+
+TEST_F(OffloadRunTest, TheModelIsThatOfStateInMemory) {
+  for (const std::string sets :
+       {"--set model.master_weights=split16", "--set model.dtype=fp32 --set optimizer.name=galore "
+                                              "--set optimizer.rank=8",
+        "--set optimizer.name=adamw_8bit --set optimizer.fused_backward=true --set "
+        "training.grad_norm_mode=lagged",
+        "--simulate 2 --set parallelism.zero_stage=2 --set optimizer.name=lisa",
+        "--simulate 3 --set parallelism.zero_stage=3"}) {
+    fs::remove_all(d_.path("runs"));
+    ASSERT_EQ(train("memory", sets + " --set offload.state=memory"), 0) << d_.err();
+    for (const std::string slots : {"2", "1"}) {
+      ASSERT_EQ(train(slots, sets + " --set offload.state=ssd --set offload.slots=" + slots), 0)
+          << sets << d_.err();
+      EXPECT_EQ(model_of(slots), model_of("memory")) << sets;
+      EXPECT_TRUE(is_gone(slots)) << sets;
+    }
+  }
+}
+
+TEST_F(OffloadRunTest, KilledAnywhereItGoesOnToTheSameModel) {
+  const std::string ssd = "--set offload.state=ssd --set checkpoint.save_steps=3 ";
+  ASSERT_EQ(train("whole", ssd), 0) << d_.err();
+  int recovered = 0;
+  for (const std::string slots : {"2", "1"}) {
+    for (const std::string at :
+         {"offload.record:2", "offload.record:5", "offload.sync:9", "io.write:77", "io.read:50",
+          "checkpoint.create:2", "checkpoint.sync:1", "checkpoint.manifest:2",
+          "checkpoint.publish:1", "checkpoint.publish:2", "atomic_write.rename:9"}) {
+      fs::remove_all(d_.path("runs/cut"));
+      const std::string sets = ssd + "--set offload.slots=" + slots;
+      ASSERT_EQ(train("cut", sets, "THIMBLE_FAILPOINT=" + at + ":kill"), 128 + 9) << at;
+      ASSERT_EQ(train("cut", sets), 0) << at << d_.err();
+      recovered += said("resuming from the state of step") ? 1 : 0;
+      EXPECT_EQ(model_of("cut"), model_of("whole")) << at << " slots " << slots;
+      EXPECT_TRUE(is_gone("cut")) << at;
+    }
+  }
+  EXPECT_GE(recovered, 5);
+}
+
+TEST_F(OffloadRunTest, AFaultOfTheDiskEndsTheRunAndCostsNothing) {
+  const std::string ssd = "--set offload.state=ssd ";
+  ASSERT_EQ(train("whole", ssd), 0) << d_.err();
+  for (const std::string at : {"io.write:150:enospc", "io.write:90:eio", "io.read:30:eio"}) {
+    fs::remove_all(d_.path("runs/cut"));
+    EXPECT_EQ(train("cut", ssd, "THIMBLE_FAILPOINT=" + at), 1) << at;
+    EXPECT_TRUE(said("error: ")) << at << d_.err();
+    ASSERT_EQ(train("cut", ssd), 0) << at << d_.err();
+    EXPECT_EQ(model_of("cut"), model_of("whole")) << at;
+  }
+}
+
+TEST_F(OffloadRunTest, CheckpointsAreTheStateItselfAndResumeOnOtherRanks) {
+  const std::string ssd = "--set offload.state=ssd ";
+  ASSERT_EQ(train("memory", "--set training.max_steps=9"), 0) << d_.err();
+  ASSERT_EQ(train("a", ssd + "--set training.max_steps=9"), 0) << d_.err();
+  ASSERT_EQ(model_of("a"), model_of("memory"));
+  // They share nothing any more: what was trained after them has not changed them.
+  for (const std::string from : {"6", "8", "9"}) {
+    ASSERT_EQ(d_.run("inspect checkpoint runs/a/checkpoints/ckpt-" + from), 0) << d_.err();
+  }
+  ASSERT_EQ(train("a", ssd + "--set training.max_steps=9 --simulate 2 --resume-from 6"), 0)
+      << d_.err();
+  EXPECT_TRUE(said("resuming from")) << d_.err();
+}
+
+TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
+  // Wide enough that its state is more than what it moves through.
+  d_.write(
+      "config.json",
+      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":3,)"
+      R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,"max_position_embeddings":128})");
+  const auto resident = [&](const std::string& place) {
+    EXPECT_EQ(d_.run("plan job.toml --json --set training.micro_batch_size=1 --set offload.state=" +
+                     place),
+              0)
+        << d_.err();
+    return d_.json()["resident_bytes"].get<std::int64_t>();
+  };
+  const std::int64_t memory = resident("memory"), ssd = resident("ssd");
+  ASSERT_LT(ssd, memory);
+  const std::string budget =
+      "--set training.max_steps=2 --set memory.budget=" + std::to_string((memory + ssd) / 2) + "B ";
+  ASSERT_EQ(d_.run("plan job.toml --json " + budget), 0) << d_.err();
+  EXPECT_EQ(d_.json()["offload"]["state"], "ssd");
+  EXPECT_EQ(train("auto", budget), 0) << d_.err();
+  EXPECT_NE(d_.file("runs/auto/job.resolved.toml").find("state = \"ssd\""), std::string::npos);
+  ASSERT_EQ(d_.run("plan job.toml " + budget + "--set offload.state=memory"), 2);
+  EXPECT_TRUE(said("fits: offload.state = \"ssd\"")) << d_.err();
+}
+
+TEST_F(OffloadRunTest, PlacesThatCannotBeUsedAreRefused) {
+  const std::string ssd = "--set offload.state=ssd ";
+  EXPECT_EQ(train("shm", ssd + "--set offload.path=/dev/shm"), 2);
+  EXPECT_TRUE(said("offload.any_file_system")) << d_.err();
+  EXPECT_EQ(train("file", ssd + "--set offload.path=text.txt"), 2);
+  EXPECT_TRUE(said("offload.path")) << d_.err();
+  // A state that is newer than the checkpoint is not lost by accident.
+  ASSERT_EQ(train("cut", ssd, "THIMBLE_FAILPOINT=offload.record:8:kill"), 128 + 9);
+  EXPECT_EQ(train("cut", "--set offload.state=memory"), 2);
+  EXPECT_TRUE(said("--resume-from")) << d_.err();
+  ASSERT_EQ(train("cut", ssd), 0) << d_.err();
+}
+
+}  // namespace
+}  // namespace thimble
