@@ -21,8 +21,11 @@ class DiskWeightsProgram : public testing::Test {
     EXPECT_EQ(dir_.run("plan job.toml --json --set model.master_weights=split16" + more), 0)
         << dir_.err();
     std::map<std::string, std::int64_t> most;
-    for (const auto& phase : dir_.json()["phases"])
-      most[phase["phase"]] = phase["by_tag"].value("weights", std::int64_t{0});
+    const nlohmann::json plan = dir_.json();
+    for (const auto& phase : plan["phases"]) {
+      const nlohmann::json& tags = phase["by_tag"];
+      most[phase["phase"]] = tags.contains("weights") ? tags["weights"].get<std::int64_t>() : 0;
+    }
     return most;
   }
   ProgramDir dir_;
@@ -60,10 +63,11 @@ TEST_F(DiskWeightsProgram, MemoryIsThatOfTwoLayersAsPlanned) {
                            " --set 'eval.sample_prompts=[\"the\"]'" +
                            std::string(kOnDisk) + "disk";
   const auto memory = planned_weights(""), disk = planned_weights(more);
-  for (const char* phase : {"step", "eval", "save", "export"}) {
+  for (const char* phase : {"step", "eval", "export"}) {
     EXPECT_GT(disk.at(phase), 0) << phase;
     EXPECT_LT(3 * disk.at(phase), memory.at(phase)) << phase;
   }
+  EXPECT_EQ(disk.at("save"), 0);
   ASSERT_EQ(train(more), 0) << dir_.err();
   std::istringstream lines(dir_.file("disk/job/metrics.jsonl"));
   nlohmann::json last;
