@@ -26,9 +26,9 @@ std::int64_t least_window_bytes(const StateTable& table, const Optimizer& optimi
   for (const ParamId id : table.params().ids()) {
     const ParamInfo& info = table.params().info(id);
     // What is frozen is only loaded and saved.
-    const bool any_rows = !info.trainable ||
-                          (optimizer.multi_round(info) == nullptr &&
-                           optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice);
+    const bool any_rows =
+        !info.trainable || (optimizer.multi_round(info) == nullptr &&
+                            optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice);
     std::int64_t bytes = 0;
     for (const StateEntry& entry : table.of(id)) {
       if (entry.in_weight_store() && !(weights && OffloadHome::is_on_disk(entry))) continue;

@@ -34,9 +34,9 @@ std::int64_t offset_in(const Tensor& memory, std::int64_t begin, std::int64_t le
 // The rows of one weight on their way.
 struct OffloadedWeights::RowsUnderWay {
   KeyRange range;
-  Tensor read;    // by the host
-  Tensor values;  // in the weight's dtype; undefined: they have it
-  Tensor rows;    // of the whole weight; undefined: they are read there
+  Tensor read;            // by the host
+  Tensor values;          // in the weight's dtype; undefined: they have it
+  Tensor rows;            // of the whole weight; undefined: they are read there
   bool has_room = false;  // around what is read
   std::vector<Completion> io{};
 };
@@ -94,13 +94,14 @@ OffloadedWeights::RowsUnderWay OffloadedWeights::make_room(const StateEntry& wei
   const std::int64_t lead = home_.disk() == nullptr ? 0 : home_.disk()->lead(coming.range);
   if (arena.is_on_cpu() && &source == &weight) {
     const Tensor memory = with_room(arena, MemoryTag::kWeights, weight.bytes());
-    whole = memory.part(offset_in(memory, weight.range(rows).begin, lead), weight.slot.dtype, shape);
+    whole =
+        memory.part(offset_in(memory, weight.range(rows).begin, lead), weight.slot.dtype, shape);
     coming.read = whole.rows(rows.begin, rows.end);
     coming.has_room = has_room(memory);
     return coming;
   }
-  whole = Tensor::empty(arena, MemoryTag::kWeights, weight.slot.dtype, shape,
-                        "weights from the disk");
+  whole =
+      Tensor::empty(arena, MemoryTag::kWeights, weight.slot.dtype, shape, "weights from the disk");
   coming.rows = whole.rows(rows.begin, rows.end);
   const Tensor memory = with_room(arena.pinned(), MemoryTag::kIo, coming.range.bytes());
   const Shape own = weight.slot.piece(rows);
@@ -118,8 +119,8 @@ WeightRows::Whole OffloadedWeights::start_show(std::span<const ParamId> ids) {
   Whole shown;
   std::vector<RowsUnderWay> parts;
   for (const ParamId id : ids) {
-    RowsUnderWay& part = parts.emplace_back(make_room(
-        *home_.table().find(id, StateKind::kWeight), shown.tensors.emplace_back()));
+    RowsUnderWay& part = parts.emplace_back(
+        make_room(*home_.table().find(id, StateKind::kWeight), shown.tensors.emplace_back()));
     if (home_.disk() == nullptr) {
       home_.plan_read(part.range.bytes());
       continue;
@@ -140,8 +141,8 @@ StateLease OffloadedWeights::acquire(const StateUse& use) {
   const Tensor values = Tensor::empty(arena, weight.tag, weight.slot.dtype,
                                       weight.slot.piece(use.rows), "weights from the master");
   if (use.access == StateAccess::kRead) {
-    const StateLease master = state_->acquire(
-        {source_of(weight).id, use.rows, StateAccess::kRead, use.on_cpu});
+    const StateLease master =
+        state_->acquire({source_of(weight).id, use.rows, StateAccess::kRead, use.on_cpu});
     ops::cast(values, master.tensor());
   }
   return {*this, use, values};

@@ -47,8 +47,9 @@ TEST_F(DiskWeightsProgram, KilledBesideAnyRecordItGoesOnWithTheSameBits) {
   ASSERT_EQ(train(" --set output_dir=memory"), 0) << dir_.err();
   for (const char* hit : {"2", "5", "8", "11"}) {
     const std::string output = std::string("killed-") + hit;
-    EXPECT_EQ(train(kOnDisk + output, "THIMBLE_FAILPOINT=offload.record:" + std::string(hit) + ":kill"),
-              128 + 9)
+    EXPECT_EQ(
+        train(kOnDisk + output, "THIMBLE_FAILPOINT=offload.record:" + std::string(hit) + ":kill"),
+        128 + 9)
         << hit;
     ASSERT_EQ(train(kOnDisk + output), 0) << hit << dir_.err();
     EXPECT_EQ(model_of(output), model_of("memory")) << hit;
@@ -59,9 +60,10 @@ TEST_F(DiskWeightsProgram, MemoryIsThatOfTwoLayersAsPlanned) {
   std::string config = dir_.file("config.json");
   config.replace(config.find("\"num_hidden_layers\":2"), 21, "\"num_hidden_layers\":12");
   dir_.write("config.json", config);
-  const std::string more = " --set training.max_steps=2 --set eval.eval_steps=1"
-                           " --set 'eval.sample_prompts=[\"the\"]'" +
-                           std::string(kOnDisk) + "disk";
+  const std::string more =
+      " --set training.max_steps=2 --set eval.eval_steps=1"
+      " --set 'eval.sample_prompts=[\"the\"]'" +
+      std::string(kOnDisk) + "disk";
   const auto memory = planned_weights(""), disk = planned_weights(more);
   for (const char* phase : {"step", "eval", "export"}) {
     EXPECT_GT(disk.at(phase), 0) << phase;

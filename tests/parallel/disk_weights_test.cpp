@@ -26,10 +26,9 @@ TEST_P(DiskWeights, AreThoseInMemoryBitForBit) {
     DType dtype;
     MasterFormat master;
   };
-  for (const Format f : {Format{DType::kBF16, MasterFormat::kSplit},
-                         Format{DType::kBF16, MasterFormat::kF32},
-                         Format{DType::kBF16, MasterFormat::kNone},
-                         Format{DType::kF32, MasterFormat::kF32}}) {
+  for (const Format f :
+       {Format{DType::kBF16, MasterFormat::kSplit}, Format{DType::kBF16, MasterFormat::kF32},
+        Format{DType::kBF16, MasterFormat::kNone}, Format{DType::kF32, MasterFormat::kF32}}) {
     for (const char* optimizer : {"adamw", "apollo", "galore", "muon", "badam"}) {
       for (const bool fused : {false, true}) {
         const std::string where = fmt::format("{} {} {} {}", dtype_name(f.dtype),
@@ -77,14 +76,13 @@ TEST_P(DiskWeights, AreReadRightIntoLargeMatrices) {
         arena->set_poison(true);
         const Transformer model(config);
         const OptimizerGroups optimizer = make_groups(model.params(), "adamw");
-        TrainEngine engine(*arena, model, optimizer, engine_options(s, 1),
-                           {comm, on_disk ? disk_stores(optimizer, comm, kWeightsOnDisk)
-                                          : EngineStores{}});
+        TrainEngine engine(
+            *arena, model, optimizer, engine_options(s, 1),
+            {comm, on_disk ? disk_stores(optimizer, comm, kWeightsOnDisk) : EngineStores{}});
         InitSource source(3, 0.1);
         engine.load(source);
         for (int step = 1; step <= 3; ++step)
-          losses.push_back(
-              engine.step(batches_of(comm.rank(), ranks, 1, -1), step, 1e-3).loss);
+          losses.push_back(engine.step(batches_of(comm.rank(), ranks, 1, -1), step, 1e-3).loss);
         std::vector<std::vector<float>> weights;
         for (const ParamId id : model.params().ids()) weights.push_back(shown_weight(engine, id));
         return weights;
@@ -127,8 +125,7 @@ struct DeepEngine {
                            .files_of_ranks = false};
     stores.emplace(spec, optimizer, comm, std::move(run));
     engine.emplace(arena, model, optimizer,
-                   engine_options({.dtype = DType::kBF16, .master = master}, 1),
-                   stores->stores());
+                   engine_options({.dtype = DType::kBF16, .master = master}, 1), stores->stores());
   }
   static ModelConfig config() {
     ModelConfig c = odd_config(false);
@@ -163,11 +160,11 @@ std::int64_t bytes_of_two_blocks(const Transformer& model) {
   std::vector<std::int64_t> bytes;
   for (const auto& ids : model.block_params()) {
     bytes.push_back(0);
-    for (const ParamId id : ids) bytes.back() += round_up(2 * model.params().info(id).shape.numel(), 64);
+    for (const ParamId id : ids)
+      bytes.back() += round_up(2 * model.params().info(id).shape.numel(), 64);
   }
   std::int64_t most = 0;
-  for (std::size_t i = 0; i + 1 < bytes.size(); ++i)
-    most = std::max(most, bytes[i] + bytes[i + 1]);
+  for (std::size_t i = 0; i + 1 < bytes.size(); ++i) most = std::max(most, bytes[i] + bytes[i + 1]);
   return most;
 }
 
@@ -184,7 +181,8 @@ TEST(DiskWeightsOfOneRank, AreTwoBlocksAtMost) {
     arena.begin_phase("decode");
     Decoder decoder(arena, deep.model, deep.engine->store(), DType::kBF16, 16);
     for (int i = 0; i < 4; ++i)
-      static_cast<void>(decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(i + 1), 3)));
+      static_cast<void>(
+          decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(i + 1), 3)));
     arena.begin_phase("export");
     export_hf(arena, deep.model, deep.engine->store(),
               {.directory = exported.path() / "model", .dtype = DType::kBF16});
@@ -240,10 +238,10 @@ TEST(DiskWeightsOfOneRank, ThatWereReadAheadAreReadAgainWhenTheyChange) {
     const StateEntry& weight = *engine.table().find(id, StateKind::kWeight);
     engine.store().prefetch(2);
     {
-      const StateLease lease = engine.state().acquire(
-          {values->id, values->held_rows(0), StateAccess::kOverwrite, true});
-      const StateLease shown = engine.state().acquire(
-          {weight.id, weight.held_rows(0), StateAccess::kOverwrite, true});
+      const StateLease lease =
+          engine.state().acquire({values->id, values->held_rows(0), StateAccess::kOverwrite, true});
+      const StateLease shown =
+          engine.state().acquire({weight.id, weight.held_rows(0), StateAccess::kOverwrite, true});
       ops::zero(lease.tensor());
       if (shown.tensor().raw() != lease.tensor().raw()) ops::zero(shown.tensor());
     }

@@ -11,9 +11,9 @@
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
-#include "tests/parallel/stores_of_tests.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
+#include "tests/parallel/stores_of_tests.h"
 #include "train/save_checkpoint.h"
 
 namespace thimble {

@@ -40,7 +40,8 @@ class TemporaryDirectory {
 /// A directory that all ranks of an engine share.
 inline std::shared_ptr<TemporaryDirectory> shared_temp_dir(Communicator& comm) {
   static std::mutex mutex;
-  static std::map<std::int64_t, std::shared_ptr<TemporaryDirectory>> dirs;  // until the program ends
+  static std::map<std::int64_t, std::shared_ptr<TemporaryDirectory>>
+      dirs;  // until the program ends
   static std::int64_t count = 0;
   std::int64_t number = 0;
   if (comm.rank() == 0) {
@@ -76,9 +77,10 @@ inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm,
                                .files_of_ranks = false},
                               optimizer, comm, {.identity = "test", .recovered = {}})});
   const EngineStores made = held->stores.stores();
-  EngineStores stores{.state = [held, make = made.state](
-                                   Arena& arena, const StateTable& table,
-                                   int rank) { return make(arena, table, rank); }};
+  EngineStores stores{
+      .state = [held, make = made.state](Arena& arena, const StateTable& table, int rank) {
+        return make(arena, table, rank);
+      }};
   if (made.weights) {
     stores.weights = [held, make = made.weights](Arena& arena, const StateTable& table, int rank,
                                                  std::unique_ptr<WeightStore> own) {

@@ -9,9 +9,9 @@
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/planning_communicator.h"
-#include "tests/parallel/stores_of_tests.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
+#include "tests/parallel/stores_of_tests.h"
 #include "train/memory_report.h"
 #include "train/train_engine.h"
 

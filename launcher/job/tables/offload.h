@@ -29,9 +29,10 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .value = choice(offload.state),
          .resume = ResumeClass::kContinues});
   visit({.name = "weights",
-         .doc = "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
-                "the same results to the bit, so that at most two layers of a model are in memory; "
-                "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
+         .doc =
+             "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
+             "the same results to the bit, so that at most two layers of a model are in memory; "
+             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
          .value = choice(offload.weights),
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
