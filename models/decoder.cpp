@@ -96,11 +96,12 @@ std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
                                      .segment_start = t.segment_start,
                                      .rope_table = rope_table_,
                                      .kv = &cache_};
-    const Var hidden = model_.hidden(ctx, t.ids, t.order, attention);
+    if (begin + n < count) {
+      static_cast<void>(model_.hidden(ctx, t.ids, t.order, attention));
+    } else {
+      ops::to_host(result.data(), model_.next_logits(ctx, t.ids, t.order, attention));
+    }
     cache_.advance(n);
-    if (begin + n < count) continue;
-    const Tensor logits = model_.logits(ctx, hidden.value.rows(n - 1, n));
-    ops::to_host(result.data(), logits);
   }
   return result;
 }

@@ -69,6 +69,7 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
       pin.reset();
       pinned = model.block_of(id);
       pin.emplace(store, pinned);
+      store.prefetch(pinned + 1);
     }
     const Tensor stored = on_host(arena, pin->view(id));
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;

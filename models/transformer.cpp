@@ -161,6 +161,15 @@ Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
   return rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
 }
 
+Tensor Transformer::next_logits(Context& ctx, const Tensor& ids, const Tensor& order,
+                                const AttentionContext& attention) const {
+  const Var x = layers(ctx, ids, order, attention);
+  const Pin pin(ctx.store, num_blocks() - 1);  // one for the norm and the LM head
+  const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
+  const std::int64_t rows = h.value.dim(0);
+  return logits(ctx, h.value.rows(rows - 1, rows));
+}
+
 std::vector<Tensor> Transformer::make_tables(Arena& arena, std::int64_t seq_len) const {
   return {make_rope_table(arena, config_, seq_len)};
 }

@@ -37,6 +37,9 @@ class Transformer final : public TrainableModel {
              const AttentionContext& attention) const;
   Tensor loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
               float grad_scale) const override;
+  /// Logits f32 [1, V] of the last position.
+  Tensor next_logits(Context& ctx, const Tensor& ids, const Tensor& order,
+                     const AttentionContext& attention) const;
   /// Logits f32 [rows, V] of rows of hidden states.
   Tensor logits(Context& ctx, const Tensor& hidden) const {
     return lm_head_logits(ctx, hidden, head_);

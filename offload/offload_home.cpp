@@ -20,15 +20,18 @@ std::string disk_key(const StateTable& table, const StateEntry& entry) {
   return table.params().info(entry.param).name + "/" + entry.slot.name;
 }
 
-std::int64_t least_window_bytes(const StateTable& table, const Optimizer& optimizer, int rank) {
+std::int64_t least_window_bytes(const StateTable& table, const Optimizer& optimizer, int rank,
+                                bool weights) {
   std::int64_t most = 0;
   for (const ParamId id : table.params().ids()) {
     const ParamInfo& info = table.params().info(id);
-    const bool any_rows = info.trainable && optimizer.multi_round(info) == nullptr &&
-                          optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice;
+    // What is frozen is only loaded and saved.
+    const bool any_rows =
+        !info.trainable || (optimizer.multi_round(info) == nullptr &&
+                            optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice);
     std::int64_t bytes = 0;
     for (const StateEntry& entry : table.of(id)) {
-      if (entry.in_weight_store()) continue;
+      if (entry.in_weight_store() && !(weights && OffloadHome::is_on_disk(entry))) continue;
       const Slice held = entry.held_rows(rank);
       const Slice rows{held.begin,
                        any_rows ? std::min(held.end, held.begin + entry.rows.granule) : held.end};
@@ -66,6 +69,13 @@ OffloadHome::OffloadHome(Arena& arena, const StateTable& table, int rank,
   engine_ = make_file_engine({.queue_depth = options.queue_depth, .registered = all});
   disk_ = std::make_unique<SlotDisk>(options.disk, std::move(keys), *engine_,
                                      all.last(static_cast<std::size_t>(scratch)));
+}
+
+void OffloadHome::create_weights() {
+  if (!disk_) return;
+  for (const StateEntry& entry : table_.entries()) {
+    if (entry.in_weight_store() && is_on_disk(entry)) disk_->create(key_of(entry));
+  }
 }
 
 void OffloadHome::start() {

@@ -21,9 +21,10 @@ struct OffloadOptions {
   std::optional<CommitRecord> recovered;  // what is on disk already; none: a run begins
 };
 
-/// Bytes of memory that an update leases at once at least: all kept state of one parameter that
-/// cannot be cut, or of one granule of rows.
-std::int64_t least_window_bytes(const StateTable& table, const Optimizer& optimizer, int rank);
+/// Bytes of memory that an update leases at once at least: all kept state, and `weights`, of one
+/// parameter that cannot be cut, or of one granule of rows.
+std::int64_t least_window_bytes(const StateTable& table, const Optimizer& optimizer, int rank,
+                                bool weights);
 
 /// The name of an entry on disk.
 std::string disk_key(const StateTable& table, const StateEntry& entry);
@@ -51,6 +52,8 @@ class OffloadHome {
   static constexpr int kStagingPieces = 3;
   static constexpr std::int64_t kStagingBytes = SlotDisk::kScratchBytes;  // of a piece
 
+  /// The weights that are on disk are kept from now on; before start().
+  void create_weights();
   /// Makes the files, or takes up those of the record; after all that is kept at first was created,
   /// by all ranks together.
   void start();

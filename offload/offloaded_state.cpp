@@ -141,12 +141,16 @@ void OffloadedState::drop_ahead() {
 
 void OffloadedState::announce(std::span<const StateUse> order) {
   if (home_.disk() == nullptr) return;
+  std::deque<StateUse> next;
+  std::copy_if(order.begin(), order.end(), std::back_inserter(next), [&](const StateUse& use) {
+    return OffloadHome::is_on_disk(home_.table()[use.id]);  // other weights are made of masters
+  });
   const bool goes_on =
-      ahead_ <= order.size() &&
+      ahead_ <= next.size() &&
       std::equal(order_.begin(), order_.begin() + static_cast<std::ptrdiff_t>(ahead_),
-                 order.begin());
+                 next.begin());
   if (!goes_on) drop_ahead();
-  order_.assign(order.begin(), order.end());
+  order_ = std::move(next);
   reap();
   read_ahead();
 }

@@ -33,6 +33,9 @@ class OffloadedState final : public StateStore {
   /// So that leases are whole blocks of the disk.
   std::int64_t row_multiple(ParamId id) const override;
 
+  /// What has been released of these bytes is what reading gives.
+  void finish_writes(const KeyRange& range) { wait_for_writes(&range); }
+
  private:
   enum class Phase : std::uint8_t { kComing, kLeased, kGoing };
   struct Buffer {

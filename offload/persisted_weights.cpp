@@ -19,11 +19,7 @@ Tensor bytes_of(const Tensor& tensor, std::int64_t begin, std::int64_t bytes) {
 PersistedWeights::PersistedWeights(std::shared_ptr<OffloadHome> home,
                                    std::unique_ptr<WeightStore> weights)
     : shared_home_(std::move(home)), home_(*shared_home_), weights_(std::move(weights)) {
-  if (home_.disk() == nullptr) return;
-  for (const StateEntry& entry : home_.table().entries()) {
-    if (entry.in_weight_store() && OffloadHome::is_on_disk(entry))
-      home_.disk()->create(home_.key_of(entry));
-  }
+  home_.create_weights();
 }
 
 PersistedWeights::~PersistedWeights() {

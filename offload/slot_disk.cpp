@@ -157,7 +157,12 @@ std::vector<Completion> SlotDisk::start_read(const KeyRange& range, std::byte* a
     traffic_.read += end - begin;
     return parts;
   }
-  for (const Source& s : from) {
+  return start_exact_read(range, at);
+}
+
+std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::byte* at) {
+  std::vector<Completion> parts;
+  for (const Source& s : sources(range)) {
     const std::span<std::byte> part(at + (s.begin - range.begin), size_of(s.begin, s.end));
     if (s.file < 0) {
       std::memset(part.data(), 0, part.size());

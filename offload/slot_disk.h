@@ -75,6 +75,8 @@ class SlotDisk {
 
   /// Reads a range as it is now. `at`: where its first byte goes.
   std::vector<Completion> start_read(const KeyRange& range, std::byte* at);
+  /// The same to any place, without room around, through the cache.
+  std::vector<Completion> start_exact_read(const KeyRange& range, std::byte* at);
   /// Compares what was read with the checksums. Throws SystemError that names file and bytes.
   void check_read(const KeyRange& range, std::byte* at);
   /// Whether a write of this range takes apart a run that was written before, which is then read:

@@ -8,10 +8,6 @@
 namespace thimble {
 namespace {
 
-Shape rows_shape(const ParamInfo& info, std::int64_t rows) {
-  return info.is_matrix() ? Shape{rows, info.storage_shape()[1]} : Shape{rows};
-}
-
 // The names of blocks in messages: layers count from 0, what is outside of them has the name of its
 // first tensor.
 std::string block_name(const ParamTable& params, const std::vector<ParamId>& ids) {
@@ -52,21 +48,14 @@ void ReplicatedStore::changed(ParamId id) {
   rows_.add({resident_.writable(id), plan_.spec(id).rows.bounds()});
 }
 
-GatheredStore::GatheredStore(Arena& arena, const StoreParts& parts,
-                             std::vector<std::vector<ParamId>> blocks)
-    : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
-      arena_(arena),
-      params_(parts.params),
+GatheredStore::GatheredStore(const StoreParts& parts, std::vector<std::vector<ParamId>> blocks,
+                             std::unique_ptr<WeightRows> rows)
+    : params_(parts.params),
+      table_(parts.table),
       plan_(parts.plan),
       comm_(parts.comm),
-      dtype_(parts.dtype),
+      rows_(std::move(rows)),
       versions_(static_cast<std::size_t>(parts.params.size())) {
-  for (const ParamId id : params_.ids()) {
-    const ParamInfo& info = params_.info(id);
-    const std::int64_t rows = plan_.spec(id).rows.slice(comm_.rank()).rows();
-    shards_.push_back(
-        Tensor::empty(arena, MemoryTag::kWeights, dtype_, rows_shape(info, rows), info.name));
-  }
   for (auto& ids : blocks) {
     Block block;
     block.ids = std::move(ids);
@@ -75,39 +64,47 @@ GatheredStore::GatheredStore(Arena& arena, const StoreParts& parts,
 }
 
 // Where it fails, the block is as it was.
-void GatheredStore::gather(Block& block) {
-  std::vector<Tensor> gathered;
-  std::vector<RowParts> parts;
-  for (const ParamId id : block.ids) {
-    const ParamInfo& info = params_.info(id);
-    const Tensor whole =
-        Tensor::empty(arena_, MemoryTag::kWeights, dtype_, info.storage_shape(), "gathered weight");
-    const Slice rows = plan_.spec(id).rows.slice(comm_.rank());
-    if (rows.rows() > 0)
-      ops::copy(whole.rows(rows.begin, rows.end), shards_[static_cast<std::size_t>(id)]);
-    gathered.push_back(whole);
-    parts.push_back({whole, plan_.spec(id).rows.bounds()});
+void GatheredStore::bring(Block& block) {
+  block.whole = rows_->start_show(block.ids);
+  if (!rows_->are_at_hand()) return;
+  try {
+    gather(block);
+  } catch (...) {
+    drop(block);
+    throw;
   }
+}
+
+// Rows that had to come are sent on by the pin: when that is must not depend on the time that they
+// take, since all ranks start their exchanges in the same order.
+void GatheredStore::gather(Block& block) {
+  block.whole.rows.wait();
+  std::vector<RowParts> parts;
+  for (std::size_t i = 0; i < block.ids.size(); ++i)
+    parts.push_back({block.whole.tensors[i], plan_.spec(block.ids[i]).rows.bounds()});
   block.arrival = start_all_gather(comm_, {"all_gather", block_name(params_, block.ids)}, parts);
-  block.whole = std::move(gathered);
+  block.is_gathered = true;
 }
 
 void GatheredStore::drop(Block& block) {
   block.arrival = {};  // waits
-  block.whole.clear();
+  block.whole.rows = {};
+  block.whole.tensors.clear();
+  block.is_gathered = false;
 }
 
 void GatheredStore::prefetch(BlockId number) {
   if (number < 0 || number >= static_cast<BlockId>(blocks_.size())) return;
   Block& block = blocks_[static_cast<std::size_t>(number)];
-  if (block.whole.empty()) gather(block);
+  if (block.whole.tensors.empty()) bring(block);
 }
 
 void GatheredStore::pin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
   if (block.pins == 0) {
-    if (block.whole.empty()) gather(block);
+    if (block.whole.tensors.empty()) bring(block);
     try {
+      if (!block.is_gathered) gather(block);
       block.arrival.follow();
     } catch (...) {
       drop(block);  // what arrived is not the block
@@ -120,17 +117,37 @@ void GatheredStore::pin_block(BlockId number) {
 void GatheredStore::unpin_block(BlockId number) {
   Block& block = blocks_.at(static_cast<std::size_t>(number));
   TH_CHECK(block.pins > 0, "block {} is not pinned", number);
-  if (--block.pins == 0) block.whole.clear();
+  if (--block.pins == 0) drop(block);
+}
+
+// Drops what was brought ahead with rows of a parameter.
+void GatheredStore::drop_idle(ParamId with) {
+  for (Block& block : blocks_) {
+    const bool holds = std::find(block.ids.begin(), block.ids.end(), with) != block.ids.end();
+    if (holds && block.is_idle()) drop(block);
+  }
 }
 
 // What was gathered ahead for a micro-batch that an error has ended shows the rows before the
 // change.
 void GatheredStore::changed(ParamId id) {
   ++versions_.at(static_cast<std::size_t>(id));
-  for (Block& block : blocks_) {
-    const bool holds = std::find(block.ids.begin(), block.ids.end(), id) != block.ids.end();
-    if (holds && block.pins == 0 && !block.whole.empty()) drop(block);
+  drop_idle(id);
+}
+
+StateLease GatheredStore::acquire(const StateUse& use) {
+  // Rows on their way must not change before they are there.
+  if (!rows_->are_at_hand() && use.access != StateAccess::kRead) drop_idle(table_[use.id].param);
+  return rows_->acquire(use);
+}
+
+void GatheredStore::commit(std::int64_t step) {
+  if (!rows_->are_at_hand()) {
+    for (Block& block : blocks_) {
+      if (block.is_idle()) drop(block);  // where rows lie may change by the commit
+    }
   }
+  rows_->commit(step);
 }
 
 Tensor GatheredStore::view(ParamId id) {
@@ -138,7 +155,7 @@ Tensor GatheredStore::view(ParamId id) {
     if (block.pins == 0) continue;
     const auto found = std::find(block.ids.begin(), block.ids.end(), id);
     if (found != block.ids.end())
-      return block.whole[static_cast<std::size_t>(found - block.ids.begin())];
+      return block.whole.tensors[static_cast<std::size_t>(found - block.ids.begin())];
   }
   throw LogicError(fmt::format("{} is not pinned", params_.info(id).name));
 }

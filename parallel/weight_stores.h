@@ -1,10 +1,11 @@
-// Weight stores of one rank among several, whose own rows are always in memory.
+// Weight stores of one rank among several.
 #pragma once
 
 #include <memory>
 #include <vector>
 
 #include "core/nn/resident_state.h"
+#include "core/nn/weight_rows.h"
 #include "core/nn/weight_store.h"
 #include "parallel/changed_rows.h"
 #include "parallel/parallel_plan.h"
@@ -69,11 +70,13 @@ class ReplicatedStore final : public ResidentRowsStore {
   ChangedRows rows_;  // after the weights, so that its transfers end first
 };
 
-/// Stage 3: every rank keeps its rows; a block's weights exist while it is pinned, or about to be.
-class GatheredStore final : public ResidentRowsStore {
+/// Stage 3, or one rank alone: every rank keeps its rows, in memory or elsewhere; a block's weights
+/// exist while it is pinned, or about to be.
+class GatheredStore final : public WeightStore {
  public:
   /// blocks: the parameters of each block; a tied parameter is in two.
-  GatheredStore(Arena& arena, const StoreParts& parts, std::vector<std::vector<ParamId>> blocks);
+  GatheredStore(const StoreParts& parts, std::vector<std::vector<ParamId>> blocks,
+                std::unique_ptr<WeightRows> rows);
 
   const ParamTable& params() const override { return params_; }
   void prefetch(BlockId block) override;
@@ -87,26 +90,36 @@ class GatheredStore final : public ResidentRowsStore {
   void changed(ParamId id) override;
   void publish() override {}
   bool stays_in_place() const override { return false; }
+  bool is_kept_with_state() const override { return !rows_->are_at_hand(); }
+
+  void announce(std::span<const StateUse> order) override { rows_->announce(order); }
+  StateLease acquire(const StateUse& use) override;
+  void release(const StateUse& use, const Tensor& tensor) noexcept override {
+    rows_->release(use, tensor);
+  }
+  void commit(std::int64_t step) override;
 
  private:
   struct Block {
     std::vector<ParamId> ids;
-    std::vector<Tensor> whole;  // by position in ids; empty unless pinned or on the way
-    Completion arrival;         // after what it fills, so that it ends first
+    // By position in ids; empty unless pinned or on the way. The rows that this rank holds come
+    // first, then those of the others.
+    WeightRows::Whole whole;
+    Completion arrival;  // of the others' rows; after what it fills, so that it ends first
+    bool is_gathered = false;
     int pins = 0;
+    bool is_idle() const { return pins == 0 && !whole.tensors.empty(); }
   };
-  Tensor held(const StateEntry& entry) override {
-    return shards_.at(static_cast<std::size_t>(entry.param));
-  }
+  void bring(Block& block);
   void gather(Block& block);
   static void drop(Block& block);
+  void drop_idle(ParamId with);
 
-  Arena& arena_;
   const ParamTable& params_;
+  const StateTable& table_;
   const ParallelPlan& plan_;
   Communicator& comm_;
-  DType dtype_;
-  std::vector<Tensor> shards_;
+  std::unique_ptr<WeightRows> rows_;
   std::vector<std::int64_t> versions_;
   std::vector<Block> blocks_;
 };

@@ -82,17 +82,26 @@ bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) 
   return try_micro(ceil_div(sequences, good));
 }
 
-// What the second step, which is like those after it, reads and writes.
-DiskTraffic disk_of_a_step(PlannedEngine& planned, const TrainSpec& spec, const BatchPlan& batch) {
+// What the second step of so many micro-batches, which is like those after it, reads and writes.
+DiskTraffic disk_of(const TrainSpec& spec, const BatchPlan& batch, std::int64_t micro_batches,
+                    const RankPlace& place) {
+  PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
   TrainEngine& engine = planned.assembled.engine;
-  const std::vector<Batch> batches(
-      static_cast<std::size_t>(std::min<std::int64_t>(batch.accumulation_steps, 2)),
-      planned_batch(batch.micro_batch, spec.engine.seq_len));
+  const std::vector<Batch> batches(static_cast<std::size_t>(micro_batches),
+                                   planned_batch(batch.micro_batch, spec.engine.seq_len));
   engine.step(batches, 1, 0);
   const DiskTraffic before = planned.assembled.offload->home()->traffic();
   engine.step(batches, 2, 0);
   const DiskTraffic after = planned.assembled.offload->home()->traffic();
   return {.read = after.read - before.read, .written = after.written - before.written};
+}
+
+// Every micro-batch reads the weights that are on disk.
+DiskTraffic disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const RankPlace& place) {
+  if (batch.accumulation_steps < 3) return disk_of(spec, batch, batch.accumulation_steps, place);
+  const DiskTraffic two = disk_of(spec, batch, 2, place), three = disk_of(spec, batch, 3, place);
+  return {.read = two.read + (batch.accumulation_steps - 2) * (three.read - two.read),
+          .written = two.written};
 }
 
 bool has_int8(const TrainSpec& spec) {
@@ -131,7 +140,7 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   plan.offload = tried.offload.state;
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
-  if (plan.offload) plan.disk = disk_of_a_step(planned, tried, plan.batch);
+  if (plan.offload) plan.disk = disk_of_a_step(tried, plan.batch, place);
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
   plan.groups = planned.assembled.optimizer.summary();
   if (place.ranks > 1)

@@ -16,8 +16,7 @@ namespace {
 
 GatherNumbers gather_of(Communicator& comm) {
   return [&comm](std::int64_t mine) {
-    const auto all =
-        all_gather_control(comm, "state on disk", std::as_bytes(std::span(&mine, 1)));
+    const auto all = all_gather_control(comm, "state on disk", std::as_bytes(std::span(&mine, 1)));
     std::vector<std::int64_t> numbers(all.size() / sizeof(mine));
     std::memcpy(numbers.data(), all.data(), all.size());
     return numbers;
@@ -25,7 +24,8 @@ GatherNumbers gather_of(Communicator& comm) {
 }
 
 bool on_one_file_system(const std::filesystem::path& a, const std::filesystem::path& b) {
-  struct stat of_a {}, of_b {};
+  struct stat of_a {
+  }, of_b{};
   // The checkpoints' directory may not be there yet; the one above it is.
   const std::filesystem::path there = std::filesystem::exists(b) ? b : b.parent_path();
   return ::stat(a.c_str(), &of_a) == 0 && ::stat(there.c_str(), &of_b) == 0 &&
@@ -33,11 +33,11 @@ bool on_one_file_system(const std::filesystem::path& a, const std::filesystem::p
 }
 
 // Memory for state to move through that does not limit the disk, and is little beside the state.
-std::int64_t usual_window(const StateTable& table, int rank) {
+std::int64_t usual_window(const StateTable& table, int rank, bool weights) {
   constexpr std::int64_t kMost = 128 * kMiB, kLeast = 4 * kMiB;
   std::int64_t bytes = 0;
   for (const StateEntry& entry : table.entries()) {
-    if (!entry.in_weight_store()) bytes += entry.held(rank).size;
+    if (!entry.in_weight_store() || (weights && entry.saved)) bytes += entry.held(rank).size;
   }
   return std::clamp(bytes / 8, kLeast, kMost);
 }
@@ -52,8 +52,8 @@ SlotMaker OffloadStores::slot_maker(const StateTable& table, int rank) const {
   const bool sparse = varies(optimizer_, table.params());  // not everything is kept at once
   return {.make =
               [&table, rank, sparse](const std::filesystem::path& path) {
-                make_adoptable_file(
-                    path, tensors_of(checkpoint_arrays_of_all_steps(table, rank)), sparse);
+                make_adoptable_file(path, tensors_of(checkpoint_arrays_of_all_steps(table, rank)),
+                                    sparse);
               },
           .layout =
               [&table, rank](const std::filesystem::path& path) {
@@ -76,10 +76,9 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
   if (home_) return home_;
   // In one file of all ranks everybody has bytes of its own. What several ranks keep, each changes
   // when it comes to it.
-  const bool disjoint = std::all_of(table.entries().begin(), table.entries().end(),
-                                    [](const StateEntry& entry) {
-                                      return entry.divided && !entry.slot.shared();
-                                    });
+  const bool disjoint =
+      std::all_of(table.entries().begin(), table.entries().end(),
+                  [](const StateEntry& entry) { return entry.divided && !entry.slot.shared(); });
   const bool own = comm_.size() == 1 || !disjoint || spec_.files_of_ranks;
   const bool undivided = std::none_of(table.entries().begin(), table.entries().end(),
                                       [](const StateEntry& entry) { return entry.divided; });
@@ -93,8 +92,9 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
                          .gather = gather_of(comm_)},
                .identity = run_.identity,
                .slots = spec_.slots},
-      .window_bytes = spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank),
-      .least_window = least_window_bytes(table, optimizer_, rank),
+      .window_bytes =
+          spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank, spec_.weights),
+      .least_window = least_window_bytes(table, optimizer_, rank, spec_.weights),
       .recovered = run_.recovered};
   if (!arena.device().planning) options.disk.files.maker = slot_maker(table, rank);
   home_ = std::make_shared<OffloadHome>(arena, table, rank, options);
@@ -102,24 +102,33 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
 }
 
 EngineStores OffloadStores::stores() {
-  return {.state =
-              [this](Arena& arena, const StateTable& table, int rank) {
-                const std::shared_ptr<OffloadHome> home = make_home(arena, table, rank);
-                home->start();
-                return std::make_unique<OffloadedState>(home);
-              },
-          .weights =
-              [this](Arena& arena, const StateTable& table, int rank,
-                     std::unique_ptr<WeightStore> own) {
-                auto weights = std::make_unique<PersistedWeights>(make_home(arena, table, rank),
-                                                                  std::move(own));
-                weights_ = weights.get();
-                return weights;
-              }};
+  EngineStores stores{.state = [this](Arena& arena, const StateTable& table, int rank) {
+    const std::shared_ptr<OffloadHome> home = make_home(arena, table, rank);
+    home->start();
+    auto state = std::make_unique<OffloadedState>(home);
+    if (offloaded_ != nullptr) offloaded_->set_state(*state);
+    return state;
+  }};
+  if (spec_.weights) {
+    stores.rows = [this](Arena& arena, const StateTable& table, int rank) {
+      auto rows = std::make_unique<OffloadedWeights>(make_home(arena, table, rank));
+      offloaded_ = rows.get();
+      return rows;
+    };
+    return stores;
+  }
+  stores.weights = [this](Arena& arena, const StateTable& table, int rank,
+                          std::unique_ptr<WeightStore> own) {
+    auto weights =
+        std::make_unique<PersistedWeights>(make_home(arena, table, rank), std::move(own));
+    persisted_ = weights.get();
+    return weights;
+  };
+  return stores;
 }
 
 void OffloadStores::restore_weights() {
-  weights_->restore();
+  if (persisted_ != nullptr) persisted_->restore();
 }
 
 bool OffloadStores::can_lend(std::int64_t state_step, const CheckpointTarget& target) const {
@@ -138,8 +147,7 @@ std::vector<WrittenRun> OffloadStores::runs_of_all_ranks(int file) const {
     mine.push_back({run.begin, run.end, run.crc});
   const bool shared = comm_.rank() == 0 || home_->disk()->files().options().suffix.empty();
   if (!shared) mine.clear();
-  const std::vector<std::int64_t> counts =
-      gather_of(comm_)(static_cast<std::int64_t>(mine.size()));
+  const std::vector<std::int64_t> counts = gather_of(comm_)(static_cast<std::int64_t>(mine.size()));
   const auto most = static_cast<std::size_t>(*std::max_element(counts.begin(), counts.end()));
   mine.resize(most);
   const auto all =
@@ -166,10 +174,10 @@ std::optional<std::filesystem::path> OffloadStores::lend_checkpoint(
   std::filesystem::path path;
   if (comm_.rank() == 0) {
     try {
-      path = adopt_file(target, {.path = disk.files().path(file),
-                                 .tensors = tensors_of(
-                                     checkpoint_arrays_of_all_steps(home_->table(), 0)),
-                                 .runs = runs});
+      path = adopt_file(target,
+                        {.path = disk.files().path(file),
+                         .tensors = tensors_of(checkpoint_arrays_of_all_steps(home_->table(), 0)),
+                         .runs = runs});
     } catch (const std::runtime_error& e) {
       reason = e.what();
     }
@@ -192,9 +200,8 @@ std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
   // A rank that was killed later may be one state ahead of the others.
   const std::vector<std::int64_t> all = gather(found.empty() ? 0 : found.front().generation);
   const std::int64_t common = *std::min_element(all.begin(), all.end());
-  const auto mine = std::find_if(found.begin(), found.end(), [&](const CommitRecord& r) {
-    return r.generation == common;
-  });
+  const auto mine = std::find_if(found.begin(), found.end(),
+                                 [&](const CommitRecord& r) { return r.generation == common; });
   const std::vector<std::int64_t> have = gather(mine != found.end() ? 1 : 0);
   if (common == 0 || std::count(have.begin(), have.end(), 0) > 0) return std::nullopt;
   return *mine;
@@ -204,8 +211,8 @@ void remove_offloaded_state(const std::filesystem::path& directory) noexcept {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
-    const bool own = name.starts_with("state-") || name.starts_with("commit-") ||
-                     name.starts_with("layout-");
+    const bool own =
+        name.starts_with("state-") || name.starts_with("commit-") || name.starts_with("layout-");
     std::error_code ignored;
     if (own) std::filesystem::remove(entry.path(), ignored);
   }

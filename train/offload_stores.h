@@ -8,6 +8,7 @@
 
 #include "checkpoint/adopt_file.h"
 #include "offload/offload_home.h"
+#include "offload/offloaded_weights.h"
 #include "offload/persisted_weights.h"
 #include "parallel/communicator.h"
 #include "train/offload_spec.h"
@@ -37,7 +38,7 @@ class OffloadStores {
 
   /// What the engine keeps its state in; for one engine.
   EngineStores stores();
-  /// After the engine was made upon a committed state: reads the weights.
+  /// After the engine was made upon a committed state: reads the weights that are in memory.
   void restore_weights();
   /// Makes the committed state a checkpoint, which then shares its file; all ranks together. None:
   /// it has to be copied (not everything is kept at this step, ranks have files of their own, or
@@ -59,8 +60,9 @@ class OffloadStores {
   Communicator& comm_;
   OffloadedRun run_;
   std::shared_ptr<OffloadHome> home_;
-  PersistedWeights* weights_ = nullptr;  // the engine's
-  bool one_file_has_all_ = false;        // of one rank at least
+  PersistedWeights* persisted_ = nullptr;  // the engine's weights, one of the two
+  OffloadedWeights* offloaded_ = nullptr;
+  bool one_file_has_all_ = false;  // of one rank at least
 };
 
 }  // namespace thimble

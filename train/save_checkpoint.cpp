@@ -44,6 +44,7 @@ std::optional<std::filesystem::path> lend_checkpoint(TrainEngine& engine, Offloa
                                                      const std::filesystem::path& directory,
                                                      const TrainMetadata& metadata) {
   const Reservation scratch = reserve_scratch(engine);
+  engine.store().commit(metadata.step);  // nothing is read ahead while files change hands
   return offload.lend_checkpoint(engine.state_step(), {.io = {files, bytes_of(scratch)},
                                                        .directory = directory,
                                                        .step = metadata.step,

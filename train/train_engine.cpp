@@ -46,13 +46,26 @@ OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
   return need;
 }
 
+// Whole weights exist only while they are read.
+std::unique_ptr<WeightStore> make_gathered_store(Arena& arena, const TrainableModel& model,
+                                                 const StoreParts& parts,
+                                                 const EngineStores& stores) {
+  const int rank = parts.comm.rank();
+  std::unique_ptr<WeightRows> rows =
+      stores.rows ? stores.rows(arena, parts.table, rank)
+                  : std::make_unique<ResidentWeightRows>(arena, parts.table, rank);
+  return std::make_unique<GatheredStore>(parts, model.block_params(), std::move(rows));
+}
+
 std::unique_ptr<WeightStore> make_own_store(Arena& arena, const TrainableModel& model,
-                                            const EngineOptions& options, const StoreParts& parts) {
+                                            const EngineOptions& options, const StoreParts& parts,
+                                            const EngineStores& stores) {
   const auto entries = parts.table.entries();
   const bool any_int8 = std::any_of(entries.begin(), entries.end(), [](const StateEntry& entry) {
     return entry.slot.kind == StateKind::kScale;
   });
   if (any_int8) {
+    if (stores.rows) throw_user("8-bit weights: allowed with offload.weights = \"memory\"");
     if (parts.plan.stage() == 3 || options.dtype != DType::kBF16) {
       throw_user(
           "8-bit weights: allowed with parallelism.zero_stage 0, 1, 2 and model.dtype = "
@@ -60,15 +73,21 @@ std::unique_ptr<WeightStore> make_own_store(Arena& arena, const TrainableModel& 
     }
     return std::make_unique<QuantisedStore>(arena, parts);
   }
-  if (parts.plan.stage() == 3)
-    return std::make_unique<GatheredStore>(arena, parts, model.block_params());
+  if (stores.rows && parts.comm.size() > 1 && parts.plan.stage() != 3) {
+    throw_user(
+        "offload.weights = \"ssd\" needs parallelism.zero_stage = 3 on several ranks, so that each "
+        "reads its own rows; it is {}",
+        parts.plan.stage());
+  }
+  if (parts.plan.stage() == 3 || stores.rows)
+    return make_gathered_store(arena, model, parts, stores);
   return std::make_unique<ReplicatedStore>(arena, parts, options.recompute == Recompute::kNone);
 }
 
 std::unique_ptr<WeightStore> make_store(Arena& arena, const TrainableModel& model,
                                         const EngineOptions& options, const StoreParts& parts,
                                         const EngineStores& stores) {
-  std::unique_ptr<WeightStore> own = make_own_store(arena, model, options, parts);
+  std::unique_ptr<WeightStore> own = make_own_store(arena, model, options, parts, stores);
   if (!stores.weights) return own;
   return stores.weights(arena, parts.table, parts.comm.rank(), std::move(own));
 }
@@ -175,7 +194,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
       store_(make_store(arena, model, options,
                         {model.params(), table_, plan_, comm_, options.dtype}, rank.stores)),
       state_store_(make_state_store(arena, table_, comm_.rank(), rank.stores)),
-      state_(table_, *store_, *state_store_),
+      state_(table_, *store_, *state_store_, store_->is_kept_with_state()),
       projection_(std::make_unique<Projection>(*this)),
       gradients_(std::make_unique<ShardedGradSink>(
           GradSinkParts{arena, model.params(), plan_, comm_, *projection_},
@@ -214,7 +233,7 @@ void TrainEngine::load(TensorSource& source) {
 }
 
 void TrainEngine::refresh_weights(std::int64_t step) {
-  derive_weights(table_, state_, comm_.rank());
+  if (!store_->is_kept_with_state()) derive_weights(table_, state_, comm_.rank());
   for (const ParamId id : model_.params().ids()) store_->changed(id);
   store_->publish();
   state_.commit(step);

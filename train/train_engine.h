@@ -15,6 +15,7 @@
 #include "core/device/graph_cache.h"
 #include "core/nn/step_gradients.h"
 #include "core/nn/trainable_model.h"
+#include "core/nn/weight_rows.h"
 #include "core/nn/weight_store.h"
 #include "parallel/parallel_plan.h"
 #include "train/fused_update.h"
@@ -69,6 +70,9 @@ struct EngineStores {
   std::function<std::unique_ptr<WeightStore>(Arena&, const StateTable&, int rank,
                                              std::unique_ptr<WeightStore>)>
       weights;
+  /// Of the weights, what this rank holds of them, so that whole ones exist only while they are
+  /// read. Takes 16-bit or f32 weights of one rank, or of several at stage 3.
+  std::function<std::unique_ptr<WeightRows>(Arena&, const StateTable&, int rank)> rows = {};
 };
 
 /// The way from a rank to the others, and where it keeps its state.

@@ -25,6 +25,7 @@ void change_state(StateStore& store, const StateTable& table, std::int64_t from,
 }
 
 void JoinedState::announce(std::span<const StateUse> order) {
+  if (one_order_) return others_.announce(order);
   std::vector<StateUse> of_weights, of_others;
   for (const StateUse& use : order)
     (table_[use.id].in_weight_store() ? of_weights : of_others).push_back(use);

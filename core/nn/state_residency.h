@@ -88,8 +88,10 @@ void change_state(StateStore& store, const StateTable& table, std::int64_t from,
 /// Weights and their scales from one residency, all else from another.
 class JoinedState final : public StateResidency {
  public:
-  JoinedState(const StateTable& table, StateResidency& weights, StateResidency& others)
-      : table_(table), weights_(weights), others_(others) {}
+  /// one_order: the others' residency is told of the uses of weights too, for it keeps them.
+  JoinedState(const StateTable& table, StateResidency& weights, StateResidency& others,
+              bool one_order = false)
+      : table_(table), weights_(weights), others_(others), one_order_(one_order) {}
   void announce(std::span<const StateUse> order) override;
   StateLease acquire(const StateUse& use) override { return home_of(use.id).acquire(use); }
   void release(const StateUse& use, const Tensor& tensor) noexcept override {
@@ -108,6 +110,7 @@ class JoinedState final : public StateResidency {
   const StateTable& table_;
   StateResidency& weights_;
   StateResidency& others_;
+  bool one_order_;
 };
 
 /// Bytes that are moved at once where nothing else limits them: while saving and loading.

@@ -18,6 +18,9 @@ class WeightStore : public ParamStore, public StateResidency {
   /// Whether weights keep their addresses and pinning moves nothing, so that a micro-batch can be
   /// recorded and replayed (GraphCache).
   virtual bool stays_in_place() const = 0;
+  /// Whether the state store keeps the rows. It then hears of their uses among those of all other
+  /// state, and weights that can be derived from a master are not kept at all.
+  virtual bool is_kept_with_state() const { return false; }
 };
 
 }  // namespace thimble

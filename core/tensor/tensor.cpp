@@ -51,6 +51,15 @@ Tensor Tensor::view(const Shape& shape) const {
   return t;
 }
 
+Tensor Tensor::part(std::int64_t offset, DType dtype, const Shape& shape) const {
+  TH_CHECK(is_contiguous(), "part of a strided tensor {}", shape_.str());
+  Tensor t = wrap(static_cast<std::byte*>(data_) + offset, dtype, shape, device_);
+  TH_CHECK(offset >= 0 && offset + t.nbytes() <= nbytes(), "bytes {}..{} of {}", offset,
+           offset + t.nbytes(), nbytes());
+  t.storage_ = storage_;
+  return t;
+}
+
 Tensor Tensor::rows(std::int64_t begin, std::int64_t end) const {
   TH_CHECK(rank() >= 1 && 0 <= begin && begin <= end && end <= dim(0), "rows {}..{} of {}", begin,
            end, shape_.str());

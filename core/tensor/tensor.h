@@ -72,6 +72,8 @@ class Tensor {
   Tensor view(const Shape& shape) const;
   /// Rows [begin, end) of dimension 0.
   Tensor rows(std::int64_t begin, std::int64_t end) const;
+  /// Some of its bytes, from `offset` on, as a tensor of their own; needs a contiguous tensor.
+  Tensor part(std::int64_t offset, DType dtype, const Shape& shape) const;
   /// Columns [begin, end) of a matrix.
   Tensor columns(std::int64_t begin, std::int64_t end) const;
   /// True if no other tensor refers to the same allocation.

@@ -44,6 +44,7 @@ struct TrainBench {
   bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
   std::string offload;  // directory of the state on disk; empty: it is in memory
+  bool offload_weights = false;
   int slots = 2;
   bool json = false, profile = false;
 };
@@ -104,7 +105,10 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
-  spec.offload = {.state = !b.offload.empty(), .directory = {}, .slots = b.slots};
+  spec.offload = {.state = !b.offload.empty(),
+                  .weights = b.offload_weights,
+                  .directory = {},
+                  .slots = b.slots};
   return spec;
 }
 
@@ -354,6 +358,8 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_option("--offload", options->offload,
                     "Keep masters and optimizer state on disk, in this directory")
       ->check(CLI::ExistingDirectory);
+  train->add_flag("--offload-weights", options->offload_weights, "Weights are on disk too")
+      ->needs("--offload");
   train->add_option("--slots", options->slots, "Copies of the state on disk: 2, or 1 in place")
       ->check(CLI::Range(1, 2));
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")

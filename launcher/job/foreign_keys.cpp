@@ -171,9 +171,7 @@ constexpr std::array kAdvice{
     Entry{"activation_checkpointing", "write recompute = \"full\" in [memory]"},
     Entry{"offload_optimizer", "write state = \"ssd\" in [offload]"},
     Entry{"nvme_path", "write path in [offload]"},
-    Entry{"offload_param",
-          "weights stay in memory, shared by zero_stage = 3 in [parallelism]; their optimizer's "
-          "state goes to disk by state = \"ssd\" in [offload]"},
+    Entry{"offload_param", "write weights = \"ssd\" in [offload]"},
     Entry{"cpu_offload", "write state = \"ssd\" in [offload]"},
     Entry{"tensor_parallel_size",
           "tensor parallelism is not supported; use zero_stage in [parallelism]"},

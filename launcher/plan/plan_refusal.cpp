@@ -68,6 +68,25 @@ class Proposals {
   std::string text_;
 };
 
+// Weights too on disk, where the optimizer has none in 8 bits.
+void propose_weights_on_disk(const PlannedJob& planned, Proposals& proposals) {
+  const TrainSpec& spec = planned.spec;
+  if (spec.offload.weights) return;
+  Edit edit{spec.offload.state ? "offload.weights = \"ssd\""
+                               : "offload.state = \"ssd\", offload.weights = \"ssd\"",
+            " (every pass reads them at the speed of the disk)", spec};
+  edit.spec.offload.state = edit.spec.offload.weights = true;
+  if (planned.place.ranks > 1 && spec.engine.zero_stage != 3) {
+    edit.text += ", parallelism.zero_stage = 3";
+    edit.spec.engine.zero_stage = 3;
+  }
+  try {
+    proposals.consider(edit);
+  } catch (const UserError&) {
+    // Its weights stay in memory.
+  }
+}
+
 constexpr std::string_view kFull = "memory.recompute = \"full\"";
 
 void propose_edits(const PlannedJob& planned, Proposals& proposals) {
@@ -83,6 +102,7 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     edit.spec.offload.state = true;
     proposals.consider(edit);
   }
+  propose_weights_on_disk(planned, proposals);
   if (spec.engine.recompute == Recompute::kNone) {
     Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", spec};
     edit.spec.engine.recompute = Recompute::kSelective;

@@ -55,7 +55,7 @@ TEST_F(GpuEngine, RanksAndStages) {
   }
 }
 
-// What is promised of bits: recomputing, fusing and formats that lose nothing change none.
+// What is promised of bits: recomputing, fusing, formats that lose nothing and a disk change none.
 TEST_F(GpuEngine, RecomputedFusedAndSplitGiveTheSameBits) {
   const Setting plain{.dtype = DType::kBF16, .max_grad_norm = 0, .device = DeviceKind::kGpu};
   const auto run = [](const Setting& s) {
@@ -63,16 +63,17 @@ TEST_F(GpuEngine, RecomputedFusedAndSplitGiveTheSameBits) {
     return train(alone, s, batches_of(0, 1, 1, -1));
   };
   const Outcome want = run(plain);
-  std::vector<Setting> same(5, plain);
+  std::vector<Setting> same(7, plain);
   same[1].recompute = Recompute::kFull;
   same[2].recompute = Recompute::kSelective;
   same[3].fused = true;
   same[3].clip_mode = ClipMode::kPerTensor;
-  same[4].master = MasterFormat::kSplit;
+  same[4].master = same[6].master = MasterFormat::kSplit;
+  same[5].disk = same[6].disk = TestDisk{.weights = true};
   for (std::size_t i = 0; i < same.size(); ++i) {
     const Outcome got = run(same[i]);
     EXPECT_EQ(got.losses, want.losses) << i;
-    if (i == 4) continue;  // its masters are halves
+    if (i == 4 || i == 6) continue;  // its masters are halves
     EXPECT_EQ(got.masters, want.masters) << i;
   }
 }
@@ -167,14 +168,19 @@ TEST_F(GpuEngine, MatmulsInEightBitsTrainAsOnTheCpu) {
 }
 
 TEST_F(GpuEngine, MemoryOfDeviceAndHostIsPlanned) {
-  for (const char* optimizer : {"adamw", "q_apollo", "galore", "muon", "scale", "frugal layers"}) {
-    const Setting s{.optimizer = optimizer, .stage = 2, .dtype = DType::kBF16};
+  for (const auto& [optimizer, stage] : {std::pair{"adamw", 3},
+                                         {"q_apollo", 2},
+                                         {"galore", 3},
+                                         {"muon", 2},
+                                         {"scale", 3},
+                                         {"frugal layers", 2}}) {
+    const Setting s{.optimizer = optimizer, .stage = stage, .dtype = DType::kBF16};
     const std::unique_ptr<TrainableModel> made = tiny_model(s);
     const TrainableModel& model = *made;
     const OptimizerGroups groups = make_groups(model.params(), optimizer, false, 2);
     const auto play = [&](Arena& arena, Communicator& comm) {
       TrainEngine engine(arena, model, groups, engine_options(s, 1),
-                         {comm, stores_of_tests(model, optimizer, comm)});
+                         {comm, stores_of_tests(model, groups, comm, s.stage)});
       InitSource source(3, 0.3);
       engine.load(source);
       arena.begin_phase("step");
@@ -208,7 +214,8 @@ TEST_F(GpuEngine, CheckpointsAndExportsCrossOver) {
   const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
   const auto* transformer = dynamic_cast<const Transformer*>(made.get());
   const auto on = [&](Arena& arena, auto&& body) {
-    TrainEngine engine(arena, model, optimizer, engine_options(s, 1), stores_of_tests(model, optimizer));
+    TrainEngine engine(arena, model, optimizer, engine_options(s, 1),
+                       stores_of_tests(model, optimizer));
     body(engine);
   };
   const auto cpu = Arena::make_cpu(1 << 26), gpu = Arena::make_gpu(1 << 26, 1 << 26);

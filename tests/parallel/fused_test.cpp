@@ -96,7 +96,7 @@ TEST_P(FusedTest, MemoryIsPlannedAndGradientsAreNeverAllThere) {
         const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
         const auto play = [&](Arena& arena, Communicator& comm) {
           TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
-                             {comm, stores_of_tests(model, optimizer, comm)});
+                             {comm, stores_of_tests(model, optimizer, comm, s.stage)});
           InitSource source(3, 0.3);
           engine.load(source);
           arena.begin_phase("step");
@@ -132,7 +132,7 @@ TEST_P(FusedTest, AnInfiniteLossChangesNothing) {
     const TrainableModel& model = *made;
     const OptimizerGroups optimizer = make_groups(model.params(), s.optimizer);
     TrainEngine engine(*arena, model, optimizer, engine_options(s, 1),
-                       {comm, stores_of_tests(model, optimizer, comm)});
+                       {comm, stores_of_tests(model, optimizer, comm, s.stage)});
     InitSource source(3, 0.3);
     engine.load(source);
     const auto weights = [&] {

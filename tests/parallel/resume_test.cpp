@@ -11,9 +11,9 @@
 #include "models/transformer.h"
 #include "models/weight_sources.h"
 #include "optim/groups.h"
-#include "tests/parallel/stores_of_tests.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
+#include "tests/parallel/stores_of_tests.h"
 #include "train/save_checkpoint.h"
 
 namespace thimble {
@@ -96,7 +96,7 @@ class ResumeTest : public testing::TestWithParam<std::tuple<int, int, int, int>>
                           .small_elements = 50,
                           .master = layout.master,
                           .seq_len = kSeq},
-                         {comm, stores_of_tests(*model, optimizer, comm)});
+                         {comm, stores_of_tests(*model, optimizer, comm, layout.stage)});
       const auto files = make_file_engine();
       body(engine, *files);
     });

@@ -1,5 +1,5 @@
 // The stores of the suites' engines: memory's, or, told by THIMBLE_TEST_STORES, hostile ones, or a
-// disk with two slots or one.
+// disk with two slots or one, where weights are too if the stage allows it or they are in memory.
 #pragma once
 
 #include <filesystem>
@@ -40,7 +40,8 @@ class TemporaryDirectory {
 /// A directory that all ranks of an engine share.
 inline std::shared_ptr<TemporaryDirectory> shared_temp_dir(Communicator& comm) {
   static std::mutex mutex;
-  static std::map<std::int64_t, std::shared_ptr<TemporaryDirectory>> dirs;  // until the program ends
+  static std::map<std::int64_t, std::shared_ptr<TemporaryDirectory>>
+      dirs;  // until the program ends
   static std::int64_t count = 0;
   std::int64_t number = 0;
   if (comm.rank() == 0) {
@@ -54,8 +55,14 @@ inline std::shared_ptr<TemporaryDirectory> shared_temp_dir(Communicator& comm) {
   return dir;
 }
 
+struct TestDisk {
+  int slots = 2;
+  bool weights = false;
+};
+
 /// State on a disk, through a window of a few rows.
-inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm, int slots) {
+inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm,
+                                const TestDisk& disk) {
   struct Held {
     std::shared_ptr<TemporaryDirectory> dir;
     OffloadStores stores;
@@ -63,27 +70,45 @@ inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm, 
   const std::shared_ptr<TemporaryDirectory> dir = shared_temp_dir(comm);
   const auto held = std::make_shared<Held>(
       Held{dir, OffloadStores({.state = true,
+                               .weights = disk.weights,
                                .directory = dir->path(),
                                .window_bytes = 16 * kKiB,
-                               .slots = slots,
+                               .slots = disk.slots,
                                .files_of_ranks = false},
                               optimizer, comm, {.identity = "test", .recovered = {}})});
   const EngineStores made = held->stores.stores();
-  return {.state = [held, make = made.state](Arena& arena, const StateTable& table,
-                                             int rank) { return make(arena, table, rank); },
-          .weights = [held, make = made.weights](
-                         Arena& arena, const StateTable& table, int rank,
-                         std::unique_ptr<WeightStore> own) {
-            return make(arena, table, rank, std::move(own));
-          }};
+  EngineStores stores{
+      .state = [held, make = made.state](Arena& arena, const StateTable& table, int rank) {
+        return make(arena, table, rank);
+      }};
+  if (made.weights) {
+    stores.weights = [held, make = made.weights](Arena& arena, const StateTable& table, int rank,
+                                                 std::unique_ptr<WeightStore> own) {
+      return make(arena, table, rank, std::move(own));
+    };
+  }
+  if (made.rows) {
+    stores.rows = [held, make = made.rows](Arena& arena, const StateTable& table, int rank) {
+      return make(arena, table, rank);
+    };
+  }
+  return stores;
 }
 
 inline EngineStores stores_of_tests(const TrainableModel& model, const Optimizer& optimizer,
-                                    Communicator& comm) {
+                                    Communicator& comm, int stage = 0) {
   const std::string_view kind = kind_of_test_stores();
+  const auto ids = model.params().ids();
+  const bool int8 = std::any_of(ids.begin(), ids.end(), [&](ParamId id) {
+    return optimizer.int8_weight(model.params().info(id));
+  });
+  const bool any_store = !int8 && (comm.size() == 1 || stage == 3);
   if (kind == "hostile") return hostile_stores(model);
-  if (kind == "disk") return disk_stores(optimizer, comm, 2);
-  if (kind == "disk-in-place") return disk_stores(optimizer, comm, 1);
+  if (kind == "disk") return disk_stores(optimizer, comm, {});
+  if (kind == "disk-in-place") return disk_stores(optimizer, comm, {.slots = 1});
+  if (kind == "disk-weights") return disk_stores(optimizer, comm, {.weights = any_store});
+  if (kind == "disk-weights-in-place")
+    return disk_stores(optimizer, comm, {.slots = 1, .weights = any_store});
   return {};
 }
 inline EngineStores stores_of_tests(const TrainableModel& model, const Optimizer& optimizer) {

@@ -9,9 +9,9 @@
 #include "models/weight_sources.h"
 #include "optim/groups.h"
 #include "parallel/planning_communicator.h"
-#include "tests/parallel/stores_of_tests.h"
 #include "tests/parallel/odd_model.h"
 #include "tests/parallel/rank_team.h"
+#include "tests/parallel/stores_of_tests.h"
 #include "train/memory_report.h"
 #include "train/train_engine.h"
 
@@ -120,7 +120,8 @@ struct Setting {
   std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
   std::int64_t small_elements = 64;
-  bool hostile = false;  // stores, whatever the environment says
+  bool hostile = false;            // stores, whatever the environment says
+  std::optional<TestDisk> disk{};  // the same
   bool odd_model = tests_train_odd_model();
 };
 
@@ -176,7 +177,9 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   const OptimizerGroups optimizer =
       make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
-                     {comm, s.hostile ? hostile_stores(model) : stores_of_tests(model, optimizer, comm)});
+                     {comm, s.hostile ? hostile_stores(model)
+                            : s.disk  ? disk_stores(optimizer, comm, *s.disk)
+                                      : stores_of_tests(model, optimizer, comm, s.stage)});
   InitSource source(3, 0.3);
   engine.load(source);
   for (const ParamId id : model.params().ids())

@@ -125,7 +125,7 @@ TEST_P(ZeroTest, BytesSentAndInMemoryAreThePlanned) {
           const auto play = [&](Arena& arena, Communicator& comm) {
             arena.begin_phase("load");
             TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
-                               {comm, stores_of_tests(model, optimizer, comm)});
+                               {comm, stores_of_tests(model, optimizer, comm, s.stage)});
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");
@@ -218,7 +218,7 @@ TEST_P(ZeroTest, EveryOptimizersMemoryIsPlanned) {
       const OptimizerGroups optimizer = make_groups(model.params(), entry.name);
       const auto play = [&](Arena& arena, Communicator& comm) {
         TrainEngine engine(arena, model, optimizer, engine_options(s, 1),
-                           {comm, stores_of_tests(model, optimizer, comm)});
+                           {comm, stores_of_tests(model, optimizer, comm, s.stage)});
         InitSource source(3, 0.3);
         engine.load(source);
         arena.begin_phase("step");
@@ -268,7 +268,7 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
         for (const int accumulation_steps : {1, 3}) {
           const auto play = [&](Arena& arena, Communicator& playing) {
             TrainEngine engine(arena, model, optimizer, engine_options(s, accumulation_steps),
-                               {playing, stores_of_tests(model, optimizer, playing)});
+                               {playing, stores_of_tests(model, optimizer, playing, s.stage)});
             InitSource source(3, 0.3);
             engine.load(source);
             arena.begin_phase("step");

@@ -13,6 +13,7 @@ inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory,
 
 struct OffloadConfig {
   Auto<StatePlace> state;
+  StatePlace weights = StatePlace::kMemory;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -26,6 +27,13 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .doc = "Where master weights and the optimizer's state are between updates; ssd: on disk, "
                 "with the same results to the bit; auto: in memory if the job fits there",
          .value = choice(offload.state),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "weights",
+         .doc =
+             "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
+             "the same results to the bit, so that at most two layers of a model are in memory; "
+             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
+         .value = choice(offload.weights),
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",

@@ -1,0 +1,105 @@
+// The built program with weights on disk: the model of a run in memory, by one rank and by several,
+// interrupted anywhere; less memory, as planned; and what is refused.
+#include "tests/launcher/program.h"
+
+namespace thimble {
+namespace {
+
+constexpr const char* kOnDisk =
+    " --set offload.weights=ssd --set offload.any_file_system=true --set output_dir=";
+
+class DiskWeightsProgram : public testing::Test {
+ protected:
+  int train(const std::string& arguments, const std::string& environment = "") {
+    return dir_.run("train job.toml --set model.master_weights=split16" + arguments, environment);
+  }
+  std::string model_of(const std::string& output) {
+    return dir_.file(output + "/job/model/model.safetensors");
+  }
+  // The most bytes of weights, by phase.
+  std::map<std::string, std::int64_t> planned_weights(const std::string& more) {
+    EXPECT_EQ(dir_.run("plan job.toml --json --set model.master_weights=split16" + more), 0)
+        << dir_.err();
+    std::map<std::string, std::int64_t> most;
+    const nlohmann::json plan = dir_.json();
+    for (const auto& phase : plan["phases"]) {
+      const nlohmann::json& tags = phase["by_tag"];
+      most[phase["phase"]] = tags.contains("weights") ? tags["weights"].get<std::int64_t>() : 0;
+    }
+    return most;
+  }
+  ProgramDir dir_;
+};
+
+TEST_F(DiskWeightsProgram, TheModelIsThatOfARunInMemory) {
+  ASSERT_EQ(train(" --set output_dir=memory"), 0) << dir_.err();
+  ASSERT_EQ(train(std::string(kOnDisk) + "disk"), 0) << dir_.err();
+  EXPECT_EQ(model_of("disk"), model_of("memory"));
+  for (const char* format : {"fp32", "none"}) {
+    const std::string set = std::string(" --set model.master_weights=") + format;
+    ASSERT_EQ(train(set + " --set output_dir=memory-" + format), 0) << dir_.err();
+    ASSERT_EQ(train(set + kOnDisk + "disk-" + format), 0) << dir_.err();
+    EXPECT_EQ(model_of(std::string("disk-") + format), model_of(std::string("memory-") + format));
+  }
+}
+
+TEST_F(DiskWeightsProgram, KilledBesideAnyRecordItGoesOnWithTheSameBits) {
+  ASSERT_EQ(train(" --set output_dir=memory"), 0) << dir_.err();
+  for (const char* hit : {"2", "5", "8", "11"}) {
+    const std::string output = std::string("killed-") + hit;
+    EXPECT_EQ(
+        train(kOnDisk + output, "THIMBLE_FAILPOINT=offload.record:" + std::string(hit) + ":kill"),
+        128 + 9)
+        << hit;
+    ASSERT_EQ(train(kOnDisk + output), 0) << hit << dir_.err();
+    EXPECT_EQ(model_of(output), model_of("memory")) << hit;
+  }
+}
+
+TEST_F(DiskWeightsProgram, MemoryIsThatOfTwoLayersAsPlanned) {
+  std::string config = dir_.file("config.json");
+  config.replace(config.find("\"num_hidden_layers\":2"), 21, "\"num_hidden_layers\":12");
+  dir_.write("config.json", config);
+  const std::string more =
+      " --set training.max_steps=2 --set eval.eval_steps=1"
+      " --set 'eval.sample_prompts=[\"the\"]'" +
+      std::string(kOnDisk) + "disk";
+  const auto memory = planned_weights(""), disk = planned_weights(more);
+  for (const char* phase : {"step", "eval", "export"}) {
+    EXPECT_GT(disk.at(phase), 0) << phase;
+    EXPECT_LT(3 * disk.at(phase), memory.at(phase)) << phase;
+  }
+  EXPECT_EQ(disk.at("save"), 0);
+  ASSERT_EQ(train(more), 0) << dir_.err();
+  std::istringstream lines(dir_.file("disk/job/metrics.jsonl"));
+  nlohmann::json last;
+  for (std::string line; std::getline(lines, line);) {
+    auto json = nlohmann::json::parse(line);
+    if (json["event"] == "step") last = std::move(json);
+  }
+  const std::int64_t most =
+      std::max({disk.at("load"), disk.at("step"), disk.at("eval"), disk.at("save")});
+  EXPECT_EQ(last["peak_bytes_by_tag"]["weights"], most);
+}
+
+TEST_F(DiskWeightsProgram, SeveralRanksTakeStageThree) {
+  ASSERT_EQ(train(" --simulate 3 --set parallelism.zero_stage=3 --set output_dir=memory"), 0)
+      << dir_.err();
+  ASSERT_EQ(train(std::string(" --simulate 3") + kOnDisk + "disk"), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("ZeRO stage 3 on 3 ranks"), std::string::npos) << dir_.err();
+  EXPECT_EQ(model_of("disk"), model_of("memory"));
+}
+
+TEST_F(DiskWeightsProgram, WhatCannotBeIsRefused) {
+  const auto refuses = [&](const std::string& set, const std::string& reason) {
+    EXPECT_EQ(train(" --set offload.weights=ssd" + set), 2) << set;
+    EXPECT_NE(dir_.err().find(reason), std::string::npos) << dir_.err();
+  };
+  refuses(" --set offload.state=memory", "needs offload.state = \"ssd\"");
+  refuses(" --simulate 2 --set parallelism.zero_stage=2", "needs parallelism.zero_stage = 3");
+  refuses(" --set optimizer.name=q_galore --set optimizer.rank=8",
+          "allowed with offload.weights = \"memory\"");
+}
+
+}  // namespace
+}  // namespace thimble
