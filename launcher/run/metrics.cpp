@@ -132,7 +132,9 @@ void RunLog::step(const StepMetrics& metrics) {
                 {"mfu", or_null(metrics.mfu)},
                 {"sol", or_null(metrics.sol)},
                 {"peak_bytes", metrics.peak_bytes},
-                {"peak_bytes_by_tag", std::move(tags)}});
+                {"peak_bytes_by_tag", std::move(tags)},
+                {"disk_read_bytes", or_null(metrics.disk_read_bytes)},
+                {"disk_written_bytes", or_null(metrics.disk_written_bytes)}});
   if (impl_->plots) {
     const std::array<TensorBoardWriter::Scalar, 4> values{
         {{"train/loss", metrics.loss},

@@ -5,6 +5,7 @@
 #include "core/ops/op_observer.h"
 #include "launcher/run/machine.h"
 #include "launcher/trainer/job_length.h"
+#include "train/offload_stores.h"
 
 namespace thimble {
 namespace {
@@ -22,12 +23,17 @@ double epochs_done(const RunState& run) {
   return sampler.epochs_after(std::min(run.train.step * sequences, end));
 }
 
+DiskTraffic disk_traffic(const RunState& run) {
+  return run.parts.offload == nullptr ? DiskTraffic{} : run.parts.offload->home()->traffic();
+}
+
 }  // namespace
 
 StepRecords::StepRecords(const RunState& run)
     : progress_(run.parts.console, {.last_step = run.parts.total_steps,
                                     .logging_steps = run.parts.job.logging.logging_steps,
-                                    .quiet = run.parts.quiet || !run.leads()}) {}
+                                    .quiet = run.parts.quiet || !run.leads()}),
+      disk_logged_(disk_traffic(run)) {}
 
 // The `sol` of metrics and the progress line: see plan/roofline.h.
 std::optional<double> StepRecords::roofline_fraction(const RunState& run) const {
@@ -41,6 +47,10 @@ StepMetrics StepRecords::metrics_of(const RunState& run, const StepReport& repor
   const double rate = positions_per_step(run) / means_.seconds();
   const double flops = rate * spec.model.train_flops_per_token(spec.engine.seq_len);
   const auto& peak = run.parts.peak_flops;
+  const DiskTraffic disk = disk_traffic(run);
+  const auto moved = [&](std::int64_t now, std::int64_t logged) {
+    return run.parts.offload == nullptr ? std::nullopt : std::optional(now - logged);
+  };
   return {.step = run.train.step,
           .steps = means_.steps(),
           .loss = means_.loss(),
@@ -55,7 +65,9 @@ StepMetrics StepRecords::metrics_of(const RunState& run, const StepReport& repor
           .mfu = peak ? std::optional(flops / (*peak * run.comm().size())) : std::nullopt,
           .sol = roofline_fraction(run),
           .peak_bytes = resident_memory().peak_bytes,
-          .peak_bytes_by_tag = peak_by_tag(memory_report(run.parts.engine.arena()))};
+          .peak_bytes_by_tag = peak_by_tag(memory_report(run.parts.engine.arena())),
+          .disk_read_bytes = moved(disk.read, disk_logged_.read),
+          .disk_written_bytes = moved(disk.written, disk_logged_.written)};
 }
 
 void StepRecords::after_step(RunState& run, const StepReport& report) {
@@ -76,6 +88,7 @@ void StepRecords::after_step(RunState& run, const StepReport& report) {
 void StepRecords::flush(RunState& run) {
   if (!unlogged_) return;
   run.parts.log->step(*unlogged_);
+  disk_logged_ = disk_traffic(run);
   unlogged_.reset();
   means_ = {};
 }

@@ -6,6 +6,7 @@
 #include "launcher/run/progress.h"
 #include "launcher/trainer/step_hook.h"
 #include "launcher/trainer/step_means.h"
+#include "offload/slot_disk.h"
 
 namespace thimble {
 
@@ -24,6 +25,7 @@ class StepRecords final : public StepHook {
   Progress progress_;
   StepMeans means_;  // since the last record
   std::optional<StepMetrics> unlogged_;
+  DiskTraffic disk_logged_;  // what records have told of the disk
 };
 
 }  // namespace thimble

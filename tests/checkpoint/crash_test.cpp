@@ -3,7 +3,6 @@
 // transfer itself.
 #include <gtest/gtest.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #include <csignal>
@@ -13,36 +12,19 @@
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/error.h"
 #include "tests/checkpoint/sample_checkpoint.h"
+#include "tests/io/in_child.h"
 
 namespace thimble {
 namespace {
 
 using testing::holds_sample;
+using testing::in_child;
+using testing::kBad;
+using testing::kGood;
+using testing::kKilled;
+using testing::kNothingFailed;
 using testing::save_sample;
 using testing::TempDir;
-
-constexpr int kGood = 0;
-constexpr int kBad = 1;
-constexpr int kNothingFailed = 2;
-
-/// Runs `body` in a child with THIMBLE_FAILPOINT set; returns its exit status, or -1 if it was
-/// killed.
-int in_child(const std::string& failpoint, const std::function<int()>& body) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    if (!failpoint.empty()) ::setenv("THIMBLE_FAILPOINT", failpoint.c_str(), 1);
-    int code = kBad;
-    try {
-      code = body();
-    } catch (const std::exception& error) {
-      fmt::print(stderr, "child: {}\n", error.what());
-    }
-    std::_Exit(code);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
-}
 
 std::vector<std::string> all_points() {
   std::vector<std::string> points(kCheckpointFailpoints.begin(), kCheckpointFailpoints.end());
@@ -86,7 +68,7 @@ TEST_P(CrashTest, KilledAtEveryPassage) {
         in_child(fmt::format("{}:{}:kill", GetParam(), hit), [&] { return save(2); });
     ASSERT_EQ(in_child("", [&] { return check_state(dir_.path()); }), kGood)
         << GetParam() << " " << hit;
-    if (result != -1) {
+    if (result != kKilled) {
       ASSERT_EQ(result, kGood);
       break;
     }
@@ -133,7 +115,7 @@ TEST(Replacement, KilledAroundThePublicationOfTheSameStep) {
   ASSERT_EQ(in_child("", save), kGood);
   for (const char* point : {"checkpoint.sync:2", "atomic_write.rename:1", "checkpoint.publish:1",
                             "checkpoint.publish:2"}) {
-    EXPECT_EQ(in_child(fmt::format("{}:kill", point), save), -1);
+    EXPECT_EQ(in_child(fmt::format("{}:kill", point), save), kKilled);
     EXPECT_EQ(in_child("", [&] { return check_state(dir.path()); }), kGood) << point;
   }
 }

@@ -8,39 +8,22 @@
 #include <cstdlib>
 #include <fstream>
 
+#include "tests/io/in_child.h"
 #include "tests/offload/disk_of_tests.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::in_child;
+using testing::kBad;
+using testing::kGood;
+using testing::kKilled;
+using testing::kNothingFailed;
 using testing::Bytes;
 using testing::DiskSetup;
 using testing::TempDir;
 using testing::TestDisk;
-
-constexpr int kGood = 0;
-constexpr int kBad = 1;
-constexpr int kNothingFailed = 2;
-constexpr int kKilled = -1;
-
-/// Runs `body` in a child with THIMBLE_FAILPOINT set; returns its exit status.
-int in_child(const std::string& failpoint, const std::function<int()>& body) {
-  const pid_t child = ::fork();
-  if (child == 0) {
-    if (!failpoint.empty()) ::setenv("THIMBLE_FAILPOINT", failpoint.c_str(), 1);
-    int code = kBad;
-    try {
-      code = body();
-    } catch (const std::exception& error) {
-      fmt::print(stderr, "child: {}\n", error.what());
-    }
-    std::_Exit(code);
-  }
-  int status = 0;
-  ::waitpid(child, &status, 0);
-  return WIFEXITED(status) ? WEXITSTATUS(status) : kKilled;
-}
 
 enum Key { kSmall, kBlock, kLong, kLate, kOne };
 
