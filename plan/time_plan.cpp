@@ -26,12 +26,15 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
   // A block's forward pass is a third of its work.
   const double recompute = spec.engine.recompute == Recompute::kFull ? 4.0 / 3.0 : 1.0;
   const double flops = tokens * spec.model.train_flops_per_token(seq_len) * recompute;
-  StepTime time{.compute_s = flops / rates.flops_per_s, .comm_s = 0, .disk_s = 0};
+  StepTime time{.compute_s = flops / rates.flops_per_s, .comm_s = 0};
   if (plan.traffic.total() > 0)
     time.comm_s = static_cast<double>(plan.traffic.total()) / rates.bytes_per_s;
-  if (rates.disk_bytes_per_s > 0)
-    time.disk_s =
-        static_cast<double>(plan.disk.read + plan.disk.written) / rates.disk_bytes_per_s;
+  if (rates.disk_bytes_per_s > 0) {
+    const std::int64_t by_passes = plan.disk_read_by_passes;
+    time.pass_disk_s = static_cast<double>(by_passes) / rates.disk_bytes_per_s;
+    time.disk_s = static_cast<double>(plan.disk.read - by_passes + plan.disk.written) /
+                  rates.disk_bytes_per_s;
+  }
   return time;
 }
 

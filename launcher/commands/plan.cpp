@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <nlohmann/json.hpp>
 #include <optional>
 
@@ -128,7 +129,7 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
 double least_step_s(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
   const StepTime time = predict_step(spec, plan, known.rates);
   const bool knows_comm = plan.batch.ranks > 1 && !known.bytes_from.empty();
-  return (knows_comm ? time.at_best_s() : time.compute_s) + time.disk_s;
+  return std::max(knows_comm ? time.at_best_s() : time.compute_s, time.pass_disk_s) + time.disk_s;
 }
 
 void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double step_s) {
@@ -152,8 +153,8 @@ nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan
           {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
           {"read_bytes", plan.disk.read},
           {"written_bytes", plan.disk.written},
-          {"update_s", time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s)
-                                       : nlohmann::ordered_json()}};
+          {"update_s",
+           time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}};
 }
 
 nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
@@ -207,15 +208,23 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
   if (!plan.offload) return "";
   if (known.disk_from.empty())
-    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of updates";
+    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of "
+           "updates";
   const StepTime time = predict_step(spec, plan, known.rates);
-  const double step_s = time.compute_s + time.disk_s;
-  return fmt::format(
-      "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the matmuls: {} bounds "
-      "the step; {:.3g} TB written per day",
-      time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-      time.disk_s > time.compute_s ? "the disk" : "the matmuls",
-      static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
+  const double passes_s = std::max(time.compute_s, time.pass_disk_s);
+  const double step_s = passes_s + time.disk_s;
+  const std::string weights =
+      plan.disk_read_by_passes == 0
+          ? ""
+          : fmt::format("\nweights: {} read by forward and backward passes, {:.3g} s, meanwhile",
+                        format_bytes(plan.disk_read_by_passes), time.pass_disk_s);
+  return weights + fmt::format(
+                       "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
+                       "matmuls: {} bounds "
+                       "the step; {:.3g} TB written per day",
+                       time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+                       time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+                       static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
@@ -283,8 +292,7 @@ void run_plan(const PlanArguments& arguments) {
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{}\n{}{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
-               disk_text(spec, plan, known),
-               outlook_text(outlook, step_s));
+               disk_text(spec, plan, known), outlook_text(outlook, step_s));
   }
   if (const std::string warning = epochs_warning(outlook); !warning.empty())
     spdlog::warn("{}", warning);

@@ -63,7 +63,7 @@ class TestTable {
                      .identity = "a run",
                      .slots = 2},
             .window_bytes = window_bytes,
-            .least_window = least_window_bytes(*table_, optimizer_, rank),
+            .least_window = least_window_bytes(*table_, optimizer_, rank, false),
             .queue_depth = 4,
             .recovered = {}};
   }
