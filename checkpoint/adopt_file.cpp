@@ -90,11 +90,13 @@ std::vector<std::uint32_t> join_runs(std::vector<WrittenRun>& runs, std::int64_t
 std::vector<PlacedTensor> make_adoptable_file(const std::filesystem::path& path,
                                               std::span<const CheckpointTensor> tensors,
                                               bool sparse) {
-  const auto placed = create_hdf5_layout(
-      path,
-      // As long as those of a checkpoint: the layout depends on their lengths.
-      {.uuid = std::string(kUuidDigits, '0'), .step = 0, .metadata = std::string(kMetadataBytes, ' ')},
-      tensors);
+  const auto placed =
+      create_hdf5_layout(path,
+                         // As long as those of a checkpoint: the layout depends on their lengths.
+                         {.uuid = std::string(kUuidDigits, '0'),
+                          .step = 0,
+                          .metadata = std::string(kMetadataBytes, ' ')},
+                         tensors);
   const File file = File::open_read_write(path);
   if (!sparse) file.reserve(file.size());
   return placed;

@@ -74,9 +74,9 @@ AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicat
                                  OffloadedRun run)
     : model(spec.model),
       optimizer(make_optimizer(spec.optimizer, frozen_parameters(spec, model))),
-      offload(spec.offload.state ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm,
-                                                                   std::move(run))
-                                 : nullptr),
+      offload(spec.offload.state
+                  ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
+                  : nullptr),
       engine(in_load_phase(arena), model, optimizer, spec.engine,
              {comm, offload ? offload->stores() : EngineStores{}}) {}
 

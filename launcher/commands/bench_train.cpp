@@ -105,10 +105,8 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
-  spec.offload = {.state = !b.offload.empty(),
-                  .weights = b.offload_weights,
-                  .directory = {},
-                  .slots = b.slots};
+  spec.offload = {
+      .state = !b.offload.empty(), .weights = b.offload_weights, .directory = {}, .slots = b.slots};
   return spec;
 }
 
@@ -355,8 +353,9 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->check(CLI::IsMember({"none", "selective", "full"}));
   train->add_option("--threads", options->threads,
                     "Threads of a rank (default: its share of the cores)");
-  train->add_option("--offload", options->offload,
-                    "Keep masters and optimizer state on disk, in this directory")
+  train
+      ->add_option("--offload", options->offload,
+                   "Keep masters and optimizer state on disk, in this directory")
       ->check(CLI::ExistingDirectory);
   train->add_flag("--offload-weights", options->offload_weights, "Weights are on disk too")
       ->needs("--offload");

@@ -13,9 +13,9 @@ namespace thimble {
 /// The directory of one run's state on disk; none if all of its state is in memory.
 class OffloadPlace {
  public:
-  /// Sets p.spec.offload.directory, makes it, and decides what the run goes on from: a state on disk
-  /// that is newer than the checkpoint. All ranks together. Throws UserError for a place that cannot
-  /// be used, has too little room, or holds a state that the arguments would lose.
+  /// Sets p.spec.offload.directory, makes it, and decides what the run goes on from: a state on
+  /// disk that is newer than the checkpoint. All ranks together. Throws UserError for a place that
+  /// cannot be used, has too little room, or holds a state that the arguments would lose.
   OffloadPlace(const RankSetting& rank, Prepared& p,
                const std::optional<CheckpointReader>& checkpoint);
   /// Removes the state, unless keep() was called or it was there before.

@@ -62,8 +62,7 @@ void check_trace(const std::string& trace) {
 
 // Loads weights: from a checkpoint, from another run (weights only), or from the job's own source.
 TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arguments,
-                           const TrainSpec& spec,
-                           const std::optional<CheckpointReader>& checkpoint,
+                           const TrainSpec& spec, const std::optional<CheckpointReader>& checkpoint,
                            const OffloadPlace& offload) {
   TrainEngine& engine = assembled.engine;
   const PhaseScope phase(engine.arena(), "load");
@@ -198,8 +197,9 @@ int train_rank(const RankSetting& rank) {
   AssembledEngine assembled(p.spec, *arena, comm, offload.run());
   TrainEngine& engine = assembled.engine;
   // From here on transfers between ranks may be under way when an error strikes.
-  const TrainState state = abort_on_error(
-      engine.comm(), [&] { return load_weights_of(assembled, arguments, p.spec, checkpoint, offload); });
+  const TrainState state = abort_on_error(engine.comm(), [&] {
+    return load_weights_of(assembled, arguments, p.spec, checkpoint, offload);
+  });
   std::optional<RunLog> log = open_log(
       leads, p, checkpoint || offload.is_recovered() ? std::optional(state.step) : std::nullopt);
   if (leads && arguments.resume_from) move_later_checkpoints_aside(p.run, *arguments.resume_from);

@@ -16,8 +16,8 @@
 namespace thimble {
 namespace {
 
-constexpr std::array kPhases{"prepare", "load", "forward", "backward", "reduce", "norm",
-                             "update",  "commit", "save", "eval",    "sample",   "export"};
+constexpr std::array kPhases{"prepare", "load",   "forward", "backward", "reduce", "norm",
+                             "update",  "commit", "save",    "eval",     "sample", "export"};
 
 double number(const std::string& part, const std::string& text) {
   char* end = nullptr;

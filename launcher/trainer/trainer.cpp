@@ -28,8 +28,8 @@ Trainer::Trainer(TrainerParts parts, const TrainState& state)
     // So that an interrupted run knows where the state on disk stands.
     run_.parts.engine.set_commit_hook([this, offload](const StepResult& result) {
       offload->home()->set_note(checkpoint_metadata(
-          after_step(result), {run_.parts.model_config, run_.parts.spec.tokenizer.string(),
-                               run_.parts.resolved_job}));
+          after_step(result),
+          {run_.parts.model_config, run_.parts.spec.tokenizer.string(), run_.parts.resolved_job}));
     });
   }
   // The order of the list is the order of what happens at each boundary of a step.

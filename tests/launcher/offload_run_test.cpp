@@ -16,15 +16,18 @@ class OffloadRunTest : public testing::Test {
     return d_.file("runs/" + name + "/model/model.safetensors");
   }
   bool said(const std::string& text) { return d_.err().find(text) != std::string::npos; }
-  bool is_gone(const std::string& name) { return !fs::exists(d_.path("runs/" + name + "/offload")); }
+  bool is_gone(const std::string& name) {
+    return !fs::exists(d_.path("runs/" + name + "/offload"));
+  }
 
   ProgramDir d_;
 };
 
 TEST_F(OffloadRunTest, TheModelIsThatOfStateInMemory) {
   for (const std::string sets :
-       {"--set model.master_weights=split16", "--set model.dtype=fp32 --set optimizer.name=galore "
-                                              "--set optimizer.rank=8",
+       {"--set model.master_weights=split16",
+        "--set model.dtype=fp32 --set optimizer.name=galore "
+        "--set optimizer.rank=8",
         "--set optimizer.name=adamw_8bit --set optimizer.fused_backward=true --set "
         "training.grad_norm_mode=lagged",
         "--simulate 2 --set parallelism.zero_stage=2 --set optimizer.name=lisa",

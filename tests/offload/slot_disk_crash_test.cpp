@@ -15,13 +15,13 @@ namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::Bytes;
+using testing::DiskSetup;
 using testing::in_child;
 using testing::kBad;
 using testing::kGood;
 using testing::kKilled;
 using testing::kNothingFailed;
-using testing::Bytes;
-using testing::DiskSetup;
 using testing::TempDir;
 using testing::TestDisk;
 
