@@ -142,9 +142,11 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
   if (plan.offload) plan.disk = disk_of_a_step(tried, plan.batch, place);
   if (plan.offload && tried.offload.weights) {
-    const std::int64_t one = disk_of(tried, plan.batch, 1, place).read;
+    BatchPlan several = plan.batch;
+    several.accumulation_steps = 2;
     plan.disk_read_by_passes =
-        plan.batch.accumulation_steps * (disk_of(tried, plan.batch, 2, place).read - one);
+        plan.batch.accumulation_steps *
+        (disk_of(tried, several, 2, place).read - disk_of(tried, several, 1, place).read);
   }
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
   plan.groups = planned.assembled.optimizer.summary();

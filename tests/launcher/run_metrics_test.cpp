@@ -46,6 +46,7 @@ StepMetrics step_metrics(std::int64_t step) {
   metrics.sol = 0.5;
   metrics.peak_bytes = 1 << 20;
   metrics.peak_bytes_by_tag = {{"weights", 10}, {"io", 0}};
+  metrics.disk_read_bytes = 7;
   return metrics;
 }
 
@@ -106,7 +107,7 @@ TEST(RunMetrics, EveryEventHasItsKeysInOrder) {
       R"({"event":"step","step":1,"steps":1,"loss":2.5,"grad_norm":0.75,"lr":2e-05,"tokens_seen":100,)"
       R"("trained_tokens":90,"epoch":0.0,"step_ms":0.0,"tokens_per_s":1234.5,)"
       R"("model_tflops":0.0,"mfu":null,"sol":0.5,"peak_bytes":1048576,)"
-      R"("peak_bytes_by_tag":{"weights":10,"io":0}})");
+      R"("peak_bytes_by_tag":{"weights":10,"io":0},"disk_read_bytes":7,"disk_written_bytes":null})");
   EXPECT_EQ(all[2]["event"], "eval");
   EXPECT_EQ(all[2]["name"], "held-out");
   EXPECT_TRUE(all[2]["bits_per_byte"].is_null());
