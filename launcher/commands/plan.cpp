@@ -220,8 +220,8 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
                         format_bytes(plan.disk_read_by_passes), time.pass_disk_s);
   return weights + fmt::format(
                        "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
-                       "matmuls: {} bounds "
-                       "the step; {:.3g} TB written per day",
+                       "matmuls; a step is bounded by {}, "
+                       "{:.3g} TB are written per day",
                        time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
                        time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
                        static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
