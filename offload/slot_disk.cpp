@@ -150,7 +150,8 @@ std::vector<Completion> SlotDisk::start_read(const KeyRange& range, std::byte* a
   if (range.bytes() == 0) return parts;
   const std::vector<Source> from = sources(range);
   const std::int64_t first = position(range.key, range.begin);
-  if (from.size() == 1 && from[0].file >= 0 && takes_blocks(files_.direct(from[0].file))) {
+  if (is_aligned(range) && from.size() == 1 && from[0].file >= 0 &&
+      takes_blocks(files_.direct(from[0].file))) {
     const std::int64_t begin = down(first), end = up(position(range.key, range.end));
     parts.push_back(engine_.start_read(files_.direct(from[0].file), begin,
                                        {at - (first - begin), size_of(begin, end)}));
@@ -294,7 +295,7 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
   const std::int64_t first = position(range.key, range.begin),
                      last = position(range.key, range.end);
   traffic_.written += range.bytes();
-  if (!takes_blocks(files_.direct(place.file))) {
+  if (!is_aligned(range) || !takes_blocks(files_.direct(place.file))) {
     parts.push_back(engine_.start_write(files_.cached(place.file), first,
                                         {at, static_cast<std::size_t>(range.bytes())}));
     return parts;

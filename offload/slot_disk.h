@@ -60,7 +60,7 @@ class SlotDisk {
 
   /// Where a range begins in its block, and the bytes of the blocks that hold it.
   std::int64_t lead(const KeyRange& range) const {
-    return position(range.key, range.begin) % kBlock;
+    return is_aligned(range) ? position(range.key, range.begin) % kBlock : 0;
   }
   std::int64_t room(const KeyRange& range) const;
 
@@ -118,6 +118,9 @@ class SlotDisk {
     std::int64_t begin = 0, end = 0;
   };
 
+  // Whether memory at the same place within a block is aligned for every element. What is not
+  // (HDF5 puts small arrays anywhere) goes through the page cache.
+  bool is_aligned(const KeyRange& range) const { return position(range.key, range.begin) % 8 == 0; }
   std::int64_t position(int key, std::int64_t at) const { return kept(key).offset + at; }
   Kept& kept(int key) { return kept_.at(static_cast<std::size_t>(key)); }
   const Kept& kept(int key) const { return kept_.at(static_cast<std::size_t>(key)); }
