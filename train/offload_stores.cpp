@@ -1,5 +1,6 @@
 #include "train/offload_stores.h"
 
+#include <spdlog/spdlog.h>
 #include <sys/stat.h>
 
 #include <algorithm>
@@ -192,6 +193,7 @@ std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
                                                  const std::string& identity, Communicator& comm) {
   std::vector<std::string> rejected;
   std::vector<CommitRecord> found = read_commits(spec.directory, comm.rank(), rejected);
+  for (const std::string& why : rejected) spdlog::warn("passed over: {}", why);
   // What was changed in place is gone, and so is all before it.
   const bool torn = !found.empty() && found.front().torn;
   const GatherNumbers gather = gather_of(comm);
