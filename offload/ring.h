@@ -18,7 +18,6 @@ class Ring {
   std::optional<std::int64_t> take(std::int64_t bytes);
   /// Gives a stretch back, by its begin; in any order.
   void give_back(std::int64_t begin);
-  std::int64_t capacity() const { return capacity_; }
 
  private:
   struct Stretch {

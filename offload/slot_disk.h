@@ -98,8 +98,6 @@ class SlotDisk {
   /// Runs of the file that the committed keys have, in positions of the file.
   std::vector<ChecksumRun> runs_of_file(int index) const;
   const DiskTraffic& traffic() const { return traffic_; }
-  std::int64_t generation() const { return record_.generation; }
-  void remove_files() noexcept;
 
  private:
   // Where the bytes of a key are.

@@ -173,13 +173,4 @@ std::vector<ChecksumRun> SlotDisk::runs_of_file(int index) const {
   return runs;
 }
 
-void SlotDisk::remove_files() noexcept {
-  // The records first: none may name files that are gone.
-  std::error_code ignored;
-  for (const std::int64_t parity : {0, 1})
-    std::filesystem::remove(commit_path(files_.options().directory, options_.files.rank, parity),
-                            ignored);
-  files_.remove_all();
-}
-
 }  // namespace thimble

@@ -102,14 +102,6 @@ void SlotFiles::remove(int index) {
   files_[static_cast<std::size_t>(index)].reset();
 }
 
-void SlotFiles::remove_all() noexcept {
-  for (int i = 0; i < count(); ++i) {
-    if (is_there(i)) remove(i);
-  }
-  std::error_code ignored;
-  std::filesystem::remove(layout_path(), ignored);
-}
-
 bool SlotFiles::is_lent(int index) const {
   struct stat status {};
   if (::fstat(cached(index).descriptor(), &status) != 0) throw_errno("fstat", path(index).string());

@@ -50,7 +50,6 @@ class SlotFiles {
   void remove_others();
   /// Removes a file that is not needed any more.
   void remove(int index);
-  void remove_all() noexcept;
 
   int count() const { return static_cast<int>(files_.size()); }
   bool is_there(int index) const { return files_.at(static_cast<std::size_t>(index)).has_value(); }

@@ -17,19 +17,6 @@ std::string block_name(const ParamTable& params, const std::vector<ParamId>& ids
 
 }  // namespace
 
-Tensor ResidentRowsStore::rows_of(const StateUse& use) {
-  const StateEntry& entry = table_[use.id];
-  return rows_of_held(entry, rank_, held(entry), use.rows);
-}
-
-StateLease ResidentRowsStore::acquire(const StateUse& use) {
-  return {*this, use, leases_.lend(use, rows_of(use))};
-}
-
-void ResidentRowsStore::release(const StateUse& use, const Tensor& tensor) noexcept {
-  leases_.take_back(use, tensor, rows_of(use));
-}
-
 ReplicatedStore::ReplicatedStore(Arena& arena, const StoreParts& parts, bool keep_prepacked)
     : ResidentRowsStore(arena, parts.table, parts.comm.rank()),
       resident_(arena, parts.params, parts.dtype, keep_prepacked),

@@ -21,27 +21,7 @@ struct StoreParts {
   DType dtype;  // of weights as matmuls read them
 };
 
-/// Leases what is there.
-class ResidentRowsStore : public WeightStore {
- public:
-  void announce(std::span<const StateUse>) override {}
-  StateLease acquire(const StateUse& use) override;
-  void release(const StateUse& use, const Tensor& tensor) noexcept override;
-  void commit(std::int64_t) override { leases_.check(); }
-
- protected:
-  ResidentRowsStore(Arena& arena, const StateTable& table, int rank)
-      : table_(table), rank_(rank), leases_(arena) {}
-  const StateTable& table() const { return table_; }
-  /// All that this rank holds of an entry.
-  virtual Tensor held(const StateEntry& entry) = 0;
-
- private:
-  Tensor rows_of(const StateUse& use);
-  const StateTable& table_;
-  int rank_;
-  ResidentLeases leases_;
-};
+using ResidentRowsStore = ResidentRows<WeightStore>;
 
 /// Stages 0, 1, 2: every rank has all weights; changed rows travel as soon as a few parameters have
 /// changed.

@@ -36,12 +36,12 @@ Tensor rows_of_held(const StateEntry& entry, int rank, const Tensor& held, Slice
 }
 
 void ResidentState::create(StateId id) {
-  const StateEntry& entry = table_[id];
+  const StateEntry& entry = table()[id];
   Tensor& tensor = tensors_.at(static_cast<std::size_t>(id));
   if (!tensor.defined()) {
     Arena& where = entry.tier == StateTier::kHost ? arena_.pinned() : arena_;
     tensor = Tensor::empty(where, entry.tag, entry.slot.dtype,
-                           entry.slot.piece(entry.held_rows(rank_)), entry.slot.name);
+                           entry.slot.piece(entry.held_rows(rank())), entry.slot.name);
   }
   ops::zero(tensor);
 }
@@ -50,18 +50,10 @@ void ResidentState::erase(StateId id) {
   tensors_.at(static_cast<std::size_t>(id)) = {};
 }
 
-Tensor ResidentState::rows_of(const StateUse& use) const {
-  const Tensor& held = tensors_.at(static_cast<std::size_t>(use.id));
-  TH_CHECK(held.defined(), "no state {}", table_[use.id].slot.name);
-  return rows_of_held(table_[use.id], rank_, held, use.rows);
-}
-
-StateLease ResidentState::acquire(const StateUse& use) {
-  return {*this, use, leases_.lend(use, rows_of(use))};
-}
-
-void ResidentState::release(const StateUse& use, const Tensor& tensor) noexcept {
-  leases_.take_back(use, tensor, rows_of(use));
+Tensor ResidentState::held(const StateEntry& entry) {
+  const Tensor& held = tensors_.at(static_cast<std::size_t>(entry.id));
+  TH_CHECK(held.defined(), "no state {}", entry.slot.name);
+  return held;
 }
 
 }  // namespace thimble

@@ -27,25 +27,19 @@ class WeightRows : public StateResidency {
 };
 
 /// Rows that are in memory, always.
-class ResidentWeightRows final : public WeightRows {
+class ResidentWeightRows final : public ResidentRows<WeightRows> {
  public:
   ResidentWeightRows(Arena& arena, const StateTable& table, int rank);
 
   Whole start_show(std::span<const ParamId> ids) override;
   bool are_at_hand() const override { return true; }
 
-  void announce(std::span<const StateUse>) override {}
-  StateLease acquire(const StateUse& use) override;
-  void release(const StateUse& use, const Tensor& tensor) noexcept override;
-  void commit(std::int64_t) override { leases_.check(); }
-
  private:
-  Tensor rows_of(const StateUse& use) const;
+  Tensor held(const StateEntry& entry) override {
+    return held_.at(static_cast<std::size_t>(entry.param));
+  }
 
   Arena& arena_;
-  const StateTable& table_;
-  int rank_;
-  ResidentLeases leases_;
   std::vector<Tensor> held_;  // by ParamId
 };
 

@@ -106,7 +106,12 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   if (!is_recovered() && leads_) remove_offloaded_state(directory_);
   p.spec.offload.directory = directory_;
   barrier(rank.comm, "state on disk");
-  require_place(p);
+  try {
+    require_place(p);
+  } catch (...) {
+    if (!keeps_) remove_all();  // every rank: the others may not come to it
+    throw;
+  }
   barrier(rank.comm, "state on disk");
 }
 

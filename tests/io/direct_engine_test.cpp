@@ -140,11 +140,11 @@ TEST_P(DirectEngineTest, SaysWhyMemoryIsNotRegistered) {
   }
 }
 
-// Runs in a process of its own, because a failpoint is armed once per process.
-[[noreturn]] void transfer_cut_short(FileEngineKind kind, bool registered, const char* point,
-                                     bool direct) {
+// Runs in a process of its own, because a failpoint is armed once per process; removes `dir`, for
+// that process ends without doing so.
+[[noreturn]] void transfer_cut_short(const TempDir& dir, FileEngineKind kind, bool registered,
+                                     const char* point, bool direct) {
   ::setenv("THIMBLE_FAILPOINT", point, 1);
-  const TempDir dir;
   const AlignedBytes memory(40 * kPage, 5);
   FileEngineOptions options{.kind = kind, .queue_depth = 2, .piece_bytes = 64 * kKiB};
   if (registered) options.registered = memory.all();
@@ -164,8 +164,8 @@ TEST_P(DirectEngineTest, TransfersCutShortAreContinued) {
   const auto [kind, registered] = GetParam();
   for (const char* point : {"io.write:1:short", "io.write:3:short", "io.read:2:short"}) {
     for (const bool direct : {true, false}) {
-      EXPECT_EXIT(transfer_cut_short(kind, registered, point, direct), ::testing::ExitedWithCode(7),
-                  "the same bytes")
+      EXPECT_EXIT(transfer_cut_short(dir_, kind, registered, point, direct),
+                  ::testing::ExitedWithCode(7), "the same bytes")
           << point << " " << direct;
     }
   }

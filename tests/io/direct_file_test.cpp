@@ -14,25 +14,10 @@ namespace {
 
 namespace fs = std::filesystem;
 using testing::AlignedBytes;
+using testing::MemoryDir;
 using testing::same_bytes;
 using testing::TempDir;
 using testing::write_bytes;
-
-// A directory in memory, gone at the end.
-class MemoryDir {
- public:
-  MemoryDir() {
-    std::string pattern = "/dev/shm/thimble-XXXXXX";
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~MemoryDir() { fs::remove_all(path_); }
-  MemoryDir(const MemoryDir&) = delete;
-  MemoryDir& operator=(const MemoryDir&) = delete;
-  fs::path operator/(std::string_view name) const { return path_ / name; }
-
- private:
-  fs::path path_;
-};
 
 TEST(FileSystemOf, NamesMemoryAndWhatItDoesNotKnow) {
   const FileSystem memory = file_system_of("/dev/shm");

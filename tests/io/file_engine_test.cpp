@@ -127,6 +127,7 @@ TEST_P(FileEngineTest, InjectedErrorReachesWhoWaits) {
           engine->write(file, 0, data);
         } catch (const SystemError& error) {
           std::fputs(error.what(), stderr);
+          remove_tree(dir_.path());  // of this process, which ends without doing so
           std::_Exit(7);
         }
         std::_Exit(1);

@@ -16,8 +16,8 @@ namespace thimble::testing {
 
 class TempDir {
  public:
-  TempDir() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "thimble-XXXXXX").string();
+  explicit TempDir(const std::filesystem::path& in = std::filesystem::temp_directory_path()) {
+    std::string pattern = (in / "thimble-XXXXXX").string();
     path_ = ::mkdtemp(pattern.data());
   }
   ~TempDir() {
@@ -32,6 +32,12 @@ class TempDir {
 
  private:
   std::filesystem::path path_;
+};
+
+/// One whose files are in memory, so that nothing goes past the page cache.
+class MemoryDir : public TempDir {
+ public:
+  MemoryDir() : TempDir("/dev/shm") {}
 };
 
 inline void write_bytes(const std::filesystem::path& path, std::string_view bytes) {

@@ -119,6 +119,8 @@ TEST_F(OffloadRunTest, PlacesThatCannotBeUsedAreRefused) {
   const std::string ssd = "--set offload.state=ssd ";
   EXPECT_EQ(train("shm", ssd + "--set offload.path=/dev/shm"), 2);
   EXPECT_TRUE(said("offload.any_file_system")) << d_.err();
+  for (const auto& entry : fs::directory_iterator("/dev/shm"))
+    EXPECT_FALSE(entry.path().filename().string().starts_with("thimble-shm-")) << entry.path();
   EXPECT_EQ(train("file", ssd + "--set offload.path=text.txt"), 2);
   EXPECT_TRUE(said("offload.path")) << d_.err();
   // A state that is newer than the checkpoint is not lost by accident.

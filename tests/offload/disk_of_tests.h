@@ -179,23 +179,4 @@ inline std::vector<std::string> state_files(const std::filesystem::path& directo
   return names;
 }
 
-/// A directory whose files are in memory, so that nothing goes past the page cache.
-class MemoryDir {
- public:
-  MemoryDir() {
-    std::string pattern = "/dev/shm/thimble-XXXXXX";
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~MemoryDir() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  MemoryDir(const MemoryDir&) = delete;
-  MemoryDir& operator=(const MemoryDir&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 }  // namespace thimble::testing

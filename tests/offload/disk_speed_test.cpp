@@ -56,15 +56,13 @@ TEST(DiskSpeedTest, MeasuresAndLeavesNothingBehind) {
 }
 
 TEST(DiskSpeedTest, MemoryIsMeasuredThroughThePageCache) {
-  std::string pattern = "/dev/shm/thimble-XXXXXX";
-  const fs::path directory = ::mkdtemp(pattern.data());
-  const DiskSpeed speed = measure_disk_speed(little(directory));
+  const testing::MemoryDir dir;
+  const DiskSpeed speed = measure_disk_speed(little(dir.path()));
   expect_complete(speed);
   EXPECT_FALSE(speed.direct);
   EXPECT_EQ(speed.file_system.name, "tmpfs");
   EXPECT_TRUE(speed.file_system.in_memory);
-  EXPECT_TRUE(fs::is_empty(directory));
-  fs::remove_all(directory);
+  EXPECT_TRUE(fs::is_empty(dir.path()));
 }
 
 TEST(DiskSpeedTest, TheFirstRatesAreThereHoweverLittleTime) {

@@ -147,7 +147,7 @@ struct DeepEngine {
     const Batch batch = micro_batch(static_cast<int>(number));
     engine->step(std::span(&batch, 1), number, 1e-3);
   }
-  TemporaryDirectory directory;
+  TempDir directory{"weights"};
   SingleCommunicator comm;
   Transformer model;
   OptimizerGroups optimizer;
@@ -169,7 +169,7 @@ std::int64_t bytes_of_two_blocks(const Transformer& model) {
 }
 
 TEST(DiskWeightsOfOneRank, AreTwoBlocksAtMost) {
-  const TemporaryDirectory exported;
+  const TempDir exported("export");
   const auto play = [&](Arena& arena) {
     DeepEngine deep(arena);
     arena.begin_phase("load");

@@ -6,6 +6,7 @@
 #include <mutex>
 
 #include "parallel/collectives.h"
+#include "tests/launcher/run_temp_dir.h"
 #include "tests/parallel/hostile_stores.h"
 #include "train/offload_stores.h"
 
@@ -19,29 +20,10 @@ inline bool tests_use_hostile_stores() {
   return kind_of_test_stores() == "hostile";
 }
 
-class TemporaryDirectory {
- public:
-  TemporaryDirectory() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "thimble-XXXXXX").string();
-    path_ = ::mkdtemp(pattern.data());
-  }
-  ~TemporaryDirectory() {
-    std::error_code ignored;
-    std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryDirectory(const TemporaryDirectory&) = delete;
-  TemporaryDirectory& operator=(const TemporaryDirectory&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  std::filesystem::path path_;
-};
-
 /// A directory that all ranks of an engine share.
-inline std::shared_ptr<TemporaryDirectory> shared_temp_dir(Communicator& comm) {
+inline std::shared_ptr<TempDir> shared_temp_dir(Communicator& comm) {
   static std::mutex mutex;
-  static std::map<std::int64_t, std::shared_ptr<TemporaryDirectory>>
-      dirs;  // until the program ends
+  static std::map<std::int64_t, std::shared_ptr<TempDir>> dirs;  // until the program ends
   static std::int64_t count = 0;
   std::int64_t number = 0;
   if (comm.rank() == 0) {
@@ -50,8 +32,8 @@ inline std::shared_ptr<TemporaryDirectory> shared_temp_dir(Communicator& comm) {
   }
   broadcast(comm, "test directory", 0, std::as_writable_bytes(std::span(&number, 1)));
   const std::lock_guard lock(mutex);
-  std::shared_ptr<TemporaryDirectory>& dir = dirs[number];
-  if (!dir) dir = std::make_shared<TemporaryDirectory>();
+  std::shared_ptr<TempDir>& dir = dirs[number];
+  if (!dir) dir = std::make_shared<TempDir>("stores");
   return dir;
 }
 
@@ -64,10 +46,10 @@ struct TestDisk {
 inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm,
                                 const TestDisk& disk) {
   struct Held {
-    std::shared_ptr<TemporaryDirectory> dir;
+    std::shared_ptr<TempDir> dir;
     OffloadStores stores;
   };
-  const std::shared_ptr<TemporaryDirectory> dir = shared_temp_dir(comm);
+  const std::shared_ptr<TempDir> dir = shared_temp_dir(comm);
   const auto held = std::make_shared<Held>(
       Held{dir, OffloadStores({.state = true,
                                .weights = disk.weights,
