@@ -1,8 +1,10 @@
 #include "plan/train_plan.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "checkpoint/checkpoint_arrays.h"
+#include "plan/placements.h"
 
 namespace thimble {
 namespace {
@@ -59,12 +61,19 @@ StepTraffic plan_traffic(const TrainEngine& engine, const TrainSpec& spec, const
   return traffic;
 }
 
-// The plan at one ZeRO stage; false if not even the smallest micro-batch fits.
+// The plan at one ZeRO stage with the largest micro-batch that fits; false: none does, and the plan
+// is the smallest that was tried.
 bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  bool any = false;
   const auto try_micro = [&](std::int64_t micro) {
-    plan.batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
-    plan.memory = plan_memory(spec, plan.batch, place);
-    return plan.memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes;
+    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
+    MemoryReport memory = plan_memory(spec, batch, place);
+    const bool fits = memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes;
+    if (!fits && any && memory.extent_bytes >= plan.memory.extent_bytes) return false;
+    any = true;
+    plan.batch = batch;
+    plan.memory = std::move(memory);
+    return fits;
   };
   if (spec.micro_batch) return try_micro(*spec.micro_batch);
   const std::int64_t sequences = ceil_div(spec.sequences_per_step, place.ranks);
@@ -104,44 +113,41 @@ DiskTraffic disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const 
           .written = two.written};
 }
 
-bool has_int8(const TrainSpec& spec) {
-  Transformer model(spec.model);
-  freeze_parameters(spec.freeze, model);
-  const OptimizerGroups optimizer = make_optimizer(spec.optimizer, model.params());
-  const auto ids = model.params().ids();
-  return std::any_of(ids.begin(), ids.end(),
-                     [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
+// The plan of one placement, at the lowest ZeRO stage at which it fits; false: at none. `spec` gets
+// the stage.
+bool plan_placement(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
+  const int last_stage = has_int8(spec) ? 2 : 3;
+  while (!plan_stage(spec, place, plan)) {
+    if (!any_stage || spec.engine.zero_stage == last_stage) return false;
+    ++spec.engine.zero_stage;  // each stage sends as much as the one before it, or more
+  }
+  return true;
 }
 
 }  // namespace
 
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
-  TrainPlan plan;
-  plan.budget = budget;
-  TrainSpec tried = spec;
-  const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
-  const int last_stage = has_int8(spec) ? 2 : 3;
-  plan.fits = false;
-  while (!(plan.fits = plan_stage(tried, place, plan))) {
-    if (!any_stage || tried.engine.zero_stage == last_stage) break;
-    ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
-  }
-  if (!plan.fits && spec.any_offload) {  // slower than any stage
-    TrainSpec on_disk = tried;
-    on_disk.offload.state = true;
-    TrainPlan least = plan;
-    least.fits = plan_stage(on_disk, place, least);
-    // What state moves through may take more than a small model's state.
-    if (least.fits || least.memory.extent_bytes < plan.memory.extent_bytes) {
-      plan = least;
-      tried = on_disk;
+  TrainPlan plan{.budget = budget, .fits = false};
+  std::optional<TrainSpec> planned_spec;
+  for (TrainSpec& next : placements(spec, place)) {
+    TrainPlan tried{.budget = budget};
+    tried.fits = plan_placement(next, place, tried);
+    // What bytes move through on their way to the disk may take more than a small model's state.
+    const bool smaller = !planned_spec || tried.memory.extent_bytes < plan.memory.extent_bytes;
+    if (tried.fits || smaller) {
+      plan = std::move(tried);
+      planned_spec = std::move(next);
     }
+    if (plan.fits) break;
   }
+  const TrainSpec& tried = planned_spec.value();
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   plan.offload = tried.offload.state;
+  plan.offload_weights = tried.offload.weights;
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
   if (plan.offload) plan.disk = disk_of_a_step(tried, plan.batch, place);
-  if (plan.offload && tried.offload.weights) {
+  if (plan.offload_weights) {
     BatchPlan several = plan.batch;
     several.accumulation_steps = 2;
     plan.disk_read_by_passes =
@@ -160,6 +166,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.accumulates = plan.batch.accumulation_steps > 1;
   spec.engine.zero_stage = plan.zero_stage;
   spec.offload.state = plan.offload;
+  spec.offload.weights = plan.offload_weights;
   return spec;
 }
 

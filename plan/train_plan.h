@@ -22,6 +22,7 @@ struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
   bool offload = false;                  // state is on disk
+  bool offload_weights = false;          // and weights
   DiskTraffic disk;                      // of this rank in one step
   std::int64_t disk_read_by_passes = 0;  // of it, weights that forward and backward passes read
   StepTraffic traffic;                   // of this rank in one step
@@ -32,9 +33,9 @@ struct TrainPlan {
   bool fits = true;  // false: the smallest plan that was tried
 };
 
-/// Finds the lowest ZeRO stage, from the spec's on, and the largest micro-batch that fit the
-/// budget; what the spec fixes stays. plan.fits is false if nothing does. Throws UserError for
-/// settings that do not go together.
+/// Finds the first of the placements() that fits the budget, at it the lowest ZeRO stage, from the
+/// spec's on, and the largest micro-batch that fit; what the spec fixes stays. plan.fits is false
+/// if nothing does. Throws UserError for settings that do not go together.
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {});
 
 /// The spec with what the plan has settled.

@@ -6,6 +6,11 @@
 
 namespace thimble {
 
+/// Parts of a training state, each in memory or on disk.
+struct OffloadedParts {
+  bool state = false, weights = false;
+};
+
 struct OffloadSpec {
   bool state = false;               // masters and the optimizer's state are on disk
   bool weights = false;             // and the weights; only with `state`

@@ -81,7 +81,7 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
                     : fmt::format(
                           "\noffload: {}masters and optimizer state on disk, {} copies of {}; "
                           "every step reads {} and writes {} per rank",
-                          spec.offload.weights ? "weights, " : "", spec.offload.slots,
+                          plan.offload_weights ? "weights, " : "", spec.offload.slots,
                           format_bytes(plan.checkpoint_bytes), format_bytes(plan.disk.read),
                           format_bytes(plan.disk.written));
   const bool gpu = spec.device == DeviceKind::kGpu;

@@ -146,9 +146,10 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
 nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
                                     const KnownRates& known) {
-  if (!plan.offload) return {{"state", "memory"}};
+  if (!plan.offload) return {{"state", "memory"}, {"weights", "memory"}};
   const StepTime time = predict_step(spec, plan, known.rates);
   return {{"state", "ssd"},
+          {"weights", plan.offload_weights ? "ssd" : "memory"},
           {"slots", spec.offload.slots},
           {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
           {"read_bytes", plan.disk.read},

@@ -128,11 +128,15 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   };
   follow("the micro-batch", job.training.micro_batch_size.value);
   follow("the stage", job.parallelism.zero_stage.value);
-  const auto place = [&] { return static_cast<std::int64_t>(job.offload.state.value.value()); };
-  const std::int64_t decided =
-      from_leader(comm, "where state is", job.offload.state.is_auto() ? -1 : place());
-  job.offload.state.value.reset();
-  if (decided >= 0) job.offload.state.value = static_cast<job::StatePlace>(decided);
+  const auto follow_place = [&](const char* what, job::Auto<job::StatePlace>& place) {
+    std::optional<std::int64_t> value;
+    if (place.value) value = static_cast<std::int64_t>(*place.value);
+    follow(what, value);
+    place.value.reset();
+    if (value) place.value = static_cast<job::StatePlace>(*value);
+  };
+  follow_place("where state is", job.offload.state);
+  follow_place("where weights are", job.offload.weights);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -192,21 +196,22 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, offload;
+  bool micro_batch, zero_stage, matmul, state_place, weight_place;
 };
 
-// Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
-// still fit, what rank 0 finds otherwise.
+// Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
+// before if that still fits, as rank 0 finds it otherwise.
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.offload) {
+  if (open.micro_batch || open.zero_stage || open.state_place || open.weight_place) {
     p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
-      if (open.offload) job.offload.state.value.reset();
+      if (open.state_place) job.offload.state.value.reset();
+      if (open.weight_place) job.offload.weights.value.reset();
       read_spec(p, threads);
     }
   }
@@ -216,9 +221,12 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
   if (comm.size() > 1)
     job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
-  job.offload.state.value = from_leader(comm, "where state is", p.plan.offload ? 1 : 0) == 1
-                                ? job::StatePlace::kSsd
-                                : job::StatePlace::kMemory;
+  const auto agree_on_place = [&](const char* what, bool on_disk) {
+    return from_leader(comm, what, on_disk ? 1 : 0) == 1 ? job::StatePlace::kSsd
+                                                         : job::StatePlace::kMemory;
+  };
+  job.offload.state.value = agree_on_place("where state is", p.plan.offload);
+  job.offload.weights.value = agree_on_place("where weights are", p.plan.offload_weights);
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
@@ -235,7 +243,8 @@ Prepared prepare_rank(const RankSetting& rank) {
   const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
                         .zero_stage = !p.job.parallelism.zero_stage.value,
                         .matmul = !p.job.training.matmul.value,
-                        .offload = p.job.offload.state.is_auto()};
+                        .state_place = p.job.offload.state.is_auto(),
+                        .weight_place = p.job.offload.weights.is_auto()};
   open_run(rank, p);
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);

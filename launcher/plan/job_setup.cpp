@@ -160,7 +160,7 @@ EngineOptions engine_options(const job::JobConfig& job) {
           .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
           .recompute = job.memory.recompute,
           .zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(
-              job.offload.weights == job::StatePlace::kSsd ? 3 : 1)),
+              job.offload.weights.value == job::StatePlace::kSsd ? 3 : 1)),
           .comm_dtype = job.parallelism.reduce_dtype,
           .reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl,
           .max_grad_norm = job.training.max_grad_norm,
@@ -174,7 +174,7 @@ EngineOptions engine_options(const job::JobConfig& job) {
 
 OffloadSpec offload_spec(const job::JobConfig& job) {
   const job::OffloadConfig& o = job.offload;
-  const bool weights = o.weights == job::StatePlace::kSsd;
+  const bool weights = o.weights.value == job::StatePlace::kSsd;
   if (weights && o.state.value == job::StatePlace::kMemory)
     throw_user("offload.weights = \"ssd\" needs offload.state = \"ssd\"");
   return {.state = weights || o.state.value == job::StatePlace::kSsd,
@@ -212,7 +212,8 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.micro_batch = job.training.micro_batch_size.value;
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
   spec.offload = offload_spec(job);
-  spec.any_offload = !spec.offload.state && job.offload.state.is_auto();
+  spec.may_offload = {.state = !spec.offload.state && job.offload.state.is_auto(),
+                      .weights = job.offload.weights.is_auto()};
   return spec;
 }
 

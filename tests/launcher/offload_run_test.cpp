@@ -1,5 +1,8 @@
 // Runs whose state is on disk: the same model as in memory, whatever ends them on the way, and
 // nothing left of it when they are done.
+#include <fmt/core.h>
+
+#include "core/base/numeric.h"
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -90,29 +93,47 @@ TEST_F(OffloadRunTest, CheckpointsAreTheStateItselfAndResumeOnOtherRanks) {
   EXPECT_TRUE(said("resuming from")) << d_.err();
 }
 
+// Places are tried from the fastest on: each budget takes the first that fits.
 TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
-  // Wide enough that its state is more than what it moves through.
+  // Wide and deep enough that state and weights are more than what they move through.
   d_.write(
       "config.json",
-      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":3,)"
+      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":6,)"
       R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,"max_position_embeddings":128})");
-  const auto resident = [&](const std::string& place) {
-    EXPECT_EQ(d_.run("plan job.toml --json --set training.micro_batch_size=1 --set offload.state=" +
-                     place),
-              0)
-        << d_.err();
+  const std::string small = "--set training.micro_batch_size=1 --set training.max_steps=2 ";
+  const auto resident = [&](const std::string& places) {
+    EXPECT_EQ(d_.run("plan job.toml --json " + small + places), 0) << d_.err();
     return d_.json()["resident_bytes"].get<std::int64_t>();
   };
-  const std::int64_t memory = resident("memory"), ssd = resident("ssd");
-  ASSERT_LT(ssd, memory);
-  const std::string budget =
-      "--set training.max_steps=2 --set memory.budget=" + std::to_string((memory + ssd) / 2) + "B ";
-  ASSERT_EQ(d_.run("plan job.toml --json " + budget), 0) << d_.err();
-  EXPECT_EQ(d_.json()["offload"]["state"], "ssd");
-  EXPECT_EQ(train("auto", budget), 0) << d_.err();
-  EXPECT_NE(d_.file("runs/auto/job.resolved.toml").find("state = \"ssd\""), std::string::npos);
-  ASSERT_EQ(d_.run("plan job.toml " + budget + "--set offload.state=memory"), 2);
+  const auto budget = [&](std::int64_t bytes) {
+    return small + "--set memory.budget=" + std::to_string(bytes) + "B ";
+  };
+  const std::int64_t memory = resident("--set offload.state=memory"),
+                     state = resident("--set offload.state=ssd --set offload.weights=memory"),
+                     weights = resident("--set offload.weights=ssd");
+  ASSERT_LT(state, memory);
+  ASSERT_LT(weights, state);
+  const auto takes = [&](std::int64_t bytes, const char* state_place, const char* weight_place) {
+    ASSERT_EQ(d_.run("plan job.toml --json " + budget(bytes)), 0) << d_.err();
+    EXPECT_EQ(d_.json()["offload"]["state"], state_place) << bytes;
+    EXPECT_EQ(d_.json()["offload"]["weights"], weight_place) << bytes;
+  };
+  takes(memory, "memory", "memory");
+  takes(memory - 1, "ssd", "memory");
+  takes(state - 1, "ssd", "ssd");
+  // What is forced stays.
+  ASSERT_EQ(d_.run("plan job.toml " + budget(memory - 1) + "--set offload.state=memory"), 2);
   EXPECT_TRUE(said("fits: offload.state = \"ssd\"")) << d_.err();
+  ASSERT_EQ(d_.run("plan job.toml " + budget(state - 1) + "--set offload.weights=memory"), 2);
+  EXPECT_TRUE(said("fits: offload.weights = \"ssd\"")) << d_.err();
+  // The refusal names the smallest budget, and the resolved job what was chosen.
+  ASSERT_EQ(d_.run("plan job.toml " + budget(weights / 2)), 2);
+  const std::int64_t least = (weights + kMiB - 1) / kMiB;
+  EXPECT_TRUE(said(fmt::format("memory.budget = \"{}MiB\"", least))) << d_.err();
+  EXPECT_EQ(train("memory", small), 0) << d_.err();
+  EXPECT_EQ(train("auto", budget(least * kMiB)), 0) << d_.err();
+  EXPECT_NE(d_.file("runs/auto/job.resolved.toml").find("weights = \"ssd\""), std::string::npos);
+  EXPECT_EQ(model_of("auto"), model_of("memory"));
 }
 
 TEST_F(OffloadRunTest, PlacesThatCannotBeUsedAreRefused) {

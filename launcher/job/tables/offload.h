@@ -13,7 +13,7 @@ inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory,
 
 struct OffloadConfig {
   Auto<StatePlace> state;
-  StatePlace weights = StatePlace::kMemory;
+  Auto<StatePlace> weights;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -32,7 +32,8 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .doc =
              "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
              "the same results to the bit, so that at most two layers of a model are in memory; "
-             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
+             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3; auto: in "
+             "memory if the job fits with its state on disk",
          .value = choice(offload.weights),
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
