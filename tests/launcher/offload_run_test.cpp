@@ -98,7 +98,7 @@ TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
   // Wide and deep enough that state and weights are more than what they move through.
   d_.write(
       "config.json",
-      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":6,)"
+      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":4,)"
       R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,"max_position_embeddings":128})");
   const std::string small = "--set training.micro_batch_size=1 --set training.max_steps=2 ";
   const auto resident = [&](const std::string& places) {
