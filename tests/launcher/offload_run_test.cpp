@@ -102,7 +102,8 @@ TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
       R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,"max_position_embeddings":128})");
   // What is fastest is measured, and takes memory of its own.
   const std::string small =
-      "--set training.micro_batch_size=1 --set training.max_steps=2 --set training.matmul=library ";
+      "--set training.micro_batch_size=1 --set training.max_steps=2 --set training.matmul=library "
+      "--set model.master_weights=split16 ";
   const auto resident = [&](const std::string& places) {
     EXPECT_EQ(d_.run("plan job.toml --json " + small + places), 0) << d_.err();
     return d_.json()["resident_bytes"].get<std::int64_t>();
