@@ -2,12 +2,16 @@
 
 #include <algorithm>
 #include <optional>
+#include <utility>
 
 #include "checkpoint/checkpoint_arrays.h"
+#include "offload/state_cache.h"
 #include "plan/placements.h"
 
 namespace thimble {
 namespace {
+
+constexpr std::int64_t kNever = std::int64_t{1} << 40;  // steps from one commit to the next
 
 // Elements per row of what is usually sent of a gradient; see TrainEngine::projected_widths().
 std::vector<std::int64_t> usual_widths(const TrainEngine& engine) {
@@ -106,11 +110,43 @@ DiskTraffic disk_of(const TrainSpec& spec, const BatchPlan& batch, std::int64_t 
 }
 
 // Every micro-batch reads the weights that are on disk.
-DiskTraffic disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const RankPlace& place) {
+DiskTraffic disk_of_such_a_step(const TrainSpec& spec, const BatchPlan& batch,
+                                const RankPlace& place) {
   if (batch.accumulation_steps < 3) return disk_of(spec, batch, batch.accumulation_steps, place);
   const DiskTraffic two = disk_of(spec, batch, 2, place), three = disk_of(spec, batch, 3, place);
   return {.read = two.read + (batch.accumulation_steps - 2) * (three.read - two.read),
           .written = two.written};
+}
+
+// What is in memory is written by commits alone.
+DiskTraffic disk_of_a_step(TrainSpec spec, const BatchPlan& batch, const RankPlace& place) {
+  const std::int64_t steps = std::exchange(spec.offload.commit_steps, 1);
+  const DiskTraffic with = disk_of_such_a_step(spec, batch, place);
+  if (steps == 1) return with;
+  spec.offload.commit_steps = kNever;
+  const DiskTraffic without = disk_of_such_a_step(spec, batch, place);
+  return {.read = with.read,
+          .written = without.written + ceil_div(with.written - without.written, steps)};
+}
+
+// Fills the memory that the budget leaves with state that need not be read. Memory of the host
+// that a GPU's driver pins is not the budget's.
+void fill_cache(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  if (spec.device != DeviceKind::kCpu) return;
+  const auto left = [&](const MemoryReport& memory) {
+    return plan.budget.bytes - memory.extent_bytes - overhead_bytes(spec.device);
+  };
+  std::int64_t bytes = left(plan.memory);
+  while (bytes > 0) {
+    spec.offload.cache_bytes = bytes;
+    MemoryReport memory = plan_memory(spec, plan.batch, place);
+    if (left(memory) >= 0) {
+      plan.memory = std::move(memory);
+      return;
+    }
+    bytes += left(memory);
+  }
+  spec.offload.cache_bytes = 0;
 }
 
 // The plan of one placement, at the lowest ZeRO stage at which it fits; false: at none. `spec` gets
@@ -141,12 +177,17 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     }
     if (plan.fits) break;
   }
-  const TrainSpec& tried = planned_spec.value();
+  TrainSpec& tried = planned_spec.value();
+  if (plan.fits && tried.offload.state && tried.any_cache) fill_cache(tried, place, plan);
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   plan.offload = tried.offload.state;
   plan.offload_weights = tried.offload.weights;
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
-  if (plan.offload) plan.disk = disk_of_a_step(tried, plan.batch, place);
+  if (plan.offload) {
+    const OffloadHome& home = *planned.assembled.offload->home();
+    plan.cache_bytes = cache_bytes(home.table(), place.rank, home.cached());
+    plan.disk = disk_of_a_step(tried, plan.batch, place);
+  }
   if (plan.offload_weights) {
     BatchPlan several = plan.batch;
     several.accumulation_steps = 2;
@@ -167,6 +208,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.zero_stage = plan.zero_stage;
   spec.offload.state = plan.offload;
   spec.offload.weights = plan.offload_weights;
+  if (spec.any_cache) spec.offload.cache_bytes = plan.cache_bytes;
   return spec;
 }
 

@@ -23,7 +23,8 @@ struct TrainPlan {
   int zero_stage = 0;
   bool offload = false;                  // state is on disk
   bool offload_weights = false;          // and weights
-  DiskTraffic disk;                      // of this rank in one step
+  std::int64_t cache_bytes = 0;          // of memory for state that is not read from the disk
+  DiskTraffic disk;                      // of this rank in one step, on average
   std::int64_t disk_read_by_passes = 0;  // of it, weights that forward and backward passes read
   StepTraffic traffic;                   // of this rank in one step
   MemoryReport memory;
@@ -35,7 +36,8 @@ struct TrainPlan {
 
 /// Finds the first of the placements() that fits the budget, at it the lowest ZeRO stage, from the
 /// spec's on, and the largest micro-batch that fit; what the spec fixes stays. plan.fits is false
-/// if nothing does. Throws UserError for settings that do not go together.
+/// if nothing does. What the budget leaves becomes the cache of state on disk, if the spec lets the
+/// plan choose it. Throws UserError for settings that do not go together.
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {});
 
 /// The spec with what the plan has settled.

@@ -16,8 +16,10 @@ struct OffloadSpec {
   bool weights = false;             // and the weights; only with `state`
   std::filesystem::path directory;  // of this run alone, which is there; not used by plans
   std::int64_t window_bytes = 0;    // of memory that state moves through; 0: as much as is useful
-  int slots = 2;                // 1: changed in place, so that a crash falls back to a checkpoint
-  bool files_of_ranks = false;  // every rank has files of its own, for its disk is not shared
+  int slots = 2;                  // 1: changed in place, so that a crash falls back to a checkpoint
+  std::int64_t cache_bytes = 0;   // of memory for state that is not read from the disk
+  std::int64_t commit_steps = 1;  // from one commit to the next: what a crash costs at most
+  bool files_of_ranks = false;    // every rank has files of its own, for its disk is not shared
 };
 
 }  // namespace thimble

@@ -4,6 +4,7 @@
 
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
+#include "offload/state_cache.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -45,12 +46,15 @@ std::vector<std::pair<std::string, double>> UpdateMeter::results(std::size_t ste
   const double seconds = static_cast<double>(update_ns_) * 1e-9;
   const auto each = static_cast<double>(steps);
   if (!assembled_.offload) return {{"update_s", seconds / each}};
+  const OffloadHome& home = *assembled_.offload->home();
+  const std::int64_t cached = cache_bytes(home.table(), home.rank(), home.cached());
   const DiskTraffic now = traffic();
   const auto read = static_cast<double>(now.read - before_.read),
              written = static_cast<double>(now.written - before_.written);
   return {{"update_s", seconds / each},
           {"disk_read_bytes", read / each},
           {"disk_written_bytes", written / each},
+          {"cache_bytes", static_cast<double>(cached)},
           {"update_disk_mb_per_s", (read + written) / seconds / 1e6}};
 }
 

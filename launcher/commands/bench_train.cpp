@@ -17,6 +17,7 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/version.h"
+#include "launcher/job/sizes.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
@@ -46,6 +47,8 @@ struct TrainBench {
   std::string offload;  // directory of the state on disk; empty: it is in memory
   bool offload_weights = false;
   int slots = 2;
+  std::string cache = "0B";  // memory for state on disk
+  std::int64_t commit_steps = 1;
   bool json = false, profile = false;
 };
 
@@ -105,8 +108,14 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
-  spec.offload = {
-      .state = !b.offload.empty(), .weights = b.offload_weights, .directory = {}, .slots = b.slots};
+  const std::optional<job::ByteSize> cache = job::parse_size(b.cache);
+  if (!cache) throw_user("--cache '{}': a size as 512MiB or 1GiB is needed", b.cache);
+  spec.offload = {.state = !b.offload.empty(),
+                  .weights = b.offload_weights,
+                  .directory = {},
+                  .slots = b.slots,
+                  .cache_bytes = cache->bytes,
+                  .commit_steps = b.commit_steps};
   return spec;
 }
 
@@ -361,6 +370,15 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->needs("--offload");
   train->add_option("--slots", options->slots, "Copies of the state on disk: 2, or 1 in place")
       ->check(CLI::Range(1, 2));
+  train
+      ->add_option("--cache", options->cache,
+                   "Memory for state on disk, which is then not read: a size as 1GiB")
+      ->needs("--offload");
+  train
+      ->add_option("--commit-steps", options->commit_steps,
+                   "Steps from one commit of the state on disk to the next")
+      ->check(CLI::PositiveNumber)
+      ->needs("--offload");
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
       ->check(CLI::Range(0, 3));
   train->add_option("--comm-dtype", options->comm_dtype, "Under mpirun: gradients between ranks")

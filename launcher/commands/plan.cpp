@@ -151,6 +151,8 @@ nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan
   return {{"state", "ssd"},
           {"weights", plan.offload_weights ? "ssd" : "memory"},
           {"slots", spec.offload.slots},
+          {"cache_bytes", plan.cache_bytes},
+          {"commit_steps", spec.offload.commit_steps},
           {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
           {"read_bytes", plan.disk.read},
           {"written_bytes", plan.disk.written},

@@ -196,7 +196,7 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, state_place, weight_place;
+  bool micro_batch, zero_stage, matmul, state_place, weight_place, cache;
 };
 
 // Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
@@ -230,6 +230,7 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
+  if (p.plan.offload) job.offload.cache.value = {p.plan.cache_bytes};
 }
 
 }  // namespace
@@ -244,8 +245,10 @@ Prepared prepare_rank(const RankSetting& rank) {
                         .zero_stage = !p.job.parallelism.zero_stage.value,
                         .matmul = !p.job.training.matmul.value,
                         .state_place = p.job.offload.state.is_auto(),
-                        .weight_place = p.job.offload.weights.is_auto()};
+                        .weight_place = p.job.offload.weights.is_auto(),
+                        .cache = p.job.offload.cache.is_auto()};
   open_run(rank, p);
+  if (open.cache) p.job.offload.cache.value.reset();  // what this machine has left now
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);
   const int threads = apply_threads(p.job.threads, rank.ranks_on_node);

@@ -67,6 +67,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
              state_in_memory = job.offload.state.value == StatePlace::kMemory;
   if (!weights_on_disk) adopt(run.offload.state, job.offload.state, unset);
   if (!state_in_memory) adopt(run.offload.weights, job.offload.weights, unset);
+  adopt(run.offload.cache, job.offload.cache, unset);
   adopt(run.training.grad_dtype, job.training.grad_dtype, unset);
   adopt(run.training.matmul, job.training.matmul, unset);
   adopt(run.data.excess_length_strategy, job.data.excess_length_strategy, unset);

@@ -181,7 +181,9 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
           .weights = weights,
           .directory = {},
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
-          .slots = static_cast<int>(o.slots)};
+          .slots = static_cast<int>(o.slots),
+          .cache_bytes = o.cache.value ? o.cache.value->bytes : 0,
+          .commit_steps = o.commit_steps};
 }
 
 }  // namespace
@@ -214,6 +216,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.offload = offload_spec(job);
   spec.may_offload = {.state = !spec.offload.state && job.offload.state.is_auto(),
                       .weights = job.offload.weights.is_auto()};
+  spec.any_cache = job.offload.cache.is_auto();
   return spec;
 }
 

@@ -103,6 +103,11 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     proposals.consider(edit);
   }
   propose_weights_on_disk(planned, proposals);
+  if (spec.offload.state && spec.offload.cache_bytes > 0) {
+    Edit edit{"offload.cache = \"auto\"", " (more is read from the disk)", spec};
+    edit.spec.offload.cache_bytes = 0;
+    proposals.consider(edit);
+  }
   if (spec.engine.recompute == Recompute::kNone) {
     Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", spec};
     edit.spec.engine.recompute = Recompute::kSelective;

@@ -17,6 +17,8 @@ struct OffloadConfig {
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
+  AutoBytes cache;
+  std::int64_t commit_steps = 1;
   bool any_file_system = false;
   bool operator==(const OffloadConfig&) const = default;
 };
@@ -52,6 +54,18 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .doc = "Memory that the state moves through; auto: an eighth of it, 4 to 128 MiB",
          .value = &offload.window,
          .range = at_least(65536),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "cache",
+         .doc = "Memory for state that is on disk and need not be read; auto: what the budget "
+                "leaves, on a GPU none",
+         .value = &offload.cache,
+         .range = at_least(0),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "commit_steps",
+         .doc = "Steps from one commit of the state on disk to the next; more than 1: what is in "
+                "memory is written less often, and a crash costs so many steps at most",
+         .value = &offload.commit_steps,
+         .range = at_least(1),
          .resume = ResumeClass::kContinues});
   visit({.name = "any_file_system",
          .doc = "Allow a path on a network or in memory (tmpfs)",
