@@ -2,12 +2,47 @@
 
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
+
+#include "core/base/error.h"
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
+#include "launcher/job/sizes.h"
 #include "offload/state_cache.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
+
+void add_offload_options(CLI::App& bench, OffloadBench& offload) {
+  bench
+      .add_option("--offload", offload.directory,
+                  "Keep masters and optimizer state on disk, in this directory")
+      ->check(CLI::ExistingDirectory);
+  bench.add_flag("--offload-weights", offload.weights, "Weights are on disk too")
+      ->needs("--offload");
+  bench.add_option("--slots", offload.slots, "Copies of the state on disk: 2, or 1 in place")
+      ->check(CLI::Range(1, 2));
+  bench
+      .add_option("--cache", offload.cache,
+                  "Memory for state on disk, which is then not read: a size as 1GiB")
+      ->needs("--offload");
+  bench
+      .add_option("--commit-steps", offload.commit_steps,
+                  "Steps from one commit of the state on disk to the next")
+      ->check(CLI::PositiveNumber)
+      ->needs("--offload");
+}
+
+OffloadSpec offload_spec(const OffloadBench& offload) {
+  const std::optional<job::ByteSize> cache = job::parse_size(offload.cache);
+  if (!cache) throw_user("--cache '{}': a size as 512MiB or 1GiB is needed", offload.cache);
+  return {.state = !offload.directory.empty(),
+          .weights = offload.weights,
+          .directory = {},
+          .slots = offload.slots,
+          .cache_bytes = cache->bytes,
+          .commit_steps = offload.commit_steps};
+}
 
 BenchDirectory::BenchDirectory(const std::string& parent, Communicator& comm) {
   if (parent.empty()) return;

@@ -17,7 +17,6 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/version.h"
-#include "launcher/job/sizes.h"
 #include "launcher/run/gpu_peaks.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/rank_environment.h"
@@ -44,11 +43,7 @@ struct TrainBench {
   bool fused = false;
   bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
-  std::string offload;  // directory of the state on disk; empty: it is in memory
-  bool offload_weights = false;
-  int slots = 2;
-  std::string cache = "0B";  // memory for state on disk
-  std::int64_t commit_steps = 1;
+  OffloadBench offload;
   bool json = false, profile = false;
 };
 
@@ -108,14 +103,7 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
-  const std::optional<job::ByteSize> cache = job::parse_size(b.cache);
-  if (!cache) throw_user("--cache '{}': a size as 512MiB or 1GiB is needed", b.cache);
-  spec.offload = {.state = !b.offload.empty(),
-                  .weights = b.offload_weights,
-                  .directory = {},
-                  .slots = b.slots,
-                  .cache_bytes = cache->bytes,
-                  .commit_steps = b.commit_steps};
+  spec.offload = offload_spec(b.offload);
   return spec;
 }
 
@@ -304,7 +292,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   reset_resident_peak();
   const std::unique_ptr<Arena> arena =
       Arena::make(spec.device, planned.extent_bytes, planned.host_bytes);
-  const BenchDirectory directory(b.offload, comm);
+  const BenchDirectory directory(b.offload.directory, comm);
   TrainSpec placed = spec;
   placed.offload.directory = directory.path();
   AssembledEngine assembled(placed, *arena, comm);
@@ -362,23 +350,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->check(CLI::IsMember({"none", "selective", "full"}));
   train->add_option("--threads", options->threads,
                     "Threads of a rank (default: its share of the cores)");
-  train
-      ->add_option("--offload", options->offload,
-                   "Keep masters and optimizer state on disk, in this directory")
-      ->check(CLI::ExistingDirectory);
-  train->add_flag("--offload-weights", options->offload_weights, "Weights are on disk too")
-      ->needs("--offload");
-  train->add_option("--slots", options->slots, "Copies of the state on disk: 2, or 1 in place")
-      ->check(CLI::Range(1, 2));
-  train
-      ->add_option("--cache", options->cache,
-                   "Memory for state on disk, which is then not read: a size as 1GiB")
-      ->needs("--offload");
-  train
-      ->add_option("--commit-steps", options->commit_steps,
-                   "Steps from one commit of the state on disk to the next")
-      ->check(CLI::PositiveNumber)
-      ->needs("--offload");
+  add_offload_options(*train, options->offload);
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
       ->check(CLI::Range(0, 3));
   train->add_option("--comm-dtype", options->comm_dtype, "Under mpirun: gradients between ranks")
