@@ -20,18 +20,23 @@ bool is_read_by_passes(const StateTable& table, const StateEntry& entry) {
   return entry.slot.kind == StateKind::kMaster && !OffloadHome::is_on_disk(weight);
 }
 
+// Passing, it is in no commit.
+bool is_gradient(const StateEntry& entry) {
+  return entry.slot.kind == StateKind::kGradient;
+}
+
 }  // namespace
 
 std::vector<StateId> choose_cached(const StateTable& table, int rank, bool weights,
                                    std::int64_t bytes) {
   std::vector<std::pair<std::size_t, StateId>> wanted;  // by rank of worth
   for (const ParamId id : table.params().ids()) {
-    std::size_t kind = 1;
+    std::size_t kind = 2;
     for (const StateEntry& entry : table.of(id)) {
       const bool moves = OffloadHome::is_on_disk(entry) && (weights || !entry.in_weight_store());
       if (!moves || entry.held(rank).size == 0) continue;
       const bool first = weights && is_read_by_passes(table, entry);
-      wanted.emplace_back(first ? 0 : kind, entry.id);
+      wanted.emplace_back(first ? 0 : is_gradient(entry) ? 1 : kind, entry.id);
       ++kind;
     }
   }
@@ -140,6 +145,7 @@ void StateCache::read(const StateEntry& entry) {
 // Now, if the running step is committed. What is ahead of the disk already, and what lies at any
 // place, is written as a whole by the commit.
 void StateCache::changed(const StateUse& use) {
+  if (is_gradient(home_.table()[use.id])) return;
   const KeyRange range = range_of(use);
   const bool now = home_.commits().will_be_due();
   if (home_.disk() == nullptr) {

@@ -12,8 +12,8 @@
 namespace thimble {
 
 /// The arrays of a rank to keep in so many bytes of memory: those that forward and backward passes
-/// read, if `weights` are on disk; then one kind after another, so that all updates have the same
-/// share of their state in memory while the disk brings the rest.
+/// read, if `weights` are on disk; then gradients; then one kind after another, so that all updates
+/// have the same share of their state in memory while the disk brings the rest.
 std::vector<StateId> choose_cached(const StateTable& table, int rank, bool weights,
                                    std::int64_t bytes);
 /// The memory that they take.

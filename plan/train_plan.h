@@ -21,12 +21,11 @@ struct Budget {
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
-  bool offload = false;                  // state is on disk
-  bool offload_weights = false;          // and weights
-  std::int64_t cache_bytes = 0;          // of memory for state that is not read from the disk
-  DiskTraffic disk;                      // of this rank in one step, on average
-  std::int64_t disk_read_by_passes = 0;  // of it, weights that forward and backward passes read
-  StepTraffic traffic;                   // of this rank in one step
+  OffloadedParts offload;        // what is on disk
+  std::int64_t cache_bytes = 0;  // of memory for state that is not read from the disk
+  DiskTraffic disk;              // of this rank in one step, on average
+  DiskTraffic disk_by_passes;    // of it, during forward and backward passes
+  StepTraffic traffic;           // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much
   std::int64_t checkpoint_bytes = 0;

@@ -20,6 +20,8 @@ void add_offload_options(CLI::App& bench, OffloadBench& offload) {
       ->check(CLI::ExistingDirectory);
   bench.add_flag("--offload-weights", offload.weights, "Weights are on disk too")
       ->needs("--offload");
+  bench.add_flag("--offload-gradients", offload.gradients, "Gradients wait on disk too")
+      ->needs("--offload");
   bench.add_option("--slots", offload.slots, "Copies of the state on disk: 2, or 1 in place")
       ->check(CLI::Range(1, 2));
   bench
@@ -38,6 +40,7 @@ OffloadSpec offload_spec(const OffloadBench& offload) {
   if (!cache) throw_user("--cache '{}': a size as 512MiB or 1GiB is needed", offload.cache);
   return {.state = !offload.directory.empty(),
           .weights = offload.weights,
+          .gradients = offload.gradients,
           .directory = {},
           .slots = offload.slots,
           .cache_bytes = cache->bytes,

@@ -65,13 +65,14 @@ std::string optimizers_text(const TrainPlan& plan) {
 
 // What is on disk, and what that costs.
 std::string offload_text(const TrainSpec& spec, const TrainPlan& plan) {
-  if (!plan.offload) return "";
+  if (!plan.offload.state) return "";
   const std::int64_t steps = spec.offload.commit_steps;
   return fmt::format(
-      "\noffload: {}masters and optimizer state on disk, {} copies of {}, {} of it in memory too; "
+      "\noffload: {}{}masters and optimizer state on disk, {} copies of {}, {} of it in memory "
+      "too; "
       "every step reads {} and writes {} per rank{}",
-      plan.offload_weights ? "weights, " : "", spec.offload.slots,
-      format_bytes(plan.checkpoint_bytes), format_bytes(plan.cache_bytes),
+      plan.offload.weights ? "weights, " : "", plan.offload.gradients ? "gradients, " : "",
+      spec.offload.slots, format_bytes(plan.checkpoint_bytes), format_bytes(plan.cache_bytes),
       format_bytes(plan.disk.read), format_bytes(plan.disk.written),
       steps == 1 ? ""
                  : fmt::format(" on average; a crash costs {} steps at most, from one commit to "

@@ -121,7 +121,7 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
-  if (plan.offload) add_disk_rate(a, job, known);
+  if (plan.offload.state) add_disk_rate(a, job, known);
   return known;
 }
 
@@ -146,18 +146,21 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
 nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
                                     const KnownRates& known) {
-  if (!plan.offload) return {{"state", "memory"}, {"weights", "memory"}};
+  const auto place = [](bool on_disk) { return on_disk ? "ssd" : "memory"; };
+  nlohmann::ordered_json json{{"state", place(plan.offload.state)},
+                              {"weights", place(plan.offload.weights)},
+                              {"gradients", place(plan.offload.gradients)}};
+  if (!plan.offload.state) return json;
   const StepTime time = predict_step(spec, plan, known.rates);
-  return {{"state", "ssd"},
-          {"weights", plan.offload_weights ? "ssd" : "memory"},
-          {"slots", spec.offload.slots},
-          {"cache_bytes", plan.cache_bytes},
-          {"commit_steps", spec.offload.commit_steps},
-          {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
-          {"read_bytes", plan.disk.read},
-          {"written_bytes", plan.disk.written},
-          {"update_s",
-           time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}};
+  json.update({{"slots", spec.offload.slots},
+               {"cache_bytes", plan.cache_bytes},
+               {"commit_steps", spec.offload.commit_steps},
+               {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
+               {"read_bytes", plan.disk.read},
+               {"written_bytes", plan.disk.written},
+               {"update_s",
+                time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}});
+  return json;
 }
 
 nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
@@ -209,25 +212,27 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
 
 // What updates of a state on disk add, and how much is written in a day of steps.
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
-  if (!plan.offload) return "";
+  if (!plan.offload.state) return "";
   if (known.disk_from.empty())
     return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of "
            "updates";
   const StepTime time = predict_step(spec, plan, known.rates);
   const double passes_s = std::max(time.compute_s, time.pass_disk_s);
   const double step_s = passes_s + time.disk_s;
-  const std::string weights =
-      plan.disk_read_by_passes == 0
+  const std::string passes =
+      plan.disk_by_passes.total() == 0
           ? ""
-          : fmt::format("\nweights: {} read by forward and backward passes, {:.3g} s, meanwhile",
-                        format_bytes(plan.disk_read_by_passes), time.pass_disk_s);
-  return weights + fmt::format(
-                       "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
-                       "matmuls; a step is bounded by {}, "
-                       "{:.3g} TB are written per day",
-                       time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-                       time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-                       static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
+          : fmt::format(
+                "\nforward and backward passes: {} read and {} written, {:.3g} s, meanwhile",
+                format_bytes(plan.disk_by_passes.read), format_bytes(plan.disk_by_passes.written),
+                time.pass_disk_s);
+  return passes + fmt::format(
+                      "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
+                      "matmuls; a step is bounded by {}, "
+                      "{:.3g} TB are written per day",
+                      time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+                      time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+                      static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {

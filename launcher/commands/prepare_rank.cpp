@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <cstring>
 
 #include "core/io/file.h"
@@ -120,6 +121,17 @@ void open_data(const RankSetting& rank, Prepared& p) {
   if (!leads) open();
 }
 
+// The keys that say where parts of the training state are.
+struct PlaceKey {
+  const char* what;
+  job::Auto<job::StatePlace>* place;
+};
+std::array<PlaceKey, 3> places_of(job::OffloadConfig& offload) {
+  return {PlaceKey{"where state is", &offload.state},
+          {"where gradients are", &offload.gradients},
+          {"where weights are", &offload.weights}};
+}
+
 // What the run was resolved to before, rank 0 has adopted; the others follow it.
 void follow_leader(Communicator& comm, job::JobConfig& job) {
   const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
@@ -135,8 +147,7 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
     place.value.reset();
     if (value) place.value = static_cast<job::StatePlace>(*value);
   };
-  follow_place("where state is", job.offload.state);
-  follow_place("where weights are", job.offload.weights);
+  for (const auto& [what, place] : places_of(job.offload)) follow_place(what, *place);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -196,7 +207,9 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, state_place, weight_place, cache;
+  bool micro_batch, zero_stage, matmul, cache;
+  std::array<bool, 3> places{};  // of places_of()
+  bool any_place() const { return places[0] || places[1] || places[2]; }
 };
 
 // Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
@@ -204,14 +217,15 @@ struct OpenValues {
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.state_place || open.weight_place) {
+  if (open.micro_batch || open.zero_stage || open.any_place()) {
     p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
-      if (open.state_place) job.offload.state.value.reset();
-      if (open.weight_place) job.offload.weights.value.reset();
+      for (std::size_t i = 0; i < open.places.size(); ++i) {
+        if (open.places[i]) places_of(job.offload)[i].place->value.reset();
+      }
       read_spec(p, threads);
     }
   }
@@ -225,12 +239,16 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
     return from_leader(comm, what, on_disk ? 1 : 0) == 1 ? job::StatePlace::kSsd
                                                          : job::StatePlace::kMemory;
   };
-  job.offload.state.value = agree_on_place("where state is", p.plan.offload);
-  job.offload.weights.value = agree_on_place("where weights are", p.plan.offload_weights);
+  const OffloadedParts& found = p.plan.offload;
+  const std::array on_disk{found.state, found.gradients, found.weights};
+  for (std::size_t i = 0; i < on_disk.size(); ++i) {
+    const PlaceKey key = places_of(job.offload)[i];
+    key.place->value = agree_on_place(key.what, on_disk[i]);
+  }
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
-  if (p.plan.offload) job.offload.cache.value = {p.plan.cache_bytes};
+  if (p.plan.offload.state) job.offload.cache.value = {p.plan.cache_bytes};
 }
 
 }  // namespace
@@ -241,12 +259,12 @@ Prepared prepare_rank(const RankSetting& rank) {
   Prepared p;
   p.job = load_job_arguments(rank.arguments, leads);
   check_same_job(comm, p.job);
-  const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
-                        .zero_stage = !p.job.parallelism.zero_stage.value,
-                        .matmul = !p.job.training.matmul.value,
-                        .state_place = p.job.offload.state.is_auto(),
-                        .weight_place = p.job.offload.weights.is_auto(),
-                        .cache = p.job.offload.cache.is_auto()};
+  OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
+                  .zero_stage = !p.job.parallelism.zero_stage.value,
+                  .matmul = !p.job.training.matmul.value,
+                  .cache = p.job.offload.cache.is_auto()};
+  for (std::size_t i = 0; i < open.places.size(); ++i)
+    open.places[i] = places_of(p.job.offload)[i].place->is_auto();
   open_run(rank, p);
   if (open.cache) p.job.offload.cache.value.reset();  // what this machine has left now
   follow_leader(comm, p.job);

@@ -161,22 +161,27 @@ TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
   const auto budget = [&](std::int64_t bytes) {
     return small + "--set memory.budget=" + std::to_string(bytes) + "B ";
   };
+  const std::string rest = "--set offload.gradients=memory --set offload.weights=memory ";
   const std::int64_t memory = resident("--set offload.state=memory"),
-                     state = resident("--set offload.state=ssd --set offload.weights=memory"),
-                     weights = resident("--set offload.weights=ssd");
+                     state = resident("--set offload.state=ssd " + rest),
+                     gradients = resident("--set offload.gradients=ssd"),
+                     all = resident("--set offload.gradients=ssd --set offload.weights=ssd");
   ASSERT_LT(state, memory);
-  ASSERT_LT(weights, state);
-  const auto takes = [&](std::int64_t bytes, const char* state_place, const char* weight_place) {
+  ASSERT_LT(gradients, state);
+  ASSERT_LT(all, gradients);
+  const auto takes = [&](std::int64_t bytes, const char* of_gradients, const char* of_weights) {
     ASSERT_EQ(d_.run("plan job.toml --json " + budget(bytes)), 0) << d_.err();
-    EXPECT_EQ(d_.json()["offload"]["state"], state_place) << bytes;
-    EXPECT_EQ(d_.json()["offload"]["weights"], weight_place) << bytes;
+    const nlohmann::json places = d_.json()["offload"];
+    EXPECT_EQ(places["state"], "ssd") << bytes;
+    EXPECT_EQ(places["gradients"], of_gradients) << bytes;
+    EXPECT_EQ(places["weights"], of_weights) << bytes;
   };
-  takes(memory, "memory", "memory");
-  takes(memory - 1, "ssd", "memory");
-  takes(state - 1, "ssd", "ssd");
+  takes(memory - 1, "memory", "memory");
+  takes(state - 1, "ssd", "memory");
+  takes(gradients - 1, "ssd", "ssd");
   // What is left is filled with state.
   const std::int64_t more = state + 8 * kMiB;
-  takes(more, "ssd", "memory");
+  takes(more, "memory", "memory");
   const nlohmann::json plan = d_.json();
   EXPECT_GT(plan["offload"]["cache_bytes"], 6 * kMiB);
   EXPECT_GT(plan["resident_bytes"], state + 6 * kMiB);
@@ -186,15 +191,17 @@ TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
   // What is forced stays.
   ASSERT_EQ(d_.run("plan job.toml " + budget(memory - 1) + "--set offload.state=memory"), 2);
   EXPECT_TRUE(said("fits: offload.state = \"ssd\"")) << d_.err();
-  ASSERT_EQ(d_.run("plan job.toml " + budget(state - 1) + "--set offload.weights=memory"), 2);
-  EXPECT_TRUE(said("fits: offload.weights = \"ssd\"")) << d_.err();
+  ASSERT_EQ(d_.run("plan job.toml " + budget(state - 1) + rest), 2);
+  EXPECT_TRUE(said("fits: offload.gradients = \"ssd\"")) << d_.err();
   // The refusal names the smallest budget, and the resolved job what was chosen.
-  ASSERT_EQ(d_.run("plan job.toml " + budget(weights / 2)), 2);
-  const std::int64_t least = (weights + kMiB - 1) / kMiB;
+  ASSERT_EQ(d_.run("plan job.toml " + budget(all / 2)), 2);
+  const std::int64_t least = (all + kMiB - 1) / kMiB;
   EXPECT_TRUE(said(fmt::format("memory.budget = \"{}MiB\"", least))) << d_.err();
   EXPECT_EQ(train("memory", small), 0) << d_.err();
   EXPECT_EQ(train("auto", budget(least * kMiB)), 0) << d_.err();
-  EXPECT_NE(d_.file("runs/auto/job.resolved.toml").find("weights = \"ssd\""), std::string::npos);
+  const std::string resolved = d_.file("runs/auto/job.resolved.toml");
+  EXPECT_NE(resolved.find("weights = \"ssd\"\ngradients = \"ssd\""), std::string::npos)
+      << resolved;
   EXPECT_EQ(model_of("auto"), model_of("memory"));
 }
 

@@ -13,7 +13,7 @@ inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory,
 
 struct OffloadConfig {
   Auto<StatePlace> state;
-  Auto<StatePlace> weights;
+  Auto<StatePlace> weights, gradients;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -35,8 +35,15 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
              "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
              "the same results to the bit, so that at most two layers of a model are in memory; "
              "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3; auto: in "
-             "memory if the job fits with its state on disk",
+             "memory if the job fits with its state and gradients on disk",
          .value = choice(offload.weights),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "gradients",
+         .doc = "Where gradients wait for the update; ssd: on disk, written as the backward pass "
+                "completes them, with the same results to the bit; needs state = \"ssd\", and on "
+                "several ranks parallelism.zero_stage = 2 or 3; not with fused_backward, which "
+                "keeps none; auto: in memory if the job fits with its state on disk",
+         .value = choice(offload.gradients),
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
