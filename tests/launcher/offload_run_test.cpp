@@ -200,8 +200,7 @@ TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
   EXPECT_EQ(train("memory", small), 0) << d_.err();
   EXPECT_EQ(train("auto", budget(least * kMiB)), 0) << d_.err();
   const std::string resolved = d_.file("runs/auto/job.resolved.toml");
-  EXPECT_NE(resolved.find("weights = \"ssd\"\ngradients = \"ssd\""), std::string::npos)
-      << resolved;
+  EXPECT_NE(resolved.find("weights = \"ssd\"\ngradients = \"ssd\""), std::string::npos) << resolved;
   EXPECT_EQ(model_of("auto"), model_of("memory"));
 }
 
