@@ -15,6 +15,7 @@ struct OffloadConfig {
   Auto<StatePlace> state;
   StatePlace weights = StatePlace::kMemory;
   StatePlace gradients = StatePlace::kMemory;
+  bool delayed_update = false;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -42,6 +43,12 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "several ranks parallelism.zero_stage = 2 or 3; not with fused_backward, which "
                 "keeps none",
          .value = choice(offload.gradients),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "delayed_update",
+         .doc = "Update each layer just before the next forward pass needs it, so that its state "
+                "comes and goes meanwhile, with the same results to the bit; a crash may cost one "
+                "step more; not with fused_backward",
+         .value = &offload.delayed_update,
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
