@@ -17,7 +17,7 @@ namespace thimble {
 /// What of the state is on disk, as the command line says it.
 struct OffloadBench {
   std::string directory;  // empty: nothing
-  bool weights = false, gradients = false;
+  bool weights = false, gradients = false, delayed_update = false;
   int slots = 2;
   std::string cache = "0B";
   std::int64_t commit_steps = 1;

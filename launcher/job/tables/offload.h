@@ -14,6 +14,7 @@ inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory,
 struct OffloadConfig {
   Auto<StatePlace> state;
   Auto<StatePlace> weights, gradients;
+  bool delayed_update = false;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -23,7 +24,8 @@ struct OffloadConfig {
   bool operator==(const OffloadConfig&) const = default;
 };
 
-inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+// The keys of what is on disk.
+inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "state",
          .doc = "Where master weights and the optimizer's state are between updates; ssd: on disk, "
@@ -45,6 +47,17 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "keeps none; auto: in memory if the job fits with its state on disk",
          .value = choice(offload.gradients),
          .resume = ResumeClass::kContinues});
+  visit({.name = "delayed_update",
+         .doc = "Update each layer just before the next forward pass needs it, so that its state "
+                "comes and goes meanwhile, with the same results to the bit; a crash may cost one "
+                "step more; not with fused_backward",
+         .value = &offload.delayed_update,
+         .resume = ResumeClass::kContinues});
+}
+
+inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit_places(visitor, offload);
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
          .value = &offload.path,
