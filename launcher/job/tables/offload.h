@@ -24,7 +24,8 @@ struct OffloadConfig {
   bool operator==(const OffloadConfig&) const = default;
 };
 
-inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+// What is where, and when it moves.
+inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "state",
          .doc = "Where master weights and the optimizer's state are between updates; ssd: on disk, "
@@ -52,6 +53,11 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "step more; not with fused_backward",
          .value = &offload.delayed_update,
          .resume = ResumeClass::kContinues});
+}
+
+inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit_places(visitor, offload);
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
          .value = &offload.path,
