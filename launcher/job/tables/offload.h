@@ -25,7 +25,7 @@ struct OffloadConfig {
   bool operator==(const OffloadConfig&) const = default;
 };
 
-// The keys of what is on disk.
+// What is where, and when it moves.
 inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "state",
