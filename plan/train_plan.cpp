@@ -82,6 +82,7 @@ bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) 
   if (spec.micro_batch) return try_micro(*spec.micro_batch);
   const std::int64_t sequences = ceil_div(spec.sequences_per_step, place.ranks);
   if (try_micro(sequences)) return true;
+  if (sequences == 1 || !try_micro(1)) return false;
   // The fewest accumulation steps that fit: double until some do, then halve the interval.
   std::int64_t bad = 1, good = 2;
   while (good < sequences && !try_micro(ceil_div(sequences, good))) {
