@@ -31,7 +31,9 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
     time.comm_s = static_cast<double>(plan.traffic.total()) / rates.bytes_per_s;
   if (rates.disk_bytes_per_s > 0) {
     const std::int64_t by_passes = plan.disk_read_by_passes;
-    time.pass_disk_s = static_cast<double>(by_passes) / rates.disk_bytes_per_s;
+    const DiskTraffic& activations = plan.activations.disk;
+    time.pass_disk_s = static_cast<double>(by_passes + activations.read + activations.written) /
+                       rates.disk_bytes_per_s;
     time.disk_s = static_cast<double>(plan.disk.read - by_passes + plan.disk.written) /
                   rates.disk_bytes_per_s;
   }

@@ -104,6 +104,21 @@ DiskTraffic disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const 
           .written = two.written};
 }
 
+// Micro-batches do the same, one after the other.
+ActivationPlan plan_activations(const TrainSpec& spec, const BatchPlan& batch,
+                                const RankPlace& place) {
+  ActivationPlan plan{.place = spec.offload.activations, .disk = {}};
+  if (!plan.on_disk()) return plan;
+  PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
+  planned.assembled.engine.step(
+      std::vector<Batch>{planned_batch(batch.micro_batch, spec.engine.seq_len)}, 1, 0);
+  const OffloadedActivations& activations = *planned.assembled.activations;
+  plan.disk = {.read = batch.accumulation_steps * activations.traffic().read,
+               .written = batch.accumulation_steps * activations.traffic().written};
+  plan.disk_bytes = activations.most_on_disk();
+  return plan;
+}
+
 bool has_int8(const TrainSpec& spec) {
   Transformer model(spec.model);
   freeze_parameters(spec.freeze, model);
@@ -148,6 +163,7 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
         plan.batch.accumulation_steps *
         (disk_of(tried, several, 2, place).read - disk_of(tried, several, 1, place).read);
   }
+  plan.activations = plan_activations(tried, plan.batch, place);
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
   plan.groups = planned.assembled.optimizer.summary();
   if (place.ranks > 1)
@@ -160,6 +176,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.accumulates = plan.batch.accumulation_steps > 1;
   spec.engine.zero_stage = plan.zero_stage;
   spec.offload.state = plan.offload;
+  spec.offload.activations = plan.activations.place;
   return spec;
 }
 

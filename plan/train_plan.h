@@ -18,12 +18,21 @@ struct Budget {
   std::string bound_by;  // "memory.budget", "free memory", "cgroup limit"
 };
 
+/// Where activations are between the passes.
+struct ActivationPlan {
+  ActivationPlace place = ActivationPlace::kMemory;
+  DiskTraffic disk;             // of a rank in one step
+  std::int64_t disk_bytes = 0;  // of a rank, at most
+  bool on_disk() const { return place == ActivationPlace::kSsd; }
+};
+
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
   bool offload = false;                  // state is on disk
   DiskTraffic disk;                      // of this rank in one step
   std::int64_t disk_read_by_passes = 0;  // of it, weights that forward and backward passes read
+  ActivationPlan activations;            // beside that
   StepTraffic traffic;                   // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much

@@ -39,6 +39,7 @@ struct TrainSpec {
   std::optional<std::int64_t> micro_batch;  // sequences per micro-batch and rank; none: planned
   bool any_zero_stage = false;              // the plan may raise engine.zero_stage
   bool any_offload = false;                 // the plan may set offload.state
+  bool any_activations = false;             // the plan may set offload.activations
   std::vector<std::int64_t> sample_prompt_tokens;  // lengths of the prompts decoded at evaluations
 };
 

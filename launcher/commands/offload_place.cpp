@@ -38,21 +38,32 @@ void make_directory(const fs::path& directory, const Prepared& p) {
 
 }  // namespace
 
-void OffloadPlace::require_place(const Prepared& p) const {
+void OffloadPlace::require_place(const Prepared& p, int ranks) const {
   const FileSystem system = file_system_of(directory_);
   if ((system.in_memory || system.on_network) && !p.job.offload.any_file_system) {
     throw_user(
-        "{}: it is on {}, which is {}; state belongs on a local disk: set offload.path to one, or "
+        "{}: it is on {}, which is {}; what is offloaded belongs on a local disk: set offload.path "
+        "to one, or "
         "offload.any_file_system = true",
         key_and_path(p, directory_), system.name, system.in_memory ? "memory" : "a network");
   }
   const std::int64_t slot = p.plan.checkpoint_bytes, slots = p.spec.offload.slots;
-  const std::int64_t wanted = is_recovered() ? slot : (slots + 1) * slot;
+  const std::int64_t wanted = !p.spec.offload.state ? 0
+                              : is_recovered()      ? slot
+                                                    : (slots + 1) * slot;
   if (system.free_bytes < wanted) {
     throw_user(
         "{}: {} are free, and the state takes {} ({} of {} each, and one for a checkpoint){}",
         key_and_path(p, directory_), format_bytes(system.free_bytes), format_bytes(wanted), slots,
         format_bytes(slot), slots == 2 ? "; offload.slots = 1 takes a third less" : "");
+  }
+  const std::int64_t activations = ranks * p.plan.activations.disk_bytes;
+  if (system.free_bytes - wanted < activations) {
+    throw_user(
+        "{}: {} are free{}, and the activations of a micro-batch take {}; a smaller "
+        "training.micro_batch_size takes less",
+        key_and_path(p, directory_), format_bytes(system.free_bytes - wanted),
+        wanted > 0 ? " beside the state" : "", format_bytes(activations));
   }
 }
 
@@ -93,11 +104,13 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   std::error_code error;
   const bool there = fs::exists(directory, error);
   const std::int64_t any = from_leader(rank.comm, "state on disk", there ? 1 : 0);
-  if (any == 0 && !p.spec.offload.state) return;
+  has_state_ = p.spec.offload.state;
+  const bool needed = has_state_ || p.plan.activations.on_disk();
+  if (any == 0 && !needed) return;
   directory_ = directory;
   find_state(rank, p, checkpoint ? checkpoint->step() : -1);
   keeps_ = is_recovered();
-  if (!p.spec.offload.state) {
+  if (!needed) {
     if (leads_) remove_all();
     directory_.clear();
     return;
@@ -107,7 +120,7 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   p.spec.offload.directory = directory_;
   barrier(rank.comm, "state on disk");
   try {
-    require_place(p);
+    require_place(p, rank.ranks_on_node);
   } catch (...) {
     if (!keeps_) remove_all();  // every rank: the others may not come to it
     throw;

@@ -26,18 +26,18 @@ class OffloadPlace {
   const OffloadedRun& run() const { return run_; }
   bool is_recovered() const { return run_.recovered.has_value(); }
   /// Training begins: from now on the state is what an interrupted run goes on from.
-  void keep() { keeps_ = true; }
+  void keep() { keeps_ = has_state_; }
   /// Removes the state of a run that has ended, whose last step is saved; all ranks together.
   void remove(Communicator& comm);
 
  private:
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
-  void require_place(const Prepared& p) const;
+  void require_place(const Prepared& p, int ranks) const;
   void remove_all() noexcept;
 
   std::filesystem::path directory_;
   OffloadedRun run_;
-  bool leads_ = false, keeps_ = false;
+  bool leads_ = false, has_state_ = false, keeps_ = false;
 };
 
 }  // namespace thimble

@@ -121,7 +121,7 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
-  if (plan.offload) add_disk_rate(a, job, known);
+  if (plan.offload || plan.activations.on_disk()) add_disk_rate(a, job, known);
   return known;
 }
 
@@ -144,8 +144,8 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 }
 
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
-nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
-                                    const KnownRates& known) {
+nlohmann::ordered_json state_json(const TrainSpec& spec, const TrainPlan& plan,
+                                  const KnownRates& known) {
   if (!plan.offload) return {{"state", "memory"}};
   const StepTime time = predict_step(spec, plan, known.rates);
   return {{"state", "ssd"},
@@ -155,6 +155,18 @@ nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan
           {"written_bytes", plan.disk.written},
           {"update_s",
            time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}};
+}
+
+nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
+                                    const KnownRates& known) {
+  nlohmann::ordered_json json = state_json(spec, plan, known);
+  json["activations"] = job::spelling(plan.activations.place);
+  if (plan.activations.on_disk()) {
+    json["activation_disk_bytes"] = plan.activations.disk_bytes;
+    json["activation_read_bytes"] = plan.activations.disk.read;
+    json["activation_written_bytes"] = plan.activations.disk.written;
+  }
+  return json;
 }
 
 nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
@@ -204,27 +216,38 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
           {"phases", phases}};
 }
 
-// What updates of a state on disk add, and how much is written in a day of steps.
+// What forward and backward passes move.
+std::string passes_text(const TrainPlan& plan, const StepTime& time) {
+  std::string moved;
+  if (plan.disk_read_by_passes > 0)
+    moved += fmt::format("weights: {} read, ", format_bytes(plan.disk_read_by_passes));
+  if (plan.activations.on_disk())
+    moved += fmt::format("activations: {} written and {} read, ",
+                         format_bytes(plan.activations.disk.written),
+                         format_bytes(plan.activations.disk.read));
+  if (moved.empty()) return "";
+  return fmt::format("\n{}by forward and backward passes, {:.3g} s, meanwhile", moved,
+                     time.pass_disk_s);
+}
+
+// What a disk adds to a step, and how much is written in a day of steps.
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
-  if (!plan.offload) return "";
+  if (!plan.offload && !plan.activations.on_disk()) return "";
   if (known.disk_from.empty())
-    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of "
-           "updates";
+    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time that "
+           "it takes";
   const StepTime time = predict_step(spec, plan, known.rates);
   const double passes_s = std::max(time.compute_s, time.pass_disk_s);
   const double step_s = passes_s + time.disk_s;
-  const std::string weights =
-      plan.disk_read_by_passes == 0
-          ? ""
-          : fmt::format("\nweights: {} read by forward and backward passes, {:.3g} s, meanwhile",
-                        format_bytes(plan.disk_read_by_passes), time.pass_disk_s);
-  return weights + fmt::format(
-                       "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
-                       "matmuls; a step is bounded by {}, "
-                       "{:.3g} TB are written per day",
-                       time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-                       time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-                       static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
+  const auto written = static_cast<double>(plan.disk.written + plan.activations.disk.written);
+  return passes_text(plan, time) +
+         fmt::format(
+             "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
+             "matmuls; a step is bounded by {}, "
+             "{:.3g} TB are written per day",
+             time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+             time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+             written * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {

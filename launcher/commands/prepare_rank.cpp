@@ -133,6 +133,11 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
       from_leader(comm, "where state is", job.offload.state.is_auto() ? -1 : place());
   job.offload.state.value.reset();
   if (decided >= 0) job.offload.state.value = static_cast<job::StatePlace>(decided);
+  const auto& activations = job.offload.activations.value;
+  const std::int64_t away = from_leader(comm, "where activations are",
+                                        activations ? static_cast<std::int64_t>(*activations) : -1);
+  job.offload.activations.value.reset();
+  if (away >= 0) job.offload.activations.value = static_cast<ActivationPlace>(away);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -192,7 +197,7 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, offload;
+  bool micro_batch, zero_stage, matmul, offload, activations;
 };
 
 // Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
@@ -200,13 +205,14 @@ struct OpenValues {
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.offload) {
+  if (open.micro_batch || open.zero_stage || open.offload || open.activations) {
     p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
       if (open.offload) job.offload.state.value.reset();
+      if (open.activations) job.offload.activations.value.reset();
       read_spec(p, threads);
     }
   }
@@ -219,6 +225,8 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
   job.offload.state.value = from_leader(comm, "where state is", p.plan.offload ? 1 : 0) == 1
                                 ? job::StatePlace::kSsd
                                 : job::StatePlace::kMemory;
+  job.offload.activations.value = static_cast<ActivationPlace>(from_leader(
+      comm, "where activations are", static_cast<std::int64_t>(p.plan.activations.place)));
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
@@ -235,7 +243,8 @@ Prepared prepare_rank(const RankSetting& rank) {
   const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
                         .zero_stage = !p.job.parallelism.zero_stage.value,
                         .matmul = !p.job.training.matmul.value,
-                        .offload = p.job.offload.state.is_auto()};
+                        .offload = p.job.offload.state.is_auto(),
+                        .activations = p.job.offload.activations.is_auto()};
   open_run(rank, p);
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);

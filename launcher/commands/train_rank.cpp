@@ -160,6 +160,11 @@ int run_trainer(Trainer& trainer, Communicator& comm, OffloadPlace& offload) {
   });
 }
 
+std::function<DiskTraffic()> disk_traffic_of(const AssembledEngine& assembled) {
+  if (!assembled.offload && assembled.activations == nullptr) return {};
+  return [&assembled] { return assembled.disk_traffic(); };
+}
+
 // Everything between the first allocation and the first step.
 void begin_training(const RankSetting& rank, Prepared& p, TrainEngine& engine) {
   barrier(rank.comm, "the first step");
@@ -216,6 +221,7 @@ int train_rank(const RankSetting& rank) {
        .model = assembled.model,
        .files = *files,
        .offload = assembled.offload.get(),
+       .disk_traffic = disk_traffic_of(assembled),
        .saved_step = checkpoint ? checkpoint->step() : -1,
        .is_recovered = offload.is_recovered(),
        .log = log ? &*log : nullptr,

@@ -63,6 +63,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.memory.budget, job.memory.budget, unset);
   adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
   adopt(run.offload.state, job.offload.state, unset);
+  adopt(run.offload.activations, job.offload.activations, unset);
   adopt(run.training.grad_dtype, job.training.grad_dtype, unset);
   adopt(run.training.matmul, job.training.matmul, unset);
   adopt(run.data.excess_length_strategy, job.data.excess_length_strategy, unset);

@@ -177,11 +177,15 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
   const bool weights = o.weights == job::StatePlace::kSsd;
   if (weights && o.state.value == job::StatePlace::kMemory)
     throw_user("offload.weights = \"ssd\" needs offload.state = \"ssd\"");
+  const ActivationPlace activations = o.activations.value.value_or(ActivationPlace::kMemory);
+  if (activations == ActivationPlace::kHost && job.device == DeviceKind::kCpu)
+    throw_user("offload.activations = \"host\": allowed with device = \"cuda\"");
   return {.state = weights || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
           .directory = {},
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
-          .slots = static_cast<int>(o.slots)};
+          .slots = static_cast<int>(o.slots),
+          .activations = activations};
 }
 
 }  // namespace
@@ -213,6 +217,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
   spec.offload = offload_spec(job);
   spec.any_offload = !spec.offload.state && job.offload.state.is_auto();
+  spec.any_activations = job.offload.activations.is_auto();
   return spec;
 }
 

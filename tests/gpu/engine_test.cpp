@@ -63,13 +63,16 @@ TEST_F(GpuEngine, RecomputedFusedAndSplitGiveTheSameBits) {
     return train(alone, s, batches_of(0, 1, 1, -1));
   };
   const Outcome want = run(plain);
-  std::vector<Setting> same(7, plain);
+  std::vector<Setting> same(11, plain);
   same[1].recompute = Recompute::kFull;
   same[2].recompute = Recompute::kSelective;
   same[3].fused = true;
   same[3].clip_mode = ClipMode::kPerTensor;
   same[4].master = same[6].master = MasterFormat::kSplit;
   same[5].disk = same[6].disk = TestDisk{.weights = true};
+  same[7].activations = same[8].activations = ActivationPlace::kHost;
+  same[9].activations = same[10].activations = ActivationPlace::kSsd;
+  same[8].recompute = same[10].recompute = Recompute::kSelective;
   for (std::size_t i = 0; i < same.size(); ++i) {
     const Outcome got = run(same[i]);
     EXPECT_EQ(got.losses, want.losses) << i;
