@@ -36,6 +36,13 @@ void require_projecting(const OptimizerSpec& spec) {
              spec.main.optimizer.name, names);
 }
 
+// What the engine has to know of what lies on disk.
+EngineOptions engine_options(const TrainSpec& spec) {
+  EngineOptions options = spec.engine;
+  options.stored_gradients = spec.offload.gradients;
+  return options;
+}
+
 }  // namespace
 
 void freeze_parameters(const std::vector<std::string>& patterns, Transformer& model) {
@@ -77,7 +84,8 @@ AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicat
       offload(spec.offload.state
                   ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
                   : nullptr),
-      engine(in_load_phase(arena), model, optimizer, spec.engine, {comm, stores(spec.offload)}) {}
+      engine(in_load_phase(arena), model, optimizer, engine_options(spec),
+             {comm, stores(spec.offload)}) {}
 
 EngineStores AssembledEngine::stores(const OffloadSpec& spec) {
   EngineStores stores = offload ? offload->stores() : EngineStores{};
@@ -95,10 +103,7 @@ EngineStores AssembledEngine::stores(const OffloadSpec& spec) {
 
 DiskTraffic AssembledEngine::disk_traffic() const {
   DiskTraffic all = offload ? offload->home()->traffic() : DiskTraffic{};
-  if (activations != nullptr) {
-    all.read += activations->traffic().read;
-    all.written += activations->traffic().written;
-  }
+  if (activations != nullptr) all += activations->traffic();
   return all;
 }
 

@@ -77,6 +77,7 @@ bool TrainEngine::micro_batches_repeat() const {
 
 StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
   step_ = 0;
+  if (stored_) stored_->begin_step(0);
   TH_CHECK(!fused_, "gradients are not kept");
   const Sums sums = run_micro_batches(micro_batches);
   return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,

@@ -20,6 +20,7 @@
 #include "parallel/parallel_plan.h"
 #include "train/fused_update.h"
 #include "train/state_forecast.h"
+#include "train/stored_gradients.h"
 
 namespace thimble {
 
@@ -43,8 +44,9 @@ struct EngineOptions {
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
   std::uint64_t seed = 42;  // of stochastic rounding and what else is random in updates
   std::int64_t seq_len = 0;
-  int ranks_on_gpu = 0;  // ranks that share a GPU; 0: the engine finds out
-  bool graphs = true;    // on a GPU, micro-batches that repeat are replayed as one CUDA graph
+  bool stored_gradients = false;  // gradients wait with the state, not in memory
+  int ranks_on_gpu = 0;           // ranks that share a GPU; 0: the engine finds out
+  bool graphs = true;  // on a GPU, micro-batches that repeat are replayed as one CUDA graph
 };
 
 struct StepResult {
@@ -169,6 +171,8 @@ class TrainEngine {
   bool micro_batches_repeat() const;
   void begin_step(std::int64_t step);
   void begin_backward(bool updates);
+  std::vector<StateUse> uses(const StateForecast::Event& event) const;
+  void store_gradients();
   void update(std::span<const UpdateItem> items, const UpdateStep& step, bool announced);
   StepResult plain_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
@@ -200,7 +204,8 @@ class TrainEngine {
   UpdateLoop loop_;
   std::unique_ptr<UpdateLoop::Client> client_;
   StateForecast forecast_;
-  std::unique_ptr<FusedUpdate> fused_;  // if asked for
+  std::unique_ptr<FusedUpdate> fused_;       // if asked for
+  std::unique_ptr<StoredGradients> stored_;  // if asked for
   double last_grad_norm_ = 0;
   std::vector<UpdateItem> items_;           // all that is trained
   std::vector<UpdateItem> active_;          // what the running step updates

@@ -216,20 +216,6 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
           {"phases", phases}};
 }
 
-// What forward and backward passes move.
-std::string passes_text(const TrainPlan& plan, const StepTime& time) {
-  std::string moved;
-  if (plan.disk_read_by_passes > 0)
-    moved += fmt::format("weights: {} read, ", format_bytes(plan.disk_read_by_passes));
-  if (plan.activations.on_disk())
-    moved += fmt::format("activations: {} written and {} read, ",
-                         format_bytes(plan.activations.disk.written),
-                         format_bytes(plan.activations.disk.read));
-  if (moved.empty()) return "";
-  return fmt::format("\n{}by forward and backward passes, {:.3g} s, meanwhile", moved,
-                     time.pass_disk_s);
-}
-
 // What a disk adds to a step, and how much is written in a day of steps.
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
   if (!plan.offload && !plan.activations.on_disk()) return "";
@@ -239,15 +225,22 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
   const StepTime time = predict_step(spec, plan, known.rates);
   const double passes_s = std::max(time.compute_s, time.pass_disk_s);
   const double step_s = passes_s + time.disk_s;
-  const auto written = static_cast<double>(plan.disk.written + plan.activations.disk.written);
-  return passes_text(plan, time) +
+  const DiskTraffic &moved = plan.disk_by_passes, &activations = plan.activations.disk;
+  const std::string passes =
+      time.pass_disk_s == 0
+          ? ""
+          : fmt::format(
+                "\nforward and backward passes: {} read and {} written, {:.3g} s, meanwhile",
+                format_bytes(moved.read + activations.read),
+                format_bytes(moved.written + activations.written), time.pass_disk_s);
+  return passes +
          fmt::format(
              "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
              "matmuls; a step is bounded by {}, "
              "{:.3g} TB are written per day",
              time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
              time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-             written * 86400 / step_s / 1e12);
+             static_cast<double>(plan.disk.written + activations.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {

@@ -120,6 +120,7 @@ struct Setting {
   std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
   std::int64_t small_elements = 64;
+  bool stored_gradients = false;   // where the state is
   bool hostile = false;            // stores, whatever the environment says
   std::optional<TestDisk> disk{};  // the same
   std::optional<ActivationPlace> activations{};
@@ -165,7 +166,8 @@ inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
           .clip_mode = s.clip_mode,
           .fused_backward = s.fused,
           .master = s.master,
-          .seq_len = kSeq};
+          .seq_len = kSeq,
+          .stored_gradients = s.stored_gradients};
 }
 
 inline EngineStores stores_of(const Setting& s, const TrainableModel& model,

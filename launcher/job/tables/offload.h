@@ -19,6 +19,7 @@ inline constexpr std::array kSpellings<ActivationPlace>{
 struct OffloadConfig {
   Auto<StatePlace> state;
   StatePlace weights = StatePlace::kMemory;
+  StatePlace gradients = StatePlace::kMemory;
   Auto<ActivationPlace> activations;
   std::string path;
   std::int64_t slots = 2;
@@ -40,6 +41,13 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
              "the same results to the bit, so that at most two layers of a model are in memory; "
              "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
          .value = choice(offload.weights),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "gradients",
+         .doc = "Where gradients wait for the update; ssd: on disk, written as the backward pass "
+                "completes them, with the same results to the bit; needs state = \"ssd\", and on "
+                "several ranks parallelism.zero_stage = 2 or 3; not with fused_backward, which "
+                "keeps none",
+         .value = choice(offload.gradients),
          .resume = ResumeClass::kContinues});
   visit({.name = "activations",
          .doc = "Where what the backward pass needs of the forward pass is between the two; ssd: "
