@@ -1,6 +1,7 @@
 #include "plan/train_plan.h"
 
 #include <algorithm>
+#include <optional>
 
 #include "checkpoint/checkpoint_arrays.h"
 
@@ -125,21 +126,6 @@ DiskOfStep disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const R
   return {with_more(two.all, three.all, more), with_more(two.by_passes, three.by_passes, more)};
 }
 
-// Micro-batches do the same, one after the other.
-ActivationPlan plan_activations(const TrainSpec& spec, const BatchPlan& batch,
-                                const RankPlace& place) {
-  ActivationPlan plan{.place = spec.offload.activations, .disk = {}};
-  if (!plan.on_disk()) return plan;
-  PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
-  planned.assembled.engine.step(
-      std::vector<Batch>{planned_batch(batch.micro_batch, spec.engine.seq_len)}, 1, 0);
-  const OffloadedActivations& activations = *planned.assembled.activations;
-  plan.disk = {.read = batch.accumulation_steps * activations.traffic().read,
-               .written = batch.accumulation_steps * activations.traffic().written};
-  plan.disk_bytes = activations.most_on_disk();
-  return plan;
-}
-
 bool has_int8(const TrainSpec& spec) {
   Transformer model(spec.model);
   freeze_parameters(spec.freeze, model);
@@ -149,9 +135,8 @@ bool has_int8(const TrainSpec& spec) {
                      [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
 }
 
-}  // namespace
-
-TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
+// With what is said of activations; see plan_training().
+TrainPlan plan_choice(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
   TrainPlan plan;
   plan.budget = budget;
   TrainSpec tried = spec;
@@ -186,7 +171,33 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   plan.groups = planned.assembled.optimizer.summary();
   if (place.ranks > 1)
     plan.traffic = plan_traffic(planned.assembled.engine, tried, plan.batch, place);
+  plan.recompute = tried.engine.recompute;
   return plan;
+}
+
+// What may become of activations, in the order in which it is tried. Recompute that is open is
+// settled before state goes to disk, and activations go there after it otherwise.
+std::vector<TrainSpec> choices_in_order(const TrainSpec& spec, const RankPlace& place,
+                                        const Rates& rates) {
+  std::vector<TrainSpec> choices = activation_choices(spec, place, rates);
+  if (!spec.any_recompute || !spec.any_offload) return choices;
+  std::vector<TrainSpec> in_memory = choices;
+  for (TrainSpec& choice : in_memory) choice.any_offload = false;
+  choices.insert(choices.begin(), in_memory.begin(), in_memory.end());
+  return choices;
+}
+
+}  // namespace
+
+TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place,
+                        const Rates& rates) {
+  std::optional<TrainPlan> least;
+  for (const TrainSpec& choice : choices_in_order(spec, place, rates)) {
+    TrainPlan plan = plan_choice(choice, budget, place);
+    if (plan.fits) return plan;
+    if (!least || plan.memory.extent_bytes < least->memory.extent_bytes) least = std::move(plan);
+  }
+  return least.value();
 }
 
 TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place) {
@@ -195,6 +206,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.zero_stage = plan.zero_stage;
   spec.offload.state = plan.offload;
   spec.offload.activations = plan.activations.place;
+  spec.engine.recompute = plan.recompute;
   return spec;
 }
 

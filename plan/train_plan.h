@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "offload/slot_disk.h"
-#include "plan/memory_plan.h"
+#include "plan/activation_plan.h"
 
 namespace thimble {
 
@@ -18,14 +18,6 @@ struct Budget {
   std::string bound_by;  // "memory.budget", "free memory", "cgroup limit"
 };
 
-/// Where activations are between the passes.
-struct ActivationPlan {
-  ActivationPlace place = ActivationPlace::kMemory;
-  DiskTraffic disk;             // of a rank in one step
-  std::int64_t disk_bytes = 0;  // of a rank, at most
-  bool on_disk() const { return place == ActivationPlace::kSsd; }
-};
-
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
@@ -33,7 +25,8 @@ struct TrainPlan {
   DiskTraffic disk;            // of this rank in one step
   DiskTraffic disk_by_passes;  // of it, during forward and backward passes
   ActivationPlan activations;  // beside that
-  StepTraffic traffic;         // of this rank in one step
+  Recompute recompute = Recompute::kNone;
+  StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much
   std::int64_t checkpoint_bytes = 0;
@@ -42,9 +35,10 @@ struct TrainPlan {
 };
 
 /// Finds the lowest ZeRO stage, from the spec's on, and the largest micro-batch that fit the
-/// budget; what the spec fixes stays. plan.fits is false if nothing does. Throws UserError for
-/// settings that do not go together.
-TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {});
+/// budget, with the first of the activation_choices() for which some do; what the spec fixes stays.
+/// plan.fits is false if nothing does. Throws UserError for settings that do not go together.
+TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {},
+                        const Rates& rates = {});
 
 /// The spec with what the plan has settled.
 TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place);

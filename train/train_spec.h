@@ -40,6 +40,7 @@ struct TrainSpec {
   bool any_zero_stage = false;              // the plan may raise engine.zero_stage
   bool any_offload = false;                 // the plan may set offload.state
   bool any_activations = false;             // the plan may set offload.activations
+  bool any_recompute = false;               // the plan may set engine.recompute
   std::vector<std::int64_t> sample_prompt_tokens;  // lengths of the prompts decoded at evaluations
 };
 

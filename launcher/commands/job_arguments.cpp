@@ -94,11 +94,13 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
                 format_bytes(plan.activations.disk_bytes),
                 format_bytes(plan.activations.disk.written),
                 format_bytes(plan.activations.disk.read));
+  const std::string recompute =
+      spec.any_recompute ? fmt::format("\nrecompute: {}", job::spelling(plan.recompute)) : "";
   const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
       "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
       "{} {}), budget "
-      "{} ({}){}{}{}\ndisk: {} per checkpoint, {} for the exported model",
+      "{} ({}){}{}{}{}\ndisk: {} per checkpoint, {} for the exported model",
       static_cast<double>(spec.model.num_parameters()) / 1e6, weights_text(spec.engine),
       optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
@@ -106,7 +108,7 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
       gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
           : "",
-      offload, activations, format_bytes(plan.checkpoint_bytes),
+      recompute, offload, activations, format_bytes(plan.checkpoint_bytes),
       format_bytes(export_disk_bytes(spec)));
 }
 

@@ -15,7 +15,6 @@
 #include "launcher/commands/run_outlook.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
-#include "offload/disk_speed.h"
 #include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
@@ -85,25 +84,11 @@ void add_disk_rate(const PlanArguments& a, const job::JobConfig& job, KnownRates
     return;
   }
   if (a.ranks > a.ranks_on_node) return;
-  try {
-    namespace fs = std::filesystem;
-    fs::path where = job.offload.path.empty() ? job.output_dir : job.offload.path;
-    while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
-    const DiskSpeed speed = measure_disk_speed({.directory = where.empty() ? "." : where,
-                                                .size_bytes = 256 * kMiB,
-                                                .seconds = 1,
-                                                .queue_depths = {16},
-                                                .request_bytes = {4 * kMiB}});
-    known.rates.disk_bytes_per_s = speed.best.mixed / sharing;
-    known.disk_from = "measured here";
-  } catch (const std::runtime_error& e) {
-    spdlog::warn("the disk was not measured: {}", e.what());
-  }
+  known.rates.disk_bytes_per_s = measure_disk_rate(job) / sharing;
+  if (known.rates.disk_bytes_per_s > 0) known.disk_from = "measured here";
 }
 
-KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConfig& job,
-                       const TrainPlan& plan) {
-  KnownRates known;
+void add_matmul_rate(const PlanArguments& a, const TrainSpec& spec, KnownRates& known) {
   if (a.tflops) {
     known.rates.flops_per_s = *a.tflops * 1e12;
     known.flops_from = "given";
@@ -114,6 +99,22 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
         measure_matmul_rate(spec.device, spec.engine.dtype) / sharing_of(spec.device, a);
     known.flops_from = "measured here";
   }
+}
+
+// What a choice is made by.
+KnownRates rates_for_plan(const PlanArguments& a, const TrainSpec& spec,
+                          const job::JobConfig& job) {
+  KnownRates known;
+  if (!spec.any_recompute) return known;
+  add_matmul_rate(a, spec, known);
+  add_disk_rate(a, job, known);
+  return known;
+}
+
+// And what the times of the plan are told by.
+void add_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConfig& job,
+               const TrainPlan& plan, KnownRates& known) {
+  if (known.flops_from.empty()) add_matmul_rate(a, spec, known);
   if (a.gb_per_s) {
     known.rates.bytes_per_s = *a.gb_per_s * 1e9;
     known.bytes_from = "given";
@@ -121,8 +122,8 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
-  if (plan.offload || plan.activations.on_disk()) add_disk_rate(a, job, known);
-  return known;
+  if (known.disk_from.empty() && (plan.offload || plan.activations.on_disk()))
+    add_disk_rate(a, job, known);
 }
 
 // The least time of a step that can be told from these rates.
@@ -160,6 +161,7 @@ nlohmann::ordered_json state_json(const TrainSpec& spec, const TrainPlan& plan,
 nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
                                     const KnownRates& known) {
   nlohmann::ordered_json json = state_json(spec, plan, known);
+  json["recompute"] = job::spelling(plan.recompute);
   json["activations"] = job::spelling(plan.activations.place);
   if (plan.activations.on_disk()) {
     json["activation_disk_bytes"] = plan.activations.disk_bytes;
@@ -298,9 +300,11 @@ void run_plan(const PlanArguments& arguments) {
   const RunOutlook outlook = look_ahead(job, spec, *tokenizer);
   // Nothing is known of the memory of other machines: what does not fit is planned all the same.
   const bool knows_memory = arguments.ranks == 1 || job.memory.budget.value.has_value();
-  const TrainPlan plan =
-      plan_job(spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport);
-  const KnownRates known = known_rates(arguments, spec, job, plan);
+  KnownRates known = rates_for_plan(arguments, spec, job);
+  const TrainPlan plan = plan_job(
+      spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport, known.rates);
+  spec.engine.recompute = plan.recompute;
+  add_rates(arguments, spec, job, plan, known);
   const double step_s = least_step_s(spec, plan, known);
   if (arguments.json) {
     nlohmann::ordered_json json = plan_json(spec, plan, known);

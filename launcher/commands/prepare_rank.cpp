@@ -23,6 +23,7 @@
 #include "launcher/run/rank_environment.h"
 #include "launcher/trainer/job_length.h"
 #include "parallel/collectives.h"
+#include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
 namespace thimble {
@@ -138,6 +139,11 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
                                         activations ? static_cast<std::int64_t>(*activations) : -1);
   job.offload.activations.value.reset();
   if (away >= 0) job.offload.activations.value = static_cast<ActivationPlace>(away);
+  const auto& recompute = job.memory.recompute.value;
+  const std::int64_t again = from_leader(comm, "what is computed again",
+                                         recompute ? static_cast<std::int64_t>(*recompute) : -1);
+  job.memory.recompute.value.reset();
+  if (again >= 0) job.memory.recompute.value = static_cast<Recompute>(again);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -197,26 +203,34 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, offload, activations;
+  bool micro_batch, zero_stage, matmul, offload, activations, recompute;
 };
+
+// What the leader chooses by.
+Rates choice_rates(Communicator& comm, const Prepared& p) {
+  if (comm.rank() != 0 || !p.spec.any_recompute) return {};
+  const double flops_per_s = measure_matmul_rate(p.spec.device, p.spec.engine.dtype);
+  return {.flops_per_s = flops_per_s, .disk_bytes_per_s = measure_disk_rate(p.job) / comm.size()};
+}
 
 // Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
 // still fit, what rank 0 finds otherwise.
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.offload || open.activations) {
-    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
+  if (open.micro_batch || open.zero_stage || open.offload || open.activations || open.recompute) {
+    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport, choice_rates(comm, p));
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
       if (open.offload) job.offload.state.value.reset();
       if (open.activations) job.offload.activations.value.reset();
+      if (open.recompute) job.memory.recompute.value.reset();
       read_spec(p, threads);
     }
   }
-  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
+  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse, choice_rates(comm, p));
   // Ranks on nodes with less memory than rank 0's would find other answers.
   job.training.micro_batch_size.value =
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
@@ -227,6 +241,8 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
                                 : job::StatePlace::kMemory;
   job.offload.activations.value = static_cast<ActivationPlace>(from_leader(
       comm, "where activations are", static_cast<std::int64_t>(p.plan.activations.place)));
+  job.memory.recompute.value = static_cast<Recompute>(
+      from_leader(comm, "what is computed again", static_cast<std::int64_t>(p.plan.recompute)));
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
@@ -244,7 +260,8 @@ Prepared prepare_rank(const RankSetting& rank) {
                         .zero_stage = !p.job.parallelism.zero_stage.value,
                         .matmul = !p.job.training.matmul.value,
                         .offload = p.job.offload.state.is_auto(),
-                        .activations = p.job.offload.activations.is_auto()};
+                        .activations = p.job.offload.activations.is_auto(),
+                        .recompute = p.job.memory.recompute.is_auto()};
   open_run(rank, p);
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);

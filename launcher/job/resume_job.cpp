@@ -61,6 +61,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.threads, job.threads, unset);
   adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
   adopt(run.memory.budget, job.memory.budget, unset);
+  adopt(run.memory.recompute, job.memory.recompute, unset);
   adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
   adopt(run.offload.state, job.offload.state, unset);
   adopt(run.offload.activations, job.offload.activations, unset);

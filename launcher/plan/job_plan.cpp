@@ -1,8 +1,11 @@
 #include "launcher/plan/job_plan.h"
 
+#include <spdlog/spdlog.h>
+
 #include "core/device/gpu.h"
 #include "launcher/plan/plan_refusal.h"
 #include "launcher/run/machine.h"
+#include "offload/disk_speed.h"
 
 namespace thimble {
 namespace {
@@ -27,10 +30,27 @@ Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const Ran
           fmt::format("{}, for {} ranks", bound, place.ranks_on_node)};
 }
 
+double measure_disk_rate(const job::JobConfig& job) {
+  try {
+    namespace fs = std::filesystem;
+    fs::path where = job.offload.path.empty() ? job.output_dir : job.offload.path;
+    while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
+    return measure_disk_speed({.directory = where.empty() ? "." : where,
+                               .size_bytes = 256 * kMiB,
+                               .seconds = 1,
+                               .queue_depths = {16},
+                               .request_bytes = {4 * kMiB}})
+        .best.mixed;
+  } catch (const std::runtime_error& e) {
+    spdlog::warn("the disk was not measured: {}", e.what());
+    return 0;
+  }
+}
+
 TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankPlace& place,
-                   IfTooLarge if_too_large) {
+                   IfTooLarge if_too_large, const Rates& rates) {
   TrainPlan plan =
-      plan_training(spec, resolve_budget(job.memory.budget, spec.device, place), place);
+      plan_training(spec, resolve_budget(job.memory.budget, spec.device, place), place, rates);
   if (!plan.fits && if_too_large == IfTooLarge::kRefuse)
     refuse_plan({settled(spec, plan, place), job, place}, plan.memory, plan.budget);
   return plan;

@@ -17,9 +17,13 @@ enum class IfTooLarge : std::uint8_t {
   kReport,  // plan.fits is false
 };
 
-/// Settles the ZeRO stage and the micro-batch that the job leaves open. `spec`: make_spec(job),
+/// Bytes per second that the disk of the job's offload.path reads and writes at once, measured in a
+/// second; 0, with a warning, if it cannot be measured.
+double measure_disk_rate(const job::JobConfig& job);
+
+/// Settles what the job leaves open; see plan_training(). `spec`: make_spec(job),
 /// with the lengths of its sample prompts. Throws UserError for a job that cannot be planned.
 TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankPlace& place,
-                   IfTooLarge if_too_large);
+                   IfTooLarge if_too_large, const Rates& rates = {});
 
 }  // namespace thimble

@@ -164,7 +164,7 @@ EngineOptions engine_options(const job::JobConfig& job) {
   return {.dtype = job.model.dtype,
           .fp8 = job.model.linear_dtype == job::LinearDType::kFP8,
           .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
-          .recompute = job.memory.recompute,
+          .recompute = job.memory.recompute.value.value_or(Recompute::kNone),
           .zero_stage =
               static_cast<int>(job.parallelism.zero_stage.value.value_or(least_stage(job.offload))),
           .comm_dtype = job.parallelism.reduce_dtype,
@@ -226,6 +226,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
   spec.offload = offload_spec(job);
   spec.any_offload = !spec.offload.state && job.offload.state.is_auto();
+  spec.any_recompute = job.memory.recompute.is_auto();
   spec.any_activations = job.offload.activations.is_auto();
   return spec;
 }

@@ -103,6 +103,12 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     proposals.consider(edit);
   }
   propose_weights_on_disk(planned, proposals);
+  const bool can_move = spec.device == DeviceKind::kCpu && !spec.any_activations;
+  if (can_move && spec.offload.activations == ActivationPlace::kMemory) {
+    Edit edit{"offload.activations = \"ssd\"", " (passes at the speed of the disk at least)", spec};
+    edit.spec.offload.activations = ActivationPlace::kSsd;
+    proposals.consider(edit);
+  }
   if (spec.engine.recompute == Recompute::kNone) {
     Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", spec};
     edit.spec.engine.recompute = Recompute::kSelective;
