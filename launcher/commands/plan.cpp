@@ -235,14 +235,15 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
                 "\nforward and backward passes: {} read and {} written, {:.3g} s, meanwhile",
                 format_bytes(moved.read + activations.read),
                 format_bytes(moved.written + activations.written), time.pass_disk_s);
-  return passes +
-         fmt::format(
-             "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
-             "matmuls; a step is bounded by {}, "
-             "{:.3g} TB are written per day",
-             time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-             time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-             static_cast<double>(plan.disk.written + activations.written) * 86400 / step_s / 1e12);
+  const std::string update =
+      plan.offload ? fmt::format("\nupdate: {:.3g} s, after the matmuls", time.disk_s) : "";
+  return passes + update +
+         fmt::format("\nat {:.3g} GB/s of the disk per rank ({}) a step is bounded by {}, {:.3g} TB "
+                     "are written per day",
+                     known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+                     time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+                     static_cast<double>(plan.disk.written + activations.written) * 86400 /
+                         step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
