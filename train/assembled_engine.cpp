@@ -40,6 +40,7 @@ void require_projecting(const OptimizerSpec& spec) {
 EngineOptions engine_options(const TrainSpec& spec) {
   EngineOptions options = spec.engine;
   options.stored_gradients = spec.offload.gradients;
+  options.delayed_update = spec.offload.delayed_update;
   return options;
 }
 

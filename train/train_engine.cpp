@@ -4,7 +4,6 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "core/device/gpu.h"
@@ -16,7 +15,6 @@
 #include "train/engine_stores.h"
 #include "train/fp8_check.h"
 #include "train/gpu_sharing.h"
-#include "train/gradient_clipping.h"
 #include "train/weight_loading.h"
 
 namespace thimble {
@@ -164,7 +162,21 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
     gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
   if (options.stored_gradients) store_gradients();
+  if (options.delayed_update) delay_updates();
   tables_ = model.make_tables(arena, options.seq_len);
+}
+
+void TrainEngine::delay_updates() {
+  if (fused_) {
+    throw_user(
+        "offload.delayed_update = true: with optimizer.fused_backward = true the update runs in "
+        "the backward pass already; allowed with false");
+  }
+  delayed_ = std::make_unique<DelayedUpdate>(
+      model_, [this](std::span<const UpdateItem> items, const UpdateStep& step) {
+        update(items, step, true);
+        store_->publish();
+      });
 }
 
 void TrainEngine::store_gradients() {
@@ -259,6 +271,8 @@ void TrainEngine::keep_state_of(std::int64_t step) {
 }
 
 void TrainEngine::begin_step(std::int64_t step) {
+  // What is kept of the state may change with the step.
+  if (varies(optimizer_, model_.params())) finish_update();
   step_ = step;
   keep_state_of(step);
   if (stored_) stored_->begin_step(step);
@@ -295,86 +309,19 @@ std::vector<StateUse> TrainEngine::uses(const StateForecast::Event& event) const
   return loop_.uses(items, step_);
 }
 
-void TrainEngine::update(std::span<const UpdateItem> items, const UpdateStep& step,
-                         bool announced) {
-  if (!announced) state_.announce(loop_.uses(items, step.number));
-  loop_.step(*client_, items, step);
-}
-
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
   begin_step(step);
   const StepResult result =
       fused_ ? fused_step(micro_batches, step, lr) : plain_step(micro_batches, step, lr);
   if (commit_hook_) commit_hook_(result);
+  if (!delayed_ || !delayed_->is_pending()) commit(step);
+  return result;
+}
+
+void TrainEngine::commit(std::int64_t step) {
   phase("commit", true);
   state_.commit(step);
   phase("commit", false);
-  return result;
-}
-
-StepResult TrainEngine::plain_step(std::span<const Batch> micro_batches, std::int64_t step,
-                                   double lr) {
-  const Sums sums = run_micro_batches(micro_batches);
-  StepResult result{.trained_tokens = count_trained(micro_batches)};
-  phase("norm", true);
-  std::int32_t first_bad = -1;
-  const ExactSum squared = squares(first_bad);
-  agree(sums, squared, first_bad, result);
-  phase("norm", false);
-  if (result.skipped) {
-    gradients_->release_all();
-    return result;
-  }
-  phase("update", true);
-  for (UpdateItem& item : active_)
-    item.grad_scale = clip_factor(options_.max_grad_norm, result.grad_norm);
-  update(active_, {step, lr}, false);
-  store_->publish();
-  phase("update", false);
-  return result;
-}
-
-StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::int64_t step,
-                                   double lr) {
-  FusedUpdate::Step update{.update = {.number = step, .lr = lr}};
-  StepResult result{.trained_tokens = count_trained(micro_batches)};
-  Sums sums;
-  if (options_.clip_mode == ClipMode::kTwoPass) {
-    update.only_measures = true;
-    fused_->begin(update, active_);
-    sums = run_micro_batches(micro_batches);
-    const double norm = std::sqrt(fused_->squares().value());
-    if (!sums.usable || !fused_->skipped().empty()) {
-      const std::int32_t bad =
-          fused_->skipped().empty() ? -1 : static_cast<std::int32_t>(fused_->skipped().front());
-      ExactSum none;
-      none.add(std::numeric_limits<double>::quiet_NaN());
-      gradients_->release_all();
-      agree(sums, none, bad, result);
-      return result;
-    }
-    update.only_measures = false;
-    update.grad_scale = clip_factor(options_.max_grad_norm, norm);
-  } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
-    update.grad_scale = clip_factor(options_.max_grad_norm, last_grad_norm_);
-  } else if (options_.clip_mode == ClipMode::kPerTensor) {
-    update.max_tensor_norm = options_.max_grad_norm;
-  }
-  fused_->begin(update, active_);
-  sums = run_micro_batches(micro_batches);
-  if (sums.usable) store_->publish();
-  // Every rank has the sum over all of them.
-  const ExactSum squares = plan_.stage() == 0 || comm_.rank() == 0 ? fused_->squares() : ExactSum();
-  agree(sums, squares, -1, result);
-  if (result.skipped) {
-    gradients_->release_all();
-    return result;
-  }
-  result.skipped_tensors = static_cast<int>(fused_->skipped().size());
-  if (result.skipped_tensors > 0)
-    result.first_bad = model_.params().info(fused_->skipped().front()).name;
-  last_grad_norm_ = result.grad_norm;
-  return result;
 }
 
 }  // namespace thimble

@@ -238,12 +238,12 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
   const std::string update =
       plan.offload ? fmt::format("\nupdate: {:.3g} s, after the matmuls", time.disk_s) : "";
   return passes + update +
-         fmt::format("\nat {:.3g} GB/s of the disk per rank ({}) a step is bounded by {}, {:.3g} TB "
-                     "are written per day",
-                     known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-                     time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-                     static_cast<double>(plan.disk.written + activations.written) * 86400 /
-                         step_s / 1e12);
+         fmt::format(
+             "\nat {:.3g} GB/s of the disk per rank ({}) a step is bounded by {}, {:.3g} TB "
+             "are written per day",
+             known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+             time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+             static_cast<double>(plan.disk.written + activations.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {

@@ -191,6 +191,7 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
   return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
           .gradients = gradients,
+          .delayed_update = o.delayed_update,
           .directory = {},
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
           .slots = static_cast<int>(o.slots),

@@ -7,12 +7,6 @@ namespace {
 
 class StoredGradients : public testing::TestWithParam<int> {};
 
-void expect_same(const Outcome& got, const Outcome& want, const std::string& where) {
-  EXPECT_EQ(got.losses, want.losses) << where;
-  EXPECT_EQ(got.norms, want.norms) << where;
-  EXPECT_TRUE(got.masters == want.masters) << where;
-}
-
 // In stores that do all that they may, and on a disk.
 TEST_P(StoredGradients, AreThoseInMemoryBitForBit) {
   const int ranks = GetParam();

@@ -21,6 +21,7 @@ struct OffloadConfig {
   StatePlace weights = StatePlace::kMemory;
   StatePlace gradients = StatePlace::kMemory;
   Auto<ActivationPlace> activations;
+  bool delayed_update = false;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -54,6 +55,12 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "on disk; host: with device = \"cuda\", in the memory of the machine; the results "
                 "are the same to the bit; auto: in memory if the job fits there",
          .value = choice(offload.activations),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "delayed_update",
+         .doc = "Update each layer just before the next forward pass needs it, so that its state "
+                "comes and goes meanwhile, with the same results to the bit; a crash may cost one "
+                "step more; not with fused_backward",
+         .value = &offload.delayed_update,
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
          .doc = "Directory on a fast local disk for all of this; empty: the run's own directory",
