@@ -122,7 +122,7 @@ void add_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConf
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
-  if (known.disk_from.empty() && (plan.offload || plan.activations.on_disk()))
+  if (known.disk_from.empty() && (plan.offload.state || plan.activations.on_disk()))
     add_disk_rate(a, job, known);
 }
 
@@ -147,15 +147,21 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
 nlohmann::ordered_json state_json(const TrainSpec& spec, const TrainPlan& plan,
                                   const KnownRates& known) {
-  if (!plan.offload) return {{"state", "memory"}};
+  const auto place = [](bool on_disk) { return on_disk ? "ssd" : "memory"; };
+  nlohmann::ordered_json json{{"state", place(plan.offload.state)},
+                              {"weights", place(plan.offload.weights)},
+                              {"gradients", place(plan.offload.gradients)}};
+  if (!plan.offload.state) return json;
   const StepTime time = predict_step(spec, plan, known.rates);
-  return {{"state", "ssd"},
-          {"slots", spec.offload.slots},
-          {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
-          {"read_bytes", plan.disk.read},
-          {"written_bytes", plan.disk.written},
-          {"update_s",
-           time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}};
+  json.update({{"slots", spec.offload.slots},
+               {"cache_bytes", plan.cache_bytes},
+               {"commit_steps", spec.offload.commit_steps},
+               {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
+               {"read_bytes", plan.disk.read},
+               {"written_bytes", plan.disk.written},
+               {"update_s",
+                time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}});
+  return json;
 }
 
 nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
@@ -220,7 +226,7 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
 
 // What a disk adds to a step, and how much is written in a day of steps.
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
-  if (!plan.offload && !plan.activations.on_disk()) return "";
+  if (!plan.offload.state && !plan.activations.on_disk()) return "";
   if (known.disk_from.empty())
     return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time that "
            "it takes";
@@ -236,7 +242,7 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
                 format_bytes(moved.read + activations.read),
                 format_bytes(moved.written + activations.written), time.pass_disk_s);
   const std::string update =
-      plan.offload ? fmt::format("\nupdate: {:.3g} s, after the matmuls", time.disk_s) : "";
+      plan.offload.state ? fmt::format("\nupdate: {:.3g} s, after the matmuls", time.disk_s) : "";
   return passes + update +
          fmt::format(
              "\nat {:.3g} GB/s of the disk per rank ({}) a step is bounded by {}, {:.3g} TB "

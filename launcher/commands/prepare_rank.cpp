@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <cstring>
 
 #include "core/io/file.h"
@@ -121,6 +122,29 @@ void open_data(const RankSetting& rank, Prepared& p) {
   if (!leads) open();
 }
 
+// The keys that say where parts of the training state are.
+struct PlaceKey {
+  const char* what;
+  job::Auto<job::StatePlace>* place;
+};
+std::array<PlaceKey, 3> places_of(job::OffloadConfig& offload) {
+  return {PlaceKey{"where state is", &offload.state},
+          {"where gradients are", &offload.gradients},
+          {"where weights are", &offload.weights}};
+}
+
+constexpr const char *kWhereActivations = "where activations are",
+                     *kWhatAgain = "what is computed again";
+
+// A choice is what rank 0 has.
+template <typename Enum>
+void follow_choice(Communicator& comm, const char* what, job::Auto<Enum>& choice) {
+  const std::int64_t mine = choice.value ? static_cast<std::int64_t>(*choice.value) : -1,
+                     decided = from_leader(comm, what, mine);
+  choice.value.reset();
+  if (decided >= 0) choice.value = static_cast<Enum>(decided);
+}
+
 // What the run was resolved to before, rank 0 has adopted; the others follow it.
 void follow_leader(Communicator& comm, job::JobConfig& job) {
   const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
@@ -129,21 +153,9 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   };
   follow("the micro-batch", job.training.micro_batch_size.value);
   follow("the stage", job.parallelism.zero_stage.value);
-  const auto place = [&] { return static_cast<std::int64_t>(job.offload.state.value.value()); };
-  const std::int64_t decided =
-      from_leader(comm, "where state is", job.offload.state.is_auto() ? -1 : place());
-  job.offload.state.value.reset();
-  if (decided >= 0) job.offload.state.value = static_cast<job::StatePlace>(decided);
-  const auto& activations = job.offload.activations.value;
-  const std::int64_t away = from_leader(comm, "where activations are",
-                                        activations ? static_cast<std::int64_t>(*activations) : -1);
-  job.offload.activations.value.reset();
-  if (away >= 0) job.offload.activations.value = static_cast<ActivationPlace>(away);
-  const auto& recompute = job.memory.recompute.value;
-  const std::int64_t again = from_leader(comm, "what is computed again",
-                                         recompute ? static_cast<std::int64_t>(*recompute) : -1);
-  job.memory.recompute.value.reset();
-  if (again >= 0) job.memory.recompute.value = static_cast<Recompute>(again);
+  for (const auto& [what, place] : places_of(job.offload)) follow_choice(comm, what, *place);
+  follow_choice(comm, kWhereActivations, job.offload.activations);
+  follow_choice(comm, kWhatAgain, job.memory.recompute);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -203,7 +215,11 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, offload, activations, recompute;
+  bool micro_batch, zero_stage, matmul, cache, activations, recompute;
+  std::array<bool, 3> places{};  // of places_of()
+  bool any_choice() const {
+    return activations || recompute || places[0] || places[1] || places[2];
+  }
 };
 
 // What the leader chooses by.
@@ -213,18 +229,20 @@ Rates choice_rates(Communicator& comm, const Prepared& p) {
   return {.flops_per_s = flops_per_s, .disk_bytes_per_s = measure_disk_rate(p.job) / comm.size()};
 }
 
-// Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
-// still fit, what rank 0 finds otherwise.
+// Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
+// before if that still fits, as rank 0 finds it otherwise.
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.offload || open.activations || open.recompute) {
+  if (open.micro_batch || open.zero_stage || open.any_choice()) {
     p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport, choice_rates(comm, p));
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
-      if (open.offload) job.offload.state.value.reset();
+      for (std::size_t i = 0; i < open.places.size(); ++i) {
+        if (open.places[i]) places_of(job.offload)[i].place->value.reset();
+      }
       if (open.activations) job.offload.activations.value.reset();
       if (open.recompute) job.memory.recompute.value.reset();
       read_spec(p, threads);
@@ -236,16 +254,21 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
   if (comm.size() > 1)
     job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
-  job.offload.state.value = from_leader(comm, "where state is", p.plan.offload ? 1 : 0) == 1
-                                ? job::StatePlace::kSsd
-                                : job::StatePlace::kMemory;
-  job.offload.activations.value = static_cast<ActivationPlace>(from_leader(
-      comm, "where activations are", static_cast<std::int64_t>(p.plan.activations.place)));
-  job.memory.recompute.value = static_cast<Recompute>(
-      from_leader(comm, "what is computed again", static_cast<std::int64_t>(p.plan.recompute)));
+  const OffloadedParts& found = p.plan.offload;
+  const std::array on_disk{found.state, found.gradients, found.weights};
+  for (std::size_t i = 0; i < on_disk.size(); ++i) {
+    const PlaceKey key = places_of(job.offload)[i];
+    key.place->value = on_disk[i] ? job::StatePlace::kSsd : job::StatePlace::kMemory;
+    follow_choice(comm, key.what, *key.place);
+  }
+  job.offload.activations.value = p.plan.activations.place;
+  follow_choice(comm, kWhereActivations, job.offload.activations);
+  job.memory.recompute.value = p.plan.recompute;
+  follow_choice(comm, kWhatAgain, job.memory.recompute);
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
+  if (p.plan.offload.state) job.offload.cache.value = {p.plan.cache_bytes};
 }
 
 }  // namespace
@@ -256,13 +279,16 @@ Prepared prepare_rank(const RankSetting& rank) {
   Prepared p;
   p.job = load_job_arguments(rank.arguments, leads);
   check_same_job(comm, p.job);
-  const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
-                        .zero_stage = !p.job.parallelism.zero_stage.value,
-                        .matmul = !p.job.training.matmul.value,
-                        .offload = p.job.offload.state.is_auto(),
-                        .activations = p.job.offload.activations.is_auto(),
-                        .recompute = p.job.memory.recompute.is_auto()};
+  OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
+                  .zero_stage = !p.job.parallelism.zero_stage.value,
+                  .matmul = !p.job.training.matmul.value,
+                  .cache = p.job.offload.cache.is_auto(),
+                  .activations = p.job.offload.activations.is_auto(),
+                  .recompute = p.job.memory.recompute.is_auto()};
+  for (std::size_t i = 0; i < open.places.size(); ++i)
+    open.places[i] = places_of(p.job.offload)[i].place->is_auto();
   open_run(rank, p);
+  if (open.cache) p.job.offload.cache.value.reset();  // what this machine has left now
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);
   const int threads = apply_threads(p.job.threads, rank.ranks_on_node);
