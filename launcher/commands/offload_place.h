@@ -10,12 +10,14 @@
 
 namespace thimble {
 
-/// The directory of one run's state on disk; none if all of its state is in memory.
+/// The directories, one on each disk, of one run's state on disk; none if all of its state is in
+/// memory.
 class OffloadPlace {
  public:
-  /// Sets p.spec.offload.directory, makes it, and decides what the run goes on from: a state on
-  /// disk that is newer than the checkpoint. All ranks together. Throws UserError for a place that
-  /// cannot be used, has too little room, or holds a state that the arguments would lose.
+  /// Sets the directories of p.spec.offload, makes them, and decides what the run goes on from: a
+  /// state on disk that is newer than the checkpoint. All ranks together. Throws UserError for a
+  /// place that cannot be used, has too little room, or holds a state that the arguments would
+  /// lose.
   OffloadPlace(const RankSetting& rank, Prepared& p,
                const std::optional<CheckpointReader>& checkpoint);
   /// Removes the state, unless keep() was called or it was there before.
@@ -32,10 +34,11 @@ class OffloadPlace {
 
  private:
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
-  void require_place(const Prepared& p, int ranks) const;
+  void require_places(const Prepared& p, int ranks) const;
+  void measure_disks(Communicator& comm, Prepared& p) const;
   void remove_all() noexcept;
 
-  std::filesystem::path directory_;
+  std::vector<std::filesystem::path> directories_;
   OffloadedRun run_;
   bool leads_ = false, has_state_ = false, keeps_ = false;
 };

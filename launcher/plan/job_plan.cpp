@@ -10,6 +10,8 @@
 namespace thimble {
 namespace {
 
+namespace fs = std::filesystem;
+
 Budget gpu_budget(int sharing) {
   if (gpu_count() == 0)
     throw_user("device = \"cuda\": no GPU here to ask for its memory; set memory.budget");
@@ -30,17 +32,30 @@ Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const Ran
           fmt::format("{}, for {} ranks", bound, place.ranks_on_node)};
 }
 
+std::vector<fs::path> offload_paths(const job::OffloadConfig& offload) {
+  if (!offload.path.empty()) return {offload.path};
+  return {offload.paths.begin(), offload.paths.end()};
+}
+
+double short_disk_rate(const fs::path& directory) {
+  return measure_disk_speed({.directory = directory,
+                             .size_bytes = 256 * kMiB,
+                             .seconds = 1,
+                             .queue_depths = {16},
+                             .request_bytes = {4 * kMiB}})
+      .best.mixed;
+}
+
 double measure_disk_rate(const job::JobConfig& job) {
   try {
-    namespace fs = std::filesystem;
-    fs::path where = job.offload.path.empty() ? job.output_dir : job.offload.path;
-    while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
-    return measure_disk_speed({.directory = where.empty() ? "." : where,
-                               .size_bytes = 256 * kMiB,
-                               .seconds = 1,
-                               .queue_depths = {16},
-                               .request_bytes = {4 * kMiB}})
-        .best.mixed;
+    std::vector<fs::path> paths = offload_paths(job.offload);
+    if (paths.empty()) paths.emplace_back(job.output_dir);
+    double rate = 0;
+    for (fs::path where : paths) {
+      while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
+      rate += short_disk_rate(where.empty() ? "." : where);
+    }
+    return rate;
   } catch (const std::runtime_error& e) {
     spdlog::warn("the disk was not measured: {}", e.what());
     return 0;

@@ -17,8 +17,12 @@ enum class IfTooLarge : std::uint8_t {
   kReport,  // plan.fits is false
 };
 
-/// Bytes per second that the disk of the job's offload.path reads and writes at once, measured in a
-/// second; 0, with a warning, if it cannot be measured.
+/// The directories that a job gives for state on disk; empty: the run's own is taken.
+std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
+/// What a disk reads and writes at once, in bytes per second; a second of work.
+double short_disk_rate(const std::filesystem::path& directory);
+
+/// The same of the job's disks together; 0, with a warning, if one cannot be measured.
 double measure_disk_rate(const job::JobConfig& job);
 
 /// Settles what the job leaves open; see plan_training(). `spec`: make_spec(job),

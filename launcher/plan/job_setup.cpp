@@ -188,6 +188,8 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
   const ActivationPlace activations = o.activations.value.value_or(ActivationPlace::kMemory);
   if (activations == ActivationPlace::kHost && job.device == DeviceKind::kCpu)
     throw_user("offload.activations = \"host\": allowed with device = \"cuda\"");
+  if (!o.path.empty() && !o.paths.empty())
+    throw_user("offload.paths: they stand in place of offload.path, which is set too");
   return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
           .gradients = gradients,
