@@ -11,7 +11,7 @@
 #include "core/io/staged.h"
 #include "data/content_hash.h"
 #include "launcher/commands/choose_checkpoint.h"
-#include "offload/disk_speed.h"
+#include "launcher/plan/job_plan.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -49,7 +49,8 @@ void require_place(const Prepared& p, const fs::path& directory, std::int64_t wa
   const FileSystem system = file_system_of(directory);
   if ((system.in_memory || system.on_network) && !p.job.offload.any_file_system) {
     throw_user(
-        "{}: it is on {}, which is {}; state belongs on a local disk: set offload.path to one, or "
+        "{}: it is on {}, which is {}; what is offloaded belongs on a local disk: set offload.path "
+        "to one, or "
         "offload.any_file_system = true",
         key_and_path(p, directory), system.name, system.in_memory ? "memory" : "a network");
   }
@@ -62,34 +63,37 @@ void require_place(const Prepared& p, const fs::path& directory, std::int64_t wa
              slots == 2 ? "; offload.slots = 1 takes a third less" : "");
 }
 
+// What is taken of a disk.
+struct Wanted {
+  std::int64_t state = 0, activations = 0;
+};
+
+void require_activations(const Prepared& p, const fs::path& directory, const Wanted& wanted) {
+  const std::int64_t left = file_system_of(directory).free_bytes - wanted.state;
+  if (left >= wanted.activations) return;
+  throw_user(
+      "{}: {} are free{}, and the activations of a micro-batch take {}; a smaller "
+      "training.micro_batch_size takes less",
+      key_and_path(p, directory), format_bytes(left), wanted.state > 0 ? " beside the state" : "",
+      format_bytes(wanted.activations));
+}
+
 }  // namespace
 
-std::vector<fs::path> offload_paths(const job::OffloadConfig& offload) {
-  if (!offload.path.empty()) return {offload.path};
-  return {offload.paths.begin(), offload.paths.end()};
-}
-
-double short_disk_rate(const fs::path& directory) {
-  return measure_disk_speed({.directory = directory,
-                             .size_bytes = 256 * kMiB,
-                             .seconds = 1,
-                             .queue_depths = {16},
-                             .request_bytes = {4 * kMiB}})
-      .best.mixed;
-}
-
-void OffloadPlace::require_places(const Prepared& p) const {
+void OffloadPlace::require_places(const Prepared& p, int ranks) const {
   const std::vector<double>& rates = p.spec.offload.disk_rates;
   const double all = std::accumulate(rates.begin(), rates.end(), 0.0);
   const std::int64_t slot = p.plan.checkpoint_bytes, slots = p.spec.offload.slots;
   for (std::size_t i = 0; i < directories_.size(); ++i) {
-    if (directories_.size() == 1) {
-      require_place(p, directories_[i], is_recovered() ? slot : (slots + 1) * slot);
-    } else {
+    std::int64_t wanted = is_recovered() ? slot : (slots + 1) * slot;
+    if (directories_.size() > 1) {
       const double share = rates.empty() ? 0 : rates[i] / all;
-      require_place(p, directories_[i],
-                    static_cast<std::int64_t>(share * static_cast<double>(slots * slot)));
+      wanted = static_cast<std::int64_t>(share * static_cast<double>(slots * slot));
     }
+    if (!has_state_) wanted = 0;
+    require_place(p, directories_[i], wanted);
+    if (i == 0)
+      require_activations(p, directories_[i], {wanted, ranks * p.plan.activations.disk_bytes});
   }
 }
 
@@ -148,11 +152,13 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   std::error_code error;
   const bool there = fs::exists(directories.front(), error);
   const std::int64_t any = from_leader(rank.comm, "state on disk", there ? 1 : 0);
-  if (any == 0 && !p.spec.offload.state) return;
+  has_state_ = p.spec.offload.state;
+  const bool needed = has_state_ || p.plan.activations.on_disk();
+  if (any == 0 && !needed) return;
   directories_ = std::move(directories);
   find_state(rank, p, checkpoint ? checkpoint->step() : -1);
   keeps_ = is_recovered();
-  if (!p.spec.offload.state) {
+  if (!needed) {
     if (leads_) remove_all();
     directories_.clear();
     return;
@@ -165,8 +171,8 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   p.spec.offload.more_directories.assign(directories_.begin() + 1, directories_.end());
   barrier(rank.comm, "state on disk");
   try {
-    if (directories_.size() > 1 && !is_recovered()) measure_disks(rank.comm, p);
-    require_places(p);
+    if (directories_.size() > 1 && has_state_ && !is_recovered()) measure_disks(rank.comm, p);
+    require_places(p, rank.ranks_on_node);
   } catch (...) {
     if (!keeps_) remove_all();  // every rank: the others may not come to it
     throw;

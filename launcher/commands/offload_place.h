@@ -10,11 +10,6 @@
 
 namespace thimble {
 
-/// The directories that a job gives for state on disk; empty: the run's own is taken.
-std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
-/// What a disk reads and writes at once, in bytes per second; a second of work.
-double short_disk_rate(const std::filesystem::path& directory);
-
 /// The directories, one on each disk, of one run's state on disk; none if all of its state is in
 /// memory.
 class OffloadPlace {
@@ -33,19 +28,19 @@ class OffloadPlace {
   const OffloadedRun& run() const { return run_; }
   bool is_recovered() const { return run_.recovered.has_value(); }
   /// Training begins: from now on the state is what an interrupted run goes on from.
-  void keep() { keeps_ = true; }
+  void keep() { keeps_ = has_state_; }
   /// Removes the state of a run that has ended, whose last step is saved; all ranks together.
   void remove(Communicator& comm);
 
  private:
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
-  void require_places(const Prepared& p) const;
+  void require_places(const Prepared& p, int ranks) const;
   void measure_disks(Communicator& comm, Prepared& p) const;
   void remove_all() noexcept;
 
   std::vector<std::filesystem::path> directories_;
   OffloadedRun run_;
-  bool leads_ = false, keeps_ = false;
+  bool leads_ = false, has_state_ = false, keeps_ = false;
 };
 
 }  // namespace thimble
