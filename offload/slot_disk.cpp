@@ -89,6 +89,13 @@ void SlotDisk::recover(const CommitRecord& record) {
   settle_files();
 }
 
+bool SlotDisk::is_direct() const {
+  for (int i = 0; i < files_.count(); ++i) {
+    if (files_.is_there(i) && !takes_blocks(files_.direct(i))) return false;
+  }
+  return true;
+}
+
 std::int64_t SlotDisk::room(const KeyRange& range) const {
   return up(position(range.key, range.end)) - down(position(range.key, range.begin));
 }

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "core/io/file.h"
 #include "launcher/commands/prepare_rank.h"
 #include "launcher/commands/train_rank.h"
 #include "train/offload_stores.h"
@@ -15,7 +16,8 @@ class OffloadPlace {
  public:
   /// Sets p.spec.offload.directory, makes it, and decides what the run goes on from: a state on
   /// disk that is newer than the checkpoint. All ranks together. Throws UserError for a place that
-  /// cannot be used, has too little room, or holds a state that the arguments would lose.
+  /// cannot be used, is in use, has too little room, or holds a state that the arguments would lose
+  /// or that is another run's; then everything is as it was.
   OffloadPlace(const RankSetting& rank, Prepared& p,
                const std::optional<CheckpointReader>& checkpoint);
   /// Removes the state, unless keep() was called or it was there before.
@@ -31,12 +33,21 @@ class OffloadPlace {
   void remove(Communicator& comm);
 
  private:
+  void settle(const RankSetting& rank, Prepared& p, std::int64_t saved_step);
+  void make_directory(const Prepared& p) const;
+  void hold(const Prepared& p);
+  void check_owner(const Prepared& p, bool fresh) const;
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
+  void move_state_aside(Communicator& comm, std::int64_t step);
   void require_place(const Prepared& p) const;
   void remove_all() noexcept;
+  void leave() noexcept;
 
   std::filesystem::path directory_;
+  std::filesystem::path above_;  // what of its path was there before
+  std::filesystem::path note_;   // in the run's directory: where the state is
   OffloadedRun run_;
+  std::optional<LockFile> lock_;  // of the leader, where the run's own lock does not reach
   bool leads_ = false, keeps_ = false;
 };
 
