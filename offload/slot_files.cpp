@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/base/failpoint.h"
 #include "core/io/crc32c.h"
 
 namespace thimble {
@@ -25,7 +26,9 @@ int SlotFiles::add() {
     // A file of an earlier run may be a checkpoint under another name: it is not written to.
     std::error_code ignored;
     std::filesystem::remove(path, ignored);
+    failpoint("offload.file");
     options_.maker.make(path);
+    failpoint("offload.file");
   }
   options_.gather(0);  // until it is there
   const ExtentTable layout = options_.maker.layout(path);
@@ -96,8 +99,10 @@ void SlotFiles::remove_others() {
 
 void SlotFiles::remove(int index) {
   if (options_.makes) {
+    failpoint("offload.file");
     std::error_code ignored;
     std::filesystem::remove(path(index), ignored);
+    failpoint("offload.file");
   }
   files_[static_cast<std::size_t>(index)].reset();
 }

@@ -46,7 +46,8 @@ std::vector<std::byte> all_gather_control(Communicator& comm, const std::string&
   for (int r = 0; r < ranks; ++r) {
     if (r == comm.rank()) continue;
     exchange.send[rank_index(r)] = {mine};
-    exchange.receive[rank_index(r)] = {MutableBytes(all).subspan(mine.size() * rank_index(r), mine.size())};
+    exchange.receive[rank_index(r)] = {
+        MutableBytes(all).subspan(mine.size() * rank_index(r), mine.size())};
   }
   comm.start({"all_gather", subject}, Purpose::kControl, std::move(exchange)).wait();
   return all;

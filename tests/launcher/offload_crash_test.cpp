@@ -2,6 +2,8 @@
 // something from the disk, one after the other: the same command goes on to the same model.
 #include <fmt/format.h>
 
+#include <vector>
+
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -15,8 +17,7 @@ constexpr const char* kPoints =
     "checkpoint.create,checkpoint.sync,checkpoint.manifest,checkpoint.publish";
 
 struct CrashWay {
-  const char* name;
-  const char* sets;
+  std::string name, sets;
   int first, stride;  // of the passages that are tried; the first few are those of making files
 };
 
@@ -67,25 +68,37 @@ std::string name_of_crash_way(const testing::TestParamInfo<CrashWay>& info) {
   return info.param.name;
 }
 
+constexpr const char* kTwoRanks = "--simulate 2 ";
+constexpr const char* kOneSlot = "--set offload.slots=1 ";
+constexpr const char* kWeights = "--set offload.weights=ssd ";
+
+// All passages of one rank's state, one of several of the other settings; each in four parts.
+std::vector<CrashWay> every_passage() {
+  std::vector<CrashWay> ways;
+  for (const bool one_slot : {false, true}) {
+    for (const bool two_ranks : {false, true}) {
+      for (const bool weights : {false, true}) {
+        const std::string name = fmt::format("{}{}{}", one_slot ? "OneSlot" : "TwoSlots",
+                                             two_ranks ? "TwoRanks" : "", weights ? "Weights" : "");
+        const std::string sets = fmt::format("{}{}{}", one_slot ? kOneSlot : "",
+                                             two_ranks ? kTwoRanks : "", weights ? kWeights : "");
+        const int stride = two_ranks ? 9 : weights ? 5 : 1;
+        for (int part = 0; part < 4; ++part)
+          ways.push_back({fmt::format("{}{}", name, part), sets, 1 + part * stride, 4 * stride});
+      }
+    }
+  }
+  return ways;
+}
+
 INSTANTIATE_TEST_SUITE_P(
     Some, OffloadCrashTest,
-    testing::Values(CrashWay{"TwoSlots", "", 25, 97},
+    testing::Values(CrashWay{"TwoSlots", "", 25, 197},
                     CrashWay{"OneSlotTwoRanksWeights",
-                             "--set offload.slots=1 --set offload.weights=ssd --simulate 2", 40,
-                             223}),
+                             fmt::format("{}{}{}", kOneSlot, kTwoRanks, kWeights), 40, 487}),
     name_of_crash_way);
-INSTANTIATE_TEST_SUITE_P(
-    Every, OffloadCrashTest,
-    testing::Values(
-        CrashWay{"TwoSlots", "", 1, 1}, CrashWay{"OneSlot", "--set offload.slots=1", 1, 1},
-        CrashWay{"TwoSlotsTwoRanks", "--simulate 2", 1, 3},
-        CrashWay{"OneSlotTwoRanks", "--set offload.slots=1 --simulate 2", 2, 3},
-        CrashWay{"TwoSlotsWeights", "--set offload.weights=ssd", 1, 2},
-        CrashWay{"OneSlotWeights", "--set offload.slots=1 --set offload.weights=ssd", 2, 2},
-        CrashWay{"TwoSlotsTwoRanksWeights", "--set offload.weights=ssd --simulate 2", 3, 5},
-        CrashWay{"OneSlotTwoRanksWeights",
-                 "--set offload.slots=1 --set offload.weights=ssd --simulate 2", 4, 5}),
-    name_of_crash_way);
+INSTANTIATE_TEST_SUITE_P(Every, OffloadCrashTest, testing::ValuesIn(every_passage()),
+                         name_of_crash_way);
 
 }  // namespace
 }  // namespace thimble

@@ -1,5 +1,5 @@
-// What a run of a few steps does to a disk, and what must be there whenever it was cut off: for tests
-// that end it in one way or another and let it go on.
+// What a run of a few steps does to a disk, and what must be there whenever it was cut off: for
+// tests that end it in one way or another and let it go on.
 #pragma once
 
 #include <fstream>
@@ -108,8 +108,7 @@ class CrashRun {
     std::int64_t step = 0;
     const std::optional<CommitRecord> record = newest_record(setup_.directory);
     if (record && record->torn && setup_.slots == 1) {
-      const std::string why =
-          message_of<UserError>([&] { TestDisk(setup_)->recover(*record); });
+      const std::string why = message_of<UserError>([&] { TestDisk(setup_)->recover(*record); });
       TH_CHECK(why.find("was changing the state in place") != why.npos, "{}", why);
       std::filesystem::remove(setup_.directory / "link");
       std::filesystem::remove(done_path());

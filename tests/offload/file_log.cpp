@@ -93,7 +93,9 @@ DiskNow disk_after(std::span<const FileOperation> done) {
   for (const FileOperation& o : done) {
     switch (o.kind) {
       case Kind::kWrite:
-      case Kind::kResize: disk.files[o.inode].later.push_back(o); break;
+      case Kind::kResize:
+        disk.files[o.inode].later.push_back(o);
+        break;
       case Kind::kSync: {
         DiskFile& file = disk.files[o.inode];
         std::move(file.later.begin(), file.later.end(), std::back_inserter(file.durable));
@@ -105,9 +107,15 @@ DiskNow disk_after(std::span<const FileOperation> done) {
           change_names(disk.durable_names, change);
         disk.later_names.clear();
         break;
-      case Kind::kPromise: disk.promised = o.offset; break;
-      case Kind::kCreate: disk.files[o.inode] = {}; [[fallthrough]];
-      default: disk.later_names.push_back(o); break;
+      case Kind::kPromise:
+        disk.promised = o.offset;
+        break;
+      case Kind::kCreate:
+        disk.files[o.inode] = {};
+        [[fallthrough]];
+      default:
+        disk.later_names.push_back(o);
+        break;
     }
   }
   return disk;
@@ -145,10 +153,17 @@ std::int64_t make_after_power_loss(std::span<const FileOperation> done, std::uin
       // A disk writes sectors of 512 bytes.
       const std::size_t cut = random() % (o.bytes.size() / 512 + 1) * 512;
       switch (random() % 4) {
-        case 0: break;
-        case 1: apply(file, o, 0, cut); break;
-        case 2: apply(file, o, cut, o.bytes.size()); break;
-        default: apply(file, o, 0, o.bytes.size()); break;
+        case 0:
+          break;
+        case 1:
+          apply(file, o, 0, cut);
+          break;
+        case 2:
+          apply(file, o, cut, o.bytes.size());
+          break;
+        default:
+          apply(file, o, 0, o.bytes.size());
+          break;
       }
     }
   }
@@ -200,42 +215,39 @@ ssize_t pwrite(int descriptor, const void* data, size_t size, off_t offset) {
 
 int truncate(const char* path, off_t size) noexcept {
   const std::lock_guard lock(thimble::testing::mutex);
-  return logged(
-      watched_name(path).has_value(),
-      [&] { return static_cast<int>(::syscall(SYS_truncate, path, size)); },
-      {.kind = LogKind::kResize, .inode = inode_of_name(path), .offset = size});
+  return logged(watched_name(path).has_value(),
+                [&] { return static_cast<int>(::syscall(SYS_truncate, path, size)); },
+                {.kind = LogKind::kResize, .inode = inode_of_name(path), .offset = size});
 }
 
 int fdatasync(int descriptor) {
   const std::lock_guard lock(thimble::testing::mutex);
-  return logged(
-      log_now != nullptr, [&] { return static_cast<int>(::syscall(SYS_fdatasync, descriptor)); },
-      {.kind = LogKind::kSync, .inode = inode_of(descriptor)});
+  return logged(log_now != nullptr,
+                [&] { return static_cast<int>(::syscall(SYS_fdatasync, descriptor)); },
+                {.kind = LogKind::kSync, .inode = inode_of(descriptor)});
 }
 
 int fsync(int descriptor) {
   const std::lock_guard lock(thimble::testing::mutex);
   const bool directory = log_now != nullptr && inode_of(descriptor) == log_now->directory_inode();
-  return logged(
-      log_now != nullptr, [&] { return static_cast<int>(::syscall(SYS_fsync, descriptor)); },
-      {.kind = directory ? LogKind::kSyncDirectory : LogKind::kSync,
-       .inode = inode_of(descriptor)});
+  return logged(log_now != nullptr,
+                [&] { return static_cast<int>(::syscall(SYS_fsync, descriptor)); },
+                {.kind = directory ? LogKind::kSyncDirectory : LogKind::kSync,
+                 .inode = inode_of(descriptor)});
 }
 
 int link(const char* from, const char* to) noexcept {
   const std::lock_guard lock(thimble::testing::mutex);
   const auto name = watched_name(from), other = watched_name(to);
-  return logged(
-      name && other, [&] { return static_cast<int>(::syscall(SYS_link, from, to)); },
-      {.kind = LogKind::kLink, .name = name.value_or(""), .to = other.value_or("")});
+  return logged(name && other, [&] { return static_cast<int>(::syscall(SYS_link, from, to)); },
+                {.kind = LogKind::kLink, .name = name.value_or(""), .to = other.value_or("")});
 }
 
 int rename(const char* from, const char* to) noexcept {
   const std::lock_guard lock(thimble::testing::mutex);
   const auto name = watched_name(from), other = watched_name(to);
-  return logged(
-      name && other, [&] { return static_cast<int>(::syscall(SYS_rename, from, to)); },
-      {.kind = LogKind::kRename, .name = name.value_or(""), .to = other.value_or("")});
+  return logged(name && other, [&] { return static_cast<int>(::syscall(SYS_rename, from, to)); },
+                {.kind = LogKind::kRename, .name = name.value_or(""), .to = other.value_or("")});
 }
 
 // remove() of the C library calls its own unlink() by another way.
@@ -243,17 +255,15 @@ int remove(const char* path) noexcept {
   const std::lock_guard lock(thimble::testing::mutex);
   const auto name = watched_name(path);
   if (!name) return ::unlink(path) == 0 ? 0 : ::rmdir(path);
-  return logged(
-      true, [&] { return static_cast<int>(::syscall(SYS_unlink, path)); },
-      {.kind = LogKind::kRemove, .name = *name});
+  return logged(true, [&] { return static_cast<int>(::syscall(SYS_unlink, path)); },
+                {.kind = LogKind::kRemove, .name = *name});
 }
 
 int unlink(const char* path) noexcept {
   const std::lock_guard lock(thimble::testing::mutex);
   const auto name = watched_name(path);
-  return logged(
-      name.has_value(), [&] { return static_cast<int>(::syscall(SYS_unlink, path)); },
-      {.kind = LogKind::kRemove, .name = name.value_or("")});
+  return logged(name.has_value(), [&] { return static_cast<int>(::syscall(SYS_unlink, path)); },
+                {.kind = LogKind::kRemove, .name = name.value_or("")});
 }
 
 }  // extern "C"

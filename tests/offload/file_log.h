@@ -6,8 +6,8 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
-#include <span>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -32,7 +32,8 @@ struct FileOperation {
   std::vector<std::byte> bytes{};
 };
 
-/// Everything done in `directory` from now on, in order; one at a time. It must outlive what writes.
+/// Everything done in `directory` from now on, in order; one at a time. It must outlive what
+/// writes.
 class FileLog {
  public:
   explicit FileLog(std::filesystem::path directory);
@@ -41,9 +42,7 @@ class FileLog {
   FileLog& operator=(const FileLog&) = delete;
 
   const std::vector<FileOperation>& operations() const { return operations_; }
-  void promise(std::int64_t step) {
-    add({.kind = FileOperation::Kind::kPromise, .offset = step});
-  }
+  void promise(std::int64_t step) { add({.kind = FileOperation::Kind::kPromise, .offset = step}); }
   /// For the functions that stand before the C library's.
   void add(FileOperation operation);
   const std::filesystem::path& directory() const { return directory_; }

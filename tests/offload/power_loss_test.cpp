@@ -50,10 +50,10 @@ TEST_P(PowerLossTest, AtEveryMomentTheLastCommittedStepIsWhole) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Some, PowerLossTest, ::testing::Combine(::testing::Values(1, 2),
-                                                                 ::testing::Values(7)));
-INSTANTIATE_TEST_SUITE_P(Every, PowerLossTest, ::testing::Combine(::testing::Values(1, 2),
-                                                                  ::testing::Values(1)));
+INSTANTIATE_TEST_SUITE_P(Some, PowerLossTest,
+                         ::testing::Combine(::testing::Values(1, 2), ::testing::Values(7)));
+INSTANTIATE_TEST_SUITE_P(Every, PowerLossTest,
+                         ::testing::Combine(::testing::Values(1, 2), ::testing::Values(1)));
 
 // The model of a disk would notice if files or names were not made durable.
 TEST(PowerLossModel, WithoutSyncsStepsAreLost) {
