@@ -80,6 +80,30 @@ TEST_F(OffloadRunTest, AFaultOfTheDiskEndsTheRunAndCostsNothing) {
   }
 }
 
+// Every transfer waits, so that nothing read ahead is there in time and all writes are behind.
+TEST_F(OffloadRunTest, ASlowDiskChangesNoBitAndTakesNoMoreMemory) {
+  const auto peaks = [&](const std::string& name) {
+    std::vector<nlohmann::json> found;
+    std::istringstream lines(d_.file("runs/" + name + "/metrics.jsonl"));
+    for (std::string line; std::getline(lines, line);) {
+      const auto record = nlohmann::json::parse(line);
+      if (record["event"] == "step")
+        found.push_back(
+            {record["peak_bytes_by_tag"], record["disk_read_bytes"], record["disk_written_bytes"]});
+    }
+    return found;
+  };
+  for (const std::string more : {"", "--set offload.weights=ssd --set offload.slots=1 "}) {
+    const std::string ssd = "--set offload.state=ssd --set training.max_steps=3 " + more;
+    fs::remove_all(d_.path("runs"));
+    ASSERT_EQ(train("quick", ssd), 0) << d_.err();
+    ASSERT_EQ(train("slow", ssd, "THIMBLE_FAILPOINT=io.read,io.write:1:delay=2"), 0) << d_.err();
+    EXPECT_EQ(model_of("slow"), model_of("quick"));
+    ASSERT_EQ(peaks("quick").size(), 3u);
+    EXPECT_EQ(peaks("slow"), peaks("quick"));
+  }
+}
+
 TEST_F(OffloadRunTest, CheckpointsAreTheStateItselfAndResumeOnOtherRanks) {
   const std::string ssd = "--set offload.state=ssd ";
   ASSERT_EQ(train("memory", "--set training.max_steps=9"), 0) << d_.err();
