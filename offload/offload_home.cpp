@@ -61,7 +61,10 @@ OffloadHome::OffloadHome(Arena& arena, const StateTable& table, int rank,
   std::vector<DiskKey> keys;
   for (const StateEntry& entry : table.entries()) {
     keys_.push_back(is_on_disk(entry) ? static_cast<int>(keys.size()) : -1);
-    if (is_on_disk(entry)) keys.push_back({disk_key(table, entry), entry.held(rank).size});
+    if (!is_on_disk(entry)) continue;
+    keys.push_back({.name = disk_key(table, entry),
+                    .bytes = entry.held(rank).size,
+                    .passing = entry.slot.kind == StateKind::kGradient});
   }
   if (arena.device().planning) return;
   const std::span<std::byte> all(window_memory_,

@@ -38,7 +38,8 @@ class OffloadHome {
   int rank() const { return rank_; }
   /// Null on a planning arena.
   SlotDisk* disk() { return disk_.get(); }
-  /// Whether an entry is on disk: state is, and weights that cannot be derived from it.
+  /// Whether an entry is on disk: state is, gradients that are kept with it, and weights that
+  /// cannot be derived from it.
   static bool is_on_disk(const StateEntry& entry) {
     return !entry.in_weight_store() || entry.saved;
   }

@@ -37,6 +37,12 @@ SlotDisk::SlotDisk(SlotDiskOptions options, std::vector<DiskKey> keys, FileEngin
 
 void SlotDisk::place_keys() {
   for (std::size_t i = 0; i < keys_.size(); ++i) {
+    if (keys_[i].passing) {
+      if (!spill_) spill_.emplace(files_.options().directory);
+      if (keys_[i].bytes > 0) kept_[i].offset = spill_->take(keys_[i].bytes);
+      kept_[i].now.file = kSpill;
+      continue;
+    }
     const Extent* extent = files_.layout().find(keys_[i].name);
     if (extent == nullptr || extent->bytes != keys_[i].bytes)
       throw_user("{}: the files have no room for {} bytes of '{}'",
@@ -70,8 +76,8 @@ void SlotDisk::recover(const CommitRecord& record) {
   if (files_.layout_checksum() != record.layout)
     throw_user("{}/layout-{}.json: it is not the layout of the state", directory,
                options_.files.rank);
+  kept_.assign(keys_.size(), {});
   place_keys();
-  for (Kept& k : kept_) k = {.offset = k.offset, .now = {}, .next = {}};
   record_ = record;
   for (const CommitRecord::Key& saved : record.keys) {
     const auto key = std::find_if(keys_.begin(), keys_.end(),
@@ -101,6 +107,7 @@ std::int64_t SlotDisk::room(const KeyRange& range) const {
 }
 
 void SlotDisk::create(int key) {
+  if (about(key).passing) return;
   Kept& k = kept(key);
   k.exists = true;
   if (files_.count() == 0) return;  // not started: there is nothing yet that it could replace
@@ -124,10 +131,9 @@ void SlotDisk::erase(int key) {
 
 std::vector<SlotDisk::Source> SlotDisk::sources(const KeyRange& range) const {
   const Kept& k = kept(range.key);
-  TH_CHECK(
-      k.exists && range.begin >= 0 && range.end <= keys_[static_cast<std::size_t>(range.key)].bytes,
-      "bytes {} to {} of '{}'", range.begin, range.end,
-      keys_[static_cast<std::size_t>(range.key)].name);
+  const DiskKey& key = about(range.key);
+  TH_CHECK((k.exists || key.passing) && range.begin >= 0 && range.end <= key.bytes,
+           "bytes {} to {} of '{}'", range.begin, range.end, key.name);
   std::vector<Source> found;
   const auto add = [&](int file, std::int64_t begin, std::int64_t end) {
     if (!found.empty() && found.back().file == file && found.back().end == begin) {
@@ -136,7 +142,7 @@ std::vector<SlotDisk::Source> SlotDisk::sources(const KeyRange& range) const {
       found.push_back({file, begin, end});
     }
   };
-  const int before = k.now.runs.empty() ? -1 : k.now.file;
+  const int before = k.now.runs.empty() ? kNowhere : k.now.file;
   if (!k.pending) {
     add(before, range.begin, range.end);
     return found;
@@ -157,10 +163,10 @@ std::vector<Completion> SlotDisk::start_read(const KeyRange& range, std::byte* a
   if (range.bytes() == 0) return parts;
   const std::vector<Source> from = sources(range);
   const std::int64_t first = position(range.key, range.begin);
-  if (is_aligned(range) && from.size() == 1 && from[0].file >= 0 &&
-      takes_blocks(files_.direct(from[0].file))) {
+  if (is_aligned(range) && from.size() == 1 && from[0].file != kNowhere &&
+      takes_blocks(direct(from[0].file))) {
     const std::int64_t begin = down(first), end = up(position(range.key, range.end));
-    parts.push_back(engine_.start_read(files_.direct(from[0].file), begin,
+    parts.push_back(engine_.start_read(direct(from[0].file), begin,
                                        {at - (first - begin), size_of(begin, end)}));
     traffic_.read += end - begin;
     return parts;
@@ -172,11 +178,11 @@ std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::b
   std::vector<Completion> parts;
   for (const Source& s : sources(range)) {
     const std::span<std::byte> part(at + (s.begin - range.begin), size_of(s.begin, s.end));
-    if (s.file < 0) {
+    if (s.file == kNowhere) {
       std::memset(part.data(), 0, part.size());
       continue;
     }
-    parts.push_back(engine_.start_read(files_.cached(s.file), position(range.key, s.begin), part));
+    parts.push_back(engine_.start_read(cached(s.file), position(range.key, s.begin), part));
     traffic_.read += static_cast<std::int64_t>(part.size());
   }
   return parts;
@@ -185,7 +191,7 @@ std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::b
 // Reads a whole run into the scratch memory and checks it.
 std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& run) {
   const std::span<std::byte> bytes = scratch_.subspan(0, size_of(run.begin, run.end));
-  engine_.read(files_.cached(file), position(key, run.begin), bytes);
+  engine_.read(cached(file), position(key, run.begin), bytes);
   traffic_.read += run.end - run.begin;
   ChecksumRun now = run;
   checksum_runs({&now, 1}, bytes.data(), run.begin);
@@ -193,8 +199,8 @@ std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& ru
     throw_system(
         "{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
         "has changed them",
-        files_.path(file).string(), position(key, run.begin), position(key, run.end),
-        keys_[static_cast<std::size_t>(key)].name);
+        cached(file).path().string(), position(key, run.begin), position(key, run.end),
+        about(key).name);
   }
   return bytes;
 }
@@ -202,7 +208,7 @@ std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& ru
 void SlotDisk::check_read(const KeyRange& range, std::byte* at) {
   const Kept& k = kept(range.key);
   for (const Source& s : sources(range)) {
-    if (s.file < 0) continue;
+    if (s.file == kNowhere) continue;
     const Place& place = k.pending && s.file == k.next.file ? k.next : k.now;
     std::vector<ChecksumRun> whole;
     for (const ChecksumRun& run : place.runs.in(s.begin, s.end)) {
@@ -247,6 +253,7 @@ void SlotDisk::make_torn() {
 
 SlotDisk::Place& SlotDisk::place_to_write(int key) {
   Kept& k = kept(key);
+  if (about(key).passing) return k.now;
   TH_CHECK(k.exists);
   if (!k.pending) {
     const int file = file_to_write(k);
@@ -280,7 +287,7 @@ void SlotDisk::split_cut_runs(int key, Place& place, std::span<const ChecksumRun
 
 bool SlotDisk::would_cut(const KeyRange& range) const {
   const Kept& k = kept(range.key);
-  const bool in_place = !k.pending && options_.slots == 1;
+  const bool in_place = about(range.key).passing || (!k.pending && options_.slots == 1);
   const Place& place = in_place ? k.now : k.next;
   if (!k.pending && !in_place) return false;
   for (const ChecksumRun& run : cut_into_runs(range.begin, range.end, k.offset)) {
@@ -302,8 +309,8 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
   const std::int64_t first = position(range.key, range.begin),
                      last = position(range.key, range.end);
   traffic_.written += range.bytes();
-  if (!is_aligned(range) || !takes_blocks(files_.direct(place.file))) {
-    parts.push_back(engine_.start_write(files_.cached(place.file), first,
+  if (!is_aligned(range) || !takes_blocks(direct(place.file))) {
+    parts.push_back(engine_.start_write(cached(place.file), first,
                                         {at, static_cast<std::size_t>(range.bytes())}));
     return parts;
   }
@@ -312,11 +319,10 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
     return std::span<const std::byte>(at + (from - first), size_of(from, to));
   };
   if (begin > first)
-    parts.push_back(engine_.start_write(files_.cached(place.file), first, bytes(first, begin)));
+    parts.push_back(engine_.start_write(cached(place.file), first, bytes(first, begin)));
   if (end > begin)
-    parts.push_back(engine_.start_write(files_.direct(place.file), begin, bytes(begin, end)));
-  if (last > end)
-    parts.push_back(engine_.start_write(files_.cached(place.file), end, bytes(end, last)));
+    parts.push_back(engine_.start_write(direct(place.file), begin, bytes(begin, end)));
+  if (last > end) parts.push_back(engine_.start_write(cached(place.file), end, bytes(end, last)));
   return parts;
 }
 

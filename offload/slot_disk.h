@@ -17,12 +17,14 @@
 #include "offload/checksum_runs.h"
 #include "offload/commit_record.h"
 #include "offload/slot_files.h"
+#include "offload/spill_file.h"
 
 namespace thimble {
 
 struct DiskKey {
   std::string name;
   std::int64_t bytes = 0;  // of what this rank keeps
+  bool passing = false;    // in no commit: what was written last, within this run
 };
 
 /// Bytes [begin, end) of a key.
@@ -35,6 +37,15 @@ struct KeyRange {
 /// What went to and came from the disk.
 struct DiskTraffic {
   std::int64_t read = 0, written = 0;
+  std::int64_t total() const { return read + written; }
+  DiskTraffic& operator+=(const DiskTraffic& more) {
+    read += more.read;
+    written += more.written;
+    return *this;
+  }
+  friend DiskTraffic operator-(const DiskTraffic& a, const DiskTraffic& b) {
+    return {a.read - b.read, a.written - b.written};
+  }
 };
 
 struct SlotDiskOptions {
@@ -69,7 +80,7 @@ class SlotDisk {
     return kRunBytes - position(key, at) % kRunBytes;
   }
 
-  /// The key is kept from now on, all zero.
+  /// The key is kept from now on, all zero. Not for one that is passing: it is there, always.
   void create(int key);
   void erase(int key);
 
@@ -102,9 +113,12 @@ class SlotDisk {
   const DiskTraffic& traffic() const { return traffic_; }
 
  private:
+  // Places other than the state's files.
+  static constexpr int kNowhere = -1;  // they are zero
+  static constexpr int kSpill = -2;    // of passing keys
   // Where the bytes of a key are.
   struct Place {
-    int file = -1;  // negative: nowhere, they are zero
+    int file = kNowhere;
     ChecksumRuns runs;
   };
   struct Kept {
@@ -114,7 +128,7 @@ class SlotDisk {
     Place now, next;       // at the last commit; what the running step has written
   };
   struct Source {
-    int file = -1;
+    int file = kNowhere;
     std::int64_t begin = 0, end = 0;
   };
 
@@ -124,6 +138,13 @@ class SlotDisk {
   std::int64_t position(int key, std::int64_t at) const { return kept(key).offset + at; }
   Kept& kept(int key) { return kept_.at(static_cast<std::size_t>(key)); }
   const Kept& kept(int key) const { return kept_.at(static_cast<std::size_t>(key)); }
+  const DiskKey& about(int key) const { return keys_[static_cast<std::size_t>(key)]; }
+  const File& direct(int file) const {
+    return file == kSpill ? spill_->direct() : files_.direct(file);
+  }
+  const File& cached(int file) const {
+    return file == kSpill ? spill_->cached() : files_.cached(file);
+  }
   void place_keys();
   std::vector<Source> sources(const KeyRange& range) const;
   int file_to_write(const Kept& key) const;
@@ -139,6 +160,7 @@ class SlotDisk {
   FileEngine& engine_;
   std::span<std::byte> scratch_;
   SlotFiles files_;
+  std::optional<SpillFile> spill_;  // with passing keys
   std::vector<Kept> kept_;
   std::vector<bool> writable_;  // by file
   CommitRecord record_;         // the last one, without its keys

@@ -17,15 +17,13 @@ struct UpdateLoop::Running {
   RoundSums in, out;
 };
 
-// Adds the parts in which an item is updated. It is one part, unless the optimizer takes any rows,
-// needs no sums, and the residency has room for fewer rows.
-void UpdateLoop::add_parts(std::vector<Running>& group, const UpdateItem& item,
-                           std::int64_t step) const {
+// One part, unless the optimizer takes any rows, needs no sums, and the residency has room for
+// fewer rows.
+std::vector<Slice> UpdateLoop::parts_of(const UpdateItem& item, std::int64_t step) const {
   const ParamInfo& info = parts_.params.info(item.id);
-  const int rounds = parts_.optimizer.rounds(info, step);
   const std::int64_t window = parts_.state.window_bytes();
   std::int64_t most = item.slice.rows();
-  if (window > 0 && rounds == 1 &&
+  if (window > 0 && parts_.optimizer.rounds(info, step) == 1 &&
       parts_.optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice) {
     std::int64_t bytes = 0;
     const auto entries = parts_.table.of(item.id);
@@ -37,12 +35,13 @@ void UpdateLoop::add_parts(std::vector<Running>& group, const UpdateItem& item,
     const bool room = rows_within(window, most, bytes, granule) >= best;
     most = rows_within(window, most, bytes, room ? best : granule);
   }
+  std::vector<Slice> parts;
   std::int64_t row = item.slice.begin;
   do {
-    const std::int64_t end = std::min(item.slice.end, row + most);
-    group.push_back({.item = item, .rows = {row, end}, .rounds = rounds});
-    row = end;
+    parts.push_back({row, std::min(item.slice.end, row + most)});
+    row = parts.back().end;
   } while (row < item.slice.end);
+  return parts;
 }
 
 std::vector<std::vector<UpdateLoop::Running>> UpdateLoop::groups(std::span<const UpdateItem> items,
@@ -58,10 +57,21 @@ std::vector<std::vector<UpdateLoop::Running>> UpdateLoop::groups(std::span<const
       groups.emplace_back();
       summed = 0;
     }
-    add_parts(groups.back(), item, step);
+    const int rounds = parts_.optimizer.rounds(info, step);
+    for (const Slice rows : parts_of(item, step))
+      groups.back().push_back({.item = item, .rows = rows, .rounds = rounds});
     summed += most;
   }
   return groups;
+}
+
+StateAccess UpdateLoop::access(const StateEntry& entry, std::int64_t step, int round) const {
+  const ParamInfo& info = parts_.params.info(entry.param);
+  if (!parts_.table.kept(entry, step)) return StateAccess::kNone;
+  if (entry.slot.kind != StateKind::kGradient)
+    return parts_.optimizer.access(info, entry.slot, step, round);
+  const bool whole = parts_.optimizer.projected_width(info, step) == 0;
+  return whole ? StateAccess::kRead : StateAccess::kNone;
 }
 
 std::vector<StateUse> UpdateLoop::uses_of(const Running& r, std::int64_t step, int round) const {
@@ -69,10 +79,9 @@ std::vector<StateUse> UpdateLoop::uses_of(const Running& r, std::int64_t step, i
   const bool staged = is_staged(info, step);
   std::vector<StateUse> uses;
   for (const StateEntry& entry : parts_.table.of(r.item.id)) {
-    if (!parts_.table.kept(entry, step)) continue;
-    const StateAccess access = parts_.optimizer.access(info, entry.slot, step, round);
-    if (access == StateAccess::kNone) continue;
-    uses.push_back({entry.id, r.rows, access, staged || entry.tier == StateTier::kHost});
+    const StateAccess use = access(entry, step, round);
+    if (use == StateAccess::kNone) continue;
+    uses.push_back({entry.id, r.rows, use, staged || entry.tier == StateTier::kHost});
   }
   return uses;
 }
@@ -119,8 +128,7 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
                   .lr = step.lr * parts_.optimizer.lr_factor(info),
                   .grad_scale = r.item.grad_scale,
                   .seed = parts_.seed,
-                  .grad = client.gradient(r.item.id).rows(r.rows.begin - r.item.slice.begin,
-                                                          r.rows.end - r.item.slice.begin),
+                  .grad = {},
                   .weight = {},
                   .master = {},
                   .state = {},
@@ -130,10 +138,11 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
   std::size_t leased = 0;
   for (const StateEntry& entry : parts_.table.of(r.item.id)) {
     if (!parts_.table.kept(entry, step.number)) continue;
-    const bool seen =
-        parts_.optimizer.access(info, entry.slot, step.number, round) != StateAccess::kNone;
+    const bool seen = access(entry, step.number, round) != StateAccess::kNone;
     const Tensor tensor = seen ? leases[leased++].tensor() : Tensor();
-    if (entry.slot.kind == StateKind::kWeight) {
+    if (entry.slot.kind == StateKind::kGradient) {
+      args.grad = tensor;
+    } else if (entry.slot.kind == StateKind::kWeight) {
       args.weight = tensor;
     } else if (entry.slot.is_weight()) {
       args.master = tensor;
@@ -142,10 +151,14 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
     }
   }
   args.state = state;
-  if (staged) {
-    const HostMirror grad(parts_.arena, args.grad);
-    grad.fetch();
-    args.grad = grad.mirror();
+  if (!args.grad.defined()) {
+    args.grad = client.gradient(r.item.id).rows(r.rows.begin - r.item.slice.begin,
+                                                r.rows.end - r.item.slice.begin);
+    if (staged) {
+      const HostMirror grad(parts_.arena, args.grad);
+      grad.fetch();
+      args.grad = grad.mirror();
+    }
   }
   r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step.number, round).exact), ExactSum());
   parts_.optimizer.round(round, args, r.in, r.out);

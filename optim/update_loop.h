@@ -43,7 +43,7 @@ class UpdateLoop {
   class Client {
    public:
     virtual ~Client() = default;
-    /// The gradient of the item's slice.
+    /// The gradient of the item's slice, unless it is kept with the state.
     virtual Tensor gradient(ParamId id) = 0;
     virtual void updated(ParamId id) = 0;
   };
@@ -55,6 +55,8 @@ class UpdateLoop {
   /// what an optimizer cannot do there is done in memory of the host. Throws what the residency and
   /// the sums do (SystemError); parameters before have then been updated.
   void step(Client& client, std::span<const UpdateItem> items, const UpdateStep& step);
+  /// The rows of an item's slice that are updated at once.
+  std::vector<Slice> parts_of(const UpdateItem& item, std::int64_t step) const;
   /// What step() leases, in order.
   std::vector<StateUse> uses(std::span<const UpdateItem> items, std::int64_t step) const;
 
@@ -67,7 +69,7 @@ class UpdateLoop {
   struct Running;
   std::vector<std::vector<Running>> groups(std::span<const UpdateItem> items,
                                            std::int64_t step) const;
-  void add_parts(std::vector<Running>& group, const UpdateItem& item, std::int64_t step) const;
+  StateAccess access(const StateEntry& entry, std::int64_t step, int round) const;
   std::vector<StateUse> uses_of(const Running& r, std::int64_t step, int round) const;
   SumCount sums_of(const Running& r, std::int64_t step, int round) const;
   void run(Client& client, std::vector<Running>& group, const UpdateStep& step);

@@ -200,7 +200,7 @@ RowReduction::RowReduction(Communicator& comm, Arena& arena, const OpLabel& labe
   }
 }
 
-void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
+void RowReduction::finish(std::span<const GradTarget> targets) {
   exchange_.follow();
   for (std::size_t i = 0; i < parts_.size(); ++i) {
     const Part& part = parts_[i];
@@ -211,7 +211,7 @@ void RowReduction::finish(std::span<const Tensor> targets, bool accumulate) {
     for (std::int64_t r = 0; r < received; ++r)
       pieces.push_back(part.received.rows(r * rows, (r + 1) * rows));
     if (!by_transport_) pieces.insert(pieces.begin() + rank_, part.own);
-    ops::sum_in_order(targets[i], pieces, accumulate);
+    ops::sum_in_order(targets[i].tensor, pieces, targets[i].accumulate);
   }
   parts_.clear();
   sent_.clear();

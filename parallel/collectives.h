@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "core/autograd/grad_sink.h"
 #include "core/base/exact_sum.h"
 #include "core/tensor/tensor.h"
 #include "parallel/communicator.h"
@@ -62,10 +63,10 @@ class [[nodiscard]] RowReduction {
   RowReduction(RowReduction&&) noexcept = default;
   RowReduction& operator=(RowReduction&&) = delete;  // what it waits for would lose its buffers
 
-  /// Waits, and writes (or adds, with accumulate) the sum over the ranks, in their order and in
-  /// f32 (or as the transport does), of this rank's rows of part i to targets[i]. The dtype of the
-  /// targets is f32 or the communication dtype; accumulating needs f32.
-  void finish(std::span<const Tensor> targets, bool accumulate);
+  /// Waits, and writes (or adds) the sum over the ranks, in their order and in f32 (or as the
+  /// transport does), of this rank's rows of part i to targets[i]. The dtype of the targets is f32
+  /// or the communication dtype; accumulating needs f32.
+  void finish(std::span<const GradTarget> targets);
   /// Bytes of communication buffers that it holds.
   std::int64_t buffer_bytes() const { return buffer_bytes_; }
 

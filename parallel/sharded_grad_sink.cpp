@@ -36,6 +36,10 @@ void ShardedGradSink::complete(ParamId id) {
   Tensor gradient = std::exchange(micro_batch_.at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
   gradient = projection_.apply(id, gradient);
+  if (comm_.size() == 1 && home_takes(id)) {
+    home_->add(id, gradient, last_micro_batch_);
+    return;
+  }
   if (plan_.stage() < 2 || comm_.size() == 1) {
     Tensor& total = total_.at(index(id));
     if (total.defined()) {
@@ -81,13 +85,12 @@ void ShardedGradSink::start_bucket() {
 
 void ShardedGradSink::finish_oldest() {
   Running& oldest = running_.front();
-  std::vector<Tensor> targets;
+  std::vector<GradTarget> targets;
   const DType dtype = sums_shards() ? DType::kF32 : options_.reduce.comm_dtype;
-  bool accumulate = false;
   for (const ParamId id : oldest.ids) {
     const Slice rows = plan_.reduced(id, comm_.rank());
     Tensor& reduced = reduced_.at(index(id));
-    accumulate = reduced.defined();
+    const bool accumulate = reduced.defined();
     if (!accumulate && plan_.stage() == 0) {
       const Shape whole = rows_shape(id, params_.info(id).storage_shape()[0]);
       gathered_.at(index(id)) =
@@ -97,12 +100,16 @@ void ShardedGradSink::finish_oldest() {
       reduced = Tensor::empty(arena_, MemoryTag::kGradients, dtype, rows_shape(id, rows.rows()),
                               "reduced gradient");
     }
-    targets.push_back(reduced);
+    targets.push_back({reduced, accumulate});
   }
-  oldest.reduction.finish(targets, accumulate);
+  oldest.reduction.finish(targets);
   targets.clear();
   const std::vector<ParamId> ids = std::move(oldest.ids);
   running_.pop_front();
+  for (const ParamId id : ids) {
+    if (home_takes(id))
+      home_->add(id, std::exchange(reduced_.at(index(id)), {}), last_micro_batch_);
+  }
   if (last_micro_batch_ && ready_ && plan_.stage() > 0) ready_(ids);
 }
 

@@ -43,12 +43,13 @@ class ShardedGradSink final : public StepGradients {
   void begin_micro_batch(bool last) override { last_micro_batch_ = last; }
   void end_micro_batch() override;
   bool middle_micro_batches_stay_local() const override {
-    return plan_.stage() < 2 || comm_.size() == 1;
+    return home_ == nullptr && (plan_.stage() < 2 || comm_.size() == 1);
   }
   std::uint64_t places_hash() const override;
   void set_ready(std::function<void(std::span<const ParamId>)> ready) override {
     ready_ = std::move(ready);
   }
+  void set_home(GradientHome& home) override { home_ = &home; }
   const Tensor& grad(ParamId id) const override { return reduced_.at(index(id)); }
   void release(ParamId id) override { reduced_.at(index(id)) = {}; }
   void release_all() override;
@@ -65,6 +66,7 @@ class ShardedGradSink final : public StepGradients {
   void finish_oldest();
   bool sums_shards() const { return options_.accumulates && plan_.stage() >= 2; }
   void gather_reduced();
+  bool home_takes(ParamId id) const { return home_ != nullptr && home_->takes(id); }
 
   Arena& arena_;
   const ParamTable& params_;
@@ -73,6 +75,7 @@ class ShardedGradSink final : public StepGradients {
   GradProjection& projection_;
   GradSinkOptions options_;
   std::function<void(std::span<const ParamId>)> ready_;
+  GradientHome* home_ = nullptr;
   bool last_micro_batch_ = true;
   std::vector<Tensor> micro_batch_;  // of the running micro-batch, by id
   std::vector<Tensor> total_;        // over the micro-batches so far (stages 0 and 1, one rank)

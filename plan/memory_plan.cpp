@@ -76,6 +76,7 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
       static_cast<std::size_t>(std::min<std::int64_t>(batch.accumulation_steps, 2)),
       planned_batch(batch.micro_batch, spec.engine.seq_len));
   for (const std::int64_t step : planned_steps(engine)) engine.step(batches, step, 0);
+  engine.finish_update();
   {
     const PhaseScope phase(arena, "eval");
     engine.evaluate(batches[0]);

@@ -30,10 +30,9 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
   if (plan.traffic.total() > 0)
     time.comm_s = static_cast<double>(plan.traffic.total()) / rates.bytes_per_s;
   if (rates.disk_bytes_per_s > 0) {
-    const std::int64_t by_passes = plan.disk_read_by_passes;
+    const std::int64_t by_passes = plan.disk_by_passes.total();
     time.pass_disk_s = static_cast<double>(by_passes) / rates.disk_bytes_per_s;
-    time.disk_s = static_cast<double>(plan.disk.read - by_passes + plan.disk.written) /
-                  rates.disk_bytes_per_s;
+    time.disk_s = static_cast<double>(plan.disk.total() - by_passes) / rates.disk_bytes_per_s;
   }
   return time;
 }
@@ -56,13 +55,14 @@ double measure_exchange_rate(Communicator& comm, std::int64_t bytes) {
                      last = part.begin[static_cast<std::size_t>(comm.rank()) + 1];
   const Tensor own = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32,
                                    Shape{last - first, 256}, "timed sum");
+  const GradTarget target{own, false};
   double best = 0;
   for (int run = 0; run < kRuns; ++run) {
     barrier(comm, "the measurement");
     const std::int64_t start = steady_now_ns(), before = comm.traffic().tensor_bytes;
     RowReduction(comm, *arena, {"reduce_scatter", "the measurement"}, std::span(&part, 1),
                  {.comm_dtype = DType::kF32})
-        .finish(std::span(&own, 1), false);
+        .finish(std::span(&target, 1));
     start_all_gather(comm, {"all_gather", "the measurement"}, std::span(&part, 1)).wait();
     const auto sent = static_cast<double>(comm.traffic().tensor_bytes - before);
     best = std::max(best, sent / (static_cast<double>(steady_now_ns() - start) * 1e-9));

@@ -82,26 +82,47 @@ bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) 
   return try_micro(ceil_div(sequences, good));
 }
 
-// What the second step of so many micro-batches, which is like those after it, reads and writes.
-DiskTraffic disk_of(const TrainSpec& spec, const BatchPlan& batch, std::int64_t micro_batches,
-                    const RankPlace& place) {
+// What a step moves, and of it during forward and backward passes.
+struct DiskOfStep {
+  DiskTraffic all, by_passes;
+};
+
+// What the second step of so many micro-batches, which is like those after it, moves.
+DiskOfStep disk_of(const TrainSpec& spec, const BatchPlan& batch, std::int64_t micro_batches,
+                   const RankPlace& place) {
   PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
   TrainEngine& engine = planned.assembled.engine;
+  const OffloadHome& home = *planned.assembled.offload->home();
   const std::vector<Batch> batches(static_cast<std::size_t>(micro_batches),
                                    planned_batch(batch.micro_batch, spec.engine.seq_len));
   engine.step(batches, 1, 0);
-  const DiskTraffic before = planned.assembled.offload->home()->traffic();
+  DiskOfStep moved;
+  DiskTraffic began;
+  engine.set_phase_hook([&](std::string_view phase, bool begin) {
+    if (phase != "forward" && phase != "backward") return;
+    if (begin) {
+      began = home.traffic();
+    } else {
+      moved.by_passes += home.traffic() - began;
+    }
+  });
+  const DiskTraffic before = home.traffic();
   engine.step(batches, 2, 0);
-  const DiskTraffic after = planned.assembled.offload->home()->traffic();
-  return {.read = after.read - before.read, .written = after.written - before.written};
+  moved.all = home.traffic() - before;
+  return moved;
 }
 
-// Every micro-batch reads the weights that are on disk.
-DiskTraffic disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const RankPlace& place) {
+DiskTraffic with_more(const DiskTraffic& two, const DiskTraffic& three, std::int64_t more) {
+  const DiskTraffic each = three - two;
+  return {two.read + more * each.read, two.written + more * each.written};
+}
+
+// Every micro-batch reads the weights that are on disk, and adds to the gradients there.
+DiskOfStep disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const RankPlace& place) {
   if (batch.accumulation_steps < 3) return disk_of(spec, batch, batch.accumulation_steps, place);
-  const DiskTraffic two = disk_of(spec, batch, 2, place), three = disk_of(spec, batch, 3, place);
-  return {.read = two.read + (batch.accumulation_steps - 2) * (three.read - two.read),
-          .written = two.written};
+  const DiskOfStep two = disk_of(spec, batch, 2, place), three = disk_of(spec, batch, 3, place);
+  const std::int64_t more = batch.accumulation_steps - 2;
+  return {with_more(two.all, three.all, more), with_more(two.by_passes, three.by_passes, more)};
 }
 
 bool has_int8(const TrainSpec& spec) {
@@ -140,13 +161,10 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   plan.offload = tried.offload.state;
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
-  if (plan.offload) plan.disk = disk_of_a_step(tried, plan.batch, place);
-  if (plan.offload && tried.offload.weights) {
-    BatchPlan several = plan.batch;
-    several.accumulation_steps = 2;
-    plan.disk_read_by_passes =
-        plan.batch.accumulation_steps *
-        (disk_of(tried, several, 2, place).read - disk_of(tried, several, 1, place).read);
+  if (plan.offload) {
+    const DiskOfStep moved = disk_of_a_step(tried, plan.batch, place);
+    plan.disk = moved.all;
+    plan.disk_by_passes = moved.by_passes;
   }
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
   plan.groups = planned.assembled.optimizer.summary();

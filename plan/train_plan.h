@@ -21,10 +21,10 @@ struct Budget {
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
-  bool offload = false;                  // state is on disk
-  DiskTraffic disk;                      // of this rank in one step
-  std::int64_t disk_read_by_passes = 0;  // of it, weights that forward and backward passes read
-  StepTraffic traffic;                   // of this rank in one step
+  bool offload = false;        // state is on disk
+  DiskTraffic disk;            // of this rank in one step
+  DiskTraffic disk_by_passes;  // of it, during forward and backward passes
+  StepTraffic traffic;         // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much
   std::int64_t checkpoint_bytes = 0;

@@ -36,6 +36,14 @@ void require_projecting(const OptimizerSpec& spec) {
              spec.main.optimizer.name, names);
 }
 
+// What the engine has to know of what lies on disk.
+EngineOptions engine_options(const TrainSpec& spec) {
+  EngineOptions options = spec.engine;
+  options.stored_gradients = spec.offload.gradients;
+  options.delayed_update = spec.offload.delayed_update;
+  return options;
+}
+
 }  // namespace
 
 void freeze_parameters(const std::vector<std::string>& patterns, Transformer& model) {
@@ -77,7 +85,7 @@ AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicat
       offload(spec.offload.state
                   ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
                   : nullptr),
-      engine(in_load_phase(arena), model, optimizer, spec.engine,
+      engine(in_load_phase(arena), model, optimizer, engine_options(spec),
              {comm, offload ? offload->stores() : EngineStores{}}) {}
 
 }  // namespace thimble

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <optional>
 
 #include "core/base/random.h"
 #include "core/ops/op_observer.h"
@@ -27,8 +28,10 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
     gradients_->begin_micro_batch(last);
     const BatchTensors& batch = feed.next();
     const auto run_one = [&] {
+      std::optional<UpdatedOnDemand> on_demand;
+      if (delayed_ && delayed_->is_pending()) on_demand.emplace(*store_, *delayed_);
       Tape tape(arena_, *gradients_, keep, options_.recompute);
-      Context ctx{.store = *store_,
+      Context ctx{.store = on_demand ? static_cast<ParamStore&>(*on_demand) : *store_,
                   .arena = arena_,
                   .dtype = options_.dtype,
                   .tape = &tape,
@@ -36,6 +39,7 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
       phase("forward", true);
       feed.keep(model_.loss(ctx, batch, tables_, scale));
       phase("forward", false);
+      finish_update();
       if (fused_ && last) {
         // The backward pass changes weights: it must not begin in vain.
         feed.send();
@@ -76,7 +80,9 @@ bool TrainEngine::micro_batches_repeat() const {
 }
 
 StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
+  finish_update();
   step_ = 0;
+  if (stored_) stored_->begin_step(0);
   TH_CHECK(!fused_, "gradients are not kept");
   const Sums sums = run_micro_batches(micro_batches);
   return {.loss = sums.weight > 0 ? sums.loss.value() / sums.weight : 0.0,
@@ -84,6 +90,7 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
 }
 
 EvalSum TrainEngine::evaluate(const Batch& batch) {
+  finish_update();
   BatchFeed feed(arena_, std::span(&batch, 1));
   Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .fp8 = options_.fp8};
   feed.keep(model_.loss(ctx, feed.next(), tables_, 1.0f));

@@ -9,6 +9,8 @@ namespace thimble {
 struct OffloadSpec {
   bool state = false;               // masters and the optimizer's state are on disk
   bool weights = false;             // and the weights; only with `state`
+  bool gradients = false;           // and the gradients, until the update; only with `state`
+  bool delayed_update = false;      // under the next forward pass
   std::filesystem::path directory;  // of this run alone, which is there; not used by plans
   std::int64_t window_bytes = 0;    // of memory that state moves through; 0: as much as is useful
   int slots = 2;                // 1: changed in place, so that a crash falls back to a checkpoint

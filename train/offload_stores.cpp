@@ -63,7 +63,7 @@ SlotMaker OffloadStores::slot_maker(const StateTable& table, int rank) const {
                   offsets[checkpoint_key(placed.tensor)] = placed.offset;
                 ExtentTable extents;
                 for (const StateEntry& entry : table.entries()) {
-                  if (!OffloadHome::is_on_disk(entry)) continue;
+                  if (!OffloadHome::is_on_disk(entry) || !entry.saved) continue;
                   const ByteRange held = entry.held(rank);
                   const std::string key = disk_key(table, entry);
                   extents.add(key, {"state", offsets.at(key) + held.begin, held.size});
@@ -213,8 +213,8 @@ void remove_offloaded_state(const std::filesystem::path& directory) noexcept {
   std::error_code error;
   for (const auto& entry : std::filesystem::directory_iterator(directory, error)) {
     const std::string name = entry.path().filename().string();
-    const bool own =
-        name.starts_with("state-") || name.starts_with("commit-") || name.starts_with("layout-");
+    const bool own = name.starts_with("state-") || name.starts_with("commit-") ||
+                     name.starts_with("layout-") || name.starts_with("spill-");
     std::error_code ignored;
     if (own) std::filesystem::remove(entry.path(), ignored);
   }

@@ -4,39 +4,21 @@
 #include <array>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <numeric>
 
 #include "core/device/gpu.h"
-#include "core/nn/resident_state.h"
 #include "core/ops/ops.h"
 #include "optim/stored_values.h"
-#include "parallel/quantised_store.h"
 #include "parallel/sharded_grad_sink.h"
 #include "parallel/staged_communicator.h"
 #include "train/batch_sums.h"
+#include "train/engine_stores.h"
 #include "train/fp8_check.h"
 #include "train/gpu_sharing.h"
-#include "train/gradient_clipping.h"
 #include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
-
-// The dtypes of the gradient of one micro-batch, by parameter.
-std::vector<DType> grad_dtypes(const TrainableModel& model, const EngineOptions& options,
-                               int ranks) {
-  // Added up over micro-batches before anything rounds it, or sent as it is.
-  const bool keep_f32 = ranks == 1 ? options.accumulates
-                                   : options.comm_dtype == DType::kF32 ||
-                                         (options.accumulates && options.zero_stage < 2);
-  std::vector<DType> dtypes;
-  for (const ParamId id : model.params().ids()) {
-    dtypes.push_back(keep_f32 || model.is_summed_in_backward(id) ? DType::kF32
-                                                                 : options.grad_dtype);
-  }
-  return dtypes;
-}
 
 // What the optimizer needs, and what the format of the weight does.
 OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
@@ -44,58 +26,6 @@ OptimizerNeed shard_need(const Optimizer& optimizer, const ParamInfo& info) {
   if (optimizer.int8_weight(info))
     need.granule_rows = std::lcm(need.granule_rows, int8_granule_rows(info));
   return need;
-}
-
-// Whole weights exist only while they are read.
-std::unique_ptr<WeightStore> make_gathered_store(Arena& arena, const TrainableModel& model,
-                                                 const StoreParts& parts,
-                                                 const EngineStores& stores) {
-  const int rank = parts.comm.rank();
-  std::unique_ptr<WeightRows> rows =
-      stores.rows ? stores.rows(arena, parts.table, rank)
-                  : std::make_unique<ResidentWeightRows>(arena, parts.table, rank);
-  return std::make_unique<GatheredStore>(parts, model.block_params(), std::move(rows));
-}
-
-std::unique_ptr<WeightStore> make_own_store(Arena& arena, const TrainableModel& model,
-                                            const EngineOptions& options, const StoreParts& parts,
-                                            const EngineStores& stores) {
-  const auto entries = parts.table.entries();
-  const bool any_int8 = std::any_of(entries.begin(), entries.end(), [](const StateEntry& entry) {
-    return entry.slot.kind == StateKind::kScale;
-  });
-  if (any_int8) {
-    if (stores.rows) throw_user("8-bit weights: allowed with offload.weights = \"memory\"");
-    if (parts.plan.stage() == 3 || options.dtype != DType::kBF16) {
-      throw_user(
-          "8-bit weights: allowed with parallelism.zero_stage 0, 1, 2 and model.dtype = "
-          "\"bf16\"");
-    }
-    return std::make_unique<QuantisedStore>(arena, parts);
-  }
-  if (stores.rows && parts.comm.size() > 1 && parts.plan.stage() != 3) {
-    throw_user(
-        "offload.weights = \"ssd\" needs parallelism.zero_stage = 3 on several ranks, so that each "
-        "reads its own rows; it is {}",
-        parts.plan.stage());
-  }
-  if (parts.plan.stage() == 3 || stores.rows)
-    return make_gathered_store(arena, model, parts, stores);
-  return std::make_unique<ReplicatedStore>(arena, parts, options.recompute == Recompute::kNone);
-}
-
-std::unique_ptr<WeightStore> make_store(Arena& arena, const TrainableModel& model,
-                                        const EngineOptions& options, const StoreParts& parts,
-                                        const EngineStores& stores) {
-  std::unique_ptr<WeightStore> own = make_own_store(arena, model, options, parts, stores);
-  if (!stores.weights) return own;
-  return stores.weights(arena, parts.table, parts.comm.rank(), std::move(own));
-}
-
-std::unique_ptr<StateStore> make_state_store(Arena& arena, const StateTable& table, int rank,
-                                             const EngineStores& stores) {
-  if (stores.state) return stores.state(arena, table, rank);
-  return std::make_unique<ResidentState>(arena, table, rank);
 }
 
 // Null: the ranks' own does. A library that moves tensors from GPU to GPU needs no memory of ours,
@@ -162,9 +92,9 @@ class TrainEngine::Projection final : public GradProjection {
   }
   Tensor apply(ParamId id, const Tensor& gradient) override {
     if (engine_.step_ == 0) return gradient;
-    const bool foreseen = engine_.forecast_.gradient_complete(id);
+    const bool announced = engine_.forecast_.comes({StateForecast::Kind::kProjected, {{.id = id}}});
     if (width(id) == 0) return gradient;
-    if (!foreseen) engine_.state_.announce(engine_.loop_.projection_uses(id, engine_.step_));
+    if (!announced) engine_.state_.announce(engine_.loop_.projection_uses(id, engine_.step_));
     return engine_.loop_.project_gradient(id, engine_.step_, gradient);
   }
 
@@ -189,7 +119,10 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
              .stage = comm_.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
       table_(model.params(), optimizer,
-             {.weights = options.dtype, .master = master(), .divided = plan_.stage() > 0},
+             {.weights = options.dtype,
+              .master = master(),
+              .divided = plan_.stage() > 0,
+              .gradients = stored_dtypes(model, options, comm_.size())},
              [this](ParamId id) { return plan_.spec(id).rows; }),
       store_(make_store(arena, model, options,
                         {model.params(), table_, plan_, comm_, options.dtype}, rank.stores)),
@@ -205,7 +138,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),
       client_(std::make_unique<Client>(*this)),
-      forecast_(model.params(), optimizer),
+      forecast_(model.params().size()),
       graph_caches_{GraphCache(gpu_graphs()), GraphCache(gpu_graphs())} {
   check_fp8(options, model, arena);
   for (const ParamId id : model.params().ids()) {
@@ -220,11 +153,41 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
                            .gradients = *gradients_,
                            .shards_gradients = plan_.stage() > 0},
         [this](std::span<const UpdateItem> items, const UpdateStep& step) {
-          update(items, step, forecast_.updated(items));
+          update(items, step,
+                 forecast_.comes({StateForecast::Kind::kUpdated, {items.begin(), items.end()}}));
         });
     gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
   }
+  if (options.stored_gradients) store_gradients();
+  if (options.delayed_update) delay_updates();
   tables_ = model.make_tables(arena, options.seq_len);
+}
+
+void TrainEngine::delay_updates() {
+  if (fused_) {
+    throw_user(
+        "offload.delayed_update = true: with optimizer.fused_backward = true the update runs in "
+        "the backward pass already; allowed with false");
+  }
+  delayed_ = std::make_unique<DelayedUpdate>(
+      model_, [this](std::span<const UpdateItem> items, const UpdateStep& step) {
+        update(items, step, true);
+        store_->publish();
+      });
+}
+
+void TrainEngine::store_gradients() {
+  stored_ = std::make_unique<StoredGradients>(
+      StoredGradients::Parts{.arena = arena_,
+                             .table = table_,
+                             .optimizer = optimizer_,
+                             .state = state_,
+                             .loop = loop_,
+                             .rank = comm_.rank()},
+      [this](ParamId id) {
+        return forecast_.comes({StateForecast::Kind::kStored, {{.id = id}}});
+      });
+  gradients_->set_home(*stored_);
 }
 
 void TrainEngine::load(TensorSource& source) {
@@ -254,7 +217,16 @@ std::vector<std::int64_t> TrainEngine::projected_widths(std::int64_t step) const
 ExactSum TrainEngine::squares(std::int32_t& first_bad) const {
   ExactSum sum;
   first_bad = -1;
+  if (stored_) {
+    sum.add(stored_->squares());
+    first_bad = static_cast<std::int32_t>(stored_->first_bad());
+  }
   for (const UpdateItem& item : active_) {
+    if (stored_ && stored_->takes(item.id)) {
+      TH_CHECK(stored_->is_final(item.id), "no gradient reached {}",
+               model_.params().info(item.id).name);
+      continue;
+    }
     const Tensor& grad = gradients_->grad(item.id);
     TH_CHECK(grad.defined(), "no gradient reached {}", model_.params().info(item.id).name);
     ops::add_squares(arena_, sum, grad);
@@ -296,8 +268,11 @@ void TrainEngine::keep_state_of(std::int64_t step) {
 }
 
 void TrainEngine::begin_step(std::int64_t step) {
+  // What is kept of the state may change with the step.
+  if (varies(optimizer_, model_.params())) finish_update();
   step_ = step;
   keep_state_of(step);
+  if (stored_) stored_->begin_step(step);
   active_.clear();
   for (const UpdateItem& item : items_) {
     if (optimizer_.updates(model_.params().info(item.id), step)) active_.push_back(item);
@@ -306,13 +281,29 @@ void TrainEngine::begin_step(std::int64_t step) {
 
 // Announces the state that the coming backward pass will lease.
 void TrainEngine::begin_backward(bool updates) {
-  if (step_ > 0) state_.announce(forecast_.begin_backward(loop_, updates, step_));
+  if (step_ == 0) return;
+  state_.announce(forecast_.begin_backward(
+      updates, [this](const StateForecast::Event& event) { return uses(event); }));
 }
 
-void TrainEngine::update(std::span<const UpdateItem> items, const UpdateStep& step,
-                         bool announced) {
-  if (!announced) state_.announce(loop_.uses(items, step.number));
-  loop_.step(*client_, items, step);
+// What the running step leases for it.
+std::vector<StateUse> TrainEngine::uses(const StateForecast::Event& event) const {
+  std::vector<UpdateItem> items;
+  for (const UpdateItem& item : event.items) {
+    if (optimizer_.updates(model_.params().info(item.id), step_)) items.push_back(item);
+  }
+  if (items.empty()) return {};
+  const ParamId id = items.front().id;
+  switch (event.kind) {
+    case StateForecast::Kind::kProjected:
+      return projection_->width(id) > 0 ? loop_.projection_uses(id, step_)
+                                        : std::vector<StateUse>{};
+    case StateForecast::Kind::kStored:
+      return stored_->takes(id) ? stored_->uses(id) : std::vector<StateUse>{};
+    case StateForecast::Kind::kUpdated:
+      break;
+  }
+  return loop_.uses(items, step_);
 }
 
 StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t step, double lr) {
@@ -320,75 +311,14 @@ StepResult TrainEngine::step(std::span<const Batch> micro_batches, std::int64_t 
   const StepResult result =
       fused_ ? fused_step(micro_batches, step, lr) : plain_step(micro_batches, step, lr);
   if (commit_hook_) commit_hook_(result);
+  if (!delayed_ || !delayed_->is_pending()) commit(step);
+  return result;
+}
+
+void TrainEngine::commit(std::int64_t step) {
   phase("commit", true);
   state_.commit(step);
   phase("commit", false);
-  return result;
-}
-
-StepResult TrainEngine::plain_step(std::span<const Batch> micro_batches, std::int64_t step,
-                                   double lr) {
-  const Sums sums = run_micro_batches(micro_batches);
-  StepResult result{.trained_tokens = count_trained(micro_batches)};
-  phase("norm", true);
-  std::int32_t first_bad = -1;
-  const ExactSum squared = squares(first_bad);
-  agree(sums, squared, first_bad, result);
-  phase("norm", false);
-  if (result.skipped) {
-    gradients_->release_all();
-    return result;
-  }
-  phase("update", true);
-  for (UpdateItem& item : active_)
-    item.grad_scale = clip_factor(options_.max_grad_norm, result.grad_norm);
-  update(active_, {step, lr}, false);
-  store_->publish();
-  phase("update", false);
-  return result;
-}
-
-StepResult TrainEngine::fused_step(std::span<const Batch> micro_batches, std::int64_t step,
-                                   double lr) {
-  FusedUpdate::Step update{.update = {.number = step, .lr = lr}};
-  StepResult result{.trained_tokens = count_trained(micro_batches)};
-  Sums sums;
-  if (options_.clip_mode == ClipMode::kTwoPass) {
-    update.only_measures = true;
-    fused_->begin(update, active_);
-    sums = run_micro_batches(micro_batches);
-    const double norm = std::sqrt(fused_->squares().value());
-    if (!sums.usable || !fused_->skipped().empty()) {
-      const std::int32_t bad =
-          fused_->skipped().empty() ? -1 : static_cast<std::int32_t>(fused_->skipped().front());
-      ExactSum none;
-      none.add(std::numeric_limits<double>::quiet_NaN());
-      gradients_->release_all();
-      agree(sums, none, bad, result);
-      return result;
-    }
-    update.only_measures = false;
-    update.grad_scale = clip_factor(options_.max_grad_norm, norm);
-  } else if (options_.clip_mode == ClipMode::kLagged && last_grad_norm_ > 0) {
-    update.grad_scale = clip_factor(options_.max_grad_norm, last_grad_norm_);
-  } else if (options_.clip_mode == ClipMode::kPerTensor) {
-    update.max_tensor_norm = options_.max_grad_norm;
-  }
-  fused_->begin(update, active_);
-  sums = run_micro_batches(micro_batches);
-  if (sums.usable) store_->publish();
-  // Every rank has the sum over all of them.
-  const ExactSum squares = plan_.stage() == 0 || comm_.rank() == 0 ? fused_->squares() : ExactSum();
-  agree(sums, squares, -1, result);
-  if (result.skipped) {
-    gradients_->release_all();
-    return result;
-  }
-  result.skipped_tensors = static_cast<int>(fused_->skipped().size());
-  if (result.skipped_tensors > 0)
-    result.first_bad = model_.params().info(fused_->skipped().front()).name;
-  last_grad_norm_ = result.grad_norm;
-  return result;
 }
 
 }  // namespace thimble

@@ -18,8 +18,10 @@
 #include "core/nn/weight_rows.h"
 #include "core/nn/weight_store.h"
 #include "parallel/parallel_plan.h"
+#include "train/delayed_update.h"
 #include "train/fused_update.h"
 #include "train/state_forecast.h"
+#include "train/stored_gradients.h"
 
 namespace thimble {
 
@@ -43,8 +45,10 @@ struct EngineOptions {
   MasterFormat master = MasterFormat::kF32;  // beside bf16 weights; f32 weights are their own
   std::uint64_t seed = 42;  // of stochastic rounding and what else is random in updates
   std::int64_t seq_len = 0;
-  int ranks_on_gpu = 0;  // ranks that share a GPU; 0: the engine finds out
-  bool graphs = true;    // on a GPU, micro-batches that repeat are replayed as one CUDA graph
+  bool stored_gradients = false;  // gradients wait with the state, not in memory
+  bool delayed_update = false;    // under the next forward pass: see DelayedUpdate
+  int ranks_on_gpu = 0;           // ranks that share a GPU; 0: the engine finds out
+  bool graphs = true;  // on a GPU, micro-batches that repeat are replayed as one CUDA graph
 };
 
 struct StepResult {
@@ -123,10 +127,19 @@ class TrainEngine {
   double last_grad_norm() const { return last_grad_norm_; }
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
 
-  WeightStore& store() { return *store_; }
+  /// Ends an update that was left to the next forward pass, and commits it. Whoever asks for the
+  /// weights or the state gets them updated.
+  void finish_update();
+  WeightStore& store() {
+    finish_update();
+    return *store_;
+  }
   /// Everything that is kept between steps, and the way to what this rank has of it.
   const StateTable& table() const { return table_; }
-  StateResidency& state() { return state_; }
+  StateResidency& state() {
+    finish_update();
+    return state_;
+  }
   const StateResidency& state() const { return state_; }
   Communicator& comm() { return comm_; }
   int rank() const { return comm_.rank(); }
@@ -167,6 +180,11 @@ class TrainEngine {
   bool micro_batches_repeat() const;
   void begin_step(std::int64_t step);
   void begin_backward(bool updates);
+  std::vector<StateUse> uses(const StateForecast::Event& event) const;
+  void store_gradients();
+  void delay_updates();
+  void delay_update(const UpdateStep& step);
+  void commit(std::int64_t step);
   void update(std::span<const UpdateItem> items, const UpdateStep& step, bool announced);
   StepResult plain_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
   StepResult fused_step(std::span<const Batch> micro_batches, std::int64_t step, double lr);
@@ -196,7 +214,9 @@ class TrainEngine {
   UpdateLoop loop_;
   std::unique_ptr<UpdateLoop::Client> client_;
   StateForecast forecast_;
-  std::unique_ptr<FusedUpdate> fused_;  // if asked for
+  std::unique_ptr<FusedUpdate> fused_;       // if asked for
+  std::unique_ptr<StoredGradients> stored_;  // if asked for
+  std::unique_ptr<DelayedUpdate> delayed_;   // if asked for
   double last_grad_norm_ = 0;
   std::vector<UpdateItem> items_;           // all that is trained
   std::vector<UpdateItem> active_;          // what the running step updates

@@ -18,6 +18,7 @@ enum class StateKind : std::uint8_t {
   kRemainder,  // u16: the low half that a bf16 weight lacks of an f32
   kOptimizer,  // what an optimizer keeps of its own: moments, and numbers of a matrix
   kProjector,  // the optimizer's, and the gradient projection depends on it
+  kGradient,   // of the running step, between the backward pass and the update
 };
 
 /// One piece of state: what it is as a whole, and how it is divided among slices of the parameter's
@@ -35,8 +36,8 @@ struct StateSlot {
   bool on_cpu = false;      // few numbers, which the host reads whatever device updates run on
 
   bool shared() const { return values == 0; }
-  /// Whether it stands for the weight rather than for state of the optimizer.
-  bool is_weight() const { return kind != StateKind::kOptimizer && kind != StateKind::kProjector; }
+  /// Whether it stands for the weight: the compute weight, its scales, what it lacks of a master.
+  bool is_weight() const { return kind <= StateKind::kRemainder; }
   /// The values that belong to a slice. Throws LogicError if the slice cuts a group of `rows` rows.
   Slice elements(Slice slice) const;
   /// The shape of the values that belong to a slice.

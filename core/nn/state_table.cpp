@@ -16,6 +16,8 @@ MemoryTag tag_of(StateKind kind) {
     case StateKind::kOptimizer:
     case StateKind::kProjector:
       break;
+    case StateKind::kGradient:
+      return MemoryTag::kGradients;
   }
   return MemoryTag::kOptimizer;
 }
@@ -76,6 +78,10 @@ StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer,
     }
     if (!info.trainable) continue;
     for (StateSlot& slot : optimizer.state_slots(info)) add(entry, std::move(slot));
+    if (formats.gradients.empty()) continue;
+    entry.saved = false;
+    const DType dtype = formats.gradients.at(static_cast<std::size_t>(id));
+    add(entry, of_kind(StateKind::kGradient, element_slot(slot_names::kGradient, dtype, info)));
   }
   first_.push_back(entries_.size());
 }
@@ -108,7 +114,8 @@ const StateEntry* StateTable::find(ParamId id, std::string_view name) const {
 }
 
 std::int64_t StateTable::generation(const StateEntry& entry, std::int64_t step) const {
-  return entry.slot.is_weight() ? 0 : optimizer_.state_generation(params_.info(entry.param), step);
+  const bool always = entry.slot.is_weight() || entry.slot.kind == StateKind::kGradient;
+  return always ? 0 : optimizer_.state_generation(params_.info(entry.param), step);
 }
 
 }  // namespace thimble

@@ -1,7 +1,8 @@
-// Everything that is kept of a model between steps, in one list: what it is, and which bytes of it
-// each rank holds and writes. Whatever creates, leases, plans, saves, loads or converts state goes
-// by this list, and nothing else knows its slots. A pure function of parameters, optimizer, formats
-// and partition, in closed form: a question costs the same for one rank and for thousands.
+// Everything that is kept of a model between steps, or within one until the update, in one list:
+// what it is, and which bytes of it each rank holds and writes. Whatever creates, leases, plans,
+// saves, loads or converts state goes by this list, and nothing else knows its slots. A pure
+// function of parameters, optimizer, formats and partition, in closed form: a question costs the
+// same for one rank and for thousands.
 #pragma once
 
 #include <functional>
@@ -27,12 +28,13 @@ enum class StateTier : std::uint8_t {
   kHost,    // the host's memory
 };
 
-/// The names that checkpoints have for what stands for a weight itself.
+/// The names that checkpoints have for what stands for a weight itself, and the gradient's.
 namespace slot_names {
 inline constexpr const char* kWeight = "weight";
 inline constexpr const char* kScale = "scale";
 inline constexpr const char* kMaster = "master";
 inline constexpr const char* kRemainder = "remainder";
+inline constexpr const char* kGradient = "gradient";  // in none
 }  // namespace slot_names
 
 /// Index in a StateTable.
@@ -50,7 +52,7 @@ struct StateEntry {
   StateSlot slot;
   MemoryTag tag = MemoryTag::kOptimizer;
   StateTier tier = StateTier::kDevice;
-  bool saved = true;     // false: made anew from the master
+  bool saved = true;     // false: made anew, from the master or by the next step
   RowPartition rows;     // of the parameter: who writes which
   bool divided = false;  // each rank holds only what it writes; otherwise all of it
 
@@ -72,6 +74,8 @@ struct StateFormats {
   DType weights = DType::kBF16;
   MasterFormat master = MasterFormat::kNone;
   bool divided = false;  // each rank keeps only the state of the rows that it updates (ZeRO 1 on)
+  /// By parameter, of the gradients that are kept with the state until the update; empty: none is.
+  std::vector<DType> gradients = {};
 };
 
 class StateTable {

@@ -6,6 +6,7 @@
 #include <span>
 
 #include "core/autograd/grad_sink.h"
+#include "core/nn/gradient_home.h"
 
 namespace thimble {
 
@@ -38,6 +39,10 @@ class StepGradients : public GradSink {
   /// needed, on all ranks in the same order; by end_micro_batch() it has been called for all. It
   /// may release them.
   virtual void set_ready(std::function<void(std::span<const ParamId>)> ready) = 0;
+
+  /// Gradients that `home` takes are not kept here: grad() is undefined for them. Only where every
+  /// rank gets its own rows from each micro-batch (one rank, or stage 2 and 3).
+  virtual void set_home(GradientHome& home) = 0;
 
   /// The gradient, or its projection, of the rows that this rank updates, over all ranks and
   /// micro-batches; undefined if nothing flowed.

@@ -44,7 +44,7 @@ struct TrainBench {
   bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
   std::string offload;  // directory of the state on disk; empty: it is in memory
-  bool offload_weights = false;
+  bool offload_weights = false, offload_gradients = false, delayed_update = false;
   int slots = 2;
   bool json = false, profile = false;
 };
@@ -105,8 +105,12 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
-  spec.offload = {
-      .state = !b.offload.empty(), .weights = b.offload_weights, .directory = {}, .slots = b.slots};
+  spec.offload = {.state = !b.offload.empty(),
+                  .weights = b.offload_weights,
+                  .gradients = b.offload_gradients,
+                  .delayed_update = b.delayed_update,
+                  .directory = {},
+                  .slots = b.slots};
   return spec;
 }
 
@@ -358,6 +362,10 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
                    "Keep masters and optimizer state on disk, in this directory")
       ->check(CLI::ExistingDirectory);
   train->add_flag("--offload-weights", options->offload_weights, "Weights are on disk too")
+      ->needs("--offload");
+  train->add_flag("--offload-gradients", options->offload_gradients, "Gradients wait on disk too")
+      ->needs("--offload");
+  train->add_flag("--delayed-update", options->delayed_update, "Update under the next forward pass")
       ->needs("--offload");
   train->add_option("--slots", options->slots, "Copies of the state on disk: 2, or 1 in place")
       ->check(CLI::Range(1, 2));

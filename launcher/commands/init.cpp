@@ -61,7 +61,7 @@ bool holds(const fs::path& file, const std::string& text) {
 // The configuration of a model of a named size for this tokenizer, not written yet.
 ModelConfig sized_config(const std::string& size, const std::string& tokenizer_path) {
   auto config = named_model_config(size);
-  if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 7b", size);
+  if (!config) throw_user("--size '{}': allowed 20m, 60m, 130m, 350m, 1b, 2b, 7b", size);
   const auto tokenizer = load_tokenizer(tokenizer_path);
   config->vocab_size = tokenizer->vocab_size();
   config->bos_id = tokenizer->bos_id();
@@ -198,7 +198,7 @@ void add_init_command(CLI::App& app, CommandSession& session) {
   CLI::App* init = app.add_subcommand("init", "Write a commented job file for a model and data");
   init->add_option("--model", a->model, "Hugging Face directory to fine-tune, or org/name");
   init->add_option("--size", a->size,
-                   "Train from scratch at this size: 20m, 60m, 130m, 350m, 1b, 7b");
+                   "Train from scratch at this size: 20m, 60m, 130m, 350m, 1b, 2b, 7b");
   init->add_option("--config", a->config, "config.json of a model to train from scratch");
   init->add_option("--tokenizer", a->tokenizer,
                    "Tokenizer directory or file, or \"byte\" (default: the model's; byte from "

@@ -79,9 +79,10 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
   const std::string offload =
       !plan.offload ? ""
                     : fmt::format(
-                          "\noffload: {}masters and optimizer state on disk, {} copies of {}; "
+                          "\noffload: {}{}masters and optimizer state on disk, {} copies of {}; "
                           "every step reads {} and writes {} per rank",
-                          spec.offload.weights ? "weights, " : "", spec.offload.slots,
+                          spec.offload.weights ? "weights, " : "",
+                          spec.offload.gradients ? "gradients, " : "", spec.offload.slots,
                           format_bytes(plan.checkpoint_bytes), format_bytes(plan.disk.read),
                           format_bytes(plan.disk.written));
   const bool gpu = spec.device == DeviceKind::kGpu;

@@ -213,18 +213,20 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
   const StepTime time = predict_step(spec, plan, known.rates);
   const double passes_s = std::max(time.compute_s, time.pass_disk_s);
   const double step_s = passes_s + time.disk_s;
-  const std::string weights =
-      plan.disk_read_by_passes == 0
+  const std::string passes =
+      plan.disk_by_passes.total() == 0
           ? ""
-          : fmt::format("\nweights: {} read by forward and backward passes, {:.3g} s, meanwhile",
-                        format_bytes(plan.disk_read_by_passes), time.pass_disk_s);
-  return weights + fmt::format(
-                       "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
-                       "matmuls; a step is bounded by {}, "
-                       "{:.3g} TB are written per day",
-                       time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-                       time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-                       static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
+          : fmt::format(
+                "\nforward and backward passes: {} read and {} written, {:.3g} s, meanwhile",
+                format_bytes(plan.disk_by_passes.read), format_bytes(plan.disk_by_passes.written),
+                time.pass_disk_s);
+  return passes + fmt::format(
+                      "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
+                      "matmuls; a step is bounded by {}, "
+                      "{:.3g} TB are written per day",
+                      time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+                      time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+                      static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {

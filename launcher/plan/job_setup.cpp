@@ -154,13 +154,19 @@ OptimizerSpec optimizer_spec(const job::JobConfig& job) {
   return {.main = std::move(main), .fallback = std::move(fallback), .groups = std::move(groups)};
 }
 
+// At which each rank has what it moves to its disk.
+int least_stage(const job::OffloadConfig& offload) {
+  if (offload.weights == job::StatePlace::kSsd) return 3;
+  return offload.gradients == job::StatePlace::kSsd ? 2 : 1;
+}
+
 EngineOptions engine_options(const job::JobConfig& job) {
   return {.dtype = job.model.dtype,
           .fp8 = job.model.linear_dtype == job::LinearDType::kFP8,
           .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
           .recompute = job.memory.recompute,
-          .zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(
-              job.offload.weights == job::StatePlace::kSsd ? 3 : 1)),
+          .zero_stage =
+              static_cast<int>(job.parallelism.zero_stage.value.value_or(least_stage(job.offload))),
           .comm_dtype = job.parallelism.reduce_dtype,
           .reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl,
           .max_grad_norm = job.training.max_grad_norm,
@@ -174,11 +180,15 @@ EngineOptions engine_options(const job::JobConfig& job) {
 
 OffloadSpec offload_spec(const job::JobConfig& job) {
   const job::OffloadConfig& o = job.offload;
-  const bool weights = o.weights == job::StatePlace::kSsd;
-  if (weights && o.state.value == job::StatePlace::kMemory)
-    throw_user("offload.weights = \"ssd\" needs offload.state = \"ssd\"");
-  return {.state = weights || o.state.value == job::StatePlace::kSsd,
+  const bool weights = o.weights == job::StatePlace::kSsd,
+             gradients = o.gradients == job::StatePlace::kSsd;
+  if ((weights || gradients) && o.state.value == job::StatePlace::kMemory)
+    throw_user("offload.{} = \"ssd\" needs offload.state = \"ssd\"",
+               weights ? "weights" : "gradients");
+  return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
+          .gradients = gradients,
+          .delayed_update = o.delayed_update,
           .directory = {},
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
           .slots = static_cast<int>(o.slots)};

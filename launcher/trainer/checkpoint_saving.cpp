@@ -66,6 +66,7 @@ void CheckpointSaving::after_last_step(RunState& run) {
 void save_step(RunState& run) {
   const TrainerParts& parts = run.parts;
   if (run.last_saved == run.train.step) return;
+  parts.engine.finish_update();  // in the phase of the step
   const PhaseScope phase(parts.engine.arena(), "save");
   run.tell_phase("save");
   const std::int64_t start = steady_now_ns();

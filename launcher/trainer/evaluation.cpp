@@ -61,6 +61,7 @@ void record(const RunState& run, const ValidationSet& set, double loss) {
 
 // The first set decides which evaluation is the best.
 void evaluate(RunState& run) {
+  run.parts.engine.finish_update();  // in the phase of the step
   const PhaseScope phase(run.parts.engine.arena(), "eval");
   run.tell_phase("eval");
   bool first = true;

@@ -67,6 +67,7 @@ const char* reason_of_end(const RunState& run) {
 
 void export_model(const RunState& run) {
   const TrainerParts& parts = run.parts;
+  parts.engine.finish_update();  // in the phase of the step
   const PhaseScope phase(parts.engine.arena(), "export");
   run.tell_phase("export");
   const std::int64_t step = load_step_to_export(run);

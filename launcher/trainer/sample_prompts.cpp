@@ -13,6 +13,7 @@ namespace {
 void sample(const RunState& run) {
   const TrainerParts& parts = run.parts;
   if (parts.job.eval.sample_prompts.empty()) return;
+  parts.engine.finish_update();  // in the phase of the step
   const PhaseScope phase(parts.engine.arena(), "eval");
   run.tell_phase("sample");
   for (const std::string& prompt : parts.job.eval.sample_prompts) {

@@ -25,7 +25,7 @@ class ModelKindsTest : public testing::Test {
 };
 
 TEST_F(ModelKindsTest, WhatInitWritesWorksWithTheByteTokenizer) {
-  for (const std::string size : {"20m", "60m", "130m", "350m", "1b", "7b"}) {
+  for (const std::string size : {"20m", "60m", "130m", "350m", "1b", "2b", "7b"}) {
     const std::string job = size + ".toml";
     ASSERT_EQ(d_.run("init --size " + size + " --tokenizer byte --data text.txt --out " + job), 0)
         << d_.err();

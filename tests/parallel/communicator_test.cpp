@@ -189,14 +189,16 @@ TEST_P(CommunicatorTest, ReductionsSumInRankOrder) {
         for (const bool accumulate : {false, true}) {
           RowReduction reduction(comm, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
                                  {.comm_dtype = comm_dtype});
-          reduction.finish(std::span(&got, 1), accumulate);
+          const GradTarget target{got, accumulate};
+          reduction.finish(std::span(&target, 1));
         }
         SummingCommunicator sums(comm);
         const Tensor own = Tensor::empty(*arena, MemoryTag::kGradients, DType::kF32, got.shape());
         for (const bool accumulate : {false, true}) {
           RowReduction reduction(sums, *arena, {"reduce_scatter", "test"}, std::span(&part, 1),
                                  {.comm_dtype = comm_dtype, .by_transport = true});
-          reduction.finish(std::span(&own, 1), accumulate);
+          const GradTarget target{own, accumulate};
+          reduction.finish(std::span(&target, 1));
         }
         const double error = comm_dtype == DType::kBF16 ? 0.1 : 1e-5;
         for (std::int64_t i = 0; i < rows * 5; ++i)

@@ -105,6 +105,13 @@ struct Outcome {
   std::vector<std::vector<float>> grads, masters;
 };
 
+inline void expect_same(const Outcome& got, const Outcome& want, const std::string& where) {
+  EXPECT_EQ(got.losses, want.losses) << where;
+  EXPECT_EQ(got.norms, want.norms) << where;
+  EXPECT_TRUE(got.grads == want.grads) << where;
+  EXPECT_TRUE(got.masters == want.masters) << where;
+}
+
 struct Setting {
   std::string optimizer = "adamw";
   int stage = 0, accumulation_steps = 1, empty = -1;
@@ -120,6 +127,8 @@ struct Setting {
   std::int64_t update_gap = 1;  // steps between refreshes; 3 with projected gradients
   DeviceKind device = DeviceKind::kCpu;
   std::int64_t small_elements = 64;
+  bool stored_gradients = false;  // where the state is
+  bool delayed_update = false;
   bool hostile = false;            // stores, whatever the environment says
   std::optional<TestDisk> disk{};  // the same
   bool odd_model = tests_train_odd_model();
@@ -164,7 +173,9 @@ inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
           .clip_mode = s.clip_mode,
           .fused_backward = s.fused,
           .master = s.master,
-          .seq_len = kSeq};
+          .seq_len = kSeq,
+          .stored_gradients = s.stored_gradients,
+          .delayed_update = s.delayed_update};
 }
 
 inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& batches) {

@@ -14,6 +14,8 @@ inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory,
 struct OffloadConfig {
   Auto<StatePlace> state;
   StatePlace weights = StatePlace::kMemory;
+  StatePlace gradients = StatePlace::kMemory;
+  bool delayed_update = false;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
@@ -34,6 +36,19 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
              "the same results to the bit, so that at most two layers of a model are in memory; "
              "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
          .value = choice(offload.weights),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "gradients",
+         .doc = "Where gradients wait for the update; ssd: on disk, written as the backward pass "
+                "completes them, with the same results to the bit; needs state = \"ssd\", and on "
+                "several ranks parallelism.zero_stage = 2 or 3; not with fused_backward, which "
+                "keeps none",
+         .value = choice(offload.gradients),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "delayed_update",
+         .doc = "Update each layer just before the next forward pass needs it, so that its state "
+                "comes and goes meanwhile, with the same results to the bit; a crash may cost one "
+                "step more; not with fused_backward",
+         .value = &offload.delayed_update,
          .resume = ResumeClass::kContinues});
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
