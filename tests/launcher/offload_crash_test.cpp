@@ -70,7 +70,8 @@ std::string name_of_crash_way(const testing::TestParamInfo<CrashWay>& info) {
 
 constexpr const char* kTwoRanks = "--simulate 2 ";
 constexpr const char* kOneSlot = "--set offload.slots=1 ";
-constexpr const char* kWeights = "--set offload.weights=ssd ";
+constexpr const char* kWeights = "--set offload.weights=ssd --set offload.gradients=ssd ";
+constexpr const char* kDelayed = "--set offload.delayed_update=true ";
 
 // All passages of one rank's state, one of several of the other settings; each in four parts.
 std::vector<CrashWay> every_passage() {
@@ -88,12 +89,15 @@ std::vector<CrashWay> every_passage() {
       }
     }
   }
+  ways.push_back({"Delayed", kDelayed, 2, 7});
+  ways.push_back(
+      {"DelayedTwoRanksWeights", fmt::format("{}{}{}", kDelayed, kTwoRanks, kWeights), 3, 23});
   return ways;
 }
 
 INSTANTIATE_TEST_SUITE_P(
     Some, OffloadCrashTest,
-    testing::Values(CrashWay{"TwoSlots", "", 25, 197},
+    testing::Values(CrashWay{"TwoSlotsDelayed", kDelayed, 25, 197},
                     CrashWay{"OneSlotTwoRanksWeights",
                              fmt::format("{}{}{}", kOneSlot, kTwoRanks, kWeights), 40, 487}),
     name_of_crash_way);
