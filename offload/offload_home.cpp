@@ -50,7 +50,9 @@ OffloadHome::OffloadHome(Arena& arena, const StateTable& table, int rank,
       // Room for what one update leases, and beside it for what comes and goes.
       window_bytes_(
           round_up(std::max(options.window_bytes, 3 * options.least_window + 4 * kBlock), kBlock)),
-      recovered_(options.recovered) {
+      recovered_(options.recovered),
+      cached_(options.cached),
+      commits_(options.commit_steps) {
   const std::int64_t staging = kStagingPieces * kStagingBytes;
   const std::int64_t scratch = SlotDisk::kScratchBytes;
   memory_ = arena.pinned().reserve(MemoryTag::kIo, window_bytes_ + staging + scratch + kBlock,

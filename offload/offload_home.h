@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/nn/state_table.h"
+#include "offload/commit_schedule.h"
 #include "offload/slot_disk.h"
 
 namespace thimble {
@@ -18,6 +19,8 @@ struct OffloadOptions {
   std::int64_t window_bytes = 0;  // of memory to move state through, if updates do not need more
   std::int64_t least_window = 0;  // see least_window_bytes()
   int queue_depth = 16;           // requests under way
+  std::vector<StateId> cached;    // arrays that stay in memory: see choose_cached()
+  std::int64_t commit_steps = 1;  // from one commit to the next
   std::optional<CommitRecord> recovered;  // what is on disk already; none: a run begins
 };
 
@@ -69,6 +72,8 @@ class OffloadHome {
   DiskTraffic traffic() const { return disk_ ? disk_->traffic() : planned_; }
   void plan_read(std::int64_t bytes) { planned_.read += bytes; }
   void plan_write(std::int64_t bytes) { planned_.written += bytes; }
+  const std::vector<StateId>& cached() const { return cached_; }
+  CommitSchedule& commits() { return commits_; }
   /// Kept with the state of the next commit.
   void set_note(std::string note) { note_ = std::move(note); }
   const std::string& note() const { return note_; }
@@ -84,6 +89,8 @@ class OffloadHome {
   std::unique_ptr<FileEngine> engine_;
   std::unique_ptr<SlotDisk> disk_;
   std::optional<CommitRecord> recovered_;
+  std::vector<StateId> cached_;
+  CommitSchedule commits_;
   DiskTraffic planned_;
   std::string note_;
 };

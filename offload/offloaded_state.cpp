@@ -6,14 +6,6 @@
 #include "core/ops/ops.h"
 
 namespace thimble {
-namespace {
-
-bool overlap(const KeyRange& a, const KeyRange& b) {
-  return a.key == b.key && a.begin < b.end && b.begin < a.end;
-}
-
-}  // namespace
-
 OffloadedState::~OffloadedState() {
   for (Buffer& buffer : buffers_) {
     try {
@@ -29,12 +21,14 @@ void OffloadedState::create(StateId id) {
   drop_ahead();
   wait_for_writes(nullptr);
   home_.disk()->create(home_.key_of(home_.table()[id]));
+  cache_.create(id);
 }
 
 void OffloadedState::erase(StateId id) {
   if (home_.disk() == nullptr || home_.is_recovered()) return;
   drop_ahead();
   wait_for_writes(nullptr);
+  cache_.erase(id);
   home_.disk()->erase(home_.key_of(home_.table()[id]));
 }
 
@@ -75,7 +69,7 @@ void OffloadedState::reap() {
 void OffloadedState::wait_for_writes(const KeyRange* of) {
   for (auto buffer = buffers_.begin(); buffer != buffers_.end();) {
     const auto now = buffer++;
-    if (now->phase == Phase::kGoing && (of == nullptr || overlap(now->range, *of)))
+    if (now->phase == Phase::kGoing && (of == nullptr || now->range.overlaps(*of)))
       finish_write(now);
   }
 }
@@ -84,7 +78,7 @@ void OffloadedState::wait_for_writes(const KeyRange* of) {
 bool OffloadedState::is_free_of_writes(const StateUse& use) const {
   const KeyRange range = home_.range_of(home_.table()[use.id], use.rows);
   return std::none_of(buffers_.begin(), buffers_.end(), [&](const Buffer& b) {
-    return b.use.access != StateAccess::kRead && overlap(b.range, range);
+    return b.use.access != StateAccess::kRead && b.range.overlaps(range);
   });
 }
 
@@ -143,7 +137,8 @@ void OffloadedState::announce(std::span<const StateUse> order) {
   if (home_.disk() == nullptr) return;
   std::deque<StateUse> next;
   std::copy_if(order.begin(), order.end(), std::back_inserter(next), [&](const StateUse& use) {
-    return OffloadHome::is_on_disk(home_.table()[use.id]);  // other weights are made of masters
+    // Other weights are made of masters.
+    return OffloadHome::is_on_disk(home_.table()[use.id]) && !cache_.holds(use.id);
   });
   const bool goes_on =
       ahead_ <= next.size() &&
@@ -203,6 +198,10 @@ std::int64_t OffloadedState::row_multiple(ParamId id) const {
   return multiple;
 }
 
+StateLease OffloadedState::lease_cached(const StateUse& use) {
+  return {*this, use, lend({.use = use, .range = {}, .at = cache_.acquire(use), .lent = {}})};
+}
+
 StateLease OffloadedState::lease_planned(const StateUse& use) {
   const StateEntry& entry = home_.table()[use.id];
   const std::int64_t bytes = home_.range_of(entry, use.rows).bytes();
@@ -213,8 +212,9 @@ StateLease OffloadedState::lease_planned(const StateUse& use) {
 
 StateLease OffloadedState::acquire(const StateUse& use) {
   throw_failure();
+  if (home_.disk() != nullptr) home_.in_use();
+  if (cache_.holds(use.id)) return lease_cached(use);
   if (home_.disk() == nullptr) return lease_planned(use);
-  home_.in_use();
   const StateEntry& entry = home_.table()[use.id];
   if (home_.range_of(entry, use.rows).bytes() == 0) {
     if (!order_.empty() && order_.front() == use) {
@@ -240,6 +240,7 @@ StateLease OffloadedState::acquire(const StateUse& use) {
 }
 
 void OffloadedState::release(const StateUse& use, const Tensor& tensor) noexcept {
+  if (cache_.holds(use.id)) return release_cached(use, tensor);
   if (home_.disk() == nullptr || tensor.nbytes() == 0) return;
   const auto buffer = std::find_if(buffers_.begin(), buffers_.end(), [&](const Buffer& b) {
     return b.phase == Phase::kLeased && b.lent.raw() == tensor.raw();
@@ -261,15 +262,29 @@ void OffloadedState::release(const StateUse& use, const Tensor& tensor) noexcept
   }
 }
 
+void OffloadedState::release_cached(const StateUse& use, const Tensor& tensor) noexcept {
+  if (use.access == StateAccess::kRead) return;
+  try {
+    const bool copied = home_.disk() != nullptr && tensor.raw() != cache_.at(use);
+    if (copied) ops::to_host(cache_.at(use), tensor);
+    cache_.changed(use);
+  } catch (...) {
+    if (!failure_) failure_ = std::current_exception();
+  }
+}
+
 void OffloadedState::commit(std::int64_t step) {
   throw_failure();
-  if (home_.disk() == nullptr) return;
+  if (home_.disk() == nullptr) return home_.commits().end(step);
   home_.in_use();
   drop_ahead();
   order_.clear();
+  if (!home_.commits().is_due(step)) return home_.commits().end(step);
   wait_for_writes(nullptr);
   try {
+    cache_.flush();
     home_.disk()->commit(step, home_.note());
+    home_.commits().end(step);
   } catch (...) {
     failure_ = std::current_exception();
     throw;

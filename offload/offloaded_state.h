@@ -10,13 +10,17 @@
 #include "core/nn/state_residency.h"
 #include "offload/offload_home.h"
 #include "offload/ring.h"
+#include "offload/state_cache.h"
 
 namespace thimble {
 
 class OffloadedState final : public StateStore {
  public:
   explicit OffloadedState(std::shared_ptr<OffloadHome> home)
-      : shared_home_(std::move(home)), home_(*shared_home_), ring_(home_.window_bytes()) {}
+      : shared_home_(std::move(home)),
+        home_(*shared_home_),
+        ring_(home_.window_bytes()),
+        cache_(home_) {}
   /// Waits for transfers under way; what was not committed is not kept.
   ~OffloadedState() override;
 
@@ -35,6 +39,10 @@ class OffloadedState final : public StateStore {
 
   /// What has been released of these bytes is what reading gives.
   void finish_writes(const KeyRange& range) { wait_for_writes(&range); }
+  /// Whether an array stays in memory.
+  bool is_cached(StateId id) const { return cache_.holds(id); }
+  /// The bytes of a use of such an array, until it changes.
+  const std::byte* cached(const StateUse& use) { return cache_.acquire(use); }
 
  private:
   enum class Phase : std::uint8_t { kComing, kLeased, kGoing };
@@ -50,6 +58,8 @@ class OffloadedState final : public StateStore {
   using Buffers = std::list<Buffer>;
 
   StateLease lease_planned(const StateUse& use);
+  StateLease lease_cached(const StateUse& use);
+  void release_cached(const StateUse& use, const Tensor& tensor) noexcept;
   Buffers::iterator take_ahead(const StateUse& use);
   Buffers::iterator make_buffer(const StateUse& use, bool may_wait);
   Tensor lend(const Buffer& buffer);
@@ -65,6 +75,7 @@ class OffloadedState final : public StateStore {
   std::shared_ptr<OffloadHome> shared_home_;
   OffloadHome& home_;
   Ring ring_;
+  StateCache cache_;
   std::deque<StateUse> order_;  // announced, not acquired yet
   std::size_t ahead_ = 0;       // of them, those that have a buffer
   Buffers buffers_;             // in the order in which they were made

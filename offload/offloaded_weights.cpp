@@ -1,6 +1,7 @@
 #include "offload/offloaded_weights.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "core/ops/ops.h"
 
@@ -38,6 +39,7 @@ struct OffloadedWeights::RowsUnderWay {
   Tensor values;          // in the weight's dtype; undefined: they have it
   Tensor rows;            // of the whole weight; undefined: they are read there
   bool has_room = false;  // around what is read
+  bool is_here = false;   // it was in memory
   std::vector<Completion> io{};
 };
 
@@ -62,7 +64,7 @@ class OffloadedWeights::ShownRows final : public Completion::Work {
 
  private:
   void arrive(const RowsUnderWay& part) {
-    if (home_->disk() != nullptr)
+    if (home_->disk() != nullptr && !part.is_here)
       home_->disk()->check_read(part.range, static_cast<std::byte*>(part.read.raw()));
     if (part.values.defined()) ops::cast(part.values, part.read);
     const Tensor& here = part.values.defined() ? part.values : part.read;
@@ -119,14 +121,20 @@ WeightRows::Whole OffloadedWeights::start_show(std::span<const ParamId> ids) {
   Whole shown;
   std::vector<RowsUnderWay> parts;
   for (const ParamId id : ids) {
-    RowsUnderWay& part = parts.emplace_back(
-        make_room(*home_.table().find(id, StateKind::kWeight), shown.tensors.emplace_back()));
+    const StateEntry& weight = *home_.table().find(id, StateKind::kWeight);
+    RowsUnderWay& part = parts.emplace_back(make_room(weight, shown.tensors.emplace_back()));
+    part.is_here = state_->is_cached(source_of(weight).id);
     if (home_.disk() == nullptr) {
-      home_.plan_read(part.range.bytes());
+      if (!part.is_here) home_.plan_read(part.range.bytes());
+      continue;
+    }
+    auto* const at = static_cast<std::byte*>(part.read.raw());
+    if (part.is_here) {
+      const StateUse use{.id = source_of(weight).id, .rows = weight.held_rows(home_.rank())};
+      std::memcpy(at, state_->cached(use), static_cast<std::size_t>(part.range.bytes()));
       continue;
     }
     state_->finish_writes(part.range);
-    auto* const at = static_cast<std::byte*>(part.read.raw());
     part.io = part.has_room ? home_.disk()->start_read(part.range, at)
                             : home_.disk()->start_exact_read(part.range, at);
   }

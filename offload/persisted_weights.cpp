@@ -41,8 +41,13 @@ StateLease PersistedWeights::acquire(const StateUse& use) {
 void PersistedWeights::release(const StateUse& use, const Tensor& tensor) noexcept {
   try {
     const StateEntry& entry = home_.table()[use.id];
-    if (use.access != StateAccess::kRead && OffloadHome::is_on_disk(entry))
-      persist(home_.range_of(entry, use.rows), tensor);
+    if (use.access != StateAccess::kRead && OffloadHome::is_on_disk(entry)) {
+      if (home_.commits().will_be_due() && !ahead_.contains(use.id)) {
+        persist(home_.range_of(entry, use.rows), tensor);
+      } else {
+        ahead_.insert(use.id);
+      }
+    }
   } catch (...) {
     if (!failure_) failure_ = std::current_exception();
   }
@@ -90,8 +95,20 @@ void PersistedWeights::persist(const KeyRange& range, const Tensor& tensor) {
   }
 }
 
+// All rows of them, for which were changed is not remembered.
+void PersistedWeights::persist_changed() {
+  for (const StateId id : ahead_) {
+    const StateEntry& entry = home_.table()[id];
+    const Slice rows = entry.held_rows(home_.rank());
+    const StateLease lease = weights_->acquire({.id = id, .rows = rows});
+    persist(home_.range_of(entry, rows), lease.tensor());
+  }
+  ahead_.clear();
+}
+
 void PersistedWeights::commit(std::int64_t step) {
   throw_failure();
+  if (home_.commits().is_due(step)) persist_changed();
   wait();
   weights_->commit(step);
 }

@@ -6,6 +6,7 @@
 #include <array>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "core/nn/weight_store.h"
 #include "offload/offload_home.h"
@@ -43,6 +44,7 @@ class PersistedWeights final : public WeightStore {
   // A copy of some bytes on its way, in a piece of the staging memory.
   std::byte* free_piece(const KeyRange& range);
   void persist(const KeyRange& range, const Tensor& tensor);
+  void persist_changed();
   void wait();
   void throw_failure() const;
 
@@ -50,6 +52,7 @@ class PersistedWeights final : public WeightStore {
   OffloadHome& home_;
   std::unique_ptr<WeightStore> weights_;
   std::multimap<const void*, StateLease> leases_;
+  std::set<StateId> ahead_;  // changed since the last commit, and to be written by the next
   std::array<std::vector<Completion>, OffloadHome::kStagingPieces> going_;
   std::size_t next_ = 0;
   std::exception_ptr failure_;

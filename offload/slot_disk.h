@@ -32,6 +32,9 @@ struct KeyRange {
   int key = 0;
   std::int64_t begin = 0, end = 0;
   std::int64_t bytes() const { return end - begin; }
+  bool overlaps(const KeyRange& other) const {
+    return key == other.key && begin < other.end && other.begin < end;
+  }
 };
 
 /// What went to and came from the disk.

@@ -1,11 +1,17 @@
 #include "plan/train_plan.h"
 
 #include <algorithm>
+#include <optional>
+#include <utility>
 
 #include "checkpoint/checkpoint_arrays.h"
+#include "offload/state_cache.h"
+#include "plan/placements.h"
 
 namespace thimble {
 namespace {
+
+constexpr std::int64_t kNever = std::int64_t{1} << 40;  // steps from one commit to the next
 
 // Elements per row of what is usually sent of a gradient; see TrainEngine::projected_widths().
 std::vector<std::int64_t> usual_widths(const TrainEngine& engine) {
@@ -59,12 +65,19 @@ StepTraffic plan_traffic(const TrainEngine& engine, const TrainSpec& spec, const
   return traffic;
 }
 
-// The plan at one ZeRO stage; false if not even the smallest micro-batch fits.
+// The plan at one ZeRO stage with the largest micro-batch that fits; false: none does, and the plan
+// is the smallest that was tried.
 bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  bool any = false;
   const auto try_micro = [&](std::int64_t micro) {
-    plan.batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
-    plan.memory = plan_memory(spec, plan.batch, place);
-    return plan.memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes;
+    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
+    MemoryReport memory = plan_memory(spec, batch, place);
+    const bool fits = memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes;
+    if (!fits && any && memory.extent_bytes >= plan.memory.extent_bytes) return false;
+    any = true;
+    plan.batch = batch;
+    plan.memory = std::move(memory);
+    return fits;
   };
   if (spec.micro_batch) return try_micro(*spec.micro_batch);
   const std::int64_t sequences = ceil_div(spec.sequences_per_step, place.ranks);
@@ -118,50 +131,85 @@ DiskTraffic with_more(const DiskTraffic& two, const DiskTraffic& three, std::int
 }
 
 // Every micro-batch reads the weights that are on disk, and adds to the gradients there.
-DiskOfStep disk_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const RankPlace& place) {
+DiskOfStep disk_of_such_a_step(const TrainSpec& spec, const BatchPlan& batch,
+                               const RankPlace& place) {
   if (batch.accumulation_steps < 3) return disk_of(spec, batch, batch.accumulation_steps, place);
   const DiskOfStep two = disk_of(spec, batch, 2, place), three = disk_of(spec, batch, 3, place);
   const std::int64_t more = batch.accumulation_steps - 2;
   return {with_more(two.all, three.all, more), with_more(two.by_passes, three.by_passes, more)};
 }
 
-bool has_int8(const TrainSpec& spec) {
-  Transformer model(spec.model);
-  freeze_parameters(spec.freeze, model);
-  const OptimizerGroups optimizer = make_optimizer(spec.optimizer, model.params());
-  const auto ids = model.params().ids();
-  return std::any_of(ids.begin(), ids.end(),
-                     [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
+// What is in memory is written by commits alone.
+DiskOfStep disk_of_a_step(TrainSpec spec, const BatchPlan& batch, const RankPlace& place) {
+  const std::int64_t steps = std::exchange(spec.offload.commit_steps, 1);
+  DiskOfStep moved = disk_of_such_a_step(spec, batch, place);
+  if (steps == 1) return moved;
+  spec.offload.commit_steps = kNever;
+  const DiskOfStep without = disk_of_such_a_step(spec, batch, place);
+  const auto average = [steps](DiskTraffic& with, const DiskTraffic& rest) {
+    with.written = rest.written + ceil_div(with.written - rest.written, steps);
+  };
+  average(moved.all, without.all);
+  average(moved.by_passes, without.by_passes);
+  return moved;
+}
+
+// Fills the memory that the budget leaves with state that need not be read. Memory of the host
+// that a GPU's driver pins is not the budget's.
+void fill_cache(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  if (spec.device != DeviceKind::kCpu) return;
+  const auto left = [&](const MemoryReport& memory) {
+    return plan.budget.bytes - memory.extent_bytes - overhead_bytes(spec.device);
+  };
+  std::int64_t bytes = left(plan.memory);
+  while (bytes > 0) {
+    spec.offload.cache_bytes = bytes;
+    MemoryReport memory = plan_memory(spec, plan.batch, place);
+    if (left(memory) >= 0) {
+      plan.memory = std::move(memory);
+      return;
+    }
+    bytes += left(memory);
+  }
+  spec.offload.cache_bytes = 0;
+}
+
+// The plan of one placement, at the lowest ZeRO stage at which it fits; false: at none. `spec` gets
+// the stage.
+bool plan_placement(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
+  const int last_stage = has_int8(spec) ? 2 : 3;
+  while (!plan_stage(spec, place, plan)) {
+    if (!any_stage || spec.engine.zero_stage == last_stage) return false;
+    ++spec.engine.zero_stage;  // each stage sends as much as the one before it, or more
+  }
+  return true;
 }
 
 }  // namespace
 
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
-  TrainPlan plan;
-  plan.budget = budget;
-  TrainSpec tried = spec;
-  const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
-  const int last_stage = has_int8(spec) ? 2 : 3;
-  plan.fits = false;
-  while (!(plan.fits = plan_stage(tried, place, plan))) {
-    if (!any_stage || tried.engine.zero_stage == last_stage) break;
-    ++tried.engine.zero_stage;  // each stage sends as much as the one before it, or more
-  }
-  if (!plan.fits && spec.any_offload) {  // slower than any stage
-    TrainSpec on_disk = tried;
-    on_disk.offload.state = true;
-    TrainPlan least = plan;
-    least.fits = plan_stage(on_disk, place, least);
-    // What state moves through may take more than a small model's state.
-    if (least.fits || least.memory.extent_bytes < plan.memory.extent_bytes) {
-      plan = least;
-      tried = on_disk;
+  TrainPlan plan{.budget = budget, .fits = false};
+  std::optional<TrainSpec> planned_spec;
+  for (TrainSpec& next : placements(spec, place)) {
+    TrainPlan tried{.budget = budget};
+    tried.fits = plan_placement(next, place, tried);
+    // What bytes move through on their way to the disk may take more than a small model's state.
+    const bool smaller = !planned_spec || tried.memory.extent_bytes < plan.memory.extent_bytes;
+    if (tried.fits || smaller) {
+      plan = std::move(tried);
+      planned_spec = std::move(next);
     }
+    if (plan.fits) break;
   }
+  TrainSpec& tried = planned_spec.value();
+  if (plan.fits && tried.offload.state && tried.any_cache) fill_cache(tried, place, plan);
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
-  plan.offload = tried.offload.state;
+  plan.offload = parts_on_disk(tried.offload);
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
-  if (plan.offload) {
+  if (plan.offload.state) {
+    const OffloadHome& home = *planned.assembled.offload->home();
+    plan.cache_bytes = cache_bytes(home.table(), place.rank, home.cached());
     const DiskOfStep moved = disk_of_a_step(tried, plan.batch, place);
     plan.disk = moved.all;
     plan.disk_by_passes = moved.by_passes;
@@ -177,7 +225,8 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.ranks_on_gpu = place.on_gpu;
   spec.engine.accumulates = plan.batch.accumulation_steps > 1;
   spec.engine.zero_stage = plan.zero_stage;
-  spec.offload.state = plan.offload;
+  put_on_disk(plan.offload, spec.offload);
+  if (spec.any_cache) spec.offload.cache_bytes = plan.cache_bytes;
   return spec;
 }
 

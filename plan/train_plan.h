@@ -21,10 +21,11 @@ struct Budget {
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
-  bool offload = false;        // state is on disk
-  DiskTraffic disk;            // of this rank in one step
-  DiskTraffic disk_by_passes;  // of it, during forward and backward passes
-  StepTraffic traffic;         // of this rank in one step
+  OffloadedParts offload;        // what is on disk
+  std::int64_t cache_bytes = 0;  // of memory for state that is not read from the disk
+  DiskTraffic disk;              // of this rank in one step, on average
+  DiskTraffic disk_by_passes;    // of it, during forward and backward passes
+  StepTraffic traffic;           // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much
   std::int64_t checkpoint_bytes = 0;
@@ -32,9 +33,10 @@ struct TrainPlan {
   bool fits = true;  // false: the smallest plan that was tried
 };
 
-/// Finds the lowest ZeRO stage, from the spec's on, and the largest micro-batch that fit the
-/// budget; what the spec fixes stays. plan.fits is false if nothing does. Throws UserError for
-/// settings that do not go together.
+/// Finds the first of the placements() that fits the budget, at it the lowest ZeRO stage, from the
+/// spec's on, and the largest micro-batch that fit; what the spec fixes stays. plan.fits is false
+/// if nothing does. What the budget leaves becomes the cache of state on disk, if the spec lets the
+/// plan choose it. Throws UserError for settings that do not go together.
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {});
 
 /// The spec with what the plan has settled.

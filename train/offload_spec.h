@@ -6,6 +6,11 @@
 
 namespace thimble {
 
+/// Parts of a training state, those that are on disk.
+struct OffloadedParts {
+  bool state = false, gradients = false, weights = false;
+};
+
 struct OffloadSpec {
   bool state = false;               // masters and the optimizer's state are on disk
   bool weights = false;             // and the weights; only with `state`
@@ -13,8 +18,10 @@ struct OffloadSpec {
   bool delayed_update = false;      // under the next forward pass
   std::filesystem::path directory;  // of this run alone, which is there; not used by plans
   std::int64_t window_bytes = 0;    // of memory that state moves through; 0: as much as is useful
-  int slots = 2;                // 1: changed in place, so that a crash falls back to a checkpoint
-  bool files_of_ranks = false;  // every rank has files of its own, for its disk is not shared
+  int slots = 2;                  // 1: changed in place, so that a crash falls back to a checkpoint
+  std::int64_t cache_bytes = 0;   // of memory for state that is not read from the disk
+  std::int64_t commit_steps = 1;  // from one commit to the next: what a crash costs at most
+  bool files_of_ranks = false;    // every rank has files of its own, for its disk is not shared
 };
 
 }  // namespace thimble

@@ -96,6 +96,8 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
       .window_bytes =
           spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank, spec_.weights),
       .least_window = least_window_bytes(table, optimizer_, rank, spec_.weights),
+      .cached = choose_cached(table, rank, spec_.weights, spec_.cache_bytes),
+      .commit_steps = spec_.commit_steps,
       .recovered = run_.recovered};
   if (!arena.device().planning) options.disk.files.maker = slot_maker(table, rank);
   home_ = std::make_shared<OffloadHome>(arena, table, rank, options);

@@ -38,7 +38,8 @@ struct TrainSpec {
   std::int64_t sequences_per_step = 0;      // of all ranks
   std::optional<std::int64_t> micro_batch;  // sequences per micro-batch and rank; none: planned
   bool any_zero_stage = false;              // the plan may raise engine.zero_stage
-  bool any_offload = false;                 // the plan may set offload.state
+  OffloadedParts may_offload;               // what the plan may put on disk besides
+  bool any_cache = false;                   // the plan may raise offload.cache_bytes
   std::vector<std::int64_t> sample_prompt_tokens;  // lengths of the prompts decoded at evaluations
 };
 

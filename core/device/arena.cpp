@@ -53,9 +53,10 @@ std::string_view memory_tag_name(MemoryTag tag) {
 
 struct Arena::Impl {
   mutable std::mutex mutex;
-  std::map<std::int64_t, std::int64_t> free;  // offset -> bytes, never adjacent
+  std::map<std::int64_t, std::int64_t> free;  // below top; offset -> bytes, never adjacent
   TagBytes live{};
-  std::int64_t extent = 0;
+  std::int64_t top = 0;     // the end of what is in use
+  std::int64_t extent = 0;  // the highest that it has been
   std::vector<MemoryPeak> peaks;
   std::size_t phase = 0;
 
@@ -64,7 +65,8 @@ struct Arena::Impl {
   void note_peak();
 };
 
-// Best fit over the free ranges below `extent`, else grows the extent.
+// Best fit over the free ranges among what is in use, else what is behind all of it. So addresses
+// depend on what is in use alone, not on how much has ever been.
 std::int64_t Arena::Impl::take(std::int64_t bytes, std::int64_t align, std::int64_t capacity) {
   auto best = free.end();
   std::int64_t best_waste = 0;
@@ -77,26 +79,18 @@ std::int64_t Arena::Impl::take(std::int64_t bytes, std::int64_t align, std::int6
       best_waste = waste;
     }
   }
-  std::int64_t range_begin = extent;
-  std::int64_t range_end = capacity;
-  const bool is_free_range = best != free.end();  // otherwise what is beyond was never handed out
-  if (is_free_range) {
-    range_begin = best->first;
-    range_end = best->first + best->second;
+  const std::int64_t range_begin = best != free.end() ? best->first : top,
+                     start = round_up(range_begin, align);
+  if (best != free.end()) {
+    const std::int64_t range_end = best->first + best->second;
     free.erase(best);
-  } else if (!free.empty() && free.rbegin()->first + free.rbegin()->second == extent) {
-    range_begin = free.rbegin()->first;  // grow the free range at the very end
-    free.erase(std::prev(free.end()));
-  }
-  const std::int64_t start = round_up(range_begin, align);
-  if (start + bytes > range_end) {
-    if (range_begin < extent) put(range_begin, extent - range_begin);
-    return -1;
+    if (start + bytes < range_end) free.emplace(start + bytes, range_end - start - bytes);
+  } else {
+    if (start + bytes > capacity) return -1;
+    top = start + bytes;
+    extent = std::max(extent, top);
   }
   if (start > range_begin) free.emplace(range_begin, start - range_begin);
-  if (is_free_range && start + bytes < range_end)
-    free.emplace(start + bytes, range_end - start - bytes);
-  extent = std::max(extent, start + bytes);
   return start;
 }
 
@@ -109,11 +103,16 @@ void Arena::Impl::put(std::int64_t offset, std::int64_t bytes) {
   if (next != free.begin()) {
     const auto previous = std::prev(next);
     if (previous->first + previous->second == offset) {
-      previous->second += bytes;
-      return;
+      offset = previous->first;
+      bytes += previous->second;
+      free.erase(previous);
     }
   }
-  free.emplace(offset, bytes);
+  if (offset + bytes == top) {
+    top = offset;
+  } else {
+    free.emplace(offset, bytes);
+  }
 }
 
 void Arena::Impl::note_peak() {
@@ -256,7 +255,7 @@ std::int64_t Arena::extent_bytes() const {
 
 std::uint64_t Arena::layout_hash() const {
   const std::lock_guard lock(impl_->mutex);
-  std::uint64_t hash = mix64(0, static_cast<std::uint64_t>(impl_->extent));
+  std::uint64_t hash = mix64(0, static_cast<std::uint64_t>(impl_->top));
   for (const auto& [offset, bytes] : impl_->free) {
     hash = mix64(hash, static_cast<std::uint64_t>(offset));
     hash = mix64(hash, static_cast<std::uint64_t>(bytes));

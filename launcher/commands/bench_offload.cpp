@@ -2,11 +2,54 @@
 
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
+
+#include "core/base/error.h"
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
+#include "launcher/job/sizes.h"
+#include "offload/state_cache.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
+
+void add_offload_options(CLI::App& bench, OffloadBench& offload) {
+  bench
+      .add_option("--offload", offload.directory,
+                  "Keep masters and optimizer state on disk, in this directory")
+      ->check(CLI::ExistingDirectory);
+  bench.add_flag("--offload-weights", offload.weights, "Weights are on disk too")
+      ->needs("--offload");
+  bench
+      .add_flag("--delayed-update", offload.delayed_update, "Update under the next forward pass")
+      ->needs("--offload");
+  bench.add_flag("--offload-gradients", offload.gradients, "Gradients wait on disk too")
+      ->needs("--offload");
+  bench.add_option("--slots", offload.slots, "Copies of the state on disk: 2, or 1 in place")
+      ->check(CLI::Range(1, 2));
+  bench
+      .add_option("--cache", offload.cache,
+                  "Memory for state on disk, which is then not read: a size as 1GiB")
+      ->needs("--offload");
+  bench
+      .add_option("--commit-steps", offload.commit_steps,
+                  "Steps from one commit of the state on disk to the next")
+      ->check(CLI::PositiveNumber)
+      ->needs("--offload");
+}
+
+OffloadSpec offload_spec(const OffloadBench& offload) {
+  const std::optional<job::ByteSize> cache = job::parse_size(offload.cache);
+  if (!cache) throw_user("--cache '{}': a size as 512MiB or 1GiB is needed", offload.cache);
+  return {.state = !offload.directory.empty(),
+          .weights = offload.weights,
+          .gradients = offload.gradients,
+          .delayed_update = offload.delayed_update,
+          .directory = {},
+          .slots = offload.slots,
+          .cache_bytes = cache->bytes,
+          .commit_steps = offload.commit_steps};
+}
 
 BenchDirectory::BenchDirectory(const std::string& parent, Communicator& comm) {
   if (parent.empty()) return;
@@ -45,12 +88,15 @@ std::vector<std::pair<std::string, double>> UpdateMeter::results(std::size_t ste
   const double seconds = static_cast<double>(update_ns_) * 1e-9;
   const auto each = static_cast<double>(steps);
   if (!assembled_.offload) return {{"update_s", seconds / each}};
+  const OffloadHome& home = *assembled_.offload->home();
+  const std::int64_t cached = cache_bytes(home.table(), home.rank(), home.cached());
   const DiskTraffic now = traffic();
   const auto read = static_cast<double>(now.read - before_.read),
              written = static_cast<double>(now.written - before_.written);
   return {{"update_s", seconds / each},
           {"disk_read_bytes", read / each},
           {"disk_written_bytes", written / each},
+          {"cache_bytes", static_cast<double>(cached)},
           {"update_disk_mb_per_s", (read + written) / seconds / 1e6}};
 }
 

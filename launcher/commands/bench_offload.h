@@ -8,7 +8,23 @@
 
 #include "train/assembled_engine.h"
 
+namespace CLI {
+class App;
+}
+
 namespace thimble {
+
+/// What of the state is on disk, as the command line says it.
+struct OffloadBench {
+  std::string directory;  // empty: nothing
+  bool weights = false, gradients = false, delayed_update = false;
+  int slots = 2;
+  std::string cache = "0B";
+  std::int64_t commit_steps = 1;
+};
+void add_offload_options(CLI::App& bench, OffloadBench& offload);
+/// Throws UserError for a size that is none.
+OffloadSpec offload_spec(const OffloadBench& offload);
 
 /// A directory for state on disk that goes with its owner.
 class BenchDirectory {

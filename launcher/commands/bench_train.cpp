@@ -43,9 +43,7 @@ struct TrainBench {
   bool fused = false;
   bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
-  std::string offload;  // directory of the state on disk; empty: it is in memory
-  bool offload_weights = false, offload_gradients = false, delayed_update = false;
-  int slots = 2;
+  OffloadBench offload;
   bool json = false, profile = false;
 };
 
@@ -105,12 +103,7 @@ TrainSpec spec_of(const TrainBench& b) {
   spec.model = *config;
   spec.optimizer = optimizer_spec(b);
   spec.engine = engine_options(b);
-  spec.offload = {.state = !b.offload.empty(),
-                  .weights = b.offload_weights,
-                  .gradients = b.offload_gradients,
-                  .delayed_update = b.delayed_update,
-                  .directory = {},
-                  .slots = b.slots};
+  spec.offload = offload_spec(b.offload);
   return spec;
 }
 
@@ -299,7 +292,7 @@ void bench_train(const TrainBench& b, Communicator& comm) {
   reset_resident_peak();
   const std::unique_ptr<Arena> arena =
       Arena::make(spec.device, planned.extent_bytes, planned.host_bytes);
-  const BenchDirectory directory(b.offload, comm);
+  const BenchDirectory directory(b.offload.directory, comm);
   TrainSpec placed = spec;
   placed.offload.directory = directory.path();
   AssembledEngine assembled(placed, *arena, comm);
@@ -357,18 +350,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
       ->check(CLI::IsMember({"none", "selective", "full"}));
   train->add_option("--threads", options->threads,
                     "Threads of a rank (default: its share of the cores)");
-  train
-      ->add_option("--offload", options->offload,
-                   "Keep masters and optimizer state on disk, in this directory")
-      ->check(CLI::ExistingDirectory);
-  train->add_flag("--offload-weights", options->offload_weights, "Weights are on disk too")
-      ->needs("--offload");
-  train->add_flag("--offload-gradients", options->offload_gradients, "Gradients wait on disk too")
-      ->needs("--offload");
-  train->add_flag("--delayed-update", options->delayed_update, "Update under the next forward pass")
-      ->needs("--offload");
-  train->add_option("--slots", options->slots, "Copies of the state on disk: 2, or 1 in place")
-      ->check(CLI::Range(1, 2));
+  add_offload_options(*train, options->offload);
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
       ->check(CLI::Range(0, 3));
   train->add_option("--comm-dtype", options->comm_dtype, "Under mpirun: gradients between ranks")

@@ -63,6 +63,23 @@ std::string optimizers_text(const TrainPlan& plan) {
   return text;
 }
 
+// What is on disk, and what that costs.
+std::string offload_text(const TrainSpec& spec, const TrainPlan& plan) {
+  if (!plan.offload.state) return "";
+  const std::int64_t steps = spec.offload.commit_steps;
+  return fmt::format(
+      "\noffload: {}{}masters and optimizer state on disk, {} copies of {}, {} of it in memory "
+      "too; "
+      "every step reads {} and writes {} per rank{}",
+      plan.offload.weights ? "weights, " : "", plan.offload.gradients ? "gradients, " : "",
+      spec.offload.slots, format_bytes(plan.checkpoint_bytes), format_bytes(plan.cache_bytes),
+      format_bytes(plan.disk.read), format_bytes(plan.disk.written),
+      steps == 1 ? ""
+                 : fmt::format(" on average; a crash costs {} steps at most, from one commit to "
+                               "the next",
+                               steps));
+}
+
 }  // namespace
 
 std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
@@ -76,15 +93,6 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
   const std::int64_t overhead = overhead_bytes(spec.device);
-  const std::string offload =
-      !plan.offload ? ""
-                    : fmt::format(
-                          "\noffload: {}{}masters and optimizer state on disk, {} copies of {}; "
-                          "every step reads {} and writes {} per rank",
-                          spec.offload.weights ? "weights, " : "",
-                          spec.offload.gradients ? "gradients, " : "", spec.offload.slots,
-                          format_bytes(plan.checkpoint_bytes), format_bytes(plan.disk.read),
-                          format_bytes(plan.disk.written));
   const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
       "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
@@ -97,7 +105,8 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
       gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
           : "",
-      offload, format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(spec)));
+      offload_text(spec, plan), format_bytes(plan.checkpoint_bytes),
+      format_bytes(export_disk_bytes(spec)));
 }
 
 }  // namespace thimble

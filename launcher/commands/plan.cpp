@@ -121,7 +121,7 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
-  if (plan.offload) add_disk_rate(a, job, known);
+  if (plan.offload.state) add_disk_rate(a, job, known);
   return known;
 }
 
@@ -146,15 +146,21 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
 nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
                                     const KnownRates& known) {
-  if (!plan.offload) return {{"state", "memory"}};
+  const auto place = [](bool on_disk) { return on_disk ? "ssd" : "memory"; };
+  nlohmann::ordered_json json{{"state", place(plan.offload.state)},
+                              {"weights", place(plan.offload.weights)},
+                              {"gradients", place(plan.offload.gradients)}};
+  if (!plan.offload.state) return json;
   const StepTime time = predict_step(spec, plan, known.rates);
-  return {{"state", "ssd"},
-          {"slots", spec.offload.slots},
-          {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
-          {"read_bytes", plan.disk.read},
-          {"written_bytes", plan.disk.written},
-          {"update_s",
-           time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}};
+  json.update({{"slots", spec.offload.slots},
+               {"cache_bytes", plan.cache_bytes},
+               {"commit_steps", spec.offload.commit_steps},
+               {"disk_bytes", spec.offload.slots * plan.checkpoint_bytes},
+               {"read_bytes", plan.disk.read},
+               {"written_bytes", plan.disk.written},
+               {"update_s",
+                time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}});
+  return json;
 }
 
 nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
@@ -206,7 +212,7 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
 
 // What updates of a state on disk add, and how much is written in a day of steps.
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
-  if (!plan.offload) return "";
+  if (!plan.offload.state) return "";
   if (known.disk_from.empty())
     return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of "
            "updates";

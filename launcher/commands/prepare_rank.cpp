@@ -2,6 +2,7 @@
 
 #include <spdlog/spdlog.h>
 
+#include <array>
 #include <cstring>
 
 #include "core/io/file.h"
@@ -120,6 +121,17 @@ void open_data(const RankSetting& rank, Prepared& p) {
   if (!leads) open();
 }
 
+// The keys that say where parts of the training state are.
+struct PlaceKey {
+  const char* what;
+  job::Auto<job::StatePlace>* place;
+};
+std::array<PlaceKey, 3> places_of(job::OffloadConfig& offload) {
+  return {PlaceKey{"where state is", &offload.state},
+          {"where gradients are", &offload.gradients},
+          {"where weights are", &offload.weights}};
+}
+
 // What the run was resolved to before, rank 0 has adopted; the others follow it.
 void follow_leader(Communicator& comm, job::JobConfig& job) {
   const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
@@ -128,11 +140,14 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   };
   follow("the micro-batch", job.training.micro_batch_size.value);
   follow("the stage", job.parallelism.zero_stage.value);
-  const auto place = [&] { return static_cast<std::int64_t>(job.offload.state.value.value()); };
-  const std::int64_t decided =
-      from_leader(comm, "where state is", job.offload.state.is_auto() ? -1 : place());
-  job.offload.state.value.reset();
-  if (decided >= 0) job.offload.state.value = static_cast<job::StatePlace>(decided);
+  const auto follow_place = [&](const char* what, job::Auto<job::StatePlace>& place) {
+    std::optional<std::int64_t> value;
+    if (place.value) value = static_cast<std::int64_t>(*place.value);
+    follow(what, value);
+    place.value.reset();
+    if (value) place.value = static_cast<job::StatePlace>(*value);
+  };
+  for (const auto& [what, place] : places_of(job.offload)) follow_place(what, *place);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -192,21 +207,25 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, offload;
+  bool micro_batch, zero_stage, matmul, cache;
+  std::array<bool, 3> places{};  // of places_of()
+  bool any_place() const { return places[0] || places[1] || places[2]; }
 };
 
-// Settles micro-batch and ZeRO stage, the same on all ranks: those that the run had before if they
-// still fit, what rank 0 finds otherwise.
+// Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
+// before if that still fits, as rank 0 finds it otherwise.
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.offload) {
+  if (open.micro_batch || open.zero_stage || open.any_place()) {
     p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
       if (open.zero_stage) job.parallelism.zero_stage.value.reset();
-      if (open.offload) job.offload.state.value.reset();
+      for (std::size_t i = 0; i < open.places.size(); ++i) {
+        if (open.places[i]) places_of(job.offload)[i].place->value.reset();
+      }
       read_spec(p, threads);
     }
   }
@@ -216,12 +235,20 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
   if (comm.size() > 1)
     job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
-  job.offload.state.value = from_leader(comm, "where state is", p.plan.offload ? 1 : 0) == 1
-                                ? job::StatePlace::kSsd
-                                : job::StatePlace::kMemory;
+  const auto agree_on_place = [&](const char* what, bool on_disk) {
+    return from_leader(comm, what, on_disk ? 1 : 0) == 1 ? job::StatePlace::kSsd
+                                                         : job::StatePlace::kMemory;
+  };
+  const OffloadedParts& found = p.plan.offload;
+  const std::array on_disk{found.state, found.gradients, found.weights};
+  for (std::size_t i = 0; i < on_disk.size(); ++i) {
+    const PlaceKey key = places_of(job.offload)[i];
+    key.place->value = agree_on_place(key.what, on_disk[i]);
+  }
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
+  if (p.plan.offload.state) job.offload.cache.value = {p.plan.cache_bytes};
 }
 
 }  // namespace
@@ -232,11 +259,14 @@ Prepared prepare_rank(const RankSetting& rank) {
   Prepared p;
   p.job = load_job_arguments(rank.arguments, leads);
   check_same_job(comm, p.job);
-  const OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
-                        .zero_stage = !p.job.parallelism.zero_stage.value,
-                        .matmul = !p.job.training.matmul.value,
-                        .offload = p.job.offload.state.is_auto()};
+  OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
+                  .zero_stage = !p.job.parallelism.zero_stage.value,
+                  .matmul = !p.job.training.matmul.value,
+                  .cache = p.job.offload.cache.is_auto()};
+  for (std::size_t i = 0; i < open.places.size(); ++i)
+    open.places[i] = places_of(p.job.offload)[i].place->is_auto();
   open_run(rank, p);
+  if (open.cache) p.job.offload.cache.value.reset();  // what this machine has left now
   follow_leader(comm, p.job);
   settle_matmul_path(comm, !open.matmul, p.job);
   const int threads = apply_threads(p.job.threads, rank.ranks_on_node);

@@ -62,7 +62,16 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
   adopt(run.memory.budget, job.memory.budget, unset);
   adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
-  adopt(run.offload.state, job.offload.state, unset);
+  // What was found for one place gives way to what is asked of the other.
+  const bool any_on_disk = job.offload.weights.value == StatePlace::kSsd ||
+                           job.offload.gradients.value == StatePlace::kSsd,
+             state_in_memory = job.offload.state.value == StatePlace::kMemory;
+  if (!any_on_disk) adopt(run.offload.state, job.offload.state, unset);
+  if (!state_in_memory) {
+    adopt(run.offload.gradients, job.offload.gradients, unset);
+    adopt(run.offload.weights, job.offload.weights, unset);
+  }
+  adopt(run.offload.cache, job.offload.cache, unset);
   adopt(run.training.grad_dtype, job.training.grad_dtype, unset);
   adopt(run.training.matmul, job.training.matmul, unset);
   adopt(run.data.excess_length_strategy, job.data.excess_length_strategy, unset);

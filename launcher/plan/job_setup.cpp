@@ -156,8 +156,8 @@ OptimizerSpec optimizer_spec(const job::JobConfig& job) {
 
 // At which each rank has what it moves to its disk.
 int least_stage(const job::OffloadConfig& offload) {
-  if (offload.weights == job::StatePlace::kSsd) return 3;
-  return offload.gradients == job::StatePlace::kSsd ? 2 : 1;
+  if (offload.weights.value == job::StatePlace::kSsd) return 3;
+  return offload.gradients.value == job::StatePlace::kSsd ? 2 : 1;
 }
 
 EngineOptions engine_options(const job::JobConfig& job) {
@@ -180,8 +180,8 @@ EngineOptions engine_options(const job::JobConfig& job) {
 
 OffloadSpec offload_spec(const job::JobConfig& job) {
   const job::OffloadConfig& o = job.offload;
-  const bool weights = o.weights == job::StatePlace::kSsd,
-             gradients = o.gradients == job::StatePlace::kSsd;
+  const bool weights = o.weights.value == job::StatePlace::kSsd,
+             gradients = o.gradients.value == job::StatePlace::kSsd;
   if ((weights || gradients) && o.state.value == job::StatePlace::kMemory)
     throw_user("offload.{} = \"ssd\" needs offload.state = \"ssd\"",
                weights ? "weights" : "gradients");
@@ -191,7 +191,9 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
           .delayed_update = o.delayed_update,
           .directory = {},
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
-          .slots = static_cast<int>(o.slots)};
+          .slots = static_cast<int>(o.slots),
+          .cache_bytes = o.cache.value ? o.cache.value->bytes : 0,
+          .commit_steps = o.commit_steps};
 }
 
 }  // namespace
@@ -222,7 +224,10 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.micro_batch = job.training.micro_batch_size.value;
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
   spec.offload = offload_spec(job);
-  spec.any_offload = !spec.offload.state && job.offload.state.is_auto();
+  spec.may_offload = {.state = !spec.offload.state && job.offload.state.is_auto(),
+                      .gradients = job.offload.gradients.is_auto(),
+                      .weights = job.offload.weights.is_auto()};
+  spec.any_cache = job.offload.cache.is_auto();
   return spec;
 }
 

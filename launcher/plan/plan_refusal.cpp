@@ -1,5 +1,6 @@
 #include "launcher/plan/plan_refusal.h"
 
+#include <array>
 #include <optional>
 
 #include "core/base/error.h"
@@ -68,22 +69,32 @@ class Proposals {
   std::string text_;
 };
 
-// Weights too on disk, where the optimizer has none in 8 bits.
-void propose_weights_on_disk(const PlannedJob& planned, Proposals& proposals) {
+// A part that could be on disk beside the state.
+struct PartOnDisk {
+  const char *name, *cost;
+  bool OffloadSpec::*member;
+  int stage;  // that it needs on several ranks
+};
+constexpr std::array kPartsOnDisk{
+    PartOnDisk{"gradients", " (the disk takes them as they come)", &OffloadSpec::gradients, 2},
+    PartOnDisk{"weights", " (every pass reads them at the speed of the disk)",
+               &OffloadSpec::weights, 3}};
+
+void propose_on_disk(const PartOnDisk& part, const PlannedJob& planned, Proposals& proposals) {
   const TrainSpec& spec = planned.spec;
-  if (spec.offload.weights) return;
-  Edit edit{spec.offload.state ? "offload.weights = \"ssd\""
-                               : "offload.state = \"ssd\", offload.weights = \"ssd\"",
-            " (every pass reads them at the speed of the disk)", spec};
-  edit.spec.offload.state = edit.spec.offload.weights = true;
-  if (planned.place.ranks > 1 && spec.engine.zero_stage != 3) {
-    edit.text += ", parallelism.zero_stage = 3";
-    edit.spec.engine.zero_stage = 3;
+  if (spec.offload.*part.member) return;
+  Edit edit{fmt::format("{}offload.{} = \"ssd\"",
+                        spec.offload.state ? "" : "offload.state = \"ssd\", ", part.name),
+            part.cost, spec};
+  edit.spec.offload.state = edit.spec.offload.*part.member = true;
+  if (planned.place.ranks > 1 && spec.engine.zero_stage < part.stage) {
+    edit.text += fmt::format(", parallelism.zero_stage = {}", part.stage);
+    edit.spec.engine.zero_stage = part.stage;
   }
   try {
     proposals.consider(edit);
   } catch (const UserError&) {
-    // Its weights stay in memory.
+    // It stays in memory: weights of 8 bits, gradients that nobody keeps.
   }
 }
 
@@ -102,7 +113,12 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     edit.spec.offload.state = true;
     proposals.consider(edit);
   }
-  propose_weights_on_disk(planned, proposals);
+  for (const PartOnDisk& part : kPartsOnDisk) propose_on_disk(part, planned, proposals);
+  if (spec.offload.state && spec.offload.cache_bytes > 0) {
+    Edit edit{"offload.cache = \"auto\"", " (more is read from the disk)", spec};
+    edit.spec.offload.cache_bytes = 0;
+    proposals.consider(edit);
+  }
   if (spec.engine.recompute == Recompute::kNone) {
     Edit edit{"memory.recompute = \"selective\"", " (about 3 % slower)", spec};
     edit.spec.engine.recompute = Recompute::kSelective;

@@ -39,6 +39,12 @@ std::filesystem::path save_or_lend(const TrainerParts& parts, const TrainState& 
   return save_checkpoint(parts.engine, parts.files, directory, state, identity);
 }
 
+// What is saved is what an interrupted run would go on from, too.
+void commit_state(const TrainerParts& parts, std::int64_t step) {
+  if (parts.offload != nullptr && parts.offload->home()->commits().ask())
+    parts.engine.state().commit(step);
+}
+
 void save_if_due(RunState& run) {
   const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
   if (run.due(run.parts.job.checkpoint.save_steps) || run.is_last() || best) save_step(run);
@@ -71,6 +77,7 @@ void save_step(RunState& run) {
   run.tell_phase("save");
   const std::int64_t start = steady_now_ns();
   try {
+    commit_state(parts, run.train.step);
     const auto path = save_or_lend(parts, run.train);
     run.last_saved = run.train.step;
     run.longest_save_s =

@@ -6,7 +6,8 @@ namespace thimble {
 namespace {
 
 constexpr const char* kOnDisk =
-    " --set offload.weights=ssd --set offload.any_file_system=true --set output_dir=";
+    " --set offload.weights=ssd --set offload.cache=0B --set offload.any_file_system=true"
+    " --set output_dir=";
 
 class DiskWeightsProgram : public testing::Test {
  protected:

@@ -109,5 +109,24 @@ TEST(JobResume, AutoTakesTheResolvedValue) {
   EXPECT_EQ(job.threads.value, 4);
 }
 
+// What is asked of one place is not held against what was found for the other.
+TEST(JobResume, PlacesThatAreAskedForComeFirst) {
+  constexpr StatePlace kMemory = StatePlace::kMemory, kSsd = StatePlace::kSsd;
+  JobConfig resolved = run(), job = run();
+  resolved.offload.state.value = resolved.offload.weights.value = kMemory;
+  job.offload.weights.value = kSsd;
+  adopt_resolved_values(resolved, job);
+  EXPECT_TRUE(job.offload.state.is_auto());
+  resolved.offload.state.value = resolved.offload.weights.value = kSsd;
+  job = run();
+  job.offload.state.value = kMemory;
+  adopt_resolved_values(resolved, job);
+  EXPECT_TRUE(job.offload.weights.is_auto());
+  job = run();
+  adopt_resolved_values(resolved, job);
+  EXPECT_EQ(job.offload.state.value, kSsd);
+  EXPECT_EQ(job.offload.weights.value, kSsd);
+}
+
 }  // namespace
 }  // namespace thimble::job

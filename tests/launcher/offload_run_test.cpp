@@ -1,5 +1,10 @@
 // Runs whose state is on disk: the same model as in memory, whatever ends them on the way, and
 // nothing left of it when they are done.
+#include <fmt/core.h>
+
+#include <set>
+
+#include "core/base/numeric.h"
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -7,10 +12,13 @@ namespace {
 
 namespace fs = std::filesystem;
 
+// Of so little state, all would stay in memory.
+constexpr const char* kNoCache = " --set offload.cache=0B ";
+
 class OffloadRunTest : public testing::Test {
  protected:
   int train(const std::string& name, const std::string& more, const std::string& environment = "") {
-    return d_.run("train job.toml --set name=" + name + " " + more, environment);
+    return d_.run("train job.toml --set name=" + name + kNoCache + more, environment);
   }
   std::string model_of(const std::string& name) {
     return d_.file("runs/" + name + "/model/model.safetensors");
@@ -68,6 +76,51 @@ TEST_F(OffloadRunTest, KilledAnywhereItGoesOnToTheSameModel) {
   EXPECT_GE(recovered, 5);
 }
 
+// With part of the state in memory, and a commit every few steps.
+TEST_F(OffloadRunTest, KilledBetweenCommitsItGoesOnFromTheLast) {
+  const std::string ssd =
+      "--set offload.state=ssd --set offload.commit_steps=3 --set training.max_steps=8 "
+      "--set checkpoint.save_steps=7 --set model.master_weights=split16 ";
+  ASSERT_EQ(train("memory", ssd + "--set offload.state=memory"), 0) << d_.err();
+  std::set<std::string> steps;
+  for (const std::string more :
+       {"--set offload.cache=100KiB", "--set offload.cache=100KiB --set offload.slots=1",
+        "--set offload.weights=ssd --set offload.cache=40KiB"}) {
+    for (const std::string at : {"io.write:300", "offload.sync:7", "checkpoint.publish:1"}) {
+      fs::remove_all(d_.path("runs/cut"));
+      const std::string sets = ssd + more;
+      ASSERT_EQ(train("cut", sets, "THIMBLE_FAILPOINT=" + at + ":kill"), 128 + 9) << more << at;
+      ASSERT_EQ(train("cut", sets), 0) << more << at << d_.err();
+      for (const std::string step : {"3", "6", "7"}) {
+        if (said("resuming from the state of step " + step + " ")) steps.insert(step);
+      }
+      EXPECT_EQ(model_of("cut"), model_of("memory")) << more << at;
+      EXPECT_TRUE(is_gone("cut")) << more << at;
+    }
+  }
+  EXPECT_EQ(steps, (std::set<std::string>{"3", "6", "7"}));
+}
+
+TEST_F(OffloadRunTest, TheDiskMovesWhatThePlanSays) {
+  const std::string sets =
+      "--set offload.state=ssd --set offload.cache=1GiB --set offload.commit_steps=2 "
+      "--set checkpoint.save_steps=100 --set logging.logging_steps=2 ";
+  ASSERT_EQ(d_.run("plan job.toml --json --disk-gb-per-s 1 " + sets), 0) << d_.err();
+  const nlohmann::json plan = d_.json()["offload"];
+  EXPECT_EQ(plan["read_bytes"], 0);
+  ASSERT_EQ(train("run", sets), 0) << d_.err();
+  std::istringstream lines(d_.file("runs/run/metrics.jsonl"));
+  int records = 0;
+  for (std::string line; std::getline(lines, line);) {
+    const auto json = nlohmann::json::parse(line);
+    if (json["event"] != "step") continue;
+    ++records;
+    EXPECT_EQ(json["disk_read_bytes"], 0);
+    EXPECT_EQ(json["disk_written_bytes"], 2 * plan["written_bytes"].get<std::int64_t>());
+  }
+  EXPECT_EQ(records, 3);
+}
+
 TEST_F(OffloadRunTest, AFaultOfTheDiskEndsTheRunAndCostsNothing) {
   const std::string ssd = "--set offload.state=ssd ";
   ASSERT_EQ(train("whole", ssd), 0) << d_.err();
@@ -118,29 +171,65 @@ TEST_F(OffloadRunTest, CheckpointsAreTheStateItselfAndResumeOnOtherRanks) {
   EXPECT_TRUE(said("resuming from")) << d_.err();
 }
 
+// Places are tried from the fastest on: each budget takes the first that fits.
 TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
-  // Wide enough that its state is more than what it moves through.
+  // Wide and deep enough that state and weights are more than what they move through.
   d_.write(
       "config.json",
-      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":3,)"
+      R"({"model_type":"llama","hidden_size":512,"intermediate_size":1536,"num_hidden_layers":4,)"
       R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,"max_position_embeddings":128})");
-  const auto resident = [&](const std::string& place) {
-    EXPECT_EQ(d_.run("plan job.toml --json --set training.micro_batch_size=1 --set offload.state=" +
-                     place),
-              0)
-        << d_.err();
+  // What is fastest is measured, and takes memory of its own.
+  const std::string small =
+      "--set training.micro_batch_size=1 --set training.max_steps=2 --set training.matmul=library "
+      "--set model.master_weights=split16 ";
+  const auto resident = [&](const std::string& places) {
+    EXPECT_EQ(d_.run("plan job.toml --json " + small + kNoCache + places), 0) << d_.err();
     return d_.json()["resident_bytes"].get<std::int64_t>();
   };
-  const std::int64_t memory = resident("memory"), ssd = resident("ssd");
-  ASSERT_LT(ssd, memory);
-  const std::string budget =
-      "--set training.max_steps=2 --set memory.budget=" + std::to_string((memory + ssd) / 2) + "B ";
-  ASSERT_EQ(d_.run("plan job.toml --json " + budget), 0) << d_.err();
-  EXPECT_EQ(d_.json()["offload"]["state"], "ssd");
-  EXPECT_EQ(train("auto", budget), 0) << d_.err();
-  EXPECT_NE(d_.file("runs/auto/job.resolved.toml").find("state = \"ssd\""), std::string::npos);
-  ASSERT_EQ(d_.run("plan job.toml " + budget + "--set offload.state=memory"), 2);
+  const auto budget = [&](std::int64_t bytes) {
+    return small + "--set memory.budget=" + std::to_string(bytes) + "B ";
+  };
+  const std::string rest = "--set offload.gradients=memory --set offload.weights=memory ";
+  const std::int64_t memory = resident("--set offload.state=memory"),
+                     state = resident("--set offload.state=ssd " + rest),
+                     gradients = resident("--set offload.gradients=ssd"),
+                     all = resident("--set offload.gradients=ssd --set offload.weights=ssd");
+  ASSERT_LT(state, memory);
+  ASSERT_LT(gradients, state);
+  ASSERT_LT(all, gradients);
+  const auto takes = [&](std::int64_t bytes, const char* of_gradients, const char* of_weights) {
+    ASSERT_EQ(d_.run("plan job.toml --json " + budget(bytes)), 0) << d_.err();
+    const nlohmann::json places = d_.json()["offload"];
+    EXPECT_EQ(places["state"], "ssd") << bytes;
+    EXPECT_EQ(places["gradients"], of_gradients) << bytes;
+    EXPECT_EQ(places["weights"], of_weights) << bytes;
+  };
+  takes(memory - 1, "memory", "memory");
+  takes(state - 1, "ssd", "memory");
+  takes(gradients - 1, "ssd", "ssd");
+  // What is left is filled with state.
+  const std::int64_t more = state + 8 * kMiB;
+  takes(more, "memory", "memory");
+  const nlohmann::json plan = d_.json();
+  EXPECT_GT(plan["offload"]["cache_bytes"], 6 * kMiB);
+  EXPECT_GT(plan["resident_bytes"], state + 6 * kMiB);
+  EXPECT_LE(plan["resident_bytes"], more);
+  ASSERT_EQ(d_.run("plan job.toml --json " + std::string(kNoCache) + budget(more)), 0) << d_.err();
+  EXPECT_GT(d_.json()["offload"]["read_bytes"], plan["offload"]["read_bytes"]);
+  // What is forced stays.
+  ASSERT_EQ(d_.run("plan job.toml " + budget(memory - 1) + "--set offload.state=memory"), 2);
   EXPECT_TRUE(said("fits: offload.state = \"ssd\"")) << d_.err();
+  ASSERT_EQ(d_.run("plan job.toml " + budget(state - 1) + rest), 2);
+  EXPECT_TRUE(said("fits: offload.gradients = \"ssd\"")) << d_.err();
+  // The refusal names the smallest budget, and the resolved job what was chosen.
+  ASSERT_EQ(d_.run("plan job.toml " + budget(all / 2)), 2);
+  const std::int64_t least = (all + kMiB - 1) / kMiB;
+  EXPECT_TRUE(said(fmt::format("memory.budget = \"{}MiB\"", least))) << d_.err();
+  EXPECT_EQ(train("memory", small), 0) << d_.err();
+  EXPECT_EQ(train("auto", budget(least * kMiB)), 0) << d_.err();
+  const std::string resolved = d_.file("runs/auto/job.resolved.toml");
+  EXPECT_NE(resolved.find("weights = \"ssd\"\ngradients = \"ssd\""), std::string::npos) << resolved;
+  EXPECT_EQ(model_of("auto"), model_of("memory"));
 }
 
 TEST_F(OffloadRunTest, PlacesThatCannotBeUsedAreRefused) {

@@ -25,11 +25,16 @@ bool disjoint(const StateUse& a, const StateUse& b, const StateTable& table) {
          (!table[a.id].slot.shared() && (a.rows.end <= b.rows.begin || b.rows.end <= a.rows.begin));
 }
 
+// How state is on disk.
+struct Keeping {
+  std::int64_t window = 0, cache = 0, commit_steps = 1;
+};
+
 /// State on disk and the same in plain memory, used at random.
 class RandomUses {
  public:
-  RandomUses(const fs::path& directory, int rank, std::int64_t window, unsigned seed)
-      : directory_(directory), table_(kDivided, 2), rank_(rank), window_(window), random_(seed) {
+  RandomUses(const fs::path& directory, int rank, const Keeping& way, unsigned seed)
+      : directory_(directory), table_(kDivided, 2), rank_(rank), way_(way), random_(seed) {
     for (const StateEntry& entry : table_->entries()) {
       if (!entry.in_weight_store()) entries_.push_back(&entry);
     }
@@ -73,16 +78,21 @@ class RandomUses {
   }
   void commit(std::int64_t step) {
     home_->set_note(fmt::format("{}", step));
+    const bool due = home_->commits().is_due(step);
     state_->commit(step);
+    if (!due) return;
     committed_ = bytes_;
+    committed_step_ = step;
   }
-  void reopen(std::int64_t step) {
+  /// As a run that was killed.
+  void reopen() {
     state_.reset();
     home_.reset();
     EXPECT_EQ(arena_->live_bytes(), 0);
     recovered_ = testing::newest_record(directory_, rank_);
     ASSERT_TRUE(recovered_.has_value());
-    EXPECT_EQ(recovered_->note, fmt::format("{}", step));
+    EXPECT_EQ(recovered_->step, committed_step_);
+    EXPECT_EQ(recovered_->note, fmt::format("{}", committed_step_));
     open();
     create_state(*state_, *table_, 0);  // changes nothing of what is there
     bytes_ = committed_;
@@ -103,8 +113,10 @@ class RandomUses {
 
  private:
   void open() {
-    OffloadOptions options = table_.options(directory_, rank_, window_);
+    OffloadOptions options = table_.options(directory_, rank_, way_.window);
     options.recovered = recovered_;
+    options.cached = choose_cached(*table_, rank_, false, way_.cache);
+    options.commit_steps = way_.commit_steps;
     home_ = std::make_shared<OffloadHome>(*arena_, *table_, rank_, options);
     home_->start();
     state_ = std::make_unique<OffloadedState>(home_);
@@ -164,7 +176,8 @@ class RandomUses {
   fs::path directory_;
   TestTable table_;
   int rank_;
-  std::int64_t window_;
+  Keeping way_;
+  std::int64_t committed_step_ = -1;
   std::mt19937_64 random_;
   std::unique_ptr<Arena> arena_ = Arena::make_cpu(64 * kMiB);
   std::vector<const StateEntry*> entries_;
@@ -176,9 +189,13 @@ class RandomUses {
 
 TEST(OffloadedStateTest, IsAsPlainMemory) {
   for (const int rank : {0, 1}) {
-    for (const std::int64_t window : {std::int64_t{1}, 256 * kKiB, 8 * kMiB}) {
+    for (const Keeping way :
+         {Keeping{.window = 1}, Keeping{.window = 256 * kKiB}, Keeping{.window = 8 * kMiB},
+          Keeping{.window = 256 * kKiB, .cache = 60 * kKiB},
+          Keeping{.window = 256 * kKiB, .cache = 60 * kKiB, .commit_steps = 3},
+          Keeping{.window = 256 * kKiB, .cache = kMiB, .commit_steps = 4}}) {
       const TempDir dir;
-      RandomUses uses(dir.path(), rank, window, static_cast<unsigned>(window + rank));
+      RandomUses uses(dir.path(), rank, way, static_cast<unsigned>(way.window + rank));
       std::mt19937_64 random(static_cast<std::uint64_t>(rank));
       uses.commit(0);
       for (std::int64_t step = 1; step <= 12; ++step) {
@@ -186,9 +203,9 @@ TEST(OffloadedStateTest, IsAsPlainMemory) {
         if (random() % 2 == 0) uses.renew();
         uses.some_uses();
         if (random() % 3 == 0) uses.expect_all();
-        if (random() % 6 == 0) uses.reopen(step - 1);
+        if (random() % 6 == 0) uses.reopen();
         uses.commit(step);
-        if (random() % 4 == 0) uses.reopen(step);
+        if (random() % 4 == 0) uses.reopen();
         // The only memory is what was reserved at first.
         EXPECT_EQ(uses.arena().live_bytes(), uses.arena().peak().total_bytes);
         if (::testing::Test::HasFailure()) return;

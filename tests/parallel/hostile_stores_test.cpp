@@ -8,13 +8,6 @@
 namespace thimble {
 namespace {
 
-void expect_same(const Outcome& got, const Outcome& want, const std::string& what) {
-  EXPECT_EQ(got.losses, want.losses) << what;
-  EXPECT_EQ(got.norms, want.norms) << what;
-  EXPECT_EQ(got.grads, want.grads) << what;
-  EXPECT_EQ(got.masters, want.masters) << what;
-}
-
 std::string name_of(const Setting& s) {
   return fmt::format(
       "{} stage {} accumulation_steps {} fused {} clip {} projected {} master {} odd {}",

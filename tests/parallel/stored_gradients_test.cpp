@@ -35,7 +35,10 @@ TEST_P(StoredGradients, AreThoseInMemoryBitForBit) {
         stored.hostile = true;
         expect_same(train(comm, stored, batches), want, where + " in hostile stores");
         stored.hostile = false;
-        stored.disk = TestDisk{.slots = 1 + turn % 2, .weights = turn % 2 == 0 && s.stage == 3};
+        stored.disk = TestDisk{.slots = 1 + turn % 2,
+                               .weights = turn % 2 == 0 && s.stage == 3,
+                               .cache_bytes = turn % 4 < 2 ? 0 : 64 * kKiB,
+                               .commit_steps = 1 + turn % 3};
         expect_same(train(comm, stored, batches), want, where + " on disk");
       });
     }

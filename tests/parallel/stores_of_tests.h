@@ -59,6 +59,7 @@ inline std::vector<int> stages_of_tests(int last) {
 struct TestDisk {
   int slots = 2;
   bool weights = false;
+  std::int64_t cache_bytes = 0, commit_steps = 1;
 };
 
 /// State on a disk, through a window of a few rows.
@@ -75,6 +76,8 @@ inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm,
                                .directory = dir->path(),
                                .window_bytes = 16 * kKiB,
                                .slots = disk.slots,
+                               .cache_bytes = disk.cache_bytes,
+                               .commit_steps = disk.commit_steps,
                                .files_of_ranks = false},
                               optimizer, comm, {.identity = "test", .recovered = {}})});
   const EngineStores made = held->stores.stores();
@@ -107,7 +110,11 @@ inline EngineStores stores_of_tests(const TrainableModel& model, const Optimizer
   if (kind == "hostile") return hostile_stores(model);
   if (kind == "disk") return disk_stores(optimizer, comm, {});
   if (kind == "disk-in-place") return disk_stores(optimizer, comm, {.slots = 1});
-  if (kind == "disk-weights") return disk_stores(optimizer, comm, {.weights = any_store});
+  if (kind == "disk-weights") {
+    // Some of it in memory.
+    return disk_stores(optimizer, comm,
+                       {.weights = any_store, .cache_bytes = 48 * kKiB, .commit_steps = 2});
+  }
   if (kind == "disk-weights-in-place")
     return disk_stores(optimizer, comm, {.slots = 1, .weights = any_store});
   return {};

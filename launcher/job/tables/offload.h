@@ -13,17 +13,19 @@ inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory,
 
 struct OffloadConfig {
   Auto<StatePlace> state;
-  StatePlace weights = StatePlace::kMemory;
-  StatePlace gradients = StatePlace::kMemory;
+  Auto<StatePlace> weights, gradients;
   bool delayed_update = false;
   std::string path;
   std::int64_t slots = 2;
   AutoBytes window;
+  AutoBytes cache;
+  std::int64_t commit_steps = 1;
   bool any_file_system = false;
   bool operator==(const OffloadConfig&) const = default;
 };
 
-inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+// What is where, and when it moves.
+inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "state",
          .doc = "Where master weights and the optimizer's state are between updates; ssd: on disk, "
@@ -34,14 +36,15 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .doc =
              "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
              "the same results to the bit, so that at most two layers of a model are in memory; "
-             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3",
+             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3; auto: in "
+             "memory if the job fits with its state and gradients on disk",
          .value = choice(offload.weights),
          .resume = ResumeClass::kContinues});
   visit({.name = "gradients",
          .doc = "Where gradients wait for the update; ssd: on disk, written as the backward pass "
                 "completes them, with the same results to the bit; needs state = \"ssd\", and on "
                 "several ranks parallelism.zero_stage = 2 or 3; not with fused_backward, which "
-                "keeps none",
+                "keeps none; auto: in memory if the job fits with its state on disk",
          .value = choice(offload.gradients),
          .resume = ResumeClass::kContinues});
   visit({.name = "delayed_update",
@@ -50,6 +53,11 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "step more; not with fused_backward",
          .value = &offload.delayed_update,
          .resume = ResumeClass::kContinues});
+}
+
+inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit_places(visitor, offload);
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
          .value = &offload.path,
@@ -66,6 +74,18 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .doc = "Memory that the state moves through; auto: an eighth of it, 4 to 128 MiB",
          .value = &offload.window,
          .range = at_least(65536),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "cache",
+         .doc = "Memory for state that is on disk and need not be read; auto: what the budget "
+                "leaves, on a GPU none",
+         .value = &offload.cache,
+         .range = at_least(0),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "commit_steps",
+         .doc = "Steps from one commit of the state on disk to the next; more than 1: what is in "
+                "memory is written less often, and a crash costs so many steps at most",
+         .value = &offload.commit_steps,
+         .range = at_least(1),
          .resume = ResumeClass::kContinues});
   visit({.name = "any_file_system",
          .doc = "Allow a path on a network or in memory (tmpfs)",

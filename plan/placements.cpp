@@ -1,0 +1,78 @@
+#include "plan/placements.h"
+
+#include <algorithm>
+#include <array>
+#include <optional>
+
+namespace thimble {
+namespace {
+
+// What is on disk, from the fastest on: an update moves the state once a step, and every
+// micro-batch writes the gradients as they come, or reads the weights twice.
+constexpr std::array kLadder{
+    OffloadedParts{},
+    OffloadedParts{.state = true},
+    OffloadedParts{.state = true, .gradients = true},
+    OffloadedParts{.state = true, .weights = true},
+    OffloadedParts{.state = true, .gradients = true, .weights = true},
+};
+
+// Whether a part may be where a rung has it.
+bool is_allowed(bool rung, bool fixed, bool open) {
+  return rung == fixed || (rung && open);
+}
+
+bool is_allowed(const OffloadedParts& rung, const TrainSpec& spec) {
+  const OffloadSpec& fixed = spec.offload;
+  const OffloadedParts& open = spec.may_offload;
+  return is_allowed(rung.state, fixed.state, open.state) &&
+         is_allowed(rung.gradients, fixed.gradients, open.gradients) &&
+         is_allowed(rung.weights, fixed.weights, open.weights);
+}
+
+// The spec with more on disk; none if that cannot be: weights in 8 bits stay in memory, updates
+// within the backward pass keep no gradients, and every rank reads and writes rows of its own.
+std::optional<TrainSpec> moved(const TrainSpec& spec, const OffloadedParts& rung, int ranks) {
+  const bool weights = rung.weights && !spec.offload.weights,
+             gradients = rung.gradients && !spec.offload.gradients;
+  if ((weights && has_int8(spec)) || (gradients && spec.engine.fused_backward)) return std::nullopt;
+  TrainSpec next = spec;
+  put_on_disk(rung, next.offload);
+  const int stage = weights ? 3 : gradients ? 2 : 0;
+  if (ranks == 1 || stage <= spec.engine.zero_stage) return next;
+  if (!spec.any_zero_stage) return std::nullopt;
+  next.engine.zero_stage = stage;
+  return next;
+}
+
+}  // namespace
+
+bool has_int8(const TrainSpec& spec) {
+  Transformer model(spec.model);
+  freeze_parameters(spec.freeze, model);
+  const OptimizerGroups optimizer = make_optimizer(spec.optimizer, model.params());
+  const auto ids = model.params().ids();
+  return std::any_of(ids.begin(), ids.end(),
+                     [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
+}
+
+std::vector<TrainSpec> placements(const TrainSpec& spec, const RankPlace& place) {
+  std::vector<TrainSpec> found;
+  for (const OffloadedParts& rung : kLadder) {
+    if (!is_allowed(rung, spec)) continue;
+    if (auto next = moved(spec, rung, place.ranks)) found.push_back(std::move(*next));
+  }
+  return found;
+}
+
+OffloadedParts parts_on_disk(const OffloadSpec& spec) {
+  return {.state = spec.state, .gradients = spec.gradients, .weights = spec.weights};
+}
+
+void put_on_disk(const OffloadedParts& parts, OffloadSpec& spec) {
+  spec.state = parts.state;
+  spec.gradients = parts.gradients;
+  spec.weights = parts.weights;
+}
+
+}  // namespace thimble
