@@ -33,7 +33,7 @@ class OffloadCrashTest : public testing::TestWithParam<CrashWay> {
     return d_.run("train job.toml --set name=" + name +
                       " --set training.max_steps=4 --set checkpoint.save_steps=2 "
                       "--set checkpoint.save_total_limit=1 --set data.seq_len=16 "
-                      "--set offload.state=ssd " +
+                      "--set offload.state=ssd --set offload.cache=0B " +
                       GetParam().sets,
                   environment);
   }
@@ -90,6 +90,9 @@ std::vector<CrashWay> every_passage() {
     }
   }
   ways.push_back({"Delayed", kDelayed, 2, 7});
+  ways.push_back({"Cached",
+                  "--set offload.cache=40KiB --set offload.commit_steps=2 " + std::string(kWeights),
+                  1, 7});
   ways.push_back(
       {"DelayedTwoRanksWeights", fmt::format("{}{}{}", kDelayed, kTwoRanks, kWeights), 3, 23});
   return ways;

@@ -14,7 +14,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-const std::string kHere = "--set offload.state=ssd --set offload.path=ssd ";
+const std::string kHere = "--set offload.state=ssd --set offload.cache=0B --set offload.path=ssd ";
 // In the middle of a step that no checkpoint holds.
 const std::string kKilled = "THIMBLE_FAILPOINT=offload.record:10:kill";
 
