@@ -66,6 +66,13 @@ void tell_moved(std::int64_t step, const fs::path& directory) {
   spdlog::warn("the state of step {} is now in {}", step, move_aside(directory).string());
 }
 
+void remove_place(const fs::path& place) {
+  remove_offloaded_state(place);
+  std::error_code ignored;
+  fs::remove(place / kLockName, ignored);
+  fs::remove(place, ignored);
+}
+
 // A place that an earlier start had and this one has not must hold nothing that would be missed.
 void give_up(const fs::path& place, const Prepared& p, const TrainArguments& arguments,
              std::int64_t saved_step) {
@@ -80,10 +87,7 @@ void give_up(const fs::path& place, const Prepared& p, const TrainArguments& arg
         p.job.offload.path, found->step, place.string(),
         own ? std::string() : place.parent_path().string());
   }
-  remove_offloaded_state(place);
-  std::error_code ignored;
-  fs::remove(place / kLockName, ignored);
-  fs::remove(place, ignored);
+  remove_place(place);
 }
 
 bool on_one_disk(const fs::path& a, const fs::path& b) {
@@ -94,6 +98,14 @@ bool on_one_disk(const fs::path& a, const fs::path& b) {
 }
 
 }  // namespace
+
+void remove_finished_state(const Prepared& p) {
+  const fs::path noted = noted_place(p.run);
+  if (!noted.empty()) remove_place(noted);
+  remove_place(p.run / "offload");
+  std::error_code ignored;
+  fs::remove(p.run / kNoteName, ignored);
+}
 
 void OffloadPlace::require_place(const Prepared& p) const {
   const std::string place = place_text(p.job.offload.path, directory_);

@@ -11,6 +11,9 @@
 
 namespace thimble {
 
+/// Removes what a run that is finished was killed too early to remove.
+void remove_finished_state(const Prepared& p);
+
 /// The directory of one run's state on disk; none if all of its state is in memory.
 class OffloadPlace {
  public:

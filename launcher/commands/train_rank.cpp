@@ -110,6 +110,7 @@ bool is_done(Communicator& comm, const Prepared& p, const TrainState& state) {
                         finished->wanted_step == exported_step(p.job, state);
   if (from_leader(comm, "whether it is finished", exported ? 1 : 0) == 0) return false;
   if (comm.rank() == 0) {
+    remove_finished_state(p);
     spdlog::info("{} is {}: {} steps done; model/ has the weights of step {}", p.run.string(),
                  finished->reason, finished->step, finished->exported_step);
   }

@@ -23,7 +23,8 @@ class OffloadPlaceTest : public ::testing::Test {
   OffloadPlaceTest() { fs::create_directory(d_.path("ssd")); }
 
   int train(const std::string& name, const std::string& more, const std::string& environment = "") {
-    return d_.run("train job.toml --set name=" + name + " " + more, environment);
+    return d_.run("train job.toml --set training.matmul=f32 --set name=" + name + " " + more,
+                  environment);
   }
   void cut_off(const std::string& name) {
     ASSERT_EQ(train(name, kHere, kKilled), 128 + 9) << d_.err();

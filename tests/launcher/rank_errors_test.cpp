@@ -56,7 +56,8 @@ TEST_F(RankErrorsTest, KilledBesideACommitBothGoOnFromACommonStep) {
         Way{"adamw", {"", "offload.record:5"}}, Way{"galore", {"", "offload.sync:6"}},
         Way{"galore", {"offload.record:6", ""}}}) {
     const std::string job =
-        "$PROGRAM train job.toml --set offload.state=ssd --set offload.cache=0B --set "
+        "$PROGRAM train job.toml --set training.matmul=f32 --set offload.state=ssd --set "
+        "offload.cache=0B --set "
         "offload.any_file_system=true "
         "--set optimizer.name=" +
         way.optimizer + (way.optimizer == "galore" ? " --set optimizer.rank=8" : "") +
