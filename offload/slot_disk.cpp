@@ -48,6 +48,7 @@ void SlotDisk::place_keys() {
       throw_user("{}: the files have no room for {} bytes of '{}'",
                  files_.options().directory.string(), keys_[i].bytes, keys_[i].name);
     kept_[i].offset = extent->offset;
+    kept_[i].disk = files_.disk_of(*extent);
   }
 }
 
@@ -97,7 +98,9 @@ void SlotDisk::recover(const CommitRecord& record) {
 
 bool SlotDisk::is_direct() const {
   for (int i = 0; i < files_.count(); ++i) {
-    if (files_.is_there(i) && !takes_blocks(files_.direct(i))) return false;
+    for (int disk = 0; files_.is_there(i) && disk < files_.disks(); ++disk) {
+      if (!takes_blocks(files_.direct(i, disk))) return false;
+    }
   }
   return true;
 }
@@ -164,9 +167,9 @@ std::vector<Completion> SlotDisk::start_read(const KeyRange& range, std::byte* a
   const std::vector<Source> from = sources(range);
   const std::int64_t first = position(range.key, range.begin);
   if (is_aligned(range) && from.size() == 1 && from[0].file != kNowhere &&
-      takes_blocks(direct(from[0].file))) {
+      takes_blocks(direct(from[0].file, range.key))) {
     const std::int64_t begin = down(first), end = up(position(range.key, range.end));
-    parts.push_back(engine_.start_read(direct(from[0].file), begin,
+    parts.push_back(engine_.start_read(direct(from[0].file, range.key), begin,
                                        {at - (first - begin), size_of(begin, end)}));
     traffic_.read += end - begin;
     return parts;
@@ -182,7 +185,8 @@ std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::b
       std::memset(part.data(), 0, part.size());
       continue;
     }
-    parts.push_back(engine_.start_read(cached(s.file), position(range.key, s.begin), part));
+    parts.push_back(
+        engine_.start_read(cached(s.file, range.key), position(range.key, s.begin), part));
     traffic_.read += static_cast<std::int64_t>(part.size());
   }
   return parts;
@@ -191,7 +195,7 @@ std::vector<Completion> SlotDisk::start_exact_read(const KeyRange& range, std::b
 // Reads a whole run into the scratch memory and checks it.
 std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& run) {
   const std::span<std::byte> bytes = scratch_.subspan(0, size_of(run.begin, run.end));
-  engine_.read(cached(file), position(key, run.begin), bytes);
+  engine_.read(cached(file, key), position(key, run.begin), bytes);
   traffic_.read += run.end - run.begin;
   ChecksumRun now = run;
   checksum_runs({&now, 1}, bytes.data(), run.begin);
@@ -199,7 +203,7 @@ std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& ru
     throw_system(
         "{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
         "has changed them",
-        cached(file).path().string(), position(key, run.begin), position(key, run.end),
+        cached(file, key).path().string(), position(key, run.begin), position(key, run.end),
         about(key).name);
   }
   return bytes;
@@ -309,8 +313,8 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
   const std::int64_t first = position(range.key, range.begin),
                      last = position(range.key, range.end);
   traffic_.written += range.bytes();
-  if (!is_aligned(range) || !takes_blocks(direct(place.file))) {
-    parts.push_back(engine_.start_write(cached(place.file), first,
+  if (!is_aligned(range) || !takes_blocks(direct(place.file, range.key))) {
+    parts.push_back(engine_.start_write(cached(place.file, range.key), first,
                                         {at, static_cast<std::size_t>(range.bytes())}));
     return parts;
   }
@@ -319,10 +323,11 @@ std::vector<Completion> SlotDisk::start_write(const KeyRange& range, const std::
     return std::span<const std::byte>(at + (from - first), size_of(from, to));
   };
   if (begin > first)
-    parts.push_back(engine_.start_write(cached(place.file), first, bytes(first, begin)));
+    parts.push_back(engine_.start_write(cached(place.file, range.key), first, bytes(first, begin)));
   if (end > begin)
-    parts.push_back(engine_.start_write(direct(place.file), begin, bytes(begin, end)));
-  if (last > end) parts.push_back(engine_.start_write(cached(place.file), end, bytes(end, last)));
+    parts.push_back(engine_.start_write(direct(place.file, range.key), begin, bytes(begin, end)));
+  if (last > end)
+    parts.push_back(engine_.start_write(cached(place.file, range.key), end, bytes(end, last)));
   return parts;
 }
 

@@ -126,6 +126,7 @@ class SlotDisk {
   };
   struct Kept {
     std::int64_t offset = 0;  // in every file
+    int disk = 0;             // of every file
     bool exists = false;
     bool pending = false;  // the running step has written some of it
     Place now, next;       // at the last commit; what the running step has written
@@ -142,11 +143,12 @@ class SlotDisk {
   Kept& kept(int key) { return kept_.at(static_cast<std::size_t>(key)); }
   const Kept& kept(int key) const { return kept_.at(static_cast<std::size_t>(key)); }
   const DiskKey& about(int key) const { return keys_[static_cast<std::size_t>(key)]; }
-  const File& direct(int file) const {
-    return file == kSpill ? spill_->direct() : files_.direct(file);
+  // The file that has the bytes of a key.
+  const File& direct(int file, int key) const {
+    return file == kSpill ? spill_->direct() : files_.direct(file, kept(key).disk);
   }
-  const File& cached(int file) const {
-    return file == kSpill ? spill_->cached() : files_.cached(file);
+  const File& cached(int file, int key) const {
+    return file == kSpill ? spill_->cached() : files_.cached(file, kept(key).disk);
   }
   void place_keys();
   std::vector<Source> sources(const KeyRange& range) const;

@@ -40,7 +40,7 @@ void SlotDisk::fill_gaps(int key) {
         std::memmove(memory.data(), whole.data() + (piece.begin - old[0].begin), memory.size());
       }
       checksum_runs({&piece, 1}, memory.data(), piece.begin);
-      engine_.write(files_.cached(k.next.file), k.offset + piece.begin, memory);
+      engine_.write(cached(k.next.file, key), k.offset + piece.begin, memory);
       traffic_.written += static_cast<std::int64_t>(memory.size());
       k.next.runs.put(piece);
     }
@@ -85,7 +85,8 @@ void SlotDisk::commit(std::int64_t step, const std::string& note) {
   }
   failpoint("offload.sync");
   for (int i = 0; i < files_.count(); ++i) {
-    if (written[static_cast<std::size_t>(i)]) files_.cached(i).data_sync();
+    for (int disk = 0; written[static_cast<std::size_t>(i)] && disk < files_.disks(); ++disk)
+      files_.cached(i, disk).data_sync();
   }
   failpoint("offload.sync");
   write_record(step, note);

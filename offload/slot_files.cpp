@@ -10,9 +10,47 @@
 
 namespace thimble {
 
+namespace {
+
+// Whether keys lie at the same places, on whatever disks.
+bool are_alike(const ExtentTable& a, const ExtentTable& b) {
+  return std::equal(a.extents().begin(), a.extents().end(), b.extents().begin(), b.extents().end(),
+                    [](const auto& x, const auto& y) {
+                      return x.first == y.first && x.second.offset == y.second.offset &&
+                             x.second.bytes == y.second.bytes;
+                    });
+}
+
+}  // namespace
+
+std::string name_of_disk(int disk) {
+  return fmt::format("disk-{}", disk);
+}
+
+int SlotFiles::disk_of(const Extent& extent) const {
+  for (int disk = 0; disk < disks(); ++disk) {
+    if (extent.file == name_of_disk(disk)) return disk;
+  }
+  throw_user("{}: state lies on '{}' too, and there are only {} disks", layout_path().string(),
+             extent.file, disks());
+}
+
+const std::filesystem::path& SlotFiles::directory_of(int disk) const {
+  return disk == 0 ? options_.directory : options_.more.at(static_cast<std::size_t>(disk - 1));
+}
+
+// Disks that are given in another order are noticed by their names.
+std::filesystem::path SlotFiles::path_of(const std::string& name, int disk) const {
+  return directory_of(disk) / (disk == 0 ? name : fmt::format("{}.{}", name, name_of_disk(disk)));
+}
+
 void SlotFiles::push(const std::string& name) {
-  const std::filesystem::path path = options_.directory / name;
-  files_.emplace_back(SlotFile{name, File::open_direct(path), File::open_read_write(path)});
+  SlotFile file{.name = name, .parts = {}};
+  for (int disk = 0; disk < disks(); ++disk) {
+    const std::filesystem::path path = path_of(name, disk);
+    file.parts.push_back({File::open_direct(path), File::open_read_write(path)});
+  }
+  files_.emplace_back(std::move(file));
 }
 
 std::string SlotFiles::name_of(int number) const {
@@ -21,20 +59,23 @@ std::string SlotFiles::name_of(int number) const {
 
 int SlotFiles::add() {
   const std::string name = name_of(made_++);
-  const std::filesystem::path path = options_.directory / name;
-  if (options_.makes) {
+  for (int disk = 0; options_.makes && disk < disks(); ++disk) {
     // A file of an earlier run may be a checkpoint under another name: it is not written to.
     std::error_code ignored;
-    std::filesystem::remove(path, ignored);
+    std::filesystem::remove(path_of(name, disk), ignored);
     failpoint("offload.file");
-    options_.maker.make(path);
+    options_.maker.make(path_of(name, disk));
     failpoint("offload.file");
   }
   options_.gather(0);  // until it is there
-  const ExtentTable layout = options_.maker.layout(path);
-  TH_CHECK(count() == 0 || layout == layout_, "{} has another layout", path.string());
-  if (count() == 0) layout.save(layout_path());
-  layout_ = layout;
+  // What lies on which disk stays as it was dealt at first.
+  const bool first = count() == 0;
+  for (int disk = 0; disk < disks(); ++disk) {
+    const ExtentTable layout = options_.maker.layout(path_of(name, disk));
+    if (first && disk == 0) layout_ = layout;
+    TH_CHECK(are_alike(layout, layout_), "{} has another layout", path_of(name, disk).string());
+  }
+  if (first) layout_.save(layout_path());
   push(name);
   return count() - 1;
 }
@@ -46,12 +87,16 @@ std::filesystem::path SlotFiles::layout_path() const {
 void SlotFiles::open(std::span<const std::string> names, const std::vector<bool>& needed) {
   layout_ = ExtentTable::load(layout_path());
   for (std::size_t i = 0; i < names.size(); ++i) {
-    const std::filesystem::path path = options_.directory / names[i];
     // Numbers go on where the earlier run's ended.
     const std::size_t dash = names[i].find('-');
     if (dash != names[i].npos) made_ = std::max(made_, std::atoi(names[i].c_str() + dash + 1) + 1);
     // The run may have ended after it removed what no state lay in any more, on some ranks.
-    const std::string wrong = what_is_wrong(path);
+    std::string wrong;
+    std::filesystem::path path;
+    for (int disk = 0; disk < disks() && wrong.empty(); ++disk) {
+      path = path_of(names[i], disk);
+      wrong = what_is_wrong(path);
+    }
     const std::vector<std::int64_t> right = options_.gather(wrong.empty() ? 1 : 0);
     if (std::count(right.begin(), right.end(), 0) == 0) {
       push(names[i]);
@@ -84,24 +129,29 @@ std::uint32_t SlotFiles::layout_checksum() const {
 }
 
 void SlotFiles::remove_others() {
-  if (!options_.makes) return;
+  for (int disk = 0; options_.makes && disk < disks(); ++disk) remove_others_of(disk);
+}
+
+void SlotFiles::remove_others_of(int disk) {
   std::error_code unlisted;
-  for (const auto& entry : std::filesystem::directory_iterator(options_.directory, unlisted)) {
+  for (const auto& entry : std::filesystem::directory_iterator(directory_of(disk), unlisted)) {
     const std::string name = entry.path().filename().string();
     const std::size_t dash = name.find('-');
-    if (dash == name.npos || name != name_of(std::atoi(name.c_str() + dash + 1))) continue;
+    if (dash == name.npos) continue;
+    const std::string as_made = name_of(std::atoi(name.c_str() + dash + 1));
+    if (entry.path() != path_of(as_made, disk)) continue;
     const bool mine = std::any_of(files_.begin(), files_.end(),
-                                  [&](const auto& file) { return file && file->name == name; });
+                                  [&](const auto& file) { return file && file->name == as_made; });
     std::error_code ignored;
     if (!mine) std::filesystem::remove(entry.path(), ignored);
   }
 }
 
 void SlotFiles::remove(int index) {
-  if (options_.makes) {
+  for (int disk = 0; options_.makes && disk < disks(); ++disk) {
     failpoint("offload.file");
     std::error_code ignored;
-    std::filesystem::remove(path(index), ignored);
+    std::filesystem::remove(path(index, disk), ignored);
     failpoint("offload.file");
   }
   files_[static_cast<std::size_t>(index)].reset();
@@ -109,7 +159,9 @@ void SlotFiles::remove(int index) {
 
 bool SlotFiles::is_lent(int index) const {
   struct stat status {};
-  if (::fstat(cached(index).descriptor(), &status) != 0) throw_errno("fstat", path(index).string());
+  // Only what is whole on one disk is lent.
+  if (::fstat(cached(index, 0).descriptor(), &status) != 0)
+    throw_errno("fstat", path(index).string());
   return status.st_nlink > 1;
 }
 

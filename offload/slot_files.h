@@ -1,6 +1,8 @@
 // The files in which a run's state lies on disk. All have one layout; a step reads one and writes
-// another. A file that also has another name belongs to whoever gave it that name, a checkpoint:
-// from then on it is only read, until the other name is gone.
+// another. Over several disks each is a file on every disk, of the same layout, in which only the
+// arrays that were dealt to that disk are written. A file that also has another name belongs to
+// whoever gave it that name, a checkpoint: from then on it is only read, until the other name is
+// gone.
 #pragma once
 
 #include <cstdint>
@@ -19,10 +21,14 @@ namespace thimble {
 /// Makes and describes the files. Throws SystemError if there is no room.
 struct SlotMaker {
   std::function<void(const std::filesystem::path& path)> make;
-  /// Where each key of this rank lies in a file that was made. No two keys of a rank share a block
-  /// of 4096 bytes, and the file ends with a whole one.
+  /// Where each key of this rank lies in a file that was made, and by the name of its file on which
+  /// disk: see name_of_disk(). No two keys of a rank share a block of 4096 bytes, and the file ends
+  /// with a whole one.
   std::function<ExtentTable(const std::filesystem::path& path)> layout;
 };
+
+/// The name of a disk, counted from 0, in a layout.
+std::string name_of_disk(int disk);
 
 /// Gives every rank the numbers of all ranks, in their order; all call it together.
 using GatherNumbers = std::function<std::vector<std::int64_t>(std::int64_t mine)>;
@@ -30,7 +36,8 @@ using GatherNumbers = std::function<std::vector<std::int64_t>(std::int64_t mine)
 class SlotFiles {
  public:
   struct Options {
-    std::filesystem::path directory;
+    std::filesystem::path directory;               // on the first disk
+    std::vector<std::filesystem::path> more = {};  // on others, which hold a part of every file
     std::string suffix;  // of the names of this rank's files; ranks that share files have the same
     int rank = 0;
     bool makes = true;  // this rank makes and removes the files that it uses; else another one does
@@ -54,11 +61,16 @@ class SlotFiles {
   int count() const { return static_cast<int>(files_.size()); }
   bool is_there(int index) const { return files_.at(static_cast<std::size_t>(index)).has_value(); }
   const std::string& name(int index) const { return at(index).name; }
-  std::filesystem::path path(int index) const { return options_.directory / at(index).name; }
+  std::filesystem::path path(int index, int disk = 0) const {
+    return path_of(at(index).name, disk);
+  }
+  int disks() const { return static_cast<int>(1 + options_.more.size()); }
+  /// Of a key of the layout. Throws UserError for one that is not there.
+  int disk_of(const Extent& extent) const;
   /// Past the page cache, where the file system allows it.
-  const File& direct(int index) const { return at(index).direct; }
+  const File& direct(int index, int disk) const { return part(index, disk).direct; }
   /// Through the page cache: for parts of blocks.
-  const File& cached(int index) const { return at(index).cached; }
+  const File& cached(int index, int disk) const { return part(index, disk).cached; }
   /// Whether the file has another name too.
   bool is_lent(int index) const;
   const ExtentTable& layout() const { return layout_; }
@@ -66,13 +78,22 @@ class SlotFiles {
   const Options& options() const { return options_; }
 
  private:
-  struct SlotFile {
-    std::string name;
+  struct Part {
     File direct, cached;
   };
+  struct SlotFile {
+    std::string name;
+    std::vector<Part> parts;  // by disk
+  };
   std::string name_of(int number) const;
+  const std::filesystem::path& directory_of(int disk) const;
+  std::filesystem::path path_of(const std::string& name, int disk) const;
+  void remove_others_of(int disk);
   std::string what_is_wrong(const std::filesystem::path& path) const;
   const SlotFile& at(int index) const { return files_.at(static_cast<std::size_t>(index)).value(); }
+  const Part& part(int index, int disk) const {
+    return at(index).parts.at(static_cast<std::size_t>(disk));
+  }
   void push(const std::string& name);
   std::filesystem::path layout_path() const;
 

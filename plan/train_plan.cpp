@@ -108,6 +108,7 @@ DiskOfStep disk_of(const TrainSpec& spec, const BatchPlan& batch, std::int64_t m
   const OffloadHome& home = *planned.assembled.offload->home();
   const std::vector<Batch> batches(static_cast<std::size_t>(micro_batches),
                                    planned_batch(batch.micro_batch, spec.engine.seq_len));
+  engine.state().commit(0);  // as loading ends
   engine.step(batches, 1, 0);
   DiskOfStep moved;
   DiskTraffic began;

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <vector>
 
 namespace thimble {
 
@@ -21,7 +22,9 @@ struct OffloadSpec {
   int slots = 2;                  // 1: changed in place, so that a crash falls back to a checkpoint
   std::int64_t cache_bytes = 0;   // of memory for state that is not read from the disk
   std::int64_t commit_steps = 1;  // from one commit to the next: what a crash costs at most
-  bool files_of_ranks = false;    // every rank has files of its own, for its disk is not shared
+  std::vector<std::filesystem::path> more_directories = {};  // on other disks
+  std::vector<double> disk_rates = {};  // of all directories, as shares of the state; empty: equal
+  bool files_of_ranks = false;  // every rank has files of its own, for its disk is not shared
 };
 
 }  // namespace thimble

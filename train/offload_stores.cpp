@@ -43,6 +43,22 @@ std::int64_t usual_window(const StateTable& table, int rank, bool weights) {
   return std::clamp(bytes / 8, kLeast, kMost);
 }
 
+// Deals the arrays of a rank to disks, each to the one that has the least of its share so far.
+std::vector<int> deal(const StateTable& table, int rank, const std::vector<double>& rates) {
+  std::vector<double> given(rates.size());
+  std::vector<int> disks;
+  for (const StateEntry& entry : table.entries()) {
+    const auto bytes = static_cast<double>(entry.held(rank).size);
+    std::size_t least = 0;
+    for (std::size_t i = 1; i < rates.size(); ++i) {
+      if ((given[i] + bytes) / rates[i] < (given[least] + bytes) / rates[least]) least = i;
+    }
+    if (OffloadHome::is_on_disk(entry) && entry.saved) given[least] += bytes;
+    disks.push_back(static_cast<int>(least));
+  }
+  return disks;
+}
+
 }  // namespace
 
 OffloadStores::OffloadStores(const OffloadSpec& spec, const Optimizer& optimizer,
@@ -50,14 +66,18 @@ OffloadStores::OffloadStores(const OffloadSpec& spec, const Optimizer& optimizer
     : spec_(spec), optimizer_(optimizer), comm_(comm), run_(std::move(run)) {}
 
 SlotMaker OffloadStores::slot_maker(const StateTable& table, int rank) const {
-  const bool sparse = varies(optimizer_, table.params());  // not everything is kept at once
+  // Not everything is kept at once, or on one disk.
+  const bool sparse = varies(optimizer_, table.params()) || !spec_.more_directories.empty();
+  std::vector<double> rates = spec_.disk_rates;
+  rates.resize(1 + spec_.more_directories.size(), 1);
+  const std::vector<int> disks = deal(table, rank, rates);
   return {.make =
               [&table, rank, sparse](const std::filesystem::path& path) {
                 make_adoptable_file(path, tensors_of(checkpoint_arrays_of_all_steps(table, rank)),
                                     sparse);
               },
           .layout =
-              [&table, rank](const std::filesystem::path& path) {
+              [&table, rank, disks](const std::filesystem::path& path) {
                 std::map<std::string, std::int64_t> offsets;
                 for (const PlacedTensor& placed : read_hdf5_layout(path).tensors)
                   offsets[checkpoint_key(placed.tensor)] = placed.offset;
@@ -66,7 +86,8 @@ SlotMaker OffloadStores::slot_maker(const StateTable& table, int rank) const {
                   if (!OffloadHome::is_on_disk(entry) || !entry.saved) continue;
                   const ByteRange held = entry.held(rank);
                   const std::string key = disk_key(table, entry);
-                  extents.add(key, {"state", offsets.at(key) + held.begin, held.size});
+                  const int disk = disks[static_cast<std::size_t>(entry.id)];
+                  extents.add(key, {name_of_disk(disk), offsets.at(key) + held.begin, held.size});
                 }
                 return extents;
               }};
@@ -83,9 +104,10 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
   const bool own = comm_.size() == 1 || !disjoint || spec_.files_of_ranks;
   const bool undivided = std::none_of(table.entries().begin(), table.entries().end(),
                                       [](const StateEntry& entry) { return entry.divided; });
-  one_file_has_all_ = !own || comm_.size() == 1 || undivided;
+  one_file_has_all_ = spec_.more_directories.empty() && (!own || comm_.size() == 1 || undivided);
   OffloadOptions options{
       .disk = {.files = {.directory = spec_.directory,
+                         .more = spec_.more_directories,
                          .suffix = own && rank > 0 ? fmt::format(".rank{}", rank) : "",
                          .rank = rank,
                          .makes = own || rank == 0,

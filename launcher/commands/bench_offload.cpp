@@ -20,9 +20,9 @@ void add_offload_options(CLI::App& bench, OffloadBench& offload) {
       ->check(CLI::ExistingDirectory);
   bench.add_flag("--offload-weights", offload.weights, "Weights are on disk too")
       ->needs("--offload");
-  bench.add_flag("--delayed-update", offload.delayed_update, "Update under the next forward pass")
-      ->needs("--offload");
   bench.add_flag("--offload-gradients", offload.gradients, "Gradients wait on disk too")
+      ->needs("--offload");
+  bench.add_flag("--delayed-update", offload.delayed_update, "Update under the next forward pass")
       ->needs("--offload");
   bench.add_option("--slots", offload.slots, "Copies of the state on disk: 2, or 1 in place")
       ->check(CLI::Range(1, 2));

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <optional>
+#include <vector>
 
 #include "core/io/file.h"
 #include "launcher/commands/prepare_rank.h"
@@ -11,16 +12,22 @@
 
 namespace thimble {
 
+/// The directories that a job gives for state on disk; empty: the run's own is taken.
+std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
+/// What a disk reads and writes at once, in bytes per second; a second of work.
+double short_disk_rate(const std::filesystem::path& directory);
+
 /// Removes what a run that is finished was killed too early to remove.
 void remove_finished_state(const Prepared& p);
 
-/// The directory of one run's state on disk; none if all of its state is in memory.
+/// The directories, one on each disk, of one run's state on disk; none if all of its state is in
+/// memory.
 class OffloadPlace {
  public:
-  /// Sets p.spec.offload.directory, makes it, and decides what the run goes on from: a state on
-  /// disk that is newer than the checkpoint. All ranks together. Throws UserError for a place that
-  /// cannot be used, is in use, has too little room, or holds a state that the arguments would lose
-  /// or that is another run's; then everything is as it was.
+  /// Sets the directories of p.spec.offload, makes them, and decides what the run goes on from: a
+  /// state on disk that is newer than the checkpoint. All ranks together. Throws UserError for a
+  /// place that cannot be used, is in use, has too little room, or holds a state that the arguments
+  /// would lose or that is another run's; then everything is as it was.
   OffloadPlace(const RankSetting& rank, Prepared& p,
                const std::optional<CheckpointReader>& checkpoint);
   /// Removes the state, unless keep() was called or it was there before.
@@ -37,20 +44,22 @@ class OffloadPlace {
 
  private:
   void settle(const RankSetting& rank, Prepared& p, std::int64_t saved_step);
-  void make_directory(const Prepared& p) const;
+  void make_directories(const Prepared& p) const;
   void hold(const Prepared& p);
   void check_owner(const Prepared& p, bool fresh) const;
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
   void move_state_aside(Communicator& comm, std::int64_t step);
-  void require_place(const Prepared& p) const;
+  void require_places(const Prepared& p) const;
+  void measure_disks(Communicator& comm, Prepared& p) const;
   void remove_all() noexcept;
+  void release() noexcept;
   void leave() noexcept;
 
-  std::filesystem::path directory_;
-  std::filesystem::path above_;  // what of its path was there before
-  std::filesystem::path note_;   // in the run's directory: where the state is
+  std::vector<std::filesystem::path> directories_;
+  std::vector<std::filesystem::path> above_;  // what of their paths was there before
+  std::filesystem::path note_;                // in the run's directory: where they are
   OffloadedRun run_;
-  std::optional<LockFile> lock_;  // of the leader, where the run's own lock does not reach
+  std::vector<LockFile> locks_;  // of the leader, where the run's own lock does not reach
   bool leads_ = false, keeps_ = false;
 };
 

@@ -12,10 +12,10 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
+#include "launcher/commands/offload_place.h"
 #include "launcher/commands/run_outlook.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
-#include "offload/disk_speed.h"
 #include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
@@ -87,14 +87,14 @@ void add_disk_rate(const PlanArguments& a, const job::JobConfig& job, KnownRates
   if (a.ranks > a.ranks_on_node) return;
   try {
     namespace fs = std::filesystem;
-    fs::path where = job.offload.path.empty() ? job.output_dir : job.offload.path;
-    while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
-    const DiskSpeed speed = measure_disk_speed({.directory = where.empty() ? "." : where,
-                                                .size_bytes = 256 * kMiB,
-                                                .seconds = 1,
-                                                .queue_depths = {16},
-                                                .request_bytes = {4 * kMiB}});
-    known.rates.disk_bytes_per_s = speed.best.mixed / sharing;
+    std::vector<fs::path> paths = offload_paths(job.offload);
+    if (paths.empty()) paths.emplace_back(job.output_dir);
+    double rate = 0;
+    for (fs::path where : paths) {
+      while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
+      rate += short_disk_rate(where.empty() ? "." : where);
+    }
+    known.rates.disk_bytes_per_s = rate / sharing;
     known.disk_from = "measured here";
   } catch (const std::runtime_error& e) {
     spdlog::warn("the disk was not measured: {}", e.what());

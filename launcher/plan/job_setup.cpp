@@ -185,6 +185,8 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
   if ((weights || gradients) && o.state.value == job::StatePlace::kMemory)
     throw_user("offload.{} = \"ssd\" needs offload.state = \"ssd\"",
                weights ? "weights" : "gradients");
+  if (!o.path.empty() && !o.paths.empty())
+    throw_user("offload.paths: they stand in place of offload.path, which is set too");
   return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
           .gradients = gradients,

@@ -234,6 +234,31 @@ TEST_F(OffloadRunTest, ABudgetAloneIsEnough) {
   EXPECT_EQ(model_of("auto"), model_of("memory"));
 }
 
+TEST_F(OffloadRunTest, SeveralDisksAreAsOne) {
+  for (const char* disk : {"one", "two"}) fs::create_directory(d_.path(disk));
+  ASSERT_EQ(train("memory", ""), 0) << d_.err();
+  const auto paths = [](const char* a, const char* b) {
+    return fmt::format("--set offload.state=ssd --set 'offload.paths=[\"{}\", \"{}\"]' ", a, b);
+  };
+  const auto is_empty = [&] {
+    return fs::is_empty(d_.path("one")) && fs::is_empty(d_.path("two"));
+  };
+  ASSERT_EQ(train("whole", paths("one", "two")), 0) << d_.err();
+  EXPECT_EQ(model_of("whole"), model_of("memory"));
+  EXPECT_TRUE(is_empty());
+  ASSERT_EQ(train("cut", paths("one", "two"), "THIMBLE_FAILPOINT=offload.record:8:kill"), 128 + 9);
+  EXPECT_FALSE(fs::is_empty(d_.path("two")));
+  EXPECT_EQ(train("cut", paths("one", "three")), 2);
+  EXPECT_TRUE(said("go on with offload.paths = [\"" + d_.path("one").string())) << d_.err();
+  EXPECT_FALSE(fs::exists(d_.path("three")));
+  ASSERT_EQ(train("cut", paths("one", "two")), 0) << d_.err();
+  EXPECT_TRUE(said("resuming from the state of step")) << d_.err();
+  EXPECT_EQ(model_of("cut"), model_of("memory"));
+  EXPECT_TRUE(is_empty());
+  EXPECT_EQ(train("both", paths("one", "two") + "--set offload.path=three"), 2);
+  EXPECT_TRUE(said("offload.paths")) << d_.err();
+}
+
 TEST_F(OffloadRunTest, PlacesThatCannotBeUsedAreRefused) {
   const std::string ssd = "--set offload.state=ssd ";
   EXPECT_EQ(train("shm", ssd + "--set offload.path=/dev/shm"), 2);

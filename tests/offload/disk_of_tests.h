@@ -83,10 +83,11 @@ struct DiskSetup {
   int rank = 0;
   GatherNumbers gather = alone;
   std::string identity = "a run";
-  bool own_files = false;  // of this rank
+  bool own_files = false;                        // of this rank
+  std::vector<std::filesystem::path> more = {};  // other disks, to which arrays are dealt in turn
 };
 
-inline SlotMaker maker_of(const std::vector<TestArray>& arrays, int rank) {
+inline SlotMaker maker_of(const std::vector<TestArray>& arrays, int rank, int disks = 1) {
   return {.make =
               [arrays](const std::filesystem::path& path) {
                 // As HDF5 does, it empties what has that name.
@@ -97,10 +98,13 @@ inline SlotMaker maker_of(const std::vector<TestArray>& arrays, int rank) {
                               round_up(last.offset + last.ends.back() + 1, SlotDisk::kBlock)));
               },
           .layout =
-              [arrays, rank](const std::filesystem::path&) {
+              [arrays, rank, disks](const std::filesystem::path&) {
                 ExtentTable table;
-                for (const TestArray& a : arrays)
-                  table.add(a.name, {"state", a.offset + a.begin_of(rank), a.bytes_of(rank)});
+                int turn = 0;
+                for (const TestArray& a : arrays) {
+                  table.add(a.name, {name_of_disk(turn++ % disks), a.offset + a.begin_of(rank),
+                                     a.bytes_of(rank)});
+                }
                 return table;
               }};
 }
@@ -117,10 +121,12 @@ class TestDisk {
       : scratch_(new std::byte[SlotDisk::kScratchBytes]),
         engine_(make_file_engine({.kind = setup.engine, .queue_depth = 4})),
         disk_({.files = {.directory = setup.directory,
+                         .more = setup.more,
                          .suffix = setup.own_files ? fmt::format(".rank{}", setup.rank) : "",
                          .rank = setup.rank,
                          .makes = setup.own_files || setup.rank == 0,
-                         .maker = maker_of(setup.arrays, setup.rank),
+                         .maker = maker_of(setup.arrays, setup.rank,
+                                           static_cast<int>(1 + setup.more.size())),
                          .gather = setup.gather},
                .identity = setup.identity,
                .slots = setup.slots},

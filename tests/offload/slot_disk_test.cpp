@@ -236,6 +236,40 @@ TEST_P(SlotDiskTest, IsAsPlainMemory) {
   }
 }
 
+// What lies on which disk is known from the first start on, whatever disks are given later.
+TEST(SlotDiskDisks, SeveralAreAsOne) {
+  for (const int slots : {1, 2}) {
+    const TempDir first, second, third;
+    const DiskSetup setup{.directory = first.path(),
+                          .arrays = odd_arrays(),
+                          .slots = slots,
+                          .more = {second.path(), third.path()}};
+    {
+      RandomRank rank(setup, 5);
+      std::mt19937_64 random(6);
+      rank.commit(0);
+      for (std::int64_t step = 1; step <= 8; ++step) {
+        for (std::uint64_t n = random() % 12; n > 0; --n) rank.change();
+        if (slots == 2 && random() % 4 == 0) rank.reopen();
+        rank.commit(step);
+        if (random() % 4 == 0) rank.reopen();
+        for (const TempDir* dir : {&first, &second, &third})
+          expect_few_files(dir->path(), slots, 0);
+      }
+    }
+    const CommitRecord record = *testing::newest_record(first.path());
+    DiskSetup other = setup;
+    other.more = {second.path()};
+    EXPECT_THROWS_WITH(UserError, "state lies on 'disk-2' too, and there are only 2 disks",
+                       TestDisk(other)->recover(record));
+    other.more = {third.path(), second.path()};
+    EXPECT_THROWS_WITH(UserError, ".disk-1: state lies in the file, and it is gone",
+                       TestDisk(other)->recover(record));
+    other.more = setup.more;
+    TestDisk(other)->recover(record);
+  }
+}
+
 // Parts end in the middle of blocks, which two ranks or all of them share.
 std::vector<testing::TestArray> shared_arrays() {
   return testing::arrays_of({{"tiny", {1, 2, 3}},

@@ -33,7 +33,9 @@ TEST_P(DelayedUpdates, GiveTheSameBits) {
       const bool own_rows = ranks == 1 || s.stage >= 2;
       delayed.stored_gradients = own_rows && turn % 2 == 1;
       delayed.disk = TestDisk{.slots = 1 + turn % 2,
-                              .weights = !entry.int8_weights && (ranks == 1 || s.stage == 3)};
+                              .weights = !entry.int8_weights && (ranks == 1 || s.stage == 3),
+                              .cache_bytes = turn % 3 == 0 ? 64 * kKiB : 0,
+                              .commit_steps = 1 + turn % 2};
       expect_same(train(comm, delayed, batches), want, fmt::format("{} on disk", entry.name));
     });
   }

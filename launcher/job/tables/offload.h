@@ -16,6 +16,7 @@ struct OffloadConfig {
   Auto<StatePlace> weights, gradients;
   bool delayed_update = false;
   std::string path;
+  std::vector<std::string> paths;
   std::int64_t slots = 2;
   AutoBytes window;
   AutoBytes cache;
@@ -61,6 +62,12 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
   visit({.name = "path",
          .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
          .value = &offload.path,
+         .path = PathKind::kOutput,
+         .resume = ResumeClass::kContinues});
+  visit({.name = "paths",
+         .doc = "Directories on several disks in place of path; each has a share of the state by "
+                "what the disks are measured to move, and checkpoints are copies",
+         .value = &offload.paths,
          .path = PathKind::kOutput,
          .resume = ResumeClass::kContinues});
   visit({.name = "slots",
