@@ -31,7 +31,8 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
     time.comm_s = static_cast<double>(plan.traffic.total()) / rates.bytes_per_s;
   if (rates.disk_bytes_per_s > 0) {
     const std::int64_t by_passes = plan.disk_by_passes.total();
-    time.pass_disk_s = static_cast<double>(by_passes) / rates.disk_bytes_per_s;
+    time.pass_disk_s =
+        static_cast<double>(by_passes + plan.activations.disk.total()) / rates.disk_bytes_per_s;
     time.disk_s = static_cast<double>(plan.disk.total() - by_passes) / rates.disk_bytes_per_s;
   }
   return time;

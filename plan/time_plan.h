@@ -5,13 +5,6 @@
 
 namespace thimble {
 
-/// What one rank reaches.
-struct Rates {
-  double flops_per_s = 0;       // of matmuls
-  double bytes_per_s = 0;       // sent to other ranks
-  double disk_bytes_per_s = 0;  // read and written at once; 0: not known
-};
-
 struct StepTime {
   double compute_s = 0;    // matmuls at their best rate; recomputation included
   double comm_s = 0;       // all bytes at full rate; most of it runs beside the matmuls

@@ -82,6 +82,7 @@ bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) 
   if (spec.micro_batch) return try_micro(*spec.micro_batch);
   const std::int64_t sequences = ceil_div(spec.sequences_per_step, place.ranks);
   if (try_micro(sequences)) return true;
+  if (sequences == 1 || !try_micro(1)) return false;
   // The fewest accumulation steps that fit: double until some do, then halve the interval.
   std::int64_t bad = 1, good = 2;
   while (good < sequences && !try_micro(ceil_div(sequences, good))) {
@@ -187,12 +188,27 @@ bool plan_placement(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
   return true;
 }
 
+// All that the spec leaves open of where things are, in the order in which it is tried. What is
+// computed again is settled before parts of the state go to disk; if it is fixed, activations go
+// there after them.
+std::vector<TrainSpec> candidates(const TrainSpec& spec, const RankPlace& place,
+                                  const Rates& rates) {
+  std::vector<TrainSpec> found;
+  const std::vector<TrainSpec> choices = activation_choices(spec, place, rates);
+  if (spec.any_recompute) found = choices;
+  for (const TrainSpec& choice : choices) {
+    for (TrainSpec& next : placements(choice, place)) found.push_back(std::move(next));
+  }
+  return found;
+}
+
 }  // namespace
 
-TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
+TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place,
+                        const Rates& rates) {
   TrainPlan plan{.budget = budget, .fits = false};
   std::optional<TrainSpec> planned_spec;
-  for (TrainSpec& next : placements(spec, place)) {
+  for (TrainSpec& next : candidates(spec, place, rates)) {
     TrainPlan tried{.budget = budget};
     tried.fits = plan_placement(next, place, tried);
     // What bytes move through on their way to the disk may take more than a small model's state.
@@ -215,10 +231,12 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     plan.disk = moved.all;
     plan.disk_by_passes = moved.by_passes;
   }
+  plan.activations = plan_activations(tried, plan.batch, place);
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
   plan.groups = planned.assembled.optimizer.summary();
   if (place.ranks > 1)
     plan.traffic = plan_traffic(planned.assembled.engine, tried, plan.batch, place);
+  plan.recompute = tried.engine.recompute;
   return plan;
 }
 
@@ -228,6 +246,8 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.zero_stage = plan.zero_stage;
   put_on_disk(plan.offload, spec.offload);
   if (spec.any_cache) spec.offload.cache_bytes = plan.cache_bytes;
+  spec.offload.activations = plan.activations.place;
+  spec.engine.recompute = plan.recompute;
   return spec;
 }
 

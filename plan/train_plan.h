@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "offload/slot_disk.h"
-#include "plan/memory_plan.h"
+#include "plan/activation_plan.h"
 
 namespace thimble {
 
@@ -25,7 +25,9 @@ struct TrainPlan {
   std::int64_t cache_bytes = 0;  // of memory for state that is not read from the disk
   DiskTraffic disk;              // of this rank in one step, on average
   DiskTraffic disk_by_passes;    // of it, during forward and backward passes
-  StepTraffic traffic;           // of this rank in one step
+  ActivationPlan activations;    // beside that
+  Recompute recompute = Recompute::kNone;
+  StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much
   std::int64_t checkpoint_bytes = 0;
@@ -33,11 +35,13 @@ struct TrainPlan {
   bool fits = true;  // false: the smallest plan that was tried
 };
 
-/// Finds the first of the placements() that fits the budget, at it the lowest ZeRO stage, from the
-/// spec's on, and the largest micro-batch that fit; what the spec fixes stays. plan.fits is false
-/// if nothing does. What the budget leaves becomes the cache of state on disk, if the spec lets the
-/// plan choose it. Throws UserError for settings that do not go together.
-TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {});
+/// Finds the first of the activation_choices() and placements() that fits the budget, at it the
+/// lowest ZeRO stage, from the spec's on, and the largest micro-batch that fit; what the spec fixes
+/// stays. plan.fits is false if nothing does. What the budget leaves becomes the cache of state on
+/// disk, if the spec lets the plan choose it. Throws UserError for settings that do not go
+/// together.
+TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {},
+                        const Rates& rates = {});
 
 /// The spec with what the plan has settled.
 TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place);

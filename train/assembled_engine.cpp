@@ -86,6 +86,26 @@ AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicat
                   ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
                   : nullptr),
       engine(in_load_phase(arena), model, optimizer, engine_options(spec),
-             {comm, offload ? offload->stores() : EngineStores{}}) {}
+             {comm, stores(spec.offload)}) {}
+
+EngineStores AssembledEngine::stores(const OffloadSpec& spec) {
+  EngineStores stores = offload ? offload->stores() : EngineStores{};
+  if (spec.activations == ActivationPlace::kMemory) return stores;
+  ActivationOptions options{.on_disk = spec.activations == ActivationPlace::kSsd,
+                            .directory = spec.directory};
+  if (spec.window_bytes > 0) options.window_bytes = spec.window_bytes;
+  stores.activations = [this, options](Arena& arena) {
+    auto made = std::make_unique<OffloadedActivations>(arena, options);
+    activations = made.get();
+    return made;
+  };
+  return stores;
+}
+
+DiskTraffic AssembledEngine::disk_traffic() const {
+  DiskTraffic all = offload ? offload->home()->traffic() : DiskTraffic{};
+  if (activations != nullptr) all += activations->traffic();
+  return all;
+}
 
 }  // namespace thimble

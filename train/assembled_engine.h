@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "models/transformer.h"
+#include "offload/offloaded_activations.h"
 #include "train/offload_stores.h"
 #include "train/train_spec.h"
 
@@ -31,10 +32,17 @@ struct AssembledEngine {
   /// `run`: of a state on disk (spec.offload).
   AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm, OffloadedRun run = {});
 
+  /// Of this rank, all that its engine keeps there; on a planning arena, what it would have moved.
+  DiskTraffic disk_traffic() const;
+
   Transformer model;
   OptimizerGroups optimizer;
-  std::unique_ptr<OffloadStores> offload;  // null: all state is in memory
+  std::unique_ptr<OffloadStores> offload;       // null: all state is in memory
+  OffloadedActivations* activations = nullptr;  // the engine's; null: they are in memory
   TrainEngine engine;
+
+ private:
+  EngineStores stores(const OffloadSpec& spec);
 };
 
 }  // namespace thimble

@@ -21,7 +21,6 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
   sums.weight = weight.value();
   const auto scale = static_cast<float>(sums.weight > 0 ? 1.0 / sums.weight : 0.0);
   const bool repeats = micro_batches_repeat();
-  SavePolicy keep;
   BatchFeed feed(arena_, micro_batches);
   for (std::size_t i = 0; i < micro_batches.size() && sums.usable; ++i) {
     const bool last = i + 1 == micro_batches.size();
@@ -30,7 +29,7 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
     const auto run_one = [&] {
       std::optional<UpdatedOnDemand> on_demand;
       if (delayed_ && delayed_->is_pending()) on_demand.emplace(*store_, *delayed_);
-      Tape tape(arena_, *gradients_, keep, options_.recompute);
+      Tape tape(arena_, *gradients_, *activations_, options_.recompute);
       Context ctx{.store = on_demand ? static_cast<ParamStore&>(*on_demand) : *store_,
                   .arena = arena_,
                   .dtype = options_.dtype,
@@ -70,7 +69,8 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
 // Whether the micro-batches between a step's first and last do the same on this GPU each time, and
 // nothing on the host.
 bool TrainEngine::micro_batches_repeat() const {
-  if (!options_.graphs || arena_.is_on_cpu() || arena_.device().planning || is_observed())
+  if (!options_.graphs || arena_.is_on_cpu() || arena_.device().planning || is_observed() ||
+      !activations_stay_)
     return false;
   const auto takes_projected = [&](const UpdateItem& item) {
     return projection_->width(item.id) > 0;

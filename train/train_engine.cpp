@@ -128,6 +128,9 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
                         {model.params(), table_, plan_, comm_, options.dtype}, rank.stores)),
       state_store_(make_state_store(arena, table_, comm_.rank(), rank.stores)),
       state_(table_, *store_, *state_store_, store_->is_kept_with_state()),
+      activations_(rank.stores.activations ? rank.stores.activations(arena)
+                                           : std::make_unique<SavePolicy>()),
+      activations_stay_(!rank.stores.activations),
       projection_(std::make_unique<Projection>(*this)),
       gradients_(std::make_unique<ShardedGradSink>(
           GradSinkParts{arena, model.params(), plan_, comm_, *projection_},

@@ -77,6 +77,8 @@ struct EngineStores {
   /// Of the weights, what this rank holds of them, so that whole ones exist only while they are
   /// read. Takes 16-bit or f32 weights of one rank, or of several at stage 3.
   std::function<std::unique_ptr<WeightRows>(Arena&, const StateTable&, int rank)> rows = {};
+  /// Where activations are between the forward and the backward pass.
+  std::function<std::unique_ptr<SavePolicy>(Arena&)> activations = {};
 };
 
 /// The way from a rank to the others, and where it keeps its state.
@@ -207,6 +209,8 @@ class TrainEngine {
   std::unique_ptr<StateStore> state_store_;
   JoinedState state_;
   std::int64_t step_ = 0;  // the running one; 0: none, gradients are then kept as they are
+  std::unique_ptr<SavePolicy> activations_;
+  bool activations_stay_ = true;  // in memory
   std::unique_ptr<GradProjection> projection_;
   std::unique_ptr<StepGradients> gradients_;
   std::int64_t state_step_ = 1;

@@ -17,8 +17,7 @@ class SavedTensor {
   virtual Tensor get() = 0;
 };
 
-/// Decides where saved tensors wait. The default keeps them where they are; host memory and SSD
-/// come in through this same seam.
+/// Decides where saved tensors wait. The default keeps them where they are.
 class SavePolicy {
  public:
   virtual ~SavePolicy() = default;

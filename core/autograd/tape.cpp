@@ -31,11 +31,15 @@ Var Tape::make(Tensor value, bool needs_grad) {
 
 std::shared_ptr<SavedTensor> Tape::save(const Var& var) {
   if (var.saved != nullptr && *var.saved != nullptr) return *var.saved;
-  std::shared_ptr<SavedTensor> saved = var.rebuild != nullptr && recompute_ == Recompute::kSelective
-                                           ? var.rebuild
-                                           : policy_.save(var.value);
+  std::shared_ptr<SavedTensor> saved =
+      var.rebuild != nullptr && recompute_ == Recompute::kSelective ? var.rebuild : save(var.value);
   if (var.saved != nullptr) *var.saved = saved;
   return saved;
+}
+
+std::shared_ptr<SavedTensor> Tape::save(const Tensor& tensor) {
+  // What is computed again is needed at once.
+  return replaying() ? std::make_shared<KeptTensor>(tensor) : policy_.save(tensor);
 }
 
 void Tape::record(std::function<void(Tape&)> backward) {

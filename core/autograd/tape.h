@@ -43,7 +43,7 @@ class Tape {
   Var make(Tensor value, bool needs_grad = true);
   /// Puts a variable or a tensor aside for the backward pass, as the SavePolicy says.
   std::shared_ptr<SavedTensor> save(const Var& var);
-  std::shared_ptr<SavedTensor> save(const Tensor& tensor) { return policy_.save(tensor); }
+  std::shared_ptr<SavedTensor> save(const Tensor& tensor);
 
   /// Adds a node; nodes run in reverse order of recording.
   void record(std::function<void(Tape&)> backward);

@@ -75,7 +75,7 @@ UpdateMeter::UpdateMeter(AssembledEngine& assembled) : assembled_(assembled) {
 }
 
 DiskTraffic UpdateMeter::traffic() const {
-  return assembled_.offload ? assembled_.offload->home()->traffic() : DiskTraffic{};
+  return assembled_.disk_traffic();
 }
 
 void UpdateMeter::begin() {

@@ -80,6 +80,15 @@ std::string offload_text(const TrainSpec& spec, const TrainPlan& plan) {
                                steps));
 }
 
+std::string activations_text(const ActivationPlan& activations) {
+  if (!activations.on_disk()) return "";
+  return fmt::format(
+      "\noffload: activations on disk, at most {} per rank; every step writes {} and reads {} of "
+      "them",
+      format_bytes(activations.disk_bytes), format_bytes(activations.disk.written),
+      format_bytes(activations.disk.read));
+}
+
 }  // namespace
 
 std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
@@ -93,11 +102,13 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
                 plan.zero_stage, plan.batch.ranks, format_bytes(plan.traffic.reduce_bytes),
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
   const std::int64_t overhead = overhead_bytes(spec.device);
+  const std::string recompute =
+      spec.any_recompute ? fmt::format("\nrecompute: {}", job::spelling(plan.recompute)) : "";
   const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
       "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
       "{} {}), budget "
-      "{} ({}){}{}\ndisk: {} per checkpoint, {} for the exported model",
+      "{} ({}){}{}{}{}\ndisk: {} per checkpoint, {} for the exported model",
       static_cast<double>(spec.model.num_parameters()) / 1e6, weights_text(spec.engine),
       optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
@@ -105,8 +116,8 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       format_bytes(plan.budget.bytes), plan.budget.bound_by,
       gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
           : "",
-      offload_text(spec, plan), format_bytes(plan.checkpoint_bytes),
-      format_bytes(export_disk_bytes(spec)));
+      recompute, offload_text(spec, plan), activations_text(plan.activations),
+      format_bytes(plan.checkpoint_bytes), format_bytes(export_disk_bytes(spec)));
 }
 
 }  // namespace thimble

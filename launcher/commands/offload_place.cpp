@@ -1,21 +1,17 @@
 #include "launcher/commands/offload_place.h"
 
 #include <spdlog/spdlog.h>
-#include <sys/stat.h>
 
 #include <algorithm>
-#include <cmath>
-#include <numeric>
 #include <sstream>
 
 #include "core/base/numeric.h"
 #include "core/base/text.h"
-#include "core/io/file_system.h"
 #include "core/io/staged.h"
 #include "data/content_hash.h"
 #include "launcher/commands/choose_checkpoint.h"
 #include "launcher/commands/run_content.h"
-#include "offload/disk_speed.h"
+#include "launcher/plan/job_plan.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -57,13 +53,6 @@ std::vector<fs::path> directories_of(const Prepared& p) {
   for (const fs::path& path : paths)
     directories.push_back(path / fmt::format("thimble-{}-{:016x}", p.job.name, hash.value64()));
   return directories;
-}
-
-std::string key_and_path(const Prepared& p, const fs::path& directory) {
-  const job::OffloadConfig& offload = p.job.offload;
-  if (offload_paths(offload).empty()) return "the run's directory " + directory.string();
-  return fmt::format("offload.{} = \"{}\"", offload.paths.empty() ? "path" : "paths",
-                     directory.parent_path().string());
 }
 
 // The setting that names these directories.
@@ -124,51 +113,18 @@ void give_up(const std::vector<fs::path>& places, const Prepared& p,
   remove_places(places);
 }
 
-bool on_one_disk(const fs::path& a, const fs::path& b) {
-  struct stat of_a {
-  }, of_b{};
-  return ::stat(a.c_str(), &of_a) == 0 && ::stat(b.c_str(), &of_b) == 0 &&
-         of_a.st_dev == of_b.st_dev;
-}
-
-FileSystem require_local_disk(const Prepared& p, const fs::path& directory) {
-  const FileSystem system = file_system_of(directory);
-  if ((system.in_memory || system.on_network) && !p.job.offload.any_file_system) {
-    throw_user(
-        "{}: it is on {}, which is {}; state belongs on a local disk: set offload.path to one, or "
-        "offload.any_file_system = true",
-        key_and_path(p, directory), system.name, system.in_memory ? "memory" : "a network");
-  }
-  return system;
-}
-
-void require_room(const Prepared& p, const fs::path& directory, std::int64_t wanted,
-                  const char* beside) {
-  const FileSystem system = require_local_disk(p, directory);
-  if (system.free_bytes >= wanted) return;
-  const std::int64_t slots = p.spec.offload.slots;
-  throw_user(
-      "{}: {} are free, and the state takes {} ({} of {} each{}){}; offload.path can be on another "
-      "disk",
-      key_and_path(p, directory), format_bytes(system.free_bytes), format_bytes(wanted), slots,
-      format_bytes(p.plan.checkpoint_bytes), beside,
-      slots == 2 ? "; offload.slots = 1 takes one less" : "");
+// Whether anything is on disk.
+bool is_needed(const Prepared& p) {
+  return p.spec.offload.state || p.plan.activations.on_disk();
 }
 
 }  // namespace
 
-std::vector<fs::path> offload_paths(const job::OffloadConfig& offload) {
-  if (!offload.path.empty()) return {offload.path};
-  return {offload.paths.begin(), offload.paths.end()};
-}
-
-double short_disk_rate(const fs::path& directory) {
-  return measure_disk_speed({.directory = directory,
-                             .size_bytes = 256 * kMiB,
-                             .seconds = 1,
-                             .queue_depths = {16},
-                             .request_bytes = {4 * kMiB}})
-      .best.mixed;
+std::string key_and_path(const Prepared& p, const fs::path& directory) {
+  const job::OffloadConfig& offload = p.job.offload;
+  if (offload_paths(offload).empty()) return "the run's directory " + directory.string();
+  return fmt::format("offload.{} = \"{}\"", offload.paths.empty() ? "path" : "paths",
+                     directory.parent_path().string());
 }
 
 void remove_finished_state(const Prepared& p) {
@@ -176,52 +132,6 @@ void remove_finished_state(const Prepared& p) {
   remove_places({p.run / "offload"});
   std::error_code ignored;
   fs::remove(p.run / kNoteName, ignored);
-}
-
-void OffloadPlace::require_places(const Prepared& p) const {
-  const std::int64_t slot = p.plan.checkpoint_bytes, slots = p.spec.offload.slots;
-  if (directories_.size() > 1) {
-    const std::vector<double>& rates = p.spec.offload.disk_rates;
-    const double all = std::accumulate(rates.begin(), rates.end(), 0.0);
-    for (std::size_t i = 0; i < directories_.size(); ++i) {
-      const double share = rates.empty() ? 0 : rates[i] / all;
-      require_room(p, directories_[i],
-                   static_cast<std::int64_t>(share * static_cast<double>(slots * slot)),
-                   ", over all paths");
-    }
-    return;
-  }
-  // Checkpoints share the files of the state, so that one more is written meanwhile.
-  const fs::path& directory = directories_.front();
-  const std::int64_t saved = on_one_disk(directory, p.run) ? 1 : 0;
-  const std::int64_t wanted = is_recovered() ? saved * slot : (slots + saved) * slot;
-  require_room(p, directory, wanted, saved == 1 ? ", and one for a checkpoint" : "");
-  const std::int64_t kept = p.job.checkpoint.save_total_limit, later = wanted + (kept - 1) * slot,
-                     free_bytes = file_system_of(directory).free_bytes;
-  if (leads_ && saved == 1 && free_bytes < later) {
-    spdlog::warn(
-        "{}: {} are free, and with {} checkpoints the state takes {}: fewer are kept with "
-        "checkpoint.save_total_limit",
-        key_and_path(p, directory), format_bytes(free_bytes), kept, format_bytes(later));
-  }
-}
-
-// The shares of several disks; rank 0's word counts.
-void OffloadPlace::measure_disks(Communicator& comm, Prepared& p) const {
-  for (const fs::path& directory : directories_) {
-    std::int64_t rate = 1;
-    try {
-      if (leads_) rate = std::max<std::int64_t>(1, std::llround(short_disk_rate(directory)));
-    } catch (const std::runtime_error& e) {
-      spdlog::warn("{}: the disk was not measured, and takes an equal share: {}",
-                   directory.string(), e.what());
-      rate = 0;
-    }
-    rate = from_leader(comm, "the rate of a disk", rate);
-    p.spec.offload.disk_rates.push_back(static_cast<double>(rate));
-  }
-  std::vector<double>& rates = p.spec.offload.disk_rates;
-  if (std::find(rates.begin(), rates.end(), 0.0) != rates.end()) rates.assign(rates.size(), 1.0);
 }
 
 // Of an own directory the run's lock says it all. Another one can be reached by two runs that do
@@ -301,7 +211,8 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
   }
   const std::int64_t any =
       from_leader(rank.comm, "state on disk", exists_at(directories.front()) ? 1 : 0);
-  if (any == 0 && !p.spec.offload.state) return;
+  has_state_ = p.spec.offload.state;
+  if (any == 0 && !is_needed(p)) return;
   directories_ = directories;
   for (const fs::path& directory : directories_)
     above_.push_back(existing_part(directory.parent_path()));
@@ -332,7 +243,7 @@ void OffloadPlace::make_directories(const Prepared& p) const {
 void OffloadPlace::settle(const RankSetting& rank, Prepared& p, std::int64_t saved_step) {
   find_state(rank, p, saved_step);
   keeps_ = is_recovered();
-  if (!p.spec.offload.state) {
+  if (!is_needed(p)) {
     if (leads_) remove_all();
     directories_.clear();
     return;
@@ -344,12 +255,12 @@ void OffloadPlace::settle(const RankSetting& rank, Prepared& p, std::int64_t sav
     if (!is_recovered() && leads_) remove_offloaded_state(directory);
     note += directory.string() + "\n";
   }
-  if (!locks_.empty()) write_file_atomic(note_, note);
+  if (has_state_ && !locks_.empty()) write_file_atomic(note_, note);
   p.spec.offload.directory = directories_.front();
   p.spec.offload.more_directories.assign(directories_.begin() + 1, directories_.end());
   barrier(rank.comm, "state on disk");
-  if (directories_.size() > 1 && !is_recovered()) measure_disks(rank.comm, p);
-  require_places(p);
+  if (directories_.size() > 1 && has_state_ && !is_recovered()) measure_disks(rank.comm, p);
+  require_places(p, rank.ranks_on_node);
   barrier(rank.comm, "state on disk");
 }
 

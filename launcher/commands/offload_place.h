@@ -12,10 +12,8 @@
 
 namespace thimble {
 
-/// The directories that a job gives for state on disk; empty: the run's own is taken.
-std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
-/// What a disk reads and writes at once, in bytes per second; a second of work.
-double short_disk_rate(const std::filesystem::path& directory);
+/// The key that names a place, and its value.
+std::string key_and_path(const Prepared& p, const std::filesystem::path& directory);
 
 /// Removes what a run that is finished was killed too early to remove.
 void remove_finished_state(const Prepared& p);
@@ -38,7 +36,7 @@ class OffloadPlace {
   const OffloadedRun& run() const { return run_; }
   bool is_recovered() const { return run_.recovered.has_value(); }
   /// Training begins: from now on the state is what an interrupted run goes on from.
-  void keep() { keeps_ = true; }
+  void keep() { keeps_ = has_state_; }
   /// Removes the state of a run that has ended, whose last step is saved; all ranks together.
   void remove(Communicator& comm);
 
@@ -49,7 +47,9 @@ class OffloadPlace {
   void check_owner(const Prepared& p, bool fresh) const;
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
   void move_state_aside(Communicator& comm, std::int64_t step);
-  void require_places(const Prepared& p) const;
+  void require_places(const Prepared& p, int ranks) const;
+  std::int64_t state_bytes(const Prepared& p, std::size_t disk) const;
+  void require_state_room(const Prepared& p) const;
   void measure_disks(Communicator& comm, Prepared& p) const;
   void remove_all() noexcept;
   void release() noexcept;
@@ -60,7 +60,7 @@ class OffloadPlace {
   std::filesystem::path note_;                // in the run's directory: where they are
   OffloadedRun run_;
   std::vector<LockFile> locks_;  // of the leader, where the run's own lock does not reach
-  bool leads_ = false, keeps_ = false;
+  bool leads_ = false, has_state_ = false, keeps_ = false;
 };
 
 }  // namespace thimble

@@ -12,7 +12,6 @@
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
-#include "launcher/commands/offload_place.h"
 #include "launcher/commands/run_outlook.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
@@ -85,25 +84,11 @@ void add_disk_rate(const PlanArguments& a, const job::JobConfig& job, KnownRates
     return;
   }
   if (a.ranks > a.ranks_on_node) return;
-  try {
-    namespace fs = std::filesystem;
-    std::vector<fs::path> paths = offload_paths(job.offload);
-    if (paths.empty()) paths.emplace_back(job.output_dir);
-    double rate = 0;
-    for (fs::path where : paths) {
-      while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
-      rate += short_disk_rate(where.empty() ? "." : where);
-    }
-    known.rates.disk_bytes_per_s = rate / sharing;
-    known.disk_from = "measured here";
-  } catch (const std::runtime_error& e) {
-    spdlog::warn("the disk was not measured: {}", e.what());
-  }
+  known.rates.disk_bytes_per_s = measure_disk_rate(job) / sharing;
+  if (known.rates.disk_bytes_per_s > 0) known.disk_from = "measured here";
 }
 
-KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConfig& job,
-                       const TrainPlan& plan) {
-  KnownRates known;
+void add_matmul_rate(const PlanArguments& a, const TrainSpec& spec, KnownRates& known) {
   if (a.tflops) {
     known.rates.flops_per_s = *a.tflops * 1e12;
     known.flops_from = "given";
@@ -114,6 +99,22 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
         measure_matmul_rate(spec.device, spec.engine.dtype) / sharing_of(spec.device, a);
     known.flops_from = "measured here";
   }
+}
+
+// What a choice is made by.
+KnownRates rates_for_plan(const PlanArguments& a, const TrainSpec& spec,
+                          const job::JobConfig& job) {
+  KnownRates known;
+  if (!spec.any_recompute) return known;
+  add_matmul_rate(a, spec, known);
+  add_disk_rate(a, job, known);
+  return known;
+}
+
+// And what the times of the plan are told by.
+void add_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConfig& job,
+               const TrainPlan& plan, KnownRates& known) {
+  if (known.flops_from.empty()) add_matmul_rate(a, spec, known);
   if (a.gb_per_s) {
     known.rates.bytes_per_s = *a.gb_per_s * 1e9;
     known.bytes_from = "given";
@@ -121,8 +122,8 @@ KnownRates known_rates(const PlanArguments& a, const TrainSpec& spec, const job:
     known.rates.bytes_per_s = measure_local_exchange_rate();
     known.bytes_from = "measured here";
   }
-  if (plan.offload.state) add_disk_rate(a, job, known);
-  return known;
+  if (known.disk_from.empty() && (plan.offload.state || plan.activations.on_disk()))
+    add_disk_rate(a, job, known);
 }
 
 // The least time of a step that can be told from these rates.
@@ -144,8 +145,8 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 }
 
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
-nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
-                                    const KnownRates& known) {
+nlohmann::ordered_json state_json(const TrainSpec& spec, const TrainPlan& plan,
+                                  const KnownRates& known) {
   const auto place = [](bool on_disk) { return on_disk ? "ssd" : "memory"; };
   nlohmann::ordered_json json{{"state", place(plan.offload.state)},
                               {"weights", place(plan.offload.weights)},
@@ -160,6 +161,19 @@ nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan
                {"written_bytes", plan.disk.written},
                {"update_s",
                 time.disk_s > 0 ? nlohmann::ordered_json(time.disk_s) : nlohmann::ordered_json()}});
+  return json;
+}
+
+nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan,
+                                    const KnownRates& known) {
+  nlohmann::ordered_json json = state_json(spec, plan, known);
+  json["recompute"] = job::spelling(plan.recompute);
+  json["activations"] = job::spelling(plan.activations.place);
+  if (plan.activations.on_disk()) {
+    json["activation_disk_bytes"] = plan.activations.disk_bytes;
+    json["activation_read_bytes"] = plan.activations.disk.read;
+    json["activation_written_bytes"] = plan.activations.disk.written;
+  }
   return json;
 }
 
@@ -210,29 +224,32 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
           {"phases", phases}};
 }
 
-// What updates of a state on disk add, and how much is written in a day of steps.
+// What a disk adds to a step, and how much is written in a day of steps.
 std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
-  if (!plan.offload.state) return "";
+  if (!plan.offload.state && !plan.activations.on_disk()) return "";
   if (known.disk_from.empty())
-    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time of "
-           "updates";
+    return "\n--disk-gb-per-s, what a node's disk reads and writes at once, tells the time that "
+           "it takes";
   const StepTime time = predict_step(spec, plan, known.rates);
   const double passes_s = std::max(time.compute_s, time.pass_disk_s);
   const double step_s = passes_s + time.disk_s;
+  const DiskTraffic &moved = plan.disk_by_passes, &activations = plan.activations.disk;
   const std::string passes =
-      plan.disk_by_passes.total() == 0
+      time.pass_disk_s == 0
           ? ""
           : fmt::format(
                 "\nforward and backward passes: {} read and {} written, {:.3g} s, meanwhile",
-                format_bytes(plan.disk_by_passes.read), format_bytes(plan.disk_by_passes.written),
-                time.pass_disk_s);
-  return passes + fmt::format(
-                      "\nupdate: {:.3g} s at {:.3g} GB/s of the disk per rank ({}), after the "
-                      "matmuls; a step is bounded by {}, "
-                      "{:.3g} TB are written per day",
-                      time.disk_s, known.rates.disk_bytes_per_s / 1e9, known.disk_from,
-                      time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
-                      static_cast<double>(plan.disk.written) * 86400 / step_s / 1e12);
+                format_bytes(moved.read + activations.read),
+                format_bytes(moved.written + activations.written), time.pass_disk_s);
+  const std::string update =
+      plan.offload.state ? fmt::format("\nupdate: {:.3g} s, after the matmuls", time.disk_s) : "";
+  return passes + update +
+         fmt::format(
+             "\nat {:.3g} GB/s of the disk per rank ({}) a step is bounded by {}, {:.3g} TB "
+             "are written per day",
+             known.rates.disk_bytes_per_s / 1e9, known.disk_from,
+             time.disk_s + time.pass_disk_s > time.compute_s ? "the disk" : "the matmuls",
+             static_cast<double>(plan.disk.written + activations.written) * 86400 / step_s / 1e12);
 }
 
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
@@ -290,9 +307,11 @@ void run_plan(const PlanArguments& arguments) {
   const RunOutlook outlook = look_ahead(job, spec, *tokenizer);
   // Nothing is known of the memory of other machines: what does not fit is planned all the same.
   const bool knows_memory = arguments.ranks == 1 || job.memory.budget.value.has_value();
-  const TrainPlan plan =
-      plan_job(spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport);
-  const KnownRates known = known_rates(arguments, spec, job, plan);
+  KnownRates known = rates_for_plan(arguments, spec, job);
+  const TrainPlan plan = plan_job(
+      spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport, known.rates);
+  spec.engine.recompute = plan.recompute;
+  add_rates(arguments, spec, job, plan, known);
   const double step_s = least_step_s(spec, plan, known);
   if (arguments.json) {
     nlohmann::ordered_json json = plan_json(spec, plan, known);

@@ -24,6 +24,7 @@
 #include "launcher/run/rank_environment.h"
 #include "launcher/trainer/job_length.h"
 #include "parallel/collectives.h"
+#include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
 namespace thimble {
@@ -132,6 +133,18 @@ std::array<PlaceKey, 3> places_of(job::OffloadConfig& offload) {
           {"where weights are", &offload.weights}};
 }
 
+constexpr const char *kWhereActivations = "where activations are",
+                     *kWhatAgain = "what is computed again";
+
+// A choice is what rank 0 has.
+template <typename Enum>
+void follow_choice(Communicator& comm, const char* what, job::Auto<Enum>& choice) {
+  const std::int64_t mine = choice.value ? static_cast<std::int64_t>(*choice.value) : -1,
+                     decided = from_leader(comm, what, mine);
+  choice.value.reset();
+  if (decided >= 0) choice.value = static_cast<Enum>(decided);
+}
+
 // What the run was resolved to before, rank 0 has adopted; the others follow it.
 void follow_leader(Communicator& comm, job::JobConfig& job) {
   const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
@@ -140,14 +153,9 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   };
   follow("the micro-batch", job.training.micro_batch_size.value);
   follow("the stage", job.parallelism.zero_stage.value);
-  const auto follow_place = [&](const char* what, job::Auto<job::StatePlace>& place) {
-    std::optional<std::int64_t> value;
-    if (place.value) value = static_cast<std::int64_t>(*place.value);
-    follow(what, value);
-    place.value.reset();
-    if (value) place.value = static_cast<job::StatePlace>(*value);
-  };
-  for (const auto& [what, place] : places_of(job.offload)) follow_place(what, *place);
+  for (const auto& [what, place] : places_of(job.offload)) follow_choice(comm, what, *place);
+  follow_choice(comm, kWhereActivations, job.offload.activations);
+  follow_choice(comm, kWhatAgain, job.memory.recompute);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -207,18 +215,27 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, cache;
+  bool micro_batch, zero_stage, matmul, cache, activations, recompute;
   std::array<bool, 3> places{};  // of places_of()
-  bool any_place() const { return places[0] || places[1] || places[2]; }
+  bool any_choice() const {
+    return activations || recompute || places[0] || places[1] || places[2];
+  }
 };
+
+// What the leader chooses by.
+Rates choice_rates(Communicator& comm, const Prepared& p) {
+  if (comm.rank() != 0 || !p.spec.any_recompute) return {};
+  const double flops_per_s = measure_matmul_rate(p.spec.device, p.spec.engine.dtype);
+  return {.flops_per_s = flops_per_s, .disk_bytes_per_s = measure_disk_rate(p.job) / comm.size()};
+}
 
 // Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
 // before if that still fits, as rank 0 finds it otherwise.
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
-  if (open.micro_batch || open.zero_stage || open.any_place()) {
-    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport);
+  if (open.micro_batch || open.zero_stage || open.any_choice()) {
+    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport, choice_rates(comm, p));
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
@@ -226,25 +243,28 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       for (std::size_t i = 0; i < open.places.size(); ++i) {
         if (open.places[i]) places_of(job.offload)[i].place->value.reset();
       }
+      if (open.activations) job.offload.activations.value.reset();
+      if (open.recompute) job.memory.recompute.value.reset();
       read_spec(p, threads);
     }
   }
-  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
+  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse, choice_rates(comm, p));
   // Ranks on nodes with less memory than rank 0's would find other answers.
   job.training.micro_batch_size.value =
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);
   if (comm.size() > 1)
     job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
-  const auto agree_on_place = [&](const char* what, bool on_disk) {
-    return from_leader(comm, what, on_disk ? 1 : 0) == 1 ? job::StatePlace::kSsd
-                                                         : job::StatePlace::kMemory;
-  };
   const OffloadedParts& found = p.plan.offload;
   const std::array on_disk{found.state, found.gradients, found.weights};
   for (std::size_t i = 0; i < on_disk.size(); ++i) {
     const PlaceKey key = places_of(job.offload)[i];
-    key.place->value = agree_on_place(key.what, on_disk[i]);
+    key.place->value = on_disk[i] ? job::StatePlace::kSsd : job::StatePlace::kMemory;
+    follow_choice(comm, key.what, *key.place);
   }
+  job.offload.activations.value = p.plan.activations.place;
+  follow_choice(comm, kWhereActivations, job.offload.activations);
+  job.memory.recompute.value = p.plan.recompute;
+  follow_choice(comm, kWhatAgain, job.memory.recompute);
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
@@ -262,7 +282,9 @@ Prepared prepare_rank(const RankSetting& rank) {
   OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
                   .zero_stage = !p.job.parallelism.zero_stage.value,
                   .matmul = !p.job.training.matmul.value,
-                  .cache = p.job.offload.cache.is_auto()};
+                  .cache = p.job.offload.cache.is_auto(),
+                  .activations = p.job.offload.activations.is_auto(),
+                  .recompute = p.job.memory.recompute.is_auto()};
   for (std::size_t i = 0; i < open.places.size(); ++i)
     open.places[i] = places_of(p.job.offload)[i].place->is_auto();
   open_run(rank, p);

@@ -174,6 +174,15 @@ void warn_of_slow_disk(const AssembledEngine& assembled) {
     spdlog::warn("offload: {}", why);
 }
 
+std::unique_ptr<Arena> planned_arena(const Prepared& p) {
+  return Arena::make(p.spec.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
+}
+
+std::function<DiskTraffic()> disk_traffic_of(const AssembledEngine& assembled) {
+  if (!assembled.offload && assembled.activations == nullptr) return {};
+  return [&assembled] { return assembled.disk_traffic(); };
+}
+
 // Everything between the first allocation and the first step.
 void begin_training(const RankSetting& rank, Prepared& p, TrainEngine& engine) {
   barrier(rank.comm, "the first step");
@@ -204,8 +213,7 @@ int train_rank(const RankSetting& rank) {
   const std::string resolved = job::resolved_job_text(p.job);
   if (leads) record_start(rank, p, resolved, checkpoint);
   const double roofline_s = roofline_seconds(p.spec, p.plan.batch);
-  const std::unique_ptr<Arena> arena =
-      Arena::make(p.spec.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
+  const std::unique_ptr<Arena> arena = planned_arena(p);
   rank.monitor.phase("load");
   AssembledEngine assembled(p.spec, *arena, comm, offload.run());
   TrainEngine& engine = assembled.engine;
@@ -230,6 +238,7 @@ int train_rank(const RankSetting& rank) {
        .model = assembled.model,
        .files = *files,
        .offload = assembled.offload.get(),
+       .disk_traffic = disk_traffic_of(assembled),
        .saved_step = checkpoint ? checkpoint->step() : -1,
        .is_recovered = offload.is_recovered(),
        .log = log ? &*log : nullptr,

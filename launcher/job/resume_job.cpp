@@ -61,6 +61,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.threads, job.threads, unset);
   adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
   adopt(run.memory.budget, job.memory.budget, unset);
+  adopt(run.memory.recompute, job.memory.recompute, unset);
   adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
   // What was found for one place gives way to what is asked of the other.
   const bool any_on_disk = job.offload.weights.value == StatePlace::kSsd ||
@@ -72,6 +73,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
     adopt(run.offload.weights, job.offload.weights, unset);
   }
   adopt(run.offload.cache, job.offload.cache, unset);
+  adopt(run.offload.activations, job.offload.activations, unset);
   adopt(run.training.grad_dtype, job.training.grad_dtype, unset);
   adopt(run.training.matmul, job.training.matmul, unset);
   adopt(run.data.excess_length_strategy, job.data.excess_length_strategy, unset);

@@ -1,11 +1,16 @@
 #include "launcher/plan/job_plan.h"
 
+#include <spdlog/spdlog.h>
+
 #include "core/device/gpu.h"
 #include "launcher/plan/plan_refusal.h"
 #include "launcher/run/machine.h"
+#include "offload/disk_speed.h"
 
 namespace thimble {
 namespace {
+
+namespace fs = std::filesystem;
 
 Budget gpu_budget(int sharing) {
   if (gpu_count() == 0)
@@ -27,10 +32,40 @@ Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const Ran
           fmt::format("{}, for {} ranks", bound, place.ranks_on_node)};
 }
 
+std::vector<fs::path> offload_paths(const job::OffloadConfig& offload) {
+  if (!offload.path.empty()) return {offload.path};
+  return {offload.paths.begin(), offload.paths.end()};
+}
+
+double short_disk_rate(const fs::path& directory) {
+  return measure_disk_speed({.directory = directory,
+                             .size_bytes = 256 * kMiB,
+                             .seconds = 1,
+                             .queue_depths = {16},
+                             .request_bytes = {4 * kMiB}})
+      .best.mixed;
+}
+
+double measure_disk_rate(const job::JobConfig& job) {
+  try {
+    std::vector<fs::path> paths = offload_paths(job.offload);
+    if (paths.empty()) paths.emplace_back(job.output_dir);
+    double rate = 0;
+    for (fs::path where : paths) {
+      while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
+      rate += short_disk_rate(where.empty() ? "." : where);
+    }
+    return rate;
+  } catch (const std::runtime_error& e) {
+    spdlog::warn("the disk was not measured: {}", e.what());
+    return 0;
+  }
+}
+
 TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankPlace& place,
-                   IfTooLarge if_too_large) {
+                   IfTooLarge if_too_large, const Rates& rates) {
   TrainPlan plan =
-      plan_training(spec, resolve_budget(job.memory.budget, spec.device, place), place);
+      plan_training(spec, resolve_budget(job.memory.budget, spec.device, place), place, rates);
   if (!plan.fits && if_too_large == IfTooLarge::kRefuse)
     refuse_plan({settled(spec, plan, place), job, place}, plan.memory, plan.budget);
   return plan;

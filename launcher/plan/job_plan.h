@@ -17,9 +17,17 @@ enum class IfTooLarge : std::uint8_t {
   kReport,  // plan.fits is false
 };
 
-/// Settles the ZeRO stage and the micro-batch that the job leaves open. `spec`: make_spec(job),
+/// The directories that a job gives for state on disk; empty: the run's own is taken.
+std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
+/// What a disk reads and writes at once, in bytes per second; a second of work.
+double short_disk_rate(const std::filesystem::path& directory);
+
+/// The same of the job's disks together; 0, with a warning, if one cannot be measured.
+double measure_disk_rate(const job::JobConfig& job);
+
+/// Settles what the job leaves open; see plan_training(). `spec`: make_spec(job),
 /// with the lengths of its sample prompts. Throws UserError for a job that cannot be planned.
 TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankPlace& place,
-                   IfTooLarge if_too_large);
+                   IfTooLarge if_too_large, const Rates& rates = {});
 
 }  // namespace thimble

@@ -164,7 +164,7 @@ EngineOptions engine_options(const job::JobConfig& job) {
   return {.dtype = job.model.dtype,
           .fp8 = job.model.linear_dtype == job::LinearDType::kFP8,
           .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
-          .recompute = job.memory.recompute,
+          .recompute = job.memory.recompute.value.value_or(Recompute::kNone),
           .zero_stage =
               static_cast<int>(job.parallelism.zero_stage.value.value_or(least_stage(job.offload))),
           .comm_dtype = job.parallelism.reduce_dtype,
@@ -185,6 +185,9 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
   if ((weights || gradients) && o.state.value == job::StatePlace::kMemory)
     throw_user("offload.{} = \"ssd\" needs offload.state = \"ssd\"",
                weights ? "weights" : "gradients");
+  const ActivationPlace activations = o.activations.value.value_or(ActivationPlace::kMemory);
+  if (activations == ActivationPlace::kHost && job.device == DeviceKind::kCpu)
+    throw_user("offload.activations = \"host\": allowed with device = \"cuda\"");
   if (!o.path.empty() && !o.paths.empty())
     throw_user("offload.paths: they stand in place of offload.path, which is set too");
   return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
@@ -195,7 +198,8 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
           .slots = static_cast<int>(o.slots),
           .cache_bytes = o.cache.value ? o.cache.value->bytes : 0,
-          .commit_steps = o.commit_steps};
+          .commit_steps = o.commit_steps,
+          .activations = activations};
 }
 
 }  // namespace
@@ -230,6 +234,8 @@ TrainSpec make_spec(const job::JobConfig& job) {
                       .gradients = job.offload.gradients.is_auto(),
                       .weights = job.offload.weights.is_auto()};
   spec.any_cache = job.offload.cache.is_auto();
+  spec.any_recompute = job.memory.recompute.is_auto();
+  spec.any_activations = job.offload.activations.is_auto();
   return spec;
 }
 

@@ -114,6 +114,12 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     proposals.consider(edit);
   }
   for (const PartOnDisk& part : kPartsOnDisk) propose_on_disk(part, planned, proposals);
+  const bool can_move = spec.device == DeviceKind::kCpu && !spec.any_activations;
+  if (can_move && spec.offload.activations == ActivationPlace::kMemory) {
+    Edit edit{"offload.activations = \"ssd\"", " (passes at the speed of the disk at least)", spec};
+    edit.spec.offload.activations = ActivationPlace::kSsd;
+    proposals.consider(edit);
+  }
   if (spec.offload.state && spec.offload.cache_bytes > 0) {
     Edit edit{"offload.cache = \"auto\"", " (more is read from the disk)", spec};
     edit.spec.offload.cache_bytes = 0;

@@ -34,7 +34,7 @@ struct StepMetrics {
   std::optional<double> sol;    ///< speed of light, 0..1
   std::int64_t peak_bytes = 0;  ///< resident high-water mark
   std::vector<std::pair<std::string, std::int64_t>> peak_bytes_by_tag;
-  /// Of state on disk, by this rank since the record before; none: state is in memory.
+  /// Of what is on disk, by this rank since the record before; none: all is in memory.
   std::optional<std::int64_t> disk_read_bytes, disk_written_bytes;
 };
 

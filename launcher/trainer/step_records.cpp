@@ -5,7 +5,6 @@
 #include "core/ops/op_observer.h"
 #include "launcher/run/machine.h"
 #include "launcher/trainer/job_length.h"
-#include "train/offload_stores.h"
 
 namespace thimble {
 namespace {
@@ -24,7 +23,7 @@ double epochs_done(const RunState& run) {
 }
 
 DiskTraffic disk_traffic(const RunState& run) {
-  return run.parts.offload == nullptr ? DiskTraffic{} : run.parts.offload->home()->traffic();
+  return run.parts.disk_traffic ? run.parts.disk_traffic() : DiskTraffic{};
 }
 
 }  // namespace
@@ -49,7 +48,7 @@ StepMetrics StepRecords::metrics_of(const RunState& run, const StepReport& repor
   const auto& peak = run.parts.peak_flops;
   const DiskTraffic disk = disk_traffic(run);
   const auto moved = [&](std::int64_t now, std::int64_t logged) {
-    return run.parts.offload == nullptr ? std::nullopt : std::optional(now - logged);
+    return run.parts.disk_traffic ? std::optional(now - logged) : std::nullopt;
   };
   return {.step = run.train.step,
           .steps = means_.steps(),

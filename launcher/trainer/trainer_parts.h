@@ -2,6 +2,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -28,10 +29,11 @@ struct TrainerParts {
   TrainEngine& engine;
   const Transformer& model;  // the engine's
   FileEngine& files;
-  OffloadStores* offload = nullptr;  // of state on disk; null: it is in memory
-  std::int64_t saved_step = -1;      // of the newest checkpoint; -1: there is none
-  bool is_recovered = false;         // goes on from a state on disk, newer than any checkpoint
-  RunLog* log = nullptr;             // on rank 0
+  OffloadStores* offload = nullptr;                // of state on disk; null: it is in memory
+  std::function<DiskTraffic()> disk_traffic = {};  // none: nothing is on disk
+  std::int64_t saved_step = -1;                    // of the newest checkpoint; -1: there is none
+  bool is_recovered = false;  // goes on from a state on disk, newer than any checkpoint
+  RunLog* log = nullptr;      // on rank 0
   std::shared_ptr<Console> console;
   std::int64_t total_steps = 0;
   double roofline_seconds_per_micro_batch = 0;  // see Roofline; 0: not measured

@@ -63,18 +63,45 @@ TEST_F(GpuEngine, RecomputedFusedAndSplitGiveTheSameBits) {
     return train(alone, s, batches_of(0, 1, 1, -1));
   };
   const Outcome want = run(plain);
-  std::vector<Setting> same(7, plain);
+  std::vector<Setting> same(9, plain);
   same[1].recompute = Recompute::kFull;
   same[2].recompute = Recompute::kSelective;
   same[3].fused = true;
   same[3].clip_mode = ClipMode::kPerTensor;
   same[4].master = same[6].master = MasterFormat::kSplit;
   same[5].disk = same[6].disk = TestDisk{.weights = true};
+  same[7].activations = ActivationPlace::kHost;
+  same[8].activations = ActivationPlace::kSsd;
+  same[8].recompute = Recompute::kSelective;
   for (std::size_t i = 0; i < same.size(); ++i) {
     const Outcome got = run(same[i]);
     EXPECT_EQ(got.losses, want.losses) << i;
     if (i == 4 || i == 6) continue;  // its masters are halves
     EXPECT_EQ(got.masters, want.masters) << i;
+  }
+}
+
+TEST_F(GpuEngine, ActivationsElsewhereTakeThePlannedMemoryOnBothSides) {
+  for (const ActivationPlace place : {ActivationPlace::kHost, ActivationPlace::kSsd}) {
+    const Setting s{.accumulation_steps = 2, .device = DeviceKind::kGpu, .activations = place};
+    const std::unique_ptr<TrainableModel> made = tiny_model(s);
+    const OptimizerGroups optimizer = make_groups(made->params(), s.optimizer);
+    const auto play = [&](Arena& arena) {
+      SingleCommunicator alone;
+      TrainEngine engine(arena, *made, optimizer, engine_options(s, 2),
+                         {alone, stores_of(s, *made, optimizer, alone)});
+      InitSource source(3, 0.3);
+      engine.load(source);
+      arena.begin_phase("step");
+      for (int step = 1; step <= 2; ++step) engine.step(batches_of(0, 1, 2, -1), step, 1e-3);
+    };
+    const auto plan = Arena::make_planning(DeviceKind::kGpu);
+    play(*plan);
+    const auto arena = Arena::make_gpu(plan->extent_bytes(), plan->pinned().extent_bytes());
+    play(*arena);
+    EXPECT_EQ(plan->peaks(), arena->peaks());
+    EXPECT_EQ(plan->pinned().peaks(), arena->pinned().peaks());
+    EXPECT_EQ(plan->pinned().extent_bytes(), arena->pinned().extent_bytes());
   }
 }
 

@@ -34,7 +34,7 @@ TEST(JobResume, CadenceBudgetRecomputeContinue) {
   JobConfig job = run();
   job.checkpoint.save_steps = 5;
   job.memory.budget.value = ByteSize{5'000'000'000};
-  job.memory.recompute = Recompute::kFull;
+  job.memory.recompute.value = Recompute::kFull;
   job.output_dir = "/elsewhere";
   const ResumeDiff diff = diff_for_resume(run(), job, {});
   EXPECT_EQ(diff.verdict, ResumeVerdict::kContinues);

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "offload/offloaded_activations.h"
 #include "parallel/collectives.h"
 #include "tests/launcher/run_temp_dir.h"
 #include "tests/parallel/hostile_stores.h"
@@ -97,6 +98,19 @@ inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm,
     };
   }
   return stores;
+}
+
+/// Activations on a disk or on a GPU's host, through windows of a few of them, all of them.
+inline std::function<std::unique_ptr<SavePolicy>(Arena&)> activations_elsewhere(
+    ActivationPlace place) {
+  const auto dir = std::make_shared<TempDir>("activations");
+  return [dir, place](Arena& arena) {
+    return std::make_unique<OffloadedActivations>(
+        arena, ActivationOptions{.on_disk = place == ActivationPlace::kSsd,
+                                 .directory = dir->path(),
+                                 .window_bytes = 4 * kKiB,
+                                 .least_bytes = 1});
+  };
 }
 
 inline EngineStores stores_of_tests(const TrainableModel& model, const Optimizer& optimizer,

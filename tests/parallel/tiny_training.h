@@ -131,6 +131,7 @@ struct Setting {
   bool delayed_update = false;
   bool hostile = false;            // stores, whatever the environment says
   std::optional<TestDisk> disk{};  // the same
+  std::optional<ActivationPlace> activations{};
   bool odd_model = tests_train_odd_model();
 };
 
@@ -178,6 +179,15 @@ inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
           .delayed_update = s.delayed_update};
 }
 
+inline EngineStores stores_of(const Setting& s, const TrainableModel& model,
+                              const Optimizer& optimizer, Communicator& comm) {
+  EngineStores stores = s.hostile ? hostile_stores(model)
+                        : s.disk  ? disk_stores(optimizer, comm, *s.disk)
+                                  : stores_of_tests(model, optimizer, comm, s.stage);
+  if (s.activations) stores.activations = activations_elsewhere(*s.activations);
+  return stores;
+}
+
 inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Batch>& batches) {
   const auto arena =
       s.device == DeviceKind::kCpu ? Arena::make_cpu(1 << 26) : Arena::make_gpu(1 << 26, 1 << 26);
@@ -188,9 +198,7 @@ inline Outcome train(Communicator& comm, const Setting& s, const std::vector<Bat
   const OptimizerGroups optimizer =
       make_groups(model.params(), s.optimizer, s.project_gradients, s.update_gap);
   TrainEngine engine(*arena, model, optimizer, engine_options(s, static_cast<int>(batches.size())),
-                     {comm, s.hostile ? hostile_stores(model)
-                            : s.disk  ? disk_stores(optimizer, comm, *s.disk)
-                                      : stores_of_tests(model, optimizer, comm, s.stage)});
+                     {comm, stores_of(s, model, optimizer, comm)});
   InitSource source(3, 0.3);
   engine.load(source);
   for (const ParamId id : model.params().ids())

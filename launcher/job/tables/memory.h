@@ -14,7 +14,7 @@ inline constexpr std::array kSpellings<Recompute>{Spelling{Recompute::kNone, "no
 
 struct MemoryConfig {
   AutoBytes budget;
-  Recompute recompute = Recompute::kNone;
+  Auto<Recompute> recompute{Recompute::kNone};
   bool operator==(const MemoryConfig&) const = default;
 };
 
@@ -29,9 +29,9 @@ inline void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory) {
   visit({.name = "recompute",
          .doc = "Activation checkpointing (gradient checkpointing): what the backward pass "
                 "computes again instead of keeping; none: nothing; selective: norms and activation "
-                "functions; full: whole blocks; the result is the same, bit for bit",
+                "functions; full: whole blocks; auto: the fastest that fits, activations on disk "
+                "among them; the result is the same, bit for bit",
          .value = choice(memory.recompute),
-         .later = {"auto"},
          .resume = ResumeClass::kContinues});
 }
 }  // namespace thimble::job

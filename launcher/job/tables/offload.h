@@ -3,6 +3,7 @@
 #pragma once
 
 #include "launcher/job/field.h"
+#include "train/offload_spec.h"
 
 namespace thimble::job {
 
@@ -10,10 +11,15 @@ enum class StatePlace : std::uint8_t { kMemory, kSsd };
 template <>
 inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory, "memory"},
                                                    Spelling{StatePlace::kSsd, "ssd"}};
+template <>
+inline constexpr std::array kSpellings<ActivationPlace>{
+    Spelling{ActivationPlace::kMemory, "memory"}, Spelling{ActivationPlace::kHost, "host"},
+    Spelling{ActivationPlace::kSsd, "ssd"}};
 
 struct OffloadConfig {
   Auto<StatePlace> state;
   Auto<StatePlace> weights, gradients;
+  Auto<ActivationPlace> activations;
   bool delayed_update = false;
   std::string path;
   std::vector<std::string> paths;
@@ -48,6 +54,12 @@ inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "keeps none; auto: in memory if the job fits with its state on disk",
          .value = choice(offload.gradients),
          .resume = ResumeClass::kContinues});
+  visit({.name = "activations",
+         .doc = "Where what the backward pass needs of the forward pass is between the two; ssd: "
+                "on disk; host: with device = \"cuda\", in the memory of the machine; the results "
+                "are the same to the bit; auto: in memory if the job fits there",
+         .value = choice(offload.activations),
+         .resume = ResumeClass::kContinues});
   visit({.name = "delayed_update",
          .doc = "Update each layer just before the next forward pass needs it, so that its state "
                 "comes and goes meanwhile, with the same results to the bit; a crash may cost one "
@@ -60,7 +72,7 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
   visit_places(visitor, offload);
   visit({.name = "path",
-         .doc = "Directory on a fast local disk for the state; empty: the run's own directory",
+         .doc = "Directory on a fast local disk for all of this; empty: the run's own directory",
          .value = &offload.path,
          .path = PathKind::kOutput,
          .resume = ResumeClass::kContinues});
@@ -77,11 +89,14 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .value = &offload.slots,
          .range = {.min = 1, .max = 2},
          .resume = ResumeClass::kContinues});
-  visit({.name = "window",
-         .doc = "Memory that the state moves through; auto: an eighth of it, 4 to 128 MiB",
-         .value = &offload.window,
-         .range = at_least(65536),
-         .resume = ResumeClass::kContinues});
+  visit(
+      {.name = "window",
+       .doc =
+           "Memory that state and activations move through, each; auto: an eighth of the state, 4 "
+           "to 128 MiB, and 32 MiB for activations",
+       .value = &offload.window,
+       .range = at_least(65536),
+       .resume = ResumeClass::kContinues});
   visit({.name = "cache",
          .doc = "Memory for state that is on disk and need not be read; auto: what the budget "
                 "leaves, on a GPU none",

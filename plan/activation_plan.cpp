@@ -1,0 +1,87 @@
+#include "plan/activation_plan.h"
+
+#include <algorithm>
+#include <limits>
+
+namespace thimble {
+namespace {
+
+// Of a step, beside one that keeps everything in memory. A forward pass is a third of the matmuls;
+// norms and activation functions are little; what goes to a disk is summed twice, and wears it.
+double slowdown(Recompute recompute) {
+  switch (recompute) {
+    case Recompute::kNone:
+      return 1;
+    case Recompute::kSelective:
+      return 1.03;
+    case Recompute::kFull:
+      return 4.0 / 3.0;
+  }
+  return 1;
+}
+constexpr double kDiskSlowdown = 1.05;
+
+double predicted_seconds(const TrainSpec& spec, const RankPlace& place, const Rates& rates) {
+  const bool away = spec.offload.activations != ActivationPlace::kMemory;
+  const bool known = rates.flops_per_s > 0 && rates.disk_bytes_per_s > 0;
+  const bool host = spec.offload.activations == ActivationPlace::kHost;
+  if (away && (host || !known)) return std::numeric_limits<double>::infinity();
+  const BatchPlan batch =
+      cut_batch(spec.sequences_per_step, spec.micro_batch.value_or(1), place.ranks);
+  const auto tokens =
+      static_cast<double>(batch.micro_batch * batch.accumulation_steps * spec.engine.seq_len);
+  const double compute_s = slowdown(spec.engine.recompute) * tokens *
+                           spec.model.train_flops_per_token(spec.engine.seq_len) /
+                           std::max(rates.flops_per_s, 1.0);
+  if (!away) return compute_s;
+  const auto moved = static_cast<double>(plan_activations(spec, batch, place).disk.total());
+  return std::max(kDiskSlowdown * compute_s, moved / rates.disk_bytes_per_s);
+}
+
+}  // namespace
+
+// Micro-batches do the same, one after the other.
+ActivationPlan plan_activations(const TrainSpec& spec, const BatchPlan& batch,
+                                const RankPlace& place) {
+  ActivationPlan plan{.place = spec.offload.activations, .disk = {}};
+  if (!plan.on_disk()) return plan;
+  PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
+  planned.assembled.engine.step(
+      std::vector<Batch>{planned_batch(batch.micro_batch, spec.engine.seq_len)}, 1, 0);
+  const OffloadedActivations& activations = *planned.assembled.activations;
+  plan.disk = {.read = batch.accumulation_steps * activations.traffic().read,
+               .written = batch.accumulation_steps * activations.traffic().written};
+  plan.disk_bytes = activations.most_on_disk();
+  return plan;
+}
+
+std::vector<TrainSpec> activation_choices(const TrainSpec& spec, const RankPlace& place,
+                                          const Rates& rates) {
+  struct Choice {
+    double seconds = 0;
+    TrainSpec spec;
+  };
+  const ActivationPlace away =
+      spec.device == DeviceKind::kGpu ? ActivationPlace::kHost : ActivationPlace::kSsd;
+  std::vector<ActivationPlace> places{spec.offload.activations};
+  if (spec.any_activations) places = {ActivationPlace::kMemory, away};
+  std::vector<Recompute> recomputes{spec.engine.recompute};
+  if (spec.any_recompute) recomputes = {Recompute::kNone, Recompute::kSelective, Recompute::kFull};
+  std::vector<Choice> choices;
+  for (const ActivationPlace there : places) {
+    for (const Recompute recompute : recomputes) {
+      TrainSpec choice = spec;
+      choice.offload.activations = there;
+      choice.engine.recompute = recompute;
+      const double seconds = predicted_seconds(choice, place, rates);
+      choices.push_back({seconds, std::move(choice)});
+    }
+  }
+  std::stable_sort(choices.begin(), choices.end(),
+                   [](const Choice& a, const Choice& b) { return a.seconds < b.seconds; });
+  std::vector<TrainSpec> specs;
+  for (Choice& choice : choices) specs.push_back(std::move(choice.spec));
+  return specs;
+}
+
+}  // namespace thimble
