@@ -51,12 +51,12 @@ function(thimble_isa_sources target)
   endforeach()
 endfunction()
 
-# thimble_test(name SOURCES... LINK... [LABELS label]): one GoogleTest binary, every case its own ctest entry.
+# thimble_test(name SOURCES... LINK... [LABELS label] [FILTER cases]): one GoogleTest binary, every case its own ctest entry.
 function(thimble_test name)
-  cmake_parse_arguments(arg "" "" "SOURCES;LINK;LABELS" ${ARGN})
+  cmake_parse_arguments(arg "" "FILTER" "SOURCES;LINK;LABELS" ${ARGN})
   add_executable(${name} ${arg_SOURCES})
   target_link_libraries(${name} PRIVATE thimble_flags ${arg_LINK} GTest::gtest GTest::gtest_main)
-  thimble_test_cases(${name} LABELS ${arg_LABELS})
+  thimble_test_cases(${name} LABELS ${arg_LABELS} FILTER "${arg_FILTER}")
 endfunction()
 
 # thimble_test_cases(name [LABELS label] [PREFIX prefix ENVIRONMENT variable=value] [FILTER cases]): ctest entries for the

@@ -92,6 +92,20 @@ void OffloadHome::start() {
   }
 }
 
+std::vector<std::string> OffloadHome::why_slower() const {
+  std::vector<std::string> reasons;
+  if (!disk_) return reasons;
+  const std::string& why = engine_->why_unregistered();
+  if (!why.empty()) reasons.push_back("transfers take more processor time: " + why);
+  if (!disk_->is_direct()) {
+    reasons.push_back(
+        fmt::format("{}: its file system knows no transfers past the page cache (O_DIRECT), "
+                    "through which all state goes now",
+                    disk_->files().options().directory.string()));
+  }
+  return reasons;
+}
+
 KeyRange OffloadHome::range_of(const StateEntry& entry, Slice rows) const {
   const int key = key_of(entry);
   if (!entry.slot.shared() && rows.rows() == 0) return {key, 0, 0};

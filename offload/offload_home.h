@@ -66,6 +66,8 @@ class OffloadHome {
   bool is_recovered() const { return recovered_.has_value(); }
   void in_use() { recovered_.reset(); }
 
+  /// What makes transfers slower than they could be, one text for each thing.
+  std::vector<std::string> why_slower() const;
   /// What the disk has moved, or on a planning arena would have.
   DiskTraffic traffic() const { return disk_ ? disk_->traffic() : planned_; }
   void plan_read(std::int64_t bytes) { planned_.read += bytes; }

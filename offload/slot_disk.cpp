@@ -96,6 +96,15 @@ void SlotDisk::recover(const CommitRecord& record) {
   settle_files();
 }
 
+bool SlotDisk::is_direct() const {
+  for (int i = 0; i < files_.count(); ++i) {
+    for (int disk = 0; files_.is_there(i) && disk < files_.disks(); ++disk) {
+      if (!takes_blocks(files_.direct(i, disk))) return false;
+    }
+  }
+  return true;
+}
+
 std::int64_t SlotDisk::room(const KeyRange& range) const {
   return up(position(range.key, range.end)) - down(position(range.key, range.begin));
 }

@@ -109,6 +109,8 @@ class SlotDisk {
   void settle_files();
 
   const SlotFiles& files() const { return files_; }
+  /// Whether whole blocks pass the page cache.
+  bool is_direct() const;
   /// Runs of the file that the committed keys have, in positions of the file.
   std::vector<ChecksumRun> runs_of_file(int index) const;
   const DiskTraffic& traffic() const { return traffic_; }

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "core/base/error.h"
+#include "core/base/failpoint.h"
 #include "core/io/crc32c.h"
 
 namespace thimble {
@@ -62,7 +63,9 @@ int SlotFiles::add() {
     // A file of an earlier run may be a checkpoint under another name: it is not written to.
     std::error_code ignored;
     std::filesystem::remove(path_of(name, disk), ignored);
+    failpoint("offload.file");
     options_.maker.make(path_of(name, disk));
+    failpoint("offload.file");
   }
   options_.gather(0);  // until it is there
   // What lies on which disk stays as it was dealt at first.
@@ -146,8 +149,10 @@ void SlotFiles::remove_others_of(int disk) {
 
 void SlotFiles::remove(int index) {
   for (int disk = 0; options_.makes && disk < disks(); ++disk) {
+    failpoint("offload.file");
     std::error_code ignored;
     std::filesystem::remove(path(index, disk), ignored);
+    failpoint("offload.file");
   }
   files_[static_cast<std::size_t>(index)].reset();
 }

@@ -10,7 +10,10 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kBudgetNs = 15'000'000;  // per matmul and path, at least three runs
+// Per matmul and path: time, but at least three runs, and not more than tell the best of small
+// ones.
+constexpr std::int64_t kBudgetNs = 15'000'000;
+constexpr int kMostRuns = 30;
 
 // The library, and our own whose instructions are not less than half as fast as the fastest.
 std::vector<MatmulPath> promising_paths(DType dtype) {
@@ -50,7 +53,7 @@ double rate_of_path(Arena& arena, const TimedMatmul& timed, std::optional<Matmul
   }
   std::int64_t best = 0, spent = 0;
   const auto wait = device_memory(c.device().kind).wait;
-  for (int run = 0; run < 4 || spent < kBudgetNs; ++run) {
+  for (int run = 0; run < 4 || (spent < kBudgetNs && run <= kMostRuns); ++run) {
     const std::int64_t start = steady_now_ns();
     ops::matmul(arena, a, b, c,
                 {.prepacked = prepacked.defined() ? &prepacked : nullptr, .path = path});

@@ -13,13 +13,25 @@
 namespace thimble {
 namespace {
 
-constexpr auto kDelay = std::chrono::milliseconds(500);
+constexpr long kDelayMs = 500;
+constexpr std::string_view kDelay = "delay";
 
 struct Armed {
-  std::string name;
+  std::string names;  // each between commas
   std::string action;
   long hit = 0;
+  long delay_ms = 0;  // of every passage from the hit on
+
+  bool has(std::string_view name) const {
+    return names.find("," + std::string(name) + ",") != std::string::npos;
+  }
 };
+
+long delay_of(std::string_view action) {
+  if (!action.starts_with(kDelay)) return 0;
+  const std::string_view rest = action.substr(kDelay.size());
+  return rest.starts_with('=') ? std::strtol(rest.data() + 1, nullptr, 10) : kDelayMs;
+}
 
 Armed parse() {
   const char* text = std::getenv("THIMBLE_FAILPOINT");
@@ -30,11 +42,12 @@ Armed parse() {
   if (second == std::string::npos) {
     throw_user(
         "THIMBLE_FAILPOINT='{}': expected name:hit:action, action one of kill, eio, enospc, short, "
-        "delay",
+        "delay, delay=MILLISECONDS",
         spec);
   }
-  return {spec.substr(0, first), spec.substr(second + 1),
-          std::strtol(spec.c_str() + first + 1, nullptr, 10)};
+  const std::string action = spec.substr(second + 1);
+  return {"," + spec.substr(0, first) + ",", action,
+          std::strtol(spec.c_str() + first + 1, nullptr, 10), delay_of(action)};
 }
 
 thread_local ThreadFailpoint* of_thread = nullptr;
@@ -60,10 +73,13 @@ bool failpoint(std::string_view name) {
   if (of_thread != nullptr) of_thread->pass(name);
   static const Armed armed = parse();
   static std::atomic<long> hits{0};
-  if (armed.name.empty() || name != armed.name) return false;
+  if (armed.names.empty() || !armed.has(name)) return false;
   const long now = ++hits;
-  if (armed.action == "delay" && now >= armed.hit) std::this_thread::sleep_for(kDelay);
-  if (now != armed.hit || armed.action == "delay") return false;
+  if (armed.delay_ms > 0) {
+    if (now >= armed.hit) std::this_thread::sleep_for(std::chrono::milliseconds(armed.delay_ms));
+    return false;
+  }
+  if (now != armed.hit) return false;
   if (armed.action == "short") return true;
   if (armed.action == "kill") std::raise(SIGKILL);
   fail(name, armed.action == "enospc" ? "No space left on device" : "Input/output error");

@@ -1,9 +1,10 @@
 // Failure injection: named points that do nothing unless the environment, or a test, arms them.
 //
-// THIMBLE_FAILPOINT="name:hit:action" arms one point: at its hit-th passage (1-based) the process
-// is killed (kill), an I/O error is reported (eio), the disk is reported full (enospc), or the
-// transfer that follows is cut to half (short), where the point is one of transfers; with delay
-// every passage from that one on takes half a second. Release builds honour it too.
+// THIMBLE_FAILPOINT="name:hit:action" arms one point, or several ("name,name"): at the hit-th
+// passage (1-based) the process is killed (kill), an I/O error is reported (eio), the disk is
+// reported full (enospc), or the transfer that follows is cut to half (short), where the point is
+// one of transfers; with delay every passage from that one on takes half a second, with delay=20
+// that many milliseconds. Release builds honour it too.
 #pragma once
 
 #include <string_view>

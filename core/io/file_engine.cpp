@@ -21,13 +21,13 @@ std::unique_ptr<FileEngine> make_file_engine(const FileEngineOptions& options) {
                options.piece_bytes % 4096 == 0,
            "pieces of {} bytes: a multiple of 4096 from 64 KiB to 4 MiB is needed",
            options.piece_bytes);
+  std::string refusal;
   if (options.kind != FileEngineKind::kThreads) {
-    std::string refusal;
     auto engine = internal::make_uring_engine(options, refusal);
     if (engine != nullptr) return engine;
     if (options.kind == FileEngineKind::kUring) throw_system("io_uring: {}", refusal);
   }
-  return internal::make_thread_engine(options);
+  return internal::make_thread_engine(options, refusal);
 }
 
 namespace internal {
@@ -118,7 +118,10 @@ bool advance(IoPiece& piece, std::int64_t result) {
                  reading ? "read" : "write", wanted, piece.offset, std::strerror(code));
   };
   if (result < 0) fail(static_cast<int>(-result));
-  if (result == wanted) return false;
+  if (result == wanted) {
+    failpoint("io.done");
+    return false;
+  }
   const std::int64_t moved = piece.file->resumable(result);
   if (moved == 0 && reading) {
     throw_system("{}: the file ends at byte {}, {} more bytes were expected",
@@ -146,10 +149,11 @@ void run_piece(IoPiece& piece) {
 
 class ThreadEngine final : public FileEngine {
  public:
-  explicit ThreadEngine(const FileEngineOptions& options)
+  ThreadEngine(const FileEngineOptions& options, const std::string& refusal)
       : queue_(options.piece_bytes),
         why_unregistered_(options.registered.empty() ? "no memory was given"
                                                      : "files are read by threads, not io_uring") {
+    if (!refusal.empty()) why_unregistered_ += ": " + refusal;
     constexpr int kMaxThreads = 16;
     const int num_threads = std::min(options.queue_depth, kMaxThreads);
     for (int i = 0; i < num_threads; ++i) threads_.emplace_back([this] { work(); });
@@ -195,8 +199,9 @@ class ThreadEngine final : public FileEngine {
 
 }  // namespace
 
-std::unique_ptr<FileEngine> make_thread_engine(const FileEngineOptions& options) {
-  return std::make_unique<ThreadEngine>(options);
+std::unique_ptr<FileEngine> make_thread_engine(const FileEngineOptions& options,
+                                               const std::string& refusal) {
+  return std::make_unique<ThreadEngine>(options, refusal);
 }
 
 }  // namespace internal

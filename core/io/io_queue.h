@@ -54,11 +54,12 @@ std::span<std::byte> io_failpoint(const IoPiece& piece);
 
 /// Takes what a system call returned, bytes moved or a negative errno value. True: the piece is now
 /// what is left of it, and has to be given to the kernel again; false: it is done. Throws the
-/// SystemError of the piece.
+/// SystemError of the piece. Failpoint "io.done" when it is done.
 bool advance(IoPiece& piece, std::int64_t result);
 
-/// The engine on threads with pread and pwrite.
-std::unique_ptr<FileEngine> make_thread_engine(const FileEngineOptions& options);
+/// The engine on threads with pread and pwrite. `refusal`: why it is not io_uring, empty by choice.
+std::unique_ptr<FileEngine> make_thread_engine(const FileEngineOptions& options,
+                                               const std::string& refusal);
 /// The engine on io_uring; null, with the reason in `refusal`, if the kernel refuses it.
 std::unique_ptr<FileEngine> make_uring_engine(const FileEngineOptions& options,
                                               std::string& refusal);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <fstream>
 #include <thread>
 #include <vector>
 
@@ -58,7 +59,7 @@ void Ring::register_memory(std::span<std::byte> memory) {
   rlimit limit{};
   if ((result == -ENOMEM || result == -EPERM) && ::getrlimit(RLIMIT_MEMLOCK, &limit) == 0 &&
       limit.rlim_cur < memory.size()) {
-    why_unregistered += fmt::format("; the limit of locked memory (ulimit -l) is {}",
+    why_unregistered += fmt::format("; the limit of locked memory (ulimit -l) is {}: raise it",
                                     format_bytes(narrow<std::int64_t>(limit.rlim_cur)));
   }
 }
@@ -70,6 +71,16 @@ std::optional<int> Ring::buffer_of(std::span<const std::byte> data) const {
   const std::size_t index = (begin - first) / kBufferBytes;
   if ((begin - first + data.size() - 1) / kBufferBytes != index) return std::nullopt;
   return static_cast<int>(index);
+}
+
+// What the administrator has done, where that can be seen.
+std::string why_refused(int code) {
+  if (code != EPERM) return {};
+  std::ifstream file("/proc/sys/kernel/io_uring_disabled");
+  int disabled = 0;
+  if (file >> disabled && disabled != 0)
+    return fmt::format(" (kernel.io_uring_disabled is {})", disabled);
+  return " (as containers do that filter system calls)";
 }
 
 bool supports_read_and_write(io_uring& ring) {
@@ -260,7 +271,7 @@ std::unique_ptr<FileEngine> make_uring_engine(const FileEngineOptions& options,
   const int result =
       io_uring_queue_init(static_cast<unsigned>(options.queue_depth) + 1, &ring->ring, 0);
   if (result < 0) {
-    refusal = std::strerror(-result);
+    refusal = std::strerror(-result) + why_refused(-result);
     return nullptr;
   }
   ring->live = true;

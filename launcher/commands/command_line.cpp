@@ -173,17 +173,20 @@ int run_command_line(int argc, char** argv, std::span<const AddCommand> commands
   for (const AddCommand add : commands) add(app, session);
   hide_empty_defaults(app);
   try {
-    app.parse(argc, argv);
-    if (version) {
-      print_version(json);
-    } else if (app.get_subcommands().empty()) {
-      fmt::print("{}", app.help());
+    try {
+      app.parse(argc, argv);
+      if (version) {
+        print_version(json);
+      } else if (app.get_subcommands().empty()) {
+        fmt::print("{}", app.help());
+      }
+    } catch (const CLI::Success& asked_for_help) {
+      app.exit(asked_for_help);
     }
     flush_results();
     stop_logging();
     return session.exit_code;
   } catch (const CLI::ParseError& e) {
-    if (e.get_exit_code() == 0) return app.exit(e);
     report_error(session, parse_error_text(app, e, session));
     return kExitUser;
   } catch (const UserError& e) {

@@ -31,6 +31,7 @@ namespace fs = std::filesystem;
 
 constexpr std::int64_t kLittleDiskBytes = 5 * kGiB;
 constexpr std::int64_t kDiskTestBytes = 64 * kMiB;
+constexpr std::size_t kRegisteredBytes = 64 * kMiB;  // as state on disk moves through
 constexpr double kDiskTestSeconds = 0.3;
 
 struct DoctorArguments {
@@ -130,7 +131,7 @@ struct Findings {
   Machine machine = probe_machine();
   std::int64_t disk_free = 0;
   DiskSpeed disk;
-  std::string engine, disk_problem, mpi = mpi_state();
+  std::string engine, why_unregistered, disk_problem, mpi = mpi_state();
   int nodes = numa_nodes();
   double bf16_gflops = 0, f32_gflops = 0;
   std::vector<MatmulPeak> peaks = measure_matmul_peaks(team_threads());
@@ -140,8 +141,10 @@ struct Findings {
 Findings find(const fs::path& directory) {
   Findings f;
   f.disk_free = disk_free_bytes(directory);
-  const auto files = make_file_engine();
+  const auto memory = std::make_unique<std::byte[]>(kRegisteredBytes);
+  const auto files = make_file_engine({.registered = {memory.get(), kRegisteredBytes}});
   f.engine = files->name();
+  f.why_unregistered = files->why_unregistered();
   try {
     f.disk.file_system = file_system_of(directory);
     f.disk = quick_disk_speed(directory, f.disk_free);
@@ -217,7 +220,6 @@ Check gpu_check(const GpuFinding& f) {
 
 std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
   const MemoryLimit& memory = f.machine.memory;
-  const bool uring = f.engine.find("uring") != std::string::npos;
   const bool huge = huge_pages();
   std::vector<Check> checks{
       cpu_check(f.machine.cpu),
@@ -233,7 +235,7 @@ std::vector<Check> checks_of(const Findings& f, const fs::path& directory) {
       {"NUMA", fmt::format("{} node{}", f.nodes, f.nodes == 1 ? "" : "s"),
        f.nodes == 1 ? "" : fmt::format("start one rank a node: thimble launch -n {}", f.nodes)},
       disk_check(f, directory),
-      {"io", f.engine, uring ? "" : "io_uring is not permitted here; files are read by threads"},
+      {"io", f.engine, f.why_unregistered},
       {"MPI", f.mpi, f.mpi == "ready" ? "" : "install openmpi-bin to train on several processes"},
       {"kernel", f.machine.kernel},
   };

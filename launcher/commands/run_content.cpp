@@ -70,12 +70,17 @@ std::vector<std::pair<std::string, std::string>> content_of(const TrainSpec& spe
   return content;
 }
 
+std::optional<job::JobConfig> earlier_job(const RunDir& run) {
+  const fs::path file = run.resolved_job();
+  if (!fs::exists(file)) return std::nullopt;
+  return job::parse_job_text(read_text_file(file, kJobTextLimit), file.string());
+}
+
 job::ResumeDiff check_job_of_run(const RunDir& run, job::JobConfig& job) {
-  if (!fs::exists(run.resolved_job())) return {};
-  const job::JobConfig earlier = job::parse_job_text(
-      read_text_file(run.resolved_job(), kJobTextLimit), run.resolved_job().string());
-  job::adopt_resolved_values(earlier, job);
-  job::ResumeDiff diff = job::diff_for_resume(earlier, job, {.model = true, .data = true});
+  const std::optional<job::JobConfig> earlier = earlier_job(run);
+  if (!earlier) return {};
+  job::adopt_resolved_values(*earlier, job);
+  job::ResumeDiff diff = job::diff_for_resume(*earlier, job, {.model = true, .data = true});
   if (diff.verdict == job::ResumeVerdict::kRefused) refuse(run, diff.text());
   if (diff.verdict == job::ResumeVerdict::kContinues) {
     spdlog::info("the job has changed:\n{}", diff.text());

@@ -2,6 +2,7 @@
 // refused when they were altered. Knows nothing of checkpoints; compares with what run.json says.
 #pragma once
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -19,6 +20,9 @@ namespace thimble {
 std::vector<std::pair<std::string, std::string>> content_of(const TrainSpec& spec,
                                                             const Tokenizer& tokenizer,
                                                             const TrainingData& data);
+
+/// The job that the run was last started with; none if it never was.
+std::optional<job::JobConfig> earlier_job(const RunDir& run);
 
 /// Compares the job with the one the run was started with, taking the content behind a changed path
 /// to be the same; gives `job` the values that the run resolved "auto" to. Nothing has changed in a

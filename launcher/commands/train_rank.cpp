@@ -50,6 +50,13 @@ std::chrono::seconds step_limit() {
   return std::chrono::seconds(seconds);
 }
 
+// What a batch system gives to the run; the leader says it.
+std::optional<Allocation> allocation_of(bool leads) {
+  const std::optional<Allocation> found = allocation(process_variables());
+  if (leads && found) spdlog::info("{}", found->text());
+  return found;
+}
+
 // Before hours of training, not after them.
 void check_trace(const std::string& trace) {
   if (trace.empty()) return;
@@ -103,6 +110,7 @@ bool is_done(Communicator& comm, const Prepared& p, const TrainState& state) {
                         finished->wanted_step == exported_step(p.job, state);
   if (from_leader(comm, "whether it is finished", exported ? 1 : 0) == 0) return false;
   if (comm.rank() == 0) {
+    remove_finished_state(p);
     spdlog::info("{} is {}: {} steps done; model/ has the weights of step {}", p.run.string(),
                  finished->reason, finished->step, finished->exported_step);
   }
@@ -160,6 +168,12 @@ int run_trainer(Trainer& trainer, Communicator& comm, OffloadPlace& offload) {
   });
 }
 
+void warn_of_slow_disk(const AssembledEngine& assembled) {
+  if (!assembled.offload) return;
+  for (const std::string& why : assembled.offload->home()->why_slower())
+    spdlog::warn("offload: {}", why);
+}
+
 std::unique_ptr<Arena> planned_arena(const Prepared& p) {
   return Arena::make(p.spec.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
 }
@@ -189,8 +203,7 @@ int train_rank(const RankSetting& rank) {
   rank.monitor.phase("prepare");
   check_trace(arguments.trace);
   const bool leads = comm.rank() == 0;
-  const std::optional<Allocation> batch = allocation(process_variables());
-  if (leads && batch) spdlog::info("{}", batch->text());
+  const std::optional<Allocation> batch = allocation_of(leads);
   Prepared p = prepare_rank(rank);
   const std::unique_ptr<FileEngine> files = make_file_engine();
   const std::optional<CheckpointReader> checkpoint =
@@ -204,6 +217,7 @@ int train_rank(const RankSetting& rank) {
   rank.monitor.phase("load");
   AssembledEngine assembled(p.spec, *arena, comm, offload.run());
   TrainEngine& engine = assembled.engine;
+  if (leads) warn_of_slow_disk(assembled);
   // From here on transfers between ranks may be under way when an error strikes.
   const TrainState state = abort_on_error(engine.comm(), [&] {
     return load_weights_of(assembled, arguments, p.spec, checkpoint, offload);

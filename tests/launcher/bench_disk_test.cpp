@@ -13,7 +13,7 @@ namespace {
 namespace fs = std::filesystem;
 
 TEST(BenchDisk, MeasuresAndLeavesNothingBehind) {
-  ProgramDir d;
+  const ProgramDir d{std::filesystem::temp_directory_path()};
   fs::create_directory(d.path("disk"));
   EXPECT_EQ(d.run("bench disk --dir disk --size 16MiB --seconds 0.5 --json"), 0) << d.err();
   const auto result = d.json();
@@ -28,7 +28,7 @@ TEST(BenchDisk, MeasuresAndLeavesNothingBehind) {
 }
 
 TEST(BenchDisk, MemoryIsWarnedOf) {
-  ProgramDir d;
+  const ProgramDir d{std::filesystem::temp_directory_path()};
   EXPECT_EQ(d.run("bench disk --dir /dev/shm --size 8MiB --seconds 0.1 --json"), 0) << d.err();
   const auto result = d.json();
   EXPECT_EQ(result["file_system"], "tmpfs");
@@ -38,7 +38,7 @@ TEST(BenchDisk, MemoryIsWarnedOf) {
 }
 
 TEST(BenchDisk, MistakesAreNamed) {
-  ProgramDir d;
+  const ProgramDir d{std::filesystem::temp_directory_path()};
   const auto expect_mistake = [&](const std::string& arguments, const std::string& part) {
     EXPECT_EQ(d.run("bench disk " + arguments), 2) << arguments;
     const std::string error = d.err();

@@ -64,11 +64,14 @@ TEST_F(ConsoleTest, AModelOlderThanItsRunIsTold) {
 
 TEST_F(ConsoleTest, ResultsThatCannotBeWrittenAreAFailure) {
   ASSERT_TRUE(fs::exists("/dev/full"));
-  const std::string command = std::string("'") + THIMBLE_BINARY + "' --version > /dev/full 2> '" +
-                              d().path("full.txt").string() + "'";
-  EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1);
-  EXPECT_NE(d().file("full.txt").find("standard output"), std::string::npos)
-      << d().file("full.txt");
+  for (const std::string arguments :
+       {"--version", "--help", "train --help", "help", "help job", "plan job.toml"}) {
+    const std::string command = fmt::format("cd '{}' && '{}' {} > /dev/full 2> full.txt",
+                                            d().path().string(), THIMBLE_BINARY, arguments);
+    EXPECT_EQ(WEXITSTATUS(std::system(command.c_str())), 1) << arguments;
+    EXPECT_NE(d().file("full.txt").find("standard output"), std::string::npos)
+        << arguments << d().file("full.txt");
+  }
 }
 
 TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {

@@ -29,7 +29,7 @@ class DiskWeightsProgram : public testing::Test {
     }
     return most;
   }
-  ProgramDir dir_;
+  ProgramDir dir_{std::filesystem::temp_directory_path()};
 };
 
 TEST_F(DiskWeightsProgram, TheModelIsThatOfARunInMemory) {

@@ -17,7 +17,9 @@ namespace thimble {
 /// A directory with a tiny model, a text and a job that trains in a second.
 class ProgramDir {
  public:
-  ProgramDir() {
+  /// Some tests need a disk: std::filesystem::temp_directory_path().
+  explicit ProgramDir(const std::filesystem::path& in = quick_temp_path())
+      : dir_("thimble-program", in) {
     write(
         "config.json",
         R"({"model_type":"llama","hidden_size":64,"intermediate_size":160,"num_hidden_layers":2,)"
@@ -72,7 +74,7 @@ eval_steps = 100
   }
 
  private:
-  TempDir dir_{"thimble-program"};
+  TempDir dir_;
 };
 
 }  // namespace thimble

@@ -87,9 +87,10 @@ TEST_F(RunUnwindTest, AStepThatFailsWhileTheNextBatchIsReadWaitsForIt) {
                              " --set data.val_set_size=0 --set eval.sample_prompts=[]"
                              " --set training.global_batch_size=6";
     for (const int rank : {0, kind.ranks - 1}) {
-      EXPECT_EQ(train(more, "THIMBLE_FAILPOINT=data.sequences:1:delay THIMBLE_FAULT=fail:rank=" +
-                                std::to_string(rank) + ":step=2:phase=backward"),
-                1)
+      EXPECT_EQ(
+          train(more, "THIMBLE_FAILPOINT=data.sequences:1:delay=150 THIMBLE_FAULT=fail:rank=" +
+                          std::to_string(rank) + ":step=2:phase=backward"),
+          1)
           << more << d_.err();
       EXPECT_TRUE(ended_with("THIMBLE_FAULT: rank " + std::to_string(rank) + " " + kOnPurpose))
           << more << d_.err();

@@ -22,7 +22,10 @@ TEST_P(DiskWeights, AreThoseInMemoryBitForBit) {
   for (const Format f :
        {Format{DType::kBF16, MasterFormat::kSplit}, Format{DType::kBF16, MasterFormat::kF32},
         Format{DType::kBF16, MasterFormat::kNone}, Format{DType::kF32, MasterFormat::kF32}}) {
-    for (const char* optimizer : {"adamw", "apollo", "galore", "muon", "badam"}) {
+    for (const std::string optimizer : {"adamw", "galore", "apollo", "muon", "badam"}) {
+      // Every optimizer in one format, every format with one of each kind.
+      const bool other_kinds = optimizer == "adamw" || optimizer == "galore";
+      if (f.master != MasterFormat::kSplit && !other_kinds) continue;
       for (const bool fused : {false, true}) {
         const std::string where = fmt::format("{} {} {} {}", dtype_name(f.dtype),
                                               static_cast<int>(f.master), optimizer, fused);
@@ -44,7 +47,7 @@ TEST_P(DiskWeights, AreThoseInMemoryBitForBit) {
           in_place.disk = TestDisk{.slots = 1, .weights = true};
           const Outcome want = train(comm, s, batches);
           expect_same(train(comm, disk, batches), want, where);
-          if (std::string_view(optimizer) == "adamw")
+          if (optimizer == "adamw")
             expect_same(train(comm, in_place, batches), want, where + " in place");
         });
       }

@@ -14,7 +14,7 @@ class FusedTest : public testing::TestWithParam<int> {};
 TEST_P(FusedTest, TwoPassesGiveTheBitsOfOneUpdate) {
   const int ranks = GetParam();
   for (const OptimizerEntry& entry : optimizer_entries()) {
-    for (int stage = 0; stage <= (entry.int8_weights ? 2 : 3); ++stage) {
+    for (const int stage : stages_of_tests(entry.int8_weights ? 2 : 3)) {
       for (const int accumulation_steps : {1, 3}) {
         // Accumulation at every stage for one of each kind: by elements, rows and subspaces.
         static const std::set<std::string_view> kLong{"adamw", "apollo", "galore"};

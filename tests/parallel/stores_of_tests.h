@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <mutex>
+#include <numeric>
+#include <vector>
 
 #include "offload/offloaded_activations.h"
 #include "parallel/collectives.h"
@@ -21,21 +23,38 @@ inline bool tests_use_hostile_stores() {
   return kind_of_test_stores() == "hostile";
 }
 
+/// Whole suites on a disk have theirs in memory: they would mostly wait for it.
+inline bool tests_use_memory_for_disk() {
+  return kind_of_test_stores().starts_with("disk");
+}
+
 /// A directory that all ranks of an engine share.
 inline std::shared_ptr<TempDir> shared_temp_dir(Communicator& comm) {
   static std::mutex mutex;
-  static std::map<std::int64_t, std::shared_ptr<TempDir>> dirs;  // until the program ends
+  static std::map<std::int64_t, std::shared_ptr<TempDir>> dirs;  // of engines that are still there
   static std::int64_t count = 0;
   std::int64_t number = 0;
   if (comm.rank() == 0) {
     const std::lock_guard lock(mutex);
     number = ++count;
+    std::erase_if(dirs, [](const auto& d) { return d.second.use_count() == 1; });
   }
   broadcast(comm, "test directory", 0, std::as_writable_bytes(std::span(&number, 1)));
   const std::lock_guard lock(mutex);
   std::shared_ptr<TempDir>& dir = dirs[number];
-  if (!dir) dir = std::make_shared<TempDir>("stores");
+  if (!dir) {
+    dir = tests_use_memory_for_disk() ? std::make_shared<TempDir>("stores", quick_temp_path())
+                                      : std::make_shared<TempDir>("stores");
+  }
   return dir;
+}
+
+/// The stages that a suite goes through: of those that differ only in gradients one, on a disk.
+inline std::vector<int> stages_of_tests(int last) {
+  if (last == 3 && kind_of_test_stores().starts_with("disk")) return {0, 1, 3};
+  std::vector<int> stages(static_cast<std::size_t>(last) + 1);
+  std::iota(stages.begin(), stages.end(), 0);
+  return stages;
 }
 
 struct TestDisk {

@@ -184,7 +184,8 @@ TEST_P(ZeroTest, EveryOptimizerGivesTheWeightsOfOneRank) {
     const Outcome want = reference(s, ranks);
     // A code of 8 bits may be rounded the other way.
     const double tolerance = entry.int8_weights ? 1e-2 : wide ? 1e-5 : 2e-6;
-    for (s.stage = 0; s.stage <= (entry.int8_weights ? 2 : 3); ++s.stage) {
+    for (const int stage : stages_of_tests(entry.int8_weights ? 2 : 3)) {
+      s.stage = stage;
       run_ranks(ranks, [&](Communicator& comm) {
         const Outcome got = train(comm, s, batches_of(comm.rank(), ranks, 1, -1));
         for (const ParamId id : model.params().ids()) {
