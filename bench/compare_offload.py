@@ -20,13 +20,10 @@ def fio(directory):
     with tempfile.NamedTemporaryFile(dir=directory) as file:
         lines = subprocess.run(
             ["fio", "--name=mixed", f"--filename={file.name}", "--ioengine=io_uring", "--direct=1", "--rw=rw", "--bs=4m", "--iodepth=8",
-             "--fixedbufs=1", "--size=2g", "--runtime=8", "--time_based", "--output-format=json", *FIO_PAGES],
+             "--fixedbufs=1", "--size=2g", "--runtime=8", "--time_based", "--output-format=json"],
             capture_output=True, text=True, check=True).stdout
         job = json.loads(lines[lines.index("{"):])["jobs"][0]
         return job["read"]["bw_bytes"] + job["write"]["bw_bytes"]
-
-
-FIO_PAGES = []
 
 
 def run(command, **more):
@@ -50,10 +47,7 @@ def main():
     p.add_argument("--block", default=str(1 << 20), help="DeepSpeed's request, bytes")
     p.add_argument("--queue-depth", default="32", help="DeepSpeed's")
     p.add_argument("--io-threads", default="2", help="DeepSpeed's")
-    p.add_argument("--huge-pages", action="store_true", help="fio takes its buffers in huge pages")
     a = p.parse_args()
-    if a.huge_pages:
-        FIO_PAGES.append("--mem=mmapshared" if not os.path.exists("/dev/hugepages") else "--mem=mmaphuge:/dev/hugepages/thimble-fio")
     work = ["--size", a.size, "--batch", a.batch, "--seq", a.seq, "--steps", "5", "--warmup", "2"]
     ours = [a.thimble, "--quiet", "bench", "train", "--json", *work, "--offload", a.dir]
     theirs = [a.python, str(HERE / "peers/deepspeed_nvme.py"), *work, "--dir", a.dir, "--block", a.block, "--queue-depth", a.queue_depth,
