@@ -69,8 +69,8 @@ ModelConfig load_model_config(const std::filesystem::path& file, const NoteFn& n
 /// config.json that transformers opens; `torch_dtype` is "bfloat16" or "float32".
 std::string model_config_json(const ModelConfig& config, std::string_view torch_dtype);
 
-/// The GaLore paper's LLaMA sizes by name: "20m", "60m", "130m", "350m", "1b", "2b", "7b" (vocabulary
-/// 32000, untied).
+/// LLaMA sizes by name, most of them the GaLore paper's: "20m", "60m", "130m", "350m", "1b", "2b",
+/// "7b" (vocabulary 32000, untied).
 std::optional<ModelConfig> named_model_config(std::string_view size);
 /// Their names, "20m, 60m, ...".
 std::string model_config_names();

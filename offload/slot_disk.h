@@ -59,7 +59,7 @@ struct SlotDiskOptions {
 
 class SlotDisk {
  public:
-  static constexpr std::int64_t kBlock = 4096;
+  static constexpr std::int64_t kBlock = SpillFile::kBlock;
   /// Memory that it works in: an own run, with its blocks.
   static constexpr std::int64_t kScratchBytes = kRunBytes + 2 * kBlock;
 

@@ -65,6 +65,7 @@ int SlotFiles::add() {
     std::filesystem::remove(path_of(name, disk), ignored);
     failpoint("offload.file");
     options_.maker.make(path_of(name, disk));
+    sync_directory(directory_of(disk));  // a commit may name the file
     failpoint("offload.file");
   }
   options_.gather(0);  // until it is there

@@ -43,6 +43,9 @@ std::int64_t SpillFile::take(std::int64_t bytes) {
   }
   if (begin + room > size_) {
     cached_.reserve(begin + room);
+    // Where nothing can be reserved the file still has whole blocks.
+    const std::byte zero{};
+    if (cached_.size() < begin + room) cached_.write_at(begin + room - 1, {&zero, 1});
     size_ = begin + room;
   }
   taken_.emplace(begin, begin + room);

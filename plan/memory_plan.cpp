@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <set>
 
 #include "models/decoder.h"
 #include "models/hf_export.h"
@@ -55,6 +56,22 @@ std::vector<std::int64_t> planned_steps(const TrainEngine& engine) {
   return steps;
 }
 
+void plan_steps(TrainEngine& engine, const std::vector<Batch>& batches) {
+  constexpr std::size_t kMost = 64;
+  std::int64_t last = 0;
+  for (const std::int64_t step : planned_steps(engine)) {
+    engine.step(batches, step, 0);
+    last = std::max(last, step);
+  }
+  // Where gradients that live on into the next step lie depends on where those before them lay:
+  // steps differ until that comes again.
+  std::set<std::uint64_t> seen;
+  while (engine.options().delayed_update && seen.size() < kMost &&
+         seen.insert(engine.arena().layout_hash()).second)
+    engine.step(batches, ++last, 0);
+  engine.finish_update();
+}
+
 }  // namespace
 
 PlannedEngine::PlannedEngine(const TrainSpec& spec, const RankPlace& place, bool accumulates)
@@ -75,8 +92,7 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
   const std::vector<Batch> batches(
       static_cast<std::size_t>(std::min<std::int64_t>(batch.accumulation_steps, 2)),
       planned_batch(batch.micro_batch, spec.engine.seq_len));
-  for (const std::int64_t step : planned_steps(engine)) engine.step(batches, step, 0);
-  engine.finish_update();
+  plan_steps(engine, batches);
   {
     const PhaseScope phase(arena, "eval");
     engine.evaluate(batches[0]);

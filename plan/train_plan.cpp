@@ -197,7 +197,9 @@ std::vector<TrainSpec> candidates(const TrainSpec& spec, const RankPlace& place,
   const std::vector<TrainSpec> choices = activation_choices(spec, place, rates);
   if (spec.any_recompute) found = choices;
   for (const TrainSpec& choice : choices) {
-    for (TrainSpec& next : placements(choice, place)) found.push_back(std::move(next));
+    std::vector<TrainSpec> all = placements(choice, place);
+    const auto first = all.begin() + (spec.any_recompute ? 1 : 0);  // which is the choice itself
+    found.insert(found.end(), std::make_move_iterator(first), std::make_move_iterator(all.end()));
   }
   return found;
 }
@@ -230,6 +232,10 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     const DiskOfStep moved = disk_of_a_step(tried, plan.batch, place);
     plan.disk = moved.all;
     plan.disk_by_passes = moved.by_passes;
+    for (const StateEntry& entry : home.table().entries()) {
+      if (entry.slot.kind == StateKind::kGradient)
+        plan.gradient_disk_bytes += entry.held(place.rank).size;
+    }
   }
   plan.activations = plan_activations(tried, plan.batch, place);
   plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);

@@ -21,11 +21,12 @@ struct Budget {
 struct TrainPlan {
   BatchPlan batch;
   int zero_stage = 0;
-  OffloadedParts offload;        // what is on disk
-  std::int64_t cache_bytes = 0;  // of memory for state that is not read from the disk
-  DiskTraffic disk;              // of this rank in one step, on average
-  DiskTraffic disk_by_passes;    // of it, during forward and backward passes
-  ActivationPlan activations;    // beside that
+  OffloadedParts offload;                // what is on disk
+  std::int64_t cache_bytes = 0;          // of memory for state that is not read from the disk
+  DiskTraffic disk;                      // of this rank in one step, on average
+  DiskTraffic disk_by_passes;            // of it, during forward and backward passes
+  std::int64_t gradient_disk_bytes = 0;  // that a rank's gradients take of the disk
+  ActivationPlan activations;            // beside that
   Recompute recompute = Recompute::kNone;
   StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;

@@ -40,7 +40,8 @@ void require_projecting(const OptimizerSpec& spec) {
 EngineOptions engine_options(const TrainSpec& spec) {
   EngineOptions options = spec.engine;
   options.stored_gradients = spec.offload.gradients;
-  options.delayed_update = spec.offload.delayed_update;
+  // In memory there is nothing to wait for.
+  options.delayed_update = spec.offload.delayed_update && spec.offload.state;
   return options;
 }
 

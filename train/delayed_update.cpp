@@ -21,9 +21,16 @@ const std::vector<std::vector<UpdateItem>>& DelayedUpdate::begin(std::span<const
 }
 
 void DelayedUpdate::finish_to(BlockId block) {
+  if (failure_) std::rethrow_exception(failure_);
   while (next_ < waiting_.size() && next_ <= static_cast<std::size_t>(block)) {
     const std::vector<UpdateItem> items = std::move(waiting_[next_++]);
-    if (!items.empty()) update_(items, step_);
+    if (items.empty()) continue;
+    try {
+      update_(items, step_);
+    } catch (...) {
+      failure_ = std::current_exception();
+      throw;
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 // Ref: GreedySnake, the part of the optimizer step that overlaps the next forward pass.
 #pragma once
 
+#include <exception>
 #include <functional>
 #include <vector>
 
@@ -37,6 +38,7 @@ class DelayedUpdate {
   std::vector<std::vector<UpdateItem>> waiting_;  // by the block that needs them first
   std::size_t next_ = 0;                          // the first block whose parameters wait
   bool pending_ = false;
+  std::exception_ptr failure_;  // of an update: those after it must not be taken for all
 };
 
 /// The weights as a forward pass reads them while an update is pending.

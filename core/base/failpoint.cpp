@@ -4,6 +4,7 @@
 #include <chrono>
 #include <csignal>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -20,15 +21,15 @@ struct Armed {
   std::string names;  // each between commas
   std::string action;
   long hit = 0;
-  long delay_ms = 0;  // of every passage from the hit on
+  std::optional<long> delay_ms;  // of every passage from the hit on
 
   bool has(std::string_view name) const {
     return names.find("," + std::string(name) + ",") != std::string::npos;
   }
 };
 
-long delay_of(std::string_view action) {
-  if (!action.starts_with(kDelay)) return 0;
+std::optional<long> delay_of(std::string_view action) {
+  if (!action.starts_with(kDelay)) return std::nullopt;
   const std::string_view rest = action.substr(kDelay.size());
   return rest.starts_with('=') ? std::strtol(rest.data() + 1, nullptr, 10) : kDelayMs;
 }
@@ -75,8 +76,8 @@ bool failpoint(std::string_view name) {
   static std::atomic<long> hits{0};
   if (armed.names.empty() || !armed.has(name)) return false;
   const long now = ++hits;
-  if (armed.delay_ms > 0) {
-    if (now >= armed.hit) std::this_thread::sleep_for(std::chrono::milliseconds(armed.delay_ms));
+  if (armed.delay_ms) {
+    if (now >= armed.hit) std::this_thread::sleep_for(std::chrono::milliseconds(*armed.delay_ms));
     return false;
   }
   if (now != armed.hit) return false;

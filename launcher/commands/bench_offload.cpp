@@ -68,7 +68,9 @@ UpdateMeter::UpdateMeter(AssembledEngine& assembled) : assembled_(assembled) {
     if (std::string_view(name) != "update" && std::string_view(name) != "commit") return;
     if (begins) {
       began_ns_ = steady_now_ns();
+      began_ = traffic();
     } else {
+      of_updates_ += traffic() - began_;
       update_ns_ += steady_now_ns() - began_ns_;
     }
   });
@@ -80,6 +82,7 @@ DiskTraffic UpdateMeter::traffic() const {
 
 void UpdateMeter::begin() {
   update_ns_ = 0;
+  of_updates_ = {};
   before_ = traffic();
 }
 
@@ -92,11 +95,15 @@ std::vector<std::pair<std::string, double>> UpdateMeter::results(std::size_t ste
   const DiskTraffic now = traffic();
   const auto read = static_cast<double>(now.read - before_.read),
              written = static_cast<double>(now.written - before_.written);
-  return {{"update_s", seconds / each},
-          {"disk_read_bytes", read / each},
-          {"disk_written_bytes", written / each},
-          {"cache_bytes", static_cast<double>(cached)},
-          {"update_disk_mb_per_s", (read + written) / seconds / 1e6}};
+  std::vector<std::pair<std::string, double>> all{{"disk_read_bytes", read / each},
+                                                  {"disk_written_bytes", written / each},
+                                                  {"cache_bytes", static_cast<double>(cached)}};
+  const EngineOptions& options = assembled_.engine.options();
+  if (options.delayed_update || options.fused_backward) return all;
+  all.emplace_back("update_s", seconds / each);
+  all.emplace_back("update_disk_mb_per_s",
+                   static_cast<double>(of_updates_.total()) / seconds / 1e6);
+  return all;
 }
 
 }  // namespace thimble

@@ -46,14 +46,15 @@ class UpdateMeter {
   explicit UpdateMeter(AssembledEngine& assembled);
   /// From now on is counted.
   void begin();
-  /// update_s and, with state on disk, bytes and rate, by name, all per step.
+  /// update_s and, with state on disk, bytes and rate, by name, all per step; what is of the update
+  /// alone is left out where that runs within another phase.
   std::vector<std::pair<std::string, double>> results(std::size_t steps) const;
 
  private:
   DiskTraffic traffic() const;
 
   AssembledEngine& assembled_;
-  DiskTraffic before_;
+  DiskTraffic before_, began_, of_updates_;
   std::int64_t update_ns_ = 0, began_ns_ = 0;
 };
 

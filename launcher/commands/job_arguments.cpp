@@ -66,7 +66,8 @@ std::string optimizers_text(const TrainPlan& plan) {
 // What is on disk, and what that costs.
 std::string offload_text(const TrainSpec& spec, const TrainPlan& plan) {
   if (!plan.offload.state) return "";
-  const std::int64_t steps = spec.offload.commit_steps;
+  const std::int64_t steps = spec.offload.commit_steps,
+                     lost = steps + (spec.offload.delayed_update ? 1 : 0);
   return fmt::format(
       "\noffload: {}{}masters and optimizer state on disk, {} copies of {}, {} of it in memory "
       "too; "
@@ -74,10 +75,9 @@ std::string offload_text(const TrainSpec& spec, const TrainPlan& plan) {
       plan.offload.weights ? "weights, " : "", plan.offload.gradients ? "gradients, " : "",
       spec.offload.slots, format_bytes(plan.checkpoint_bytes), format_bytes(plan.cache_bytes),
       format_bytes(plan.disk.read), format_bytes(plan.disk.written),
-      steps == 1 ? ""
-                 : fmt::format(" on average; a crash costs {} steps at most, from one commit to "
-                               "the next",
-                               steps));
+      lost == 1 ? ""
+                : fmt::format("{}; a crash costs {} steps at most", steps == 1 ? "" : " on average",
+                              lost));
 }
 
 std::string activations_text(const ActivationPlan& activations) {

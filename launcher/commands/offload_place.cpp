@@ -237,6 +237,7 @@ void OffloadPlace::make_directories(const Prepared& p) const {
     if (error)
       throw_user("{}: cannot make {}: {}", key_and_path(p, directory), directory.string(),
                  error.message());
+    sync_directory(directory.parent_path());
   }
 }
 

@@ -28,9 +28,8 @@ FileSystem require_local_disk(const Prepared& p, const fs::path& directory) {
   const FileSystem system = file_system_of(directory);
   if ((system.in_memory || system.on_network) && !p.job.offload.any_file_system) {
     throw_user(
-        "{}: it is on {}, which is {}; what is offloaded belongs on a local disk: set offload.path "
-        "to one, or "
-        "offload.any_file_system = true",
+        "{}: it is on {}, which is {}; what is offloaded belongs on a local disk; "
+        "offload.any_file_system = true allows this one",
         key_and_path(p, directory), system.name, system.in_memory ? "memory" : "a network");
   }
   return system;
@@ -51,16 +50,23 @@ void require_room(const Prepared& p, const fs::path& directory, std::int64_t wan
 
 // What is taken of a disk.
 struct Wanted {
-  std::int64_t state = 0, activations = 0;
+  std::int64_t state = 0, gradients = 0, activations = 0;
 };
 
-void require_activations(const Prepared& p, const fs::path& directory, const Wanted& wanted) {
+void require_room_beside(const Prepared& p, const fs::path& directory, const Wanted& wanted) {
   const std::int64_t left = file_system_of(directory).free_bytes - wanted.state;
-  if (left >= wanted.activations) return;
+  if (left >= wanted.gradients + wanted.activations) return;
+  const char* const beside = wanted.state > 0 ? " beside the state" : "";
+  if (left < wanted.gradients) {
+    throw_user("{}: {} are free{}, and the gradients take {}; offload.path can be on another disk",
+               key_and_path(p, directory), format_bytes(left), beside,
+               format_bytes(wanted.gradients));
+  }
   throw_user(
       "{}: {} are free{}, and the activations of a micro-batch take {}; a smaller "
       "training.micro_batch_size takes less",
-      key_and_path(p, directory), format_bytes(left), wanted.state > 0 ? " beside the state" : "",
+      key_and_path(p, directory), format_bytes(left - wanted.gradients),
+      wanted.gradients > 0 ? " beside the state and the gradients" : beside,
       format_bytes(wanted.activations));
 }
 
@@ -73,7 +79,10 @@ void OffloadPlace::require_places(const Prepared& p, int ranks) const {
     require_state_room(p);
   }
   const std::int64_t state = has_state_ ? state_bytes(p, 0) : 0;
-  require_activations(p, directories_.front(), {state, ranks * p.plan.activations.disk_bytes});
+  require_room_beside(p, directories_.front(),
+                      {.state = state,
+                       .gradients = ranks * p.plan.gradient_disk_bytes,
+                       .activations = ranks * p.plan.activations.disk_bytes});
 }
 
 // What the state takes of a disk.

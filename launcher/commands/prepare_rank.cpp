@@ -223,10 +223,11 @@ struct OpenValues {
 };
 
 // What the leader chooses by.
-Rates choice_rates(Communicator& comm, const Prepared& p) {
+Rates choice_rates(Communicator& comm, const RankPlace& place, const Prepared& p) {
   if (comm.rank() != 0 || !p.spec.any_recompute) return {};
   const double flops_per_s = measure_matmul_rate(p.spec.device, p.spec.engine.dtype);
-  return {.flops_per_s = flops_per_s, .disk_bytes_per_s = measure_disk_rate(p.job) / comm.size()};
+  return {.flops_per_s = flops_per_s,
+          .disk_bytes_per_s = measure_disk_rate(p.job) / place.ranks_on_node};
 }
 
 // Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
@@ -234,8 +235,9 @@ Rates choice_rates(Communicator& comm, const Prepared& p) {
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
   job::JobConfig& job = p.job;
+  const Rates rates = choice_rates(comm, place, p);
   if (open.micro_batch || open.zero_stage || open.any_choice()) {
-    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport, choice_rates(comm, p));
+    p.plan = plan_job(p.spec, job, place, IfTooLarge::kReport, rates);
     if (from_leader(comm, "whether it fits", p.plan.fits ? 1 : 0) == 0) {
       // Fewer ranks than before hold more each.
       if (open.micro_batch) job.training.micro_batch_size.value.reset();
@@ -248,7 +250,7 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       read_spec(p, threads);
     }
   }
-  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse, choice_rates(comm, p));
+  p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse, rates);
   // Ranks on nodes with less memory than rank 0's would find other answers.
   job.training.micro_batch_size.value =
       from_leader(comm, "the micro-batch", p.plan.batch.micro_batch);

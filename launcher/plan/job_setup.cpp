@@ -190,6 +190,13 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
     throw_user("offload.activations = \"host\": allowed with device = \"cuda\"");
   if (!o.path.empty() && !o.paths.empty())
     throw_user("offload.paths: they stand in place of offload.path, which is set too");
+  for (std::size_t i = 0; i < o.paths.size(); ++i) {
+    const std::filesystem::path path = std::filesystem::path(o.paths[i]).lexically_normal();
+    for (std::size_t j = 0; j < i; ++j) {
+      if (path == std::filesystem::path(o.paths[j]).lexically_normal())
+        throw_user("offload.paths: '{}' is given twice; each is another disk", o.paths[i]);
+    }
+  }
   return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
           .gradients = gradients,

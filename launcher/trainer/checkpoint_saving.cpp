@@ -76,8 +76,8 @@ void save_step(RunState& run) {
   const PhaseScope phase(parts.engine.arena(), "save");
   run.tell_phase("save");
   const std::int64_t start = steady_now_ns();
+  commit_state(parts, run.train.step);
   try {
-    commit_state(parts, run.train.step);
     const auto path = save_or_lend(parts, run.train);
     run.last_saved = run.train.step;
     run.longest_save_s =

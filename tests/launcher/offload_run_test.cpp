@@ -53,6 +53,26 @@ TEST_F(OffloadRunTest, TheModelIsThatOfStateInMemory) {
   }
 }
 
+// Gradients that wait for the next forward pass lie elsewhere in every step, until that repeats.
+TEST_F(OffloadRunTest, UpdatesUnderTheForwardPassTakeThePlannedMemory) {
+  d_.write(
+      "config.json",
+      R"({"model_type":"llama","hidden_size":256,"intermediate_size":688,"num_hidden_layers":4,)"
+      R"("num_attention_heads":4,"vocab_size":257,"max_position_embeddings":256})");
+  const std::string sets =
+      "--set training.global_batch_size=4 --set data.seq_len=128 --set checkpoint.save_steps=0 ";
+  ASSERT_EQ(train("memory", sets), 0) << d_.err();
+  for (const std::string cache : {"0B", "1GiB"}) {
+    ASSERT_EQ(train(cache, sets +
+                               "--set offload.state=ssd --set offload.delayed_update=true "
+                               "--set offload.cache=" +
+                               cache),
+              0)
+        << d_.err();
+    EXPECT_EQ(model_of(cache), model_of("memory")) << cache;
+  }
+}
+
 TEST_F(OffloadRunTest, KilledAnywhereItGoesOnToTheSameModel) {
   const std::string ssd = "--set offload.state=ssd --set checkpoint.save_steps=3 ";
   ASSERT_EQ(train("whole", ssd), 0) << d_.err();

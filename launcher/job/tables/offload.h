@@ -57,7 +57,9 @@ inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   visit({.name = "activations",
          .doc = "Where what the backward pass needs of the forward pass is between the two; ssd: "
                 "on disk; host: with device = \"cuda\", in the memory of the machine; the results "
-                "are the same to the bit; auto: in memory if the job fits there",
+                "are the same to the bit; auto: in memory if the job fits there, or as "
+                "memory.recompute = "
+                "\"auto\" finds it fastest",
          .value = choice(offload.activations),
          .resume = ResumeClass::kContinues});
   visit({.name = "delayed_update",
@@ -89,14 +91,13 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .value = &offload.slots,
          .range = {.min = 1, .max = 2},
          .resume = ResumeClass::kContinues});
-  visit(
-      {.name = "window",
-       .doc =
-           "Memory that state and activations move through, each; auto: an eighth of the state, 4 "
-           "to 128 MiB, and 32 MiB for activations",
-       .value = &offload.window,
-       .range = at_least(65536),
-       .resume = ResumeClass::kContinues});
+  visit({.name = "window",
+         .doc = "Memory that state moves through, and twice as much for activations; auto: an "
+                "eighth of the state, 4 "
+                "to 128 MiB, and 32 MiB for activations",
+         .value = &offload.window,
+         .range = at_least(65536),
+         .resume = ResumeClass::kContinues});
   visit({.name = "cache",
          .doc = "Memory for state that is on disk and need not be read; auto: what the budget "
                 "leaves, on a GPU none",
