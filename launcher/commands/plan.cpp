@@ -8,6 +8,7 @@
 #include <optional>
 
 #include "core/device/gpu.h"
+#include "core/io/file_system.h"
 #include "core/ops/matmul_path.h"
 #include "data/tokenizer.h"
 #include "launcher/commands/command.h"
@@ -253,6 +254,25 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
              static_cast<double>(plan.disk.written + activations.written) * 86400 / step_s / 1e12);
 }
 
+// What a run on one machine takes of the disk beside checkpoints, and what is there.
+std::string room_text(const job::JobConfig& job, const TrainSpec& spec, const TrainPlan& plan) {
+  const std::int64_t state = plan.offload.state ? spec.offload.slots * plan.checkpoint_bytes : 0,
+                     of_ranks = plan.gradient_disk_bytes + plan.activations.disk_bytes,
+                     wanted = state + plan.batch.ranks * of_ranks;
+  if (wanted == 0) return "";
+  const std::vector<std::filesystem::path> paths = offload_paths(job.offload);
+  const std::filesystem::path where =
+      existing_directory(paths.empty() ? std::filesystem::path(job.output_dir) : paths.front());
+  const FileSystem system = file_system_of(where);
+  if ((system.in_memory || system.on_network) && !job.offload.any_file_system)
+    spdlog::warn("{} is on {}: `train` refuses it without offload.any_file_system = true",
+                 where.string(), system.name);
+  if (paths.size() < 2 && system.free_bytes < wanted)
+    spdlog::warn("too little room on the disk: `train` refuses the job there");
+  return fmt::format("\non disk while it runs: {} beside checkpoints; {} are free at {}",
+                     format_bytes(wanted), format_bytes(system.free_bytes), where.string());
+}
+
 std::string time_text(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
   const auto tokens = static_cast<double>(plan.batch.sequences * spec.engine.seq_len);
   const StepTime time = predict_step(spec, plan, known.rates);
@@ -320,7 +340,9 @@ void run_plan(const PlanArguments& arguments) {
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{}\n{}{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
-               disk_text(spec, plan, known), outlook_text(outlook, step_s));
+               disk_text(spec, plan, known) +
+                   (arguments.ranks == arguments.ranks_on_node ? room_text(job, spec, plan) : ""),
+               outlook_text(outlook, step_s));
   }
   if (const std::string warning = epochs_warning(outlook); !warning.empty())
     spdlog::warn("{}", warning);

@@ -37,6 +37,11 @@ std::vector<fs::path> offload_paths(const job::OffloadConfig& offload) {
   return {offload.paths.begin(), offload.paths.end()};
 }
 
+fs::path existing_directory(fs::path path) {
+  while (!path.empty() && !fs::is_directory(path)) path = path.parent_path();
+  return path.empty() ? "." : path;
+}
+
 double short_disk_rate(const fs::path& directory) {
   return measure_disk_speed({.directory = directory,
                              .size_bytes = 256 * kMiB,
@@ -51,10 +56,7 @@ double measure_disk_rate(const job::JobConfig& job) {
     std::vector<fs::path> paths = offload_paths(job.offload);
     if (paths.empty()) paths.emplace_back(job.output_dir);
     double rate = 0;
-    for (fs::path where : paths) {
-      while (!where.empty() && !fs::is_directory(where)) where = where.parent_path();
-      rate += short_disk_rate(where.empty() ? "." : where);
-    }
+    for (const fs::path& where : paths) rate += short_disk_rate(existing_directory(where));
     return rate;
   } catch (const std::runtime_error& e) {
     spdlog::warn("the disk was not measured: {}", e.what());

@@ -123,6 +123,15 @@ TEST_F(OffloadRunTest, KilledBetweenCommitsItGoesOnFromTheLast) {
   EXPECT_EQ(steps, (std::set<std::string>{"3", "6", "7"}));
 }
 
+TEST_F(OffloadRunTest, ThePlanSaysWhatItTakesOfTheDisk) {
+  ASSERT_EQ(d_.run("plan job.toml --set offload.state=ssd"), 0) << d_.err();
+  EXPECT_NE(d_.out().find("on disk while it runs: "), std::string::npos) << d_.out();
+  EXPECT_FALSE(said("is on tmpfs")) << d_.err();
+  ASSERT_EQ(d_.run("plan job.toml --set offload.state=ssd --set offload.path=/dev/shm/not/there"),
+            0);
+  EXPECT_TRUE(said("/dev/shm is on tmpfs: `train` refuses it")) << d_.err();
+}
+
 TEST_F(OffloadRunTest, TheDiskMovesWhatThePlanSays) {
   const std::string sets =
       "--set offload.state=ssd --set offload.cache=1GiB --set offload.commit_steps=2 "
