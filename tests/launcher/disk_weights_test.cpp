@@ -12,14 +12,20 @@ constexpr const char* kOnDisk =
 class DiskWeightsProgram : public testing::Test {
  protected:
   int train(const std::string& arguments, const std::string& environment = "") {
-    return dir_.run("train job.toml --set model.master_weights=split16" + arguments, environment);
+    return dir_.run(
+        "train job.toml --set training.matmul=f32 --set model.master_weights=split16" + arguments,
+        environment);
   }
   std::string model_of(const std::string& output) {
     return dir_.file(output + "/job/model/model.safetensors");
   }
   // The most bytes of weights, by phase.
   std::map<std::string, std::int64_t> planned_weights(const std::string& more) {
-    EXPECT_EQ(dir_.run("plan job.toml --json --set model.master_weights=split16" + more), 0)
+    EXPECT_EQ(
+        dir_.run(
+            "plan job.toml --json --set training.matmul=f32 --set model.master_weights=split16" +
+            more),
+        0)
         << dir_.err();
     std::map<std::string, std::int64_t> most;
     const nlohmann::json plan = dir_.json();
