@@ -27,7 +27,8 @@ class DelayedUpdate {
   /// From begin() to finish().
   bool is_pending() const { return pending_; }
   const UpdateStep& step() const { return step_; }
-  /// Updates what waits in the blocks up to this one.
+  /// Updates what waits in the blocks up to this one. Throws what the update does, from then on
+  /// each time.
   void finish_to(BlockId block);
   void finish();
 

@@ -37,7 +37,8 @@ class StoredGradients final : public GradientHome {
   /// What add() leases, in order.
   std::vector<StateUse> uses(ParamId id) const;
   bool is_final(ParamId id) const { return final_.at(index(id)); }
-  /// The sum of squares of all gradients of this step that are final, of this rank's rows.
+  /// The sum of squares of all gradients of this step that are final, of this rank's rows, before
+  /// clipping.
   const ExactSum& squares() const { return squares_; }
   /// The first parameter whose gradient is not finite; kNone: there is none.
   ParamId first_bad() const { return first_bad_; }

@@ -130,7 +130,8 @@ class TrainEngine {
   void set_last_grad_norm(double norm) { last_grad_norm_ = norm; }
 
   /// Ends an update that was left to the next forward pass, and commits it. Whoever asks for the
-  /// weights or the state gets them updated.
+  /// weights or the state gets them updated. Throws what the update and the commit do
+  /// (SystemError).
   void finish_update();
   WeightStore& store() {
     finish_update();

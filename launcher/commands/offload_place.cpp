@@ -68,12 +68,6 @@ std::string setting_of(const std::vector<fs::path>& places, const fs::path& run)
                      own ? std::string() : places.front().parent_path().string());
 }
 
-// The nearest directory above that is there.
-fs::path existing_part(fs::path path) {
-  while (!exists_at(path) && path.has_relative_path()) path = path.parent_path();
-  return path;
-}
-
 // The newest whole state of the first rank, whoever's it is.
 std::optional<CommitRecord> state_in(const fs::path& directory) {
   std::vector<std::string> told_elsewhere;

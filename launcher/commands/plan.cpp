@@ -261,8 +261,11 @@ std::string room_text(const job::JobConfig& job, const TrainSpec& spec, const Tr
                      wanted = state + plan.batch.ranks * of_ranks;
   if (wanted == 0) return "";
   const std::vector<std::filesystem::path> paths = offload_paths(job.offload);
-  const std::filesystem::path where =
-      existing_directory(paths.empty() ? std::filesystem::path(job.output_dir) : paths.front());
+  std::filesystem::path where =
+      existing_part(paths.empty() ? std::filesystem::path(job.output_dir) : paths.front());
+  if (where.empty()) where = ".";
+  if (!std::filesystem::is_directory(where))
+    spdlog::warn("{} is no directory: `train` refuses it", where.string());
   const FileSystem system = file_system_of(where);
   if ((system.in_memory || system.on_network) && !job.offload.any_file_system)
     spdlog::warn("{} is on {}: `train` refuses it without offload.any_file_system = true",

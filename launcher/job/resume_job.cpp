@@ -63,10 +63,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.memory.budget, job.memory.budget, unset);
   adopt(run.memory.recompute, job.memory.recompute, unset);
   // A stage that was found before must not be too low for what is asked to be on disk now.
-  const std::int64_t least = job.offload.weights.value == StatePlace::kSsd     ? 3
-                             : job.offload.gradients.value == StatePlace::kSsd ? 2
-                                                                               : 0;
-  if (run.parallelism.zero_stage.value.value_or(0) >= least)
+  if (run.parallelism.zero_stage.value.value_or(0) >= least_stage(job.offload))
     adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
   // What was found for one place gives way to what is asked of the other.
   const bool any_on_disk = job.offload.weights.value == StatePlace::kSsd ||

@@ -37,9 +37,10 @@ std::vector<fs::path> offload_paths(const job::OffloadConfig& offload) {
   return {offload.paths.begin(), offload.paths.end()};
 }
 
-fs::path existing_directory(fs::path path) {
-  while (!path.empty() && !fs::is_directory(path)) path = path.parent_path();
-  return path.empty() ? "." : path;
+fs::path existing_part(fs::path path) {
+  std::error_code ignored;
+  while (!fs::exists(path, ignored) && path.has_relative_path()) path = path.parent_path();
+  return path;
 }
 
 double short_disk_rate(const fs::path& directory) {
@@ -56,7 +57,10 @@ double measure_disk_rate(const job::JobConfig& job) {
     std::vector<fs::path> paths = offload_paths(job.offload);
     if (paths.empty()) paths.emplace_back(job.output_dir);
     double rate = 0;
-    for (const fs::path& where : paths) rate += short_disk_rate(existing_directory(where));
+    for (const fs::path& where : paths) {
+      const fs::path there = existing_part(where);
+      rate += short_disk_rate(there.empty() ? "." : there);
+    }
     return rate;
   } catch (const std::runtime_error& e) {
     spdlog::warn("the disk was not measured: {}", e.what());

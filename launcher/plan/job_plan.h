@@ -19,8 +19,8 @@ enum class IfTooLarge : std::uint8_t {
 
 /// The directories that a job gives for state on disk; empty: the run's own is taken.
 std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
-/// The nearest directory at or above a path that is there.
-std::filesystem::path existing_directory(std::filesystem::path path);
+/// The nearest part of a path that is there, a file perhaps; empty: nothing of a relative one.
+std::filesystem::path existing_part(std::filesystem::path path);
 /// What a disk reads and writes at once, in bytes per second; a second of work.
 double short_disk_rate(const std::filesystem::path& directory);
 

@@ -1,5 +1,6 @@
 #include "launcher/plan/job_setup.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/base/numeric.h"
@@ -154,19 +155,13 @@ OptimizerSpec optimizer_spec(const job::JobConfig& job) {
   return {.main = std::move(main), .fallback = std::move(fallback), .groups = std::move(groups)};
 }
 
-// At which each rank has what it moves to its disk.
-int least_stage(const job::OffloadConfig& offload) {
-  if (offload.weights.value == job::StatePlace::kSsd) return 3;
-  return offload.gradients.value == job::StatePlace::kSsd ? 2 : 1;
-}
-
 EngineOptions engine_options(const job::JobConfig& job) {
   return {.dtype = job.model.dtype,
           .fp8 = job.model.linear_dtype == job::LinearDType::kFP8,
           .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
           .recompute = job.memory.recompute.value.value_or(Recompute::kNone),
-          .zero_stage =
-              static_cast<int>(job.parallelism.zero_stage.value.value_or(least_stage(job.offload))),
+          .zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(
+              std::max<std::int64_t>(1, least_stage(job.offload)))),
           .comm_dtype = job.parallelism.reduce_dtype,
           .reduce_by_transport = job.parallelism.reduction == job::Reduction::kNccl,
           .max_grad_norm = job.training.max_grad_norm,

@@ -126,6 +126,17 @@ TEST(JobResume, PlacesThatAreAskedForComeFirst) {
   adopt_resolved_values(resolved, job);
   EXPECT_EQ(job.offload.state.value, kSsd);
   EXPECT_EQ(job.offload.weights.value, kSsd);
+  // Nor a stage at which that cannot be.
+  resolved.parallelism.zero_stage.value = 2;
+  job = run();
+  job.parallelism.zero_stage.value.reset();
+  job.offload.weights.value = kSsd;
+  adopt_resolved_values(resolved, job);
+  EXPECT_TRUE(job.parallelism.zero_stage.is_auto());
+  job.offload.weights.value.reset();
+  job.offload.gradients.value = kSsd;
+  adopt_resolved_values(resolved, job);
+  EXPECT_EQ(job.parallelism.zero_stage.value, 2);
 }
 
 }  // namespace

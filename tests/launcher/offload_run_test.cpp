@@ -296,6 +296,10 @@ TEST_F(OffloadRunTest, PlacesThatCannotBeUsedAreRefused) {
     EXPECT_FALSE(entry.path().filename().string().starts_with("thimble-shm-")) << entry.path();
   EXPECT_EQ(train("file", ssd + "--set offload.path=text.txt"), 2);
   EXPECT_TRUE(said("offload.path")) << d_.err();
+  ASSERT_EQ(d_.run("plan job.toml " + ssd + "--set offload.path=text.txt"), 0) << d_.err();
+  EXPECT_TRUE(said("is no directory: `train` refuses it")) << d_.err();
+  EXPECT_EQ(train("twice", ssd + "--set 'offload.paths=[\"disk\", \"./disk\"]'"), 2);
+  EXPECT_TRUE(said("is given twice")) << d_.err();
   // A state that is newer than the checkpoint is not lost by accident.
   ASSERT_EQ(train("cut", ssd, "THIMBLE_FAILPOINT=offload.record:8:kill"), 128 + 9);
   EXPECT_EQ(train("cut", "--set offload.state=memory"), 2);

@@ -121,6 +121,23 @@ TEST(DelayedUpdate, MemoryIsThePlanned) {
   EXPECT_EQ(arena->live_bytes(), 0);
 }
 
+// A step that lacks an update is never taken for a whole one.
+TEST(DelayedUpdate, ThatFailsHasFailedForGood) {
+  const std::unique_ptr<TrainableModel> model = tiny_model({});
+  std::vector<UpdateItem> items;
+  for (const ParamId id : model->params().ids()) items.push_back({.id = id});
+  int updates = 0;
+  DelayedUpdate update(*model, [&](std::span<const UpdateItem>, const UpdateStep&) {
+    if (++updates == 2) throw SystemError("the disk is gone");
+  });
+  update.begin(items, {.number = 1});
+  update.finish_to(0);
+  EXPECT_THROW(update.finish_to(1), SystemError);
+  EXPECT_THROW(update.finish(), SystemError);
+  EXPECT_TRUE(update.is_pending());
+  EXPECT_EQ(updates, 2);
+}
+
 TEST(DelayedUpdate, IsNotOneWithinTheBackwardPass) {
   const auto arena = Arena::make_cpu(1 << 24);
   try {

@@ -31,6 +31,13 @@ struct OffloadConfig {
   bool operator==(const OffloadConfig&) const = default;
 };
 
+/// The lowest ZeRO stage at which each of several ranks has rows of its own of what is asked to be
+/// on disk; 0: any.
+inline std::int64_t least_stage(const OffloadConfig& offload) {
+  if (offload.weights.value == StatePlace::kSsd) return 3;
+  return offload.gradients.value == StatePlace::kSsd ? 2 : 0;
+}
+
 // What is where, and when it moves.
 inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
