@@ -46,6 +46,15 @@ class OffloadPlaceTest : public ::testing::Test {
     for (const std::string& text : texts) EXPECT_EQ(times_said(text), 1) << text << d_.err();
   }
 
+  // A model of so many layers of 16.8 M parameters; nothing of it is allocated before it is
+  // refused.
+  void write_layers(std::int64_t layers) {
+    d_.write("config.json", R"({"model_type":"llama","hidden_size":1024,"intermediate_size":4096,)"
+                            R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,)"
+                            R"("max_position_embeddings":128,"num_hidden_layers":)" +
+                                std::to_string(layers) + "}");
+  }
+
   ProgramDir d_{fs::temp_directory_path()};
 };
 
@@ -63,13 +72,8 @@ TEST_F(OffloadPlaceTest, WhatCannotBeMadeIsNamedAndNothingIsLeft) {
 }
 
 TEST_F(OffloadPlaceTest, TooLittleRoomNamesTheBytesAndTheSettings) {
-  // As many layers of 16.8 M parameters as the place cannot hold twice. Nothing of it is allocated.
-  const std::int64_t layers = file_system_of("/dev/shm").free_bytes / (2 * 190'000'000) + 1;
-  d_.write(
-      "config.json",
-      R"({"model_type":"llama","hidden_size":1024,"intermediate_size":4096,"num_attention_heads":8,)"
-      R"("num_key_value_heads":8,"vocab_size":257,"max_position_embeddings":128,"num_hidden_layers":)" +
-          std::to_string(layers) + "}");
+  // As many as the place cannot hold twice.
+  write_layers(file_system_of("/dev/shm").free_bytes / (2 * 190'000'000) + 1);
   refused("large",
           "--set offload.state=ssd --set offload.any_file_system=true "
           "--set offload.path=/dev/shm/" +
@@ -78,6 +82,18 @@ TEST_F(OffloadPlaceTest, TooLittleRoomNamesTheBytesAndTheSettings) {
            "offload.path can be on another disk"});
   EXPECT_FALSE(fs::exists("/dev/shm/" + d_.path().filename().string()));
   EXPECT_FALSE(fs::exists(d_.path("runs")));
+}
+
+TEST_F(OffloadPlaceTest, RoomIsForGradientsToo) {
+  // In f32 12 bytes of state, which fit, and 2 of a gradient in bf16, which do not.
+  write_layers(file_system_of("/dev/shm").free_bytes / 100 * 95 / (12 * 16'779'264));
+  refused("gradients",
+          "--set offload.state=ssd --set offload.gradients=ssd --set offload.slots=1 "
+          "--set training.micro_batch_size=8 --set memory.recompute=full --set offload.cache=0B "
+          "--set offload.any_file_system=true --set offload.path=/dev/shm/" +
+              d_.path().filename().string(),
+          {" are free beside the state, and the gradients take "});
+  EXPECT_FALSE(fs::exists("/dev/shm/" + d_.path().filename().string()));
 }
 
 TEST_F(OffloadPlaceTest, OneRunAtATime) {
