@@ -43,15 +43,6 @@ void verify_blocks(const CheckpointIo& io, const File& file, const Manifest& man
       found.size());
 }
 
-/// "3 tensors are missing (a, b, ...)"
-std::string count_and_names(const std::vector<std::string>& keys, std::string_view what) {
-  std::vector<std::string> shown(
-      keys.begin(), keys.begin() + static_cast<std::ptrdiff_t>(std::min(keys.size(), kShownNames)));
-  if (shown.size() < keys.size()) shown.emplace_back("...");
-  return fmt::format("{} tensor{} {} ({})", keys.size(), keys.size() == 1 ? " is" : "s are", what,
-                     join(shown));
-}
-
 }  // namespace
 
 CheckpointReader CheckpointReader::open(const std::filesystem::path& path, CheckpointIo io,
@@ -111,29 +102,9 @@ void CheckpointReader::read(std::string_view name, std::string_view slot, std::i
 }
 
 void CheckpointReader::require(std::span<const CheckpointTensor> expected) const {
-  std::vector<std::string> missing;
-  std::vector<std::string> unexpected;
-  std::vector<std::string> problems;
-  std::map<std::string, const CheckpointTensor*> wanted;
-  for (const CheckpointTensor& tensor : expected) wanted.emplace(checkpoint_key(tensor), &tensor);
-  for (const auto& [key, tensor] : wanted) {
-    const auto found = tensors_.find(key);
-    if (found == tensors_.end()) {
-      missing.push_back(key);
-    } else if (found->second.tensor != *tensor && problems.empty()) {
-      problems.push_back(fmt::format("tensor '{}' is {} in it and {} in this job",
-                                     printable(key, 200), describe(found->second.tensor),
-                                     describe(*tensor)));
-    }
-  }
-  for (const auto& [key, placed] : tensors_) {
-    if (!wanted.contains(key)) unexpected.push_back(printable(key, 200));
-  }
-  if (!missing.empty()) problems.push_back(count_and_names(missing, "missing"));
-  if (!unexpected.empty()) problems.push_back(count_and_names(unexpected, "not in this job"));
-  if (problems.empty()) return;
-  throw_user("{}: the checkpoint is of another model or optimizer: {}", path_.string(),
-             join(problems, "; "));
+  std::vector<CheckpointTensor> found;
+  for (const auto& [key, placed] : tensors_) found.push_back(placed.tensor);
+  require_tensors(expected, found, path_.string());
 }
 
 }  // namespace thimble

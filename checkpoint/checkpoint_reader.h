@@ -13,6 +13,7 @@
 #include "checkpoint/checkpoint_tensor.h"
 #include "checkpoint/hdf5_layout.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/state_reader.h"
 
 namespace thimble {
 
@@ -23,7 +24,7 @@ enum class CheckpointCheck : std::uint8_t {
   kManifest,
 };
 
-class CheckpointReader {
+class CheckpointReader final : public StateReader {
  public:
   /// UserError naming the file, and where it can the block and the tensor in it, if the directory
   /// is not a whole and undamaged checkpoint.
@@ -31,23 +32,18 @@ class CheckpointReader {
                                CheckpointCheck check = CheckpointCheck::kEveryByte);
 
   const std::filesystem::path& path() const { return path_; }
-  std::int64_t step() const { return header_.step; }
+  std::int64_t step() const override { return header_.step; }
   const std::string& uuid() const { return header_.uuid; }
-  /// The writer's JSON text.
-  const std::string& metadata() const { return header_.metadata; }
+  const std::string& metadata() const override { return header_.metadata; }
+  std::string name() const override { return path_.string(); }
   /// By "name/slot".
   const std::map<std::string, PlacedTensor, std::less<>>& tensors() const { return tensors_; }
   /// Null if there is no such tensor.
   const CheckpointTensor* find(std::string_view name, std::string_view slot) const;
 
-  /// Fills `destination` with the tensor's stored bytes from `byte_offset` on; the tensor must
-  /// exist and hold them.
   void read(std::string_view name, std::string_view slot, std::int64_t byte_offset,
-            std::span<std::byte> destination) const;
-
-  /// UserError unless the checkpoint holds exactly these tensors, with these types, shapes and
-  /// orders.
-  void require(std::span<const CheckpointTensor> expected) const;
+            std::span<std::byte> destination) const override;
+  void require(std::span<const CheckpointTensor> expected) const override;
 
  private:
   CheckpointReader(std::filesystem::path path, CheckpointIo io, File file)

@@ -129,7 +129,7 @@ void plan_save(const CheckpointState& saved, int rank) {
              [](const CheckpointPiece&, std::span<std::byte>) {});
 }
 
-void load_state(const CheckpointState& loaded, int rank, const CheckpointReader& reader) {
+void load_state(const CheckpointState& loaded, int rank, const StateReader& reader) {
   const std::vector<CheckpointArray> arrays = checkpoint_arrays(loaded.table, loaded.step, rank);
   reader.require(tensors_of(arrays));
   for_leased(loaded.state, pieces_to_read(loaded.table, arrays, rank, piece_bytes(loaded.state)),

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "checkpoint/checkpoint_arrays.h"
-#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/state_reader.h"
 #include "core/nn/state_residency.h"
 #include "parallel/communicator.h"
 
@@ -45,6 +45,6 @@ void plan_save(const CheckpointState& saved, int rank);
 
 /// Reads what `rank` holds, whatever ranks and ZeRO stage wrote it. Throws UserError if the
 /// checkpoint does not hold exactly the table's arrays, SystemError if it cannot be read.
-void load_state(const CheckpointState& loaded, int rank, const CheckpointReader& reader);
+void load_state(const CheckpointState& loaded, int rank, const StateReader& reader);
 
 }  // namespace thimble

@@ -78,6 +78,7 @@ class GatheredStore final : public WeightStore {
     rows_->release(use, tensor);
   }
   void commit(std::int64_t step) override;
+  bool lends_in_place() const override { return rows_->lends_in_place(); }
 
  private:
   struct Block {

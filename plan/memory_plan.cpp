@@ -7,6 +7,7 @@
 #include "models/decoder.h"
 #include "models/hf_export.h"
 #include "train/save_checkpoint.h"
+#include "train/snapshot_room.h"
 
 namespace thimble {
 namespace {
@@ -87,6 +88,7 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
   PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
   Arena& arena = *planned.arena;
   TrainEngine& engine = planned.assembled.engine;
+  const Reservation snapshots = reserve_snapshots(engine, spec.snapshots);
   engine.load(*open_weights(arena.pinned(), spec, engine.model().params()));
   arena.begin_phase("step");
   const std::vector<Batch> batches(

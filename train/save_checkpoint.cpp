@@ -51,7 +51,7 @@ std::optional<std::filesystem::path> lend_checkpoint(TrainEngine& engine, Offloa
                                                        .metadata = metadata.text});
 }
 
-TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader) {
+TrainState load_checkpoint(TrainEngine& engine, const StateReader& reader) {
   const TrainState state = checkpoint_state(reader);
   engine.keep_state_of(std::max<std::int64_t>(1, state.step));
   load_state(kept_state(engine), engine.rank(), reader);

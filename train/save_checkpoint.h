@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <filesystem>
 
-#include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/save_state.h"
 #include "train/offload_stores.h"
 #include "train/train_engine.h"
@@ -37,7 +36,7 @@ std::optional<std::filesystem::path> lend_checkpoint(TrainEngine& engine, Offloa
 
 /// Loads this rank's rows of all state, whatever ranks and ZeRO stage wrote them; the compute
 /// weights are derived anew. Throws UserError for another model's checkpoint.
-TrainState load_checkpoint(TrainEngine& engine, const CheckpointReader& reader);
+TrainState load_checkpoint(TrainEngine& engine, const StateReader& reader);
 
 /// Takes up the state on disk upon which the engine was made, as load_checkpoint() does a
 /// checkpoint.

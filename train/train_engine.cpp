@@ -266,7 +266,10 @@ void TrainEngine::agree(const Sums& sums, ExactSum squares, std::int32_t first_b
 }
 
 void TrainEngine::keep_state_of(std::int64_t step) {
-  if (varies(optimizer_, model_.params())) change_state(*state_store_, table_, state_step_, step);
+  if (varies(optimizer_, model_.params())) {
+    if (state_.watcher() != nullptr) state_.watcher()->before_change();
+    change_state(*state_store_, table_, state_step_, step);
+  }
   state_step_ = step;
 }
 

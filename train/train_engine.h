@@ -144,6 +144,9 @@ class TrainEngine {
     return state_;
   }
   const StateResidency& state() const { return state_; }
+  /// Hears of changes of the state from now on; null: nobody does. It must outlive the engine, or
+  /// be taken back.
+  void set_state_watcher(StateWatcher* watcher) { state_.set_watcher(watcher); }
   Communicator& comm() { return comm_; }
   int rank() const { return comm_.rank(); }
   const ParallelPlan& parallel() const { return plan_; }

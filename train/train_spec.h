@@ -34,6 +34,7 @@ struct TrainSpec {
   OptimizerSpec optimizer;
   EngineOptions engine;  // accumulates, zero_stage and ranks_on_gpu are settled by the plan
   OffloadSpec offload;
+  bool snapshots = false;  // of the state, in memory
   DataSpec data;
   std::int64_t sequences_per_step = 0;      // of all ranks
   std::optional<std::int64_t> micro_batch;  // sequences per micro-batch and rank; none: planned

@@ -36,8 +36,8 @@ std::string checkpoint_metadata(const TrainState& state, const CheckpointIdentit
   return metadata.dump();
 }
 
-TrainState checkpoint_state(const CheckpointReader& reader) {
-  return state_of_metadata(reader.metadata(), reader.path().string());
+TrainState checkpoint_state(const StateReader& reader) {
+  return state_of_metadata(reader.metadata(), reader.name());
 }
 
 TrainState state_of_metadata(const std::string& metadata, const std::string& where) {
@@ -57,14 +57,14 @@ TrainState state_of_metadata(const std::string& metadata, const std::string& whe
   }
 }
 
-CheckpointIdentity checkpoint_identity(const CheckpointReader& reader) {
-  const Json json = parse_metadata(reader.metadata(), reader.path().string());
+CheckpointIdentity checkpoint_identity(const StateReader& reader) {
+  const Json json = parse_metadata(reader.metadata(), reader.name());
   try {
     return {.model_config = json.at("model_config"),
             .tokenizer = json.at("tokenizer"),
             .resolved_job = json.at("job")};
   } catch (const nlohmann::json::exception& e) {
-    throw_user("{}: its metadata is incomplete: {}", reader.path().string(), e.what());
+    throw_user("{}: its metadata is incomplete: {}", reader.name(), e.what());
   }
 }
 

@@ -4,7 +4,7 @@
 #include <cstdint>
 #include <string>
 
-#include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/state_reader.h"
 
 namespace thimble {
 
@@ -34,7 +34,7 @@ std::string checkpoint_metadata(const TrainState& state, const CheckpointIdentit
 TrainState state_of_metadata(const std::string& metadata, const std::string& where);
 
 /// Throw UserError if the metadata is not what checkpoint_metadata() wrote.
-TrainState checkpoint_state(const CheckpointReader& reader);
-CheckpointIdentity checkpoint_identity(const CheckpointReader& reader);
+TrainState checkpoint_state(const StateReader& reader);
+CheckpointIdentity checkpoint_identity(const StateReader& reader);
 
 }  // namespace thimble

@@ -16,6 +16,7 @@ class ResidentLeases {
   void take_back(const StateUse& use, const Tensor& lent, const Tensor& there) noexcept;
   /// Throws what an earlier take_back() could not do.
   void check();
+  bool are_in_place() const { return arena_.device().kind == DeviceKind::kCpu; }
 
  private:
   Arena& arena_;
@@ -38,6 +39,7 @@ class ResidentRows : public Residency {
     leases_.take_back(use, tensor, rows_of(use));
   }
   void commit(std::int64_t) override { leases_.check(); }
+  bool lends_in_place() const override { return leases_.are_in_place(); }
 
  protected:
   ResidentRows(Arena& arena, const StateTable& table, int rank)

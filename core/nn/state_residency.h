@@ -64,6 +64,19 @@ class StateResidency {
   virtual std::int64_t window_bytes() const { return 0; }
   /// Of a parameter, leases of some rows best begin at multiples of this.
   virtual std::int64_t row_multiple(ParamId) const { return 1; }
+  /// Whether leases are memory of the host that keeps its address and contents until another use
+  /// writes there, or the entry begins anew: it may then be read after its lease.
+  virtual bool lends_in_place() const { return false; }
+};
+
+/// Hears of every use that is about to change state, before it does; on the thread of the updates.
+class StateWatcher {
+ public:
+  virtual ~StateWatcher() = default;
+  /// Rows of an entry are about to be written.
+  virtual void before_write(const StateUse& use) = 0;
+  /// Entries are about to begin and end.
+  virtual void before_change() = 0;
 };
 
 /// A residency of its own accord: entries begin and end.
@@ -93,7 +106,10 @@ class JoinedState final : public StateResidency {
               bool one_order = false)
       : table_(table), weights_(weights), others_(others), one_order_(one_order) {}
   void announce(std::span<const StateUse> order) override;
-  StateLease acquire(const StateUse& use) override { return home_of(use.id).acquire(use); }
+  StateLease acquire(const StateUse& use) override {
+    if (watcher_ != nullptr && use.access > StateAccess::kRead) watcher_->before_write(use);
+    return home_of(use.id).acquire(use);
+  }
   void release(const StateUse& use, const Tensor& tensor) noexcept override {
     home_of(use.id).release(use, tensor);
   }
@@ -102,6 +118,12 @@ class JoinedState final : public StateResidency {
   std::int64_t row_multiple(ParamId id) const override {
     return std::lcm(weights_.row_multiple(id), others_.row_multiple(id));
   }
+  bool lends_in_place() const override {
+    return weights_.lends_in_place() && others_.lends_in_place();
+  }
+  /// Null: none. It must outlive this, or be taken back.
+  void set_watcher(StateWatcher* watcher) { watcher_ = watcher; }
+  StateWatcher* watcher() const { return watcher_; }
 
  private:
   StateResidency& home_of(StateId id) const {
@@ -111,6 +133,7 @@ class JoinedState final : public StateResidency {
   StateResidency& weights_;
   StateResidency& others_;
   bool one_order_;
+  StateWatcher* watcher_ = nullptr;
 };
 
 /// Bytes that are moved at once where nothing else limits them: while saving and loading.

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "checkpoint/save_snapshots.h"
 #include "core/base/text.h"
 #include "core/io/staged.h"
 #include "parallel/collectives.h"
@@ -52,6 +53,21 @@ std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& argument
   return newest;
 }
 
+// What a save left that was cut off; not while the run's keeper saves.
+void clean_up(const fs::path& checkpoints) {
+  const fs::path lock = saving_lock_path(checkpoints);
+  if (!fs::exists(lock)) {
+    remove_stale(checkpoints);
+    return;
+  }
+  try {
+    const LockFile held(lock);
+    remove_stale(checkpoints);
+  } catch (const UserError&) {
+    spdlog::info("{}: the keeper is saving there", checkpoints.string());
+  }
+}
+
 }  // namespace
 
 std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value) {
@@ -64,7 +80,7 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
                                                     const CheckpointIo& io) {
   const fs::path checkpoints = run / "checkpoints";
   if (comm.rank() == 0) {
-    remove_stale(checkpoints);
+    clean_up(checkpoints);
     std::optional<CheckpointReader> chosen = choose_checkpoint(arguments, checkpoints, io);
     from_leader(comm, "the checkpoint", chosen ? chosen->step() : -1);
     return chosen;
@@ -73,6 +89,18 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
   if (step < 0) return std::nullopt;
   return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
                                 CheckpointCheck::kManifest);
+}
+
+std::int64_t newest_whole_step(const fs::path& checkpoints, const CheckpointIo& io) {
+  const std::vector<CheckpointName> all = list_checkpoints(checkpoints);
+  for (auto c = all.rbegin(); c != all.rend(); ++c) {
+    try {
+      return CheckpointReader::open(c->path, io, CheckpointCheck::kManifest).step();
+    } catch (const std::runtime_error&) {
+      // Told when it is passed over, if it comes to that.
+    }
+  }
+  return -1;
 }
 
 void move_later_checkpoints_aside(const fs::path& run, std::int64_t step) {

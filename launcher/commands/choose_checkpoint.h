@@ -20,6 +20,9 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
                                                     const std::filesystem::path& run,
                                                     const CheckpointIo& io);
 
+/// The step of the newest checkpoint that is whole as far as its manifest says; -1: there is none.
+std::int64_t newest_whole_step(const std::filesystem::path& checkpoints, const CheckpointIo& io);
+
 /// Called on rank 0 when training begins from an earlier step than the last: otherwise a later
 /// start would take a checkpoint saved after `step` for the newest of this run.
 void move_later_checkpoints_aside(const std::filesystem::path& run, std::int64_t step);

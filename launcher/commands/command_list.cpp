@@ -18,6 +18,7 @@
   COMMAND(init)                   \
   COMMAND(bench)                  \
   COMMAND(doctor)                 \
+  COMMAND(keeper)                 \
   COMMAND(help)
 
 namespace thimble {

@@ -192,10 +192,8 @@ void OffloadPlace::find_state(const RankSetting& rank, const Prepared& p, std::i
   run_.recovered = std::move(found);
 }
 
-OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p,
-                           const std::optional<CheckpointReader>& checkpoint)
+OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p, std::int64_t saved_step)
     : leads_(rank.comm.rank() == 0) {
-  const std::int64_t saved_step = checkpoint ? checkpoint->step() : -1;
   const std::vector<fs::path> directories = directories_of(p);
   if (leads_) {
     for (const auto& places : {noted_places(p.run), std::vector{p.run / "offload"}}) {

@@ -23,11 +23,10 @@ void remove_finished_state(const Prepared& p);
 class OffloadPlace {
  public:
   /// Sets the directories of p.spec.offload, makes them, and decides what the run goes on from: a
-  /// state on disk that is newer than the checkpoint. All ranks together. Throws UserError for a
-  /// place that cannot be used, is in use, has too little room, or holds a state that the arguments
-  /// would lose or that is another run's; then everything is as it was.
-  OffloadPlace(const RankSetting& rank, Prepared& p,
-               const std::optional<CheckpointReader>& checkpoint);
+  /// state on disk that is newer than what is saved (-1: nothing). All ranks together. Throws
+  /// UserError for a place that cannot be used, is in use, has too little room, or holds a state
+  /// that the arguments would lose or that is another run's; then everything is as it was.
+  OffloadPlace(const RankSetting& rank, Prepared& p, std::int64_t saved_step);
   /// Removes the state, unless keep() was called or it was there before.
   ~OffloadPlace();
   OffloadPlace(const OffloadPlace&) = delete;

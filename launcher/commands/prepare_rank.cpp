@@ -95,7 +95,7 @@ void open_run(const RankSetting& rank, Prepared& p) {
   barrier(comm, "the run directory");
   check_shared(comm, p.run);
   if (comm.rank() == 0 || rank.owns_process)
-    add_log_file(p.run / "logs", comm.rank(), rank.session.log_level);
+    add_log_file(p.run / "logs" / fmt::format("rank-{}.log", comm.rank()), rank.session.log_level);
   if (comm.size() > 1 && rank.owns_process) rank.monitor.record_in(p.run / "logs");
   if (comm.rank() == 0) p.job_change = check_job_of_run(*p.held, p.job);
 }

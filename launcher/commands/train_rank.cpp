@@ -14,6 +14,7 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/offload_place.h"
 #include "launcher/commands/prepare_rank.h"
+#include "launcher/commands/recover_snapshots.h"
 #include "launcher/commands/version.h"
 #include "launcher/job/write_job.h"
 #include "launcher/launch/rank_monitor.h"
@@ -24,12 +25,14 @@
 #include "launcher/run/signals.h"
 #include "launcher/trainer/early_stopping.h"
 #include "launcher/trainer/finished_run.h"
+#include "launcher/trainer/snapshots.h"
 #include "launcher/trainer/trainer.h"
 #include "models/model_files.h"
 #include "parallel/abort_on_error.h"
 #include "parallel/collectives.h"
 #include "plan/roofline.h"
 #include "train/save_checkpoint.h"
+#include "train/snapshot_room.h"
 
 namespace thimble {
 namespace {
@@ -67,9 +70,9 @@ void check_trace(const std::string& trace) {
     throw_user("--trace {}: its directory cannot be written", printable(trace));
 }
 
-// Loads weights: from a checkpoint, from another run (weights only), or from the job's own source.
+// Loads weights: of what was saved, of another run (weights only), or from the job's own source.
 TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arguments,
-                           const TrainSpec& spec, const std::optional<CheckpointReader>& checkpoint,
+                           const TrainSpec& spec, const StateReader* saved,
                            const OffloadPlace& offload) {
   TrainEngine& engine = assembled.engine;
   const PhaseScope phase(engine.arena(), "load");
@@ -79,9 +82,9 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
       spdlog::info("resuming from the state of step {} on disk", record.step);
     return load_offloaded(engine, *assembled.offload, record);
   }
-  if (checkpoint) {
-    if (engine.comm().rank() == 0) spdlog::info("resuming from {}", checkpoint->path().string());
-    return load_checkpoint(engine, *checkpoint);
+  if (saved != nullptr) {
+    if (engine.comm().rank() == 0) spdlog::info("resuming from {}", saved->name());
+    return load_checkpoint(engine, *saved);
   }
   const fs::path other = arguments.init_from;
   if (!other.empty() && !fs::exists(other / "model")) {
@@ -128,12 +131,12 @@ std::string same_command(const TrainArguments& arguments) {
 
 // Rank 0 writes down that the run starts, and from what.
 void record_start(const RankSetting& rank, const Prepared& p, const std::string& resolved,
-                  const std::optional<CheckpointReader>& checkpoint) {
+                  const StateReader* saved) {
   write_file_atomic(p.held->resolved_job(), resolved);
   p.held->record_start(
       {.command_line = rank.session.command_line,
        .version = thimble_version(),
-       .resumed_step = checkpoint ? std::optional(checkpoint->step()) : std::nullopt,
+       .resumed_step = saved != nullptr ? std::optional(saved->step()) : std::nullopt,
        .content = p.content},
       probe_machine());
 }
@@ -206,54 +209,60 @@ int train_rank(const RankSetting& rank) {
   const std::optional<Allocation> batch = allocation_of(leads);
   Prepared p = prepare_rank(rank);
   const std::unique_ptr<FileEngine> files = make_file_engine();
-  const std::optional<CheckpointReader> checkpoint =
-      agree_on_checkpoint(arguments, comm, p.run, {*files, {}});
-  if (checkpoint && is_done(comm, p, checkpoint_state(*checkpoint))) return 0;
-  OffloadPlace offload(rank, p, checkpoint);
+  SavedRun found(rank, p, {*files, {}});
+  if (found.saved != nullptr && is_done(comm, p, checkpoint_state(*found.saved))) return 0;
+  OffloadPlace offload(rank, p, found.step());
   const std::string resolved = job::resolved_job_text(p.job);
-  if (leads) record_start(rank, p, resolved, checkpoint);
+  if (leads) record_start(rank, p, resolved, found.saved);
   const double roofline_s = roofline_seconds(p.spec, p.plan.batch);
   const std::unique_ptr<Arena> arena = planned_arena(p);
   rank.monitor.phase("load");
   AssembledEngine assembled(p.spec, *arena, comm, offload.run());
   TrainEngine& engine = assembled.engine;
+  Reservation room = reserve_snapshots(engine, p.spec.snapshots);
   if (leads) warn_of_slow_disk(assembled);
   // From here on transfers between ranks may be under way when an error strikes.
   const TrainState state = abort_on_error(engine.comm(), [&] {
-    return load_weights_of(assembled, arguments, p.spec, checkpoint, offload);
+    return load_weights_of(assembled, arguments, p.spec, found.saved, offload);
   });
   std::optional<RunLog> log = open_log(
-      leads, p, checkpoint || offload.is_recovered() ? std::optional(state.step) : std::nullopt);
+      leads, p,
+      found.saved != nullptr || offload.is_recovered() ? std::optional(state.step) : std::nullopt);
   if (leads && arguments.resume_from) move_later_checkpoints_aside(p.run, *arguments.resume_from);
   begin_training(rank, p, engine);
   offload.keep();
-  Trainer trainer(
-      {.job = p.job,
-       .spec = p.spec,
-       .plan = p.plan,
-       .tokenizer = *p.tokenizer,
-       .data = *p.data,
-       .run = p.run,
-       .engine = engine,
-       .model = assembled.model,
-       .files = *files,
-       .offload = assembled.offload.get(),
-       .disk_traffic = disk_traffic_of(assembled),
-       .saved_step = checkpoint ? checkpoint->step() : -1,
-       .is_recovered = offload.is_recovered(),
-       .log = log ? &*log : nullptr,
-       .console = rank.session.console,
-       .total_steps = p.steps,
-       .roofline_seconds_per_micro_batch = roofline_s,
-       .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
-       .monitor = &rank.monitor,
-       .end_s = batch ? batch->end_s : std::nullopt,
-       .model_config = exported_config(p.spec.model, p.spec.engine.dtype, p.spec.source_config),
-       .resolved_job = resolved,
-       .trace = leads ? arguments.trace : "",
-       .same_command = same_command(arguments),
-       .quiet = rank.session.quiet},
-      state);
+  const CheckpointIdentity identity{
+      exported_config(p.spec.model, p.spec.engine.dtype, p.spec.source_config),
+      p.spec.tokenizer.string(), resolved};
+  std::optional<Snapshots> snapshots =
+      make_snapshots(rank, p, {engine, identity, std::move(room)}, std::move(found.memory));
+  Trainer trainer({.job = p.job,
+                   .spec = p.spec,
+                   .plan = p.plan,
+                   .tokenizer = *p.tokenizer,
+                   .data = *p.data,
+                   .run = p.run,
+                   .engine = engine,
+                   .model = assembled.model,
+                   .files = *files,
+                   .offload = assembled.offload.get(),
+                   .snapshots = snapshots ? &*snapshots : nullptr,
+                   .disk_traffic = disk_traffic_of(assembled),
+                   .saved_step = found.disk_step,
+                   .is_recovered = offload.is_recovered() || found.is_from_memory,
+                   .log = log ? &*log : nullptr,
+                   .console = rank.session.console,
+                   .total_steps = p.steps,
+                   .roofline_seconds_per_micro_batch = roofline_s,
+                   .peak_flops = p.gpu ? datasheet_bf16_flops(p.gpu->name) : std::nullopt,
+                   .monitor = &rank.monitor,
+                   .end_s = batch ? batch->end_s : std::nullopt,
+                   .model_config = identity.model_config,
+                   .resolved_job = resolved,
+                   .trace = leads ? arguments.trace : "",
+                   .same_command = same_command(arguments),
+                   .quiet = rank.session.quiet},
+                  state);
   return run_trainer(trainer, engine.comm(), offload);
 }
 

@@ -72,6 +72,11 @@ TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankP
                    IfTooLarge if_too_large, const Rates& rates) {
   TrainPlan plan =
       plan_training(spec, resolve_budget(job.memory.budget, spec.device, place), place, rates);
+  if (spec.snapshots && plan.offload.state)
+    throw_user(
+        "checkpoint.memory_steps = {}: allowed with state in memory; on disk (offload.state) each "
+        "commit outlives the ranks as it is",
+        job.checkpoint.memory_steps);
   if (!plan.fits && if_too_large == IfTooLarge::kRefuse)
     refuse_plan({settled(spec, plan, place), job, place}, plan.memory, plan.budget);
   return plan;

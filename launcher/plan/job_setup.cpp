@@ -204,6 +204,14 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
           .activations = activations};
 }
 
+bool takes_snapshots(const job::JobConfig& job) {
+  if (job.checkpoint.memory_steps == 0) return false;
+  if (job.device != DeviceKind::kCpu)
+    throw_user("checkpoint.memory_steps = {}: allowed with device = \"cpu\"",
+               job.checkpoint.memory_steps);
+  return true;
+}
+
 }  // namespace
 
 TrainSpec make_spec(const job::JobConfig& job) {
@@ -232,6 +240,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.micro_batch = job.training.micro_batch_size.value;
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
   spec.offload = offload_spec(job);
+  spec.snapshots = takes_snapshots(job);
   spec.may_offload = {.state = !spec.offload.state && job.offload.state.is_auto(),
                       .gradients = job.offload.gradients.is_auto(),
                       .weights = job.offload.weights.is_auto()};

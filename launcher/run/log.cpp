@@ -77,8 +77,7 @@ void start_logging(std::shared_ptr<Console> console, std::string_view level) {
   spdlog::set_default_logger(std::move(logger));
 }
 
-void add_log_file(const std::filesystem::path& logs, int rank, std::string_view level) {
-  const std::filesystem::path path = logs / fmt::format("rank-{}.log", rank);
+void add_log_file(const std::filesystem::path& path, std::string_view level) {
   try {
     auto sink = std::make_shared<spdlog::sinks::basic_file_sink_mt>(path.string());
     sink->set_level(std::min(parse_level(level), spdlog::level::info));

@@ -20,9 +20,9 @@ const std::vector<std::string>& log_level_names();
 /// ..." style lines, no time stamp. Throws UserError for another level, with the nearest spelling.
 void start_logging(std::shared_ptr<Console> console, std::string_view level);
 
-/// Adds <logs>/rank-<rank>.log, appended to, with time stamps, at `level` but at least info.
-/// A file that cannot be opened is a warning.
-void add_log_file(const std::filesystem::path& logs, int rank, std::string_view level);
+/// Adds a file, appended to, with time stamps, at `level` but at least info. One that cannot be
+/// opened is a warning.
+void add_log_file(const std::filesystem::path& path, std::string_view level);
 
 /// Back to spdlog's own default logger; releases console and files.
 void stop_logging();

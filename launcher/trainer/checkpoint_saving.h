@@ -12,6 +12,7 @@ class CheckpointSaving final : public StepHook {
   void after_step(RunState& run, const StepReport&) override;
   /// Throws SystemError if the last step could not be saved.
   void after_last_step(RunState& run) override;
+  void end(RunState& run) override;
 };
 
 /// Saves the step that is done, unless it is saved. A failure that all ranks know of is a warning:

@@ -18,6 +18,7 @@ namespace thimble {
 class Console;
 class OffloadStores;
 class RankMonitor;
+class Snapshots;
 
 struct TrainerParts {
   const job::JobConfig& job;
@@ -30,6 +31,7 @@ struct TrainerParts {
   const Transformer& model;  // the engine's
   FileEngine& files;
   OffloadStores* offload = nullptr;                // of state on disk; null: it is in memory
+  Snapshots* snapshots = nullptr;                  // in memory; null: none are taken
   std::function<DiskTraffic()> disk_traffic = {};  // none: nothing is on disk
   std::int64_t saved_step = -1;                    // of the newest checkpoint; -1: there is none
   bool is_recovered = false;  // goes on from a state on disk, newer than any checkpoint

@@ -118,7 +118,7 @@ TEST(RunLogging, PrefixesLevelsAndFile) {
   const TempDir logs("log");
   Captured captured({.live = false});
   start_logging(captured.console, "warn");
-  add_log_file(logs.path(), 0, "warn");
+  add_log_file(logs.path() / "rank-0.log", "warn");
   spdlog::debug("no one");
   spdlog::info("the plan");
   spdlog::warn("the disk");
@@ -154,7 +154,7 @@ TEST(RunLogging, UnknownLevelNamesTheNearest) {
 TEST(RunLogging, LogFileThatCannotBeOpenedIsAWarning) {
   Captured captured({});
   start_logging(captured.console, "info");
-  add_log_file("/dev/null/none", 0, "info");
+  add_log_file("/dev/null/none/rank-0.log", "info");
   EXPECT_NE(captured.text.find("there will be no log"), std::string::npos);
   stop_logging();
 }

@@ -9,6 +9,8 @@ namespace thimble::job {
 struct CheckpointConfig {
   std::int64_t save_steps = 500;
   std::int64_t save_total_limit = 3;
+  std::int64_t memory_steps = 0;
+  double keeper_minutes = 10;
   bool operator==(const CheckpointConfig&) const = default;
 };
 
@@ -24,6 +26,21 @@ inline void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoi
          .doc = "Number of checkpoints kept; the best and the last are always kept",
          .value = &checkpoint.save_total_limit,
          .range = at_least(1),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "memory_steps",
+         .doc =
+             "Steps between snapshots in memory, which outlive the ranks: a run that was cut off "
+             "goes on from the newest; taken while training goes on, and checkpoints are then "
+             "saved from them in the background; 0: none",
+         .value = &checkpoint.memory_steps,
+         .range = at_least(0),
+         .unit = "steps",
+         .resume = ResumeClass::kContinues});
+  visit({.name = "keeper_minutes",
+         .doc = "How long snapshots wait in memory for a run that was cut off",
+         .value = &checkpoint.keeper_minutes,
+         .range = at_least(0),
+         .unit = "minutes",
          .resume = ResumeClass::kContinues});
 }
 }  // namespace thimble::job

@@ -1,0 +1,55 @@
+// Saves snapshots to disk on a thread of its own, one after the other.
+#pragma once
+
+#include <condition_variable>
+#include <filesystem>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <thread>
+
+#include "keeper/kept_ranks.h"
+
+namespace thimble {
+
+/// How a save ended.
+struct SaveOutcome {
+  SnapshotMoment moment;
+  std::filesystem::path path;  // of the checkpoint
+  std::string failure;         // empty: it is there
+  double seconds = 0;
+};
+
+class SnapshotSaver {
+ public:
+  /// `ended` is called on the saver's thread whenever a save has ended.
+  explicit SnapshotSaver(std::function<void()> ended);
+  /// Waits for the save that is under way.
+  ~SnapshotSaver();
+  SnapshotSaver(const SnapshotSaver&) = delete;
+  SnapshotSaver& operator=(const SnapshotSaver&) = delete;
+
+  /// Begins to save the moment's snapshots, which must stay until it has ended. None may be under
+  /// way.
+  void save(const MomentPlace& place, const std::filesystem::path& directory);
+  bool is_busy() const;
+  /// The moment that is being saved; none: nothing is.
+  std::optional<SnapshotMoment> saving() const;
+  /// Of the last save, once; none: it has not ended.
+  std::optional<SaveOutcome> take_outcome();
+
+ private:
+  void run();
+  SaveOutcome save_now(const MomentPlace& place, const std::filesystem::path& directory) const;
+
+  std::function<void()> ended_;
+  mutable std::mutex mutex_;
+  std::condition_variable changed_;
+  std::optional<MomentPlace> place_;
+  std::filesystem::path directory_;
+  std::optional<SaveOutcome> outcome_;
+  bool ends_ = false;
+  std::thread thread_;  // last: it uses all of the others
+};
+
+}  // namespace thimble

@@ -1,0 +1,184 @@
+#include "launcher/trainer/snapshots.h"
+
+#include <spdlog/spdlog.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <thread>
+
+#include "core/base/error.h"
+#include "parallel/collectives.h"
+
+namespace thimble {
+namespace {
+
+constexpr auto kLookInterval = std::chrono::milliseconds(5);
+
+bool has_room(const SnapshotMemory& memory, const SnapshotRoom& room) {
+  return memory.room().text_bytes == room.text_bytes && memory.room().pieces == room.pieces &&
+         memory.room().data_bytes == room.data_bytes;
+}
+
+// The memory of an earlier start is filled on, so that what the run was recovered from stays there
+// until there is something newer.
+MemoryFile memory_for(std::optional<MemoryFile>& kept, const Reservation& place,
+                      const SnapshotRoom& room, int rank) {
+  if (kept && kept->bytes() == place.size_bytes()) {
+    const MappedMemory mapped(*kept);
+    if (has_room(SnapshotMemory::open(mapped.bytes()), room)) return std::move(*kept);
+  }
+  MemoryFile made =
+      MemoryFile::create(fmt::format("thimble-snapshots-{}", rank), place.size_bytes());
+  const MappedMemory mapped(made);
+  SnapshotMemory::make(mapped.bytes(), room);
+  return made;
+}
+
+SnapshotMoment moment_in(const SnapshotMemory& memory, int slot) {
+  const auto sealed = memory.sealed(slot);
+  return sealed ? SnapshotMoment{sealed->text.step, sealed->text.start} : SnapshotMoment{};
+}
+
+}  // namespace
+
+Snapshots::Snapshots(Parts parts)
+    : parts_(std::move(parts)),
+      memory_(memory_for(parts_.kept, parts_.room,
+                         snapshot_room(parts_.engine.table(), parts_.engine.rank()),
+                         parts_.engine.rank())),
+      mapped_(memory_, parts_.room.data()),
+      snapshots_(SnapshotMemory::open(mapped_.bytes())) {
+  for (int slot = 0; slot < SnapshotMemory::kSlots; ++slot) {
+    in_slot_[static_cast<std::size_t>(slot)] = moment_in(snapshots_, slot);
+    if (parts_.recovered && in_slot_[static_cast<std::size_t>(slot)] == *parts_.recovered)
+      next_slot_ = 1 - slot;
+  }
+  if (parts_.saving_step >= 0) saving_ = SnapshotMoment{parts_.saving_step, 0};
+  connect();
+  barrier(parts_.engine.comm(), "the keepers");
+  parts_.engine.set_state_watcher(&copy_);
+}
+
+Snapshots::~Snapshots() {
+  parts_.engine.set_state_watcher(nullptr);
+}
+
+void Snapshots::connect() {
+  keeper_.emplace(KeeperClient::find_or_start(parts_.keeper, parts_.engine.rank()));
+  keeper_->keep(parts_.engine.rank(), parts_.start, memory_);
+}
+
+// A keeper that was killed is made anew: the memory is still ours.
+bool Snapshots::is_ready(const RunState& run) {
+  if (const std::string failure = copy_.failure(); !failure.empty())
+    spdlog::warn("step {}: the snapshot failed: {}", run.train.step - 1, failure);
+  if (keeper_ && keeper_->is_alive()) return true;
+  try {
+    spdlog::warn("step {}: the keeper is gone; another one is started", run.train.step);
+    connect();
+    return true;
+  } catch (const SystemError& e) {
+    spdlog::warn("step {}: {}", run.train.step, e.what());
+    return false;
+  }
+}
+
+// Rank 0 hears of it.
+std::optional<SaveOutcome> Snapshots::agree_on(const RunState& run,
+                                               std::optional<SaveOutcome> outcome) {
+  std::string text;
+  if (run.leads() && outcome) text = outcome->failure.empty() ? "saved" : outcome->failure;
+  text = first_reason(run.comm(), "the save", text);
+  if (text.empty()) return std::nullopt;
+  SaveOutcome agreed = outcome.value_or(SaveOutcome{});
+  agreed.moment = *std::exchange(saving_, std::nullopt);
+  if (!run.leads() && !text.ends_with("saved")) agreed.failure = text;
+  return agreed;
+}
+
+std::optional<SaveOutcome> Snapshots::ended_save(const RunState& run) {
+  if (!saving_) return std::nullopt;
+  std::optional<SaveOutcome> outcome;
+  if (run.leads()) {
+    outcome = keeper_->take_outcome();
+    if (!outcome && !keeper_->is_alive()) outcome = SaveOutcome{.failure = "the keeper is gone"};
+  }
+  return agree_on(run, std::move(outcome));
+}
+
+std::optional<SaveOutcome> Snapshots::wait_for_save(const RunState& run) {
+  if (!saving_) return std::nullopt;
+  copy_.finish();
+  std::optional<SaveOutcome> outcome;
+  if (const std::string why = first_reason(run.comm(), "snapshot", copy_.failure()); !why.empty())
+    outcome = SaveOutcome{.failure = why};
+  while (run.leads() && !outcome) {
+    outcome = keeper_->take_outcome();
+    if (!outcome && !keeper_->is_alive()) outcome = SaveOutcome{.failure = "the keeper is gone"};
+    if (!outcome) std::this_thread::sleep_for(kLookInterval);
+  }
+  return agree_on(run, std::move(outcome));
+}
+
+bool Snapshots::take(const RunState& run, bool save) {
+  copy_.finish();  // of what no update has waited for
+  Communicator& comm = run.comm();
+  constexpr std::byte kReady{1};
+  const bool was_whole = taken_ == 0 || copy_.failure().empty();
+  const std::byte mine = is_ready(run) ? kReady : std::byte{};
+  // Nobody overwrites an older snapshot before all have the newer one.
+  const auto all = all_gather_control(comm, "snapshot", std::span(&mine, 1));
+  const bool held = saving_ && saving_->step == in_slot_[static_cast<std::size_t>(next_slot_)].step;
+  if (held || std::any_of(all.begin(), all.end(), [](std::byte b) { return b != kReady; })) {
+    ++skipped_;
+    return false;
+  }
+  if (older_ && taken_ > 0 && was_whole) {
+    keeper_->drop_older();
+    older_ = false;
+  }
+  const SnapshotMoment moment{run.train.step, parts_.start};
+  std::string failure;
+  try {
+    copy_.begin(parts_.engine.table(), parts_.engine.state(), snapshots_, next_slot_,
+                {.step = moment.step,
+                 .start = moment.start,
+                 .rank = comm.rank(),
+                 .ranks = comm.size(),
+                 .metadata = checkpoint_metadata(run.train, parts_.identity)});
+  } catch (const SystemError& e) {
+    failure = e.what();
+  }
+  failure = first_reason(comm, "snapshot", failure);
+  if (!failure.empty()) {
+    if (run.leads()) spdlog::warn("step {}: no snapshot: {}", run.train.step, failure);
+    ++skipped_;
+    return false;
+  }
+  if (save && run.leads()) keeper_->save(moment);
+  in_slot_[static_cast<std::size_t>(next_slot_)] = moment;
+  next_slot_ = 1 - next_slot_;
+  ++taken_;
+  if (save) saving_ = moment;
+  return true;
+}
+
+void Snapshots::finish() {
+  try {
+    keeper_->finish();
+  } catch (const SystemError&) {
+    // Another rank's word was enough.
+  }
+}
+
+std::string snapshots_text(const Snapshots& snapshots, double step_seconds) {
+  const auto taken = static_cast<double>(std::max<std::int64_t>(1, snapshots.taken()));
+  const double blocked = snapshots.copy().blocked_s() / taken;
+  return fmt::format(
+      "{} snapshots, {} skipped; training waited {:.2f} ms for each, {:.2f} % of a step",
+      snapshots.taken(), snapshots.skipped(), blocked * 1e3,
+      step_seconds > 0 ? 100 * blocked / step_seconds : 0.0);
+}
+
+}  // namespace thimble
