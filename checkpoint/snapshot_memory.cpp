@@ -160,6 +160,8 @@ void SnapshotMemory::advance(int slot, SnapshotState to) {
 
 std::optional<SealedSnapshot> SnapshotMemory::sealed(int slot) const {
   if (state(slot) < SnapshotState::kSealed) return std::nullopt;
+  if (state(slot) > SnapshotState::kDurable)
+    throw_system("a snapshot in memory is damaged: it is in no known state");
   const SlotHeader& head = header(slot);
   const std::int64_t text_bytes = head.text_bytes, count = head.pieces;
   if (head.header_crc != head.checksum() || text_bytes < 0 || text_bytes > room_.text_bytes ||

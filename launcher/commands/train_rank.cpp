@@ -158,6 +158,12 @@ double roofline_seconds(const TrainSpec& spec, const BatchPlan& batch) {
       .seconds_per_micro_batch();
 }
 
+// What makes what is saved usable on its own.
+CheckpointIdentity identity_of(const Prepared& p, const std::string& resolved) {
+  return {exported_config(p.spec.model, p.spec.engine.dtype, p.spec.source_config),
+          p.spec.tokenizer.string(), resolved};
+}
+
 int run_trainer(Trainer& trainer, Communicator& comm, OffloadPlace& offload) {
   return abort_on_error(comm, [&] {
     try {
@@ -177,7 +183,8 @@ void warn_of_slow_disk(const AssembledEngine& assembled) {
     spdlog::warn("offload: {}", why);
 }
 
-std::unique_ptr<Arena> planned_arena(const Prepared& p) {
+std::unique_ptr<Arena> planned_arena(const RankSetting& rank, const Prepared& p) {
+  rank.monitor.phase("load");
   return Arena::make(p.spec.device, p.plan.memory.extent_bytes, p.plan.memory.host_bytes);
 }
 
@@ -186,8 +193,16 @@ std::function<DiskTraffic()> disk_traffic_of(const AssembledEngine& assembled) {
   return [&assembled] { return assembled.disk_traffic(); };
 }
 
+void begin_preparing(const RankSetting& rank) {
+  rank.comm.set_time_limit(kStartLimit);
+  rank.monitor.phase("prepare");
+  check_trace(rank.arguments.trace);
+}
+
 // Everything between the first allocation and the first step.
 void begin_training(const RankSetting& rank, Prepared& p, TrainEngine& engine) {
+  const std::optional<std::int64_t> from = rank.arguments.resume_from;
+  if (rank.comm.rank() == 0 && from) move_later_checkpoints_aside(p.run, *from);
   barrier(rank.comm, "the first step");
   if (p.fresh) p.fresh->keep();
   engine.comm().set_time_limit(step_limit());
@@ -202,38 +217,32 @@ void begin_training(const RankSetting& rank, Prepared& p, TrainEngine& engine) {
 int train_rank(const RankSetting& rank) {
   const TrainArguments& arguments = rank.arguments;
   Communicator& comm = rank.comm;
-  comm.set_time_limit(kStartLimit);
-  rank.monitor.phase("prepare");
-  check_trace(arguments.trace);
+  begin_preparing(rank);
   const bool leads = comm.rank() == 0;
   const std::optional<Allocation> batch = allocation_of(leads);
   Prepared p = prepare_rank(rank);
-  const std::unique_ptr<FileEngine> files = make_file_engine();
+  const auto files = make_file_engine();
   SavedRun found(rank, p, {*files, {}});
   if (found.saved != nullptr && is_done(comm, p, checkpoint_state(*found.saved))) return 0;
   OffloadPlace offload(rank, p, found.step());
   const std::string resolved = job::resolved_job_text(p.job);
   if (leads) record_start(rank, p, resolved, found.saved);
   const double roofline_s = roofline_seconds(p.spec, p.plan.batch);
-  const std::unique_ptr<Arena> arena = planned_arena(p);
-  rank.monitor.phase("load");
+  const std::unique_ptr<Arena> arena = planned_arena(rank, p);
   AssembledEngine assembled(p.spec, *arena, comm, offload.run());
+  if (leads) warn_of_slow_disk(assembled);
   TrainEngine& engine = assembled.engine;
   Reservation room = reserve_snapshots(engine, p.spec.snapshots);
-  if (leads) warn_of_slow_disk(assembled);
   // From here on transfers between ranks may be under way when an error strikes.
   const TrainState state = abort_on_error(engine.comm(), [&] {
     return load_weights_of(assembled, arguments, p.spec, found.saved, offload);
   });
-  std::optional<RunLog> log = open_log(
-      leads, p,
-      found.saved != nullptr || offload.is_recovered() ? std::optional(state.step) : std::nullopt);
-  if (leads && arguments.resume_from) move_later_checkpoints_aside(p.run, *arguments.resume_from);
+  const bool goes_on = found.saved != nullptr || offload.is_recovered();
+  std::optional<RunLog> log =
+      open_log(leads, p, goes_on ? std::optional(state.step) : std::nullopt);
   begin_training(rank, p, engine);
   offload.keep();
-  const CheckpointIdentity identity{
-      exported_config(p.spec.model, p.spec.engine.dtype, p.spec.source_config),
-      p.spec.tokenizer.string(), resolved};
+  const CheckpointIdentity identity = identity_of(p, resolved);
   std::optional<Snapshots> snapshots =
       make_snapshots(rank, p, {engine, identity, std::move(room)}, std::move(found.memory));
   Trainer trainer({.job = p.job,
