@@ -15,6 +15,13 @@ constexpr std::uint64_t kMagic = 0x31'50'41'4e'53'4d'48'54;  // "THMSNAP1"
 struct MemoryHeader {
   std::uint64_t magic = kMagic;
   std::int64_t text_bytes = 0, pieces = 0, data_bytes = 0;
+  std::uint64_t crc = 0;  // of the three
+
+  std::uint32_t checksum() const {
+    return crc32c(std::as_bytes(std::span(&text_bytes, 1)),
+                  crc32c(std::as_bytes(std::span(&pieces, 1)),
+                         crc32c(std::as_bytes(std::span(&data_bytes, 1)))));
+  }
 };
 
 std::int64_t table_bytes(const SnapshotRoom& room) {
@@ -76,8 +83,9 @@ SnapshotMemory SnapshotMemory::make(std::span<std::byte> memory, const SnapshotR
   TH_CHECK(narrow<std::int64_t>(memory.size()) >= bytes_for(room));
   SnapshotMemory made(memory, room);
   for (int slot = 0; slot < kSlots; ++slot) made.clear(slot);
-  const MemoryHeader header{
+  MemoryHeader header{
       .text_bytes = room.text_bytes, .pieces = room.pieces, .data_bytes = room.data_bytes};
+  header.crc = header.checksum();
   std::memcpy(memory.data(), &header, sizeof(header));
   return made;
 }
@@ -90,8 +98,9 @@ SnapshotMemory SnapshotMemory::open(std::span<std::byte> memory) {
   std::memcpy(&header, memory.data(), sizeof(header));
   const SnapshotRoom room{header.text_bytes, header.pieces, header.data_bytes};
   const auto is_possible = [&](std::int64_t size) { return size >= 0 && size < kMost; };
-  if (header.magic != kMagic || !is_possible(room.text_bytes) || !is_possible(room.data_bytes) ||
-      !is_possible(room.pieces) || bytes_for(room) > narrow<std::int64_t>(memory.size()))
+  if (header.magic != kMagic || header.crc != header.checksum() || !is_possible(room.text_bytes) ||
+      !is_possible(room.data_bytes) || !is_possible(room.pieces) ||
+      bytes_for(room) > narrow<std::int64_t>(memory.size()))
     throw_system("shared memory of {} bytes does not hold snapshots", memory.size());
   return {memory, room};
 }

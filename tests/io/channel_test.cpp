@@ -1,4 +1,6 @@
 // Messages and memory between processes.
+#include "core/io/channel.h"
+
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
@@ -9,7 +11,6 @@
 #include <thread>
 
 #include "core/base/error.h"
-#include "core/io/channel.h"
 #include "core/io/memory_file.h"
 #include "tests/io/temp_dir.h"
 
@@ -140,8 +141,8 @@ TEST(MemoryFileTest, OnlySealedMemoryIsTaken) {
 
 TEST(MemoryFileTest, TakesThePlaceOfPrivateMemoryForAWhile) {
   constexpr std::size_t kBytes = 3 * 4096;
-  auto* all = static_cast<std::byte*>(::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
-                                             MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  auto* all = static_cast<std::byte*>(
+      ::mmap(nullptr, kBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
   all[0] = all[4096] = all[8192] = std::byte{1};
   const MemoryFile memory = MemoryFile::create("test", 4096);
   {
