@@ -10,6 +10,7 @@ namespace thimble {
 namespace {
 
 constexpr std::int64_t kPage = 4096;
+constexpr std::size_t kImageOffset = 64;  // in a slot: before it is its state
 constexpr std::uint64_t kMagic = 0x31'50'41'4e'53'4d'48'54;  // "THMSNAP1"
 
 struct MemoryHeader {
@@ -45,7 +46,7 @@ std::span<const std::byte> bytes_at(const std::byte* at, std::int64_t bytes) {
 // Written before the state says that it is sealed, and never while it does.
 struct SnapshotMemory::SlotHeader {
   std::atomic<std::uint32_t> state;
-  std::uint32_t header_crc;  // of what follows
+  alignas(kImageOffset) std::uint32_t header_crc;  // of what follows
   std::int64_t text_bytes, pieces;
   std::uint32_t text_crc, pieces_crc;
 
@@ -165,6 +166,20 @@ void SnapshotMemory::advance(int slot, SnapshotState to) {
   while (now >= static_cast<std::uint32_t>(SnapshotState::kSealed) && now < then) {
     if (header(slot).state.compare_exchange_weak(now, then)) return;
   }
+}
+
+std::int64_t SnapshotMemory::image_bytes(const SnapshotRoom& room) {
+  return slot_bytes(room) - narrow<std::int64_t>(kImageOffset);
+}
+
+std::span<std::byte> SnapshotMemory::image(int slot) const {
+  return {reinterpret_cast<std::byte*>(&header(slot)) + kImageOffset,
+          narrow<std::size_t>(image_bytes(room_))};
+}
+
+void SnapshotMemory::restored(int slot) {
+  header(slot).state.store(static_cast<std::uint32_t>(SnapshotState::kSealed),
+                           std::memory_order_release);
 }
 
 std::optional<SealedSnapshot> SnapshotMemory::sealed(int slot) const {

@@ -64,6 +64,12 @@ class SnapshotMemory {
   /// None unless it is whole. Throws SystemError if what it says of itself is damaged.
   std::optional<SealedSnapshot> sealed(int slot) const;
 
+  /// All bytes of a slot but its state: whoever copies them of a whole slot, and then calls
+  /// restored(), has the same snapshot.
+  std::span<std::byte> image(int slot) const;
+  static std::int64_t image_bytes(const SnapshotRoom& room);
+  void restored(int slot);
+
  private:
   struct SlotHeader;
   SnapshotMemory(std::span<std::byte> memory, const SnapshotRoom& room)

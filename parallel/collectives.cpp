@@ -53,6 +53,24 @@ std::vector<std::byte> all_gather_control(Communicator& comm, const std::string&
   return all;
 }
 
+std::vector<std::string> all_gather_texts(Communicator& comm, const std::string& subject,
+                                          const std::string& mine) {
+  const auto length = static_cast<std::int64_t>(mine.size());
+  const auto bytes = all_gather_control(comm, subject, std::as_bytes(std::span(&length, 1)));
+  std::vector<std::int64_t> lengths(rank_index(comm.size()));
+  std::memcpy(lengths.data(), bytes.data(), bytes.size());
+  const std::int64_t longest = *std::max_element(lengths.begin(), lengths.end());
+  std::string padded = mine;
+  padded.resize(static_cast<std::size_t>(longest));
+  const auto all = all_gather_control(comm, subject, std::as_bytes(std::span(padded)));
+  std::vector<std::string> texts;
+  for (std::size_t r = 0; r < lengths.size(); ++r) {
+    texts.emplace_back(reinterpret_cast<const char*>(all.data()) + r * padded.size(),
+                       static_cast<std::size_t>(lengths[r]));
+  }
+  return texts;
+}
+
 std::string first_reason(Communicator& comm, const std::string& subject, const std::string& mine) {
   if (comm.size() == 1) return mine;
   constexpr std::size_t kBytes = 512;

@@ -31,6 +31,10 @@ void broadcast(Communicator& comm, const std::string& subject, int root, Mutable
 /// bytes, and with several ranks begins with "rank N: ". Control traffic.
 std::string first_reason(Communicator& comm, const std::string& subject, const std::string& mine);
 
+/// The texts of all ranks, in rank order; of any lengths. Control traffic.
+std::vector<std::string> all_gather_texts(Communicator& comm, const std::string& subject,
+                                          const std::string& mine);
+
 /// Collects one block of the same size from every rank, in rank order; control traffic.
 std::vector<std::byte> all_gather_control(Communicator& comm, const std::string& subject,
                                           Bytes mine);
