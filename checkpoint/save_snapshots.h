@@ -5,15 +5,16 @@
 #include <filesystem>
 #include <span>
 
-#include "checkpoint/snapshot_memory.h"
+#include "checkpoint/snapshot_reader.h"
 
 namespace thimble {
 
-/// Writes ckpt-<step> of the directory, from one snapshot of every rank; each piece is checked
-/// before it is written. Holds the directory's saving lock. Throws SystemError if the disk refuses,
-/// a byte is damaged, or the snapshots are not of one moment; checkpoints that were there stay.
+/// Writes ckpt-<step> of the directory, from one part of every rank, which may be on other nodes;
+/// each piece is checked before it is written. Holds the directory's saving lock. Throws
+/// SystemError if the disk refuses, a byte is damaged, or the snapshots are not of one moment;
+/// checkpoints that were there stay.
 std::filesystem::path save_snapshots(const CheckpointIo& io, const std::filesystem::path& directory,
-                                     std::span<const SealedSnapshot> snapshots);
+                                     const std::vector<SnapshotPart>& parts);
 
 /// The lock of whoever saves to a directory of checkpoints, or cleans it up, without having the
 /// run's own lock.

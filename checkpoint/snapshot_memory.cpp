@@ -10,7 +10,7 @@ namespace thimble {
 namespace {
 
 constexpr std::int64_t kPage = 4096;
-constexpr std::size_t kImageOffset = 64;  // in a slot: before it is its state
+constexpr std::size_t kImageOffset = 64;                     // in a slot: before it is its state
 constexpr std::uint64_t kMagic = 0x31'50'41'4e'53'4d'48'54;  // "THMSNAP1"
 
 struct MemoryHeader {
@@ -58,10 +58,9 @@ struct SnapshotMemory::SlotHeader {
   }
 };
 
-void SealedSnapshot::verify(const SnapshotPiece& piece) const {
-  const auto part =
-      data.subspan(narrow<std::size_t>(piece.offset), narrow<std::size_t>(piece.bytes));
-  if (crc32c(part) == piece.crc) return;
+void verify_piece(const SnapshotText& text, const SnapshotPiece& piece,
+                  std::span<const std::byte> bytes) {
+  if (crc32c(bytes) == piece.crc) return;
   for (const SnapshotArray& array : text.arrays) {
     if (piece.offset < array.offset || piece.offset >= array.offset + array.own.size) continue;
     throw_system("the snapshot of step {} of rank {} is damaged: tensor {}, bytes {} to {}",
@@ -73,7 +72,10 @@ void SealedSnapshot::verify(const SnapshotPiece& piece) const {
 }
 
 void SealedSnapshot::verify() const {
-  for (const SnapshotPiece& piece : pieces) verify(piece);
+  for (const SnapshotPiece& piece : pieces) {
+    verify_piece(text, piece,
+                 data.subspan(narrow<std::size_t>(piece.offset), narrow<std::size_t>(piece.bytes)));
+  }
 }
 
 std::int64_t SnapshotMemory::bytes_for(const SnapshotRoom& room) {
@@ -175,6 +177,12 @@ std::int64_t SnapshotMemory::image_bytes(const SnapshotRoom& room) {
 std::span<std::byte> SnapshotMemory::image(int slot) const {
   return {reinterpret_cast<std::byte*>(&header(slot)) + kImageOffset,
           narrow<std::size_t>(image_bytes(room_))};
+}
+
+std::uint64_t SnapshotMemory::stamp(int slot) const {
+  std::atomic_thread_fence(std::memory_order_acquire);  // after what was read of the slot before
+  if (state(slot) < SnapshotState::kSealed) return 0;
+  return std::uint64_t{1} << 32 | header(slot).header_crc;
 }
 
 void SnapshotMemory::restored(int slot) {

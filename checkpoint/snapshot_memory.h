@@ -32,12 +32,14 @@ struct SealedSnapshot {
   std::vector<SnapshotPiece> pieces;
   std::span<const std::byte> data;
 
-  /// Every byte against its checksum. Throws SystemError that names the first tensor and offset
-  /// that differ.
+  /// Every byte against its checksum. Throws as verify_piece().
   void verify() const;
-  /// Of one piece.
-  void verify(const SnapshotPiece& piece) const;
 };
+
+/// The bytes of one piece against its checksum. Throws SystemError that names the tensor and the
+/// bytes of it that differ.
+void verify_piece(const SnapshotText& text, const SnapshotPiece& piece,
+                  std::span<const std::byte> bytes);
 
 class SnapshotMemory {
  public:
@@ -69,6 +71,8 @@ class SnapshotMemory {
   std::span<std::byte> image(int slot) const;
   static std::int64_t image_bytes(const SnapshotRoom& room);
   void restored(int slot);
+  /// Tells two contents of a whole slot apart; 0: it is not whole. Cheap.
+  std::uint64_t stamp(int slot) const;
 
  private:
   struct SlotHeader;

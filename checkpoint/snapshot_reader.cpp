@@ -10,6 +10,7 @@ namespace thimble {
 
 SnapshotPart part_of(const SealedSnapshot& snapshot) {
   return {.text = snapshot.text,
+          .pieces = snapshot.pieces,
           .read = [data = snapshot.data](std::int64_t offset, std::span<std::byte> to) {
             TH_CHECK(offset >= 0 &&
                      offset + narrow<std::int64_t>(to.size()) <= narrow<std::int64_t>(data.size()));

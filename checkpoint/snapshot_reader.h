@@ -14,6 +14,7 @@ namespace thimble {
 /// Of one rank's snapshot, which may be on another node.
 struct SnapshotPart {
   SnapshotText text;
+  std::vector<SnapshotPiece> pieces;
   /// Fills the span with its data from an offset on. Throws SystemError.
   std::function<void(std::int64_t offset, std::span<std::byte> to)> read;
 };

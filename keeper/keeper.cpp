@@ -9,6 +9,7 @@
 #include <chrono>
 #include <list>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "checkpoint/checkpoint_directory.h"
 #include "core/base/error.h"
@@ -16,6 +17,7 @@
 #include "core/base/random.h"
 #include "core/io/channel.h"
 #include "keeper/keeper_messages.h"
+#include "keeper/peer_service.h"
 #include "keeper/snapshot_saver.h"
 
 namespace thimble {
@@ -24,9 +26,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-constexpr double kPatienceS = 10;   // for the rest of a message that has begun
-constexpr int kIdleWaitMs = 500;    // between looks at the clock
-constexpr int kPendingWaitMs = 10;  // until a snapshot that is to be saved is sealed
+constexpr double kPatienceS = 10;  // for the rest of a message that has begun
+constexpr int kIdleWaitMs = 500;   // between looks at the clock
+constexpr int kNewsWaitMs = 10;    // until a snapshot is sealed for which something waits
+constexpr auto kLongestGather = std::chrono::seconds(20);
 constexpr std::int64_t kNoStep = -1;
 
 volatile sig_atomic_t told_to_end = 0;
@@ -54,17 +57,23 @@ class Wake {
   FileDescriptor event_;
 };
 
-// A rank, or whoever asks.
+// A rank, another keeper, or whoever asks.
 struct Visitor {
   Channel channel;
-  int rank = -1;  // not said yet
+  bool is_near = true;    // a process of this user on this machine
+  bool is_known = false;  // from elsewhere: it has shown the secret
+  int rank = -1;          // not said yet
   bool gone = false;
 };
 
 class Keeper {
  public:
   Keeper(const KeeperOptions& options, ChannelListener listener)
-      : options_(options), listener_(std::move(listener)), saver_([this] { wake_.ring(); }) {}
+      : options_(options),
+        listener_(std::move(listener)),
+        peers_listener_(ChannelListener::listen_tcp(options.address)),
+        peers_(kept_),
+        saver_([this] { wake_.ring(); }) {}
 
   void run() {
     while (!is_over()) {
@@ -86,15 +95,21 @@ class Keeper {
 
   void wait() {
     std::vector<pollfd> watched{{listener_.descriptor(), POLLIN, 0},
+                                {peers_listener_.descriptor(), POLLIN, 0},
                                 {wake_.descriptor(), POLLIN, 0}};
     for (const Visitor& visitor : visitors_)
       watched.push_back({visitor.channel.descriptor(), POLLIN, 0});
-    ::poll(watched.data(), watched.size(), pending_ ? kPendingWaitMs : kIdleWaitMs);
+    const bool news_come = peers_.look() && has_ranks();
+    ::poll(watched.data(), watched.size(), pending_ || news_come ? kNewsWaitMs : kIdleWaitMs);
     wake_.silence();
-    if (watched[0].revents == 0) return;
-    if (std::optional<Channel> channel = listener_.accept()) {
+    if (watched[0].revents != 0) welcome(listener_, true);
+    if (watched[1].revents != 0) welcome(peers_listener_, false);
+  }
+
+  void welcome(ChannelListener& listener, bool is_near) {
+    if (std::optional<Channel> channel = listener.accept()) {
       channel->set_time_limit(kPatienceS);
-      visitors_.push_back({std::move(*channel)});
+      visitors_.push_back({.channel = std::move(*channel), .is_near = is_near});
     }
   }
 
@@ -105,15 +120,31 @@ class Keeper {
         visitor.gone = true;
         return;
       }
-      answer(visitor, *message);
+      if (visitor.is_near) {
+        answer(visitor, *message);
+      } else if (visitor.is_known) {
+        peers_.answer(visitor.channel, *message);
+      } else {
+        let_in(visitor, *message);
+      }
     } catch (const std::exception& e) {  // of one visitor; the others are served on
-      spdlog::warn("rank {}: {}", visitor.rank, e.what());
+      spdlog::warn("{}: {}",
+                   visitor.is_near ? fmt::format("rank {}", visitor.rank) : "another keeper",
+                   e.what());
       visitor.gone = true;
     }
   }
 
+  void let_in(Visitor& visitor, const ChannelMessage& message) {
+    const Json said = Json::parse(message.text);
+    visitor.is_known = message.payload_bytes == 0 && said.at("version") == kKeeperVersion &&
+                       peers_.knows(said.at("peer"));
+    if (!visitor.is_known) throw_system("it does not show the secret of this run's keepers");
+  }
+
   void answer(Visitor& visitor, ChannelMessage& message) {
     const Json ask = Json::parse(message.text);
+    Json reply{{"ok", true}};
     const auto what = ask.at("ask").get<std::string>();
     failpoint("keeper.ask");
     if (what == kAskHello) {
@@ -123,6 +154,7 @@ class Keeper {
       visitor.rank = ask.at("rank");
       had_ranks_ = true;
       persisted_ = false;
+      reply["address"] = peers_listener_.address();
     } else if (what == kAskLook) {
       return show(visitor);
     } else if (what == kAskKeep) {
@@ -133,18 +165,28 @@ class Keeper {
     } else if (what == kAskDropOlder) {
       wait_for_saver();
       kept_.drop_older();
+      peers_.drop_older(start_);
     } else if (what == kAskForget) {
       pending_.reset();
       wait_for_saver();
       kept_.clear();
+      peers_.forget();
+    } else if (what == kAskMeet) {
+      peers_.meet(ask.at("secret"));
+    } else if (what == kAskWorld) {
+      peers_.join(parse_world(ask.at("world")));
+    } else if (what == kAskRebuild) {
+      peers_.rebuild_here(parse_world(ask.at("world")), {ask.at("step"), ask.at("start")},
+                          ask.at("node"), ask.at("addresses"));
     } else if (what == kAskSave) {
       pending_ = SnapshotMoment{ask.at("step"), ask.at("start")};
+      unsaved_signature_ = 1;
     } else if (what == kAskFinish) {
       finished_ = true;
     } else {
       throw_system("it asks for '{}'", what);
     }
-    visitor.channel.send(Json{{"ok", true}}.dump());
+    visitor.channel.send(reply.dump());
   }
 
   void wait_for_saver() const {
@@ -152,7 +194,7 @@ class Keeper {
   }
 
   void show(Visitor& visitor) {
-    Json all{{"kept", kept_.all().size()}, {"saving", kNoStep}};
+    Json all{{"kept", kept_.all().size()}, {"saving", kNoStep}, {"worlds", peers_.worlds()}};
     const std::optional<SnapshotMoment> saving = pending_ ? pending_ : saver_.saving();
     if (saving) all["saving"] = saving->step;
     visitor.channel.send(all.dump());
@@ -169,32 +211,77 @@ class Keeper {
     if (had_ranks_ && !finished_ && !persisted_) persist();
   }
 
-  // Nobody may come for what the ranks have left.
+  // Nobody may come for what the ranks have left. Of several nodes the first one saves.
   void persist() {
     persisted_ = true;
     pending_.reset();
-    std::vector<std::string> damaged;
-    const auto newest = kept_.newest(damaged);
-    for (const std::string& why : damaged) spdlog::warn("{}", why);
+    const auto newest = newest_here();
     if (!newest) return;
+    const KeeperWorld* world = peers_.world(newest->start);
+    if (world != nullptr && world->me != 0) return;
     const auto there = list_checkpoints(directory());
-    if (!there.empty() && there.back().step >= newest->moment.step) return;
-    spdlog::info("the ranks are gone: saving step {}", newest->moment.step);
-    pending_ = newest->moment;
+    if (!there.empty() && there.back().step >= newest->step) return;
+    spdlog::info("the ranks are gone: saving step {}", newest->step);
+    pending_ = *newest;
+    unsaved_signature_ = 1;
+  }
+
+  // The newest moment of which this node's ranks are all here.
+  std::optional<SnapshotMoment> newest_here() const {
+    std::vector<std::string> damaged;
+    const auto all = kept_.whole(damaged);
+    for (const std::string& why : damaged) spdlog::warn("{}", why);
+    for (const KeptRanks::Whole& found : all) {
+      if (kept_.here(found.moment).slots.size() == ranks_here(found)) return found.moment;
+    }
+    return std::nullopt;
+  }
+
+  // How many ranks of a moment's start are on this node.
+  std::size_t ranks_here(const KeptRanks::Whole& of) const {
+    const KeeperWorld* world = peers_.world(of.moment.start);
+    return world == nullptr ? static_cast<std::size_t>(of.ranks)
+                            : world->nodes[static_cast<std::size_t>(world->me)].ranks.size();
   }
 
   std::filesystem::path directory() const { return options_.run / "checkpoints"; }
 
   void save_pending() {
-    if (!pending_ || saver_.is_busy()) return;
+    if (!pending_ || saver_.is_busy() || kept_.signature() == unsaved_signature_) return;
+    unsaved_signature_ = kept_.signature();
     std::vector<std::string> damaged;
-    if (const auto place = kept_.find(*pending_, damaged)) {
+    const auto all = kept_.whole(damaged);
+    const auto one = std::find_if(all.begin(), all.end(), [this](const KeptRanks::Whole& found) {
+      return found.moment == *pending_;
+    });
+    if (one != all.end() && kept_.here(*pending_).slots.size() == ranks_here(*one)) {
       failpoint("keeper.save");
-      saver_.save(*place, directory());
+      const MomentPlace place = kept_.here(*pending_);
+      saver_.save(place, gathering(place), directory());
       pending_.reset();
     } else if (!damaged.empty()) {
       tell({.moment = *std::exchange(pending_, std::nullopt), .failure = damaged.front()});
     }
+  }
+
+  // Ranks of other nodes may be about to seal theirs.
+  SnapshotSaver::Gather gathering(const MomentPlace& place) const {
+    const KeeperWorld* world = peers_.world(place.moment.start);
+    const auto of = world == nullptr ? std::nullopt : std::optional(*world);
+    return [place, of] {
+      const auto end = Clock::now() + kLongestGather;
+      while (true) {
+        std::vector<SnapshotPart> parts;
+        for (const SealedSnapshot& found : snapshots_of(place)) parts.push_back(part_of(found));
+        if (of) {
+          for (SnapshotPart& part : parts_elsewhere(*of, place.moment))
+            parts.push_back(std::move(part));
+        }
+        if (!of || parts.size() == static_cast<std::size_t>(of->ranks()) || Clock::now() > end)
+          return parts;
+        std::this_thread::sleep_for(std::chrono::milliseconds(kNewsWaitMs));
+      }
+    };
   }
 
   void report_outcome() {
@@ -233,11 +320,13 @@ class Keeper {
   }
 
   const KeeperOptions& options_;
-  ChannelListener listener_;
+  ChannelListener listener_, peers_listener_;
   Wake wake_;
   std::list<Visitor> visitors_;
   KeptRanks kept_;
+  PeerService peers_;
   std::uint64_t start_ = 0;
+  std::uint64_t unsaved_signature_ = 1;    // of what is kept, when it was not what is to be saved
   std::optional<SnapshotMoment> pending_;  // to be saved
   bool had_ranks_ = false, finished_ = false;
   bool persisted_ = false;  // what the ranks left when they went

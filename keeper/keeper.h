@@ -12,9 +12,10 @@
 namespace thimble {
 
 struct KeeperOptions {
-  std::filesystem::path run;  // the run's directory
-  std::string node;           // its name among the nodes of the run
-  double minutes = 10;        // that it waits for ranks to come
+  std::filesystem::path run;          // the run's directory
+  std::string node;                   // its name among the nodes of the run
+  double minutes = 10;                // that it waits for ranks to come
+  std::string address = "127.0.0.1";  // at which keepers of other nodes reach it
 };
 
 /// The name under which processes of this machine reach the keeper.

@@ -18,7 +18,6 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr double kAnswerLimitS = 120;  // a keeper may first have to end a save
 constexpr auto kStartInterval = std::chrono::milliseconds(20);
 constexpr int kStartTries = 500;
 
@@ -31,7 +30,9 @@ void start_keeper(const KeeperOptions& options) {
                                  "--node",
                                  options.node,
                                  "--minutes",
-                                 fmt::format("{}", options.minutes)};
+                                 fmt::format("{}", options.minutes),
+                                 "--address",
+                                 options.address};
   std::vector<char*> argv;
   for (std::string& word : words) argv.push_back(word.data());
   argv.push_back(nullptr);
@@ -51,7 +52,7 @@ void start_keeper(const KeeperOptions& options) {
 std::optional<KeeperClient> KeeperClient::find(const KeeperOptions& options, int rank) {
   std::optional<Channel> channel = Channel::connect_local(keeper_name(options.run, options.node));
   if (!channel) return std::nullopt;
-  channel->set_time_limit(kAnswerLimitS);
+  channel->set_time_limit(kKeeperLimitS);
   KeeperClient client(std::move(*channel));
   client.hello(rank);
   return client;
@@ -67,7 +68,10 @@ KeeperClient KeeperClient::find_or_start(const KeeperOptions& options, int rank)
 }
 
 void KeeperClient::hello(int rank) {
-  ask(Json{{"ask", kAskHello}, {"version", kKeeperVersion}, {"rank", rank}}.dump());
+  address_ =
+      Json::parse(
+          ask(Json{{"ask", kAskHello}, {"version", kKeeperVersion}, {"rank", rank}}.dump()).text)
+          .at("address");
 }
 
 ChannelMessage KeeperClient::ask(const std::string& text, int descriptor) {
@@ -93,7 +97,8 @@ ChannelMessage KeeperClient::next_answer() {
 
 KeptMemory KeeperClient::look() {
   const Json all = Json::parse(ask(Json{{"ask", kAskLook}}.dump()).text);
-  KeptMemory found{.ranks = {}, .saving_step = all.at("saving")};
+  KeptMemory found{.ranks = {}, .saving_step = all.at("saving"), .worlds = {}};
+  for (const std::string text : all.at("worlds")) found.worlds.push_back(parse_world(text));
   for (std::size_t i = 0; i < all.at("kept"); ++i) {
     ChannelMessage message = next_answer();
     found.ranks.emplace_back(Json::parse(message.text).at("rank"),
@@ -116,6 +121,25 @@ void KeeperClient::forget() {
 
 void KeeperClient::save(const SnapshotMoment& moment) {
   ask(Json{{"ask", kAskSave}, {"step", moment.step}, {"start", moment.start}}.dump());
+}
+
+void KeeperClient::meet(const std::string& secret) {
+  ask(Json{{"ask", kAskMeet}, {"secret", secret}}.dump());
+}
+
+void KeeperClient::join(const KeeperWorld& world) {
+  ask(Json{{"ask", kAskWorld}, {"world", world_text(world)}}.dump());
+}
+
+void KeeperClient::rebuild(const KeeperWorld& of, const SnapshotMoment& moment, int node,
+                           const std::vector<std::string>& addresses) {
+  ask(Json{{"ask", kAskRebuild},
+           {"world", world_text(of)},
+           {"step", moment.step},
+           {"start", moment.start},
+           {"node", node},
+           {"addresses", addresses}}
+          .dump());
 }
 
 void KeeperClient::finish() {

@@ -9,6 +9,7 @@
 #include "core/io/channel.h"
 #include "core/io/memory_file.h"
 #include "keeper/keeper.h"
+#include "keeper/keeper_world.h"
 #include "keeper/snapshot_saver.h"
 
 namespace thimble {
@@ -16,7 +17,8 @@ namespace thimble {
 /// What a keeper has.
 struct KeptMemory {
   std::vector<std::pair<int, MemoryFile>> ranks;
-  std::int64_t saving_step = -1;  // that it is saving to disk, or is about to; -1: none
+  std::int64_t saving_step = -1;    // that it is saving to disk, or is about to; -1: none
+  std::vector<KeeperWorld> worlds;  // of the starts that it knows
 };
 
 class KeeperClient {
@@ -33,6 +35,15 @@ class KeeperClient {
   void drop_older();
   void forget();
   void save(const SnapshotMoment& moment);
+  /// Others that show this may ask it from now on.
+  void meet(const std::string& secret);
+  /// The nodes of this start.
+  void join(const KeeperWorld& world);
+  /// See PeerService::rebuild_here().
+  void rebuild(const KeeperWorld& of, const SnapshotMoment& moment, int node,
+               const std::vector<std::string>& addresses);
+  /// At which other nodes reach it.
+  const std::string& address() const { return address_; }
   void finish();
   /// Of a save that has ended since the last call; on rank 0.
   std::optional<SaveOutcome> take_outcome();
@@ -47,6 +58,7 @@ class KeeperClient {
   void take_events();
 
   Channel channel_;
+  std::string address_;
   std::deque<SaveOutcome> outcomes_;
   bool alive_ = true;
 };

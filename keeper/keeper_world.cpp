@@ -56,8 +56,11 @@ std::string world_text(const KeeperWorld& world) {
       ranks.push_back({r.rank, r.room.text_bytes, r.room.pieces, r.room.data_bytes});
     nodes.push_back({{"name", node.name}, {"address", node.address}, {"ranks", ranks}});
   }
-  return Json{{"start", world.start},     {"secret", world.secret}, {"erasure", world.erasure},
-              {"me", world.me}, {"nodes", nodes}}
+  return Json{{"start", world.start},
+              {"secret", world.secret},
+              {"erasure", world.erasure},
+              {"me", world.me},
+              {"nodes", nodes}}
       .dump();
 }
 

@@ -48,6 +48,20 @@ class KeptRanks {
   void clear() { kept_.clear(); }
   const std::vector<std::shared_ptr<KeptRank>>& all() const { return kept_; }
 
+  /// A whole slot.
+  struct Whole {
+    SnapshotMoment moment;
+    int rank = 0, ranks = 1;
+    std::shared_ptr<const KeptRank> kept;
+    int slot = 0;
+  };
+  /// All of them, newest first; damaged ones are told in `damaged`.
+  std::vector<Whole> whole(std::vector<std::string>& damaged) const;
+  /// Changes whenever a slot becomes whole, or no longer is. Cheap.
+  std::uint64_t signature() const;
+  /// What is here of a moment, in the order of the ranks, each once; there may be more elsewhere.
+  MomentPlace here(const SnapshotMoment& moment) const;
+
   /// The newest moment of which all ranks of its world are here; damaged slots are passed over and
   /// told in `damaged`.
   std::optional<MomentPlace> newest(std::vector<std::string>& damaged) const;

@@ -15,6 +15,7 @@ class NodeShard {
 
   const SnapshotMoment& moment() const { return place_.moment; }
   std::int64_t bytes() const { return bytes_; }
+  const MomentPlace& place() const { return place_; }
   /// Copies bytes from an offset on, within the shard.
   void read(std::int64_t offset, std::span<std::byte> to) const;
   /// The other way.
@@ -29,6 +30,7 @@ class NodeShard {
   void for_parts(std::int64_t offset, std::int64_t bytes, Each&& each) const;
 
   MomentPlace place_;
+  std::vector<std::uint64_t> stamps_;  // of the slots, as they were
   std::int64_t bytes_ = 0;
 };
 

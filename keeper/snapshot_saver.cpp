@@ -19,10 +19,12 @@ SnapshotSaver::~SnapshotSaver() {
   thread_.join();
 }
 
-void SnapshotSaver::save(const MomentPlace& place, const std::filesystem::path& directory) {
+void SnapshotSaver::save(const MomentPlace& place, Gather gather,
+                         const std::filesystem::path& directory) {
   const std::lock_guard lock(mutex_);
   TH_CHECK(!place_, "a save is under way");
   place_ = place;
+  gather_ = std::move(gather);
   directory_ = directory;
   changed_.notify_all();
 }
@@ -42,13 +44,13 @@ std::optional<SaveOutcome> SnapshotSaver::take_outcome() {
   return std::exchange(outcome_, std::nullopt);
 }
 
-SaveOutcome SnapshotSaver::save_now(const MomentPlace& place,
+SaveOutcome SnapshotSaver::save_now(const MomentPlace& place, const Gather& gather,
                                     const std::filesystem::path& directory) const {
   const auto start = std::chrono::steady_clock::now();
   SaveOutcome outcome{.moment = place.moment};
   try {
     const std::unique_ptr<FileEngine> files = make_file_engine();
-    outcome.path = save_snapshots({*files, {}}, directory, snapshots_of(place));
+    outcome.path = save_snapshots({*files, {}}, directory, gather());
     for (const auto& [kept, slot] : place.slots) {
       SnapshotMemory(kept->snapshots).advance(slot, SnapshotState::kDurable);
     }
@@ -66,8 +68,9 @@ void SnapshotSaver::run() {
     if (!place_) return;
     const MomentPlace place = *place_;
     const std::filesystem::path directory = directory_;
+    const Gather gather = std::exchange(gather_, nullptr);
     lock.unlock();
-    SaveOutcome outcome = save_now(place, directory);
+    SaveOutcome outcome = save_now(place, gather, directory);
     lock.lock();
     outcome_ = std::move(outcome);
     place_.reset();

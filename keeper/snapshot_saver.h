@@ -8,6 +8,7 @@
 #include <optional>
 #include <thread>
 
+#include "checkpoint/snapshot_reader.h"
 #include "keeper/kept_ranks.h"
 
 namespace thimble {
@@ -29,9 +30,11 @@ class SnapshotSaver {
   SnapshotSaver(const SnapshotSaver&) = delete;
   SnapshotSaver& operator=(const SnapshotSaver&) = delete;
 
-  /// Begins to save the moment's snapshots, which must stay until it has ended. None may be under
+  /// Of all ranks of a moment; called on the saver's thread. What it throws ends the save.
+  using Gather = std::function<std::vector<SnapshotPart>()>;
+  /// Begins to save what `gather` finds of the moment, of which `place` is here. None may be under
   /// way.
-  void save(const MomentPlace& place, const std::filesystem::path& directory);
+  void save(const MomentPlace& place, Gather gather, const std::filesystem::path& directory);
   bool is_busy() const;
   /// The moment that is being saved; none: nothing is.
   std::optional<SnapshotMoment> saving() const;
@@ -40,12 +43,14 @@ class SnapshotSaver {
 
  private:
   void run();
-  SaveOutcome save_now(const MomentPlace& place, const std::filesystem::path& directory) const;
+  SaveOutcome save_now(const MomentPlace& place, const Gather& gather,
+                       const std::filesystem::path& directory) const;
 
   std::function<void()> ended_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<MomentPlace> place_;
+  Gather gather_;
   std::filesystem::path directory_;
   std::optional<SaveOutcome> outcome_;
   bool ends_ = false;

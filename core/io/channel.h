@@ -15,7 +15,7 @@
 namespace thimble {
 
 /// The longest text of a message.
-inline constexpr std::int64_t kLongestMessage = std::int64_t{1} << 20;
+inline constexpr std::int64_t kLongestMessage = std::int64_t{16} << 20;
 
 struct ChannelMessage {
   std::string text;

@@ -33,6 +33,12 @@ MemoryFile MemoryFile::adopt(FileDescriptor descriptor) {
   return {std::move(descriptor), found.st_size};
 }
 
+MemoryFile share(const MemoryFile& memory) {
+  FileDescriptor copy(::fcntl(memory.descriptor(), F_DUPFD_CLOEXEC, 0));
+  if (!copy) throw_errno("fcntl F_DUPFD_CLOEXEC", "shared memory");
+  return MemoryFile::adopt(std::move(copy));
+}
+
 MappedMemory::MappedMemory(const MemoryFile& memory, void* at) : in_place_(at != nullptr) {
   const auto bytes = narrow<std::size_t>(memory.bytes());
   void* found = ::mmap(at, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | (in_place_ ? MAP_FIXED : 0),

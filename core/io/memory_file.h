@@ -31,6 +31,9 @@ class MemoryFile {
   std::int64_t bytes_;
 };
 
+/// The same memory by a descriptor of its own. Throws SystemError.
+MemoryFile share(const MemoryFile& memory);
+
 /// A memory file among the addresses of this process, for reading and writing.
 class MappedMemory {
  public:

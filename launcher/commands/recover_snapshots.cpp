@@ -3,62 +3,30 @@
 #include <spdlog/spdlog.h>
 
 #include <cstdlib>
-#include <cstring>
 #include <random>
 
 #include "launcher/commands/choose_checkpoint.h"
+#include "launcher/commands/kept_moments.h"
 #include "launcher/run/machine.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
 namespace {
 
-std::optional<KeeperClient> find_keeper(const Prepared& p, int rank) {
+// A run that takes snapshots needs one anyway, and a node that takes a lost one's place has to be
+// found by the others.
+NearKeeper near_keeper(const Prepared& p, int rank) {
+  NearKeeper near{keeper_of(p), std::nullopt};
   try {
-    return KeeperClient::find(keeper_of(p), rank);
+    if (p.spec.snapshots) {
+      near.client.emplace(KeeperClient::find_or_start(near.options, rank));
+    } else if (auto found = KeeperClient::find(near.options, rank)) {
+      near.client.emplace(std::move(*found));
+    }
   } catch (const std::runtime_error& e) {
     spdlog::warn("the keeper of this run cannot be asked: {}", e.what());
-    return std::nullopt;
   }
-}
-
-// The ranks' newest moments are the same unless one is damaged: then the oldest of them, if all
-// have it.
-std::optional<SnapshotMoment> agree_on_moment(Communicator& comm, const KeptRanks& kept) {
-  std::vector<std::string> damaged;
-  const std::optional<MomentPlace> newest = kept.newest(damaged);
-  for (const std::string& why : damaged) spdlog::warn("{}", why);
-  const SnapshotMoment mine = newest ? newest->moment : SnapshotMoment{-1, 0};
-  const auto bytes = all_gather_control(comm, "snapshots", std::as_bytes(std::span(&mine, 1)));
-  std::vector<SnapshotMoment> all(static_cast<std::size_t>(comm.size()));
-  std::memcpy(all.data(), bytes.data(), bytes.size());
-  SnapshotMoment oldest = all.front();
-  for (const SnapshotMoment& moment : all) {
-    if (moment.step < oldest.step) oldest = moment;
-  }
-  const std::string lacks =
-      oldest.step >= 0 && kept.find(oldest, damaged) ? "" : "it is not in this node's memory";
-  if (!first_reason(comm, "snapshots", lacks).empty()) return std::nullopt;
-  return oldest;
-}
-
-// Each rank of a node checks some of what lies there.
-std::string damage_of(const MomentPlace& place, const RankSetting& rank) {
-  try {
-    const std::vector<SealedSnapshot> snapshots = snapshots_of(place);
-    for (std::size_t i = 0; i < snapshots.size(); ++i) {
-      if (static_cast<int>(i) % rank.ranks_on_node == rank.comm.rank() % rank.ranks_on_node)
-        snapshots[i].verify();
-    }
-  } catch (const SystemError& e) {
-    return e.what();
-  }
-  return "";
-}
-
-// Damaged slots are emptied, on whatever rank's account.
-void drop(const MomentPlace& place) {
-  for (const auto& [kept, slot] : place.slots) SnapshotMemory(kept->snapshots).clear(slot);
+  return near;
 }
 
 // That no other start of a run has.
@@ -71,63 +39,57 @@ std::int64_t new_number() {
 
 KeeperOptions keeper_of(const Prepared& p) {
   const char* node = std::getenv("THIMBLE_NODE");
-  return {.run = std::filesystem::absolute(p.run).lexically_normal(),
-          .node = node != nullptr ? node : host_name(),
-          .minutes = p.job.checkpoint.keeper_minutes};
+  const char* address = std::getenv("THIMBLE_NODE_ADDRESS");
+  KeeperOptions options{.run = std::filesystem::absolute(p.run).lexically_normal(),
+                        .node = node != nullptr ? node : host_name(),
+                        .minutes = p.job.checkpoint.keeper_minutes};
+  if (address != nullptr) options.address = address;
+  return options;
 }
 
 std::optional<MemoryFile> RecoveredSnapshots::own(int rank) {
   if (!moment) return std::nullopt;
-  std::vector<std::string> told;
-  const auto place = kept.find(*moment, told);
-  for (const auto& [held, slot] : place->slots) {
+  for (const auto& [held, slot] : kept.here(*moment).slots) {
     const auto sealed = held->snapshots.sealed(slot);
-    if (!sealed || sealed->text.rank != rank) continue;
-    FileDescriptor copy(::dup(held->memory.descriptor()));
-    return MemoryFile::adopt(std::move(copy));
+    if (sealed && sealed->text.rank == rank) return share(held->memory);
   }
   return std::nullopt;
 }
 
 RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
                                      std::int64_t saved_step) {
-  RecoveredSnapshots found;
   Communicator& comm = rank.comm;
-  std::optional<KeeperClient> keeper = find_keeper(p, comm.rank());
-  if (keeper) {
-    KeptMemory memory = keeper->look();
-    found.saving_step = memory.saving_step;
-    for (auto& [of, file] : memory.ranks) {
-      found.kept.keep(of, std::move(file));
-      found.kept.make_older();  // one rank may be there twice
-    }
-  }
+  RecoveredSnapshots found;
+  found.secret = all_gather_texts(comm, "the keepers", fmt::format("{:016x}", new_number()))[0];
+  NearKeeper near = near_keeper(p, comm.rank());
+  KeptMoments moments(comm, near, found.secret);
+  found.saving_step = moments.saving_step();
   const TrainArguments& arguments = rank.arguments;
   const bool anew = arguments.fresh || arguments.resume_from.has_value();
-  while (const auto moment = agree_on_moment(comm, found.kept)) {
+  while (const std::optional<SnapshotMoment> moment = moments.newest()) {
     if (anew || moment->step < saved_step) break;
     if (arguments.resume == "never")
       throw_user(
-          "--resume never: step {} of this run is in its keeper's memory; --fresh starts "
-          "anew",
+          "--resume never: step {} of this run is in its keeper's memory; --fresh starts anew",
           moment->step);
-    std::vector<std::string> told;
-    const MomentPlace place = *found.kept.find(*moment, told);
-    const std::string damage = first_reason(comm, "snapshots", damage_of(place, rank));
-    if (!damage.empty()) {
-      if (comm.rank() == 0) spdlog::warn("passed over: {}", damage);
-      drop(place);
-      barrier(comm, "snapshots");
-      continue;
+    std::string failure = moments.make_whole(*moment);
+    try {
+      if (failure.empty()) found.reader = std::make_unique<SnapshotReader>(moments.parts(*moment));
+    } catch (const std::runtime_error& e) {
+      failure = e.what();
     }
-    std::vector<SnapshotPart> parts;
-    for (const SealedSnapshot& snapshot : snapshots_of(place)) parts.push_back(part_of(snapshot));
-    found.reader = std::make_unique<SnapshotReader>(std::move(parts));
-    found.moment = moment;
-    return found;
+    failure = first_reason(comm, "snapshots", failure);
+    if (failure.empty()) {
+      found.moment = moment;
+      found.kept = moments.here();
+      return found;
+    }
+    found.reader.reset();
+    if (comm.rank() == 0)
+      spdlog::warn("passed over: the snapshot of step {}: {}", moment->step, failure);
+    moments.pass_over(*moment);
   }
-  if (keeper) keeper->forget();
-  found.kept.clear();
+  if (near.client && moments.any()) near.client->forget();
   barrier(comm, "snapshots");
   return found;
 }
@@ -156,6 +118,8 @@ std::optional<Snapshots> make_snapshots(const RankSetting& rank, const Prepared&
   return std::optional<Snapshots>(std::in_place,
                                   Snapshots::Parts{.engine = source.engine,
                                                    .keeper = keeper_of(p),
+                                                   .erasure = p.job.checkpoint.erasure,
+                                                   .secret = memory.secret,
                                                    .identity = source.identity,
                                                    .room = std::move(source.room),
                                                    .start = static_cast<std::uint64_t>(start),

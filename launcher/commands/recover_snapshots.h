@@ -21,14 +21,15 @@ struct RecoveredSnapshots {
   KeptRanks kept;                          // of this node; the reader reads it
   std::unique_ptr<SnapshotReader> reader;  // none without a moment
   std::int64_t saving_step = -1;           // that a keeper is saving
+  std::string secret;                      // of this start's keepers; the same on all ranks
   /// This rank's memory of that moment, to be filled on; none if it has none.
   std::optional<MemoryFile> own(int rank);
 };
 
-/// The newest moment that all ranks of an earlier start have sealed, verified byte by byte, if it
-/// is not older than `saved_step`, that of the newest checkpoint on disk. All ranks together. What
-/// the arguments do not let the run go on from is forgotten. Throws UserError if they forbid to go
-/// on at all.
+/// The newest moment that all ranks of an earlier start have sealed, or that can be rebuilt,
+/// verified byte by byte, if it is not older than `saved_step`, that of the newest checkpoint on
+/// disk. All ranks together. What the arguments do not let the run go on from is forgotten. Throws
+/// UserError if they forbid to go on at all.
 RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
                                      std::int64_t saved_step);
 

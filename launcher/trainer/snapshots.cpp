@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
-#include <cstring>
+#include <nlohmann/json.hpp>
 #include <thread>
 
 #include "core/base/error.h"
@@ -13,7 +13,11 @@
 namespace thimble {
 namespace {
 
+using Json = nlohmann::ordered_json;
+
 constexpr auto kLookInterval = std::chrono::milliseconds(5);
+constexpr auto kLongestWait = std::chrono::seconds(30);  // for other nodes, where a save is due
+constexpr std::byte kNotReady{0}, kReady{1}, kRemade{2};
 
 bool has_room(const SnapshotMemory& memory, const SnapshotRoom& room) {
   return memory.room().text_bytes == room.text_bytes && memory.room().pieces == room.pieces &&
@@ -56,7 +60,7 @@ Snapshots::Snapshots(Parts parts)
   }
   if (parts_.saving_step >= 0) saving_ = SnapshotMoment{parts_.saving_step, 0};
   connect();
-  barrier(parts_.engine.comm(), "the keepers");
+  announce_world();
   parts_.engine.set_state_watcher(&copy_);
 }
 
@@ -69,18 +73,56 @@ void Snapshots::connect() {
   keeper_->keep(parts_.engine.rank(), parts_.start, memory_);
 }
 
+// Tells the nodes' keepers of each other.
+void Snapshots::announce_world() {
+  Communicator& comm = parts_.engine.comm();
+  const SnapshotRoom& room = snapshots_.room();
+  const Json mine{parts_.keeper.node, keeper_->address(), room.text_bytes, room.pieces,
+                  room.data_bytes};
+  KeeperWorld world{
+      .start = parts_.start, .secret = parts_.secret, .erasure = parts_.erasure, .nodes = {}};
+  const std::vector<std::string> texts = all_gather_texts(comm, "the keepers", mine.dump());
+  int rank = 0;
+  for (const std::string& text : texts) {
+    const Json json = Json::parse(text);
+    auto node = std::find_if(world.nodes.begin(), world.nodes.end(),
+                             [&](const KeeperNode& n) { return n.name == json.at(0); });
+    if (node == world.nodes.end())
+      node = world.nodes.insert(node, {.name = json.at(0), .address = json.at(1), .ranks = {}});
+    node->ranks.push_back({rank++, {json.at(2), json.at(3), json.at(4)}});
+  }
+  world.me = world.node_of(comm.rank());
+  in_group_ = world.group_of(world.me).has_value();
+  const auto& here = world.nodes[static_cast<std::size_t>(world.me)];
+  if (world.nodes.size() > 1 && here.ranks.front().rank == comm.rank()) keeper_->join(world);
+  barrier(comm, "the keepers");
+}
+
+// The newest snapshot outlives this node, so that the one before it may go.
+bool Snapshots::is_protected(bool wait) const {
+  const int newest = 1 - next_slot_;
+  if (!in_group_ || in_slot_[static_cast<std::size_t>(newest)].start != parts_.start) return true;
+  const auto end = std::chrono::steady_clock::now() + kLongestWait;
+  while (snapshots_.state(newest) < SnapshotState::kEncoded) {
+    if (!wait || std::chrono::steady_clock::now() > end) return false;
+    std::this_thread::sleep_for(kLookInterval);
+  }
+  return true;
+}
+
 // A keeper that was killed is made anew: the memory is still ours.
-bool Snapshots::is_ready(const RunState& run) {
+std::byte Snapshots::look_at_keeper(const RunState& run) {
   if (const std::string failure = copy_.failure(); !failure.empty())
-    spdlog::warn("step {}: the snapshot failed: {}", run.train.step - 1, failure);
-  if (keeper_ && keeper_->is_alive()) return true;
+    spdlog::warn("step {}: the snapshot before failed: {}", run.train.step, failure);
+  if (keeper_ && keeper_->is_alive()) return kReady;
   try {
     spdlog::warn("step {}: the keeper is gone; another one is started", run.train.step);
     connect();
-    return true;
+    keeper_->meet(parts_.secret);
+    return kRemade;
   } catch (const SystemError& e) {
     spdlog::warn("step {}: {}", run.train.step, e.what());
-    return false;
+    return kNotReady;
   }
 }
 
@@ -124,16 +166,20 @@ std::optional<SaveOutcome> Snapshots::wait_for_save(const RunState& run) {
 bool Snapshots::take(const RunState& run, bool save) {
   copy_.finish();  // of what no update has waited for
   Communicator& comm = run.comm();
-  constexpr std::byte kReady{1};
   const bool was_whole = taken_ == 0 || copy_.failure().empty();
-  const std::byte mine = is_ready(run) ? kReady : std::byte{};
+  std::byte mine = look_at_keeper(run);
+  if (mine == kReady && !is_protected(save)) mine = kNotReady;
   // Nobody overwrites an older snapshot before all have the newer one.
   const auto all = all_gather_control(comm, "snapshot", std::span(&mine, 1));
+  const auto any = [&all](std::byte which) {
+    return std::find(all.begin(), all.end(), which) != all.end();
+  };
   const bool held = saving_ && saving_->step == in_slot_[static_cast<std::size_t>(next_slot_)].step;
-  if (held || std::any_of(all.begin(), all.end(), [](std::byte b) { return b != kReady; })) {
+  if (held || any(kNotReady)) {
     ++skipped_;
     return false;
   }
+  if (any(kRemade)) announce_world();
   if (older_ && taken_ > 0 && was_whole) {
     keeper_->drop_older();
     older_ = false;

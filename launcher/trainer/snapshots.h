@@ -18,6 +18,8 @@ class Snapshots {
   struct Parts {
     TrainEngine& engine;
     KeeperOptions keeper;
+    std::string erasure;  // checkpoint.erasure
+    std::string secret;   // of this start's keepers
     CheckpointIdentity identity;
     Reservation room;                         // of reserve_snapshots()
     std::uint64_t start = 0;                  // of this run's starts, the same on all ranks
@@ -48,7 +50,9 @@ class Snapshots {
 
  private:
   void connect();
-  bool is_ready(const RunState& run);
+  void announce_world();
+  bool is_protected(bool wait) const;
+  std::byte look_at_keeper(const RunState& run);
   std::optional<SaveOutcome> agree_on(const RunState& run, std::optional<SaveOutcome> outcome);
 
   Parts parts_;
@@ -58,6 +62,7 @@ class Snapshots {
   std::optional<KeeperClient> keeper_;
   int next_slot_ = 0;
   std::array<SnapshotMoment, SnapshotMemory::kSlots> in_slot_{};
+  bool in_group_ = false;                 // other nodes protect this one's memory
   std::optional<SnapshotMoment> saving_;  // asked of the keeper; the same on all ranks
   bool older_ = true;                     // memory of earlier starts may still be there
   std::int64_t taken_ = 0, skipped_ = 0;

@@ -13,7 +13,7 @@ class KeptRanksTest : public ::testing::Test {
  protected:
   SampleRank& rank(int number, int ranks) {
     ranks_.push_back(std::make_unique<SampleRank>(number, ranks));
-    kept_.keep(number, copy_of(ranks_.back()->memory()));
+    kept_.keep(number, share(ranks_.back()->memory()));
     return *ranks_.back();
   }
   std::optional<SnapshotMoment> newest() {

@@ -4,6 +4,7 @@
 #include <map>
 
 #include "core/io/crc32c.h"
+#include "keeper/keeper_world.h"
 #include "keeper/kept_ranks.h"
 #include "tests/io/temp_dir.h"
 
@@ -70,6 +71,12 @@ class SampleRank {
     all.begin(slot, text, pieces);
     std::copy(data.begin(), data.end(), all.data(slot).begin());
   }
+  NodeRank node_rank() const { return {rank_, kRoom}; }
+  /// All bytes of a slot but its state.
+  std::vector<std::byte> image(int slot) const {
+    const auto image = snapshots().image(slot);
+    return {image.begin(), image.end()};
+  }
   void seal(int slot) { snapshots().seal(slot); }
   void fill(int slot, const SnapshotMoment& moment) {
     begin(slot, moment);
@@ -84,9 +91,5 @@ class SampleRank {
   MemoryFile memory_;
   MappedMemory mapped_;
 };
-
-inline MemoryFile copy_of(const MemoryFile& memory) {
-  return MemoryFile::adopt(FileDescriptor(::dup(memory.descriptor())));
-}
 
 }  // namespace thimble

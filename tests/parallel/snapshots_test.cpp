@@ -167,10 +167,10 @@ TEST(SnapshotsOnDisk, AreTheCheckpointOfTheirStep) {
       std::vector<SnapshotPart> parts;
       for (auto& snapshot : all) sealed.push_back(snapshot->sealed(0));
       for (const SealedSnapshot& snapshot : sealed) parts.push_back(part_of(snapshot));
-      const auto path = save_snapshots({*files, {}}, dir.path() / "run" / "checkpoints", sealed);
+      const auto path = save_snapshots({*files, {}}, dir.path() / "run" / "checkpoints", parts);
       const auto a = CheckpointReader::open(dir.path() / "saved" / "ckpt-1", {*files, {}});
       const auto b = CheckpointReader::open(path, {*files, {}});
-      const SnapshotReader c(std::move(parts));
+      const SnapshotReader c(parts);
       EXPECT_EQ(b.metadata(), "{}");
       EXPECT_EQ(a.tensors().size(), b.tensors().size());
       for (const auto& [key, placed] : a.tensors()) {
@@ -182,8 +182,8 @@ TEST(SnapshotsOnDisk, AreTheCheckpointOfTheirStep) {
         EXPECT_TRUE(bytes(a) == bytes(b)) << key;
         EXPECT_TRUE(bytes(a) == bytes(c)) << key;
       }
-      sealed.pop_back();
-      EXPECT_THROW(save_snapshots({*files, {}}, dir.path() / "run" / "checkpoints", sealed),
+      parts.pop_back();
+      EXPECT_THROW(save_snapshots({*files, {}}, dir.path() / "run" / "checkpoints", parts),
                    SystemError);
     }
     barrier(comm, "snapshots");

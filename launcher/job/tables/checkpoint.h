@@ -11,6 +11,7 @@ struct CheckpointConfig {
   std::int64_t save_total_limit = 3;
   std::int64_t memory_steps = 0;
   double keeper_minutes = 10;
+  std::string erasure = "auto";
   bool operator==(const CheckpointConfig&) const = default;
 };
 
@@ -42,5 +43,12 @@ inline void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoi
          .range = at_least(0),
          .unit = "minutes",
          .resume = ResumeClass::kContinues});
+  visit(
+      {.name = "erasure",
+       .doc =
+           "How many nodes' memory may be lost: \"K+M\", groups of K + M nodes of which any M may "
+           "go; \"auto\", by the number of nodes; \"none\"",
+       .value = &checkpoint.erasure,
+       .resume = ResumeClass::kContinues});
 }
 }  // namespace thimble::job
