@@ -181,6 +181,8 @@ class Keeper {
     } else if (what == kAskSave) {
       pending_ = SnapshotMoment{ask.at("step"), ask.at("start")};
       unsaved_signature_ = 1;
+    } else if (what == kAskSaving) {
+      reply["saving"] = saving_step();
     } else if (what == kAskFinish) {
       finished_ = true;
     } else {
@@ -193,10 +195,14 @@ class Keeper {
     while (saver_.is_busy()) ::usleep(1000);
   }
 
-  void show(Visitor& visitor) {
-    Json all{{"kept", kept_.all().size()}, {"saving", kNoStep}, {"worlds", peers_.worlds()}};
+  std::int64_t saving_step() const {
     const std::optional<SnapshotMoment> saving = pending_ ? pending_ : saver_.saving();
-    if (saving) all["saving"] = saving->step;
+    return saving ? saving->step : kNoStep;
+  }
+
+  void show(Visitor& visitor) {
+    const Json all{
+        {"kept", kept_.all().size()}, {"saving", saving_step()}, {"worlds", peers_.worlds()}};
     visitor.channel.send(all.dump());
     for (const auto& kept : kept_.all())
       visitor.channel.send(Json{{"rank", kept->rank}}.dump(), kept->memory.descriptor());

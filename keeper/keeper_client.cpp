@@ -123,6 +123,10 @@ void KeeperClient::save(const SnapshotMoment& moment) {
   ask(Json{{"ask", kAskSave}, {"step", moment.step}, {"start", moment.start}}.dump());
 }
 
+std::int64_t KeeperClient::saving_step() {
+  return Json::parse(ask(Json{{"ask", kAskSaving}}.dump()).text).at("saving");
+}
+
 void KeeperClient::meet(const std::string& secret) {
   ask(Json{{"ask", kAskMeet}, {"secret", secret}}.dump());
 }

@@ -35,6 +35,8 @@ class KeeperClient {
   void drop_older();
   void forget();
   void save(const SnapshotMoment& moment);
+  /// That it is saving, or is about to; -1: none.
+  std::int64_t saving_step();
   /// Others that show this may ask it from now on.
   void meet(const std::string& secret);
   /// The nodes of this start.

@@ -23,6 +23,7 @@ inline constexpr std::string_view kAskKeep = "keep";             // rank, start;
 inline constexpr std::string_view kAskDropOlder = "drop_older";  // memory of earlier starts
 inline constexpr std::string_view kAskForget = "forget";         // all memory
 inline constexpr std::string_view kAskSave = "save";             // step, start
+inline constexpr std::string_view kAskSaving = "saving";         // what step
 inline constexpr std::string_view kAskFinish = "finish";         // the run is over
 
 inline constexpr std::string_view kAskWorld = "world";      // of this start: see world_text()

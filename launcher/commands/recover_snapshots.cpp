@@ -90,6 +90,7 @@ RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
     moments.pass_over(*moment);
   }
   if (near.client && moments.any()) near.client->forget();
+  found.saving_step = -1;
   barrier(comm, "snapshots");
   return found;
 }

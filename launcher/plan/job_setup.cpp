@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "checkpoint/code_shape.h"
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
 #include "core/io/file.h"
@@ -209,6 +210,9 @@ bool takes_snapshots(const job::JobConfig& job) {
   if (job.device != DeviceKind::kCpu)
     throw_user("checkpoint.memory_steps = {}: allowed with device = \"cpu\"",
                job.checkpoint.memory_steps);
+  const std::string& erasure = job.checkpoint.erasure;
+  if (erasure != "auto" && erasure != "none")
+    static_cast<void>(parse_code_shape(erasure, "checkpoint.erasure"));
   return true;
 }
 

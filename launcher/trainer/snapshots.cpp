@@ -16,6 +16,9 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr auto kLookInterval = std::chrono::milliseconds(5);
+constexpr auto kAskInterval = std::chrono::milliseconds(500);
+constexpr const char* kSaved = "saved";
+constexpr const char* kSomehow = "ended";                // how, only an earlier start was told
 constexpr auto kLongestWait = std::chrono::seconds(30);  // for other nodes, where a save is due
 constexpr std::byte kNotReady{0}, kReady{1}, kRemade{2};
 
@@ -126,27 +129,39 @@ std::byte Snapshots::look_at_keeper(const RunState& run) {
   }
 }
 
-// Rank 0 hears of it.
+// On rank 0, which hears of it, unless an earlier start had asked.
+std::optional<SaveOutcome> Snapshots::hear_of_save() {
+  try {
+    if (auto outcome = keeper_->take_outcome()) return outcome;
+    const auto now = std::chrono::steady_clock::now();
+    if (now - asked_ < kAskInterval) return std::nullopt;
+    asked_ = now;
+    if (keeper_->saving_step() >= 0) return std::nullopt;
+    if (auto outcome = keeper_->take_outcome()) return outcome;
+    return SaveOutcome{.failure = kSomehow};
+  } catch (const SystemError&) {
+    return SaveOutcome{.failure = "the keeper is gone"};
+  }
+}
+
+// The leader's outcome, on all ranks.
 std::optional<SaveOutcome> Snapshots::agree_on(const RunState& run,
                                                std::optional<SaveOutcome> outcome) {
   std::string text;
-  if (run.leads() && outcome) text = outcome->failure.empty() ? "saved" : outcome->failure;
-  text = first_reason(run.comm(), "the save", text);
+  if (outcome) text = outcome->failure.empty() ? kSaved : outcome->failure;
+  text = all_gather_texts(run.comm(), "the save", text)[0];
   if (text.empty()) return std::nullopt;
+  const SnapshotMoment moment = *std::exchange(saving_, std::nullopt);
+  if (text == kSomehow) return std::nullopt;
   SaveOutcome agreed = outcome.value_or(SaveOutcome{});
-  agreed.moment = *std::exchange(saving_, std::nullopt);
-  if (!run.leads() && !text.ends_with("saved")) agreed.failure = text;
+  agreed.moment = moment;
+  agreed.failure = text == kSaved ? "" : text;
   return agreed;
 }
 
 std::optional<SaveOutcome> Snapshots::ended_save(const RunState& run) {
   if (!saving_) return std::nullopt;
-  std::optional<SaveOutcome> outcome;
-  if (run.leads()) {
-    outcome = keeper_->take_outcome();
-    if (!outcome && !keeper_->is_alive()) outcome = SaveOutcome{.failure = "the keeper is gone"};
-  }
-  return agree_on(run, std::move(outcome));
+  return agree_on(run, run.leads() ? hear_of_save() : std::nullopt);
 }
 
 std::optional<SaveOutcome> Snapshots::wait_for_save(const RunState& run) {
@@ -156,8 +171,7 @@ std::optional<SaveOutcome> Snapshots::wait_for_save(const RunState& run) {
   if (const std::string why = first_reason(run.comm(), "snapshot", copy_.failure()); !why.empty())
     outcome = SaveOutcome{.failure = why};
   while (run.leads() && !outcome) {
-    outcome = keeper_->take_outcome();
-    if (!outcome && !keeper_->is_alive()) outcome = SaveOutcome{.failure = "the keeper is gone"};
+    outcome = hear_of_save();
     if (!outcome) std::this_thread::sleep_for(kLookInterval);
   }
   return agree_on(run, std::move(outcome));

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <array>
+#include <chrono>
 #include <optional>
 #include <string>
 
@@ -53,6 +54,7 @@ class Snapshots {
   void announce_world();
   bool is_protected(bool wait) const;
   std::byte look_at_keeper(const RunState& run);
+  std::optional<SaveOutcome> hear_of_save();
   std::optional<SaveOutcome> agree_on(const RunState& run, std::optional<SaveOutcome> outcome);
 
   Parts parts_;
@@ -62,9 +64,10 @@ class Snapshots {
   std::optional<KeeperClient> keeper_;
   int next_slot_ = 0;
   std::array<SnapshotMoment, SnapshotMemory::kSlots> in_slot_{};
-  bool in_group_ = false;                 // other nodes protect this one's memory
-  std::optional<SnapshotMoment> saving_;  // asked of the keeper; the same on all ranks
-  bool older_ = true;                     // memory of earlier starts may still be there
+  bool in_group_ = false;                        // other nodes protect this one's memory
+  std::optional<SnapshotMoment> saving_;         // asked of the keeper; the same on all ranks
+  std::chrono::steady_clock::time_point asked_;  // the keeper, about it
+  bool older_ = true;                            // memory of earlier starts may still be there
   std::int64_t taken_ = 0, skipped_ = 0;
   LazySnapshot copy_;  // last: it writes to the memory
 };

@@ -58,7 +58,7 @@ TEST_F(SnapshotRunTest, TakesNothingFromTheBitsOfARun) {
 TEST_F(SnapshotRunTest, KilledAnywhereItGoesOnFromMemory) {
   int number = 0;
   for (const char* point :
-       {"snapshot.begin:3", "snapshot.copy:150", "snapshot.copied:240", "arena.reserve:1200"}) {
+       {"snapshot.begin:3", "snapshot.copy:150", "snapshot.copied:240", "checkpoint.create:1"}) {
     const std::string name = "k" + std::to_string(number++);
     EXPECT_EQ(train(name, "", "THIMBLE_FAILPOINT=" + std::string(point) + ":kill"), 128 + SIGKILL)
         << point << dir_.err();
@@ -123,6 +123,76 @@ TEST_F(SnapshotRunTest, FreshAndNeverAskForNothingInMemory) {
   ASSERT_EQ(train("f", "--fresh"), 0) << dir_.err();
   EXPECT_EQ(dir_.err().find("resuming"), std::string::npos) << dir_.err();
   EXPECT_EQ(weights("f"), undisturbed());
+}
+
+// Each rank is a node of its own here: a name, a keeper, memory.
+class NodesRunTest : public SnapshotRunTest {
+ protected:
+  static constexpr int kNodes = 3;
+
+  NodesRunTest() {
+    dir_.write("node.sh",
+               "export THIMBLE_NODE=n$OMPI_COMM_WORLD_RANK\n"
+               "[ \"$THIMBLE_NODE\" = \"$CUT_NODE\" ] && export THIMBLE_FAILPOINT=$CUT_AT\n"
+               "exec \"$@\"\n");
+  }
+  int train_nodes(const std::string& name, const std::string& more = "",
+                  const std::string& environment = "") const {
+    return train(name, "--set parallelism.zero_stage=1 " + more,
+                 environment +
+                     " OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
+                     " OMPI_MCA_mpi_yield_when_idle=1 mpirun --oversubscribe --bind-to none -np " +
+                     std::to_string(kNodes) + " sh node.sh");
+  }
+  // The node's memory goes with its keeper.
+  void lose(const std::string& name, int node) const {
+    const std::string log =
+        dir_.file("runs/" + name + "/logs/keeper-n" + std::to_string(node) + ".log");
+    const std::size_t at = log.rfind("process ");
+    ASSERT_NE(at, std::string::npos) << log;
+    ASSERT_EQ(::kill(std::stoi(log.substr(at + 8)), SIGKILL), 0);
+  }
+  const std::string& undisturbed_nodes() {
+    if (nodes_.empty()) {
+      EXPECT_EQ(train_nodes("nodes"), 0) << dir_.err();
+      nodes_ = weights("nodes");
+    }
+    return nodes_;
+  }
+  std::string nodes_;
+};
+
+TEST_F(NodesRunTest, ALostNodeCostsTheStepsSinceTheLastSnapshot) {
+  {
+    const int lost = 0;
+    const std::string name = "lost" + std::to_string(lost);
+    EXPECT_NE(train_nodes(name, "", "CUT_NODE=n1 CUT_AT=snapshot.begin:5:kill"), 0);
+    lose(name, lost);
+    ASSERT_EQ(train_nodes(name), 0) << dir_.err();
+    EXPECT_NE(dir_.err().find("rebuilding the memory of n" + std::to_string(lost) + " at step"),
+              std::string::npos)
+        << dir_.err();
+    EXPECT_NE(dir_.err().find("resuming from the snapshot of step"), std::string::npos);
+    EXPECT_EQ(weights(name), undisturbed_nodes()) << lost;
+  }
+}
+
+TEST_F(NodesRunTest, MoreLostNodesThanTheCodeProtectsCostTheStepsSinceTheLastSave) {
+  EXPECT_NE(train_nodes("two", "--set checkpoint.save_steps=2 --set checkpoint.erasure=2+1",
+                        "CUT_NODE=n1 CUT_AT=snapshot.begin:5:kill"),
+            0);
+  lose("two", 0);
+  lose("two", 1);
+  ASSERT_EQ(train_nodes("two"), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("resuming from /"), std::string::npos) << dir_.err();
+  EXPECT_EQ(weights("two"), undisturbed_nodes());
+}
+
+TEST_F(NodesRunTest, ACodeThatTheNodesCannotHaveIsRefused) {
+  EXPECT_EQ(train_nodes("no", "--set checkpoint.erasure=3+1"), 2) << dir_.err();
+  EXPECT_NE(dir_.err().find("checkpoint.erasure"), std::string::npos) << dir_.err();
+  EXPECT_EQ(train("no", "--set checkpoint.erasure=much"), 2);
+  EXPECT_NE(dir_.err().find("checkpoint.erasure"), std::string::npos) << dir_.err();
 }
 
 TEST_F(SnapshotRunTest, WhatCannotBeIsRefused) {
