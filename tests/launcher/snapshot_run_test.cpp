@@ -58,7 +58,7 @@ TEST_F(SnapshotRunTest, TakesNothingFromTheBitsOfARun) {
 TEST_F(SnapshotRunTest, KilledAnywhereItGoesOnFromMemory) {
   int number = 0;
   for (const char* point :
-       {"snapshot.begin:3", "snapshot.copy:150", "snapshot.copied:240", "snapshot.copied:400"}) {
+       {"snapshot.begin:3", "snapshot.copy:150", "snapshot.copied:240", "snapshot.copied:300"}) {
     const std::string name = "k" + std::to_string(number++);
     EXPECT_EQ(train(name, "", "THIMBLE_FAILPOINT=" + std::string(point) + ":kill"), 128 + SIGKILL)
         << point << dir_.err();
