@@ -26,9 +26,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-constexpr double kPatienceS = 10;  // for the rest of a message that has begun
-constexpr int kIdleWaitMs = 500;   // between looks at the clock
-constexpr int kNewsWaitMs = 10;    // until a snapshot is sealed for which something waits
+constexpr double kPatienceS = 10;    // for the rest of a message that has begun
+constexpr int kIdleWaitMs = 500;     // between looks at the clock
+constexpr int kNewsWaitMs = 10;      // until a snapshot is sealed for which something waits
+constexpr double kWithNothingS = 3;  // that it waits for ranks if it keeps nothing for them
 constexpr auto kLongestGather = std::chrono::seconds(20);
 constexpr std::int64_t kNoStep = -1;
 
@@ -320,9 +321,9 @@ class Keeper {
     }
     std::error_code ignored;
     if (!std::filesystem::exists(options_.run, ignored)) return true;
-    return !has_ranks() && !pending_ &&
-           std::chrono::duration<double>(Clock::now() - alone_since_).count() >
-               options_.minutes * 60;
+    if (has_ranks() || pending_) return false;
+    const double alone_s = std::chrono::duration<double>(Clock::now() - alone_since_).count();
+    return alone_s > options_.minutes * 60 || (alone_s > kWithNothingS && !newest_here());
   }
 
   const KeeperOptions& options_;

@@ -16,6 +16,7 @@ struct KeeperOptions {
   std::string node;                   // its name among the nodes of the run
   double minutes = 10;                // that it waits for ranks to come
   std::string address = "127.0.0.1";  // at which keepers of other nodes reach it
+  bool is_simulated = false;          // several nodes of one machine, for tests
 };
 
 /// The name under which processes of this machine reach the keeper.

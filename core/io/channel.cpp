@@ -2,6 +2,7 @@
 
 #include <arpa/inet.h>
 #include <fcntl.h>
+#include <ifaddrs.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -14,9 +15,11 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <memory>
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
+#include "core/base/text.h"
 
 namespace thimble {
 namespace {
@@ -143,6 +146,25 @@ void keep_descriptor(msghdr& message, FileDescriptor* kept) {
 }
 
 }  // namespace
+
+std::string ipv4_address(const std::string& interface_or_address) {
+  in_addr given{};
+  if (::inet_pton(AF_INET, interface_or_address.c_str(), &given) == 1) return interface_or_address;
+  ifaddrs* all = nullptr;
+  if (::getifaddrs(&all) != 0) throw_errno("getifaddrs", interface_or_address);
+  const std::unique_ptr<ifaddrs, void (*)(ifaddrs*)> owned(all, &::freeifaddrs);
+  std::vector<std::string> names;
+  for (const ifaddrs* i = all; i != nullptr; i = i->ifa_next) {
+    if (i->ifa_addr == nullptr || i->ifa_addr->sa_family != AF_INET) continue;
+    std::array<char, INET_ADDRSTRLEN> text{};
+    ::inet_ntop(AF_INET, &reinterpret_cast<const sockaddr_in*>(i->ifa_addr)->sin_addr, text.data(),
+                text.size());
+    if (interface_or_address == i->ifa_name) return text.data();
+    names.emplace_back(i->ifa_name);
+  }
+  throw_user("'{}' is no network interface of this machine; allowed: an IPv4 address, or one of {}",
+             printable(interface_or_address), join(names));
+}
 
 std::optional<Channel> Channel::connect_local(const std::string& name) {
   FileDescriptor socket = open_socket(AF_UNIX, name);

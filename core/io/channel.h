@@ -23,6 +23,10 @@ struct ChannelMessage {
   FileDescriptor descriptor;       // if one came with it
 };
 
+/// The IPv4 address, in numbers, of a network interface ("eth0"); an address in numbers is itself.
+/// Throws UserError that lists the interfaces.
+std::string ipv4_address(const std::string& interface_or_address);
+
 /// One end of a connection. One thread sends and one receives at a time. Errors are SystemErrors.
 class Channel {
  public:

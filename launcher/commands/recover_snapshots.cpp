@@ -43,7 +43,14 @@ KeeperOptions keeper_of(const Prepared& p) {
   KeeperOptions options{.run = std::filesystem::absolute(p.run).lexically_normal(),
                         .node = node != nullptr ? node : host_name(),
                         .minutes = p.job.checkpoint.keeper_minutes};
-  if (address != nullptr) options.address = address;
+  options.is_simulated = node != nullptr;
+  if (address != nullptr) {
+    try {
+      options.address = ipv4_address(address);
+    } catch (const UserError& e) {
+      throw_user("THIMBLE_NODE_ADDRESS: {}", e.what());
+    }
+  }
   return options;
 }
 

@@ -26,6 +26,10 @@ constexpr std::string_view kPrefix = "THIMBLE_";
 constexpr std::array kOtherVariables{
     OtherVariable{"THIMBLE_COMM_TIMEOUT_S",
                   "Seconds after which ranks stop waiting for another rank (default 600)"},
+    OtherVariable{"THIMBLE_NODE_ADDRESS",
+                  "Network interface, or IPv4 address, at which keepers of other nodes reach this "
+                  "one (checkpoint.memory_steps; default 127.0.0.1)"},
+    OtherVariable{"THIMBLE_NODE", "Name of this node among those of a run (default: the host's)"},
     OtherVariable{"THIMBLE_FAILPOINT", "For tests: fails, kills or delays at a named place"},
     OtherVariable{"THIMBLE_FAULT",
                   "For tests: kills, stops, delays or fails a rank at a step or operation"},

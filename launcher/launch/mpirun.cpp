@@ -26,6 +26,7 @@ std::vector<std::string> mpirun_command(int ranks, const std::filesystem::path& 
   // Variables that are set here must be set on other nodes too; mpirun forwards none by itself.
   std::set<std::string> names{kFlightDirectoryVariable, kFlightHostVariable, kRestartCountVariable};
   for (const auto& [name, value] : thimble_environment()) names.insert(name);
+  names.erase("THIMBLE_NODE");  // each node has its own
   for (const std::string& name : names) all.insert(all.end(), {"-x", name});
   all.insert(all.end(), words.begin(), words.end());
   return all;

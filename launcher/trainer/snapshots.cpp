@@ -47,6 +47,19 @@ SnapshotMoment moment_in(const SnapshotMemory& memory, int slot) {
   return sealed ? SnapshotMoment{sealed->text.step, sealed->text.start} : SnapshotMoment{};
 }
 
+// Loopback, unless it was asked for: but then nodes do not reach each other.
+void require_reachable(const KeeperWorld& world, const KeeperOptions& own) {
+  if (world.nodes.size() == 1 || own.is_simulated) return;
+  for (const KeeperNode& node : world.nodes) {
+    if (!node.address.starts_with("127.")) continue;
+    throw_user(
+        "checkpoint.memory_steps on {} nodes: {} is reached at {} only; set THIMBLE_NODE_ADDRESS "
+        "to "
+        "the network interface that nodes share, such as eth0, or to the node's address",
+        world.nodes.size(), node.name, node.address);
+  }
+}
+
 }  // namespace
 
 Snapshots::Snapshots(Parts parts)
@@ -94,6 +107,7 @@ void Snapshots::announce_world() {
       node = world.nodes.insert(node, {.name = json.at(0), .address = json.at(1), .ranks = {}});
     node->ranks.push_back({rank++, {json.at(2), json.at(3), json.at(4)}});
   }
+  require_reachable(world, parts_.keeper);
   world.me = world.node_of(comm.rank());
   in_group_ = world.group_of(world.me).has_value();
   const auto& here = world.nodes[static_cast<std::size_t>(world.me)];

@@ -116,6 +116,12 @@ TEST(ChannelTest, NamesAndAddresses) {
   EXPECT_THROW(Channel::connect_tcp(closed, 1), SystemError);
 }
 
+TEST(ChannelTest, InterfacesHaveAddresses) {
+  EXPECT_EQ(ipv4_address("lo"), "127.0.0.1");
+  EXPECT_EQ(ipv4_address("10.1.2.3"), "10.1.2.3");
+  EXPECT_THROWS_WITH(UserError, "'no such' is no network interface", ipv4_address("no such"));
+}
+
 TEST(MemoryFileTest, IsSharedWithWhoeverGetsTheDescriptor) {
   Ends ends = connect_local();
   {
