@@ -9,7 +9,7 @@
 namespace thimble {
 
 std::vector<std::uint32_t> block_checksums(const CheckpointIo& io, const File& file,
-                                           std::int64_t bytes) {
+                                           std::int64_t bytes, UnreadableBlocks* unreadable) {
   const std::int64_t num_blocks = ceil_div(bytes, kCheckpointBlockBytes);
   std::vector<std::byte> own;
   std::span<std::byte> scratch = io.scratch;
@@ -37,8 +37,14 @@ std::vector<std::uint32_t> block_checksums(const CheckpointIo& io, const File& f
   std::vector<std::uint32_t> checksums;
   checksums.reserve(static_cast<std::size_t>(num_blocks));
   for (std::int64_t block = 0; block < num_blocks; ++block) {
-    reads[static_cast<std::size_t>(block % window)].wait();
-    checksums.push_back(crc32c(buffer_of(block)));
+    try {
+      reads[static_cast<std::size_t>(block % window)].wait();
+      checksums.push_back(crc32c(buffer_of(block)));
+    } catch (const SystemError& error) {
+      if (unreadable == nullptr) throw;
+      unreadable->emplace(block, error.what());
+      checksums.push_back(0);
+    }
     start(block + window);
   }
   return checksums;

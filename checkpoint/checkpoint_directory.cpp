@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <tuple>
 
 #include "core/base/error.h"
 
@@ -10,6 +11,7 @@ namespace {
 
 constexpr std::string_view kPrefix = "ckpt-";
 constexpr std::string_view kTemporarySuffix = ".tmp";
+constexpr std::string_view kAsideSuffix = ".old-";
 
 /// The step in "ckpt-<step>"; nothing for any other name.
 std::optional<std::int64_t> step_of(std::string_view name) {
@@ -31,16 +33,40 @@ std::vector<std::filesystem::path> subdirectories(const std::filesystem::path& d
   return paths;
 }
 
+/// The subdirectories of which `step` knows the step, by name, in the order of steps.
+template <typename StepOf>
+std::vector<CheckpointName> find_by_step(const std::filesystem::path& directory, StepOf step) {
+  std::vector<CheckpointName> found;
+  for (const auto& path : subdirectories(directory)) {
+    if (const auto of = step(path.filename().string())) found.push_back({*of, path});
+  }
+  std::sort(found.begin(), found.end(), [](const CheckpointName& a, const CheckpointName& b) {
+    return std::tie(a.step, a.path) < std::tie(b.step, b.path);
+  });
+  return found;
+}
+
 }  // namespace
 
 std::vector<CheckpointName> list_checkpoints(const std::filesystem::path& directory) {
-  std::vector<CheckpointName> checkpoints;
-  for (const auto& path : subdirectories(directory)) {
-    if (const auto step = step_of(path.filename().string())) checkpoints.push_back({*step, path});
-  }
-  std::sort(checkpoints.begin(), checkpoints.end(),
-            [](const CheckpointName& a, const CheckpointName& b) { return a.step < b.step; });
-  return checkpoints;
+  return find_by_step(directory, step_of);
+}
+
+std::vector<CheckpointName> list_unfinished(const std::filesystem::path& directory) {
+  return find_by_step(directory, [](std::string_view name) -> std::optional<std::int64_t> {
+    if (!name.ends_with(kTemporarySuffix)) return std::nullopt;
+    return step_of(name.substr(0, name.size() - kTemporarySuffix.size()));
+  });
+}
+
+std::vector<CheckpointName> list_set_aside(const std::filesystem::path& directory) {
+  return find_by_step(directory, [](std::string_view name) -> std::optional<std::int64_t> {
+    const std::size_t suffix = name.find(kAsideSuffix);
+    const std::string_view number =
+        suffix == name.npos ? "" : name.substr(suffix + kAsideSuffix.size());
+    const bool is_number = !number.empty() && number.find_first_not_of("0123456789") == number.npos;
+    return is_number ? step_of(name.substr(0, suffix)) : std::nullopt;
+  });
 }
 
 std::optional<CheckpointReader> open_newest_valid(const std::filesystem::path& directory,
@@ -61,31 +87,35 @@ std::optional<CheckpointReader> open_newest_valid(const std::filesystem::path& d
 
 std::vector<std::filesystem::path> remove_stale(const std::filesystem::path& directory) {
   std::vector<std::filesystem::path> removed;
-  for (const auto& path : subdirectories(directory)) {
-    const std::string name = path.filename().string();
-    if (!name.ends_with(kTemporarySuffix)) continue;
-    if (!step_of(std::string_view(name).substr(0, name.size() - kTemporarySuffix.size()))) continue;
-    if (remove_tree(path)) removed.push_back(path);
+  for (const CheckpointName& unfinished : list_unfinished(directory)) {
+    if (remove_tree(unfinished.path)) removed.push_back(unfinished.path);
   }
   return removed;
 }
 
+bool Retention::keeps(std::int64_t step, std::int64_t num_newer) const {
+  return num_newer < keep_last || (keep_every > 0 && step % keep_every == 0) ||
+         protect.contains(step);
+}
+
+void remove_checkpoint(const std::filesystem::path& checkpoint) {
+  // Out of the list first: a removal cut short must not leave a checkpoint that looks whole.
+  const std::filesystem::path doomed = checkpoint.string() + std::string(kTemporarySuffix);
+  remove_tree(doomed);
+  rename_path(checkpoint, doomed);
+  remove_tree(doomed);
+}
+
 std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory,
-                                                     std::int64_t keep_last,
-                                                     const std::set<std::int64_t>& protect) {
-  TH_CHECK(keep_last >= 0);
+                                                     const Retention& retention) {
+  TH_CHECK(retention.keep_last >= 0 && retention.keep_every >= 0);
   std::vector<std::filesystem::path> removed;
   const auto checkpoints = list_checkpoints(directory);
-  const std::int64_t num_old = static_cast<std::int64_t>(checkpoints.size()) - keep_last;
-  for (std::int64_t i = 0; i < num_old; ++i) {
-    const CheckpointName& old = checkpoints[static_cast<std::size_t>(i)];
-    if (protect.contains(old.step)) continue;
-    // Out of the list first: a removal cut short must not leave a checkpoint that looks whole.
-    const std::filesystem::path doomed = old.path.string() + std::string(kTemporarySuffix);
-    remove_tree(doomed);
-    rename_path(old.path, doomed);
-    remove_tree(doomed);
-    removed.push_back(old.path);
+  auto num_newer = static_cast<std::int64_t>(checkpoints.size());
+  for (const CheckpointName& checkpoint : checkpoints) {
+    if (retention.keeps(checkpoint.step, --num_newer)) continue;
+    remove_checkpoint(checkpoint.path);
+    removed.push_back(checkpoint.path);
   }
   return removed;
 }

@@ -27,14 +27,34 @@ std::optional<CheckpointReader> open_newest_valid(const std::filesystem::path& d
                                                   CheckpointIo io,
                                                   std::vector<std::string>& rejected);
 
+/// What interrupted saves and removals left, or a save that is under way writes: ckpt-<step>.tmp.
+std::vector<CheckpointName> list_unfinished(const std::filesystem::path& directory);
+
+/// Checkpoints that were moved out of the way: ckpt-<step>.old-<N>.
+std::vector<CheckpointName> list_set_aside(const std::filesystem::path& directory);
+
 /// Removes what interrupted saves and removals left; returns what it removed.
 std::vector<std::filesystem::path> remove_stale(const std::filesystem::path& directory);
 
-/// Removes all but the `keep_last` newest checkpoints and those whose step is in `protect`. Name
-/// the one just saved in `protect`: a damaged one may carry a higher step. A crash leaves each
-/// checkpoint whole or out of the list.
+/// Which checkpoints stay.
+struct Retention {
+  /// The newest.
+  std::int64_t keep_last = 1;
+  /// Those whose step is a multiple of it, for ever; 0: none.
+  std::int64_t keep_every = 0;
+  /// Those of these steps.
+  std::set<std::int64_t> protect{};
+
+  /// Whether one stays that has `num_newer` newer ones beside it.
+  bool keeps(std::int64_t step, std::int64_t num_newer) const;
+};
+
+/// Removes the checkpoints that do not stay. Name the one just saved in `protect`: a damaged one
+/// may carry a higher step.
 std::vector<std::filesystem::path> prune_checkpoints(const std::filesystem::path& directory,
-                                                     std::int64_t keep_last,
-                                                     const std::set<std::int64_t>& protect);
+                                                     const Retention& retention);
+
+/// Removes one, so that a crash leaves it whole or out of the list.
+void remove_checkpoint(const std::filesystem::path& checkpoint);
 
 }  // namespace thimble

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "checkpoint/block_checksums.h"
+#include "checkpoint/checkpoint_damage.h"
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
@@ -10,55 +10,26 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kMaxManifestBytes = 256 * kMiB;
 constexpr std::size_t kShownNames = 3;
 
-/// What the bytes [begin, end) of the data file belong to, in words.
-std::string owner_of(const Manifest& manifest, std::int64_t begin, std::int64_t end) {
-  std::vector<std::string> names;
-  for (const ManifestTensor& tensor : manifest.tensors) {
-    if (tensor.offset < end && begin < tensor.offset + tensor.bytes) {
-      names.push_back(printable(tensor.name + "/" + tensor.slot, 200));
-    }
-  }
-  if (names.empty()) return "file metadata";
-  const std::size_t rest = names.size() - std::min(names.size(), kShownNames);
-  names.resize(names.size() - rest);
-  return fmt::format("{}{}", join(names), rest == 0 ? "" : fmt::format(" and {} more", rest));
-}
-
-void verify_blocks(const CheckpointIo& io, const File& file, const Manifest& manifest) {
-  const auto found = block_checksums(io, file, manifest.file_bytes);
-  std::vector<std::size_t> damaged;
-  for (std::size_t block = 0; block < found.size(); ++block) {
-    if (found[block] != manifest.checksums[block]) damaged.push_back(block);
-  }
+void require_undamaged(const CheckpointIo& io, const File& file, const Manifest& manifest) {
+  const auto damaged = find_damaged_blocks(io, file, manifest, OnUnreadable::kThrow);
   if (damaged.empty()) return;
-  const std::int64_t begin = narrow<std::int64_t>(damaged.front()) * kCheckpointBlockBytes;
-  const std::int64_t end = std::min(begin + kCheckpointBlockBytes, manifest.file_bytes);
   throw_user(
       "{}: the checkpoint is damaged: the checksum of bytes {} to {} does not match (holding {}); "
       "{} of {} blocks are damaged",
-      file.path().string(), begin, end, owner_of(manifest, begin, end), damaged.size(),
-      found.size());
+      file.path().string(), damaged.front().begin, damaged.front().end,
+      damaged.front().owners(kShownNames), damaged.size(), manifest.checksums.size());
 }
 
 }  // namespace
 
 CheckpointReader CheckpointReader::open(const std::filesystem::path& path, CheckpointIo io,
                                         CheckpointCheck check) {
-  const std::filesystem::path manifest_path = path / kManifestName;
-  if (!std::filesystem::is_regular_file(manifest_path)) {
-    throw_user("{}: not a checkpoint: it has no {}", path.string(), kManifestName);
-  }
-  const std::string name = manifest_path.string();
-  const Manifest manifest = parse_manifest(read_text_file(manifest_path, kMaxManifestBytes), name);
+  const Manifest manifest = read_manifest(path);
   CheckpointReader reader(path, io, File::open_read(path / manifest.file));
-  if (const std::int64_t size = reader.file_.size(); size != manifest.file_bytes) {
-    throw_user("{}: the checkpoint is damaged: the file has {} bytes, {} names {}",
-               reader.file_.path().string(), size, name, manifest.file_bytes);
-  }
-  if (check == CheckpointCheck::kEveryByte) verify_blocks(io, reader.file_, manifest);
+  require_size(reader.file_, manifest, path);
+  if (check == CheckpointCheck::kEveryByte) require_undamaged(io, reader.file_, manifest);
   reader.adopt(read_hdf5_layout(reader.file_.path()), manifest);
   return reader;
 }

@@ -20,6 +20,7 @@ using nlohmann::ordered_json;
 
 constexpr std::string_view kFormat = "thimble-checkpoint";
 constexpr std::size_t kHexDigits = 8;
+constexpr std::int64_t kMaxManifestBytes = 256 * kMiB;
 
 std::string line(const ordered_json& value) {
   return value.dump() + "\n";
@@ -138,6 +139,23 @@ Manifest parse_manifest(std::string_view text, std::string_view file) {
     manifest.tensors.push_back(std::move(tensor));
   }
   return manifest;
+}
+
+Manifest read_manifest(const std::filesystem::path& checkpoint) {
+  const std::filesystem::path path = checkpoint / kManifestName;
+  if (!std::filesystem::is_regular_file(path)) {
+    throw_user("{}: not a checkpoint: it has no {}", checkpoint.string(), kManifestName);
+  }
+  return parse_manifest(read_text_file(path, kMaxManifestBytes), path.string());
+}
+
+void require_size(const File& data, const Manifest& manifest,
+                  const std::filesystem::path& checkpoint) {
+  const std::int64_t size = data.size();
+  if (size == manifest.file_bytes) return;
+  throw_user("{}: the checkpoint is damaged: the file has {} bytes, {} names {}",
+             data.path().string(), size, (checkpoint / kManifestName).string(),
+             manifest.file_bytes);
 }
 
 }  // namespace thimble

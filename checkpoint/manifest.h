@@ -4,11 +4,14 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace thimble {
+
+class File;
 
 inline constexpr std::string_view kManifestName = "MANIFEST";
 inline constexpr std::string_view kCheckpointDataName = "data-0.h5";
@@ -39,5 +42,13 @@ std::string manifest_text(const Manifest& manifest);
 /// UserError naming `file` on any byte that differs from what manifest_text wrote, and on values
 /// that cannot be.
 Manifest parse_manifest(std::string_view text, std::string_view file);
+
+/// That of a checkpoint directory. UserError if the directory is no checkpoint.
+Manifest read_manifest(const std::filesystem::path& checkpoint);
+
+/// UserError naming both files unless the data file has the bytes that the checkpoint's manifest
+/// says.
+void require_size(const File& data, const Manifest& manifest,
+                  const std::filesystem::path& checkpoint);
 
 }  // namespace thimble

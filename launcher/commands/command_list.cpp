@@ -15,6 +15,7 @@
   COMMAND(tokenize)               \
   COMMAND(convert)                \
   COMMAND(inspect)                \
+  COMMAND(checkpoint)             \
   COMMAND(init)                   \
   COMMAND(bench)                  \
   COMMAND(doctor)                 \

@@ -11,6 +11,7 @@
 #include "core/io/file_system.h"
 #include "core/ops/matmul_path.h"
 #include "data/tokenizer.h"
+#include "launcher/commands/checkpoint_room.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
 #include "launcher/commands/run_outlook.h"
@@ -337,15 +338,17 @@ void run_plan(const PlanArguments& arguments) {
   spec.engine.recompute = plan.recompute;
   add_rates(arguments, spec, job, plan, known);
   const double step_s = least_step_s(spec, plan, known);
+  const CheckpointRoom room = checkpoint_room(job, outlook.steps, plan.checkpoint_bytes);
   if (arguments.json) {
     nlohmann::ordered_json json = plan_json(spec, plan, known);
     add_outlook(json, outlook, step_s);
+    json["checkpoints_disk_bytes"] = room.bytes();
     fmt::print("{}\n", json.dump());
   } else {
-    fmt::print("{}\n{}{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
+    fmt::print("{}\n{}{}\n{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
                disk_text(spec, plan, known) +
                    (arguments.ranks == arguments.ranks_on_node ? room_text(job, spec, plan) : ""),
-               outlook_text(outlook, step_s));
+               checkpoint_room_text(job, room), outlook_text(outlook, step_s));
   }
   if (const std::string warning = epochs_warning(outlook); !warning.empty())
     spdlog::warn("{}", warning);

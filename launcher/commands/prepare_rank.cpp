@@ -9,6 +9,7 @@
 #include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "data/content_hash.h"
+#include "launcher/commands/checkpoint_room.h"
 #include "launcher/commands/choose_checkpoint.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/run_content.h"
@@ -304,6 +305,9 @@ Prepared prepare_rank(const RankSetting& rank) {
     p.job.threads.value = threads;  // a rank's share says nothing about another number of ranks
   p.steps = total_steps(p.job, p.spec, p.data->sampler());
   if (leads) print_start(p.spec, p.plan, *p.tokenizer, *p.data, p.steps);
+  // With state on disk its own place answers for the room.
+  if (leads && !p.plan.offload.state)
+    require_checkpoint_room(p.run, p.job, checkpoint_room(p.job, p.steps, p.plan.checkpoint_bytes));
   return p;
 }
 

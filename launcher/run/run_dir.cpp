@@ -84,6 +84,10 @@ Json read_starts(const fs::path& path) {
 
 }  // namespace
 
+LockFile lock_run(const fs::path& run) {
+  return LockFile(run / kLockName);
+}
+
 RunDir::RunDir(fs::path path, LockFile lock) : path_(std::move(path)), lock_(std::move(lock)) {}
 
 RunDir RunDir::open(const Options& options) {
@@ -93,12 +97,12 @@ RunDir RunDir::open(const Options& options) {
   }
   const fs::path path = options.output_dir / options.name;
   make_directory(path);
-  RunDir run(path, LockFile(path / kLockName));
+  RunDir run(path, lock_run(path));
   if (options.fresh && holds_a_run(path)) {
     // The lock moves with the old directory and is held until the new one is locked.
     run.moved_to_ = move_aside(path);
     make_directory(path);
-    run.lock_ = LockFile(path / kLockName);
+    run.lock_ = lock_run(path);
   }
   make_directory(run.checkpoints());
   make_directory(run.logs());

@@ -25,6 +25,10 @@ struct RunStart {
   std::vector<std::pair<std::string, std::string>> content{};  ///< what it trains on, and its hash
 };
 
+/// Holds a run's directory, which must be there, as a training run does. Throws UserError naming
+/// the process that holds it.
+LockFile lock_run(const std::filesystem::path& run);
+
 class RunDir {
  public:
   struct Options {

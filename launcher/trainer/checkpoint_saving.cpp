@@ -20,8 +20,9 @@ void note_saved(const RunState& run, std::int64_t step, const std::filesystem::p
     run.parts.log->checkpoint(step, path);
     std::set<std::int64_t> keep{step};
     if (run.train.best_step >= 0) keep.insert(run.train.best_step);
-    prune_checkpoints(run.parts.run / "checkpoints", run.parts.job.checkpoint.save_total_limit,
-                      keep);
+    const job::CheckpointConfig& config = run.parts.job.checkpoint;
+    prune_checkpoints(run.parts.run / "checkpoints",
+                      {config.save_total_limit, config.keep_every, std::move(keep)});
   } catch (const std::exception& e) {
     spdlog::warn("step {}: after it was saved: {}", step, e.what());
   }
@@ -46,11 +47,6 @@ void commit_state(const TrainerParts& parts, std::int64_t step) {
     parts.engine.state().commit(step);
 }
 
-bool is_due(const RunState& run) {
-  const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
-  return run.due(run.parts.job.checkpoint.save_steps) || run.is_last() || best;
-}
-
 void not_saved(const RunState& run, std::int64_t step, const std::string& why) {
   if (run.leads())
     spdlog::warn("step {}: the checkpoint was not saved: {}; {}; the next save tries again", step,
@@ -67,32 +63,60 @@ void note_outcome(RunState& run, const std::optional<SaveOutcome>& outcome) {
 }
 
 // The keeper saves what is due; nobody waits for it, unless it still saves what was due before.
-void take_if_due(RunState& run) {
+void take_if_due(RunState& run, bool due) {
   Snapshots& snapshots = *run.parts.snapshots;
   note_outcome(run, snapshots.ended_save(run));
   if (run.is_last()) return save_step(run);
-  const bool save = is_due(run) && run.last_saved != run.train.step;
+  const bool save = due && run.last_saved != run.train.step;
   if (save) note_outcome(run, snapshots.wait_for_save(run));
   if (!save && !run.due(run.parts.job.checkpoint.memory_steps)) return;
   if (!snapshots.take(run, save) && save) save_step(run);
 }
 
-void save_if_due(RunState& run) {
-  if (run.parts.snapshots != nullptr) {
-    take_if_due(run);
-  } else if (is_due(run)) {
-    save_step(run);
-  }
+}  // namespace
+
+bool CheckpointSaving::is_due(const RunState& run) const {
+  const job::CheckpointConfig& config = run.parts.job.checkpoint;
+  const bool best = run.improved && run.parts.job.export_.checkpoint == job::ExportChoice::kBest;
+  const bool at_interval =
+      interval_ ? run.train.step >= next_save_ : run.due(*config.save_steps.value);
+  return at_interval || run.due(config.keep_every) || run.is_last() || best;
 }
 
-}  // namespace
+void CheckpointSaving::save_if_due(RunState& run) {
+  const bool due = is_due(run), is_saved = run.last_saved == run.train.step;
+  const std::int64_t start = steady_now_ns();
+  if (run.parts.snapshots != nullptr) {
+    take_if_due(run, due);
+  } else if (due) {
+    save_step(run);
+  }
+  if (!due || !interval_) return;
+  if (!is_saved) interval_->note_save(static_cast<double>(steady_now_ns() - start) * 1e-9);
+  choose_next(run);
+}
+
+// By the times of rank 0, so that all ranks come to the same step.
+void CheckpointSaving::choose_next(RunState& run) {
+  std::int64_t steps = interval_->steps();
+  broadcast(run.comm(), "steps to the next save", 0, std::as_writable_bytes(std::span(&steps, 1)));
+  next_save_ = run.train.step + steps;
+  if (run.leads() && interval_->is_measured())
+    spdlog::info("checkpoint.save_steps: {}", interval_->text());
+}
 
 void CheckpointSaving::begin(RunState& run) {
   run.last_saved = run.parts.saved_step;
+  const job::CheckpointConfig& config = run.parts.job.checkpoint;
+  if (config.save_steps.is_auto()) {
+    interval_.emplace(config.mtbf_hours);
+    next_save_ = run.train.step + interval_->steps();
+  }
   if (run.parts.is_recovered) save_if_due(run);
 }
 
-void CheckpointSaving::after_step(RunState& run, const StepReport&) {
+void CheckpointSaving::after_step(RunState& run, const StepReport& report) {
+  if (interval_) interval_->note_step(report.seconds);
   save_if_due(run);
 }
 

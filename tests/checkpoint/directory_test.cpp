@@ -61,12 +61,38 @@ TEST_F(CheckpointDirectoryTest, PruneKeepsTheNewestAndTheProtected) {
   }
   std::filesystem::create_directory(dir_ / "ckpt-1.tmp");
   write_bytes(dir_ / "ckpt-1.tmp/leftover", "x");
-  EXPECT_EQ(prune_checkpoints(dir_.path(), 2, {2}).size(), 2u);
+  EXPECT_EQ(prune_checkpoints(dir_.path(), {.keep_last = 2, .protect = {2}}).size(), 2u);
   EXPECT_EQ(steps(), (Steps{2, 4, 5}));
   EXPECT_FALSE(std::filesystem::exists(dir_ / "ckpt-1.tmp"));
-  EXPECT_TRUE(prune_checkpoints(dir_.path(), 9, {}).empty());
-  EXPECT_EQ(prune_checkpoints(dir_.path(), 0, {}).size(), 3u);
+  EXPECT_TRUE(prune_checkpoints(dir_.path(), {.keep_last = 9}).empty());
+  EXPECT_EQ(prune_checkpoints(dir_.path(), {.keep_last = 0}).size(), 3u);
   EXPECT_TRUE(steps().empty());
+}
+
+TEST_F(CheckpointDirectoryTest, PruneKeepsEveryKthStep) {
+  for (const std::int64_t step : {10, 15, 20, 25, 30, 31}) {
+    std::filesystem::create_directory(dir_ / ("ckpt-" + std::to_string(step)));
+  }
+  EXPECT_EQ(prune_checkpoints(dir_.path(), {.keep_last = 2, .keep_every = 20}).size(), 3u);
+  EXPECT_EQ(steps(), (Steps{20, 30, 31}));
+  EXPECT_EQ(prune_checkpoints(dir_.path(), {.keep_last = 1, .keep_every = 1}).size(), 0u);
+}
+
+TEST_F(CheckpointDirectoryTest, ListsWhatIsUnfinishedOrSetAside) {
+  for (const char* name : {"ckpt-4.tmp", "ckpt-12.tmp", "ckpt-x.tmp", "ckpt-4.old-1",
+                           "ckpt-4.old-12", "ckpt-4.old-", "ckpt-4.old-x", "ckpt-4.old-1.tmp"}) {
+    std::filesystem::create_directory(dir_ / name);
+  }
+  const auto names = [](const std::vector<CheckpointName>& found) {
+    std::vector<std::string> names;
+    for (const CheckpointName& c : found) names.push_back(c.path.filename());
+    return names;
+  };
+  EXPECT_EQ(names(list_unfinished(dir_.path())),
+            (std::vector<std::string>{"ckpt-4.tmp", "ckpt-12.tmp"}));
+  EXPECT_EQ(names(list_set_aside(dir_.path())),
+            (std::vector<std::string>{"ckpt-4.old-1", "ckpt-4.old-12"}));
+  EXPECT_TRUE(list_unfinished(dir_ / "none").empty());
 }
 
 TEST_F(CheckpointDirectoryTest, RemoveStaleLeavesEverythingElse) {

@@ -32,7 +32,7 @@ TEST(JobResume, Same) {
 
 TEST(JobResume, CadenceBudgetRecomputeContinue) {
   JobConfig job = run();
-  job.checkpoint.save_steps = 5;
+  job.checkpoint.save_steps = {5};
   job.memory.budget.value = ByteSize{5'000'000'000};
   job.memory.recompute.value = Recompute::kFull;
   job.output_dir = "/elsewhere";
@@ -63,7 +63,7 @@ TEST(JobResume, ModelDataSeedBatchLengthOptimizerAreRefused) {
   job.data.seq_len = 16;
   job.training.global_batch_size = 8;
   job.optimizer.lr = 1;
-  job.checkpoint.save_steps = 5;
+  job.checkpoint.save_steps = {5};
   const ResumeDiff diff = diff_for_resume(run(), job, {.model = true, .data = true});
   EXPECT_EQ(diff.verdict, ResumeVerdict::kRefused);
   EXPECT_EQ(diff.changes.size(), 6u);
