@@ -134,7 +134,7 @@ void CheckpointSaving::end(RunState& run) {
   if (snapshots == nullptr) return;
   barrier(run.comm(), "the end");
   snapshots->finish();
-  if (run.leads()) spdlog::info("{}", snapshots_text(*snapshots, run.longest_step_s));
+  if (run.leads()) spdlog::info("{}", snapshots_text(*snapshots));
 }
 
 void save_step(RunState& run) {

@@ -246,13 +246,13 @@ void Snapshots::finish() {
   }
 }
 
-std::string snapshots_text(const Snapshots& snapshots, double step_seconds) {
+std::string snapshots_text(const Snapshots& snapshots) {
   const auto taken = static_cast<double>(std::max<std::int64_t>(1, snapshots.taken()));
-  const double blocked = snapshots.copy().blocked_s() / taken;
   return fmt::format(
-      "{} snapshots, {} skipped; training waited {:.2f} ms for each, {:.2f} % of a step",
-      snapshots.taken(), snapshots.skipped(), blocked * 1e3,
-      step_seconds > 0 ? 100 * blocked / step_seconds : 0.0);
+      "{} snapshots, {} skipped; training waited {:.2f} ms for each; copying took {:.3f} s for each, "
+      "beside it",
+      snapshots.taken(), snapshots.skipped(), 1e3 * snapshots.copy().blocked_s() / taken,
+      snapshots.copy().copying_s() / taken);
 }
 
 }  // namespace thimble

@@ -72,7 +72,7 @@ class Snapshots {
   LazySnapshot copy_;  // last: it writes to the memory
 };
 
-/// What the run lost or did not, at its end, in words.
-std::string snapshots_text(const Snapshots& snapshots, double step_seconds);
+/// What they cost a run, at its end, in words.
+std::string snapshots_text(const Snapshots& snapshots);
 
 }  // namespace thimble
