@@ -53,21 +53,6 @@ std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& argument
   return newest;
 }
 
-// What a save left that was cut off; not while the run's keeper saves.
-void clean_up(const fs::path& checkpoints) {
-  const fs::path lock = saving_lock_path(checkpoints);
-  if (!fs::exists(lock)) {
-    remove_stale(checkpoints);
-    return;
-  }
-  try {
-    const LockFile held(lock);
-    remove_stale(checkpoints);
-  } catch (const UserError&) {
-    spdlog::info("{}: the keeper is saving there", checkpoints.string());
-  }
-}
-
 }  // namespace
 
 std::int64_t from_leader(Communicator& comm, const char* what, std::int64_t value) {
@@ -80,7 +65,6 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
                                                     const CheckpointIo& io) {
   const fs::path checkpoints = run / "checkpoints";
   if (comm.rank() == 0) {
-    clean_up(checkpoints);
     std::optional<CheckpointReader> chosen = choose_checkpoint(arguments, checkpoints, io);
     from_leader(comm, "the checkpoint", chosen ? chosen->step() : -1);
     return chosen;
@@ -89,6 +73,20 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
   if (step < 0) return std::nullopt;
   return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
                                 CheckpointCheck::kManifest);
+}
+
+void remove_unfinished(const fs::path& checkpoints) {
+  const fs::path lock = saving_lock_path(checkpoints);
+  if (!fs::exists(lock)) {
+    remove_stale(checkpoints);
+    return;
+  }
+  try {
+    const LockFile held(lock);
+    remove_stale(checkpoints);
+  } catch (const UserError&) {
+    spdlog::info("{}: the keeper is saving there", checkpoints.string());
+  }
 }
 
 std::int64_t newest_whole_step(const fs::path& checkpoints, const CheckpointIo& io) {

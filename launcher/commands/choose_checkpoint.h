@@ -20,6 +20,9 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
                                                     const std::filesystem::path& run,
                                                     const CheckpointIo& io);
 
+/// Removes what saves and removals left that were cut off; not while the run's keeper saves.
+void remove_unfinished(const std::filesystem::path& checkpoints);
+
 /// The step of the newest checkpoint that is whole as far as its manifest says; -1: there is none.
 std::int64_t newest_whole_step(const std::filesystem::path& checkpoints, const CheckpointIo& io);
 

@@ -104,7 +104,10 @@ RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
 
 SavedRun::SavedRun(const RankSetting& rank, const Prepared& p, const CheckpointIo& io) {
   Communicator& comm = rank.comm;
-  if (comm.rank() == 0) disk_step = newest_whole_step(p.run / "checkpoints", io);
+  if (comm.rank() == 0) {
+    remove_unfinished(p.run / "checkpoints");
+    disk_step = newest_whole_step(p.run / "checkpoints", io);
+  }
   disk_step = from_leader(comm, "the checkpoint", disk_step);
   memory = recover_snapshots(rank, p, disk_step);
   is_from_memory = memory.moment.has_value();
