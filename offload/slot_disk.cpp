@@ -202,7 +202,8 @@ std::span<std::byte> SlotDisk::read_run(int key, int file, const ChecksumRun& ru
   if (now.crc != run.crc) {
     throw_system(
         "{}: bytes {} to {}, of '{}', are not what was written: the disk or the memory "
-        "has changed them",
+        "has changed them; if this comes again, go on from a checkpoint (--resume-from), or start "
+        "anew (--fresh)",
         cached(file, key).path().string(), position(key, run.begin), position(key, run.end),
         about(key).name);
   }

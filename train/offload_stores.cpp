@@ -213,14 +213,17 @@ std::optional<std::filesystem::path> OffloadStores::lend_checkpoint(
   return target.directory / fmt::format("ckpt-{}", target.step);
 }
 
-std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
-                                                 const std::string& identity, Communicator& comm) {
+CommittedState find_committed_state(const OffloadSpec& spec, const std::string& identity,
+                                    Communicator& comm) {
   std::vector<std::string> rejected;
   std::vector<CommitRecord> found = read_commits(spec.directory, comm.rank(), rejected);
   for (const std::string& why : rejected) spdlog::warn("passed over: {}", why);
+  CommittedState state{.record = {}, .damage = rejected.empty() ? "" : rejected.front()};
   // What was changed in place is gone, and so is all before it.
   const bool torn = !found.empty() && found.front().torn;
   const GatherNumbers gather = gather_of(comm);
+  const std::vector<std::int64_t> damaged = gather(rejected.empty() ? 0 : 1);
+  state.is_damaged = std::count(damaged.begin(), damaged.end(), 1) > 0;
   std::erase_if(found, [&](const CommitRecord& r) { return torn || r.identity != identity; });
   if (spec.slots == 1 && found.size() > 1) found.resize(1);
   // A rank that was killed later may be one state ahead of the others.
@@ -229,8 +232,8 @@ std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
   const auto mine = std::find_if(found.begin(), found.end(),
                                  [&](const CommitRecord& r) { return r.generation == common; });
   const std::vector<std::int64_t> have = gather(mine != found.end() ? 1 : 0);
-  if (common == 0 || std::count(have.begin(), have.end(), 0) > 0) return std::nullopt;
-  return *mine;
+  if (common > 0 && std::count(have.begin(), have.end(), 0) == 0) state.record = *mine;
+  return state;
 }
 
 void remove_offloaded_state(const std::filesystem::path& directory) noexcept {

@@ -16,10 +16,17 @@
 
 namespace thimble {
 
-/// The newest state that all ranks have committed whole in the directory; all ranks together.
-/// None: there is none, it is another run's, or a crash has left it half changed in place.
-std::optional<CommitRecord> find_committed_state(const OffloadSpec& spec,
-                                                 const std::string& identity, Communicator& comm);
+struct CommittedState {
+  /// The newest that all ranks have committed whole. None: there is none, it is another run's, or a
+  /// crash has left it half changed in place.
+  std::optional<CommitRecord> record;
+  std::string damage;  // why this rank cannot read a record that it has; empty: it can
+  bool is_damaged = false;  // some rank cannot
+};
+
+/// What is in the directory; all ranks together.
+CommittedState find_committed_state(const OffloadSpec& spec,
+                                    const std::string& identity, Communicator& comm);
 
 /// Removes what an earlier state left in the directory.
 void remove_offloaded_state(const std::filesystem::path& directory) noexcept;

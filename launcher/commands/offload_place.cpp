@@ -3,14 +3,13 @@
 #include <spdlog/spdlog.h>
 
 #include <algorithm>
+#include <random>
 #include <sstream>
 
 #include "core/base/numeric.h"
 #include "core/base/text.h"
 #include "core/io/staged.h"
-#include "data/content_hash.h"
 #include "launcher/commands/choose_checkpoint.h"
-#include "launcher/commands/run_content.h"
 #include "launcher/plan/job_plan.h"
 #include "parallel/collectives.h"
 
@@ -22,6 +21,8 @@ namespace fs = std::filesystem;
 constexpr const char* kLockName = "lock";
 // In the run's directory: where its state is, if not there too, a line for each disk.
 constexpr const char* kNoteName = "offload_at.txt";
+// Beside the state, if that is not in the run's directory: whose it is.
+constexpr const char* kOwnerName = "run.txt";
 constexpr std::int64_t kLongestNote = 1 << 16;
 
 bool exists_at(const fs::path& path) {
@@ -38,21 +39,35 @@ std::vector<fs::path> noted_places(const fs::path& run) {
   return places;
 }
 
-// Inside the run's directory, or in the user's: under a name that no other run has, or where the
-// run left its state before it was moved.
-std::vector<fs::path> directories_of(const Prepared& p) {
+// Inside the run's directory, or in the user's: where the run has noted it, or under a name that no
+// other run has ever had, wherever the two are moved to. `id` is new on every start.
+std::vector<fs::path> directories_of(const Prepared& p, std::uint64_t id) {
   const std::vector<fs::path> paths = offload_paths(p.job.offload);
   if (paths.empty()) return {p.run / "offload"};
   std::vector<fs::path> noted = noted_places(p.run);
   if (std::equal(noted.begin(), noted.end(), paths.begin(), paths.end(),
                  [](const fs::path& a, const fs::path& b) { return a.parent_path() == b; }))
     return noted;
-  ContentHash hash;
-  hash.add(fs::absolute(p.run).lexically_normal().string());
   std::vector<fs::path> directories;
   for (const fs::path& path : paths)
-    directories.push_back(path / fmt::format("thimble-{}-{:016x}", p.job.name, hash.value64()));
+    directories.push_back(path / fmt::format("thimble-{}-{:016x}", p.job.name, id));
   return directories;
+}
+
+// Random and not of the job's seed: two runs of one job are two.
+std::uint64_t new_id() {
+  std::random_device device;
+  return std::uint64_t{device()} << 32 | device();
+}
+
+fs::path full_path(const fs::path& path) {
+  return fs::absolute(path).lexically_normal();
+}
+
+// The run that a place says it belongs to; empty: it does not say.
+fs::path owner_of(const fs::path& place) {
+  if (!exists_at(place / kOwnerName)) return {};
+  return read_text_file(place / kOwnerName, kLongestNote);
 }
 
 // The setting that names these directories.
@@ -76,11 +91,20 @@ std::optional<CommitRecord> state_in(const fs::path& directory) {
   return found.front();
 }
 
-void tell_moved(std::int64_t step, const std::vector<fs::path>& places) {
+// step: none if it cannot be read.
+void tell_moved(std::optional<std::int64_t> step, const std::vector<fs::path>& places) {
+  const std::string what = step ? fmt::format("the state of step {}", *step) : "the damaged state";
   for (const fs::path& place : places) {
-    if (exists_at(place))
-      spdlog::warn("the state of step {} is now in {}", step, move_aside(place).string());
+    if (exists_at(place)) spdlog::warn("{} is now in {}", what, move_aside(place).string());
   }
+}
+
+// Than the name of its run.
+bool holds_nothing_else(const fs::path& place) {
+  std::error_code ignored;
+  const fs::directory_iterator all(place, ignored);
+  return std::all_of(begin(all), end(all),
+                     [](const auto& entry) { return entry.path().filename() == kOwnerName; });
 }
 
 void remove_places(const std::vector<fs::path>& places) {
@@ -88,12 +112,37 @@ void remove_places(const std::vector<fs::path>& places) {
   for (const fs::path& place : places) {
     remove_offloaded_state(place);
     fs::remove(place / kLockName, ignored);
+    fs::remove(place / kOwnerName, ignored);
     fs::remove(place, ignored);
   }
 }
 
+// Another run of this name and directory was deleted or moved away and has left its state: nothing
+// of this run's, but room that somebody may want back.
+void tell_left_behind(const Prepared& p, const std::vector<fs::path>& own) {
+  const std::string stem = fmt::format("thimble-{}-", p.job.name);
+  for (const fs::path& place : own) {
+    std::error_code ignored;
+    for (const auto& entry : fs::directory_iterator(place.parent_path(), ignored)) {
+      const fs::path& other = entry.path();
+      if (other == place || !other.filename().string().starts_with(stem)) continue;
+      if (owner_of(other) == full_path(p.run))
+        spdlog::warn(
+            "{} holds the state of a run that was in {} before and was moved or deleted; this run "
+            "does not use it",
+            other.string(), p.run.string());
+    }
+  }
+}
+
+// A run, and where it keeps its state now.
+struct RunAndPlaces {
+  const Prepared& p;
+  const std::vector<fs::path>& places;
+};
+
 // Places that an earlier start had and this one has not must hold nothing that would be missed.
-void give_up(const std::vector<fs::path>& places, const Prepared& p,
+void give_up(const std::vector<fs::path>& places, const RunAndPlaces& now,
              const TrainArguments& arguments, std::int64_t saved_step) {
   const std::optional<CommitRecord> found = state_in(places.front());
   if (found && found->step > saved_step) {
@@ -101,7 +150,7 @@ void give_up(const std::vector<fs::path>& places, const Prepared& p,
     throw_user(
         "{}: the run was interrupted at step {} with its state in {}, newer than its last "
         "checkpoint; go on with {}, or from the checkpoint by --resume-from",
-        setting_of(directories_of(p), p.run), found->step, places.front().string(),
+        setting_of(now, p.run), found->step, places.front().string(),
         setting_of(places, p.run));
   }
   remove_places(places);
@@ -141,7 +190,7 @@ void OffloadPlace::hold(const Prepared& p) {
   }
 }
 
-void OffloadPlace::check_owner(const Prepared& p, bool fresh) const {
+void OffloadPlace::check_owner(const Prepared& p) const {
   const fs::path& directory = directories_.front();
   const std::optional<CommitRecord> found = state_in(directory);
   if (!found) return;
@@ -150,16 +199,17 @@ void OffloadPlace::check_owner(const Prepared& p, bool fresh) const {
     throw_user("{}: {} holds the state of another run, {}; set offload.path to another directory",
                place, directory.string(), found->identity);
   }
-  // A run whose directory was removed has left its state here.
-  if (!earlier_job(*p.held) && !fresh) {
+  const fs::path owner = owner_of(directory);
+  if (owner.empty() || owner == full_path(p.run)) return;
+  if (noted_places(owner) == directories_) {
     throw_user(
-        "{}: {} holds the state of step {} of an earlier run, which is gone from {}; remove it, or "
-        "start anew with --fresh",
-        place, directory.string(), found->step, p.run.string());
+        "{}: {} holds the state of {}, of which {} is a copy; go on in one of them and delete {} "
+        "in the other, which then goes on from its last checkpoint",
+        place, directory.string(), owner.string(), p.run.string(), kNoteName);
   }
 }
 
-void OffloadPlace::move_state_aside(Communicator& comm, std::int64_t step) {
+void OffloadPlace::move_state_aside(Communicator& comm, std::optional<std::int64_t> step) {
   barrier(comm, "state on disk");
   if (leads_) {
     release();
@@ -172,12 +222,19 @@ void OffloadPlace::move_state_aside(Communicator& comm, std::int64_t step) {
 void OffloadPlace::find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step) {
   OffloadSpec spec = p.spec.offload;
   spec.directory = directories_.front();
-  std::optional<CommitRecord> found = find_committed_state(spec, run_.identity, rank.comm);
+  const CommittedState state = find_committed_state(spec, run_.identity, rank.comm);
+  std::optional<CommitRecord> found = state.record;
   const TrainArguments& arguments = rank.arguments;
+  if (!found && state.is_damaged) {
+    if (arguments.resume_from) return move_state_aside(rank.comm, {});
+    throw_user(
+        "{}: no commit record of the state in {} can be read ({}); go on from a checkpoint with "
+        "--resume-from, or start anew with --fresh; either keeps what is there",
+        key_and_path(p, directories_.front()), directories_.front().string(),
+        state.damage.empty() ? "on another rank" : state.damage);
+  }
   if (!found || found->step == 0 || found->step <= saved_step) return;
-  // A run that starts anew has left its directory, but not its state elsewhere.
-  const bool anew = arguments.fresh && saved_step < 0;
-  if (arguments.resume_from || anew) return move_state_aside(rank.comm, found->step);
+  if (arguments.resume_from) return move_state_aside(rank.comm, found->step);
   if (arguments.resume == "never") {
     throw_user("--resume never: {} holds the state of step {}; --fresh moves that run aside",
                directories_.front().string(), found->step);
@@ -194,11 +251,13 @@ void OffloadPlace::find_state(const RankSetting& rank, const Prepared& p, std::i
 
 OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p, std::int64_t saved_step)
     : leads_(rank.comm.rank() == 0) {
-  const std::vector<fs::path> directories = directories_of(p);
+  const auto id = static_cast<std::int64_t>(new_id());
+  const std::vector<fs::path> directories = directories_of(
+      p, static_cast<std::uint64_t>(from_leader(rank.comm, "state on disk", id)));
   if (leads_) {
     for (const auto& places : {noted_places(p.run), std::vector{p.run / "offload"}}) {
       if (!places.empty() && places != directories && exists_at(places.front()))
-        give_up(places, p, rank.arguments, saved_step);
+        give_up(places, {p, directories}, rank.arguments, saved_step);
     }
   }
   const std::int64_t any =
@@ -214,7 +273,7 @@ OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p, std::int64_t sa
   try {
     make_directories(p);
     hold(p);
-    if (leads_) check_owner(p, rank.arguments.fresh);
+    if (leads_) check_owner(p);
     settle(rank, p, saved_step);
   } catch (...) {
     leave();  // every rank: the others may not come to it
@@ -248,7 +307,12 @@ void OffloadPlace::settle(const RankSetting& rank, Prepared& p, std::int64_t sav
     if (!is_recovered() && leads_) remove_offloaded_state(directory);
     note += directory.string() + "\n";
   }
-  if (has_state_ && !locks_.empty()) write_file_atomic(note_, note);
+  if (has_state_ && !locks_.empty()) {
+    for (const fs::path& directory : directories_)
+      write_file_atomic(directory / kOwnerName, full_path(p.run).string());
+    write_file_atomic(note_, note);
+    tell_left_behind(p, directories_);
+  }
   p.spec.offload.directory = directories_.front();
   p.spec.offload.more_directories.assign(directories_.begin() + 1, directories_.end());
   barrier(rank.comm, "state on disk");
@@ -279,6 +343,8 @@ void OffloadPlace::leave() noexcept {
   release();
   std::error_code ignored;
   for (std::size_t i = 0; i < directories_.size(); ++i) {
+    // A state that stays says whose it is.
+    if (holds_nothing_else(directories_[i])) fs::remove(directories_[i] / kOwnerName, ignored);
     fs::remove(directories_[i], ignored);
     if (exists_at(directories_[i])) continue;
     if (i == 0) fs::remove(note_, ignored);

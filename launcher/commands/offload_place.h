@@ -43,9 +43,9 @@ class OffloadPlace {
   void settle(const RankSetting& rank, Prepared& p, std::int64_t saved_step);
   void make_directories(const Prepared& p) const;
   void hold(const Prepared& p);
-  void check_owner(const Prepared& p, bool fresh) const;
+  void check_owner(const Prepared& p) const;
   void find_state(const RankSetting& rank, const Prepared& p, std::int64_t saved_step);
-  void move_state_aside(Communicator& comm, std::int64_t step);
+  void move_state_aside(Communicator& comm, std::optional<std::int64_t> step);
   void require_places(const Prepared& p, int ranks) const;
   std::int64_t state_bytes(const Prepared& p, std::size_t disk) const;
   void require_state_room(const Prepared& p) const;

@@ -199,6 +199,14 @@ void begin_preparing(const RankSetting& rank) {
   check_trace(rank.arguments.trace);
 }
 
+// Said as a stop signal arrives, below the live line of a terminal if there is one.
+const char* stop_text() {
+  constexpr const char* kText =
+      "\nstopping: the running step is finished and saved first; a second signal ends the run at "
+      "once\n";
+  return ::isatty(STDERR_FILENO) == 1 ? kText : kText + 1;
+}
+
 // Everything between the first allocation and the first step.
 void begin_training(const RankSetting& rank, Prepared& p, TrainEngine& engine) {
   const std::optional<std::int64_t> from = rank.arguments.resume_from;
@@ -206,7 +214,7 @@ void begin_training(const RankSetting& rank, Prepared& p, TrainEngine& engine) {
   barrier(rank.comm, "the first step");
   if (p.fresh) p.fresh->keep();
   engine.comm().set_time_limit(step_limit());
-  install_stop_handlers();
+  install_stop_handlers(rank.comm.rank() == 0 ? stop_text() : nullptr);
   engine.set_phase_hook([&monitor = rank.monitor](const char* name, bool begin) {
     if (begin) monitor.phase(name);
   });

@@ -6,6 +6,7 @@
 #include <cerrno>
 #include <csignal>
 #include <cstdint>
+#include <cstring>
 #include <ctime>
 
 #include "core/base/error.h"
@@ -18,6 +19,8 @@ std::atomic<int> first_signal{0};
 static_assert(std::atomic<int>::is_always_lock_free);
 
 std::atomic<std::int64_t> first_signal_ns{0};
+// What the first signal says on standard error; null: nothing. Whoever set it keeps it.
+std::atomic<const char*> acknowledgement{nullptr};
 
 std::int64_t monotonic_ns() {
   timespec now{};
@@ -33,6 +36,9 @@ extern "C" void on_stop_signal(int number) {
   int none = 0;
   if (first_signal.compare_exchange_strong(none, number)) {
     first_signal_ns.store(monotonic_ns());
+    const char* const text = acknowledgement.load();
+    // A step may take minutes. A handler may call write(), and nothing helps if that fails.
+    if (text != nullptr) [[maybe_unused]] const ssize_t n = ::write(2, text, std::strlen(text));
   } else if (number != SIGHUP && first_signal_ns.load() != 0 &&
              monotonic_ns() - first_signal_ns.load() > kSameRequest_ns) {
     ::_exit(128 + number);
@@ -42,7 +48,8 @@ extern "C" void on_stop_signal(int number) {
 
 }  // namespace
 
-void install_stop_handlers() {
+void install_stop_handlers(const char* said) {
+  acknowledgement.store(said);
   first_signal.store(0);
   first_signal_ns.store(0);
   struct sigaction action {};

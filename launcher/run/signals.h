@@ -14,8 +14,9 @@ inline constexpr int kStopSignals[] = {SIGINT, SIGTERM, SIGUSR1, SIGHUP};
 inline constexpr int kExitStopped = 75;
 
 /// Installs the handlers. A second signal, a second or more after the first, ends the process with
-/// status 128 + its number, without clean-up; SIGHUP never does.
-void install_stop_handlers();
+/// status 128 + its number, without clean-up; SIGHUP never does. said: written to standard error by
+/// the handler as the first signal arrives, as it is; it is never freed. Null: nothing is.
+void install_stop_handlers(const char* said = nullptr);
 
 /// From here on a reader of standard output or error that goes away, as after `| head`, and a file
 /// that reaches its size limit fail a write and do not end the process. Inherited by programs that

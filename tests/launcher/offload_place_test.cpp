@@ -131,27 +131,53 @@ TEST_F(OffloadPlaceTest, AStateIsFoundWhereItsRunLeftIt) {
 }
 
 TEST_F(OffloadPlaceTest, TheStateOfAnotherRunIsNotTaken) {
+  ASSERT_EQ(train("whole", kHere), 0) << d_.err();
   ASSERT_NO_FATAL_FAILURE(cut_off("a"));
-  fs::remove_all(d_.path("runs/a"));
-  refused("a", kHere, {"holds the state of step 3 of an earlier run", "--fresh"});
-  EXPECT_FALSE(is_empty());
-  EXPECT_FALSE(fs::exists(d_.path("runs/a")));
-  ASSERT_EQ(train("a", kHere + "--fresh"), 0) << d_.err();
-  EXPECT_EQ(times_said("the state of step 3 is now in"), 1) << d_.err();
+  const auto entry = [&] { return fs::directory_iterator(d_.path("ssd"))->path(); };
+  const fs::path first = entry();
+  // Another run in its place, which has its own state, and both go on from theirs.
+  fs::rename(d_.path("runs/a"), d_.path("runs/b"));
+  ASSERT_EQ(train("a", kHere, kKilled), 128 + 9) << d_.err();
+  EXPECT_EQ(times_said(first.string() + " holds the state of a run that was in"), 1) << d_.err();
+  EXPECT_EQ(times_said("resuming"), 0) << d_.err();
+  for (const std::string name : {"b", "a"}) {
+    ASSERT_EQ(train(name, kHere), 0) << d_.err();
+    EXPECT_EQ(times_said("resuming from the state of step 3 on disk"), 1) << d_.err();
+    EXPECT_EQ(model_of(name), model_of("whole")) << name;
+  }
+  EXPECT_TRUE(is_empty());
 
   // One whose directory was given the name of ours.
-  const auto entry = [&] { return fs::directory_iterator(d_.path("ssd"))->path(); };
-  const fs::path aside = entry(), name = aside.parent_path() / aside.stem();
-  fs::rename(aside, name);
-  fs::remove_all(d_.path("runs/a"));
   ASSERT_NO_FATAL_FAILURE(cut_off("c"));
-  for (const auto& other : fs::directory_iterator(d_.path("ssd"))) {
-    if (other.path() == name) continue;
-    fs::remove_all(other.path());
-    fs::rename(name, other.path());
-    break;
-  }
-  refused("c", kHere, {"holds the state of another run, " + name.filename().string()});
+  const fs::path of_c = entry();
+  fs::rename(of_c, d_.path("c"));
+  ASSERT_NO_FATAL_FAILURE(cut_off("d"));
+  const fs::path of_d = entry();
+  fs::remove_all(of_d);
+  fs::rename(d_.path("c"), of_d);
+  refused("d", kHere, {"holds the state of another run, " + of_c.filename().string()});
+}
+
+TEST_F(OffloadPlaceTest, ACopyOfARunDoesNotTakeItsState) {
+  ASSERT_NO_FATAL_FAILURE(cut_off("a"));
+  fs::copy(d_.path("runs/a"), d_.path("runs/b"), fs::copy_options::recursive);
+  refused("b", kHere, {"holds the state of " + d_.path("runs/a").string() + ", of which"});
+  ASSERT_EQ(train("a", kHere), 0) << d_.err();
+  EXPECT_EQ(times_said("resuming from the state of step 3 on disk"), 1) << d_.err();
+}
+
+TEST_F(OffloadPlaceTest, ADamagedStateIsKeptAndSaysWhatToDo) {
+  ASSERT_EQ(train("whole", kHere), 0) << d_.err();
+  ASSERT_NO_FATAL_FAILURE(cut_off("a"));
+  const fs::path place = fs::directory_iterator(d_.path("ssd"))->path();
+  for (const char* record : {"commit-0-even", "commit-0-odd"})
+    write_file_atomic(place / record, "damaged");
+  refused("a", kHere,
+          {"no commit record of the state in " + place.string(), "--resume-from", "--fresh"});
+  EXPECT_TRUE(fs::exists(place / "commit-0-odd"));
+  ASSERT_EQ(train("a", kHere + "--resume-from runs/a/checkpoints/ckpt-2"), 0) << d_.err();
+  EXPECT_EQ(times_said("the damaged state is now in " + place.string()), 1) << d_.err();
+  EXPECT_EQ(model_of("a"), model_of("whole"));
 }
 
 TEST_F(OffloadPlaceTest, WhatMakesTransfersSlowIsSaidOnce) {

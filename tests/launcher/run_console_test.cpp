@@ -189,6 +189,23 @@ TEST(RunSignals, FirstSetsTheFlagSecondEndsTheProcess) {
   }
 }
 
+TEST(RunSignals, TheFirstIsAnsweredAtOnce) {
+  int ends[2];
+  ASSERT_EQ(::pipe(ends), 0);
+  const int status = status_of_child([&ends] {
+    ::dup2(ends[1], STDERR_FILENO);
+    install_stop_handlers("stopping\n");
+    ::raise(SIGINT);
+    ::raise(SIGINT);
+  });
+  ::close(ends[1]);
+  EXPECT_EQ(status, 0);
+  std::string said(64, ' ');
+  said.resize(static_cast<std::size_t>(std::max<ssize_t>(0, ::read(ends[0], said.data(), 64))));
+  ::close(ends[0]);
+  EXPECT_EQ(said, "stopping\n");
+}
+
 TEST(RunSignals, InstallingForgetsAnEarlierSignal) {
   const int status = status_of_child([] {
     install_stop_handlers();
