@@ -141,17 +141,25 @@ Var Transformer::block(Context& ctx, int index, const Var& x,
   return add(ctx, middle, feed_forward());
 }
 
-Var Transformer::layers(Context& ctx, const Tensor& ids, const Tensor& order,
-                        const AttentionContext& attention) const {
+Var Transformer::first(Context& ctx, const Tensor& ids, const Tensor& order) const {
   ctx.store.prefetch(0);
   ctx.store.prefetch(1);
-  Var x = embedding(ctx, ids, order, embedding_);
-  for (int l = 0; l < config_.num_layers; ++l) {
-    const auto body = [this, &ctx, l, attention](const Var& in) {
-      return block(ctx, l, in, attention);
-    };
-    x = ctx.tape != nullptr ? ctx.tape->checkpoint(x, body) : body(x);
-  }
+  return embedding(ctx, ids, order, embedding_);
+}
+
+// One unit of activation checkpointing.
+Var Transformer::layer(Context& ctx, int index, const Var& x,
+                       const AttentionContext& attention) const {
+  const auto body = [this, &ctx, index, attention](const Var& in) {
+    return block(ctx, index, in, attention);
+  };
+  return ctx.tape != nullptr ? ctx.tape->checkpoint(x, body) : body(x);
+}
+
+Var Transformer::layers(Context& ctx, const Tensor& ids, const Tensor& order,
+                        const AttentionContext& attention) const {
+  Var x = first(ctx, ids, order);
+  for (int l = 0; l < config_.num_layers; ++l) x = layer(ctx, l, x, attention);
   return x;
 }
 
@@ -181,15 +189,20 @@ std::vector<NamedSize> Transformer::linear_sizes() const {
           {"num_key_value_heads * head_dim", config_.num_kv_heads * config_.head_dim}};
 }
 
-Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
-                         float grad_scale) const {
-  TH_CHECK_EQ(tables.size(), 1u);
+Var Transformer::stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const {
+  TH_CHECK_EQ(inputs.tables.size(), 1u);
+  const BatchTensors& batch = inputs.batch;
+  if (index == 0) return first(ctx, batch.ids, batch.order);
+  if (index + 1 == num_stages()) return losses(ctx, inputs, x);
   const AttentionContext attention{.sequences = batch.sequences,
                                    .positions = batch.positions,
                                    .segment_start = batch.segment_start,
-                                   .rope_table = tables[0]};
-  const Var x = layers(ctx, batch.ids, batch.order, attention);
-  // The LM head's backward pass follows its forward pass at once: its weights stay pinned.
+                                   .rope_table = inputs.tables[0]};
+  return layer(ctx, static_cast<int>(index) - 1, x, attention);
+}
+
+// The LM head's backward pass follows its forward pass at once: its weights stay pinned.
+Var Transformer::losses(Context& ctx, const ModelInputs& inputs, const Var& x) const {
   const BlockId last = num_blocks() - 1;
   const auto pin = std::make_shared<std::optional<Pin>>(std::in_place, ctx.store, last);
   if (ctx.recording()) {
@@ -197,9 +210,10 @@ Tensor Transformer::loss(Context& ctx, const BatchTensors& batch, std::span<cons
     ctx.store.prefetch(last - 1);
   }
   const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
-  return lm_head_loss(
-      ctx, h, head_,
-      {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
+  return {.value = lm_head_loss(ctx, h, head_,
+                                {.targets = inputs.batch.targets,
+                                 .weights = inputs.batch.weights,
+                                 .grad_scale = inputs.grad_scale})};
 }
 
 }  // namespace thimble

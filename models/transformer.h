@@ -35,8 +35,9 @@ class Transformer final : public TrainableModel {
   /// Hidden states [N, C] after the final norm. Under a tape, ctx must outlive the backward pass.
   Var hidden(Context& ctx, const Tensor& ids, const Tensor& order,
              const AttentionContext& attention) const;
-  Tensor loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
-              float grad_scale) const override;
+  /// One for each block.
+  std::size_t num_stages() const override { return static_cast<std::size_t>(num_blocks()); }
+  Var stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const override;
   /// Logits f32 [1, V] of the last position.
   Tensor next_logits(Context& ctx, const Tensor& ids, const Tensor& order,
                      const AttentionContext& attention) const;
@@ -55,6 +56,9 @@ class Transformer final : public TrainableModel {
   void add_layer(int index);
   Var layers(Context& ctx, const Tensor& ids, const Tensor& order,
              const AttentionContext& attention) const;
+  Var first(Context& ctx, const Tensor& ids, const Tensor& order) const;
+  Var layer(Context& ctx, int index, const Var& x, const AttentionContext& attention) const;
+  Var losses(Context& ctx, const ModelInputs& inputs, const Var& x) const;
   Var block(Context& ctx, int index, const Var& x, const AttentionContext& attention) const;
   Var self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const;
 

@@ -108,7 +108,7 @@ StepTraffic ParallelPlan::step_traffic(const ParamTable& params, int rank,
     const std::int64_t to_all = own * (options_.ranks - 1);
     if (options_.stage == 3) {
       traffic.gather_bytes +=
-          to_all * weight_size * terms.gathers_per_micro_batch.at(i) * terms.micro_batches;
+          to_all * weight_size * terms.gathers_per_micro_batch.at(i) * terms.weight_passes;
     } else if (updated && options_.stage > 0 && int8) {
       traffic.gather_bytes += to_all + ceil_div(own, kInt8Group) * 4 * (options_.ranks - 1);
     } else if (updated) {

@@ -19,13 +19,22 @@ ShardedGradSink::ShardedGradSink(const GradSinkParts& parts, GradSinkOptions opt
       comm_(parts.comm),
       projection_(parts.projection),
       options_(std::move(options)),
-      micro_batch_(options_.local_dtypes.size()),
-      total_(micro_batch_.size()),
-      reduced_(micro_batch_.size()),
-      gathered_(micro_batch_.size()) {}
+      micro_batches_(1, std::vector<Tensor>(options_.local_dtypes.size())),
+      total_(options_.local_dtypes.size()),
+      reduced_(total_.size()),
+      gathered_(total_.size()) {}
+
+// What is sent together is of one micro-batch.
+void ShardedGradSink::begin_micro_batch(std::size_t place, bool last) {
+  start_bucket();
+  if (place >= micro_batches_.size())
+    micro_batches_.resize(place + 1, std::vector<Tensor>(total_.size()));
+  place_ = place;
+  last_micro_batch_ = last;
+}
 
 GradTarget ShardedGradSink::accumulate_into(ParamId id) {
-  Tensor& grad = micro_batch_.at(index(id));
+  Tensor& grad = micro_batches_[place_].at(index(id));
   if (grad.defined()) return {grad, true};
   grad = Tensor::empty(arena_, MemoryTag::kGradients, options_.local_dtypes[index(id)],
                        params_.info(id).storage_shape(), "parameter gradient");
@@ -33,7 +42,7 @@ GradTarget ShardedGradSink::accumulate_into(ParamId id) {
 }
 
 void ShardedGradSink::complete(ParamId id) {
-  Tensor gradient = std::exchange(micro_batch_.at(index(id)), {});
+  Tensor gradient = std::exchange(micro_batches_[place_].at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
   gradient = projection_.apply(id, gradient);
   if (comm_.size() == 1 && home_takes(id)) {
@@ -77,7 +86,8 @@ void ShardedGradSink::start_bucket() {
   if (running_.size() == kMostRunning) finish_oldest();
   const OpLabel label{"reduce_scatter", params_.info(bucket_ids_.front()).name};
   running_.push_back(
-      {RowReduction(comm_, arena_, label, bucket_, options_.reduce), std::move(bucket_ids_)});
+      {RowReduction(comm_, arena_, label, bucket_, options_.reduce), std::move(bucket_ids_),
+       last_micro_batch_});
   bucket_ids_ = {};
   bucket_.clear();
   bucket_bytes_ = 0;
@@ -105,15 +115,16 @@ void ShardedGradSink::finish_oldest() {
   oldest.reduction.finish(targets);
   targets.clear();
   const std::vector<ParamId> ids = std::move(oldest.ids);
+  const bool last = oldest.last;
   running_.pop_front();
   for (const ParamId id : ids) {
     if (home_takes(id))
-      home_->add(id, std::exchange(reduced_.at(index(id)), {}), last_micro_batch_);
+      home_->add(id, std::exchange(reduced_.at(index(id)), {}), last);
   }
-  if (last_micro_batch_ && ready_ && plan_.stage() > 0) ready_(ids);
+  if (last && ready_ && plan_.stage() > 0) ready_(ids);
 }
 
-void ShardedGradSink::end_micro_batch() {
+void ShardedGradSink::end_micro_batches() {
   start_bucket();
   while (!running_.empty()) finish_oldest();
   if (last_micro_batch_ && plan_.stage() == 0 && comm_.size() > 1) gather_reduced();
@@ -144,9 +155,9 @@ void ShardedGradSink::gather_reduced() {
 }
 
 void ShardedGradSink::release_all() {
-  for (std::vector<Tensor>* tensors : {&micro_batch_, &total_, &reduced_, &gathered_}) {
+  micro_batches_.assign(1, std::vector<Tensor>(total_.size()));
+  for (std::vector<Tensor>* tensors : {&total_, &reduced_, &gathered_})
     tensors->assign(tensors->size(), {});
-  }
 }
 
 }  // namespace thimble

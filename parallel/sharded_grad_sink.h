@@ -40,8 +40,8 @@ class ShardedGradSink final : public StepGradients {
   GradTarget accumulate_into(ParamId id) override;
   void complete(ParamId id) override;
 
-  void begin_micro_batch(bool last) override { last_micro_batch_ = last; }
-  void end_micro_batch() override;
+  void begin_micro_batch(std::size_t place, bool last) override;
+  void end_micro_batches() override;
   bool middle_micro_batches_stay_local() const override {
     return home_ == nullptr && (plan_.stage() < 2 || comm_.size() == 1);
   }
@@ -58,6 +58,7 @@ class ShardedGradSink final : public StepGradients {
   struct Running {
     RowReduction reduction;
     std::vector<ParamId> ids;
+    bool last = false;  // of the last micro-batch
   };
   static std::size_t index(ParamId id) { return static_cast<std::size_t>(id); }
   Shape rows_shape(ParamId id, std::int64_t rows) const;
@@ -77,8 +78,9 @@ class ShardedGradSink final : public StepGradients {
   std::function<void(std::span<const ParamId>)> ready_;
   GradientHome* home_ = nullptr;
   bool last_micro_batch_ = true;
-  std::vector<Tensor> micro_batch_;  // of the running micro-batch, by id
-  std::vector<Tensor> total_;        // over the micro-batches so far (stages 0 and 1, one rank)
+  std::size_t place_ = 0;
+  std::vector<std::vector<Tensor>> micro_batches_;  // under way, by place and id
+  std::vector<Tensor> total_;  // over the micro-batches so far (stages 0 and 1, one rank)
   std::vector<Tensor> reduced_;
   std::vector<Tensor> gathered_;  // stage 0: all rows, of which `reduced_` is then the whole
   std::vector<ParamId> bucket_ids_;

@@ -40,17 +40,22 @@ double predicted_seconds(const TrainSpec& spec, const RankPlace& place, const Ra
 
 }  // namespace
 
-// Micro-batches do the same, one after the other.
+// One after the other, micro-batches do the same; by layers, the activations of all are there at
+// once.
 ActivationPlan plan_activations(const TrainSpec& spec, const BatchPlan& batch,
                                 const RankPlace& place) {
   ActivationPlan plan{.place = spec.offload.activations, .disk = {}};
   if (!plan.on_disk()) return plan;
   PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
+  const std::int64_t together = spec.engine.by_layers ? batch.accumulation_steps : 1;
   planned.assembled.engine.step(
-      std::vector<Batch>{planned_batch(batch.micro_batch, spec.engine.seq_len)}, 1, 0);
+      std::vector<Batch>(static_cast<std::size_t>(together),
+                         planned_batch(batch.micro_batch, spec.engine.seq_len)),
+      1, 0);
   const OffloadedActivations& activations = *planned.assembled.activations;
-  plan.disk = {.read = batch.accumulation_steps * activations.traffic().read,
-               .written = batch.accumulation_steps * activations.traffic().written};
+  const std::int64_t times = batch.accumulation_steps / together;
+  plan.disk = {.read = times * activations.traffic().read,
+               .written = times * activations.traffic().written};
   plan.disk_bytes = activations.most_on_disk();
   return plan;
 }

@@ -91,9 +91,13 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
   const Reservation snapshots = reserve_snapshots(engine, spec.snapshots);
   engine.load(*open_weights(arena.pinned(), spec, engine.model().params()));
   arena.begin_phase("step");
-  const std::vector<Batch> batches(
-      static_cast<std::size_t>(std::min<std::int64_t>(batch.accumulation_steps, 2)),
-      planned_batch(batch.micro_batch, spec.engine.seq_len));
+  // One after the other, micro-batches from the second on take the same memory; by layers, each takes
+  // its own.
+  const std::int64_t count = spec.engine.by_layers
+                                 ? batch.accumulation_steps
+                                 : std::min<std::int64_t>(batch.accumulation_steps, 2);
+  const std::vector<Batch> batches(static_cast<std::size_t>(count),
+                                   planned_batch(batch.micro_batch, spec.engine.seq_len));
   plan_steps(engine, batches);
   {
     const PhaseScope phase(arena, "eval");

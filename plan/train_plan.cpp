@@ -56,6 +56,7 @@ StepTraffic plan_traffic(const TrainEngine& engine, const TrainSpec& spec, const
   StepTraffic traffic = engine.parallel().step_traffic(
       params, place.rank,
       {.micro_batches = batch.accumulation_steps,
+       .weight_passes = spec.engine.by_layers ? 1 : batch.accumulation_steps,
        .comm_dtype = spec.engine.comm_dtype,
        .weight_dtype = spec.engine.dtype,
        .gathers_per_micro_batch = engine.model().gathers_per_micro_batch(),
@@ -188,6 +189,25 @@ bool plan_placement(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
   return true;
 }
 
+// With weights on disk, micro-batches that go through the layers together read them twice a step:
+// worth smaller micro-batches, if the larger ones do not all fit.
+void order_by_layers(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  if (!spec.any_order || !spec.offload.weights || plan.batch.accumulation_steps == 1) return;
+  TrainSpec next = spec;
+  next.engine.by_layers = true;
+  for (std::int64_t micro = plan.batch.micro_batch; micro > 0; micro /= 2) {
+    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
+    MemoryReport memory = plan_memory(next, batch, place);
+    if (memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes) {
+      plan.batch = batch;
+      plan.memory = std::move(memory);
+      spec = std::move(next);
+      return;
+    }
+    if (spec.micro_batch) return;
+  }
+}
+
 // All that the spec leaves open of where things are, in the order in which it is tried. What is
 // computed again is settled before parts of the state go to disk; if it is fixed, activations go
 // there after them.
@@ -222,6 +242,7 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     if (plan.fits) break;
   }
   TrainSpec& tried = planned_spec.value();
+  if (plan.fits) order_by_layers(tried, place, plan);
   if (plan.fits && tried.offload.state && tried.any_cache) fill_cache(tried, place, plan);
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
   plan.offload = parts_on_disk(tried.offload);
@@ -243,6 +264,7 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   if (place.ranks > 1)
     plan.traffic = plan_traffic(planned.assembled.engine, tried, plan.batch, place);
   plan.recompute = tried.engine.recompute;
+  plan.by_layers = tried.engine.by_layers;
   return plan;
 }
 
@@ -254,6 +276,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   if (spec.any_cache) spec.offload.cache_bytes = plan.cache_bytes;
   spec.offload.activations = plan.activations.place;
   spec.engine.recompute = plan.recompute;
+  spec.engine.by_layers = plan.by_layers;
   return spec;
 }
 

@@ -28,6 +28,7 @@ struct TrainPlan {
   std::int64_t gradient_disk_bytes = 0;  // that a rank's gradients take of the disk
   ActivationPlan activations;            // beside that
   Recompute recompute = Recompute::kNone;
+  bool by_layers = false;  // see EngineOptions
   StepTraffic traffic;  // of this rank in one step
   MemoryReport memory;
   std::vector<GroupSummary> groups;  // which optimizer took how much

@@ -6,22 +6,22 @@
 
 namespace thimble {
 
-BatchFeed::BatchFeed(Arena& arena, std::span<const Batch> batches)
-    : arena_(arena), batches_(batches), staged_(!arena.is_on_cpu()) {
+BatchFeed::BatchFeed(Arena& arena, std::span<const Batch> batches, std::size_t places)
+    : arena_(arena), batches_(batches), staged_(!arena.is_on_cpu()), places_(1) {
   if (!staged_ || batches.empty()) return;
   const std::int64_t sequences = batches[0].sequences, positions = batches[0].num_positions();
   const auto losses = [&](Arena& where, std::int64_t count) {
     return Tensor::empty(where, MemoryTag::kActivations, DType::kF32, Shape{count, positions},
                          "losses");
   };
-  const std::size_t places = std::min(kPlaces, batches.size());
-  for (std::size_t i = 0; i < places; ++i) {
-    places_[i] = {.device = empty_batch(arena, sequences, positions),
+  places_.resize(std::min(places, batches.size()));
+  for (Place& one : places_) {
+    one = {.device = empty_batch(arena, sequences, positions),
                   .host = empty_batch(arena.pinned(), sequences, positions),
                   .losses = losses(arena, 1).view(Shape{positions}),
                   .arrivals = {}};
   }
-  host_losses_ = losses(arena.pinned(), static_cast<std::int64_t>(places));
+  host_losses_ = losses(arena.pinned(), static_cast<std::int64_t>(places_.size()));
 }
 
 void BatchFeed::start(std::size_t index) {
@@ -54,12 +54,12 @@ const BatchTensors& BatchFeed::next() {
   if (index == 0) start(0);
   if (index + 1 < batches_.size()) start(index + 1);
   for (Completion& arrival : current.arrivals) arrival.follow();
-  if (index >= kPlaces) departures_.at(index - kPlaces).follow();  // it reads current.losses
+  if (index >= places_.size()) departures_.at(index - places_.size()).follow();  // it reads current.losses
   return current.device;
 }
 
 void BatchFeed::keep(const Tensor& losses) {
-  const std::size_t index = given_ - 1;
+  const std::size_t index = kept_++;
   if (staged_) {
     ops::copy(place(index).losses, losses);
   } else if (!arena_.device().planning) {
@@ -68,14 +68,14 @@ void BatchFeed::keep(const Tensor& losses) {
 }
 
 float* BatchFeed::host_losses(std::size_t index) const {
-  const auto row = static_cast<std::int64_t>(index % kPlaces);
+  const auto row = static_cast<std::int64_t>(index % places_.size());
   return host_losses_.data<float>() + row * host_losses_.dim(1);
 }
 
 void BatchFeed::send() {
   if (!staged_) return;
   const std::size_t index = departures_.size();
-  if (index >= kPlaces) add_until(index - kPlaces + 1);  // whose place in host_losses_ it takes
+  if (index >= places_.size()) add_until(index - places_.size() + 1);  // whose place in host_losses_ it takes
   const Tensor& losses = place(index).losses;
   if (arena_.device().planning || losses.nbytes() == 0) {
     departures_.emplace_back();
@@ -98,7 +98,7 @@ const ExactSum& BatchFeed::loss() {
 }
 
 std::uint64_t BatchFeed::key() const {
-  const Place& current = places_[staged_ ? (given_ - 1) % kPlaces : 0];
+  const Place& current = places_[(given_ - 1) % places_.size()];
   auto key = static_cast<std::uint64_t>(current.device.sequences);
   const auto add = [&key](const Tensor& t) {
     key = mix64(key, reinterpret_cast<std::uintptr_t>(t.raw()));

@@ -16,15 +16,17 @@ namespace thimble {
 
 class BatchFeed {
  public:
-  /// All of one shape; they must outlive the feed.
-  BatchFeed(Arena& arena, std::span<const Batch> batches);
+  /// All of one shape; they must outlive the feed. places: of how many the tensors exist at once, on
+  /// a GPU.
+  BatchFeed(Arena& arena, std::span<const Batch> batches, std::size_t places);
   BatchFeed(const BatchFeed&) = delete;
   BatchFeed& operator=(const BatchFeed&) = delete;
 
-  /// The next micro-batch, in order. Its tensors keep their bytes until the next call, and come
-  /// back with the same addresses every second time.
+  /// The next micro-batch, in order. Its tensors keep their bytes until the next call (on a CPU,
+  /// those of a copy longer; on a GPU until the call that takes its place again), and come back
+  /// with the same addresses when their place does.
   const BatchTensors& next();
-  /// Puts the losses (f32 [N], unweighted) of the running micro-batch aside: a kernel of a GPU's,
+  /// Puts the losses (f32 [N], unweighted) of a micro-batch aside, in order: a kernel of a GPU's,
   /// that waits for nothing.
   void keep(const Tensor& losses);
   /// What was put aside travels; once for each micro-batch.
@@ -35,13 +37,12 @@ class BatchFeed {
   std::uint64_t key() const;
 
  private:
-  static constexpr std::size_t kPlaces = 2;
   struct Place {
     BatchTensors device, host;
     Tensor losses;
     std::vector<Completion> arrivals;
   };
-  Place& place(std::size_t index) { return places_[staged_ ? index % kPlaces : 0]; }
+  Place& place(std::size_t index) { return places_[index % places_.size()]; }
   float* host_losses(std::size_t index) const;
   void add_until(std::size_t count);
   void start(std::size_t index);
@@ -49,8 +50,8 @@ class BatchFeed {
   Arena& arena_;
   std::span<const Batch> batches_;
   bool staged_;                         // on a GPU
-  std::size_t given_ = 0;               // by next()
-  std::array<Place, kPlaces> places_;   // on a CPU the first alone
+  std::size_t given_ = 0, kept_ = 0;    // by next(), by keep()
+  std::vector<Place> places_;           // on a CPU one
   Tensor host_losses_;                  // [places, N]
   std::vector<Completion> departures_;  // by micro-batch
   std::size_t added_ = 0;

@@ -20,11 +20,29 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
   all_reduce(comm_, "loss weights", std::span(&weight, 1));
   sums.weight = weight.value();
   const auto scale = static_cast<float>(sums.weight > 0 ? 1.0 / sums.weight : 0.0);
+  if (options_.by_layers && micro_batches.size() > 1) {
+    run_by_layers(micro_batches, scale, sums);
+  } else {
+    run_one_by_one(micro_batches, scale, sums);
+  }
+  return sums;
+}
+
+// Fused: the backward pass of the last micro-batch changes weights and must not begin in vain.
+bool TrainEngine::is_loss_finite(BatchFeed& feed, Sums& sums) {
+  ExactSum loss = feed.loss();
+  all_reduce(comm_, "loss", std::span(&loss, 1));
+  sums.usable = std::isfinite(loss.value());
+  if (!sums.usable) sums.loss = feed.loss();
+  return sums.usable;
+}
+
+void TrainEngine::run_one_by_one(std::span<const Batch> micro_batches, float scale, Sums& sums) {
   const bool repeats = micro_batches_repeat();
-  BatchFeed feed(arena_, micro_batches);
+  BatchFeed feed(arena_, micro_batches, graph_caches_.size());
   for (std::size_t i = 0; i < micro_batches.size() && sums.usable; ++i) {
     const bool last = i + 1 == micro_batches.size();
-    gradients_->begin_micro_batch(last);
+    gradients_->begin_micro_batch(0, last);
     const BatchTensors& batch = feed.next();
     const auto run_one = [&] {
       std::optional<UpdatedOnDemand> on_demand;
@@ -40,30 +58,26 @@ TrainEngine::Sums TrainEngine::run_micro_batches(std::span<const Batch> micro_ba
       phase("forward", false);
       finish_update();
       if (fused_ && last) {
-        // The backward pass changes weights: it must not begin in vain.
         feed.send();
-        ExactSum loss = feed.loss();
-        all_reduce(comm_, "loss", std::span(&loss, 1));
-        sums.usable = std::isfinite(loss.value());
-        if (!sums.usable) return;
+        if (!is_loss_finite(feed, sums)) return;
       }
       phase("backward", true);
       begin_backward(fused_ && last && fused_->updates());
       tape.backward();
-      gradients_->end_micro_batch();
+      end_backward();
       phase("backward", false);
     };
     if (repeats && i > 0 && !last) {
       const std::uint64_t key =
           mix64(mix64(arena_.layout_hash(), gradients_->places_hash()), feed.key());
-      graph_caches_[i % 2].run(mix64(key, std::bit_cast<std::uint32_t>(scale)), run_one);
+      graph_caches_[i % graph_caches_.size()].run(mix64(key, std::bit_cast<std::uint32_t>(scale)),
+                                                  run_one);
     } else {
       run_one();
     }
     if (!(fused_ && last)) feed.send();
   }
   sums.loss = feed.loss();
-  return sums;
 }
 
 // Whether the micro-batches between a step's first and last do the same on this GPU each time, and
@@ -91,7 +105,7 @@ StepResult TrainEngine::accumulate(std::span<const Batch> micro_batches) {
 
 EvalSum TrainEngine::evaluate(const Batch& batch) {
   finish_update();
-  BatchFeed feed(arena_, std::span(&batch, 1));
+  BatchFeed feed(arena_, std::span(&batch, 1), 1);
   Context ctx{.store = *store_, .arena = arena_, .dtype = options_.dtype, .fp8 = options_.fp8};
   feed.keep(model_.loss(ctx, feed.next(), tables_, 1.0f));
   feed.send();

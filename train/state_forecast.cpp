@@ -7,10 +7,12 @@ namespace thimble {
 std::vector<StateUse> StateForecast::begin_backward(
     bool updates, const std::function<std::vector<StateUse>(const Event&)>& uses) {
   running_ = updates ? 1 : 0;
+  is_running_ = true;
   on_course_ = true;
   for (std::vector<bool>& of : foreseen_) std::fill(of.begin(), of.end(), false);
   std::vector<StateUse> all;
-  for (const Event& event : backward_passes_[running_]) {
+  for (Event& event : backward_passes_[running_]) {
+    event.again = foreseen_[index(event.kind)].at(static_cast<std::size_t>(event.items.front().id));
     for (const UpdateItem& item : event.items)
       foreseen_[index(event.kind)].at(static_cast<std::size_t>(item.id)) = true;
     const std::vector<StateUse> more = uses(event);
@@ -21,6 +23,7 @@ std::vector<StateUse> StateForecast::begin_backward(
 }
 
 bool StateForecast::comes(Event event) {
+  if (!is_running_) return false;
   const std::vector<bool>& known = foreseen_[index(event.kind)];
   on_course_ = on_course_ &&
                std::all_of(event.items.begin(), event.items.end(), [&](const UpdateItem& item) {

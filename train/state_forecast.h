@@ -20,6 +20,7 @@ class StateForecast {
   struct Event {
     Kind kind = Kind::kProjected;
     std::vector<UpdateItem> items;
+    bool again = false;  // there was one of this kind and first item in the pass
   };
 
   explicit StateForecast(std::int32_t params) {
@@ -31,6 +32,8 @@ class StateForecast {
   /// leases now, none if it does not come.
   std::vector<StateUse> begin_backward(
       bool updates, const std::function<std::vector<StateUse>(const Event&)>& uses);
+  /// What comes from now on is of no backward pass, and neither announced nor remembered.
+  void end_backward() { is_running_ = false; }
   /// An event of the running backward pass. False: it was not in what begin_backward() returned, or
   /// something before it was not; what is leased now and later in the pass has to be announced as
   /// it comes.
@@ -42,6 +45,7 @@ class StateForecast {
   std::array<std::vector<Event>, 2> backward_passes_;  // without and with updates
   std::array<std::vector<bool>, 3> foreseen_;          // by kind and parameter
   std::size_t running_ = 0;
+  bool is_running_ = false;
   bool on_course_ = false;
 };
 

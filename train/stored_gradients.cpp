@@ -28,10 +28,10 @@ bool StoredGradients::takes(ParamId id) const {
 
 // By the rows in which the update reads them. A vector is one piece, for its squares are summed as
 // a whole.
-std::vector<StateUse> StoredGradients::uses(ParamId id) const {
+std::vector<StateUse> StoredGradients::uses(ParamId id, bool again) const {
   const StateEntry& entry = *parts_.table.find(id, StateKind::kGradient);
   const Slice rows = entry.held_rows(parts_.rank);
-  const StateAccess access = begun_[index(id)] ? StateAccess::kChange : StateAccess::kOverwrite;
+  const StateAccess access = again ? StateAccess::kChange : StateAccess::kOverwrite;
   if (!parts_.table.params().info(id).is_matrix()) return {{entry.id, rows, access}};
   std::vector<StateUse> uses;
   for (const Slice part : parts_.loop.parts_of({id, rows}, step_))
@@ -40,7 +40,7 @@ std::vector<StateUse> StoredGradients::uses(ParamId id) const {
 }
 
 void StoredGradients::add(ParamId id, const Tensor& rows, bool last) {
-  const std::vector<StateUse> order = uses(id);
+  const std::vector<StateUse> order = uses(id, begun_[index(id)]);
   if (!announced_(id)) parts_.state.announce(order);
   ExactSum squares;
   for (const StateUse& use : order) {

@@ -34,8 +34,8 @@ class StoredGradients final : public GradientHome {
   bool takes(ParamId id) const override;
   void add(ParamId id, const Tensor& rows, bool last) override;
 
-  /// What add() leases, in order.
-  std::vector<StateUse> uses(ParamId id) const;
+  /// What add() leases, in order; again: if it was called before.
+  std::vector<StateUse> uses(ParamId id, bool again) const;
   bool is_final(ParamId id) const { return final_.at(index(id)); }
   /// The sum of squares of all gradients of this step that are final, of this rank's rows, before
   /// clipping.

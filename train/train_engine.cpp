@@ -292,6 +292,11 @@ void TrainEngine::begin_backward(bool updates) {
       updates, [this](const StateForecast::Event& event) { return uses(event); }));
 }
 
+void TrainEngine::end_backward() {
+  gradients_->end_micro_batches();
+  forecast_.end_backward();
+}
+
 // What the running step leases for it.
 std::vector<StateUse> TrainEngine::uses(const StateForecast::Event& event) const {
   std::vector<UpdateItem> items;
@@ -305,7 +310,7 @@ std::vector<StateUse> TrainEngine::uses(const StateForecast::Event& event) const
       return projection_->width(id) > 0 ? loop_.projection_uses(id, step_)
                                         : std::vector<StateUse>{};
     case StateForecast::Kind::kStored:
-      return stored_->takes(id) ? stored_->uses(id) : std::vector<StateUse>{};
+      return stored_->takes(id) ? stored_->uses(id, event.again) : std::vector<StateUse>{};
     case StateForecast::Kind::kUpdated:
       break;
   }

@@ -18,6 +18,7 @@
 #include "core/nn/weight_rows.h"
 #include "core/nn/weight_store.h"
 #include "parallel/parallel_plan.h"
+#include "train/batch_feed.h"
 #include "train/delayed_update.h"
 #include "train/fused_update.h"
 #include "train/state_forecast.h"
@@ -33,6 +34,7 @@ struct EngineOptions {
   Recompute recompute =
       Recompute::kNone;  // activation checkpointing; kNone, for speed, also keeps prepacked weights
   bool accumulates = false;          // several micro-batches per step (gradient accumulation)
+  bool by_layers = false;  // these go through the model layer by layer together, not one by one
   int zero_stage = 0;                // what is sharded over the ranks: see ParallelOptions
   DType comm_dtype = DType::kBF16;   // communication dtype: of gradients between ranks
   bool reduce_by_transport = false;  // see ReduceOptions
@@ -183,9 +185,13 @@ class TrainEngine {
         true;  // fused: the loss is finite on all ranks, so the last backward pass has run
   };
   Sums run_micro_batches(std::span<const Batch> micro_batches);
+  void run_one_by_one(std::span<const Batch> micro_batches, float scale, Sums& sums);
+  void run_by_layers(std::span<const Batch> micro_batches, float scale, Sums& sums);
+  bool is_loss_finite(BatchFeed& feed, Sums& sums);
   bool micro_batches_repeat() const;
   void begin_step(std::int64_t step);
   void begin_backward(bool updates);
+  void end_backward();
   std::vector<StateUse> uses(const StateForecast::Event& event) const;
   void store_gradients();
   void delay_updates();

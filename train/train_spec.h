@@ -42,6 +42,7 @@ struct TrainSpec {
   OffloadedParts may_offload;               // what the plan may put on disk besides
   bool any_cache = false;                   // the plan may raise offload.cache_bytes
   bool any_activations = false;             // the plan may set offload.activations
+  bool any_order = false;                   // the plan may set engine.by_layers
   bool any_recompute = false;               // the plan may set engine.recompute
   std::vector<std::int64_t> sample_prompt_tokens;  // lengths of the prompts decoded at evaluations
 };

@@ -113,14 +113,18 @@ GradTarget Tape::grad_slot(std::int32_t id, DType dtype, const Shape& shape) {
   return {grad, true};
 }
 
-void Tape::backward() {
-  while (!nodes_.empty()) {
+void Tape::backward_to(std::size_t mark) {
+  while (nodes_.size() > mark) {
     std::function<void(Tape&)> node = std::move(nodes_.back());
     nodes_.pop_back();
     node(*this);
     // Only now: the node may have used the weight after its gradient, and the sink may change it.
     for (const ParamId id : std::exchange(completed_, {})) sink_.complete(id);
   }
+}
+
+void Tape::backward() {
+  backward_to(0);
   grads_.clear();
   for (const auto& [id, open] : open_uses_) TH_CHECK(open == 0, "parameter {} is still open", id);
   open_uses_.clear();

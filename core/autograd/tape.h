@@ -69,6 +69,9 @@ class Tape {
   /// Runs all nodes in reverse and forgets them. Every announced parameter has been completed
   /// afterwards.
   void backward();
+  /// Where the recording stands, and a part of backward(): the nodes that were recorded since.
+  std::size_t mark() const { return nodes_.size(); }
+  void backward_to(std::size_t mark);
 
  private:
   enum class Mode { kRecord, kCount, kReplay };

@@ -25,10 +25,13 @@ class GradProjection {
 
 class StepGradients : public GradSink {
  public:
-  /// Called around every micro-batch of a step. end_micro_batch() of the last one returns when
-  /// every gradient is where it is needed.
-  virtual void begin_micro_batch(bool last) = 0;
-  virtual void end_micro_batch() = 0;
+  /// What comes now is of a micro-batch; last: of the last one of the step. Several may take turns,
+  /// each in a place of its own, from 0, for what it has not completed; a parameter's gradients are
+  /// completed in the order of the micro-batches.
+  virtual void begin_micro_batch(std::size_t place, bool last) = 0;
+  /// Called when none is under way. After the last one it returns when every gradient is where it
+  /// is needed.
+  virtual void end_micro_batches() = 0;
 
   /// Whether a micro-batch between the first and the last exchanges nothing with other ranks. Where
   /// the gradients that it adds to lie is hashed.
@@ -36,7 +39,7 @@ class StepGradients : public GradSink {
   virtual std::uint64_t places_hash() const = 0;
 
   /// Sets what is called in the last micro-batch for every gradient as soon as it is where it is
-  /// needed, on all ranks in the same order; by end_micro_batch() it has been called for all. It
+  /// needed, on all ranks in the same order; by end_micro_batches() it has been called for all. It
   /// may release them.
   virtual void set_ready(std::function<void(std::span<const ParamId>)> ready) = 0;
 

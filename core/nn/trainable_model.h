@@ -1,9 +1,11 @@
-// What training asks of a model: parameters in blocks, and a loss. It knows nothing else of one.
+// What training asks of a model: parameters in blocks, and a loss in stages. It knows nothing else of
+// one.
 #pragma once
 
 #include <cstdint>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "core/nn/batch_tensors.h"
@@ -14,6 +16,13 @@ namespace thimble {
 struct NamedSize {
   std::string name;  // as in the configuration
   std::int64_t value = 0;
+};
+
+/// What a training or evaluation pass over one micro-batch is given; it outlives the pass.
+struct ModelInputs {
+  const BatchTensors& batch;
+  std::span<const Tensor> tables;  // of make_tables()
+  float grad_scale = 1;            // of the weighted losses; means nothing without a tape
 };
 
 /// It owns no weights: a ParamStore has them, and a forward pass pins the blocks it reads. It
@@ -43,11 +52,23 @@ class TrainableModel {
   /// kept by the caller, given to every loss(). The same reservations on a planning arena.
   virtual std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const = 0;
 
-  /// Losses f32 [N] of all positions, unweighted. Under a tape also records the backward pass, of
-  /// the weighted losses times grad_scale; `ctx`, the batch and the tables must outlive it. Without
-  /// one it only evaluates, and grad_scale means nothing.
-  virtual Tensor loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
-                      float grad_scale) const = 0;
+  /// A forward pass is made of so many stages, from 2 on, which read the weights of about one block
+  /// each, so that several micro-batches may go through a block before the next.
+  virtual std::size_t num_stages() const = 0;
+  /// One stage. x: what the one before it gave, nothing for the first; nothing else goes from one to
+  /// the next. The last gives the losses f32 [N] of all positions, unweighted. Under a tape also
+  /// records the backward pass, of the weighted losses times grad_scale; `ctx` and what `inputs`
+  /// refers to must outlive it. Without one it only evaluates.
+  virtual Var stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const = 0;
+
+  /// All stages, one after the other: the losses.
+  Tensor loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
+              float grad_scale) const {
+    const ModelInputs inputs{batch, tables, grad_scale};
+    Var x;
+    for (std::size_t i = 0; i < num_stages(); ++i) x = stage(ctx, inputs, i, std::move(x));
+    return x.value;
+  }
 };
 
 }  // namespace thimble

@@ -40,7 +40,7 @@ struct TrainBench {
   std::string comm_dtype = "bf16", matmul = "auto";
   std::string optimizer = "adamw", fallback = "adamw", master = "fp32", state_dtype = "fp32";
   std::optional<std::int64_t> rank;
-  bool fused = false;
+  bool fused = false, by_layers = false;
   bool no_graphs = false, fp8 = false;
   int threads = 0, zero_stage = 1;
   OffloadBench offload;
@@ -70,6 +70,7 @@ EngineOptions engine_options(const TrainBench& b) {
           .grad_dtype = dtype,
           .recompute = recompute_of(b.recompute),
           .accumulates = b.accumulation > 1,
+          .by_layers = b.by_layers,
           .zero_stage = b.zero_stage,
           .comm_dtype = b.comm_dtype == "bf16" ? DType::kBF16 : DType::kF32,
           .clip_mode = b.fused ? ClipMode::kLagged : ClipMode::kExact,
@@ -234,6 +235,7 @@ void add_speed(nlohmann::ordered_json& result, const TrainBench& b, const Timing
                double roofline_s, std::optional<double> peak_flops) {
   const double step_s = timing.median_s();
   result["accumulation"] = b.accumulation;
+  result["by_layers"] = b.by_layers;
   result["sol"] = roofline_s * static_cast<double>(b.accumulation) / step_s;  // see roofline.h
   result["mfu"] = nullptr;  // a GPU without a data sheet
   if (peak_flops) result["mfu"] = result["model_tflops"].get<double>() * 1e12 / *peak_flops;
@@ -339,6 +341,8 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_option("--seq", options->seq, "Positions per sequence")->check(CLI::Range(1, 1 << 20));
   train->add_option("--accumulation", options->accumulation, "Micro-batches per step")
       ->check(CLI::PositiveNumber);
+  train->add_flag("--by-layers", options->by_layers,
+                  "All micro-batches of a step through a layer before the next");
   train->add_option("--steps", options->steps, "Steps in all")->check(CLI::PositiveNumber);
   train->add_option("--warmup", options->warmup, "Steps not counted")
       ->check(CLI::NonNegativeNumber);

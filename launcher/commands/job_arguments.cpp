@@ -104,13 +104,15 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
   const std::int64_t overhead = overhead_bytes(spec.device);
   const std::string recompute =
       spec.any_recompute ? fmt::format("\nrecompute: {}", job::spelling(plan.recompute)) : "";
+  const std::string order =
+      plan.by_layers && plan.batch.accumulation_steps > 1 ? ", all through a layer at a time" : "";
   const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
-      "{:.1f} M parameters, {}; {}; {}{}\n{}{} at most {} (arena {} + "
+      "{:.1f} M parameters, {}; {}; {}{}{}\n{}{} at most {} (arena {} + "
       "{} {}), budget "
       "{} ({}){}{}{}{}\ndisk: {} per checkpoint, {} for the exported model",
       static_cast<double>(spec.model.num_parameters()) / 1e6, weights_text(spec.engine),
-      optimizers_text(plan), plan.batch.text(), ranks, to_table(plan.memory),
+      optimizers_text(plan), plan.batch.text(), order, ranks, to_table(plan.memory),
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
       format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),
       format_bytes(plan.budget.bytes), plan.budget.bound_by,

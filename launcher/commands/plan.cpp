@@ -213,6 +213,9 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
           {"comm_s", knows_comm ? nlohmann::ordered_json(time.comm_s) : nlohmann::ordered_json()},
           {"micro_batch_size", plan.batch.micro_batch},
           {"gradient_accumulation_steps", plan.batch.accumulation_steps},
+          {"accumulation_order",
+           job::spelling(plan.by_layers ? job::AccumulationOrder::kLayers
+                                        : job::AccumulationOrder::kMicroBatches)},
           {"peak_bytes", plan.memory.peak_bytes()},
           {"arena_bytes", plan.memory.extent_bytes},
           {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(spec.device)},
@@ -336,6 +339,7 @@ void run_plan(const PlanArguments& arguments) {
   const TrainPlan plan = plan_job(
       spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport, known.rates);
   spec.engine.recompute = plan.recompute;
+  spec.engine.by_layers = plan.by_layers;
   add_rates(arguments, spec, job, plan, known);
   const double step_s = least_step_s(spec, plan, known);
   const CheckpointRoom room = checkpoint_room(job, outlook.steps, plan.checkpoint_bytes);

@@ -135,7 +135,8 @@ std::array<PlaceKey, 3> places_of(job::OffloadConfig& offload) {
 }
 
 constexpr const char *kWhereActivations = "where activations are",
-                     *kWhatAgain = "what is computed again";
+                     *kWhatAgain = "what is computed again",
+                     *kWhichOrder = "the order of micro-batches";
 
 // A choice is what rank 0 has.
 template <typename Enum>
@@ -157,6 +158,7 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   for (const auto& [what, place] : places_of(job.offload)) follow_choice(comm, what, *place);
   follow_choice(comm, kWhereActivations, job.offload.activations);
   follow_choice(comm, kWhatAgain, job.memory.recompute);
+  follow_choice(comm, kWhichOrder, job.training.accumulation_order);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
 }
@@ -216,10 +218,10 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, cache, activations, recompute;
+  bool micro_batch, zero_stage, matmul, cache, activations, recompute, order;
   std::array<bool, 3> places{};  // of places_of()
   bool any_choice() const {
-    return activations || recompute || places[0] || places[1] || places[2];
+    return activations || recompute || order || places[0] || places[1] || places[2];
   }
 };
 
@@ -247,6 +249,7 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
         if (open.places[i]) places_of(job.offload)[i].place->value.reset();
       }
       if (open.activations) job.offload.activations.value.reset();
+      if (open.order) job.training.accumulation_order.value.reset();
       if (open.recompute) job.memory.recompute.value.reset();
       read_spec(p, threads);
     }
@@ -266,6 +269,9 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
   }
   job.offload.activations.value = p.plan.activations.place;
   follow_choice(comm, kWhereActivations, job.offload.activations);
+  job.training.accumulation_order.value = p.plan.by_layers ? job::AccumulationOrder::kLayers
+                                                           : job::AccumulationOrder::kMicroBatches;
+  follow_choice(comm, kWhichOrder, job.training.accumulation_order);
   job.memory.recompute.value = p.plan.recompute;
   follow_choice(comm, kWhatAgain, job.memory.recompute);
   read_spec(p, threads);
@@ -287,7 +293,8 @@ Prepared prepare_rank(const RankSetting& rank) {
                   .matmul = !p.job.training.matmul.value,
                   .cache = p.job.offload.cache.is_auto(),
                   .activations = p.job.offload.activations.is_auto(),
-                  .recompute = p.job.memory.recompute.is_auto()};
+                  .recompute = p.job.memory.recompute.is_auto(),
+                  .order = p.job.training.accumulation_order.is_auto()};
   for (std::size_t i = 0; i < open.places.size(); ++i)
     open.places[i] = places_of(p.job.offload)[i].place->is_auto();
   open_run(rank, p);

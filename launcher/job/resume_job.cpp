@@ -77,6 +77,7 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.offload.cache, job.offload.cache, unset);
   adopt(run.offload.activations, job.offload.activations, unset);
   adopt(run.training.grad_dtype, job.training.grad_dtype, unset);
+  adopt(run.training.accumulation_order, job.training.accumulation_order, unset);
   adopt(run.training.matmul, job.training.matmul, unset);
   adopt(run.data.excess_length_strategy, job.data.excess_length_strategy, unset);
   const auto is_auto_format = [](SampleFormat v) { return v == SampleFormat::kAuto; };

@@ -4,6 +4,7 @@
 // order of their blocks.
 #pragma once
 
+#include <array>
 #include <cmath>
 #include <cstdlib>
 #include <utility>
@@ -81,29 +82,26 @@ class OddModel final : public TrainableModel {
   std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const override {
     return {rotations(arena, seq_len, 8, 100.0), rotations(arena, seq_len, 4, 17.0)};
   }
-  Tensor loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
-              float grad_scale) const override {
-    TH_CHECK_EQ(tables.size(), 2u);
-    Var x = embedding(ctx, batch.ids, batch.order, embedding_);
-    for (const BlockId block : {1, 2, 2, 3}) {
-      const AttentionContext places{.positions = batch.positions,
-                                    .rope_table = tables[block == 1 ? 0 : 1]};
-      const auto body = [this, &ctx, block, places](const Var& in) {
-        return block == 1   ? first(ctx, in, places)
-               : block == 2 ? second(ctx, in)
-                            : third(ctx, in, places);
-      };
-      x = ctx.tape != nullptr ? ctx.tape->checkpoint(x, body) : body(x);
-    }
-    const BlockScope scope(ctx, kLast);
-    return lm_head_loss(
-        ctx, rms_norm(ctx, x, final_norm_, kEps), head_,
-        {.targets = batch.targets, .weights = batch.weights, .grad_scale = grad_scale});
+  std::size_t num_stages() const override { return kBlocks.size() + 2; }
+  Var stage(Context& ctx, const ModelInputs& in, std::size_t index, Var x) const override {
+    TH_CHECK_EQ(in.tables.size(), 2u);
+    if (index == 0) return embedding(ctx, in.batch.ids, in.batch.order, embedding_);
+    if (index > kBlocks.size()) return losses(ctx, in, x);
+    const BlockId block = kBlocks[index - 1];
+    const AttentionContext places{.positions = in.batch.positions,
+                                  .rope_table = in.tables[block == 1 ? 0 : 1]};
+    const auto body = [this, &ctx, block, places](const Var& of) {
+      return block == 1   ? first(ctx, of, places)
+             : block == 2 ? second(ctx, of)
+                          : third(ctx, of, places);
+    };
+    return ctx.tape != nullptr ? ctx.tape->checkpoint(x, body) : body(x);
   }
 
  private:
   static constexpr BlockId kLast = 4;
   static constexpr float kEps = 1e-5f;
+  static constexpr std::array<BlockId, 4> kBlocks{1, 2, 2, 3};  // of the stages between the ends
 
   Weight add(const char* name, BlockId block, std::initializer_list<std::int64_t> shape,
              ParamRole role = ParamRole::kMatrix) {
@@ -132,6 +130,14 @@ class OddModel final : public TrainableModel {
     }
     ops::from_host(table, values.data());
     return table;
+  }
+
+  Var losses(Context& ctx, const ModelInputs& in, const Var& x) const {
+    const BlockScope scope(ctx, kLast);
+    return {.value = lm_head_loss(ctx, rms_norm(ctx, x, final_norm_, kEps), head_,
+                                  {.targets = in.batch.targets,
+                                   .weights = in.batch.weights,
+                                   .grad_scale = in.grad_scale})};
   }
 
   Var first(Context& ctx, const Var& x, const AttentionContext& places) const {

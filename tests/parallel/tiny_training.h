@@ -129,6 +129,7 @@ struct Setting {
   std::int64_t small_elements = 64;
   bool stored_gradients = false;  // where the state is
   bool delayed_update = false;
+  bool by_layers = false;
   bool hostile = false;            // stores, whatever the environment says
   std::optional<TestDisk> disk{};  // the same
   std::optional<ActivationPlace> activations{};
@@ -166,6 +167,7 @@ inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
           .grad_dtype = s.dtype,
           .recompute = s.recompute,
           .accumulates = accumulation_steps > 1,
+          .by_layers = s.by_layers,
           .zero_stage = s.stage,
           .comm_dtype = s.comm_dtype,
           .reduce_by_transport = s.reduce_by_transport,

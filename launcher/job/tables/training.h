@@ -21,6 +21,12 @@ inline constexpr std::array kSpellings<MatmulPath> = [] {
   return spellings;
 }();
 
+enum class AccumulationOrder : std::uint8_t { kMicroBatches, kLayers };
+template <>
+inline constexpr std::array kSpellings<AccumulationOrder>{
+    Spelling{AccumulationOrder::kMicroBatches, "micro_batches"},
+    Spelling{AccumulationOrder::kLayers, "layers"}};
+
 struct TrainingConfig {
   std::optional<std::int64_t> max_steps;  // exactly one of these three
   std::optional<double> num_epochs;
@@ -28,6 +34,7 @@ struct TrainingConfig {
   std::optional<std::int64_t> global_batch_size;  // exactly one of these two
   std::optional<std::int64_t> global_batch_tokens;
   AutoInt micro_batch_size;
+  Auto<AccumulationOrder> accumulation_order;
   double max_grad_norm = 1.0;
   ClipMode grad_norm_mode = ClipMode::kExact;
   Auto<DType> grad_dtype;
@@ -83,6 +90,15 @@ inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) 
          .value = &training.micro_batch_size,
          .range = {.min = 1, .max = 16'777'216},
          .unit = "sequences",
+         .resume = ResumeClass::kContinues});
+  visit({.name = "accumulation_order",
+         .doc = "How the micro-batches of a step go through the model, with the same results to the "
+                "bit; micro_batches: one after the other; layers: all of them through a layer "
+                "before the next, so that weights on disk, or gathered from other ranks, are "
+                "brought twice in a step and not in every micro-batch, but what each keeps for "
+                "its backward pass is there at once; auto: layers if weights are on disk and it "
+                "fits",
+         .value = choice(training.accumulation_order),
          .resume = ResumeClass::kContinues});
   visit({.name = "max_grad_norm",
          .doc = "Gradient clipping: gradients are scaled down to this global norm; 0: no clipping, "
