@@ -1,5 +1,6 @@
 #include "checkpoint/save_state.h"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 
@@ -125,8 +126,14 @@ std::filesystem::path save_state(const CheckpointState& saved, Communicator& com
 
 void plan_save(const CheckpointState& saved, int rank) {
   const std::vector<CheckpointArray> arrays = checkpoint_arrays(saved.table, saved.step, rank);
-  for_leased(saved.state, pieces_to_write(saved.table, arrays, piece_bytes(saved.state)),
-             [](const CheckpointPiece&, std::span<std::byte>) {});
+  std::vector<CheckpointPiece> pieces =
+      pieces_to_write(saved.table, arrays, piece_bytes(saved.state));
+  // Of an array, pieces of as many rows take the same.
+  const auto same = [](const CheckpointPiece& a, const CheckpointPiece& b) {
+    return a.array == b.array && a.use.rows.rows() == b.use.rows.rows();
+  };
+  pieces.erase(std::unique(pieces.begin(), pieces.end(), same), pieces.end());
+  for_leased(saved.state, pieces, [](const CheckpointPiece&, std::span<std::byte>) {});
 }
 
 void load_state(const CheckpointState& loaded, int rank, const StateReader& reader) {

@@ -23,11 +23,12 @@ std::size_t direct_bytes(const File& file, std::span<const std::byte> memory) {
 
 }  // namespace
 
-// One tensor. What it holds says where it is: itself, beside a GPU a copy on the host, or neither,
-// and then it is in the file alone.
+// One tensor. It waits a while before it is written: the last of a forward pass are asked for
+// before their turn comes. What it holds says where it is: itself, beside a GPU a copy on the host,
+// or neither, and then it is in the file alone.
 class OffloadedActivations::Away final : public SavedTensor {
  public:
-  enum class Phase : std::uint8_t { kCopying, kWriting, kAway, kReturning, kHere };
+  enum class Phase : std::uint8_t { kCopying, kWaiting, kWriting, kAway, kReturning, kHere };
 
   Away(OffloadedActivations& home, const Tensor& saved)
       : tensor(saved),
@@ -47,7 +48,7 @@ class OffloadedActivations::Away final : public SavedTensor {
   const DType dtype;
   const Shape shape;
   const std::int64_t bytes;
-  std::int64_t position = -1;  // in the file; negative: it was never written
+  SpillFiles::Place place;  // none: it was never written
   std::vector<ChecksumRun> sums;
   std::vector<Completion> io;
 
@@ -59,7 +60,7 @@ OffloadedActivations::OffloadedActivations(Arena& arena, const ActivationOptions
     : arena_(arena), options_(options) {
   TH_CHECK(options.on_disk || !arena.is_on_cpu(), "the host's memory is the only one");
   if (!options.on_disk || is_planning()) return;
-  file_.emplace(options.directory);
+  files_.emplace(options.directories, options.disk_rates);
   engine_ = make_file_engine({.queue_depth = options.queue_depth});
 }
 
@@ -79,7 +80,8 @@ void OffloadedActivations::leave(Away& away) {
   leaving_.push_back(&away);
   leaving_bytes_ += away.bytes;
   if (arena_.is_on_cpu()) {
-    write(away, away.tensor);
+    away.phase = Away::Phase::kWaiting;
+    unwritten_bytes_ += away.bytes;
   } else {
     const MemoryTag tag = options_.on_disk ? MemoryTag::kIo : MemoryTag::kActivations;
     away.host = Tensor::empty(arena_.pinned(), tag, away.dtype, away.shape, "activation away");
@@ -88,6 +90,7 @@ void OffloadedActivations::leave(Away& away) {
                             .start_to_host(away.host.raw(), away.tensor.raw(), away.bytes));
     }
   }
+  write_oldest();
   while (leaving_.size() > 1 && leaving_bytes_ > options_.window_bytes)
     end_leaving(*leaving_.front());
 }
@@ -98,10 +101,15 @@ void OffloadedActivations::end_copy(Away& away) {
   wait_all(away.io);
   away.io.clear();
   away.tensor = {};
-  if (options_.on_disk) {
-    write(away, away.host);
-  } else {
-    away.phase = Away::Phase::kWriting;
+  away.phase = options_.on_disk ? Away::Phase::kWaiting : Away::Phase::kWriting;
+  if (options_.on_disk) unwritten_bytes_ += away.bytes;
+}
+
+// Half of the window waits, and what is larger than that does not.
+void OffloadedActivations::write_oldest() {
+  for (Away* away : leaving_) {
+    if (2 * unwritten_bytes_ <= options_.window_bytes) return;
+    if (away->phase == Away::Phase::kWaiting) write(*away);
   }
 }
 
@@ -110,10 +118,12 @@ void OffloadedActivations::stop_leaving(const Away& away) {
   if (found == leaving_.end()) return;
   leaving_.erase(found);
   leaving_bytes_ -= away.bytes;
+  if (away.phase == Away::Phase::kWaiting) unwritten_bytes_ -= away.bytes;
 }
 
 void OffloadedActivations::end_leaving(Away& away) {
   end_copy(away);
+  if (away.phase == Away::Phase::kWaiting) write(away);
   stop_leaving(away);
   away.phase = Away::Phase::kAway;
   wait_all(away.io);
@@ -122,30 +132,33 @@ void OffloadedActivations::end_leaving(Away& away) {
   if (options_.on_disk) away.host = {};
 }
 
-void OffloadedActivations::write(Away& away, const Tensor& from) {
-  away.position = is_planning() ? 0 : file_->take(away.bytes);
+void OffloadedActivations::write(Away& away) {
+  away.place = is_planning() ? SpillFiles::Place{.disk = 0} : files_->take(away.bytes);
   away.phase = Away::Phase::kWriting;
+  unwritten_bytes_ -= away.bytes;
   traffic_.written += away.bytes;
   on_disk_ += round_up(away.bytes, SpillFile::kBlock);
   most_on_disk_ = std::max(most_on_disk_, on_disk_);
   if (is_planning()) return;
-  const std::span<std::byte> bytes = all_bytes(from);
+  const std::span<std::byte> bytes = all_bytes(arena_.is_on_cpu() ? away.tensor : away.host);
   away.sums = cut_into_runs(0, away.bytes, 0);
   checksum_runs(away.sums, bytes.data(), 0);
-  const std::size_t direct = direct_bytes(file_->direct(), bytes);
-  away.io.push_back(engine_->start_write(file_->direct(), away.position, bytes.first(direct)));
+  const auto& [disk, begin, room] = away.place;
+  const std::size_t direct = direct_bytes(files_->direct(disk), bytes);
+  away.io.push_back(engine_->start_write(files_->direct(disk), begin, bytes.first(direct)));
   away.io.push_back(engine_->start_write(
-      file_->cached(), away.position + static_cast<std::int64_t>(direct), bytes.subspan(direct)));
+      files_->cached(disk), begin + static_cast<std::int64_t>(direct), bytes.subspan(direct)));
 }
 
 void OffloadedActivations::read(Away& away, const Tensor& into) {
   traffic_.read += away.bytes;
   if (is_planning()) return;
   const std::span<std::byte> bytes = all_bytes(into);
-  const std::size_t direct = direct_bytes(file_->direct(), bytes);
-  away.io.push_back(engine_->start_read(file_->direct(), away.position, bytes.first(direct)));
+  const auto& [disk, begin, room] = away.place;
+  const std::size_t direct = direct_bytes(files_->direct(disk), bytes);
+  away.io.push_back(engine_->start_read(files_->direct(disk), begin, bytes.first(direct)));
   away.io.push_back(engine_->start_read(
-      file_->cached(), away.position + static_cast<std::int64_t>(direct), bytes.subspan(direct)));
+      files_->cached(disk), begin + static_cast<std::int64_t>(direct), bytes.subspan(direct)));
 }
 
 Tensor OffloadedActivations::room_for(Arena& arena, MemoryTag tag, const Away& away) const {
@@ -192,8 +205,8 @@ void OffloadedActivations::check(const Away& away, const Tensor& read) const {
   const auto [bad, want] = std::mismatch(now.begin(), now.end(), away.sums.begin());
   if (bad == now.end()) return;
   throw_system("{}: bytes {} to {}, of an activation, are not what was written",
-               file_->direct().path().string(), away.position + bad->begin,
-               away.position + bad->end);
+               files_->direct(away.place.disk).path().string(), away.place.begin + bad->begin,
+               away.place.begin + bad->end);
 }
 
 // The backward pass goes from the last to the first.
@@ -207,7 +220,9 @@ void OffloadedActivations::read_ahead(std::int64_t before) {
 
 Tensor OffloadedActivations::fetch(Away& away) {
   // Of a GPU's tensor that still goes to the disk, the host has a copy.
-  if (away.phase == Away::Phase::kWriting && !away.tensor.defined()) {
+  const bool is_leaving =
+      away.phase == Away::Phase::kWaiting || away.phase == Away::Phase::kWriting;
+  if (is_leaving && !away.tensor.defined()) {
     stop_leaving(away);
     wait_all(away.io);
     away.io.clear();
@@ -229,9 +244,9 @@ void OffloadedActivations::forget(Away& away) noexcept {
   living_.erase(away.number);
   stop_leaving(away);
   if (away.phase == Away::Phase::kReturning) returning_bytes_ -= away.bytes;
-  if (away.position < 0) return;
+  if (!away.place.is_taken()) return;
   on_disk_ -= round_up(away.bytes, SpillFile::kBlock);
-  if (file_) file_->give_back(away.position);
+  if (files_) files_->give_back(away.place);
 }
 
 }  // namespace thimble

@@ -9,6 +9,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "core/autograd/saved_tensor.h"
 #include "core/base/numeric.h"
@@ -19,8 +20,9 @@
 namespace thimble {
 
 struct ActivationOptions {
-  bool on_disk = true;              // false: in the memory of a GPU's host
-  std::filesystem::path directory;  // of the file; not used on a planning arena
+  bool on_disk = true;                             // false: in the memory of a GPU's host
+  std::vector<std::filesystem::path> directories;  // of files; not used on a planning arena
+  std::vector<double> disk_rates = {};             // of their disks; empty: equal
   /// Memory for what is on its way out, and as much for what comes before it is asked for; one
   /// tensor may be on its way whatever its size.
   std::int64_t window_bytes = 32 * kMiB;
@@ -53,7 +55,8 @@ class OffloadedActivations final : public SavePolicy {
   void end_copy(Away& away);
   void stop_leaving(const Away& away);
   void end_leaving(Away& away);
-  void write(Away& away, const Tensor& from);
+  void write_oldest();
+  void write(Away& away);
   void read(Away& away, const Tensor& into);
   Tensor room_for(Arena& arena, MemoryTag tag, const Away& away) const;
   void start_copy_back(Away& away);
@@ -65,11 +68,12 @@ class OffloadedActivations final : public SavePolicy {
 
   Arena& arena_;
   ActivationOptions options_;
-  std::optional<SpillFile> file_;
+  std::optional<SpillFiles> files_;
   std::unique_ptr<FileEngine> engine_;
   std::map<std::int64_t, Away*> living_;  // by the order in which they were saved
   std::deque<Away*> leaving_;
   std::int64_t leaving_bytes_ = 0, returning_bytes_ = 0;
+  std::int64_t unwritten_bytes_ = 0;  // of those that leave
   std::int64_t next_number_ = 0, on_disk_ = 0, most_on_disk_ = 0;
   DiskTraffic traffic_;
 };

@@ -205,8 +205,8 @@ StateLease OffloadedState::lease_cached(const StateUse& use) {
 StateLease OffloadedState::lease_planned(const StateUse& use) {
   const StateEntry& entry = home_.table()[use.id];
   const std::int64_t bytes = home_.range_of(entry, use.rows).bytes();
-  if (use.access != StateAccess::kOverwrite) home_.plan_read(bytes);
-  if (use.access != StateAccess::kRead) home_.plan_write(bytes);
+  if (use.access != StateAccess::kOverwrite) home_.plan_read(use.times * bytes);
+  if (use.access != StateAccess::kRead) home_.plan_write(use.times * bytes);
   return {*this, use, lend({.use = use, .range = {}, .at = home_.window(), .lent = {}})};
 }
 

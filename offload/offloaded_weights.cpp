@@ -149,8 +149,8 @@ StateLease OffloadedWeights::acquire(const StateUse& use) {
   const Tensor values = Tensor::empty(arena, weight.tag, weight.slot.dtype,
                                       weight.slot.piece(use.rows), "weights from the master");
   if (use.access == StateAccess::kRead) {
-    const StateLease master =
-        state_->acquire({source_of(weight).id, use.rows, StateAccess::kRead, use.on_cpu});
+    const StateLease master = state_->acquire(
+        {source_of(weight).id, use.rows, StateAccess::kRead, use.on_cpu, use.times});
     ops::cast(values, master.tensor());
   }
   return {*this, use, values};

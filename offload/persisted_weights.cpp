@@ -43,7 +43,12 @@ void PersistedWeights::release(const StateUse& use, const Tensor& tensor) noexce
     const StateEntry& entry = home_.table()[use.id];
     if (use.access != StateAccess::kRead && OffloadHome::is_on_disk(entry)) {
       if (home_.commits().will_be_due() && !ahead_.contains(use.id)) {
-        persist(home_.range_of(entry, use.rows), tensor);
+        const KeyRange range = home_.range_of(entry, use.rows);
+        if (home_.disk() == nullptr) {
+          home_.plan_write(use.times * range.bytes());
+        } else {
+          persist(range, tensor);
+        }
       } else {
         ahead_.insert(use.id);
       }

@@ -38,8 +38,12 @@ SlotDisk::SlotDisk(SlotDiskOptions options, std::vector<DiskKey> keys, FileEngin
 void SlotDisk::place_keys() {
   for (std::size_t i = 0; i < keys_.size(); ++i) {
     if (keys_[i].passing) {
-      if (!spill_) spill_.emplace(files_.options().directory);
-      if (keys_[i].bytes > 0) kept_[i].offset = spill_->take(keys_[i].bytes);
+      if (!spill_) spill_.emplace(files_.directories(), files_.options().rates);
+      if (keys_[i].bytes > 0) {
+        const SpillFiles::Place place = spill_->take(keys_[i].bytes);
+        kept_[i].offset = place.begin;
+        kept_[i].disk = place.disk;
+      }
       kept_[i].now.file = kSpill;
       continue;
     }

@@ -145,10 +145,10 @@ class SlotDisk {
   const DiskKey& about(int key) const { return keys_[static_cast<std::size_t>(key)]; }
   // The file that has the bytes of a key.
   const File& direct(int file, int key) const {
-    return file == kSpill ? spill_->direct() : files_.direct(file, kept(key).disk);
+    return file == kSpill ? spill_->direct(kept(key).disk) : files_.direct(file, kept(key).disk);
   }
   const File& cached(int file, int key) const {
-    return file == kSpill ? spill_->cached() : files_.cached(file, kept(key).disk);
+    return file == kSpill ? spill_->cached(kept(key).disk) : files_.cached(file, kept(key).disk);
   }
   void place_keys();
   std::vector<Source> sources(const KeyRange& range) const;
@@ -165,7 +165,7 @@ class SlotDisk {
   FileEngine& engine_;
   std::span<std::byte> scratch_;
   SlotFiles files_;
-  std::optional<SpillFile> spill_;  // with passing keys
+  std::optional<SpillFiles> spill_;  // with passing keys
   std::vector<Kept> kept_;
   std::vector<bool> writable_;  // by file
   CommitRecord record_;         // the last one, without its keys

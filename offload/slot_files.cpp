@@ -53,6 +53,12 @@ void SlotFiles::push(const std::string& name) {
   files_.emplace_back(std::move(file));
 }
 
+std::vector<std::filesystem::path> SlotFiles::directories() const {
+  std::vector<std::filesystem::path> all{options_.directory};
+  all.insert(all.end(), options_.more.begin(), options_.more.end());
+  return all;
+}
+
 std::string SlotFiles::name_of(int number) const {
   return fmt::format("state-{}{}.h5", number, options_.suffix);
 }

@@ -38,6 +38,7 @@ class SlotFiles {
   struct Options {
     std::filesystem::path directory;               // on the first disk
     std::vector<std::filesystem::path> more = {};  // on others, which hold a part of every file
+    std::vector<double> rates = {};  // of all disks, for what no layout places; empty: equal
     std::string suffix;  // of the names of this rank's files; ranks that share files have the same
     int rank = 0;
     bool makes = true;  // this rank makes and removes the files that it uses; else another one does
@@ -76,6 +77,7 @@ class SlotFiles {
   const ExtentTable& layout() const { return layout_; }
   std::uint32_t layout_checksum() const;
   const Options& options() const { return options_; }
+  std::vector<std::filesystem::path> directories() const;
 
  private:
   struct Part {

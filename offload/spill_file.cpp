@@ -2,6 +2,7 @@
 
 #include <unistd.h>
 
+#include <limits>
 #include <optional>
 
 #include "core/base/error.h"
@@ -54,6 +55,34 @@ std::int64_t SpillFile::take(std::int64_t bytes) {
 
 void SpillFile::give_back(std::int64_t begin) {
   TH_CHECK(taken_.erase(begin) == 1);
+}
+
+SpillFiles::SpillFiles(const std::vector<std::filesystem::path>& directories,
+                       std::vector<double> rates)
+    : rates_(std::move(rates)), held_(directories.size()) {
+  TH_CHECK(!directories.empty());
+  for (const std::filesystem::path& directory : directories) files_.emplace_back(directory);
+  rates_.resize(files_.size(), 1);
+}
+
+SpillFiles::Place SpillFiles::take(std::int64_t bytes) {
+  std::size_t best = 0;
+  double soonest = std::numeric_limits<double>::infinity();
+  for (std::size_t i = 0; i < files_.size(); ++i) {
+    const double ends = static_cast<double>(held_[i] + bytes) / rates_[i];
+    if (ends < soonest) {
+      soonest = ends;
+      best = i;
+    }
+  }
+  const std::int64_t begin = files_[best].take(bytes);
+  held_[best] += bytes;
+  return {static_cast<int>(best), begin, bytes};
+}
+
+void SpillFiles::give_back(const Place& place) {
+  files_.at(static_cast<std::size_t>(place.disk)).give_back(place.begin);
+  held_[static_cast<std::size_t>(place.disk)] -= place.bytes;
 }
 
 }  // namespace thimble

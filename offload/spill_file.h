@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <vector>
 
 #include "core/io/file.h"
 
@@ -41,6 +42,33 @@ class SpillFile {
   File direct_, cached_;
   std::map<std::int64_t, std::int64_t> taken_;  // begin, end
   std::int64_t size_ = 0;
+};
+
+/// Such files on several disks, which what is put aside is dealt to.
+class SpillFiles {
+ public:
+  struct Place {
+    int disk = -1;
+    std::int64_t begin = 0, bytes = 0;
+    bool is_taken() const { return disk >= 0; }
+  };
+
+  /// One in each directory. rates: of the disks, as shares of the bytes; those of disks without one
+  /// are 1. Throws as SpillFile does.
+  SpillFiles(const std::vector<std::filesystem::path>& directories, std::vector<double> rates);
+
+  /// Room for `bytes` > 0, on the disk that is done with all it has the soonest.
+  Place take(std::int64_t bytes);
+  void give_back(const Place& place);
+  const File& direct(int disk) const { return file(disk).direct(); }
+  const File& cached(int disk) const { return file(disk).cached(); }
+
+ private:
+  const SpillFile& file(int disk) const { return files_.at(static_cast<std::size_t>(disk)); }
+
+  std::vector<SpillFile> files_;
+  std::vector<double> rates_;
+  std::vector<std::int64_t> held_;  // bytes, by disk
 };
 
 }  // namespace thimble

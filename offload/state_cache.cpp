@@ -149,7 +149,7 @@ void StateCache::changed(const StateUse& use) {
   const KeyRange range = range_of(use);
   const bool now = home_.commits().will_be_due();
   if (home_.disk() == nullptr) {
-    if (now) home_.plan_write(range.bytes());
+    if (now) home_.plan_write(use.times * range.bytes());
     return;
   }
   if (!now || held(use.id).is_ahead || lies_at_any_place(range)) {

@@ -13,6 +13,7 @@ struct UpdateLoop::Running {
   UpdateItem item;
   Slice rows;
   int rounds = 1;
+  std::int64_t times = 1;  // see StateUse
   Tensor carry;
   RoundSums in, out;
 };
@@ -44,6 +45,24 @@ std::vector<Slice> UpdateLoop::parts_of(const UpdateItem& item, std::int64_t ste
   return parts;
 }
 
+// Parts of as many rows do the same: one of them is enough for a plan, whose number would grow with
+// the model.
+std::vector<UpdateLoop::Part> UpdateLoop::counted_parts(const UpdateItem& item,
+                                                        std::int64_t step) const {
+  std::vector<Part> parts;
+  for (const Slice rows : parts_of(item, step)) {
+    const bool same =
+        parts_.arena.device().planning && !parts.empty() && parts.back().rows.rows() == rows.rows();
+    if (same) {
+      parts.back().rows = rows;
+      ++parts.back().times;
+    } else {
+      parts.push_back({rows});
+    }
+  }
+  return parts;
+}
+
 std::vector<std::vector<UpdateLoop::Running>> UpdateLoop::groups(std::span<const UpdateItem> items,
                                                                  std::int64_t step) const {
   std::vector<std::vector<Running>> groups(1);
@@ -58,8 +77,9 @@ std::vector<std::vector<UpdateLoop::Running>> UpdateLoop::groups(std::span<const
       summed = 0;
     }
     const int rounds = parts_.optimizer.rounds(info, step);
-    for (const Slice rows : parts_of(item, step))
-      groups.back().push_back({.item = item, .rows = rows, .rounds = rounds});
+    for (const Part& part : counted_parts(item, step))
+      groups.back().push_back(
+          {.item = item, .rows = part.rows, .rounds = rounds, .times = part.times});
     summed += most;
   }
   return groups;
@@ -81,7 +101,7 @@ std::vector<StateUse> UpdateLoop::uses_of(const Running& r, std::int64_t step, i
   for (const StateEntry& entry : parts_.table.of(r.item.id)) {
     const StateAccess use = access(entry, step, round);
     if (use == StateAccess::kNone) continue;
-    uses.push_back({entry.id, r.rows, use, staged || entry.tier == StateTier::kHost});
+    uses.push_back({entry.id, r.rows, use, staged || entry.tier == StateTier::kHost, r.times});
   }
   return uses;
 }

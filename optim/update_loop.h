@@ -57,6 +57,12 @@ class UpdateLoop {
   void step(Client& client, std::span<const UpdateItem> items, const UpdateStep& step);
   /// The rows of an item's slice that are updated at once.
   std::vector<Slice> parts_of(const UpdateItem& item, std::int64_t step) const;
+  /// The same; on a planning arena, one for all that follow each other and have as many rows.
+  struct Part {
+    Slice rows;
+    std::int64_t times = 1;
+  };
+  std::vector<Part> counted_parts(const UpdateItem& item, std::int64_t step) const;
   /// What step() leases, in order.
   std::vector<StateUse> uses(std::span<const UpdateItem> items, std::int64_t step) const;
 

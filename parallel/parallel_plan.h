@@ -48,7 +48,7 @@ inline constexpr std::int64_t kNotUpdated = -1;
 /// What the traffic of an optimizer step depends on, besides who owns what.
 struct TrafficTerms {
   std::int64_t micro_batches = 1;   // per step and rank
-  std::int64_t weight_passes = 1;  // of them, that gather weights of their own
+  std::int64_t weight_passes = 1;   // of them, that gather weights of their own
   DType comm_dtype = DType::kBF16;  // of gradients
   DType weight_dtype = DType::kBF16;
   /// By parameter: how often one of these gathers it at stage 3.

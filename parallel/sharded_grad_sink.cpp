@@ -45,7 +45,7 @@ void ShardedGradSink::complete(ParamId id) {
   Tensor gradient = std::exchange(micro_batches_[place_].at(index(id)), {});
   TH_CHECK(gradient.defined(), "no gradient reached {}", params_.info(id).name);
   gradient = projection_.apply(id, gradient);
-  if (comm_.size() == 1 && home_takes(id)) {
+  if (comm_.size() == 1 && home_takes(id) && !options_.adds_before_home) {
     home_->add(id, gradient, last_micro_batch_);
     return;
   }
@@ -59,7 +59,9 @@ void ShardedGradSink::complete(ParamId id) {
     if (!last_micro_batch_) return;
     gradient = std::exchange(total, {});
   }
-  if (comm_.size() == 1) {
+  if (comm_.size() == 1 && home_takes(id)) {
+    home_->add(id, gradient, true);
+  } else if (comm_.size() == 1) {
     reduced_.at(index(id)) = std::move(gradient);
     if (ready_) ready_(std::span(&id, 1));
   } else {
@@ -85,9 +87,8 @@ void ShardedGradSink::start_bucket() {
   if (bucket_ids_.empty()) return;
   if (running_.size() == kMostRunning) finish_oldest();
   const OpLabel label{"reduce_scatter", params_.info(bucket_ids_.front()).name};
-  running_.push_back(
-      {RowReduction(comm_, arena_, label, bucket_, options_.reduce), std::move(bucket_ids_),
-       last_micro_batch_});
+  running_.push_back({RowReduction(comm_, arena_, label, bucket_, options_.reduce),
+                      std::move(bucket_ids_), last_micro_batch_});
   bucket_ids_ = {};
   bucket_.clear();
   bucket_bytes_ = 0;
@@ -118,8 +119,7 @@ void ShardedGradSink::finish_oldest() {
   const bool last = oldest.last;
   running_.pop_front();
   for (const ParamId id : ids) {
-    if (home_takes(id))
-      home_->add(id, std::exchange(reduced_.at(index(id)), {}), last);
+    if (goes_home(id, last)) home_->add(id, std::exchange(reduced_.at(index(id)), {}), last);
   }
   if (last && ready_ && plan_.stage() > 0) ready_(ids);
 }

@@ -26,7 +26,10 @@ struct GradSinkParts {
 
 struct GradSinkOptions {
   ReduceOptions reduce = {};
-  bool accumulates = false;         // several micro-batches per step
+  bool accumulates = false;  // several micro-batches per step
+  /// The gradients of a parameter come right after each other: they are added up before they go to
+  /// their home.
+  bool adds_before_home = false;
   std::vector<DType> local_dtypes;  // of the gradient of one micro-batch, by parameter
 };
 
@@ -67,6 +70,9 @@ class ShardedGradSink final : public StepGradients {
   void finish_oldest();
   bool sums_shards() const { return options_.accumulates && plan_.stage() >= 2; }
   void gather_reduced();
+  bool goes_home(ParamId id, bool last) const {
+    return home_takes(id) && (last || !options_.adds_before_home);
+  }
   bool home_takes(ParamId id) const { return home_ != nullptr && home_->takes(id); }
 
   Arena& arena_;

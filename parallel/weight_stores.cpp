@@ -42,8 +42,10 @@ GatheredStore::GatheredStore(const StoreParts& parts, std::vector<std::vector<Pa
       plan_(parts.plan),
       comm_(parts.comm),
       rows_(std::move(rows)),
-      versions_(static_cast<std::size_t>(parts.params.size())) {
+      versions_(static_cast<std::size_t>(parts.params.size())),
+      blocks_of_(versions_.size()) {
   for (auto& ids : blocks) {
+    for (const ParamId id : ids) blocks_of_[static_cast<std::size_t>(id)].push_back(blocks_.size());
     Block block;
     block.ids = std::move(ids);
     blocks_.push_back(std::move(block));
@@ -109,9 +111,8 @@ void GatheredStore::unpin_block(BlockId number) {
 
 // Drops what was brought ahead with rows of a parameter.
 void GatheredStore::drop_idle(ParamId with) {
-  for (Block& block : blocks_) {
-    const bool holds = std::find(block.ids.begin(), block.ids.end(), with) != block.ids.end();
-    if (holds && block.is_idle()) drop(block);
+  for (const std::size_t block : blocks_of_.at(static_cast<std::size_t>(with))) {
+    if (blocks_[block].is_idle()) drop(blocks_[block]);
   }
 }
 

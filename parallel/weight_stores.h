@@ -103,6 +103,7 @@ class GatheredStore final : public WeightStore {
   std::unique_ptr<WeightRows> rows_;
   std::vector<std::int64_t> versions_;
   std::vector<Block> blocks_;
+  std::vector<std::vector<std::size_t>> blocks_of_;  // by parameter
 };
 
 }  // namespace thimble

@@ -8,18 +8,23 @@ namespace {
 
 // Of a step, beside one that keeps everything in memory. A forward pass is a third of the matmuls;
 // norms and activation functions are little; what goes to a disk is summed twice, and wears it.
-double slowdown(Recompute recompute) {
-  switch (recompute) {
+double slowdown(const EngineOptions& options) {
+  constexpr double kSelective = 1.03, kFull = 4.0 / 3.0;
+  switch (options.recompute) {
     case Recompute::kNone:
       return 1;
     case Recompute::kSelective:
-      return 1.03;
+      return kSelective;
     case Recompute::kFull:
-      return 4.0 / 3.0;
+      return kSelective + options.recompute_share * (kFull - kSelective);
   }
   return 1;
 }
 constexpr double kDiskSlowdown = 1.05;
+
+// Of the blocks that are computed again, those tried besides all of them (MEMO balances them so
+// that the swap of the others hides behind the matmuls).
+const std::vector<double> kShares{0.25, 0.5, 0.75, 1};
 
 double predicted_seconds(const TrainSpec& spec, const RankPlace& place, const Rates& rates) {
   const bool away = spec.offload.activations != ActivationPlace::kMemory;
@@ -30,7 +35,7 @@ double predicted_seconds(const TrainSpec& spec, const RankPlace& place, const Ra
       cut_batch(spec.sequences_per_step, spec.micro_batch.value_or(1), place.ranks);
   const auto tokens =
       static_cast<double>(batch.micro_batch * batch.accumulation_steps * spec.engine.seq_len);
-  const double compute_s = slowdown(spec.engine.recompute) * tokens *
+  const double compute_s = slowdown(spec.engine) * tokens *
                            spec.model.train_flops_per_token(spec.engine.seq_len) /
                            std::max(rates.flops_per_s, 1.0);
   if (!away) return compute_s;
@@ -73,13 +78,16 @@ std::vector<TrainSpec> activation_choices(const TrainSpec& spec, const RankPlace
   std::vector<Recompute> recomputes{spec.engine.recompute};
   if (spec.any_recompute) recomputes = {Recompute::kNone, Recompute::kSelective, Recompute::kFull};
   std::vector<Choice> choices;
+  TrainSpec choice = spec;
   for (const ActivationPlace there : places) {
+    choice.offload.activations = there;
     for (const Recompute recompute : recomputes) {
-      TrainSpec choice = spec;
-      choice.offload.activations = there;
       choice.engine.recompute = recompute;
-      const double seconds = predicted_seconds(choice, place, rates);
-      choices.push_back({seconds, std::move(choice)});
+      const bool any = spec.any_recompute_share && choice.engine.recompute == Recompute::kFull;
+      for (const double share : any ? kShares : std::vector{spec.engine.recompute_share}) {
+        choice.engine.recompute_share = share;
+        choices.push_back({predicted_seconds(choice, place, rates), choice});
+      }
     }
   }
   std::stable_sort(choices.begin(), choices.end(),

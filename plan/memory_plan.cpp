@@ -91,8 +91,8 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
   const Reservation snapshots = reserve_snapshots(engine, spec.snapshots);
   engine.load(*open_weights(arena.pinned(), spec, engine.model().params()));
   arena.begin_phase("step");
-  // One after the other, micro-batches from the second on take the same memory; by layers, each takes
-  // its own.
+  // One after the other, micro-batches from the second on take the same memory; by layers, each
+  // takes its own.
   const std::int64_t count = spec.engine.by_layers
                                  ? batch.accumulation_steps
                                  : std::min<std::int64_t>(batch.accumulation_steps, 2);

@@ -24,7 +24,8 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
       static_cast<double>(plan.batch.micro_batch * plan.batch.accumulation_steps) *
       static_cast<double>(seq_len);
   // A block's forward pass is a third of its work.
-  const double recompute = spec.engine.recompute == Recompute::kFull ? 4.0 / 3.0 : 1.0;
+  const bool full = spec.engine.recompute == Recompute::kFull;
+  const double recompute = full ? 1 + spec.engine.recompute_share / 3 : 1.0;
   const double flops = tokens * spec.model.train_flops_per_token(seq_len) * recompute;
   StepTime time{.compute_s = flops / rates.flops_per_s, .comm_s = 0};
   if (plan.traffic.total() > 0)

@@ -6,6 +6,7 @@
 
 #include "checkpoint/checkpoint_arrays.h"
 #include "offload/state_cache.h"
+#include "plan/micro_batch_search.h"
 #include "plan/placements.h"
 
 namespace thimble {
@@ -64,37 +65,6 @@ StepTraffic plan_traffic(const TrainEngine& engine, const TrainSpec& spec, const
        .projected_widths = usual_widths(engine)});
   traffic.operations = operations_per_step(spec, batch, place);
   return traffic;
-}
-
-// The plan at one ZeRO stage with the largest micro-batch that fits; false: none does, and the plan
-// is the smallest that was tried.
-bool plan_stage(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
-  bool any = false;
-  const auto try_micro = [&](std::int64_t micro) {
-    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
-    MemoryReport memory = plan_memory(spec, batch, place);
-    const bool fits = memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes;
-    if (!fits && any && memory.extent_bytes >= plan.memory.extent_bytes) return false;
-    any = true;
-    plan.batch = batch;
-    plan.memory = std::move(memory);
-    return fits;
-  };
-  if (spec.micro_batch) return try_micro(*spec.micro_batch);
-  const std::int64_t sequences = ceil_div(spec.sequences_per_step, place.ranks);
-  if (try_micro(sequences)) return true;
-  if (sequences == 1 || !try_micro(1)) return false;
-  // The fewest accumulation steps that fit: double until some do, then halve the interval.
-  std::int64_t bad = 1, good = 2;
-  while (good < sequences && !try_micro(ceil_div(sequences, good))) {
-    bad = good;
-    good = std::min(good * 2, sequences);
-  }
-  while (good - bad > 1) {
-    const std::int64_t middle = (good + bad) / 2;
-    (try_micro(ceil_div(sequences, middle)) ? good : bad) = middle;
-  }
-  return try_micro(ceil_div(sequences, good));
 }
 
 // What a step moves, and of it during forward and backward passes.
@@ -182,7 +152,7 @@ void fill_cache(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
 bool plan_placement(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
   const bool any_stage = place.ranks > 1 && spec.any_zero_stage;
   const int last_stage = has_int8(spec) ? 2 : 3;
-  while (!plan_stage(spec, place, plan)) {
+  while (!plan_micro_batch(spec, place, plan)) {
     if (!any_stage || spec.engine.zero_stage == last_stage) return false;
     ++spec.engine.zero_stage;  // each stage sends as much as the one before it, or more
   }
@@ -195,12 +165,11 @@ void order_by_layers(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
   if (!spec.any_order || !spec.offload.weights || plan.batch.accumulation_steps == 1) return;
   TrainSpec next = spec;
   next.engine.by_layers = true;
+  TrainPlan tried = plan;
+  MicroBatchTrials trials(next, place, tried);
   for (std::int64_t micro = plan.batch.micro_batch; micro > 0; micro /= 2) {
-    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, place.ranks);
-    MemoryReport memory = plan_memory(next, batch, place);
-    if (memory.extent_bytes + overhead_bytes(spec.device) <= plan.budget.bytes) {
-      plan.batch = batch;
-      plan.memory = std::move(memory);
+    if (trials.fits(micro, true)) {
+      plan = std::move(tried);
       spec = std::move(next);
       return;
     }
@@ -217,6 +186,8 @@ std::vector<TrainSpec> candidates(const TrainSpec& spec, const RankPlace& place,
   const std::vector<TrainSpec> choices = activation_choices(spec, place, rates);
   if (spec.any_recompute) found = choices;
   for (const TrainSpec& choice : choices) {
+    // Shares are for what else fits; here they would be many plans more.
+    if (spec.any_recompute_share && choice.engine.recompute_share < 1) continue;
     std::vector<TrainSpec> all = placements(choice, place);
     const auto first = all.begin() + (spec.any_recompute ? 1 : 0);  // which is the choice itself
     found.insert(found.end(), std::make_move_iterator(first), std::make_move_iterator(all.end()));
@@ -224,15 +195,56 @@ std::vector<TrainSpec> candidates(const TrainSpec& spec, const RankPlace& place,
   return found;
 }
 
+// What the plan takes of disks, beside what a step moves.
+void plan_room(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  const PlannedEngine planned(spec, place, plan.batch.accumulation_steps > 1);
+  const StateTable& table = planned.assembled.engine.table();
+  plan.gradient_disk_bytes = 0;
+  for (const StateEntry& entry : table.entries()) {
+    if (entry.slot.kind == StateKind::kGradient)
+      plan.gradient_disk_bytes += entry.held(place.rank).size;
+  }
+  plan.activations = plan_activations(spec, plan.batch, place);
+  plan.checkpoint_bytes = checkpoint_bytes(table, 1);
+}
+
+bool fits_disk(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  const bool uses_any = spec.offload.state || spec.offload.activations == ActivationPlace::kSsd;
+  if (!plan.budget.disk || !uses_any) return true;
+  plan_room(spec, place, plan);
+  const std::int64_t states =
+      spec.offload.state ? spec.offload.slots + plan.budget.disk->checkpoints : 0;
+  return disk_bytes(plan, states) <= plan.budget.disk->bytes;
+}
+
 }  // namespace
+
+std::int64_t disk_bytes(const TrainPlan& plan, std::int64_t states) {
+  return states * plan.checkpoint_bytes +
+         plan.batch.ranks * (plan.gradient_disk_bytes + plan.activations.disk_bytes);
+}
+
+bool fits_somewhere(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
+  std::vector<TrainSpec> all = candidates(spec, place, {});
+  return std::any_of(all.begin(), all.end(), [&](TrainSpec& next) {
+    TrainPlan tried{.budget = budget};
+    return plan_placement(next, place, tried) && fits_disk(next, place, tried);
+  });
+}
 
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place,
                         const Rates& rates) {
   TrainPlan plan{.budget = budget, .fits = false};
   std::optional<TrainSpec> planned_spec;
+  std::optional<std::pair<TrainPlan, TrainSpec>>
+      without_room;  // what only the disk is too small for
   for (TrainSpec& next : candidates(spec, place, rates)) {
     TrainPlan tried{.budget = budget};
     tried.fits = plan_placement(next, place, tried);
+    if (tried.fits && !fits_disk(next, place, tried)) {
+      if (!without_room) without_room.emplace(std::move(tried), std::move(next));
+      continue;
+    }
     // What bytes move through on their way to the disk may take more than a small model's state.
     const bool smaller = !planned_spec || tried.memory.extent_bytes < plan.memory.extent_bytes;
     if (tried.fits || smaller) {
@@ -241,7 +253,12 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     }
     if (plan.fits) break;
   }
+  if (!plan.fits && without_room) {
+    plan = std::move(without_room->first);
+    planned_spec = std::move(without_room->second);
+  }
   TrainSpec& tried = planned_spec.value();
+  if (!plan.is_planned) plan.memory = plan_memory(tried, plan.batch, place);
   if (plan.fits) order_by_layers(tried, place, plan);
   if (plan.fits && tried.offload.state && tried.any_cache) fill_cache(tried, place, plan);
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
@@ -253,17 +270,13 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     const DiskOfStep moved = disk_of_a_step(tried, plan.batch, place);
     plan.disk = moved.all;
     plan.disk_by_passes = moved.by_passes;
-    for (const StateEntry& entry : home.table().entries()) {
-      if (entry.slot.kind == StateKind::kGradient)
-        plan.gradient_disk_bytes += entry.held(place.rank).size;
-    }
   }
-  plan.activations = plan_activations(tried, plan.batch, place);
-  plan.checkpoint_bytes = checkpoint_bytes(planned.assembled.engine.table(), 1);
+  plan_room(tried, place, plan);
   plan.groups = planned.assembled.optimizer.summary();
   if (place.ranks > 1)
     plan.traffic = plan_traffic(planned.assembled.engine, tried, plan.batch, place);
   plan.recompute = tried.engine.recompute;
+  plan.recompute_share = tried.engine.recompute_share;
   plan.by_layers = tried.engine.by_layers;
   return plan;
 }
@@ -276,6 +289,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   if (spec.any_cache) spec.offload.cache_bytes = plan.cache_bytes;
   spec.offload.activations = plan.activations.place;
   spec.engine.recompute = plan.recompute;
+  spec.engine.recompute_share = plan.recompute_share;
   spec.engine.by_layers = plan.by_layers;
   return spec;
 }

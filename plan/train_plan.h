@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -12,10 +13,17 @@
 
 namespace thimble {
 
+/// Disk that all ranks together may use.
+struct DiskBudget {
+  std::int64_t bytes = 0;
+  std::int64_t checkpoints = 0;  // that lie there too, beside the slots of the state
+};
+
 /// Memory that a rank may use.
 struct Budget {
   std::int64_t bytes = 0;
-  std::string bound_by;  // "memory.budget", "free memory", "cgroup limit"
+  std::string bound_by;                 // "memory.budget", "free memory", "cgroup limit"
+  std::optional<DiskBudget> disk = {};  // none: not known, and not asked
 };
 
 struct TrainPlan {
@@ -28,22 +36,30 @@ struct TrainPlan {
   std::int64_t gradient_disk_bytes = 0;  // that a rank's gradients take of the disk
   ActivationPlan activations;            // beside that
   Recompute recompute = Recompute::kNone;
+  double recompute_share = 1;
   bool by_layers = false;  // see EngineOptions
-  StepTraffic traffic;  // of this rank in one step
+  StepTraffic traffic;     // of this rank in one step
   MemoryReport memory;
+  bool is_planned = true;            // false, while a plan is searched: `memory` is estimated
   std::vector<GroupSummary> groups;  // which optimizer took how much
   std::int64_t checkpoint_bytes = 0;
   Budget budget;
   bool fits = true;  // false: the smallest plan that was tried
 };
 
+/// What a run takes of disks with so many copies of its state: slots and checkpoints.
+std::int64_t disk_bytes(const TrainPlan& plan, std::int64_t states);
+
 /// Finds the first of the activation_choices() and placements() that fits the budget, at it the
 /// lowest ZeRO stage, from the spec's on, and the largest micro-batch that fit; what the spec fixes
-/// stays. plan.fits is false if nothing does. What the budget leaves becomes the cache of state on
-/// disk, if the spec lets the plan choose it. Throws UserError for settings that do not go
-/// together.
+/// stays. plan.fits is false if nothing does. What does not fit the disk is passed over, if
+/// anything else fits. What the budget leaves becomes the cache of state on disk, if the spec lets
+/// the plan choose it. Throws UserError for settings that do not go together.
 TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankPlace& place = {},
                         const Rates& rates = {});
+
+/// Whether any of these choices fits, as plan_training() would find, with less work.
+bool fits_somewhere(const TrainSpec& spec, const Budget& budget, const RankPlace& place);
 
 /// The spec with what the plan has settled.
 TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place);

@@ -93,7 +93,10 @@ EngineStores AssembledEngine::stores(const OffloadSpec& spec) {
   EngineStores stores = offload ? offload->stores() : EngineStores{};
   if (spec.activations == ActivationPlace::kMemory) return stores;
   ActivationOptions options{.on_disk = spec.activations == ActivationPlace::kSsd,
-                            .directory = spec.directory};
+                            .directories = {spec.directory},
+                            .disk_rates = spec.disk_rates};
+  options.directories.insert(options.directories.end(), spec.more_directories.begin(),
+                             spec.more_directories.end());
   if (spec.window_bytes > 0) options.window_bytes = spec.window_bytes;
   stores.activations = [this, options](Arena& arena) {
     auto made = std::make_unique<OffloadedActivations>(arena, options);

@@ -17,9 +17,9 @@ BatchFeed::BatchFeed(Arena& arena, std::span<const Batch> batches, std::size_t p
   places_.resize(std::min(places, batches.size()));
   for (Place& one : places_) {
     one = {.device = empty_batch(arena, sequences, positions),
-                  .host = empty_batch(arena.pinned(), sequences, positions),
-                  .losses = losses(arena, 1).view(Shape{positions}),
-                  .arrivals = {}};
+           .host = empty_batch(arena.pinned(), sequences, positions),
+           .losses = losses(arena, 1).view(Shape{positions}),
+           .arrivals = {}};
   }
   host_losses_ = losses(arena.pinned(), static_cast<std::int64_t>(places_.size()));
 }
@@ -54,7 +54,8 @@ const BatchTensors& BatchFeed::next() {
   if (index == 0) start(0);
   if (index + 1 < batches_.size()) start(index + 1);
   for (Completion& arrival : current.arrivals) arrival.follow();
-  if (index >= places_.size()) departures_.at(index - places_.size()).follow();  // it reads current.losses
+  if (index >= places_.size())
+    departures_.at(index - places_.size()).follow();  // it reads current.losses
   return current.device;
 }
 
@@ -75,7 +76,8 @@ float* BatchFeed::host_losses(std::size_t index) const {
 void BatchFeed::send() {
   if (!staged_) return;
   const std::size_t index = departures_.size();
-  if (index >= places_.size()) add_until(index - places_.size() + 1);  // whose place in host_losses_ it takes
+  if (index >= places_.size())
+    add_until(index - places_.size() + 1);  // whose place in host_losses_ it takes
   const Tensor& losses = place(index).losses;
   if (arena_.device().planning || losses.nbytes() == 0) {
     departures_.emplace_back();

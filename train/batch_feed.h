@@ -16,8 +16,8 @@ namespace thimble {
 
 class BatchFeed {
  public:
-  /// All of one shape; they must outlive the feed. places: of how many the tensors exist at once, on
-  /// a GPU.
+  /// All of one shape; they must outlive the feed. places: of how many the tensors exist at once,
+  /// on a GPU.
   BatchFeed(Arena& arena, std::span<const Batch> batches, std::size_t places);
   BatchFeed(const BatchFeed&) = delete;
   BatchFeed& operator=(const BatchFeed&) = delete;

@@ -1,9 +1,9 @@
 // The micro-batches of a step in the order of layers: all of them go through a stage of the model
 // before any goes through the next, so that weights which are brought from elsewhere are brought
-// twice in a step and not twice in every micro-batch. The sums are those of one micro-batch after the
-// other, bit for bit: in the backward pass they take turns in their order. In the forward pass they do
-// so in the reverse order, and what it puts aside is asked for as a stack.
-// Ref: GreedySnake, the vertical schedule of gradient accumulation.
+// twice in a step and not twice in every micro-batch. The sums are those of one micro-batch after
+// the other, bit for bit: in the backward pass they take turns in their order. In the forward pass
+// they do so in the reverse order, and what it puts aside is asked for as a stack. Ref:
+// GreedySnake, the vertical schedule of gradient accumulation.
 #include <cmath>
 #include <deque>
 #include <optional>
@@ -35,12 +35,9 @@ void TrainEngine::run_by_layers(std::span<const Batch> micro_batches, float scal
   StagePins pins(on_demand ? static_cast<ParamStore&>(*on_demand) : *store_);
   std::deque<PassUnderWay> passes;
   for (std::size_t i = 0; i < count; ++i) {
-    auto tape = std::make_unique<Tape>(arena_, *gradients_, *activations_, options_.recompute);
-    const Context ctx{.store = pins,
-                      .arena = arena_,
-                      .dtype = options_.dtype,
-                      .tape = tape.get(),
-                      .fp8 = options_.fp8};
+    auto tape = std::make_unique<Tape>(arena_, *gradients_, *activations_, options_.recompute,
+                                       options_.recompute_share);
+    const Context ctx{pins, arena_, options_.dtype, tape.get(), options_.fp8};
     passes.push_back({.tape = std::move(tape), .ctx = ctx, .batch = feed.next()});
   }
   const auto forward = [&](PassUnderWay& pass, std::size_t stage) {

@@ -47,7 +47,7 @@ void TrainEngine::run_one_by_one(std::span<const Batch> micro_batches, float sca
     const auto run_one = [&] {
       std::optional<UpdatedOnDemand> on_demand;
       if (delayed_ && delayed_->is_pending()) on_demand.emplace(*store_, *delayed_);
-      Tape tape(arena_, *gradients_, *activations_, options_.recompute);
+      Tape tape(arena_, *gradients_, *activations_, options_.recompute, options_.recompute_share);
       Context ctx{.store = on_demand ? static_cast<ParamStore&>(*on_demand) : *store_,
                   .arena = arena_,
                   .dtype = options_.dtype,

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <map>
 
 #include "checkpoint/checkpoint_arrays.h"
 #include "checkpoint/hdf5_layout.h"
@@ -33,14 +34,23 @@ bool on_one_file_system(const std::filesystem::path& a, const std::filesystem::p
          of_a.st_dev == of_b.st_dev;
 }
 
-// Memory for state to move through that does not limit the disk, and is little beside the state.
-std::int64_t usual_window(const StateTable& table, int rank, bool weights) {
-  constexpr std::int64_t kMost = 128 * kMiB, kLeast = 4 * kMiB;
-  std::int64_t bytes = 0;
+// Memory for state to move through that does not limit the disk, and is little beside the state. An
+// update under the forward pass hides what fits the window: a layer's state, while the layers
+// before it compute.
+std::int64_t usual_window(const StateTable& table, int rank, const OffloadSpec& spec) {
+  constexpr std::int64_t kLeast = 4 * kMiB;
+  std::int64_t bytes = 0, of_a_layer = 0;
+  std::map<int, std::int64_t> by_layer;
   for (const StateEntry& entry : table.entries()) {
-    if (!entry.in_weight_store() || (weights && entry.saved)) bytes += entry.held(rank).size;
+    if (entry.in_weight_store() && !(spec.weights && entry.saved)) continue;
+    const std::int64_t held = entry.held(rank).size;
+    bytes += held;
+    const int layer = table.params().info(entry.param).layer;
+    if (layer >= 0) of_a_layer = std::max(of_a_layer, by_layer[layer] += held);
   }
-  return std::clamp(bytes / 8, kLeast, kMost);
+  const std::int64_t usual = std::min(bytes / 8, OffloadStores::kMostWindow),
+                     delayed = std::min(of_a_layer, OffloadStores::kMostDelayedWindow);
+  return std::max({kLeast, usual, spec.delayed_update ? delayed : 0});
 }
 
 // Deals the arrays of a rank to disks, each to the one that has the least of its share so far.
@@ -108,6 +118,7 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
   OffloadOptions options{
       .disk = {.files = {.directory = spec_.directory,
                          .more = spec_.more_directories,
+                         .rates = spec_.disk_rates,
                          .suffix = own && rank > 0 ? fmt::format(".rank{}", rank) : "",
                          .rank = rank,
                          .makes = own || rank == 0,
@@ -116,7 +127,7 @@ std::shared_ptr<OffloadHome> OffloadStores::make_home(Arena& arena, const StateT
                .identity = run_.identity,
                .slots = spec_.slots},
       .window_bytes =
-          spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank, spec_.weights),
+          spec_.window_bytes > 0 ? spec_.window_bytes : usual_window(table, rank, spec_),
       .least_window = least_window_bytes(table, optimizer_, rank, spec_.weights),
       .cached = choose_cached(table, rank, spec_.weights, spec_.cache_bytes),
       .commit_steps = spec_.commit_steps,

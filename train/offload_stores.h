@@ -7,6 +7,7 @@
 #include <string>
 
 #include "checkpoint/adopt_file.h"
+#include "core/base/numeric.h"
 #include "offload/offload_home.h"
 #include "offload/offloaded_weights.h"
 #include "offload/persisted_weights.h"
@@ -20,13 +21,13 @@ struct CommittedState {
   /// The newest that all ranks have committed whole. None: there is none, it is another run's, or a
   /// crash has left it half changed in place.
   std::optional<CommitRecord> record;
-  std::string damage;  // why this rank cannot read a record that it has; empty: it can
+  std::string damage;       // why this rank cannot read a record that it has; empty: it can
   bool is_damaged = false;  // some rank cannot
 };
 
 /// What is in the directory; all ranks together.
-CommittedState find_committed_state(const OffloadSpec& spec,
-                                    const std::string& identity, Communicator& comm);
+CommittedState find_committed_state(const OffloadSpec& spec, const std::string& identity,
+                                    Communicator& comm);
 
 /// Removes what an earlier state left in the directory.
 void remove_offloaded_state(const std::filesystem::path& directory) noexcept;
@@ -39,6 +40,9 @@ struct OffloadedRun {
 
 class OffloadStores {
  public:
+  /// Of memory to move through, the most that is taken where nothing is said.
+  static constexpr std::int64_t kMostWindow = 128 * kMiB, kMostDelayedWindow = 512 * kMiB;
+
   /// All that is given by reference must outlive the engine that is given stores().
   OffloadStores(const OffloadSpec& spec, const Optimizer& optimizer, Communicator& comm,
                 OffloadedRun run = {});

@@ -34,8 +34,8 @@ std::vector<StateUse> StoredGradients::uses(ParamId id, bool again) const {
   const StateAccess access = again ? StateAccess::kChange : StateAccess::kOverwrite;
   if (!parts_.table.params().info(id).is_matrix()) return {{entry.id, rows, access}};
   std::vector<StateUse> uses;
-  for (const Slice part : parts_.loop.parts_of({id, rows}, step_))
-    uses.push_back({entry.id, part, access});
+  for (const UpdateLoop::Part& part : parts_.loop.counted_parts({id, rows}, step_))
+    uses.push_back({entry.id, part.rows, access, false, part.times});
   return uses;
 }
 
@@ -45,7 +45,8 @@ void StoredGradients::add(ParamId id, const Tensor& rows, bool last) {
   ExactSum squares;
   for (const StateUse& use : order) {
     const StateLease lease = parts_.state.acquire(use);
-    const std::int64_t first = order.front().rows.begin;
+    const std::int64_t first =
+        parts_.table.find(id, StateKind::kGradient)->held_rows(parts_.rank).begin;
     const Tensor more = rows.rows(use.rows.begin - first, use.rows.end - first);
     if (use.access == StateAccess::kOverwrite) {
       ops::copy(lease.tensor(), more);

@@ -137,6 +137,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
           GradSinkOptions{.reduce = {.comm_dtype = options.comm_dtype,
                                      .by_transport = options.reduce_by_transport},
                           .accumulates = options.accumulates,
+                          .adds_before_home = options.by_layers,
                           .local_dtypes = grad_dtypes(model, options, comm_.size())})),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
       loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),

@@ -33,9 +33,10 @@ struct EngineOptions {
   DType grad_dtype = DType::kBF16;  // of gradients that are written only once per step
   Recompute recompute =
       Recompute::kNone;  // activation checkpointing; kNone, for speed, also keeps prepacked weights
-  bool accumulates = false;          // several micro-batches per step (gradient accumulation)
-  bool by_layers = false;  // these go through the model layer by layer together, not one by one
-  int zero_stage = 0;                // what is sharded over the ranks: see ParallelOptions
+  double recompute_share = 1;  // of the blocks, with kFull: see Tape
+  bool accumulates = false;    // several micro-batches per step (gradient accumulation)
+  bool by_layers = false;      // these go through the model layer by layer together, not one by one
+  int zero_stage = 0;          // what is sharded over the ranks: see ParallelOptions
   DType comm_dtype = DType::kBF16;   // communication dtype: of gradients between ranks
   bool reduce_by_transport = false;  // see ReduceOptions
   std::int64_t small_elements =

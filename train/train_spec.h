@@ -44,6 +44,7 @@ struct TrainSpec {
   bool any_activations = false;             // the plan may set offload.activations
   bool any_order = false;                   // the plan may set engine.by_layers
   bool any_recompute = false;               // the plan may set engine.recompute
+  bool any_recompute_share = false;         // and with that engine.recompute_share
   std::vector<std::int64_t> sample_prompt_tokens;  // lengths of the prompts decoded at evaluations
 };
 

@@ -1,5 +1,6 @@
 #include "core/autograd/tape.h"
 
+#include <cmath>
 #include <utility>
 
 #include "core/ops/ops.h"
@@ -32,7 +33,7 @@ Var Tape::make(Tensor value, bool needs_grad) {
 std::shared_ptr<SavedTensor> Tape::save(const Var& var) {
   if (var.saved != nullptr && *var.saved != nullptr) return *var.saved;
   std::shared_ptr<SavedTensor> saved =
-      var.rebuild != nullptr && recompute_ == Recompute::kSelective ? var.rebuild : save(var.value);
+      var.rebuild != nullptr && rebuilds() ? var.rebuild : save(var.value);
   if (var.saved != nullptr) *var.saved = saved;
   return saved;
 }
@@ -59,6 +60,16 @@ void Tape::finish_use(ParamId id) {
 
 Var Tape::checkpoint(const Var& x, const std::function<Var(const Var&)>& body) {
   if (recompute_ != Recompute::kFull) return body(x);
+  const auto computed_again = [this](std::int64_t units) {
+    return std::floor(static_cast<double>(units) * share_);
+  };
+  const std::int64_t before = units_++;
+  if (computed_again(before) == computed_again(units_)) {
+    in_kept_unit_ = true;
+    Var y = body(x);
+    in_kept_unit_ = false;
+    return y;
+  }
   TH_CHECK(mode_ == Mode::kRecord, "checkpointed units do not nest");
   mode_ = Mode::kCount;
   Var inside = x;

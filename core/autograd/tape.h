@@ -27,8 +27,10 @@ struct Var {
 
 class Tape {
  public:
-  Tape(Arena& arena, GradSink& sink, SavePolicy& policy, Recompute recompute)
-      : arena_(arena), sink_(sink), policy_(policy), recompute_(recompute) {}
+  /// share: with Recompute::kFull, of the checkpointed units those that are computed again, from 0
+  /// to 1, evenly spread; the others keep what Recompute::kSelective keeps.
+  Tape(Arena& arena, GradSink& sink, SavePolicy& policy, Recompute recompute, double share = 1)
+      : arena_(arena), sink_(sink), policy_(policy), recompute_(recompute), share_(share) {}
   Tape(const Tape&) = delete;
   Tape& operator=(const Tape&) = delete;
 
@@ -36,7 +38,8 @@ class Tape {
   bool recording() const { return mode_ != Mode::kCount; }
   /// True while a block is computed again: its backward pass follows at once.
   bool replaying() const { return mode_ == Mode::kReplay; }
-  Recompute recompute() const { return recompute_; }
+  /// Whether what is cheap to compute again is not kept.
+  bool rebuilds() const { return recompute_ == Recompute::kSelective || in_kept_unit_; }
   GradSink& sink() { return sink_; }
 
   /// A variable for a value computed under this tape.
@@ -53,8 +56,8 @@ class Tape {
   void begin_use(ParamId id);
   void finish_use(ParamId id);
 
-  /// Runs `body` on x as one unit of activation checkpointing: with Recompute::kFull only x is kept
-  /// and the body runs again before its backward pass.
+  /// Runs `body` on x as one unit of activation checkpointing: with Recompute::kFull, in its share
+  /// of the units, only x is kept and the body runs again before its backward pass.
   Var checkpoint(const Var& x, const std::function<Var(const Var&)>& body);
 
   /// Moves the gradient of a variable out; undefined if nothing flowed into it.
@@ -80,6 +83,9 @@ class Tape {
   GradSink& sink_;
   SavePolicy& policy_;
   Recompute recompute_;
+  double share_;
+  std::int64_t units_ = 0;     // so far
+  bool in_kept_unit_ = false;  // of those that the share leaves
   Mode mode_ = Mode::kRecord;
   std::vector<std::function<void(Tape&)>> nodes_;
   std::unordered_map<std::int32_t, Tensor> grads_;

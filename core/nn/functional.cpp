@@ -176,7 +176,7 @@ Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps) {
   Var y = make_var(ctx, std::move(out), trainable || x.needs_grad());
   if (!ctx.recording() || !y.needs_grad()) return y;
   const auto saved_x = ctx.tape->save(x);
-  if (ctx.tape->recompute() == Recompute::kSelective) {
+  if (ctx.tape->rebuilds()) {
     y.rebuild = std::make_shared<RebuiltTensor>([=] {
       const Tensor source = saved_x->get();
       Tensor again = Tensor::empty(node.arena, MemoryTag::kActivations, source.dtype(),
@@ -295,7 +295,7 @@ Var swiglu(Context& ctx, const Var& gate, const Var& up) {
   if (!ctx.recording() || !y.needs_grad()) return y;
   const auto saved_gate = ctx.tape->save(gate);
   const auto saved_up = ctx.tape->save(up);
-  if (ctx.tape->recompute() == Recompute::kSelective) {
+  if (ctx.tape->rebuilds()) {
     y.rebuild = std::make_shared<RebuiltTensor>([saved_gate, saved_up, arena = &ctx.arena] {
       const Tensor g = saved_gate->get();
       Tensor again = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "swiglu");

@@ -19,7 +19,8 @@ struct StateUse {
   StateId id{};
   Slice rows;  // of the parameter, among those that the rank holds; a shared slot is leased whole
   StateAccess access = StateAccess::kRead;
-  bool on_cpu = false;  // in memory that the host works on; else on the device of the updates
+  bool on_cpu = false;     // in memory that the host works on; else on the device of the updates
+  std::int64_t times = 1;  // on a planning arena: it stands for so many uses of as many rows each
   friend bool operator==(const StateUse&, const StateUse&) = default;
 };
 

@@ -1,5 +1,5 @@
-// What training asks of a model: parameters in blocks, and a loss in stages. It knows nothing else of
-// one.
+// What training asks of a model: parameters in blocks, and a loss in stages. It knows nothing else
+// of one.
 #pragma once
 
 #include <cstdint>
@@ -55,8 +55,8 @@ class TrainableModel {
   /// A forward pass is made of so many stages, from 2 on, which read the weights of about one block
   /// each, so that several micro-batches may go through a block before the next.
   virtual std::size_t num_stages() const = 0;
-  /// One stage. x: what the one before it gave, nothing for the first; nothing else goes from one to
-  /// the next. The last gives the losses f32 [N] of all positions, unweighted. Under a tape also
+  /// One stage. x: what the one before it gave, nothing for the first; nothing else goes from one
+  /// to the next. The last gives the losses f32 [N] of all positions, unweighted. Under a tape also
   /// records the backward pass, of the weighted losses times grad_scale; `ctx` and what `inputs`
   /// refers to must outlive it. Without one it only evaluates.
   virtual Var stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const = 0;

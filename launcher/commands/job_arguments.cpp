@@ -103,7 +103,12 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
                 format_bytes(plan.traffic.gather_bytes), plan.traffic.operations);
   const std::int64_t overhead = overhead_bytes(spec.device);
   const std::string recompute =
-      spec.any_recompute ? fmt::format("\nrecompute: {}", job::spelling(plan.recompute)) : "";
+      spec.any_recompute
+          ? fmt::format("\nrecompute: {}{}", job::spelling(plan.recompute),
+                        plan.recompute == Recompute::kFull && plan.recompute_share < 1
+                            ? fmt::format(", {:.0f} % of the blocks", 100 * plan.recompute_share)
+                            : "")
+          : "";
   const std::string order =
       plan.by_layers && plan.batch.accumulation_steps > 1 ? ", all through a layer at a time" : "";
   const bool gpu = spec.device == DeviceKind::kGpu;

@@ -150,8 +150,8 @@ void give_up(const std::vector<fs::path>& places, const RunAndPlaces& now,
     throw_user(
         "{}: the run was interrupted at step {} with its state in {}, newer than its last "
         "checkpoint; go on with {}, or from the checkpoint by --resume-from",
-        setting_of(now, p.run), found->step, places.front().string(),
-        setting_of(places, p.run));
+        setting_of(now.places, now.p.run), found->step, places.front().string(),
+        setting_of(places, now.p.run));
   }
   remove_places(places);
 }
@@ -252,8 +252,8 @@ void OffloadPlace::find_state(const RankSetting& rank, const Prepared& p, std::i
 OffloadPlace::OffloadPlace(const RankSetting& rank, Prepared& p, std::int64_t saved_step)
     : leads_(rank.comm.rank() == 0) {
   const auto id = static_cast<std::int64_t>(new_id());
-  const std::vector<fs::path> directories = directories_of(
-      p, static_cast<std::uint64_t>(from_leader(rank.comm, "state on disk", id)));
+  const std::vector<fs::path> directories =
+      directories_of(p, static_cast<std::uint64_t>(from_leader(rank.comm, "state on disk", id)));
   if (leads_) {
     for (const auto& places : {noted_places(p.run), std::vector{p.run / "offload"}}) {
       if (!places.empty() && places != directories && exists_at(places.front()))
@@ -316,7 +316,7 @@ void OffloadPlace::settle(const RankSetting& rank, Prepared& p, std::int64_t sav
   p.spec.offload.directory = directories_.front();
   p.spec.offload.more_directories.assign(directories_.begin() + 1, directories_.end());
   barrier(rank.comm, "state on disk");
-  if (directories_.size() > 1 && has_state_ && !is_recovered()) measure_disks(rank.comm, p);
+  if (directories_.size() > 1) measure_disks(rank.comm, p);
   require_places(p, rank.ranks_on_node);
   barrier(rank.comm, "state on disk");
 }

@@ -48,6 +48,7 @@ class OffloadPlace {
   void move_state_aside(Communicator& comm, std::optional<std::int64_t> step);
   void require_places(const Prepared& p, int ranks) const;
   std::int64_t state_bytes(const Prepared& p, std::size_t disk) const;
+  double share_of(const Prepared& p, std::size_t disk) const;
   void require_state_room(const Prepared& p) const;
   void measure_disks(Communicator& comm, Prepared& p) const;
   void remove_all() noexcept;

@@ -78,21 +78,30 @@ void OffloadPlace::require_places(const Prepared& p, int ranks) const {
   } else {
     require_state_room(p);
   }
-  const std::int64_t state = has_state_ ? state_bytes(p, 0) : 0;
-  require_room_beside(p, directories_.front(),
-                      {.state = state,
-                       .gradients = ranks * p.plan.gradient_disk_bytes,
-                       .activations = ranks * p.plan.activations.disk_bytes});
+  for (std::size_t i = 0; i < directories_.size(); ++i) {
+    const auto part = [&](std::int64_t bytes) {
+      return static_cast<std::int64_t>(share_of(p, i) * static_cast<double>(ranks * bytes));
+    };
+    require_room_beside(p, directories_[i],
+                        {.state = has_state_ ? state_bytes(p, i) : 0,
+                         .gradients = part(p.plan.gradient_disk_bytes),
+                         .activations = part(p.plan.activations.disk_bytes)});
+  }
+}
+
+// The part of all that is put on several disks.
+double OffloadPlace::share_of(const Prepared& p, std::size_t disk) const {
+  const std::vector<double>& rates = p.spec.offload.disk_rates;
+  if (directories_.size() == 1) return 1;
+  return rates.at(disk) / std::accumulate(rates.begin(), rates.end(), 0.0);
 }
 
 // What the state takes of a disk.
 std::int64_t OffloadPlace::state_bytes(const Prepared& p, std::size_t disk) const {
   const std::int64_t slot = p.plan.checkpoint_bytes, slots = p.spec.offload.slots;
   if (directories_.size() > 1) {
-    const std::vector<double>& rates = p.spec.offload.disk_rates;
-    const double all = std::accumulate(rates.begin(), rates.end(), 0.0),
-                 share = rates.empty() ? 0 : rates[disk] / all;
-    return static_cast<std::int64_t>(share * static_cast<double>(slots * slot));
+    if (is_recovered()) return 0;  // it is there
+    return static_cast<std::int64_t>(share_of(p, disk) * static_cast<double>(slots * slot));
   }
   // Checkpoints share the files of the state, so that one more is written meanwhile.
   const std::int64_t saved = on_one_disk(directories_[disk], p.run) ? 1 : 0;

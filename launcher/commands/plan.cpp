@@ -50,19 +50,17 @@ std::int64_t largest(std::int64_t start, std::int64_t limit, Fits&& fits) {
 
 std::int64_t largest_fitting(const std::string& what, TrainSpec spec, const job::JobConfig& job,
                              const RankPlace& place) {
-  const Budget budget = resolve_budget(job.memory.budget, spec.device, place);
-  const auto fits = [&](const BatchPlan& batch) {
-    return plan_memory(spec, batch, place).extent_bytes + overhead_bytes(spec.device) <=
-           budget.bytes;
-  };
+  const Budget budget = budget_of(job, spec.device, place);
   if (what == "micro_batch_size") {
     return largest(1, spec.sequences_per_step, [&](std::int64_t n) {
-      return fits(cut_batch(spec.sequences_per_step, n, place.ranks));
+      spec.micro_batch = n;
+      return fits_somewhere(spec, budget, place);
     });
   }
+  if (!spec.micro_batch) spec.micro_batch = 1;
   return largest(64, spec.model.max_positions, [&](std::int64_t n) {
     spec.engine.seq_len = n;
-    return fits(cut_batch(spec.sequences_per_step, spec.micro_batch.value_or(1), place.ranks));
+    return fits_somewhere(spec, budget, place);
   });
 }
 
@@ -171,6 +169,7 @@ nlohmann::ordered_json offload_json(const TrainSpec& spec, const TrainPlan& plan
                                     const KnownRates& known) {
   nlohmann::ordered_json json = state_json(spec, plan, known);
   json["recompute"] = job::spelling(plan.recompute);
+  json["recompute_share"] = plan.recompute_share;
   json["activations"] = job::spelling(plan.activations.place);
   if (plan.activations.on_disk()) {
     json["activation_disk_bytes"] = plan.activations.disk_bytes;
@@ -205,29 +204,29 @@ nlohmann::ordered_json plan_json(const TrainSpec& spec, const TrainPlan& plan,
                       {"parameters", g.elements},
                       {"state_bytes", g.state_bytes}});
   }
-  return {{"parameters", spec.model.num_parameters()},
-          {"ranks", plan.batch.ranks},
-          {"zero_stage", plan.zero_stage},
-          {"sent_per_step", traffic},
-          {"compute_s", time.compute_s},
-          {"comm_s", knows_comm ? nlohmann::ordered_json(time.comm_s) : nlohmann::ordered_json()},
-          {"micro_batch_size", plan.batch.micro_batch},
-          {"gradient_accumulation_steps", plan.batch.accumulation_steps},
-          {"accumulation_order",
-           job::spelling(plan.by_layers ? job::AccumulationOrder::kLayers
-                                        : job::AccumulationOrder::kMicroBatches)},
-          {"peak_bytes", plan.memory.peak_bytes()},
-          {"arena_bytes", plan.memory.extent_bytes},
-          {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(spec.device)},
-          {"host_bytes", plan.memory.host_bytes},
-          {"budget_bytes", plan.budget.bytes},
-          {"fits", plan.fits},
-          {"budget_bound_by", plan.budget.bound_by},
-          {"checkpoint_disk_bytes", plan.checkpoint_bytes},
-          {"offload", offload_json(spec, plan, known)},
-          {"export_disk_bytes", export_disk_bytes(spec)},
-          {"optimizers", groups},
-          {"phases", phases}};
+  return {
+      {"parameters", spec.model.num_parameters()},
+      {"ranks", plan.batch.ranks},
+      {"zero_stage", plan.zero_stage},
+      {"sent_per_step", traffic},
+      {"compute_s", time.compute_s},
+      {"comm_s", knows_comm ? nlohmann::ordered_json(time.comm_s) : nlohmann::ordered_json()},
+      {"micro_batch_size", plan.batch.micro_batch},
+      {"gradient_accumulation_steps", plan.batch.accumulation_steps},
+      {"accumulation_order", job::spelling(plan.by_layers ? job::AccumulationOrder::kLayers
+                                                          : job::AccumulationOrder::kMicroBatches)},
+      {"peak_bytes", plan.memory.peak_bytes()},
+      {"arena_bytes", plan.memory.extent_bytes},
+      {"resident_bytes", plan.memory.extent_bytes + overhead_bytes(spec.device)},
+      {"host_bytes", plan.memory.host_bytes},
+      {"budget_bytes", plan.budget.bytes},
+      {"fits", plan.fits},
+      {"budget_bound_by", plan.budget.bound_by},
+      {"checkpoint_disk_bytes", plan.checkpoint_bytes},
+      {"offload", offload_json(spec, plan, known)},
+      {"export_disk_bytes", export_disk_bytes(spec)},
+      {"optimizers", groups},
+      {"phases", phases}};
 }
 
 // What a disk adds to a step, and how much is written in a day of steps.
@@ -260,9 +259,7 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
 
 // What a run on one machine takes of the disk beside checkpoints, and what is there.
 std::string room_text(const job::JobConfig& job, const TrainSpec& spec, const TrainPlan& plan) {
-  const std::int64_t state = plan.offload.state ? spec.offload.slots * plan.checkpoint_bytes : 0,
-                     of_ranks = plan.gradient_disk_bytes + plan.activations.disk_bytes,
-                     wanted = state + plan.batch.ranks * of_ranks;
+  const std::int64_t wanted = disk_bytes(plan, plan.offload.state ? spec.offload.slots : 0);
   if (wanted == 0) return "";
   const std::vector<std::filesystem::path> paths = offload_paths(job.offload);
   std::filesystem::path where =
@@ -339,6 +336,7 @@ void run_plan(const PlanArguments& arguments) {
   const TrainPlan plan = plan_job(
       spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport, known.rates);
   spec.engine.recompute = plan.recompute;
+  spec.engine.recompute_share = plan.recompute_share;
   spec.engine.by_layers = plan.by_layers;
   add_rates(arguments, spec, job, plan, known);
   const double step_s = least_step_s(spec, plan, known);

@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include <array>
+#include <cmath>
 #include <cstring>
 
 #include "core/io/file.h"
@@ -147,6 +148,14 @@ void follow_choice(Communicator& comm, const char* what, job::Auto<Enum>& choice
   if (decided >= 0) choice.value = static_cast<Enum>(decided);
 }
 
+// Of the blocks, in thousandths on the way.
+void follow_share(Communicator& comm, std::optional<double>& share) {
+  const std::int64_t decided =
+      from_leader(comm, kWhatAgain, share ? std::llround(1000 * *share) : -1);
+  share.reset();
+  if (decided >= 0) share = static_cast<double>(decided) / 1000;
+}
+
 // What the run was resolved to before, rank 0 has adopted; the others follow it.
 void follow_leader(Communicator& comm, job::JobConfig& job) {
   const auto follow = [&](const char* what, std::optional<std::int64_t>& value) {
@@ -158,6 +167,7 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   for (const auto& [what, place] : places_of(job.offload)) follow_choice(comm, what, *place);
   follow_choice(comm, kWhereActivations, job.offload.activations);
   follow_choice(comm, kWhatAgain, job.memory.recompute);
+  follow_share(comm, job.memory.recompute_share);
   follow_choice(comm, kWhichOrder, job.training.accumulation_order);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
@@ -218,7 +228,7 @@ void read_spec(Prepared& p, int threads) {
 
 // Which values of the job were "auto" when it was loaded.
 struct OpenValues {
-  bool micro_batch, zero_stage, matmul, cache, activations, recompute, order;
+  bool micro_batch, zero_stage, matmul, cache, activations, recompute, recompute_share, order;
   std::array<bool, 3> places{};  // of places_of()
   bool any_choice() const {
     return activations || recompute || order || places[0] || places[1] || places[2];
@@ -251,6 +261,7 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
       if (open.activations) job.offload.activations.value.reset();
       if (open.order) job.training.accumulation_order.value.reset();
       if (open.recompute) job.memory.recompute.value.reset();
+      if (open.recompute_share) job.memory.recompute_share.reset();
       read_spec(p, threads);
     }
   }
@@ -269,11 +280,15 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
   }
   job.offload.activations.value = p.plan.activations.place;
   follow_choice(comm, kWhereActivations, job.offload.activations);
-  job.training.accumulation_order.value = p.plan.by_layers ? job::AccumulationOrder::kLayers
-                                                           : job::AccumulationOrder::kMicroBatches;
+  job.training.accumulation_order.value =
+      p.plan.by_layers ? job::AccumulationOrder::kLayers : job::AccumulationOrder::kMicroBatches;
   follow_choice(comm, kWhichOrder, job.training.accumulation_order);
   job.memory.recompute.value = p.plan.recompute;
   follow_choice(comm, kWhatAgain, job.memory.recompute);
+  if (open.recompute_share) {
+    job.memory.recompute_share = p.plan.recompute_share;
+    follow_share(comm, job.memory.recompute_share);
+  }
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
   p.spec = settled(std::move(p.spec), p.plan, place);
@@ -288,13 +303,15 @@ Prepared prepare_rank(const RankSetting& rank) {
   Prepared p;
   p.job = load_job_arguments(rank.arguments, leads);
   check_same_job(comm, p.job);
-  OpenValues open{.micro_batch = !p.job.training.micro_batch_size.value,
-                  .zero_stage = !p.job.parallelism.zero_stage.value,
-                  .matmul = !p.job.training.matmul.value,
-                  .cache = p.job.offload.cache.is_auto(),
-                  .activations = p.job.offload.activations.is_auto(),
-                  .recompute = p.job.memory.recompute.is_auto(),
-                  .order = p.job.training.accumulation_order.is_auto()};
+  OpenValues open{
+      .micro_batch = !p.job.training.micro_batch_size.value,
+      .zero_stage = !p.job.parallelism.zero_stage.value,
+      .matmul = !p.job.training.matmul.value,
+      .cache = p.job.offload.cache.is_auto(),
+      .activations = p.job.offload.activations.is_auto(),
+      .recompute = p.job.memory.recompute.is_auto(),
+      .recompute_share = p.job.memory.recompute.is_auto() && !p.job.memory.recompute_share,
+      .order = p.job.training.accumulation_order.is_auto()};
   for (std::size_t i = 0; i < open.places.size(); ++i)
     open.places[i] = places_of(p.job.offload)[i].place->is_auto();
   open_run(rank, p);

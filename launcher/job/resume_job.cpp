@@ -61,6 +61,8 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   adopt(run.threads, job.threads, unset);
   adopt(run.training.micro_batch_size, job.training.micro_batch_size, unset);
   adopt(run.memory.budget, job.memory.budget, unset);
+  if (job.memory.recompute.is_auto() && !job.memory.recompute_share)
+    job.memory.recompute_share = run.memory.recompute_share;
   adopt(run.memory.recompute, job.memory.recompute, unset);
   // A stage that was found before must not be too low for what is asked to be on disk now.
   if (run.parallelism.zero_stage.value.value_or(0) >= least_stage(job.offload))

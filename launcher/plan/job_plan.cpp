@@ -3,6 +3,7 @@
 #include <spdlog/spdlog.h>
 
 #include "core/device/gpu.h"
+#include "core/io/file_system.h"
 #include "launcher/plan/plan_refusal.h"
 #include "launcher/run/machine.h"
 #include "offload/disk_speed.h"
@@ -18,6 +19,25 @@ Budget gpu_budget(int sharing) {
   return {gpu_driver()->current().free_bytes / 10 * 9 / sharing,
           fmt::format("90 % of the GPU's free memory, for {} rank{}", sharing,
                       sharing == 1 ? "" : "s")};
+}
+
+// What is free on the disks of ranks that all run here; none where something else refuses them.
+std::optional<DiskBudget> disk_budget(const job::JobConfig& job, const RankPlace& place) {
+  if (place.ranks > place.ranks_on_node) return std::nullopt;
+  std::vector<fs::path> paths = offload_paths(job.offload);
+  const bool own = paths.empty();
+  if (own) paths.emplace_back(job.output_dir);
+  DiskBudget found{.bytes = 0, .checkpoints = own ? 1 : 0};
+  for (const fs::path& path : paths) {
+    fs::path there = existing_part(path);
+    if (there.empty()) there = ".";
+    try {
+      found.bytes += file_system_of(there).free_bytes;
+    } catch (const std::runtime_error&) {
+      return std::nullopt;
+    }
+  }
+  return found;
 }
 
 }  // namespace
@@ -68,10 +88,15 @@ double measure_disk_rate(const job::JobConfig& job) {
   }
 }
 
+Budget budget_of(const job::JobConfig& job, DeviceKind device, const RankPlace& place) {
+  Budget budget = resolve_budget(job.memory.budget, device, place);
+  budget.disk = disk_budget(job, place);
+  return budget;
+}
+
 TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankPlace& place,
                    IfTooLarge if_too_large, const Rates& rates) {
-  TrainPlan plan =
-      plan_training(spec, resolve_budget(job.memory.budget, spec.device, place), place, rates);
+  TrainPlan plan = plan_training(spec, budget_of(job, spec.device, place), place, rates);
   if (spec.snapshots && plan.offload.state)
     throw_user(
         "checkpoint.memory_steps = {}: allowed with state in memory; on disk (offload.state) each "

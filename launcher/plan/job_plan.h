@@ -11,6 +11,9 @@ namespace thimble {
 /// UserError if there is no GPU to ask.
 Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const RankPlace& place);
 
+/// And the disk of all ranks, if they run on this machine alone.
+Budget budget_of(const job::JobConfig& job, DeviceKind device, const RankPlace& place);
+
 /// What becomes of a job that does not fit the budget.
 enum class IfTooLarge : std::uint8_t {
   kRefuse,  // UserError with edits of the job that were planned and fit

@@ -161,8 +161,8 @@ EngineOptions engine_options(const job::JobConfig& job) {
           .fp8 = job.model.linear_dtype == job::LinearDType::kFP8,
           .grad_dtype = job.training.grad_dtype.value.value_or(job.model.dtype),
           .recompute = job.memory.recompute.value.value_or(Recompute::kNone),
-          .by_layers =
-              job.training.accumulation_order.value == job::AccumulationOrder::kLayers,
+          .recompute_share = job.memory.recompute_share.value_or(1),
+          .by_layers = job.training.accumulation_order.value == job::AccumulationOrder::kLayers,
           .zero_stage = static_cast<int>(job.parallelism.zero_stage.value.value_or(
               std::max<std::int64_t>(1, least_stage(job.offload)))),
           .comm_dtype = job.parallelism.reduce_dtype,
@@ -252,6 +252,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
                       .weights = job.offload.weights.is_auto()};
   spec.any_cache = job.offload.cache.is_auto();
   spec.any_order = job.training.accumulation_order.is_auto();
+  spec.any_recompute_share = job.memory.recompute.is_auto() && !job.memory.recompute_share;
   spec.any_recompute = job.memory.recompute.is_auto();
   spec.any_activations = job.offload.activations.is_auto();
   return spec;

@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
+#include "plan/memory_estimate.h"
 
 namespace thimble {
 namespace {
@@ -33,8 +34,9 @@ class Proposals {
       text += fmt::format("{}training.micro_batch_size = {}", text.empty() ? "" : ", ", *micro);
     }
     if (text.empty()) return false;
-    text_ +=
-        fmt::format("\n  fits: {}{}: {}", text, edit.cost, format_bytes(needed(edit.spec, *micro)));
+    const std::int64_t bytes = needed(edit.spec, *micro);
+    if (bytes > budget_) return false;
+    text_ += fmt::format("\n  fits: {}{}: {}", text, edit.cost, format_bytes(bytes));
     return true;
   }
 
@@ -47,6 +49,11 @@ class Proposals {
 
  private:
   bool fits(const TrainSpec& spec, std::int64_t micro) const {
+    const BatchPlan batch = cut_batch(spec.sequences_per_step, micro, planned_.place.ranks);
+    if (const auto estimate = estimate_memory(spec, batch, planned_.place)) {
+      const Fit told = fit_of_estimate(*estimate, budget_ - overhead_bytes(spec.device));
+      if (told != Fit::kUnsure) return told == Fit::kYes;
+    }
     return needed(spec, micro) <= budget_;
   }
 
@@ -133,6 +140,7 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
   const bool is_full = spec.engine.recompute == Recompute::kFull;
   Edit full{std::string(kFull), " (about 30 % slower)", spec};
   full.spec.engine.recompute = Recompute::kFull;
+  full.spec.engine.recompute_share = 1;
   if (!is_full && proposals.consider(full)) return;
   const auto& step_tokens = planned.job.training.global_batch_tokens;
   for (std::int64_t seq_len = spec.engine.seq_len / 2; seq_len >= kShortestSequence; seq_len /= 2) {
@@ -160,6 +168,7 @@ void refuse_plan(const PlannedJob& planned, const MemoryReport& least, const Bud
                       ceil_div(needed, kMiB));
   TrainSpec full = planned.spec;
   full.engine.recompute = Recompute::kFull;
+  full.engine.recompute_share = 1;
   const std::int64_t smallest = proposals.needed(full, 1);
   if (proposals.text().empty() && smallest < needed) {
     const bool fixed = planned.job.training.micro_batch_size.value.value_or(1) != 1;

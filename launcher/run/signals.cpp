@@ -38,7 +38,8 @@ extern "C" void on_stop_signal(int number) {
     first_signal_ns.store(monotonic_ns());
     const char* const text = acknowledgement.load();
     // A step may take minutes. A handler may call write(), and nothing helps if that fails.
-    if (text != nullptr) [[maybe_unused]] const ssize_t n = ::write(2, text, std::strlen(text));
+    if (text != nullptr) [[maybe_unused]]
+      const ssize_t n = ::write(2, text, std::strlen(text));
   } else if (number != SIGHUP && first_signal_ns.load() != 0 &&
              monotonic_ns() - first_signal_ns.load() > kSameRequest_ns) {
     ::_exit(128 + number);

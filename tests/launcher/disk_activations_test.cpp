@@ -1,5 +1,8 @@
 // The built program with activations on disk: the model of a run in memory, less memory, as
 // planned, and what ends it on the way.
+#include <fmt/format.h>
+
+#include "core/io/file_system.h"
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -136,11 +139,46 @@ TEST_F(DiskActivationsProgram, TheyAreThereWhereNothingElseFitsOrWhereItIsFastes
   EXPECT_EQ(d_.file("runs/auto/job.resolved.toml").find("recompute = \"auto\""), std::string::npos);
 }
 
+TEST_F(DiskActivationsProgram, AShareOfTheBlocksIsComputedAgain) {
+  ASSERT_EQ(train("memory", " --set training.micro_batch_size=4"), 0) << d_.err();
+  ASSERT_EQ(train("share", std::string(kActivationsOnDisk) +
+                               " --set memory.recompute=full --set memory.recompute_share=0.5"),
+            0)
+      << d_.err();
+  EXPECT_EQ(model_of("share"), model_of("memory"));
+}
+
 TEST_F(DiskActivationsProgram, WhatCannotBeIsRefused) {
   EXPECT_EQ(train("host", " --set offload.activations=host"), 2);
   EXPECT_NE(d_.err().find("allowed with device = \"cuda\""), std::string::npos) << d_.err();
   EXPECT_EQ(train("shm", " --set offload.activations=ssd --set offload.path=/dev/shm"), 2);
   EXPECT_NE(d_.err().find("offload.any_file_system"), std::string::npos) << d_.err();
+}
+
+// What is fastest does not fit the disk of one place, and is not taken there.
+TEST(DiskActivationsPlan, AChoiceThatTheDiskIsTooSmallForIsNotTaken) {
+  const ProgramDir d(fs::temp_directory_path());
+  const fs::path memory = "/dev/shm/" + d.path().filename().string();
+  const auto plan_of = [&](std::int64_t sequences, const std::string& more) {
+    const std::string count = std::to_string(sequences);
+    EXPECT_EQ(d.run("plan job.toml --json --tflops 0.0001 --disk-gb-per-s 100 "
+                    "--set training.matmul=f32 --set offload.any_file_system=true "
+                    "--set offload.state=memory --set training.global_batch_size=" +
+                    count + " --set training.micro_batch_size=" + count + more),
+              0)
+        << d.err();
+    return d.json();
+  };
+  const auto on_disk = plan_of(64, " --set offload.activations=ssd");
+  const std::int64_t each = on_disk["offload"]["activation_disk_bytes"].get<std::int64_t>() / 64;
+  const std::int64_t too_many = file_system_of("/dev/shm").free_bytes / each + 1000;
+  if (file_system_of(d.path()).free_bytes < 2 * too_many * each) GTEST_SKIP() << "a small disk";
+  const auto full = plan_of(too_many, " --set memory.recompute=full");
+  const std::string within =
+      fmt::format(" --set memory.recompute=auto --set memory.budget={}B --set offload.path=",
+                  full["resident_bytes"].get<std::int64_t>());
+  EXPECT_EQ(plan_of(too_many, within + d.path().string())["offload"]["activations"], "ssd");
+  EXPECT_EQ(plan_of(too_many, within + memory.string())["offload"]["activations"], "memory");
 }
 
 }  // namespace

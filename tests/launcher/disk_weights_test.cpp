@@ -1,5 +1,7 @@
 // The built program with weights on disk: the model of a run in memory, by one rank and by several,
 // interrupted anywhere; less memory, as planned; and what is refused.
+#include <fmt/format.h>
+
 #include "tests/launcher/program.h"
 
 namespace thimble {
@@ -87,6 +89,57 @@ TEST_F(DiskWeightsProgram, MemoryIsThatOfTwoLayersAsPlanned) {
   const std::int64_t most =
       std::max({disk.at("load"), disk.at("step"), disk.at("eval"), disk.at("save")});
   EXPECT_EQ(last["peak_bytes_by_tag"]["weights"], most);
+}
+
+TEST_F(DiskWeightsProgram, MicroBatchesGoThroughLayersTogetherWhereTheyFit) {
+  const std::string set =
+      " --set training.micro_batch_size=2 --set memory.recompute=full" + std::string(kOnDisk);
+  const auto read_of = [&](const std::string& order) {
+    const std::string more = set + "disk --set training.accumulation_order=" + order;
+    EXPECT_EQ(dir_.run("plan job.toml --json --set training.matmul=f32 "
+                       "--set model.master_weights=split16" +
+                       more),
+              0)
+        << dir_.err();
+    const nlohmann::json plan = dir_.json();
+    if (order == "auto") {
+      EXPECT_EQ(plan["accumulation_order"], "layers");
+    }
+    return plan["offload"]["read_bytes"].get<std::int64_t>();
+  };
+  const std::int64_t layers = read_of("layers");
+  EXPECT_LT(layers, read_of("micro_batches"));
+  EXPECT_EQ(layers, read_of("auto"));
+  ASSERT_EQ(train(set + "disk"), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("all through a layer at a time"), std::string::npos) << dir_.err();
+  EXPECT_NE(dir_.file("disk/job/job.resolved.toml").find("accumulation_order = \"layers\""),
+            std::string::npos);
+  ASSERT_EQ(train(set + "turns --set training.accumulation_order=micro_batches"), 0) << dir_.err();
+  EXPECT_EQ(model_of("disk"), model_of("turns"));
+}
+
+TEST_F(DiskWeightsProgram, TheLargestMicroBatchKnowsTheDisk) {
+  // More state than a window.
+  dir_.write("config.json", R"({"model_type":"llama","hidden_size":1024,"intermediate_size":4096,)"
+                            R"("num_attention_heads":8,"num_key_value_heads":8,"vocab_size":257,)"
+                            R"("max_position_embeddings":128,"num_hidden_layers":8})");
+  const auto plan = [&](const std::string& more) {
+    EXPECT_EQ(dir_.run("plan job.toml --json --set training.matmul=f32 --tflops 1 "
+                       "--disk-gb-per-s 1 --set offload.any_file_system=true " +
+                       more),
+              0)
+        << dir_.err();
+    return dir_.json();
+  };
+  const std::string small = "--set offload.window=64KiB --set offload.cache=0B ";
+  const auto least = plan(small +
+                          "--set offload.state=ssd --set offload.weights=ssd "
+                          "--set training.micro_batch_size=1")["resident_bytes"]
+                         .get<std::int64_t>();
+  const std::string max = fmt::format(
+      "{}--max micro_batch_size --set memory.budget={}B --set offload.state=", small, least);
+  EXPECT_EQ(plan(max + "memory")["largest"], 0);
+  EXPECT_GE(plan(max + "auto")["largest"], 1);
 }
 
 TEST_F(DiskWeightsProgram, SeveralRanksTakeStageThree) {

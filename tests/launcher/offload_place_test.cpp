@@ -175,7 +175,7 @@ TEST_F(OffloadPlaceTest, ADamagedStateIsKeptAndSaysWhatToDo) {
   refused("a", kHere,
           {"no commit record of the state in " + place.string(), "--resume-from", "--fresh"});
   EXPECT_TRUE(fs::exists(place / "commit-0-odd"));
-  ASSERT_EQ(train("a", kHere + "--resume-from runs/a/checkpoints/ckpt-2"), 0) << d_.err();
+  ASSERT_EQ(train("a", kHere + "--resume-from 2"), 0) << d_.err();
   EXPECT_EQ(times_said("the damaged state is now in " + place.string()), 1) << d_.err();
   EXPECT_EQ(model_of("a"), model_of("whole"));
 }

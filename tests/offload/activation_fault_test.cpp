@@ -20,7 +20,7 @@ constexpr std::int64_t kValues = 100'000;
 // Saves so much that the first ones leave, and brings those back.
 int save_and_return(const std::filesystem::path& directory) {
   const auto arena = Arena::make_cpu(64 * kMiB);
-  OffloadedActivations away(*arena, {.directory = directory, .window_bytes = 256 * kKiB});
+  OffloadedActivations away(*arena, {.directories = {directory}, .window_bytes = 256 * kKiB});
   std::vector<std::shared_ptr<SavedTensor>> saved;
   for (int i = 0; i < 8; ++i) {
     const Tensor tensor =

@@ -16,7 +16,7 @@ using testing::TempDir;
 using Saved = std::vector<std::shared_ptr<SavedTensor>>;
 
 ActivationOptions options(const fs::path& directory) {
-  return {.directory = directory, .window_bytes = 256 * kKiB, .least_bytes = 1};
+  return {.directories = {directory}, .window_bytes = 256 * kKiB, .least_bytes = 1};
 }
 
 Tensor make(Arena& arena, std::int64_t bytes) {
@@ -93,7 +93,7 @@ TEST(OffloadedActivationsTest, WhatIsSmallOrHasGapsStays) {
   const TempDir dir;
   const auto arena = Arena::make_cpu(64 * kMiB);
   ActivationOptions with = options(dir.path());
-  with.least_bytes = 100;
+  with.least_bytes = with.window_bytes = 100;
   OffloadedActivations away(*arena, with);
   const Tensor matrix =
       Tensor::empty(*arena, MemoryTag::kActivations, DType::kF32, Shape{100, 50}, "matrix");
@@ -139,6 +139,41 @@ TEST(OffloadedActivationsTest, TakeThePlannedMemoryWhichIsThatOfTheWindows) {
   EXPECT_LE(arena->peak().total_bytes, 2'000'000);
   EXPECT_LT(away.traffic().read, away.traffic().written) << "the last ones are still there";
   EXPECT_GT(4 * away.traffic().read, 3 * away.traffic().written);
+}
+
+TEST(OffloadedActivationsTest, TheLastOfTheForwardPassAreNotWritten) {
+  const TempDir dir;
+  const auto arena = Arena::make_cpu(64 * kMiB);
+  arena->set_poison(true);
+  OffloadedActivations away(*arena, options(dir.path()));
+  for (int pass = 1; pass <= 2; ++pass) {
+    Saved saved;
+    for (unsigned i = 0; i < 12; ++i) saved.push_back(away.save(filled(*arena, 30'000, i)));
+    EXPECT_EQ(away.traffic().written, pass * 8 * 30'000) << "half a window waits";
+    for (unsigned i = 12; i-- > 0;) {
+      EXPECT_TRUE(holds(saved[i]->get(), i)) << i;
+      saved[i].reset();
+    }
+    EXPECT_EQ(away.traffic().read, pass * 4 * 30'000) << "a window is still there";
+    EXPECT_EQ(away.traffic().written, pass * 8 * 30'000);
+  }
+}
+
+TEST(OffloadedActivationsTest, SeveralDisksTakeTheirShares) {
+  const TempDir slow, fast;
+  const auto arena = Arena::make_cpu(64 * kMiB);
+  ActivationOptions with = options(slow.path());
+  with.directories.push_back(fast.path());
+  with.disk_rates = {1, 3};
+  OffloadedActivations away(*arena, with);
+  Saved saved;
+  for (unsigned i = 0; i < 16; ++i) saved.push_back(away.save(filled(*arena, 300'000, i)));
+  EXPECT_EQ(3 * spill_file(slow.path()).size(), spill_file(fast.path()).size());
+  for (unsigned i = 16; i-- > 0;) {
+    EXPECT_TRUE(holds(saved[i]->get(), i)) << i;
+    saved[i].reset();
+  }
+  EXPECT_EQ(arena->live_bytes(), 0);
 }
 
 constexpr std::int64_t kSize = 300'000;

@@ -68,6 +68,24 @@ TEST(SpillFileTest, NoTwoStretchesOverlap) {
   EXPECT_GE(file.size(), most);
 }
 
+TEST(SpillFilesTest, DealByRateAndTakeBack) {
+  const testing::TempDir a, b, c;
+  SpillFiles files({a.path(), b.path(), c.path()}, {1, 2});  // the third is 1
+  std::map<int, std::int64_t> given;
+  std::vector<SpillFiles::Place> places;
+  for (int i = 0; i < 400; ++i) {
+    places.push_back(files.take(1 + i % 7 * 1000));
+    EXPECT_TRUE(places.back().is_taken());
+    given[places.back().disk] += places.back().bytes;
+  }
+  EXPECT_LT(std::abs(given[1] - 2 * given[0]), 20'000);
+  EXPECT_LT(std::abs(given[2] - given[0]), 20'000);
+  const std::int64_t size = files.direct(1).size();
+  for (const SpillFiles::Place& place : places) files.give_back(place);
+  EXPECT_EQ(files.take(1).begin, 0);
+  EXPECT_EQ(files.cached(1).size(), size);
+}
+
 TEST(SpillFileTest, SaysWhereItCannotBe) {
   const testing::TempDir dir;
   try {

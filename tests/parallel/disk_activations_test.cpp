@@ -78,6 +78,44 @@ TEST_P(DiskActivations, TakeThePlannedMemory) {
   }
 }
 
+// Some blocks are computed again, of the others what they keep is in memory or on disk.
+TEST_P(DiskActivations, AShareOfTheBlocksGivesTheSameBits) {
+  const int ranks = GetParam();
+  const Setting none{.stage = ranks == 1 ? 0 : 3, .accumulation_steps = 2};
+  run_ranks(ranks, [&](Communicator& comm) {
+    const auto batches = batches_of(comm.rank(), ranks, 2, -1);
+    const Outcome want = train(comm, none, batches);
+    for (const double share : {0.0, 0.25, 0.5, 0.7, 1.0}) {
+      for (const bool on_disk : {false, true}) {
+        Setting s = none;
+        s.recompute = Recompute::kFull;
+        s.recompute_share = share;
+        s.by_layers = on_disk && share == 0.5;
+        if (on_disk) s.activations = ActivationPlace::kSsd;
+        expect_same(train(comm, s, batches), want, fmt::format("{} {}", share, on_disk));
+      }
+    }
+  });
+}
+
+TEST(RecomputeShare, KeepsMoreTheLessIsComputedAgain) {
+  ModelConfig config = odd_config(false);
+  config.num_layers = 16;
+  config.windows.assign(16, 0);
+  const Transformer model(config);
+  const OptimizerGroups optimizer = make_groups(model.params(), "adamw");
+  std::vector<std::int64_t> most;
+  for (const double share : {1.0, 0.75, 0.5, 0.0}) {
+    const Setting s{.recompute = Recompute::kFull, .recompute_share = share};
+    const auto plan = Arena::make_planning();
+    TrainEngine engine(*plan, model, optimizer, engine_options(s, 1));
+    engine.step(batches_of(0, 1, 1, -1), 1, 1e-3);
+    most.push_back(plan->peak().by_tag[static_cast<std::size_t>(MemoryTag::kActivations)]);
+  }
+  EXPECT_TRUE(std::is_sorted(most.begin(), most.end()));
+  EXPECT_LT(most.front(), most.back());
+}
+
 INSTANTIATE_TEST_SUITE_P(Ranks, DiskActivations, testing::Values(1, 2));
 
 }  // namespace

@@ -107,7 +107,9 @@ TEST(ParallelPlanTest, TrafficOverAllRanksIsTheFormula) {
         std::int64_t total = 0;
         for (int r = 0; r < ranks; ++r) {
           total +=
-              plan.step_traffic(params, r, {.micro_batches = m, .weight_passes = m, .gathers_per_micro_batch = gathers})
+              plan.step_traffic(
+                      params, r,
+                      {.micro_batches = m, .weight_passes = m, .gathers_per_micro_batch = gathers})
                   .total();
         }
         EXPECT_EQ(total, (ranks - 1) * psi * 2 * units[stage])

@@ -107,7 +107,7 @@ inline std::function<std::unique_ptr<SavePolicy>(Arena&)> activations_elsewhere(
   return [dir, place](Arena& arena) {
     return std::make_unique<OffloadedActivations>(
         arena, ActivationOptions{.on_disk = place == ActivationPlace::kSsd,
-                                 .directory = dir->path(),
+                                 .directories = {dir->path()},
                                  .window_bytes = 4 * kKiB,
                                  .least_bytes = 1});
   };

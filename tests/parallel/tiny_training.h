@@ -119,6 +119,7 @@ struct Setting {
   bool reduce_by_transport = false;
   bool tied = false, wide = false;
   Recompute recompute = Recompute::kNone;
+  double recompute_share = 1;
   MasterFormat master = MasterFormat::kF32;
   bool fused = false;
   ClipMode clip_mode = ClipMode::kExact;
@@ -166,6 +167,7 @@ inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
   return {.dtype = s.dtype,
           .grad_dtype = s.dtype,
           .recompute = s.recompute,
+          .recompute_share = s.recompute_share,
           .accumulates = accumulation_steps > 1,
           .by_layers = s.by_layers,
           .zero_stage = s.stage,

@@ -282,7 +282,7 @@ TEST_P(ZeroTest, WhatUpdatesTakeIsAddedUpAndSent) {
                 return engine.parallel()
                     .step_traffic(model.params(), comm.rank(),
                                   {.micro_batches = accumulation_steps,
-                                                            .weight_passes = accumulation_steps,
+                                   .weight_passes = accumulation_steps,
                                    .comm_dtype = DType::kF32,
                                    .weight_dtype = DType::kF32,
                                    .gathers_per_micro_batch = model.gathers_per_micro_batch(),

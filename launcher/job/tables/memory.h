@@ -15,6 +15,7 @@ inline constexpr std::array kSpellings<Recompute>{Spelling{Recompute::kNone, "no
 struct MemoryConfig {
   AutoBytes budget;
   Auto<Recompute> recompute{Recompute::kNone};
+  std::optional<double> recompute_share;
   bool operator==(const MemoryConfig&) const = default;
 };
 
@@ -32,6 +33,14 @@ inline void visit_fields(const FieldVisitor& visitor, MemoryConfig& memory) {
                 "functions; full: whole blocks; auto: the fastest that fits, activations on disk "
                 "among them; the result is the same, bit for bit",
          .value = choice(memory.recompute),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "recompute_share",
+         .doc =
+             "With recompute = \"full\": the share of the blocks that are computed again; the "
+             "others keep what \"selective\" keeps, in memory or where offload.activations says; "
+             "default 1, and with recompute = \"auto\" what is fastest",
+         .value = &memory.recompute_share,
+         .range = {.min = 0, .max = 1},
          .resume = ResumeClass::kContinues});
 }
 }  // namespace thimble::job

@@ -100,8 +100,8 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .resume = ResumeClass::kContinues});
   visit({.name = "window",
          .doc = "Memory that state moves through, and twice as much for activations; auto: an "
-                "eighth of the state, 4 "
-                "to 128 MiB, and 32 MiB for activations",
+                "eighth of the state, 4 to 128 MiB, with delayed_update the state of a layer, up "
+                "to 512 MiB, and 32 MiB for activations",
          .value = &offload.window,
          .range = at_least(65536),
          .resume = ResumeClass::kContinues});

@@ -68,9 +68,9 @@ inline void visit_duration_fields(const FieldVisitor& visitor, TrainingConfig& t
          .resume = ResumeClass::kDuration});
 }
 
-inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
+// What a step takes, and in which pieces.
+inline void visit_batch_fields(const FieldVisitor& visitor, TrainingConfig& training) {
   const auto visit = [&](Field field) { visitor(field); };
-  visit_duration_fields(visitor, training);
   visit({.name = "global_batch_size",
          .doc = "Sequences of seq_len tokens per optimizer step over all ranks; exactly one of "
                 "global_batch_size, global_batch_tokens",
@@ -92,14 +92,21 @@ inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) 
          .unit = "sequences",
          .resume = ResumeClass::kContinues});
   visit({.name = "accumulation_order",
-         .doc = "How the micro-batches of a step go through the model, with the same results to the "
-                "bit; micro_batches: one after the other; layers: all of them through a layer "
-                "before the next, so that weights on disk, or gathered from other ranks, are "
-                "brought twice in a step and not in every micro-batch, but what each keeps for "
-                "its backward pass is there at once; auto: layers if weights are on disk and it "
-                "fits",
+         .doc =
+             "How the micro-batches of a step go through the model, with the same results to the "
+             "bit; micro_batches: one after the other; layers: all of them through a layer "
+             "before the next, so that weights on disk, or gathered from other ranks, are "
+             "brought twice in a step and not in every micro-batch, but what each keeps for "
+             "its backward pass is there at once; auto: layers if weights are on disk and it "
+             "fits",
          .value = choice(training.accumulation_order),
          .resume = ResumeClass::kContinues});
+}
+
+inline void visit_fields(const FieldVisitor& visitor, TrainingConfig& training) {
+  const auto visit = [&](Field field) { visitor(field); };
+  visit_duration_fields(visitor, training);
+  visit_batch_fields(visitor, training);
   visit({.name = "max_grad_norm",
          .doc = "Gradient clipping: gradients are scaled down to this global norm; 0: no clipping, "
                 "the norm is still logged",
