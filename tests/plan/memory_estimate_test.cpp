@@ -44,7 +44,8 @@ TEST(MemoryEstimate, IsNearThePlan) {
         ASSERT_TRUE(estimate.has_value());
         const std::int64_t planned = plan_memory(spec, batch, {}).extent_bytes;
         const auto bytes = static_cast<double>(planned);
-        EXPECT_NEAR(static_cast<double>(*estimate), bytes, 0.05 * bytes);
+        // Windows are counted as large as they may be.
+        EXPECT_NEAR(static_cast<double>(*estimate), bytes, 0.05 * bytes + 128.0 * kMiB);
         // What fits is not given up.
         EXPECT_NE(fit_of_estimate(*estimate, planned), Fit::kNo);
       }
