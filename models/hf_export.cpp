@@ -151,29 +151,29 @@ std::string generation_config_json(const ModelConfig& config) {
   return json.is_null() ? "{}\n" : json.dump(2) + "\n";
 }
 
-void write_directory(Arena& arena, const Transformer& model, ParamStore& store,
-                     const HfExport& options, const fs::path& directory) {
+}  // namespace
+
+void write_model_files(const ModelConfig& config, const HfExport& options,
+                       const fs::path& directory) {
   write_file_atomic(directory / "config.json",
-                    exported_config(model.config(), options.dtype, options.source_config));
+                    exported_config(config, options.dtype, options.source_config));
   for (const fs::path& file : options.files_to_copy) copy_into(file, directory);
   if (options.source_config.empty() && !fs::exists(directory / "generation_config.json")) {
-    write_file_atomic(directory / "generation_config.json", generation_config_json(model.config()));
+    write_file_atomic(directory / "generation_config.json", generation_config_json(config));
   }
   if (options.tokenizer_is_bytes) {
     write_file_atomic(directory / kByteTokenizerMarker,
                       "Tokens are bytes; id 256 begins and ends a document.\n");
   }
-  write_tensors(arena, model, store, options, directory);
-  compare(arena, model, store, options.dtype, directory);
 }
-
-}  // namespace
 
 std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, ParamStore& store,
                                   const HfExport& options) {
   if (!arena.device().planning && options.writes) {
     StagedDirectory staged(options.directory);
-    write_directory(arena, model, store, options, staged.path());
+    write_model_files(model.config(), options, staged.path());
+    write_tensors(arena, model, store, options, staged.path());
+    compare(arena, model, store, options.dtype, staged.path());
     return staged.put_in_place();
   }
   const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kStagingBytes, "export check");

@@ -25,6 +25,10 @@ struct HfExport {
       true;  // false: only takes part in gathering the weights, for a rank that writes nothing
 };
 
+/// Writes all that such a directory holds besides the tensors.
+void write_model_files(const ModelConfig& config, const HfExport& options,
+                       const std::filesystem::path& directory);
+
 /// Writes config.json (exported_config), for a model that came with none generation_config.json,
 /// and safetensors (with an index if sharded), one slice in memory at a time; a tied lm_head.weight
 /// is left out. The directory is written under a temporary name, read back, every tensor compared

@@ -23,6 +23,13 @@ void check_has_step(const fs::path& checkpoints, std::int64_t step) {
              steps.empty() ? "no checkpoint" : "the checkpoints of steps " + join(steps));
 }
 
+// Where the checkpoint of a step is that the user has chosen.
+fs::path chosen_path(const TrainArguments& arguments, const fs::path& checkpoints,
+                     std::int64_t step) {
+  if (!arguments.resume_directory.empty()) return arguments.resume_directory;
+  return checkpoints / fmt::format("ckpt-{}", step);
+}
+
 std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& arguments,
                                                   const std::filesystem::path& checkpoints,
                                                   const CheckpointIo& io) {
@@ -38,8 +45,8 @@ std::optional<CheckpointReader> choose_checkpoint(const TrainArguments& argument
     return std::nullopt;
   }
   if (arguments.resume_from) {
-    check_has_step(checkpoints, *arguments.resume_from);
-    return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", *arguments.resume_from), io);
+    if (arguments.resume_directory.empty()) check_has_step(checkpoints, *arguments.resume_from);
+    return CheckpointReader::open(chosen_path(arguments, checkpoints, *arguments.resume_from), io);
   }
   std::vector<std::string> rejected;
   std::optional<CheckpointReader> newest = open_newest_valid(checkpoints, io, rejected);
@@ -71,7 +78,7 @@ std::optional<CheckpointReader> agree_on_checkpoint(const TrainArguments& argume
   }
   const std::int64_t step = from_leader(comm, "the checkpoint", -1);
   if (step < 0) return std::nullopt;
-  return CheckpointReader::open(checkpoints / fmt::format("ckpt-{}", step), io,
+  return CheckpointReader::open(chosen_path(arguments, checkpoints, step), io,
                                 CheckpointCheck::kManifest);
 }
 

@@ -1,26 +1,21 @@
-// `thimble convert`: checkpoints, runs, llama2.c files and Hugging Face directories to a Hugging
-// Face directory.
+// `thimble convert`: checkpoints of any format to another one.
 #include <fmt/core.h>
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>
 #include <nlohmann/json.hpp>
 
-#include "checkpoint/checkpoint_directory.h"
-#include "checkpoint/checkpoint_source.h"
 #include "core/base/numeric.h"
-#include "core/io/file.h"
+#include "core/base/text.h"
+#include "core/io/staged.h"
 #include "launcher/commands/command.h"
+#include "launcher/convert/conversion.h"
+#include "launcher/convert/open_image.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/sizes.h"
-#include "launcher/run/machine.h"
-#include "launcher/trainer/loaded_model.h"
+#include "launcher/job/write_job.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
-#include "models/transformer.h"
-#include "models/weight_sources.h"
-#include "train/train_state.h"
-#include "train/weight_loading.h"
 
 namespace thimble {
 namespace {
@@ -28,94 +23,40 @@ namespace {
 namespace fs = std::filesystem;
 
 struct ConvertArguments {
-  std::string source, destination, dtype = "auto", max_shard_size = "5GB", tokenizer;
-  bool force = false, json = false;
+  std::string source, destination, to, dtype = "auto", max_shard_size = "5GB", memory = "2GiB";
+  std::string model, tokenizer, job;
+  bool force = false, json = false, verify = false, allow_cast = false, weights_only = false;
 };
 
-// A source opened: its configuration, its weights, the dtype it would keep and its tokenizer files.
-struct Opened {
-  const char* kind = "";
-  ModelConfig config;
-  DType dtype = DType::kBF16;
-  std::unique_ptr<FileEngine> files;
-  std::unique_ptr<CheckpointReader> checkpoint;
-  std::unique_ptr<TensorSource> weights;
-  std::string source_config;  // text of the config.json that came with the model
-  fs::path model_dir;         // whose files are carried along; empty: none
-  fs::path tokenizer;         // directory, file or empty
-  bool byte_tokenizer = false;
-};
-
-void use_tokenizer(Opened& opened, const fs::path& tokenizer) {
-  opened.tokenizer.clear();
-  opened.byte_tokenizer = tokenizer == "byte" || fs::exists(tokenizer / kByteTokenizerMarker);
-  if (opened.byte_tokenizer || tokenizer.empty()) return;
+void use_tokenizer(ModelOrigin& origin, const fs::path& tokenizer) {
+  origin.tokenizer.clear();
+  origin.byte_tokenizer = tokenizer == "byte" || fs::exists(tokenizer / kByteTokenizerMarker);
+  if (origin.byte_tokenizer || tokenizer.empty()) return;
   if (fs::exists(tokenizer)) {
-    opened.tokenizer = tokenizer;
+    origin.tokenizer = tokenizer;
   } else {
     spdlog::warn("the tokenizer {} is not there any more; name one with --tokenizer",
                  tokenizer.string());
   }
 }
 
-Opened open_checkpoint(const fs::path& path, bool is_run) {
-  Opened opened{.kind = is_run ? "run" : "checkpoint"};
-  opened.files = make_file_engine();
-  const CheckpointIo io{*opened.files, {}};
-  if (is_run) {
-    std::vector<std::string> rejected;
-    auto newest = open_newest_valid(path / "checkpoints", io, rejected);
-    for (const std::string& r : rejected) spdlog::warn("passed over: {}", r);
-    if (!newest) throw_user("{}: the run has no usable checkpoint", path.string());
-    opened.checkpoint = std::make_unique<CheckpointReader>(std::move(*newest));
-  } else {
-    opened.checkpoint = std::make_unique<CheckpointReader>(CheckpointReader::open(path, io));
-  }
-  const CheckpointIdentity identity = checkpoint_identity(*opened.checkpoint);
-  const std::string name = opened.checkpoint->path().string();
-  spdlog::info("{}: step {}, every byte verified", name, opened.checkpoint->step());
-  opened.config = parse_model_config(identity.model_config, name);
-  const job::JobConfig trained = job::parse_job_text(identity.resolved_job, name);
-  opened.dtype = trained.model.dtype;
-  if (!trained.model.path.empty()) {
-    opened.source_config = identity.model_config;
-    opened.model_dir = trained.model.path;
-    if (!fs::is_directory(opened.model_dir)) {
-      spdlog::warn("the model {} is not there any more; of its other files none are carried along",
-                   trained.model.path);
-      opened.model_dir.clear();
-    }
-  }
-  use_tokenizer(opened, identity.tokenizer);
-  return opened;
+// The model that a checkpoint without a configuration belongs to.
+ModelOrigin origin_of_model(const fs::path& model) {
+  if (std::optional<ModelOrigin> origin = directory_origin(model)) return *origin;
+  if (!fs::is_regular_file(model))
+    throw_user("--model {}: allowed a directory with a config.json, or such a file",
+               model.string());
+  ModelOrigin origin{.config = load_model_config(model)};
+  origin.source_config = read_text_file(model, kMiB);
+  return origin;
 }
 
-Opened open_directory(const fs::path& source) {
-  if (fs::exists(source / "MANIFEST")) return open_checkpoint(source, false);
-  if (fs::is_directory(source / "checkpoints")) return open_checkpoint(source, true);
-  if (!fs::exists(source / "config.json")) {
-    throw_user(
-        "{}: neither a model directory (config.json) nor a checkpoint (MANIFEST) nor a run "
-        "(checkpoints/)",
-        source.string());
-  }
-  Opened opened{.kind = "model directory"};
-  opened.config = load_hf_config(source, [](const std::string& note) { spdlog::warn("{}", note); });
-  opened.dtype = stored_dtype(source);
-  opened.source_config = read_text_file(source / "config.json", kMiB);
-  opened.model_dir = source;
-  use_tokenizer(opened, source);
-  return opened;
-}
-
-Opened open_source(const fs::path& source) {
-  if (fs::is_directory(source)) return open_directory(source);
-  Opened opened{.kind = "llama2.c file"};
-  auto weights = std::make_unique<Llama2cSource>(source);
-  opened.config = weights->config();
-  opened.dtype = DType::kF32;
-  opened.weights = std::move(weights);
-  return opened;
+CheckpointImage open_source(const ConvertArguments& a) {
+  CheckpointImage image = open_image(a.source);
+  if (!a.model.empty()) image.origin = origin_of_model(a.model);
+  if (image.origin) use_tokenizer(*image.origin, image.origin->tokenizer_or_marker());
+  if (image.origin && !a.tokenizer.empty()) use_tokenizer(*image.origin, a.tokenizer);
+  return image;
 }
 
 // Whether `path` is `directory` or lies in it; both are canonical.
@@ -162,111 +103,202 @@ fs::path check_destination(const ConvertArguments& a) {
   return destination;
 }
 
-std::int64_t shard_bytes(const std::string& text) {
+std::int64_t size_of(const char* option, const std::string& text) {
   const auto size = job::parse_size(text);
-  if (!size || size->bytes < 1) {
-    throw_user("--max-shard-size '{}': allowed a size such as 5GB", text);
-  }
+  if (!size || size->bytes < 1) throw_user("{} '{}': allowed a size such as 5GB", option, text);
   return size->bytes;
 }
 
-bool has_tokenizer(const Opened& opened) {
-  return opened.byte_tokenizer || fs::is_regular_file(opened.tokenizer) ||
-         (!opened.tokenizer.empty() && !tokenizer_files(opened.tokenizer).empty());
+// A part of the memory is that of a window; the rest is for its copies, for pickles and the
+// program.
+std::int64_t window_bytes(const std::string& memory) {
+  constexpr std::int64_t kLeast = 64 * kMiB;
+  const std::int64_t bytes = size_of("--memory", memory);
+  if (bytes < kLeast)
+    throw_user("--memory '{}': at least {} are needed", memory, format_bytes(kLeast));
+  return std::clamp(bytes / 16, kMiB, 256 * kMiB);
 }
 
-void print_result(const ConvertArguments& a, const Opened& opened, DType dtype,
+bool has_tokenizer(const ModelOrigin& origin) {
+  return origin.byte_tokenizer || fs::is_regular_file(origin.tokenizer) ||
+         (!origin.tokenizer.empty() && !tokenizer_files(origin.tokenizer).empty());
+}
+
+struct TargetName {
+  const char* name;
+  ConversionTarget target;
+};
+constexpr std::array<TargetName, 5> kTargets{{{"hf", ConversionTarget::kHuggingFace},
+                                              {"thimble", ConversionTarget::kThimble},
+                                              {"torch", ConversionTarget::kTorch},
+                                              {"dcp", ConversionTarget::kDcp},
+                                              {"ucp", ConversionTarget::kUniversal}}};
+
+std::vector<std::string> target_names() {
+  std::vector<std::string> names;
+  for (const TargetName& t : kTargets) names.emplace_back(t.name);
+  return names;
+}
+
+// What is asked for, or what the destination's name says.
+ConversionTarget target_of(const ConvertArguments& a) {
+  for (const TargetName& t : kTargets) {
+    if (a.to == t.name) return t.target;
+  }
+  const std::string extension = fs::path(a.destination).extension();
+  return extension == ".pt" || extension == ".pth" || extension == ".bin"
+             ? ConversionTarget::kTorch
+             : ConversionTarget::kHuggingFace;
+}
+
+std::int64_t num_elements(const CheckpointImage& image) {
+  std::int64_t count = 0;
+  for (const auto& [name, param] : image.params) count += param.weight.numel();
+  return count;
+}
+
+void print_result(const ConvertArguments& a, const CheckpointImage& image,
                   const std::optional<fs::path>& moved) {
-  const std::int64_t parameters = opened.config.num_parameters();
+  const std::int64_t parameters = num_elements(image);
+  const char* dtype = image.dtype == DType::kBF16 ? "bf16" : "fp32";
+  const bool tokenizer = image.origin && has_tokenizer(*image.origin);
   if (a.json) {
     nlohmann::ordered_json out{{"source", a.source},
-                               {"kind", opened.kind},
+                               {"kind", image.kind},
                                {"destination", a.destination},
-                               {"model_type", opened.config.model_type},
+                               {"model_type", image.origin ? image.origin->config.model_type : ""},
                                {"parameters", parameters},
-                               {"dtype", dtype == DType::kBF16 ? "bf16" : "fp32"},
-                               {"tokenizer", has_tokenizer(opened)}};
+                               {"dtype", dtype},
+                               {"optimizer_state", image.has_state()},
+                               {"step", image.step},
+                               {"tokenizer", tokenizer}};
     if (moved) out["moved_aside"] = moved->string();
     fmt::print("{}\n", out.dump(-1, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
     return;
   }
-  fmt::print("{}: {:.2f} M parameters, {}\n", a.destination, static_cast<double>(parameters) / 1e6,
-             dtype == DType::kBF16 ? "bf16" : "fp32");
+  fmt::print("{}: {:.2f} M parameters, {}{}\n", a.destination,
+             static_cast<double>(parameters) / 1e6, dtype,
+             image.has_state() ? fmt::format(", state of AdamW at step {}", image.step) : "");
 }
 
-// Loads the weights into the arena and writes them; returns where what was at the destination is
-// now.
-std::optional<fs::path> convert_in(Arena& arena, const Transformer& model, const Opened& opened,
-                                   const fs::path& source, const HfExport& target) {
-  ResidentParamStore store(arena, model.params(), target.dtype, false);
-  std::unique_ptr<TensorSource> read;
-  if (opened.checkpoint) {
-    read = std::make_unique<CheckpointSource>(*opened.checkpoint, arena, target.dtype);
-  } else if (!opened.weights) {
-    const bool planning = arena.device().planning;
-    read = std::make_unique<HfSource>(arena, source, model.params(), [=](const std::string& note) {
-      if (planning) spdlog::info("{}", note);
-    });
-  }
-  load_weights(arena, model, store, read ? *read : *opened.weights);
-  return export_hf(arena, model, store, target);
+// The job that a checkpoint is made for; refused if its state would not be what is written.
+std::string job_text(const std::string& file) {
+  if (file.empty()) return "";
+  job::JobNotes notes;
+  const job::JobConfig job = job::load_job(file, {}, notes);
+  const auto refuse = [&](const char* key, std::string_view allowed) {
+    throw_user("{}: {}: a converted checkpoint holds {}", file, key, allowed);
+  };
+  if (job.optimizer.name != "adamw" || !job.optimizer.groups.empty())
+    refuse("optimizer", "the state of optimizer.name = \"adamw\" without groups");
+  if (job.optimizer.state_dtype != StateFormat::kF32)
+    refuse("optimizer.state_dtype", "moments in fp32");
+  if (job.model.dtype != DType::kF32 && job.model.master_weights != MasterFormat::kF32)
+    refuse("model.master_weights", "master weights in fp32");
+  return job::resolved_job_text(job);
+}
+
+// Says what was found, and what of it is lost.
+void say_source(const ConvertArguments& a, const CheckpointImage& image) {
+  spdlog::info("{}: {}, {} tensors{}{}", a.source, image.kind, image.params.size(),
+               image.step > 0 ? fmt::format(", step {}", image.step) : "",
+               image.has_state() ? ", with the state of Adam" : "");
+}
+
+// Writes beside the destination and puts it there; returns where what was there is now.
+std::optional<fs::path> write_to(const fs::path& destination, const ConvertArguments& a,
+                                 const CheckpointImage& image) {
+  const ConversionTarget target = target_of(a);
+  const WriteOptions options{.window_bytes = window_bytes(a.memory),
+                             .max_shard_bytes = size_of("--max-shard-size", a.max_shard_size),
+                             .job_text = job_text(a.job)};
+  StagedDirectory staged(destination);
+  const bool is_file = target == ConversionTarget::kTorch;
+  const fs::path place = is_file ? staged.path() / destination.filename() : staged.path();
+  write_image(image, target, place, options);
+  if (a.verify || target == ConversionTarget::kHuggingFace)
+    verify_image(image, place, options.window_bytes);
+  if (!is_file) return staged.put_in_place();
+  std::optional<fs::path> aside;
+  if (fs::exists(fs::symlink_status(destination))) aside = move_aside(destination);
+  rename_path(place, destination);
+  sync_directory(fs::absolute(destination).parent_path());
+  return aside;
 }
 
 void run_convert(const ConvertArguments& a) {
   const fs::path destination = check_destination(a);
-  const std::int64_t max_shard_bytes = shard_bytes(a.max_shard_size);
-  Opened opened = open_source(a.source);
-  if (!a.tokenizer.empty()) use_tokenizer(opened, a.tokenizer);
-  const DType dtype = a.dtype == "auto"   ? opened.dtype
-                      : a.dtype == "bf16" ? DType::kBF16
-                                          : DType::kF32;
-  const Transformer model(opened.config);
-  const fs::path tokenizer = opened.byte_tokenizer ? fs::path("byte") : opened.tokenizer;
-  const HfExport target{.directory = destination,
-                        .dtype = dtype,
-                        .max_shard_bytes = max_shard_bytes,
-                        .source_config = opened.source_config,
-                        .files_to_copy = exported_files(opened.model_dir, tokenizer),
-                        .tokenizer_is_bytes = opened.byte_tokenizer};
-  // Planned first, then done in an arena of that size.
-  const auto plan = Arena::make_planning();
-  convert_in(*plan, model, opened, a.source, target);
-  const auto arena = Arena::make_cpu(plan->extent_bytes());
-  const std::optional<fs::path> aside = convert_in(*arena, model, opened, a.source, target);
+  // Mistakes are found before anything is read.
+  static_cast<void>(window_bytes(a.memory));
+  static_cast<void>(job_text(a.job));
+  static_cast<void>(size_of("--max-shard-size", a.max_shard_size));
+  ConversionRequest request{
+      .target = target_of(a), .allow_cast = a.allow_cast, .weights_only = a.weights_only};
+  if (a.dtype != "auto") request.dtype = a.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  CheckpointImage source = open_source(a);
+  say_source(a, source);
+  const bool had_state = source.has_state();
+  const CheckpointImage image = output_image(std::move(source), request);
+  for (const std::string& note : image.notes) spdlog::warn("{}", note);
+  if (had_state && !image.has_state() && !a.weights_only)
+    spdlog::info("a model directory holds no optimizer state: the weights alone are written");
+  const std::optional<fs::path> aside = write_to(destination, a, image);
   if (aside) spdlog::info("what was at {} is now {}", a.destination, aside->string());
-  if (!has_tokenizer(opened)) {
+  if (request.target == ConversionTarget::kHuggingFace && !has_tokenizer(*image.origin))
     spdlog::warn("{} has no tokenizer; --tokenizer carries one along", a.destination);
-  }
-  print_result(a, opened, dtype, aside);
+  print_result(a, image, aside);
+}
+
+void add_options(CLI::App& convert, ConvertArguments& a) {
+  convert
+      .add_option("source", a.source,
+                  "Run, checkpoint, Hugging Face directory, file of torch.save or llama2.c")
+      ->required()
+      ->check(CLI::ExistingPath);
+  convert.add_option("destination", a.destination, "Directory or file to write")->required();
+  convert
+      .add_option(
+          "--to", a.to,
+          "Format to write: hf, thimble, torch, dcp (torch.distributed) or ucp (DeepSpeed's "
+          "universal); else torch for a name in .pt, .pth or .bin, and hf")
+      ->check(CLI::IsMember(target_names()));
+  convert.add_option("--dtype", a.dtype, "Of the weights: auto, bf16 or fp32")
+      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  convert.add_flag("--allow-cast", a.allow_cast, "Weights may lose precision");
+  convert.add_flag("--weights-only", a.weights_only, "Leave optimizer state out");
+  convert.add_flag("--verify", a.verify,
+                   "Read everything back and compare it (of a model directory always done)");
+  convert.add_option("--memory", a.memory, "Memory to use, about");
+  convert.add_option("--max-shard-size", a.max_shard_size, "Size of a safetensors file at most");
+  convert
+      .add_option("--model", a.model,
+                  "Model directory or config.json of a source that has no configuration")
+      ->check(CLI::ExistingPath);
+  convert.add_option("--job", a.job, "Job file that a Thimble checkpoint is to be continued with")
+      ->check(CLI::ExistingFile);
+  convert
+      .add_option("--tokenizer", a.tokenizer,
+                  "Tokenizer file or directory to carry along; \"byte\": tokens are bytes")
+      ->check(CLI::ExistingPath | CLI::IsMember({"byte"}));
+  convert.add_flag("--force", a.force,
+                   "Move what is at the destination aside, to <destination>.old-N");
+  convert.add_flag("--json", a.json, "One JSON object");
 }
 
 }  // namespace
 
 void add_convert_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<ConvertArguments>();
-  CLI::App* convert = app.add_subcommand(
-      "convert", "Make a Hugging Face directory of a run, checkpoint or llama2.c file");
-  convert
-      ->add_option("source", a->source,
-                   "Run, checkpoint (ckpt-N), llama2.c .bin, or Hugging Face directory")
-      ->required()
-      ->check(CLI::ExistingPath);
-  convert->add_option("destination", a->destination, "Directory to write")->required();
-  convert->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
-      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
-  convert->add_option("--max-shard-size", a->max_shard_size, "Size of a safetensors file at most");
-  convert
-      ->add_option("--tokenizer", a->tokenizer,
-                   "Tokenizer file or directory to carry along; \"byte\": tokens are bytes")
-      ->check(CLI::ExistingPath | CLI::IsMember({"byte"}));
-  convert->add_flag("--force", a->force,
-                    "Move what is at the destination aside, to <destination>.old-N");
-  convert->add_flag("--json", a->json, "One JSON object");
+  CLI::App* convert =
+      app.add_subcommand("convert", "Convert models and checkpoints between formats");
+  add_options(*convert, *a);
   convert->footer(
       "Examples:\n"
       "  thimble convert runs/demo model-dir\n"
       "  thimble convert runs/demo/checkpoints/ckpt-200 model-dir --dtype fp32\n"
       "  thimble convert stories260K.bin stories --tokenizer tok512.bin\n"
+      "  thimble convert zero3-run start --to thimble --model model-dir --verify\n"
+      "  thimble convert runs/demo demo-dcp --to dcp\n"
       "  thimble convert runs/demo model-dir --force      # an earlier model-dir becomes "
       "model-dir.old-1");
   convert->callback([a, &session] {

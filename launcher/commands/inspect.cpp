@@ -6,12 +6,14 @@
 #include <nlohmann/json.hpp>
 
 #include "checkpoint/checkpoint_reader.h"
+#include "checkpoint/manifest.h"
 #include "core/base/text.h"
 #include "core/io/safetensors_model.h"
 #include "data/summary.h"
 #include "data/token_file.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/inspect_data.h"
+#include "launcher/commands/inspect_image.h"
 #include "launcher/trainer/loaded_model.h"
 #include "models/decoder.h"
 #include "models/weight_sources.h"
@@ -91,7 +93,10 @@ void require_directory(const std::string& path) {
 }
 
 void inspect_checkpoint(const InspectArguments& a) {
-  require_directory(a.path);
+  const fs::path path = a.path;
+  if (!fs::exists(path)) throw_user("{}: no such file or directory", a.path);
+  if (!fs::exists(path / kManifestName) && !fs::is_directory(path / "checkpoints"))
+    return inspect_image(path, a.json);
   const auto files = make_file_engine();
   const CheckpointReader reader = CheckpointReader::open(a.path, {*files, {}});
   const TrainState state = checkpoint_state(reader);
@@ -277,10 +282,12 @@ void add_files(Registrar& inspect) {
                   [](const InspectArguments& x, CommandSession&) { inspect_model(x); });
   model->add_option("path", a.path, "Hugging Face directory or run")->required();
   CLI::App* checkpoint =
-      inspect.add("checkpoint", "Arrays of a checkpoint; verifies every byte",
+      inspect.add("checkpoint",
+                  "Arrays of a checkpoint; verifies every byte of Thimble's, lists those of others",
                   "checkpoint runs/demo/checkpoints/ckpt-200",
                   [](const InspectArguments& x, CommandSession&) { inspect_checkpoint(x); });
-  checkpoint->add_option("path", a.path, "Directory ckpt-N")->required();
+  checkpoint->add_option("path", a.path, "Directory ckpt-N, or any checkpoint that convert reads")
+      ->required();
   CLI::App* tokens =
       inspect.add("tokens", "Size of a token file", "tokens corpus.tokens",
                   [](const InspectArguments& x, CommandSession&) { inspect_tokens(x); });

@@ -117,7 +117,9 @@ SavedRun::SavedRun(const RankSetting& rank, const Prepared& p, const CheckpointI
   }
   if (auto chosen = agree_on_checkpoint(rank.arguments, comm, p.run, io))
     checkpoint.emplace(std::move(*chosen));
-  disk_step = checkpoint ? checkpoint->step() : -1;
+  // One from elsewhere is none of this run's.
+  const bool is_own = checkpoint && rank.arguments.resume_directory.empty();
+  disk_step = is_own ? checkpoint->step() : -1;
   if (checkpoint) saved = &*checkpoint;
 }
 

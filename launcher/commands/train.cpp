@@ -1,10 +1,13 @@
 // `thimble train`: a job on one process, on ranks as threads, or as one rank of an MPI program.
 #include <CLI/CLI.hpp>
 #include <atomic>
+#include <charconv>
 #include <exception>
 #include <thread>
 
+#include "checkpoint/checkpoint_reader.h"
 #include "core/base/error.h"
+#include "core/base/text.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/mpi_rank.h"
 #include "launcher/commands/train_rank.h"
@@ -60,6 +63,23 @@ int run_simulated(const TrainArguments& arguments, CommandSession& session) {
   return exit_code;
 }
 
+// --resume-from: a step of the run, or the directory of a checkpoint from elsewhere.
+void set_resume_from(TrainArguments& arguments, const std::string& text) {
+  std::int64_t step = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), step);
+  if (error == std::errc() && end == text.data() + text.size()) {
+    arguments.resume_from = step;
+    return;
+  }
+  if (!std::filesystem::is_directory(text))
+    throw_user("--resume-from '{}': allowed a step or the directory of a checkpoint",
+               printable(text, 200));
+  const auto files = make_file_engine();
+  arguments.resume_directory = text;
+  arguments.resume_from =
+      CheckpointReader::open(text, {*files, {}}, CheckpointCheck::kManifest).step();
+}
+
 int run_train(const TrainArguments& arguments, CommandSession& session) {
   const std::optional<RankEnvironment> launched = rank_environment(process_variables());
   const bool is_rank = launched && launched->ranks > 1;
@@ -97,8 +117,10 @@ void add_train_command(CLI::App& app, CommandSession& session) {
   add_job_arguments(*train, *arguments);
   train->add_option("--resume", arguments->resume, "auto, never or must")
       ->check(CLI::IsMember({"auto", "never", "must"}));
-  train->add_option("--resume-from", arguments->resume_from,
-                    "Continue from this step's checkpoint; later ones are moved aside");
+  auto resume_from = std::make_shared<std::string>();
+  train->add_option("--resume-from", *resume_from,
+                    "Continue from this step's checkpoint, or from the checkpoint in this "
+                    "directory; later ones of the run are moved aside");
   train->add_flag("--fresh", arguments->fresh, "Move the earlier run aside and start anew");
   train->add_option("--init-from", arguments->init_from, "Start from the weights of another run");
   train->add_option(
@@ -117,7 +139,10 @@ void add_train_command(CLI::App& app, CommandSession& session) {
       "Exit code 75: saved and stopped on a signal (SIGINT, SIGTERM, SIGHUP, SIGUSR1); the same "
       "command "
       "continues.");
-  train->callback([arguments, &session] { session.exit_code = run_train(*arguments, session); });
+  train->callback([arguments, resume_from, &session] {
+    if (!resume_from->empty()) set_resume_from(*arguments, *resume_from);
+    session.exit_code = run_train(*arguments, session);
+  });
 }
 
 }  // namespace thimble

@@ -17,6 +17,7 @@ class RankMonitor;
 struct TrainArguments : JobArguments {
   std::string resume = "auto";
   std::optional<std::int64_t> resume_from;
+  std::string resume_directory;  // where that step's checkpoint is; empty: in the run
   bool fresh = false;
   std::string init_from;
   std::string trace;

@@ -8,6 +8,7 @@ The tokenizer seeds are made from tests/fixtures/tokenizers. Run again when a pr
 import argparse
 import json
 import struct
+import zipfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -152,11 +153,29 @@ def llama2c():
     yield "whole", struct.pack("<7i", 2, 3, 1, 1, 1, 5, 3) + struct.pack(f"<{floats}f", *range(floats))
 
 
+def checkpoints():
+    return sorted((HERE / "../fixtures/checkpoints/universal/global_step3_universal/zero/model.norm.weight").glob("*.pt"))
+
+
+def pickle():
+    for path in checkpoints():
+        with zipfile.ZipFile(path) as archive:
+            yield path.stem, archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+    yield "attack", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00id\x85R."
+    yield "loop", b"\x80\x02]q\x00h\x00a."
+    yield "protocol4", b"\x80\x04\x95\x05\x00\x00\x00\x00\x00\x00\x00}\x94(\x8c\x01aK\x01u."
+
+
+def torch():
+    for path in checkpoints():
+        yield path.stem, path.read_bytes()
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--out", type=Path, default=HERE / "corpus")
     out = p.parse_args().out
-    for make in (safetensors, job, tokenizer, tokens, manifest, llama2c):
+    for make in (safetensors, job, tokenizer, tokens, manifest, llama2c, pickle, torch):
         folder = out / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in make():

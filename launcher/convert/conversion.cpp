@@ -1,0 +1,163 @@
+#include "launcher/convert/conversion.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/base/error.h"
+#include "launcher/convert/open_image.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+bool needs_model(ConversionTarget target) {
+  return target == ConversionTarget::kHuggingFace || target == ConversionTarget::kThimble;
+}
+
+// Whether there is no such checkpoint without optimizer state.
+bool needs_state(ConversionTarget target) {
+  return target == ConversionTarget::kThimble || target == ConversionTarget::kUniversal;
+}
+
+bool holds_state(ConversionTarget target) {
+  return target != ConversionTarget::kHuggingFace;
+}
+
+// Of the weights, if nothing is asked for: a model directory gets what the model computes with, a
+// checkpoint all that there is.
+DType chosen_dtype(const CheckpointImage& image, const ConversionRequest& request) {
+  if (needs_state(request.target)) {
+    if (request.dtype.value_or(DType::kF32) != DType::kF32)
+      throw_user("--dtype bf16: the target keeps its weights in fp32");
+    return DType::kF32;
+  }
+  if (request.dtype) return *request.dtype;
+  if (request.target == ConversionTarget::kHuggingFace) return image.dtype;
+  const bool narrow = std::all_of(image.params.begin(), image.params.end(), [](const auto& entry) {
+    return entry.second.best().dtype == DType::kBF16;
+  });
+  return narrow ? DType::kBF16 : DType::kF32;
+}
+
+void check_precision(const CheckpointImage& image, DType dtype, const ConversionRequest& request) {
+  if (request.allow_cast || dtype == DType::kF32) return;
+  if (request.target == ConversionTarget::kHuggingFace && dtype == image.dtype) return;
+  for (const auto& [name, param] : image.params) {
+    if (param.best().dtype == dtype) continue;
+    throw_user("{}: tensor {} is {} and would lose precision as {}; --allow-cast permits it",
+               image.path.string(), name, dtype_name(param.best().dtype), dtype_name(dtype));
+  }
+}
+
+// Only the parameters of the model, under its names.
+void keep_model(CheckpointImage& image, const ConversionRequest& request) {
+  if (!image.origin) {
+    if (!needs_model(request.target)) return;
+    throw_user(
+        "{}: a {} without a config.json; --model names a model directory, or a config.json, whose "
+        "configuration it has",
+        image.path.string(), image.kind);
+  }
+  const Transformer model(image.origin->config);
+  std::vector<ImageParam> params = params_of_model(image, model.params());
+  image.params.clear();
+  image.aliases.clear();
+  for (const ParamId id : model.params().ids()) {
+    image.params.emplace(model.params().info(id).name,
+                         std::move(params[static_cast<std::size_t>(id)]));
+  }
+}
+
+ImageParam output_param(const ImageParam& param, DType dtype, bool with_state) {
+  ImageParam out;
+  out.weight = as_dtype(param.weight.dtype == dtype ? param.weight : param.best(), dtype);
+  if (!with_state) return out;
+  out.exp_avg = as_dtype(*param.exp_avg, DType::kF32);
+  out.exp_avg_sq = as_dtype(*param.exp_avg_sq, DType::kF32);
+  return out;
+}
+
+void compare(const StoredArray& wanted, const StoredArray& found, const std::string& name,
+             std::int64_t window_bytes) {
+  if (found.dtype != wanted.dtype || found.shape != wanted.shape) {
+    throw_system("{} was written as {} [{}] and reads back as {} [{}]", name,
+                 dtype_name(wanted.dtype), fmt::join(wanted.shape, ", "), dtype_name(found.dtype),
+                 fmt::join(found.shape, ", "));
+  }
+  std::vector<std::byte> a, b;
+  for_rows(wanted, window_bytes, [&](std::int64_t first, std::int64_t count) {
+    a.resize(static_cast<std::size_t>(count * dtype_size(wanted.dtype)));
+    b.resize(a.size());
+    wanted.reader->read(first, a);
+    found.reader->read(first, b);
+    if (std::memcmp(a.data(), b.data(), a.size()) != 0)
+      throw_system("{} reads back differently from what was written", name);
+  });
+}
+
+}  // namespace
+
+CheckpointImage output_image(CheckpointImage source, const ConversionRequest& request) {
+  keep_model(source, request);
+  if (needs_state(request.target)) {
+    if (request.weights_only) {
+      throw_user(
+          "--weights-only: there is no such checkpoint without optimizer state; a model "
+          "directory (--to hf) holds weights alone");
+    }
+    if (!source.has_state())
+      throw_user("{}: the target holds optimizer state, and {}", source.path.string(),
+                 source.why_no_state);
+  }
+  const DType dtype = chosen_dtype(source, request);
+  check_precision(source, dtype, request);
+  const bool with_state =
+      holds_state(request.target) && !request.weights_only && source.has_state();
+  for (auto& [name, param] : source.params) param = output_param(param, dtype, with_state);
+  source.dtype = dtype;
+  return source;
+}
+
+void write_image(const CheckpointImage& image, ConversionTarget target, const fs::path& place,
+                 const WriteOptions& options) {
+  switch (target) {
+    case ConversionTarget::kHuggingFace:
+      return write_hf_image(image, place, options);
+    case ConversionTarget::kThimble:
+      return write_thimble_image(image, place, options);
+    case ConversionTarget::kDcp:
+      return write_dcp_image(image, place, options);
+    case ConversionTarget::kUniversal:
+      return write_universal_image(image, place, options);
+    case ConversionTarget::kTorch:
+      return write_torch_image(image, place, options);
+  }
+}
+
+void verify_image(const CheckpointImage& image, const fs::path& place, std::int64_t window_bytes) {
+  const CheckpointImage written = open_image(place);
+  if (written.params.size() != image.params.size()) {
+    throw_system("{}: {} tensors were written and {} read back", place.string(),
+                 image.params.size(), written.params.size());
+  }
+  if (image.has_state() && written.step != image.step)
+    throw_system("{}: step {} was written and {} read back", place.string(), image.step,
+                 written.step);
+  for (const auto& [name, param] : image.params) {
+    const auto found = written.params.find(name);
+    if (found == written.params.end())
+      throw_system("{}: tensor {} was not written", place.string(), name);
+    compare(param.weight, found->second.best(), "tensor " + name, window_bytes);
+    const auto moment = [&](const std::optional<StoredArray>& wanted,
+                            const std::optional<StoredArray>& read, const char* slot) {
+      if (!wanted) return;
+      if (!read) throw_system("{}: {} of {} was not written", place.string(), slot, name);
+      compare(*wanted, *read, fmt::format("{} of {}", slot, name), window_bytes);
+    };
+    moment(param.exp_avg, found->second.exp_avg, "exp_avg");
+    moment(param.exp_avg_sq, found->second.exp_avg_sq, "exp_avg_sq");
+  }
+}
+
+}  // namespace thimble

@@ -1,0 +1,34 @@
+// From one image to a checkpoint in another format: what of it the target holds and in which dtype,
+// the writing, and the proof that what was written is what was read.
+#pragma once
+
+#include <filesystem>
+#include <string_view>
+
+#include "launcher/convert/image_writers.h"
+
+namespace thimble {
+
+enum class ConversionTarget : std::uint8_t { kHuggingFace, kThimble, kTorch, kDcp, kUniversal };
+
+struct ConversionRequest {
+  ConversionTarget target = ConversionTarget::kHuggingFace;
+  std::optional<DType> dtype = {};  // of the weights; none: what loses nothing of the model
+  bool allow_cast = false;          // weights may lose precision
+  bool weights_only = false;
+};
+
+/// What is to be written of a source. Checks it against the model that it comes with. UserError if
+/// the target needs what the source lacks, or if weights would lose precision unasked.
+CheckpointImage output_image(CheckpointImage source, const ConversionRequest& request);
+
+/// Writes the image at a place that nobody else sees yet.
+void write_image(const CheckpointImage& image, ConversionTarget target,
+                 const std::filesystem::path& place, const WriteOptions& options);
+
+/// Opens what was written and compares every element, of which each must be there exactly once, and
+/// the step. SystemError naming the tensor that differs.
+void verify_image(const CheckpointImage& image, const std::filesystem::path& place,
+                  std::int64_t window_bytes);
+
+}  // namespace thimble

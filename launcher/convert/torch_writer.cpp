@@ -1,0 +1,85 @@
+#include "launcher/convert/torch_writer.h"
+
+#include <string>
+
+#include "core/base/error.h"
+#include "launcher/convert/checkpoint_image.h"
+
+namespace thimble {
+namespace {
+
+constexpr const char* kPrefix = "archive/";
+
+const char* storage_name(DType dtype) {
+  switch (dtype) {
+    case DType::kF32:
+      return "FloatStorage";
+    case DType::kBF16:
+      return "BFloat16Storage";
+    default:
+      TH_CHECK(dtype == DType::kF16, "no torch storage for {}", dtype_name(dtype));
+      return "HalfStorage";
+  }
+}
+
+}  // namespace
+
+// torch._utils._rebuild_tensor_v2(storage, offset, shape, strides, requires_grad, hooks)
+void TorchWriter::rebuild(DType dtype, const Extents& shape) {
+  pickle.global("torch._utils", "_rebuild_tensor_v2");
+  pickle.begin_tuple();
+  pickle.begin_tuple();
+  pickle.text("storage");
+  pickle.global("torch", storage_name(dtype));
+  pickle.text(std::to_string(storages_.size() - 1));
+  pickle.text("cpu");
+  pickle.integer(checked_numel(shape, "a tensor"));
+  pickle.end_tuple();
+  pickle.persistent();
+  pickle.integer(0);
+  pickle.integers(shape);
+  pickle.integers(row_major_strides(shape));
+  pickle.boolean(false);
+  pickle.global("collections", "OrderedDict");
+  pickle.begin_tuple();
+  pickle.end_tuple();
+  pickle.call();
+  pickle.end_tuple();
+  pickle.call();
+}
+
+void TorchWriter::tensor(const StoredArray& array) {
+  storages_.push_back({&array, 0});
+  rebuild(array.dtype, array.shape);
+}
+
+void TorchWriter::scalar(float value) {
+  storages_.push_back({nullptr, value});
+  rebuild(DType::kF32, {});
+}
+
+std::int64_t TorchWriter::write(File& file, std::int64_t offset, std::int64_t window_bytes) {
+  ZipWriter zip(file, offset);
+  zip.add(std::string(kPrefix) + "data.pkl", pickle.finish());
+  zip.add(std::string(kPrefix) + "byteorder", "little");
+  std::vector<std::byte> window;
+  for (std::size_t i = 0; i < storages_.size(); ++i) {
+    const auto& [array, value] = storages_[i];
+    const std::string name = fmt::format("{}data/{}", kPrefix, i);
+    if (array == nullptr) {
+      zip.begin(name, sizeof(float));
+      zip.write(std::as_bytes(std::span(&value, 1)));
+      continue;
+    }
+    zip.begin(name, array->bytes());
+    for_rows(*array, window_bytes, [&](std::int64_t first, std::int64_t count) {
+      window.resize(static_cast<std::size_t>(count * dtype_size(array->dtype)));
+      array->reader->read(first, window);
+      zip.write(window);
+    });
+  }
+  zip.add(std::string(kPrefix) + "version", "3\n");
+  return zip.finish();
+}
+
+}  // namespace thimble

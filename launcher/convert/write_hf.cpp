@@ -1,0 +1,56 @@
+#include "core/base/error.h"
+#include "core/io/safetensors_model.h"
+#include "launcher/convert/image_writers.h"
+#include "models/hf_export.h"
+#include "models/model_files.h"
+
+namespace thimble {
+namespace {
+
+namespace fs = std::filesystem;
+
+void write_files(const CheckpointImage& image, const fs::path& directory,
+                 const WriteOptions& options) {
+  const ModelOrigin& origin = *image.origin;
+  const fs::path tokenizer = origin.byte_tokenizer ? fs::path("byte") : origin.tokenizer;
+  write_model_files(origin.config,
+                    {.directory = directory,
+                     .dtype = image.dtype,
+                     .max_shard_bytes = options.max_shard_bytes,
+                     .source_config = origin.source_config,
+                     .files_to_copy = exported_files(origin.model_dir, tokenizer),
+                     .tokenizer_is_bytes = origin.byte_tokenizer},
+                    directory);
+}
+
+}  // namespace
+
+void write_hf_image(const CheckpointImage& image, const fs::path& directory,
+                    const WriteOptions& options) {
+  TH_CHECK(image.origin.has_value());
+  write_files(image, directory, options);
+  const Transformer model(image.origin->config);
+  std::vector<SafetensorsSpec> specs;
+  for (const ParamId id : model.params().ids()) {
+    const StoredArray& weight = image.params.at(model.params().info(id).name).weight;
+    specs.push_back({model.params().info(id).name, weight.dtype, weight.shape});
+  }
+  const std::vector<SafetensorsShard> shards =
+      plan_safetensors_shards(specs, options.max_shard_bytes);
+  std::vector<std::byte> window;
+  for (const SafetensorsShard& shard : shards) {
+    SafetensorsWriter writer(directory / shard.file_name, shard.specs, {{"format", "pt"}});
+    for (const SafetensorsSpec& spec : shard.specs) {
+      const StoredArray& weight = image.params.at(spec.name).weight;
+      for_rows(weight, options.window_bytes, [&](std::int64_t first, std::int64_t count) {
+        window.resize(static_cast<std::size_t>(count * dtype_size(weight.dtype)));
+        weight.reader->read(first, window);
+        writer.write(spec.name, window);
+      });
+    }
+    writer.finish();
+  }
+  if (shards.size() > 1) make_safetensors_index(shards).save(directory / kSafetensorsIndexName);
+}
+
+}  // namespace thimble

@@ -1,0 +1,101 @@
+#include "launcher/convert/image_writers.h"
+#include "launcher/convert/torch_writer.h"
+
+namespace thimble {
+namespace {
+
+void put_weights(TorchWriter& out, const CheckpointImage& image,
+                 const std::vector<std::string>& order) {
+  PickleWriter& pickle = out.pickle;
+  pickle.global("collections", "OrderedDict");
+  pickle.begin_tuple();
+  pickle.end_tuple();
+  pickle.call();
+  pickle.begin_items();
+  for (const std::string& name : order) {
+    pickle.text(name);
+    out.tensor(image.params.at(name).weight);
+  }
+  pickle.end_items();
+}
+
+// As torch.optim.AdamW's state_dict() has it.
+void put_group(PickleWriter& pickle, const AdamSettings& adam, std::size_t count) {
+  pickle.begin_dict();
+  const auto number = [&](const char* key, double value) {
+    pickle.text(key);
+    pickle.number(value);
+  };
+  number("lr", adam.lr);
+  number("eps", adam.eps);
+  number("weight_decay", adam.weight_decay);
+  pickle.text("betas");
+  pickle.begin_tuple();
+  pickle.number(adam.beta1);
+  pickle.number(adam.beta2);
+  pickle.end_tuple();
+  for (const char* key : {"amsgrad", "maximize", "capturable", "differentiable"}) {
+    pickle.text(key);
+    pickle.boolean(false);
+  }
+  for (const char* key : {"foreach", "fused"}) {
+    pickle.text(key);
+    pickle.none();
+  }
+  pickle.text("params");
+  pickle.begin_list();
+  for (std::size_t i = 0; i < count; ++i) pickle.integer(static_cast<std::int64_t>(i));
+  pickle.end_list();
+  pickle.end_dict();
+}
+
+void put_optimizer(TorchWriter& out, const CheckpointImage& image,
+                   const std::vector<std::string>& order) {
+  PickleWriter& pickle = out.pickle;
+  pickle.begin_dict();
+  pickle.text("state");
+  pickle.begin_dict();
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    const ImageParam& param = image.params.at(order[i]);
+    pickle.integer(static_cast<std::int64_t>(i));
+    pickle.begin_dict();
+    pickle.text("step");
+    out.scalar(static_cast<float>(image.step));
+    pickle.text("exp_avg");
+    out.tensor(*param.exp_avg);
+    pickle.text("exp_avg_sq");
+    out.tensor(*param.exp_avg_sq);
+    pickle.end_dict();
+  }
+  pickle.end_dict();
+  pickle.text("param_groups");
+  pickle.begin_list();
+  put_group(pickle, image.adam.value_or(AdamSettings{}), order.size());
+  pickle.end_list();
+  pickle.end_dict();
+}
+
+}  // namespace
+
+void write_torch_image(const CheckpointImage& image, const std::filesystem::path& path,
+                       const WriteOptions& options) {
+  const std::vector<std::string> order = definition_order(image);
+  TorchWriter out;
+  if (!image.has_state()) {
+    put_weights(out, image, order);
+  } else {
+    out.pickle.begin_dict();
+    out.pickle.text("model");
+    put_weights(out, image, order);
+    out.pickle.text("optimizer");
+    put_optimizer(out, image, order);
+    out.pickle.text("step");
+    out.pickle.integer(image.step);
+    out.pickle.end_dict();
+  }
+  File file = File::create(path);
+  out.write(file, 0, options.window_bytes);
+  file.data_sync();
+}
+
+}  // namespace thimble
