@@ -12,7 +12,7 @@ namespace {
 
 constexpr std::int64_t kPiece = StripeLayout::kMaxPieceBytes;
 
-const std::vector<CodeShape> kShapes{{1, 1}, {2, 1}, {3, 1}, {2, 2}, {4, 2}, {1, 3}, {6, 2}};
+const std::vector<CodeShape> kLayouts{{1, 1}, {2, 1}, {3, 1}, {2, 2}, {4, 2}, {1, 3}, {6, 2}};
 
 /// Checks that every byte of every shard is in exactly one stripe, that every parity byte that is
 /// used has one owner, and that each node takes part in each stripe once.
@@ -57,7 +57,7 @@ void expect_exact_cover(const StripeLayout& layout) {
 }
 
 TEST(StripeLayout, CoversEveryByteOnce) {
-  for (const CodeShape shape : kShapes) {
+  for (const CodeShape shape : kLayouts) {
     const auto n = static_cast<std::size_t>(shape.num_nodes());
     for (const std::int64_t bytes :
          {std::int64_t{0}, std::int64_t{1}, std::int64_t{63}, std::int64_t{65}, kPiece - 1, kPiece,
@@ -74,7 +74,7 @@ TEST(StripeLayout, CoversEveryByteOnce) {
 }
 
 TEST(StripeLayout, NamesTheStripeOfEveryPiece) {
-  for (const CodeShape shape : kShapes) {
+  for (const CodeShape shape : kLayouts) {
     const auto n = shape.num_nodes();
     const StripeLayout layout(shape,
                               std::vector<std::int64_t>(static_cast<std::size_t>(n), 9 * kPiece));

@@ -133,7 +133,9 @@ TEST_F(ConvertImageTest, EveryFormatHoldsWhatIsWritten) {
     if (target == ConversionTarget::kHuggingFace) continue;
     const CheckpointImage again = open_image(place);
     expect_same(again, source, 0);
-    if (target != ConversionTarget::kThimble) EXPECT_EQ(again.adam->beta2, 0.95);
+    if (target != ConversionTarget::kThimble) {
+      EXPECT_EQ(again.adam->beta2, 0.95);
+    }
   }
 }
 

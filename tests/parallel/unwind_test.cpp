@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <random>
 
+#include "checkpoint/checkpoint_reader.h"
 #include "core/base/failpoint.h"
 #include "core/io/file_engine.h"
 #include "models/decoder.h"
