@@ -137,8 +137,9 @@ TEST_F(ConvertCommandTest, SaysWhatIsWrong) {
   mistake("convert " + fixture + "/zero1 x --memory 1MB", "at least");
   mistake("convert " + fixture + "/zero1 x --memory lots", "allowed a size");
   mistake("convert " + fixture + "/zero1 x --model text.txt", "text.txt");
+  fs::create_directory(d_.path("bare"));
   fs::copy(fixture + "/zero1/global_step3", d_.path("bare/zero"), fs::copy_options::recursive);
-  mistake("convert bare/zero x", "no config.json");
+  mistake("convert bare/zero x", "without a config.json");
   mistake("train job.toml --resume-from nowhere", "allowed a step or the directory");
   mistake("train job.toml --resume-from cache", "cache");
   EXPECT_FALSE(fs::exists(d_.path("x")));
