@@ -163,7 +163,8 @@ TEST(DiskActivationsPlan, AChoiceThatTheDiskIsTooSmallForIsNotTaken) {
     const std::string count = std::to_string(sequences);
     EXPECT_EQ(d.run("plan job.toml --json --tflops 0.0001 --disk-gb-per-s 100 "
                     "--set training.matmul=f32 --set offload.any_file_system=true "
-                    "--set offload.state=memory --set training.global_batch_size=" +
+                    "--set offload.state=memory --set offload.window=64KiB "
+                    "--set training.global_batch_size=" +
                     count + " --set training.micro_batch_size=" + count + more),
               0)
         << d.err();
@@ -171,14 +172,20 @@ TEST(DiskActivationsPlan, AChoiceThatTheDiskIsTooSmallForIsNotTaken) {
   };
   const auto on_disk = plan_of(64, " --set offload.activations=ssd");
   const std::int64_t each = on_disk["offload"]["activation_disk_bytes"].get<std::int64_t>() / 64;
+  ASSERT_GT(each, 0);
   const std::int64_t too_many = file_system_of("/dev/shm").free_bytes / each + 1000;
   if (file_system_of(d.path()).free_bytes < 2 * too_many * each) GTEST_SKIP() << "a small disk";
   const auto full = plan_of(too_many, " --set memory.recompute=full");
   const std::string within =
       fmt::format(" --set memory.recompute=auto --set memory.budget={}B --set offload.path=",
                   full["resident_bytes"].get<std::int64_t>());
-  EXPECT_EQ(plan_of(too_many, within + d.path().string())["offload"]["activations"], "ssd");
-  EXPECT_EQ(plan_of(too_many, within + memory.string())["offload"]["activations"], "memory");
+  const auto large = plan_of(too_many, within + d.path().string())["offload"],
+             small = plan_of(too_many, within + memory.string())["offload"];
+  EXPECT_EQ(large["activations"], "ssd");
+  EXPECT_EQ(large["recompute"], "none");
+  EXPECT_NE(small["recompute"], "none");
+  EXPECT_LT(small.value("activation_disk_bytes", std::int64_t{0}),
+            large["activation_disk_bytes"].get<std::int64_t>());
 }
 
 }  // namespace
