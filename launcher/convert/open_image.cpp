@@ -95,7 +95,11 @@ CheckpointImage open_directory(const fs::path& path) {
 CheckpointImage open_image(const fs::path& path) {
   if (fs::is_directory(path)) return open_directory(path);
   if (is_torch_file(path)) return read_torch_image(path);
-  return read_llama2c_image(path);
+  try {
+    return read_llama2c_image(path);
+  } catch (const UserError& e) {
+    throw_user("{}: neither a file of torch.save nor one of llama2.c: {}", path.string(), e.what());
+  }
 }
 
 }  // namespace thimble

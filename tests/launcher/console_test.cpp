@@ -85,10 +85,11 @@ TEST_F(ConsoleTest, PathsThatAreSomethingElseAreNamed) {
     expect_mistake(std::string(command) + "unfinished", "thimble convert unfinished");
     expect_mistake(std::string(command) + "runs/job/checkpoints/ckpt-2", "a checkpoint");
   }
-  for (const char* command : {"inspect checkpoint ", "inspect ranks "}) {
-    expect_mistake(std::string(command) + "missing", "missing: no such directory");
-    expect_mistake(std::string(command) + "text.txt", "text.txt: no such directory");
-  }
+  expect_mistake("inspect ranks missing", "missing: no such directory");
+  expect_mistake("inspect ranks text.txt", "text.txt: no such directory");
+  expect_mistake("inspect checkpoint missing", "missing: no such file or directory");
+  expect_mistake("inspect checkpoint text.txt",
+                 "text.txt: neither a file of torch.save nor one of llama2.c");
   expect_mistake("inspect model",
                  "inspect model: path is required; see thimble help inspect model");
   expect_mistake("inspect data job.toml --sequence 3",

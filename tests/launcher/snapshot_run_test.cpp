@@ -138,7 +138,8 @@ class NodesRunTest : public SnapshotRunTest {
   }
   int train_nodes(const std::string& name, const std::string& more = "",
                   const std::string& environment = "") const {
-    return train(name, "--set parallelism.zero_stage=1 " + more,
+    // Steps enough for some snapshots, however slowly the nodes protect them.
+    return train(name, "--set parallelism.zero_stage=1 --set training.max_steps=30 " + more,
                  environment +
                      " OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1"
                      " OMPI_MCA_mpi_yield_when_idle=1 mpirun --oversubscribe --bind-to none -np " +
@@ -166,7 +167,7 @@ TEST_F(NodesRunTest, ALostNodeCostsTheStepsSinceTheLastSnapshot) {
   {
     const int lost = 0;
     const std::string name = "lost" + std::to_string(lost);
-    EXPECT_NE(train_nodes(name, "", "CUT_NODE=n1 CUT_AT=snapshot.begin:5:kill"), 0);
+    EXPECT_NE(train_nodes(name, "", "CUT_NODE=n1 CUT_AT=snapshot.begin:3:kill"), 0);
     lose(name, lost);
     ASSERT_EQ(train_nodes(name), 0) << dir_.err();
     EXPECT_NE(dir_.err().find("rebuilding the memory of n" + std::to_string(lost) + " at step"),
@@ -179,7 +180,7 @@ TEST_F(NodesRunTest, ALostNodeCostsTheStepsSinceTheLastSnapshot) {
 
 TEST_F(NodesRunTest, MoreLostNodesThanTheCodeProtectsCostTheStepsSinceTheLastSave) {
   EXPECT_NE(train_nodes("two", "--set checkpoint.save_steps=2 --set checkpoint.erasure=2+1",
-                        "CUT_NODE=n1 CUT_AT=snapshot.begin:5:kill"),
+                        "CUT_NODE=n1 CUT_AT=snapshot.begin:3:kill"),
             0);
   lose("two", 0);
   lose("two", 1);
