@@ -26,10 +26,10 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::json;
 
-constexpr double kPatienceS = 10;    // for the rest of a message that has begun
-constexpr int kIdleWaitMs = 500;     // between looks at the clock
-constexpr int kNewsWaitMs = 10;      // until a snapshot is sealed for which something waits
-constexpr double kWithNothingS = 3;  // that it waits for ranks if it keeps nothing for them
+constexpr double kPatienceS = 10;     // for the rest of a message that has begun
+constexpr int kIdleWaitMs = 500;      // between looks at the clock
+constexpr int kNewsWaitMs = 10;       // until a snapshot is sealed for which something waits
+constexpr double kWithNothingS = 20;  // that it waits for ranks if it keeps nothing for them
 constexpr auto kLongestGather = std::chrono::seconds(20);
 constexpr std::int64_t kNoStep = -1;
 

@@ -89,6 +89,7 @@ RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
     if (failure.empty()) {
       found.moment = moment;
       found.kept = moments.here();
+      found.client = std::move(near.client);
       return found;
     }
     found.reader.reset();
@@ -98,6 +99,7 @@ RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
   }
   if (near.client && moments.any()) near.client->forget();
   found.saving_step = -1;
+  found.client = std::move(near.client);
   barrier(comm, "snapshots");
   return found;
 }
@@ -138,7 +140,8 @@ std::optional<Snapshots> make_snapshots(const RankSetting& rank, const Prepared&
                                                    .start = static_cast<std::uint64_t>(start),
                                                    .kept = memory.own(rank.comm.rank()),
                                                    .recovered = memory.moment,
-                                                   .saving_step = saving});
+                                                   .saving_step = saving,
+                                                   .client = std::move(memory.client)});
 }
 
 }  // namespace thimble

@@ -22,6 +22,7 @@ struct RecoveredSnapshots {
   std::unique_ptr<SnapshotReader> reader;  // none without a moment
   std::int64_t saving_step = -1;           // that a keeper is saving
   std::string secret;                      // of this start's keepers; the same on all ranks
+  std::optional<KeeperClient> client;      // of this node: while it is there, so are the ranks
   /// This rank's memory of that moment, to be filled on; none if it has none.
   std::optional<MemoryFile> own(int rank);
 };

@@ -85,7 +85,12 @@ Snapshots::~Snapshots() {
 }
 
 void Snapshots::connect() {
-  keeper_.emplace(KeeperClient::find_or_start(parts_.keeper, parts_.engine.rank()));
+  if (parts_.client && parts_.client->is_alive()) {
+    keeper_ = std::move(parts_.client);
+  } else {
+    keeper_.emplace(KeeperClient::find_or_start(parts_.keeper, parts_.engine.rank()));
+  }
+  parts_.client.reset();
   keeper_->keep(parts_.engine.rank(), parts_.start, memory_);
 }
 
@@ -249,7 +254,8 @@ void Snapshots::finish() {
 std::string snapshots_text(const Snapshots& snapshots) {
   const auto taken = static_cast<double>(std::max<std::int64_t>(1, snapshots.taken()));
   return fmt::format(
-      "{} snapshots, {} skipped; training waited {:.2f} ms for each; copying took {:.3f} s for each, "
+      "{} snapshots, {} skipped; training waited {:.2f} ms for each; copying took {:.3f} s for "
+      "each, "
       "beside it",
       snapshots.taken(), snapshots.skipped(), 1e3 * snapshots.copy().blocked_s() / taken,
       snapshots.copy().copying_s() / taken);

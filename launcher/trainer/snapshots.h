@@ -27,6 +27,7 @@ class Snapshots {
     std::optional<MemoryFile> kept;           // of this rank, from an earlier start
     std::optional<SnapshotMoment> recovered;  // which it holds, and which must stay for now
     std::int64_t saving_step = -1;            // that the keeper still saves for an earlier start
+    std::optional<KeeperClient> client;       // if there is one already
   };
 
   /// Starts the node's keeper if there is none. All ranks make theirs together. Throws SystemError.
