@@ -82,4 +82,30 @@ std::int64_t TorchWriter::write(File& file, std::int64_t offset, std::int64_t wi
   return zip.finish();
 }
 
+void put_adam_settings(PickleWriter& pickle, const AdamSettings& adam) {
+  const auto number = [&](const char* key, double value) {
+    pickle.text(key);
+    pickle.number(value);
+  };
+  number("lr", adam.lr);
+  number("eps", adam.eps);
+  number("weight_decay", adam.weight_decay);
+  pickle.text("betas");
+  pickle.begin_tuple();
+  pickle.number(adam.beta1);
+  pickle.number(adam.beta2);
+  pickle.end_tuple();
+}
+
+void put_adam_flags(PickleWriter& pickle) {
+  for (const char* key : {"amsgrad", "maximize", "capturable", "differentiable"}) {
+    pickle.text(key);
+    pickle.boolean(false);
+  }
+  for (const char* key : {"foreach", "fused"}) {
+    pickle.text(key);
+    pickle.none();
+  }
+}
+
 }  // namespace thimble

@@ -6,6 +6,7 @@
 
 #include "core/io/pickle_writer.h"
 #include "core/io/zip_archive.h"
+#include "launcher/convert/checkpoint_image.h"
 #include "launcher/convert/stored_array.h"
 
 namespace thimble {
@@ -32,5 +33,10 @@ class TorchWriter {
 
   std::vector<Storage> storages_;
 };
+
+/// The items lr, eps, weight_decay and betas of a parameter group, in the dict that is open.
+void put_adam_settings(PickleWriter& pickle, const AdamSettings& adam);
+/// The items of a group of torch.optim.AdamW that say how it computes, at their defaults.
+void put_adam_flags(PickleWriter& pickle);
 
 }  // namespace thimble

@@ -150,26 +150,8 @@ void put_settings(PickleWriter& pickle, const CheckpointImage& image,
   const AdamSettings adam = image.adam.value_or(AdamSettings{});
   pickle.begin_list();
   pickle.begin_dict();
-  const auto number = [&](const char* key, double value) {
-    pickle.text(key);
-    pickle.number(value);
-  };
-  number("lr", adam.lr);
-  number("eps", adam.eps);
-  number("weight_decay", adam.weight_decay);
-  pickle.text("betas");
-  pickle.begin_tuple();
-  pickle.number(adam.beta1);
-  pickle.number(adam.beta2);
-  pickle.end_tuple();
-  for (const char* key : {"amsgrad", "maximize", "capturable", "differentiable"}) {
-    pickle.text(key);
-    pickle.boolean(false);
-  }
-  for (const char* key : {"foreach", "fused"}) {
-    pickle.text(key);
-    pickle.none();
-  }
+  put_adam_settings(pickle, adam);
+  put_adam_flags(pickle);
   pickle.text("decoupled_weight_decay");
   pickle.boolean(true);
   pickle.text("params");

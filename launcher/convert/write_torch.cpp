@@ -22,26 +22,8 @@ void put_weights(TorchWriter& out, const CheckpointImage& image,
 // As torch.optim.AdamW's state_dict() has it.
 void put_group(PickleWriter& pickle, const AdamSettings& adam, std::size_t count) {
   pickle.begin_dict();
-  const auto number = [&](const char* key, double value) {
-    pickle.text(key);
-    pickle.number(value);
-  };
-  number("lr", adam.lr);
-  number("eps", adam.eps);
-  number("weight_decay", adam.weight_decay);
-  pickle.text("betas");
-  pickle.begin_tuple();
-  pickle.number(adam.beta1);
-  pickle.number(adam.beta2);
-  pickle.end_tuple();
-  for (const char* key : {"amsgrad", "maximize", "capturable", "differentiable"}) {
-    pickle.text(key);
-    pickle.boolean(false);
-  }
-  for (const char* key : {"foreach", "fused"}) {
-    pickle.text(key);
-    pickle.none();
-  }
+  put_adam_settings(pickle, adam);
+  put_adam_flags(pickle);
   pickle.text("params");
   pickle.begin_list();
   for (std::size_t i = 0; i < count; ++i) pickle.integer(static_cast<std::int64_t>(i));

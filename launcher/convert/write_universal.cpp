@@ -42,18 +42,7 @@ void write_param(const fs::path& directory, const ImageParam& param, std::int64_
 
 void put_group(PickleWriter& pickle, const AdamSettings& adam) {
   pickle.begin_dict();
-  const auto number = [&](const char* key, double value) {
-    pickle.text(key);
-    pickle.number(value);
-  };
-  number("lr", adam.lr);
-  number("eps", adam.eps);
-  number("weight_decay", adam.weight_decay);
-  pickle.text("betas");
-  pickle.begin_tuple();
-  pickle.number(adam.beta1);
-  pickle.number(adam.beta2);
-  pickle.end_tuple();
+  put_adam_settings(pickle, adam);
   pickle.text("params");
   pickle.begin_list();
   pickle.end_list();

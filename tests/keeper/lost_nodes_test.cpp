@@ -14,7 +14,8 @@ constexpr SnapshotMoment kFirst{1, 5}, kSecond{2, 5};
 // A run of several nodes, each with a keeper and some ranks: one on the first, two on the second...
 class Nodes {
  public:
-  explicit Nodes(CodeShape shape) : world_{.start = 5, .secret = "s3cret", .erasure = to_string(shape)} {
+  explicit Nodes(CodeShape shape)
+      : world_{.start = 5, .secret = "s3cret", .erasure = to_string(shape)} {
     const int count = shape.num_nodes();
     int ranks = 0;
     for (int n = 0; n < count; ++n) ranks += ranks_of(n);
@@ -69,7 +70,8 @@ class Nodes {
     for (std::size_t n = 0; n < keepers_.size(); ++n) {
       KeeperClient client = keepers_[n]->client(-1);
       client.meet(world_.secret);
-      const bool is_lost = std::find(lost_.begin(), lost_.end(), static_cast<int>(n)) != lost_.end();
+      const bool is_lost =
+          std::find(lost_.begin(), lost_.end(), static_cast<int>(n)) != lost_.end();
       addresses.push_back(is_lost ? "" : client.address());
     }
     try {
@@ -181,9 +183,8 @@ TEST(NodesMemory, SavesOfSeveralNodesAreOneCheckpoint) {
   nodes.fill(0, kFirst);
   nodes.first_client(0).save(kFirst);
   std::optional<SaveOutcome> outcome;
-  ASSERT_TRUE(comes_true([&] {
-    return (outcome = nodes.first_client(0).take_outcome()).has_value();
-  }));
+  ASSERT_TRUE(
+      comes_true([&] { return (outcome = nodes.first_client(0).take_outcome()).has_value(); }));
   ASSERT_EQ(outcome->failure, "");
   const auto files = make_file_engine();
   const CheckpointReader reader = CheckpointReader::open(outcome->path, {*files, {}});

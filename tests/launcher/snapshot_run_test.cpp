@@ -164,18 +164,13 @@ class NodesRunTest : public SnapshotRunTest {
 };
 
 TEST_F(NodesRunTest, ALostNodeCostsTheStepsSinceTheLastSnapshot) {
-  {
-    const int lost = 0;
-    const std::string name = "lost" + std::to_string(lost);
-    EXPECT_NE(train_nodes(name, "", "CUT_NODE=n1 CUT_AT=snapshot.begin:3:kill"), 0);
-    lose(name, lost);
-    ASSERT_EQ(train_nodes(name), 0) << dir_.err();
-    EXPECT_NE(dir_.err().find("rebuilding the memory of n" + std::to_string(lost) + " at step"),
-              std::string::npos)
-        << dir_.err();
-    EXPECT_NE(dir_.err().find("resuming from the snapshot of step"), std::string::npos);
-    EXPECT_EQ(weights(name), undisturbed_nodes()) << lost;
-  }
+  EXPECT_NE(train_nodes("lost", "", "CUT_NODE=n1 CUT_AT=snapshot.begin:3:kill"), 0);
+  lose("lost", 0);
+  ASSERT_EQ(train_nodes("lost"), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("rebuilding the memory of n0 at step"), std::string::npos)
+      << dir_.err();
+  EXPECT_NE(dir_.err().find("resuming from the snapshot of step"), std::string::npos);
+  EXPECT_EQ(weights("lost"), undisturbed_nodes());
 }
 
 TEST_F(NodesRunTest, MoreLostNodesThanTheCodeProtectsCostTheStepsSinceTheLastSave) {
