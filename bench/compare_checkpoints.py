@@ -10,6 +10,7 @@ import json
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -80,6 +81,12 @@ memory_steps = {memory_steps}
             "saves": saves, "bytes": size}
 
 
+def told(result):
+    """The result, said at once: the whole takes long."""
+    print(json.dumps(result), file=sys.stderr, flush=True)
+    return result
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--dir", required=True)
@@ -89,16 +96,17 @@ def main():
     p.add_argument("--batch", type=int, default=4)
     p.add_argument("--seq", type=int, default=512)
     p.add_argument("--steps", type=int, default=24)
+    p.add_argument("--peer-steps", type=int, default=14)
     a = p.parse_args()
     rates = [fio(a.dir)]
     with tempfile.TemporaryDirectory(dir=a.dir) as made:
         directory = Path(made)
-        plain = train(a, directory, "plain", 0, 1000)
-        ours = train(a, directory, "snapshots", 1, 10)
-        again = train(a, directory, "again", 0, 1000)
+        plain = told(train(a, directory, "plain", 0, 1000))
+        ours = told(train(a, directory, "snapshots", 1, 10))
+        again = told(train(a, directory, "again", 0, 1000))
         peers = subprocess.run(
             [a.python, str(HERE / "peers/torch_checkpoint.py"), "--size", a.size, "--batch", str(a.batch), "--seq", str(a.seq), "--steps",
-             "14", "--dir", made], capture_output=True, text=True, check=True).stdout
+             str(a.peer_steps), "--dir", made], capture_output=True, text=True, check=True).stdout
     rates.append(fio(a.dir))
     base = statistics.median(plain["steps"] + again["steps"])
     step = statistics.median(ours["steps"])

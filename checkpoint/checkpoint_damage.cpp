@@ -1,20 +1,19 @@
 #include "checkpoint/checkpoint_damage.h"
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
 
 #include "checkpoint/block_checksums.h"
 #include "checkpoint/checkpoint_reader.h"
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
+#include "core/io/transfer_memory.h"
 
 namespace thimble {
 namespace {
 
 constexpr std::size_t kWindowBlocks = 8;
-constexpr std::size_t kMemoryAlignment = 4096;
+constexpr std::int64_t kMemoryAlignment = 4096;
 constexpr std::size_t kShownBytes = 200;
 
 std::vector<DamagedTensor> tensors_in(const Manifest& manifest, std::int64_t begin,
@@ -38,18 +37,13 @@ File open_to_examine(const std::filesystem::path& path, std::int64_t bytes) {
   try {
     File file = File::open_direct(path);
     const std::int64_t alignment = file.direct_alignment();
-    const bool suits = alignment > 0 && bytes % alignment == 0 &&
-                       narrow<std::int64_t>(kMemoryAlignment) % alignment == 0;
+    const bool suits = alignment > 0 && bytes % alignment == 0 && kMemoryAlignment % alignment == 0;
     if (suits) return file;
   } catch (const UserError&) {
     // It may be readable all the same.
   }
   return File::open_read(path);
 }
-
-struct FreeMemory {
-  void operator()(std::byte* memory) const { std::free(memory); }
-};
 
 }  // namespace
 
@@ -96,12 +90,9 @@ CheckpointDamage examine_checkpoint(const std::filesystem::path& checkpoint, Fil
         static_cast<std::size_t>(ceil_div(manifest.file_bytes, kCheckpointBlockBytes));
     const std::size_t bytes = std::clamp<std::size_t>(blocks, 1, kWindowBlocks) *
                               static_cast<std::size_t>(kCheckpointBlockBytes);
-    const std::unique_ptr<std::byte, FreeMemory> memory(
-        static_cast<std::byte*>(std::aligned_alloc(kMemoryAlignment, bytes)));
-    if (memory == nullptr)
-      throw_system("{} of memory are not there", format_bytes(narrow<std::int64_t>(bytes)));
-    damage.blocks =
-        find_damaged_blocks({engine, {memory.get(), bytes}}, file, manifest, OnUnreadable::kList);
+    const TransferMemory memory(narrow<std::int64_t>(bytes));
+    damage.blocks = find_damaged_blocks({engine, memory.all().first(bytes)}, file, manifest,
+                                        OnUnreadable::kList);
     damage.bytes = manifest.file_bytes;
     // Damaged structures of the file are named by their block.
     if (damage.blocks.empty()) {

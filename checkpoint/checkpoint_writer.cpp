@@ -129,6 +129,10 @@ std::filesystem::path CheckpointWriter::commit() {
   check_complete();
   std::vector<std::uint32_t> checksums;
   phase("checkpoint.checksum", [&] { checksums = block_checksums(io_, *file_, file_bytes_); });
+  return publish(std::move(checksums));
+}
+
+std::filesystem::path CheckpointWriter::publish(std::vector<std::uint32_t> checksums) {
   phase("checkpoint.sync", [&] { file_->data_sync(); });
   phase("checkpoint.manifest", [&] { write_manifest(std::move(checksums)); });
   phase("checkpoint.publish", [&] { staged_->publish(); });

@@ -2,15 +2,15 @@
 // or a whole checkpoint. Knows no model, optimizer or rank; checkpoint_directory.h keeps the
 // directory of all checkpoints.
 //
-// Order: ckpt-<step>.tmp/data-0.h5 with its layout; the tensors' bytes through the file engine; one
-// pass that checksums the file; fdatasync; MANIFEST; rename to ckpt-<step>. Everything is
-// synchronous. Cost beyond the tensors' own bytes: the checksum pass reads the file once, normally
-// from the page cache.
+// Order: ckpt-<step>.tmp/data-0.h5 with its layout; the tensors' bytes through the file engine, in
+// any order and then one pass that checksums the file, or block by block with the checksums at once
+// (write_all); fdatasync; MANIFEST; rename to ckpt-<step>.
 #pragma once
 
 #include <array>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <optional>
 #include <span>
@@ -82,6 +82,15 @@ class CheckpointWriter {
   /// of every tensor must have been written. Returns the checkpoint's directory.
   std::filesystem::path commit();
 
+  /// Puts those bytes of tensors that lie in the file from `begin` on into the block, in which all
+  /// others are already, and returns the CRC32C of all of it. Blocks come in order.
+  using BlockFill = std::function<std::uint32_t(std::int64_t begin, std::span<std::byte> block)>;
+  /// Instead of write() and commit(): the whole file from its first block to its last, past the
+  /// page cache. `fill` must give every byte of every tensor.
+  std::filesystem::path write_all(const BlockFill& fill);
+  /// Where a tensor lies in the file.
+  const PlacedTensor& place_of(std::string_view name, std::string_view slot) const;
+
  private:
   /// What has been written of one tensor: begin -> end of disjoint ranges.
   struct Progress {
@@ -94,6 +103,9 @@ class CheckpointWriter {
                            std::int64_t bytes);
   void check_complete() const;
   void write_manifest(std::vector<std::uint32_t> checksums);
+  std::vector<std::pair<std::int64_t, std::int64_t>> own_ranges() const;
+  std::vector<std::uint32_t> stream(const BlockFill& fill);
+  std::filesystem::path publish(std::vector<std::uint32_t> checksums);
 
   CheckpointIo io_;
   std::filesystem::path final_path_;

@@ -1,10 +1,7 @@
 #include "offload/disk_speed.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <memory>
 
@@ -12,42 +9,31 @@
 #include "core/base/random.h"
 #include "core/io/file.h"
 #include "core/io/staged.h"
+#include "core/io/transfer_memory.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
 
-// That of huge pages. Of memory in small pages, which lie all over the machine, one transfer takes
-// many more pieces, and some disks read it at half the rate.
-constexpr std::int64_t kMemoryAlignment = 2 * kMiB;
-
 double now_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-struct FreeMemory {
-  void operator()(std::byte* memory) const { std::free(memory); }
-};
-
-/// Memory in huge pages where there are any, full of bytes that no file system can compress.
+/// Full of bytes that no file system can compress.
 class RandomMemory {
  public:
-  explicit RandomMemory(std::int64_t bytes)
-      : size_(static_cast<std::size_t>(round_up(bytes, kMemoryAlignment))),
-        memory_(static_cast<std::byte*>(std::aligned_alloc(kMemoryAlignment, size_))) {
-    if (memory_ == nullptr) throw_system("no memory for {} of requests", format_bytes(bytes));
-    static_cast<void>(::madvise(memory_.get(), size_, MADV_HUGEPAGE));
-    for (std::size_t at = 0; at < size_; at += sizeof(std::uint64_t)) {
+  explicit RandomMemory(std::int64_t bytes) : memory_(bytes) {
+    const std::span<std::byte> all = memory_.all();
+    for (std::size_t at = 0; at < all.size(); at += sizeof(std::uint64_t)) {
       const std::uint64_t word = mix64(1, at);
-      std::memcpy(memory_.get() + at, &word, sizeof(word));
+      std::memcpy(all.data() + at, &word, sizeof(word));
     }
   }
-  std::span<std::byte> all() const { return {memory_.get(), size_}; }
+  std::span<std::byte> all() const { return memory_.all(); }
 
  private:
-  std::size_t size_;
-  std::unique_ptr<std::byte, FreeMemory> memory_;
+  TransferMemory memory_;
 };
 
 /// A file that has no name once it is open, so that it goes with its last descriptor.

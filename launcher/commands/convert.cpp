@@ -25,6 +25,7 @@ namespace fs = std::filesystem;
 struct ConvertArguments {
   std::string source, destination, to, dtype = "auto", max_shard_size = "5GB", memory = "2GiB";
   std::string model, tokenizer, job;
+  std::int64_t tensor_parallel = 1, pipeline_parallel = 1;
   bool force = false, json = false, verify = false, allow_cast = false, weights_only = false;
 };
 
@@ -128,11 +129,12 @@ struct TargetName {
   const char* name;
   ConversionTarget target;
 };
-constexpr std::array<TargetName, 5> kTargets{{{"hf", ConversionTarget::kHuggingFace},
+constexpr std::array<TargetName, 6> kTargets{{{"hf", ConversionTarget::kHuggingFace},
                                               {"thimble", ConversionTarget::kThimble},
                                               {"torch", ConversionTarget::kTorch},
                                               {"dcp", ConversionTarget::kDcp},
-                                              {"ucp", ConversionTarget::kUniversal}}};
+                                              {"ucp", ConversionTarget::kUniversal},
+                                              {"megatron", ConversionTarget::kMegatron}}};
 
 std::vector<std::string> target_names() {
   std::vector<std::string> names;
@@ -211,6 +213,8 @@ std::optional<fs::path> write_to(const fs::path& destination, const ConvertArgum
   const ConversionTarget target = target_of(a);
   const WriteOptions options{.window_bytes = window_bytes(a.memory),
                              .max_shard_bytes = size_of("--max-shard-size", a.max_shard_size),
+                             .tensor_parallel = a.tensor_parallel,
+                             .pipeline_parallel = a.pipeline_parallel,
                              .job_text = job_text(a.job)};
   StagedDirectory staged(destination);
   const bool is_file = target == ConversionTarget::kTorch;
@@ -232,6 +236,8 @@ void run_convert(const ConvertArguments& a) {
   static_cast<void>(window_bytes(a.memory));
   static_cast<void>(job_text(a.job));
   static_cast<void>(size_of("--max-shard-size", a.max_shard_size));
+  if (target_of(a) != ConversionTarget::kMegatron && a.tensor_parallel * a.pipeline_parallel != 1)
+    throw_user("--tensor-parallel and --pipeline-parallel: allowed with --to megatron");
   ConversionRequest request{
       .target = target_of(a), .allow_cast = a.allow_cast, .weights_only = a.weights_only};
   if (a.dtype != "auto") request.dtype = a.dtype == "bf16" ? DType::kBF16 : DType::kF32;
@@ -241,7 +247,9 @@ void run_convert(const ConvertArguments& a) {
   const CheckpointImage image = output_image(std::move(source), request);
   for (const std::string& note : image.notes) spdlog::warn("{}", note);
   if (had_state && !image.has_state() && !a.weights_only)
-    spdlog::info("a model directory holds no optimizer state: the weights alone are written");
+    spdlog::info("a {} holds no optimizer state: the weights alone are written",
+                 request.target == ConversionTarget::kMegatron ? "converted checkpoint of Megatron"
+                                                               : "model directory");
   const std::optional<fs::path> aside = write_to(destination, a, image);
   if (aside) spdlog::info("what was at {} is now {}", a.destination, aside->string());
   if (request.target == ConversionTarget::kHuggingFace && !has_tokenizer(*image.origin))
@@ -257,10 +265,9 @@ void add_options(CLI::App& convert, ConvertArguments& a) {
       ->check(CLI::ExistingPath);
   convert.add_option("destination", a.destination, "Directory or file to write")->required();
   convert
-      .add_option(
-          "--to", a.to,
-          "Format to write: hf, thimble, torch, dcp (torch.distributed) or ucp (DeepSpeed's "
-          "universal); else torch for a name in .pt, .pth or .bin, and hf")
+      .add_option("--to", a.to,
+                  "Format to write: hf, thimble, torch, dcp (torch.distributed), ucp (DeepSpeed's "
+                  "universal) or megatron; else torch for a name in .pt, .pth or .bin, and hf")
       ->check(CLI::IsMember(target_names()));
   convert.add_option("--dtype", a.dtype, "Of the weights: auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
@@ -269,6 +276,14 @@ void add_options(CLI::App& convert, ConvertArguments& a) {
   convert.add_flag("--verify", a.verify,
                    "Read everything back and compare it (of a model directory always done)");
   convert.add_option("--memory", a.memory, "Memory to use, about");
+  convert
+      .add_option("--tensor-parallel", a.tensor_parallel,
+                  "Ranks that each matrix is cut over, for Megatron")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}));
+  convert
+      .add_option("--pipeline-parallel", a.pipeline_parallel,
+                  "Ranks that the layers are cut over, for Megatron")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}));
   convert.add_option("--max-shard-size", a.max_shard_size, "Size of a safetensors file at most");
   convert
       .add_option("--model", a.model,
@@ -299,6 +314,7 @@ void add_convert_command(CLI::App& app, CommandSession& session) {
       "  thimble convert stories260K.bin stories --tokenizer tok512.bin\n"
       "  thimble convert zero3-run start --to thimble --model model-dir --verify\n"
       "  thimble convert runs/demo demo-dcp --to dcp\n"
+      "  thimble convert model-dir megatron --to megatron --tensor-parallel 2\n"
       "  thimble convert runs/demo model-dir --force      # an earlier model-dir becomes "
       "model-dir.old-1");
   convert->callback([a, &session] {

@@ -53,6 +53,7 @@ struct CheckpointImage {
   std::optional<AdamSettings> adam = {};   // where the source says it
   std::optional<ModelOrigin> origin = {};  // where the source has a configuration
   std::vector<std::string> notes = {};     // what was left out, for the user
+  bool vocab_is_padded = false;            // embedding and LM head may have rows that no token has
   std::string why_no_state = "the source holds no optimizer state";
 
   /// Whether every parameter has both moments.

@@ -12,7 +12,8 @@ namespace {
 namespace fs = std::filesystem;
 
 bool needs_model(ConversionTarget target) {
-  return target == ConversionTarget::kHuggingFace || target == ConversionTarget::kThimble;
+  return target == ConversionTarget::kHuggingFace || target == ConversionTarget::kThimble ||
+         target == ConversionTarget::kMegatron;
 }
 
 // Whether there is no such checkpoint without optimizer state.
@@ -21,7 +22,7 @@ bool needs_state(ConversionTarget target) {
 }
 
 bool holds_state(ConversionTarget target) {
-  return target != ConversionTarget::kHuggingFace;
+  return target != ConversionTarget::kHuggingFace && target != ConversionTarget::kMegatron;
 }
 
 // Of the weights, if nothing is asked for: a model directory gets what the model computes with, a
@@ -50,6 +51,16 @@ void check_precision(const CheckpointImage& image, DType dtype, const Conversion
   }
 }
 
+// Without the rows that no token of the model has.
+void drop_padding(CheckpointImage& image) {
+  for (const char* table : {"model.embed_tokens.weight", "lm_head.weight"}) {
+    const auto found = image.params.find(table);
+    if (found == image.params.end()) continue;
+    std::int64_t& rows = found->second.weight.shape[0];
+    rows = std::min(rows, image.origin->config.vocab_size);
+  }
+}
+
 // Only the parameters of the model, under its names.
 void keep_model(CheckpointImage& image, const ConversionRequest& request) {
   if (!image.origin) {
@@ -59,6 +70,7 @@ void keep_model(CheckpointImage& image, const ConversionRequest& request) {
         "configuration it has",
         image.path.string(), image.kind);
   }
+  if (image.vocab_is_padded) drop_padding(image);
   const Transformer model(image.origin->config);
   std::vector<ImageParam> params = params_of_model(image, model.params());
   image.params.clear();
@@ -132,6 +144,8 @@ void write_image(const CheckpointImage& image, ConversionTarget target, const fs
       return write_universal_image(image, place, options);
     case ConversionTarget::kTorch:
       return write_torch_image(image, place, options);
+    case ConversionTarget::kMegatron:
+      return write_megatron_image(image, place, options);
   }
 }
 

@@ -9,7 +9,14 @@
 
 namespace thimble {
 
-enum class ConversionTarget : std::uint8_t { kHuggingFace, kThimble, kTorch, kDcp, kUniversal };
+enum class ConversionTarget : std::uint8_t {
+  kHuggingFace,
+  kThimble,
+  kTorch,
+  kDcp,
+  kUniversal,
+  kMegatron
+};
 
 struct ConversionRequest {
   ConversionTarget target = ConversionTarget::kHuggingFace;

@@ -33,6 +33,11 @@ CheckpointImage read_llama2c_image(const std::filesystem::path& file);
 CheckpointImage read_deepspeed_image(const std::filesystem::path& directory);
 /// A folder with zero/<parameter>/fp32.pt, as DeepSpeed's ds_to_universal makes it.
 CheckpointImage read_universal_image(const std::filesystem::path& directory);
+/// A folder of Megatron-LM: iter_<n>/mp_rank_<t>[_<p>]/model_optim_rng.pt (format "torch"), found
+/// by latest_checkpointed_iteration.txt, or such an iteration. Weights alone.
+CheckpointImage read_megatron_image(const std::filesystem::path& directory);
+bool has_megatron_ranks(const std::filesystem::path& directory);
+inline constexpr const char* kMegatronLatest = "latest_checkpointed_iteration.txt";
 /// A folder with .metadata and *.distcp of torch.distributed.checkpoint.
 CheckpointImage read_dcp_image(const std::filesystem::path& directory);
 

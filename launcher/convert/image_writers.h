@@ -12,6 +12,7 @@ namespace thimble {
 struct WriteOptions {
   std::int64_t window_bytes = std::int64_t{64} << 20;
   std::int64_t max_shard_bytes = 5'000'000'000;
+  std::int64_t tensor_parallel = 1, pipeline_parallel = 1;  // of Megatron
   std::string job_text = {};  // of the job that a Thimble checkpoint is for; empty: made up
 };
 
@@ -40,6 +41,11 @@ void write_universal_image(const CheckpointImage& image, const std::filesystem::
 /// "optim": ...} that torch's get_state_dict makes.
 void write_dcp_image(const CheckpointImage& image, const std::filesystem::path& directory,
                      const WriteOptions& options);
+
+/// A checkpoint of Megatron-LM in its format "torch", cut for the ranks of the options; weights
+/// alone. Needs an origin. UserError if heads, MLP or layers cannot be cut so.
+void write_megatron_image(const CheckpointImage& image, const std::filesystem::path& directory,
+                          const WriteOptions& options);
 
 /// config.json of the origin, if there is one, so that the checkpoint can be read alone.
 void write_config(const CheckpointImage& image, const std::filesystem::path& directory);

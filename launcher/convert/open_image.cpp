@@ -52,6 +52,7 @@ std::vector<Format> formats_in(const fs::path& path) {
       {"checkpoints/", fs::is_directory(path / "checkpoints"),
        [](const fs::path& p) { return read_thimble_image(p, true); }},
       {".metadata", has(".metadata"), read_dcp_image},
+      {kMegatronLatest, has_megatron_ranks(path), read_megatron_image},
       {"latest", has("latest"),
        [](const fs::path& p) { return read_deepspeed_image(tagged(p, "latest")); }},
       {"latest_universal", has("latest_universal"),
@@ -77,7 +78,8 @@ CheckpointImage open_directory(const fs::path& path) {
     throw_user(
         "{}: neither a model directory (config.json) nor a checkpoint (MANIFEST, .metadata, "
         "latest, "
-        "latest_universal, zero/, *_optim_states.pt) nor a run (checkpoints/)",
+        "latest_universal, zero/, *_optim_states.pt, latest_checkpointed_iteration.txt) nor a run "
+        "(checkpoints/)",
         path.string());
   }
   CheckpointImage image = found->open(path);

@@ -195,6 +195,15 @@ ArrayPiece TorchFile::run(const TorchTensor& tensor, FileRange elements, std::in
           .strides = tensor.strides};
 }
 
+ArrayPiece TorchFile::rows(const TorchTensor& tensor, std::int64_t row) const {
+  TH_CHECK(!tensor.shape.empty() && row >= 0 && row <= tensor.shape[0]);
+  return {.file = archive_.file(),
+          .offset = tensor.offset + row * tensor.strides[0] * tensor.element_bytes,
+          .begin = {},
+          .extent = {},
+          .strides = tensor.strides};
+}
+
 double TorchFile::number(const PickleValue& value, std::string_view what) const {
   const std::optional<TorchTensor> found = tensor(value);
   if (!found) return value.number(what);

@@ -39,6 +39,9 @@ class TorchFile {
   StoredArray array(const std::string& name, const PickleValue& value) const;
   /// A run of elements of a tensor of one dimension, as a piece of a flat array.
   ArrayPiece run(const TorchTensor& tensor, FileRange elements, std::int64_t begin) const;
+  /// The rows of a tensor from `row` on, without their place in an array: begin and extent are the
+  /// caller's.
+  ArrayPiece rows(const TorchTensor& tensor, std::int64_t row) const;
   /// A number: an int, a float, or a tensor of one element.
   double number(const PickleValue& value, std::string_view what) const;
 

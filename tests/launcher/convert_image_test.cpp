@@ -117,6 +117,47 @@ TEST_F(ConvertImageTest, ShardsOfTorchAreWhatTransformersSaves) {
     EXPECT_EQ(distance(param.weight, shards.params.at(name).weight), 0) << name;
 }
 
+TEST_F(ConvertImageTest, MegatronsPartsAreWhatTransformersSaves) {
+  const CheckpointImage whole = open_image(kCheckpoints / "megatron" / "expected");
+  const CheckpointImage parts = open_image(kCheckpoints / "megatron");
+  EXPECT_EQ(parts.step, 7);
+  EXPECT_EQ(parts.dtype, DType::kBF16);
+  ASSERT_EQ(parts.params.size(), whole.params.size());
+  // It does not say how many tokens there are, so its tables keep their padding until a model says
+  // it.
+  EXPECT_EQ(parts.params.at("lm_head.weight").weight.shape[0], 512);
+  CheckpointImage of_model = open_image(kCheckpoints / "megatron" / "iter_0000007");
+  of_model.origin = whole.origin;
+  const CheckpointImage image =
+      output_image(std::move(of_model), {.target = ConversionTarget::kHuggingFace});
+  for (const auto& [name, param] : whole.params)
+    EXPECT_EQ(distance(param.weight, image.params.at(name).weight), 0) << name;
+  // To any other number of ranks, and back.
+  int number = 0;
+  for (const auto& [tensor, pipeline] : {std::pair{1, 1}, {1, 4}, {2, 1}, {2, 2}}) {
+    const fs::path place = directory_ / std::to_string(number++);
+    write_image(image, ConversionTarget::kMegatron, place,
+                {.window_bytes = 100, .tensor_parallel = tensor, .pipeline_parallel = pipeline});
+    verify_image(image, place, 300);
+  }
+  const auto cut = [&](std::int64_t tensor, std::int64_t pipeline) {
+    write_image(image, ConversionTarget::kMegatron, directory_ / "no",
+                {.tensor_parallel = tensor, .pipeline_parallel = pipeline});
+  };
+  EXPECT_THROWS_WITH(UserError, "--tensor-parallel 4", cut(4, 1));
+  EXPECT_THROWS_WITH(UserError, "--pipeline-parallel 3", cut(1, 3));
+}
+
+TEST_F(ConvertImageTest, OtherModelsOfMegatronAreRefused) {
+  const fs::path megatron = copy("megatron");
+  fs::remove_all(megatron / "iter_0000007" / "mp_rank_01_001");
+  expect_refused(megatron, "missing: mp_rank_01_001");
+  write_bytes(megatron / "latest_checkpointed_iteration.txt", "../x");
+  expect_refused(megatron, "allowed a number or release");
+  write_bytes(megatron / "latest_checkpointed_iteration.txt", "8");
+  expect_refused(megatron, "iter_0000008");
+}
+
 TEST_F(ConvertImageTest, EveryFormatHoldsWhatIsWritten) {
   const CheckpointImage source = open_image(kCheckpoints / "zero3");
   int number = 0;

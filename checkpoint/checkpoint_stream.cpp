@@ -1,0 +1,83 @@
+// A checkpoint written from its first block to its last: past the page cache, several blocks at
+// once, each with its checksum while it is in the cache. What HDF5 put between the arrays is read
+// from the file as it stands.
+#include <cstring>
+
+#include "checkpoint/checkpoint_writer.h"
+#include "core/base/error.h"
+#include "core/base/failpoint.h"
+#include "core/base/numeric.h"
+#include "core/io/transfer_memory.h"
+
+namespace thimble {
+namespace {
+
+constexpr std::int64_t kBlocksAtOnce = 4;
+
+}  // namespace
+
+const PlacedTensor& CheckpointWriter::place_of(std::string_view name, std::string_view slot) const {
+  const auto found = tensors_.find(fmt::format("{}/{}", name, slot));
+  TH_CHECK(found != tensors_.end(), "no tensor '{}/{}'", name, slot);
+  return found->second.placed;
+}
+
+// Ranges of the file that are no tensor's, in order.
+std::vector<std::pair<std::int64_t, std::int64_t>> CheckpointWriter::own_ranges() const {
+  std::map<std::int64_t, std::int64_t> held;
+  for (const auto& [key, progress] : tensors_) {
+    if (progress.placed.bytes > 0)
+      held.emplace(progress.placed.offset, progress.placed.offset + progress.placed.bytes);
+  }
+  std::vector<std::pair<std::int64_t, std::int64_t>> own;
+  std::int64_t at = 0;
+  for (const auto& [begin, end] : held) {
+    if (begin > at) own.emplace_back(at, begin);
+    at = end;
+  }
+  if (file_bytes_ > at) own.emplace_back(at, file_bytes_);
+  return own;
+}
+
+std::vector<std::uint32_t> CheckpointWriter::stream(const BlockFill& fill) {
+  const File direct = File::open_direct(file_->path());
+  const std::int64_t alignment = std::max<std::int64_t>(1, direct.direct_alignment());
+  const TransferMemory memory(kBlocksAtOnce * kCheckpointBlockBytes);
+  const auto own = own_ranges();
+  auto next_own = own.begin();
+  std::array<Completion, kBlocksAtOnce> writes;
+  std::vector<std::uint32_t> checksums;
+  for (std::int64_t begin = 0; begin < file_bytes_; begin += kCheckpointBlockBytes) {
+    const std::int64_t bytes = std::min(kCheckpointBlockBytes, file_bytes_ - begin);
+    const std::int64_t turn = begin / kCheckpointBlockBytes % kBlocksAtOnce;
+    Completion& write = writes[static_cast<std::size_t>(turn)];
+    write.wait();
+    const auto block = memory.all().subspan(static_cast<std::size_t>(turn * kCheckpointBlockBytes),
+                                            static_cast<std::size_t>(bytes));
+    for (; next_own != own.end() && next_own->first < begin + bytes; ++next_own) {
+      const std::int64_t from = std::max(begin, next_own->first);
+      const std::int64_t to = std::min(begin + bytes, next_own->second);
+      file_->read_at(from, block.subspan(static_cast<std::size_t>(from - begin),
+                                         static_cast<std::size_t>(to - from)));
+      if (next_own->second > begin + bytes) break;
+    }
+    checksums.push_back(fill(begin, block));
+    const std::int64_t whole = bytes / alignment * alignment;
+    failpoint("checkpoint.write");
+    if (whole > 0)
+      write = io_.engine.start_write(direct, begin, block.first(static_cast<std::size_t>(whole)));
+    if (whole < bytes) {
+      write.wait();
+      file_->write_at(begin + whole, block.subspan(static_cast<std::size_t>(whole)));
+    }
+  }
+  wait_all(writes);
+  return checksums;
+}
+
+std::filesystem::path CheckpointWriter::write_all(const BlockFill& fill) {
+  std::vector<std::uint32_t> checksums = stream(fill);
+  return publish(std::move(checksums));
+}
+
+}  // namespace thimble
