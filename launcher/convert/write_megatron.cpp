@@ -90,99 +90,128 @@ void check_cuts(const ModelConfig& c, std::int64_t tensor, std::int64_t pipeline
         "positions)");
 }
 
-void put_arguments(PickleWriter& p, const CheckpointImage& image, const MegatronRanks& ranks,
-                   std::int64_t padded_vocab) {
-  const ModelConfig& c = image.origin->config;
-  p.global("argparse", "Namespace");
-  p.begin_tuple();
-  p.end_tuple();
-  p.make();
-  p.begin_dict();
-  const auto integer = [&p](const char* key, std::int64_t value) { p.text(key), p.integer(value); };
-  const auto number = [&p](const char* key, double value) { p.text(key), p.number(value); };
-  const auto flag = [&p](const char* key, bool value) { p.text(key), p.boolean(value); };
-  const auto text = [&p](const char* key, const char* value) { p.text(key), p.text(value); };
-  const auto none = [&p](const char* key) { p.text(key), p.none(); };
-  integer("num_layers", c.num_layers);
-  integer("hidden_size", c.hidden_size);
-  integer("ffn_hidden_size", c.intermediate_size);
-  integer("num_attention_heads", c.num_heads);
-  flag("group_query_attention", c.num_kv_heads != c.num_heads);
-  integer("num_query_groups", c.num_kv_heads);
-  integer("kv_channels", c.head_dim);
-  integer("seq_length", c.max_positions);
-  integer("max_position_embeddings", c.max_positions);
-  text("position_embedding_type", "rope");
-  flag("use_rotary_position_embeddings", true);
-  number("rotary_base", c.rope_theta);
-  number("rotary_percent", 1.0);
-  flag("rotary_interleaved", false);
-  flag("use_rope_scaling", c.rope_scaling.type == RopeScaling::Type::kLlama3);
-  number("rope_scaling_factor", c.rope_scaling.factor);
-  flag("swiglu", true);
-  text("normalization", "RMSNorm");
-  number("norm_epsilon", c.rms_eps);
-  flag("apply_layernorm_1p", false);
-  flag("add_bias_linear", false);
-  flag("add_qkv_bias", c.qkv_bias);
-  flag("qk_layernorm", c.qk_norm);
-  flag("untie_embeddings_and_output_weights", !c.tied_lm_head);
-  integer("vocab_size", c.vocab_size);
-  integer("padded_vocab_size", padded_vocab);
-  integer("make_vocab_size_divisible_by", kVocabMultiple);
-  integer("tensor_model_parallel_size", ranks.tensor);
-  integer("pipeline_model_parallel_size", static_cast<std::int64_t>(ranks.layers.size()));
-  integer("expert_model_parallel_size", 1);
-  none("virtual_pipeline_model_parallel_size");
-  none("num_layers_per_virtual_pipeline_stage");
-  none("num_experts");
-  flag("bf16", image.dtype == DType::kBF16);
-  flag("fp16", false);
-  text("params_dtype", image.dtype == DType::kBF16 ? "bfloat16" : "float32");
-  none("tokenizer_type");
-  none("tokenizer_model");
-  flag("apply_query_key_layer_scaling", false);
-  flag("sequence_parallel", false);
-  flag("use_distributed_optimizer", false);
-  text("ckpt_format", "torch");
-  integer("iteration", image.step);
-  integer("consumed_train_samples", 0);
-  integer("consumed_valid_samples", 0);
-  p.end_dict();
-  p.build();
-}
+// The files of all ranks.
+class RankWriter {
+ public:
+  RankWriter(const CheckpointImage& image, const MegatronRanks& ranks, std::int64_t padded_vocab,
+             std::int64_t window_bytes)
+      : image_(image), ranks_(ranks), padded_vocab_(padded_vocab), window_bytes_(window_bytes) {}
 
-void write_rank(const fs::path& path, const CheckpointImage& image, const MegatronRanks& ranks,
-                std::int64_t padded_vocab, const RankTensors& tensors, std::int64_t window_bytes) {
-  TorchWriter out;
-  PickleWriter& p = out.pickle;
-  std::list<StoredArray> arrays;
-  p.begin_dict();
-  p.text("args");
-  put_arguments(p, image, ranks, padded_vocab);
-  p.text("checkpoint_version");
-  p.number(3.0);
-  p.text("iteration");
-  p.integer(image.step);
-  p.text("model");
-  p.global("collections", "OrderedDict");
-  p.begin_tuple();
-  p.end_tuple();
-  p.call();
-  p.begin_items();
-  for (const std::string& name : tensors.order) {
-    p.text(name);
-    out.tensor(arrays.emplace_back(StoredArray{.name = name,
-                                               .dtype = image.dtype,
-                                               .shape = tensors.shapes.at(name),
-                                               .reader = tensors.readers.at(name)}));
+  void write(const fs::path& path, const RankTensors& tensors) const {
+    TorchWriter out;
+    PickleWriter& p = out.pickle;
+    std::list<StoredArray> arrays;
+    p.begin_dict();
+    p.text("args");
+    put_arguments(p);
+    p.text("checkpoint_version");
+    p.number(3.0);
+    p.text("iteration");
+    p.integer(image_.step);
+    p.text("model");
+    p.global("collections", "OrderedDict");
+    p.begin_tuple();
+    p.end_tuple();
+    p.call();
+    p.begin_items();
+    for (const std::string& name : tensors.order) {
+      p.text(name);
+      out.tensor(arrays.emplace_back(StoredArray{.name = name,
+                                                 .dtype = image_.dtype,
+                                                 .shape = tensors.shapes.at(name),
+                                                 .reader = tensors.readers.at(name)}));
+    }
+    p.end_items();
+    p.end_dict();
+    File file = File::create(path);
+    out.write(file, 0, window_bytes_);
+    file.data_sync();
   }
-  p.end_items();
-  p.end_dict();
-  File file = File::create(path);
-  out.write(file, 0, window_bytes);
-  file.data_sync();
-}
+
+ private:
+  // A dict's items, by the types of their values.
+  struct Items {
+    PickleWriter& p;
+    void integer(const char* key, std::int64_t value) const { p.text(key), p.integer(value); }
+    void number(const char* key, double value) const { p.text(key), p.number(value); }
+    void flag(const char* key, bool value) const { p.text(key), p.boolean(value); }
+    void text(const char* key, const char* value) const { p.text(key), p.text(value); }
+    void none(const char* key) const { p.text(key), p.none(); }
+  };
+
+  void put_arguments(PickleWriter& p) const {
+    p.global("argparse", "Namespace");
+    p.begin_tuple();
+    p.end_tuple();
+    p.make();
+    p.begin_dict();
+    put_shape({p});
+    put_positions({p});
+    put_training({p});
+    p.end_dict();
+    p.build();
+  }
+
+  void put_shape(const Items& items) const {
+    const ModelConfig& c = image_.origin->config;
+    items.integer("num_layers", c.num_layers);
+    items.integer("hidden_size", c.hidden_size);
+    items.integer("ffn_hidden_size", c.intermediate_size);
+    items.integer("num_attention_heads", c.num_heads);
+    items.flag("group_query_attention", c.num_kv_heads != c.num_heads);
+    items.integer("num_query_groups", c.num_kv_heads);
+    items.integer("kv_channels", c.head_dim);
+    items.flag("swiglu", true);
+    items.text("normalization", "RMSNorm");
+    items.number("norm_epsilon", c.rms_eps);
+    items.flag("apply_layernorm_1p", false);
+    items.flag("add_bias_linear", false);
+    items.flag("add_qkv_bias", c.qkv_bias);
+    items.flag("qk_layernorm", c.qk_norm);
+    items.flag("untie_embeddings_and_output_weights", !c.tied_lm_head);
+    items.integer("vocab_size", c.vocab_size);
+    items.integer("padded_vocab_size", padded_vocab_);
+    items.integer("make_vocab_size_divisible_by", kVocabMultiple);
+  }
+
+  void put_positions(const Items& items) const {
+    const ModelConfig& c = image_.origin->config;
+    items.integer("seq_length", c.max_positions);
+    items.integer("max_position_embeddings", c.max_positions);
+    items.text("position_embedding_type", "rope");
+    items.flag("use_rotary_position_embeddings", true);
+    items.number("rotary_base", c.rope_theta);
+    items.number("rotary_percent", 1.0);
+    items.flag("rotary_interleaved", false);
+    items.flag("use_rope_scaling", c.rope_scaling.type == RopeScaling::Type::kLlama3);
+    items.number("rope_scaling_factor", c.rope_scaling.factor);
+  }
+
+  void put_training(const Items& items) const {
+    items.integer("tensor_model_parallel_size", ranks_.tensor);
+    items.integer("pipeline_model_parallel_size", static_cast<std::int64_t>(ranks_.layers.size()));
+    items.integer("expert_model_parallel_size", 1);
+    items.none("virtual_pipeline_model_parallel_size");
+    items.none("num_layers_per_virtual_pipeline_stage");
+    items.none("num_experts");
+    items.flag("bf16", image_.dtype == DType::kBF16);
+    items.flag("fp16", false);
+    items.text("params_dtype", image_.dtype == DType::kBF16 ? "bfloat16" : "float32");
+    items.none("tokenizer_type");
+    items.none("tokenizer_model");
+    items.flag("apply_query_key_layer_scaling", false);
+    items.flag("sequence_parallel", false);
+    items.flag("use_distributed_optimizer", false);
+    items.text("ckpt_format", "torch");
+    items.integer("iteration", image_.step);
+    items.integer("consumed_train_samples", 0);
+    items.integer("consumed_valid_samples", 0);
+  }
+
+  const CheckpointImage& image_;
+  const MegatronRanks& ranks_;
+  std::int64_t padded_vocab_, window_bytes_;
+};
 
 }  // namespace
 
@@ -230,14 +259,14 @@ void write_megatron_image(const CheckpointImage& image, const fs::path& director
     }
   }
   const std::string iteration = image.step > 0 ? fmt::format("iter_{:07}", image.step) : "release";
+  const RankWriter writer(image, ranks, padded_vocab, options.window_bytes);
   for (const auto& [at, tensors] : all) {
     const std::string rank = pipeline == 1
                                  ? fmt::format("mp_rank_{:02}", at.first)
                                  : fmt::format("mp_rank_{:02}_{:03}", at.first, at.second);
     const fs::path folder = directory / iteration / rank;
     fs::create_directories(folder);
-    write_rank(folder / "model_optim_rng.pt", image, ranks, padded_vocab, tensors,
-               options.window_bytes);
+    writer.write(folder / "model_optim_rng.pt", tensors);
     sync_directory(folder);
   }
   sync_directory(directory / iteration);
