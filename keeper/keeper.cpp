@@ -122,7 +122,7 @@ class Keeper {
         return;
       }
       if (visitor.is_near) {
-        answer(visitor, *message);
+        answer_or_refuse(visitor, *message);
       } else if (visitor.is_known) {
         peers_.answer(visitor.channel, *message);
       } else {
@@ -134,6 +134,20 @@ class Keeper {
                    e.what());
       visitor.gone = true;
     }
+  }
+
+  // What cannot be done is told; the rank may ask for something else.
+  void answer_or_refuse(Visitor& visitor, ChannelMessage& message) {
+    std::string refusal;
+    try {
+      answer(visitor, message);
+      return;
+    } catch (const SystemError& e) {
+      spdlog::warn("rank {}: {}", visitor.rank, e.what());
+      refusal = e.what();
+    }
+    const Json reply{{"ok", false}, {"error", refusal}};
+    visitor.channel.send(reply.dump(-1, ' ', false, Json::error_handler_t::replace));
   }
 
   void let_in(Visitor& visitor, const ChannelMessage& message) {

@@ -75,8 +75,16 @@ void KeeperClient::hello(int rank) {
 }
 
 ChannelMessage KeeperClient::ask(const std::string& text, int descriptor) {
-  channel_.send(text, descriptor);
-  return next_answer();
+  try {
+    channel_.send(text, descriptor);
+  } catch (const SystemError&) {
+    alive_ = false;
+    throw;
+  }
+  ChannelMessage answer = next_answer();
+  const Json json = Json::parse(answer.text);
+  if (!json.value("ok", true)) throw_system("{}", json.value("error", "the keeper refuses"));
+  return answer;
 }
 
 // Answers come in order; what a keeper says of itself may come between them.

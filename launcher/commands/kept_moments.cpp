@@ -19,19 +19,32 @@ using Json = nlohmann::ordered_json;
 
 KeptMoments::KeptMoments(Communicator& comm, NearKeeper& near, std::string secret)
     : comm_(comm), near_(near), secret_(std::move(secret)) {
-  if (near_.client) near_.client->meet(secret_);
+  ask_keeper([&](KeeperClient& client) { client.meet(secret_); });
   ask();
+}
+
+// One that dies while it is asked had nothing.
+template <typename Question>
+void KeptMoments::ask_keeper(Question&& question) {
+  if (!near_.client) return;
+  try {
+    question(*near_.client);
+  } catch (const SystemError& e) {
+    spdlog::warn("the keeper of this run cannot be asked: {}", e.what());
+    near_.client.reset();
+  }
 }
 
 // What is near this rank, told to all.
 void KeptMoments::ask() {
   here_.clear();
+  KeptMemory memory;
+  ask_keeper([&](KeeperClient& client) { memory = client.look(); });
   Json mine{{"node", near_.options.node},
             {"address", near_.client ? near_.client->address() : ""},
             {"kept", Json::array()},
             {"worlds", Json::array()}};
   if (near_.client) {
-    KeptMemory memory = near_.client->look();
     saving_step_ = memory.saving_step;
     for (auto& [rank, file] : memory.ranks) {
       here_.keep(rank, std::move(file));

@@ -40,6 +40,8 @@ class KeptMoments {
   bool any() const;
 
  private:
+  template <typename Question>
+  void ask_keeper(Question&& question);
   struct Found {
     SnapshotMoment moment;
     int rank = 0, ranks = 1;

@@ -97,7 +97,12 @@ RecoveredSnapshots recover_snapshots(const RankSetting& rank, const Prepared& p,
       spdlog::warn("passed over: the snapshot of step {}: {}", moment->step, failure);
     moments.pass_over(*moment);
   }
-  if (near.client && moments.any()) near.client->forget();
+  try {
+    if (near.client && moments.any()) near.client->forget();
+  } catch (const SystemError& e) {
+    spdlog::warn("the keeper of this run cannot be asked: {}", e.what());
+    near.client.reset();
+  }
   found.saving_step = -1;
   found.client = std::move(near.client);
   barrier(comm, "snapshots");

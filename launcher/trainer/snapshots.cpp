@@ -20,6 +20,7 @@ constexpr auto kAskInterval = std::chrono::milliseconds(500);
 constexpr const char* kSaved = "saved";
 constexpr const char* kSomehow = "ended";                // how, only an earlier start was told
 constexpr auto kLongestWait = std::chrono::seconds(30);  // for other nodes, where a save is due
+constexpr int kTries = 3;
 constexpr std::byte kNotReady{0}, kReady{1}, kRemade{2};
 
 bool has_room(const SnapshotMemory& memory, const SnapshotRoom& room) {
@@ -85,13 +86,32 @@ Snapshots::~Snapshots() {
 }
 
 void Snapshots::connect() {
-  if (parts_.client && parts_.client->is_alive()) {
-    keeper_ = std::move(parts_.client);
-  } else {
-    keeper_.emplace(KeeperClient::find_or_start(parts_.keeper, parts_.engine.rank()));
+  for (int tries = 1;; ++tries) {
+    try {
+      if (parts_.client && parts_.client->is_alive()) {
+        keeper_ = std::move(parts_.client);
+      } else {
+        keeper_.emplace(KeeperClient::find_or_start(parts_.keeper, parts_.engine.rank()));
+      }
+      parts_.client.reset();
+      return keeper_->keep(parts_.engine.rank(), parts_.start, memory_);
+    } catch (const SystemError&) {  // it may be killed just then
+      parts_.client.reset();
+      if (tries == kTries) throw;
+    }
   }
-  parts_.client.reset();
-  keeper_->keep(parts_.engine.rank(), parts_.start, memory_);
+}
+
+// What a keeper that dies does not hear, the next one is told.
+template <typename Word>
+bool Snapshots::tell(Word&& word) {
+  try {
+    word(*keeper_);
+    return true;
+  } catch (const SystemError& e) {
+    spdlog::warn("the keeper: {}", e.what());
+    return false;
+  }
 }
 
 // Tells the nodes' keepers of each other.
@@ -116,7 +136,8 @@ void Snapshots::announce_world() {
   world.me = world.node_of(comm.rank());
   in_group_ = world.group_of(world.me).has_value();
   const auto& here = world.nodes[static_cast<std::size_t>(world.me)];
-  if (world.nodes.size() > 1 && here.ranks.front().rank == comm.rank()) keeper_->join(world);
+  if (world.nodes.size() > 1 && here.ranks.front().rank == comm.rank())
+    tell([&](KeeperClient& keeper) { keeper.join(world); });
   barrier(comm, "the keepers");
 }
 
@@ -141,6 +162,7 @@ std::byte Snapshots::look_at_keeper(const RunState& run) {
     spdlog::warn("step {}: the keeper is gone; another one is started", run.train.step);
     connect();
     keeper_->meet(parts_.secret);
+    if (run.leads() && saving_ && saving_->start == parts_.start) keeper_->save(*saving_);
     return kRemade;
   } catch (const SystemError& e) {
     spdlog::warn("step {}: {}", run.train.step, e.what());
@@ -214,8 +236,7 @@ bool Snapshots::take(const RunState& run, bool save) {
   }
   if (any(kRemade)) announce_world();
   if (older_ && taken_ > 0 && was_whole) {
-    keeper_->drop_older();
-    older_ = false;
+    older_ = !tell([](KeeperClient& keeper) { keeper.drop_older(); });
   }
   const SnapshotMoment moment{run.train.step, parts_.start};
   std::string failure;
@@ -235,7 +256,7 @@ bool Snapshots::take(const RunState& run, bool save) {
     ++skipped_;
     return false;
   }
-  if (save && run.leads()) keeper_->save(moment);
+  if (save && run.leads()) tell([&](KeeperClient& keeper) { keeper.save(moment); });
   in_slot_[static_cast<std::size_t>(next_slot_)] = moment;
   next_slot_ = 1 - next_slot_;
   ++taken_;

@@ -52,6 +52,8 @@ class Snapshots {
 
  private:
   void connect();
+  template <typename Word>
+  bool tell(Word&& word);
   void announce_world();
   bool is_protected(bool wait) const;
   std::byte look_at_keeper(const RunState& run);
