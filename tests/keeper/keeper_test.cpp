@@ -155,8 +155,9 @@ TEST(Keeper, StrangersAreRefusedAndOthersServedOn) {
     stranger.send(text);
     stranger.set_time_limit(20);
     // Hung up on, or told why not.
-    if (const auto answer = stranger.receive())
+    if (const auto answer = stranger.receive()) {
       EXPECT_NE(answer->text.find(R"("ok":false)"), std::string::npos) << text << answer->text;
+    }
   }
   EXPECT_TRUE(client.look().ranks.empty());
 }
