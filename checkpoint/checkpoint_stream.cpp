@@ -14,6 +14,33 @@ namespace {
 
 constexpr std::int64_t kBlocksAtOnce = 4;
 
+// Blocks on their way to the disk, and the memory of each.
+class BlocksUnderWay {
+ public:
+  explicit BlocksUnderWay(std::span<std::byte> given) : given_(given) {
+    if (narrow<std::int64_t>(given.size()) < kCheckpointBlockBytes) {
+      own_.emplace(kBlocksAtOnce * kCheckpointBlockBytes);
+      given_ = own_->all();
+    }
+    writes_.resize(given_.size() / static_cast<std::size_t>(kCheckpointBlockBytes));
+  }
+  // Memory of the next block, once what was in it is on the disk.
+  std::span<std::byte> next(std::int64_t bytes) {
+    turn_ = (turn_ + 1) % writes_.size();
+    writes_[turn_].wait();
+    return given_.subspan(turn_ * static_cast<std::size_t>(kCheckpointBlockBytes),
+                          static_cast<std::size_t>(bytes));
+  }
+  void start(Completion write) { writes_[turn_] = std::move(write); }
+  void finish() { wait_all(writes_); }
+
+ private:
+  std::optional<TransferMemory> own_;
+  std::span<std::byte> given_;
+  std::vector<Completion> writes_;  // before the memory goes
+  std::size_t turn_ = 0;
+};
+
 }  // namespace
 
 const PlacedTensor& CheckpointWriter::place_of(std::string_view name, std::string_view slot) const {
@@ -42,18 +69,13 @@ std::vector<std::pair<std::int64_t, std::int64_t>> CheckpointWriter::own_ranges(
 std::vector<std::uint32_t> CheckpointWriter::stream(const BlockFill& fill) {
   const File direct = File::open_direct(file_->path());
   const std::int64_t alignment = std::max<std::int64_t>(1, direct.direct_alignment());
-  const TransferMemory memory(kBlocksAtOnce * kCheckpointBlockBytes);
+  BlocksUnderWay blocks(io_.scratch);
   const auto own = own_ranges();
   auto next_own = own.begin();
-  std::array<Completion, kBlocksAtOnce> writes;
   std::vector<std::uint32_t> checksums;
   for (std::int64_t begin = 0; begin < file_bytes_; begin += kCheckpointBlockBytes) {
     const std::int64_t bytes = std::min(kCheckpointBlockBytes, file_bytes_ - begin);
-    const std::int64_t turn = begin / kCheckpointBlockBytes % kBlocksAtOnce;
-    Completion& write = writes[static_cast<std::size_t>(turn)];
-    write.wait();
-    const auto block = memory.all().subspan(static_cast<std::size_t>(turn * kCheckpointBlockBytes),
-                                            static_cast<std::size_t>(bytes));
+    const std::span<std::byte> block = blocks.next(bytes);
     for (; next_own != own.end() && next_own->first < begin + bytes; ++next_own) {
       const std::int64_t from = std::max(begin, next_own->first);
       const std::int64_t to = std::min(begin + bytes, next_own->second);
@@ -64,14 +86,14 @@ std::vector<std::uint32_t> CheckpointWriter::stream(const BlockFill& fill) {
     checksums.push_back(fill(begin, block));
     const std::int64_t whole = bytes / alignment * alignment;
     failpoint("checkpoint.write");
-    if (whole > 0)
-      write = io_.engine.start_write(direct, begin, block.first(static_cast<std::size_t>(whole)));
-    if (whole < bytes) {
-      write.wait();
-      file_->write_at(begin + whole, block.subspan(static_cast<std::size_t>(whole)));
+    if (whole > 0) {
+      blocks.start(
+          io_.engine.start_write(direct, begin, block.first(static_cast<std::size_t>(whole))));
     }
+    if (whole < bytes)
+      file_->write_at(begin + whole, block.subspan(static_cast<std::size_t>(whole)));
   }
-  wait_all(writes);
+  blocks.finish();
   return checksums;
 }
 

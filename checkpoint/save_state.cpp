@@ -6,6 +6,7 @@
 
 #include "checkpoint/checkpoint_writer.h"
 #include "core/base/numeric.h"
+#include "core/io/crc32c.h"
 #include "parallel/collectives.h"
 
 namespace thimble {
@@ -84,6 +85,63 @@ class RankFile {
   std::int64_t written_ = 0;
 };
 
+// The state of a rank that is alone, in the order of the file.
+class LeasedBlocks {
+ public:
+  LeasedBlocks(const CheckpointState& saved, const CheckpointWriter& writer,
+               std::span<const CheckpointPiece> pieces)
+      : state_(saved.state) {
+    for (const CheckpointPiece& piece : pieces) {
+      const CheckpointTensor& tensor = piece.array->tensor;
+      const std::int64_t begin = writer.place_of(tensor.name, tensor.slot).offset + piece.offset;
+      const std::int64_t bytes = piece.array->entry->range(piece.use.rows).size;
+      if (bytes > 0) placed_.push_back({begin, begin + bytes, piece.use});
+    }
+    std::sort(placed_.begin(), placed_.end(),
+              [](const Placed& a, const Placed& b) { return a.begin < b.begin; });
+    std::vector<StateUse> order;
+    for (const Placed& placed : placed_) order.push_back(placed.use);
+    state_.announce(order);
+  }
+
+  std::uint32_t fill(std::int64_t begin, std::span<std::byte> block) {
+    const std::int64_t end = begin + narrow<std::int64_t>(block.size());
+    for (; next_ < placed_.size() && placed_[next_].begin < end; ++next_) {
+      const Placed& placed = placed_[next_];
+      if (!lease_) lease_.emplace(state_.acquire(placed.use));
+      const std::int64_t from = std::max(begin, placed.begin), to = std::min(end, placed.end);
+      std::memcpy(block.data() + (from - begin),
+                  static_cast<const std::byte*>(lease_->tensor().raw()) + (from - placed.begin),
+                  static_cast<std::size_t>(to - from));
+      if (to < placed.end) break;
+      lease_.reset();
+    }
+    return crc32c(block);
+  }
+
+ private:
+  struct Placed {
+    std::int64_t begin = 0, end = 0;  // in the file
+    StateUse use;
+  };
+  StateResidency& state_;
+  std::vector<Placed> placed_;
+  std::size_t next_ = 0;
+  std::optional<StateLease> lease_;
+};
+
+std::filesystem::path save_alone(const CheckpointState& saved,
+                                 std::span<const CheckpointArray> arrays,
+                                 std::span<const CheckpointPiece> pieces,
+                                 const CheckpointTarget& target) {
+  CheckpointWriter writer(
+      target.io, target.directory,
+      {.step = target.step, .metadata = target.metadata, .tensors = tensors_of(arrays)});
+  LeasedBlocks blocks(saved, writer, pieces);
+  return writer.write_all(
+      [&](std::int64_t begin, std::span<std::byte> block) { return blocks.fill(begin, block); });
+}
+
 // Checks that the ranks together have written what the arrays hold; each says how much it wrote.
 void check_written(Communicator& comm, std::span<const CheckpointArray> arrays, std::int64_t own) {
   const auto all = all_gather_control(comm, "checkpoint bytes", std::as_bytes(std::span(&own, 1)));
@@ -105,6 +163,11 @@ std::filesystem::path save_state(const CheckpointState& saved, Communicator& com
       checkpoint_arrays(saved.table, saved.step, comm.rank());
   const std::vector<CheckpointPiece> pieces =
       pieces_to_write(saved.table, arrays, piece_bytes(saved.state));
+  if (comm.size() == 1) {
+    std::filesystem::path path;
+    together(comm, "checkpoint", [&] { path = save_alone(saved, arrays, pieces, target); });
+    return path;
+  }
   RankFile file(target);
   together(comm, "checkpoint created", [&] {
     if (comm.rank() == 0) file.create(tensors_of(arrays));

@@ -8,6 +8,7 @@
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_writer.h"
 #include "core/base/random.h"
+#include "core/io/crc32c.h"
 #include "tests/io/temp_dir.h"
 
 namespace thimble::testing {
@@ -44,6 +45,24 @@ inline std::filesystem::path save_sample(const std::filesystem::path& directory,
     writer.write(tensor.name, tensor.slot, 0, sample_bytes(tensor, step));
   }
   return writer.commit();
+}
+
+/// The same, block by block.
+inline std::filesystem::path stream_sample(const std::filesystem::path& directory,
+                                           FileEngine& engine, std::int64_t step) {
+  CheckpointWriter writer({engine, {}}, directory, sample_contents(step));
+  return writer.write_all([&](std::int64_t begin, std::span<std::byte> block) {
+    const std::int64_t end = begin + static_cast<std::int64_t>(block.size());
+    for (const CheckpointTensor& tensor : sample_tensors()) {
+      const std::vector<std::byte> bytes = sample_bytes(tensor, step);
+      const std::int64_t offset = writer.place_of(tensor.name, tensor.slot).offset;
+      for (std::size_t i = 0; i < bytes.size(); ++i) {
+        const std::int64_t at = offset + static_cast<std::int64_t>(i);
+        if (at >= begin && at < end) block[static_cast<std::size_t>(at - begin)] = bytes[i];
+      }
+    }
+    return crc32c(block);
+  });
 }
 
 /// Whether the reader holds exactly the sample of its step.
