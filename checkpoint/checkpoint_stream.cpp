@@ -1,7 +1,8 @@
 // A checkpoint written from its first block to its last: past the page cache, several blocks at
 // once, each with its checksum while it is in the cache. What HDF5 put between the arrays is read
 // from the file as it stands.
-#include <cstring>
+#include <chrono>
+#include <thread>
 
 #include "checkpoint/checkpoint_writer.h"
 #include "core/base/error.h"
@@ -41,6 +42,22 @@ class BlocksUnderWay {
   std::size_t turn_ = 0;
 };
 
+// Sleeps until so many bytes are due.
+class Pace {
+ public:
+  explicit Pace(std::int64_t bytes_per_second) : rate_(static_cast<double>(bytes_per_second)) {}
+  void keep(std::int64_t bytes) const {
+    if (rate_ <= 0) return;
+    const std::chrono::duration<double> due(static_cast<double>(bytes) / rate_);
+    std::this_thread::sleep_until(begin_ + std::chrono::duration_cast<Clock::duration>(due));
+  }
+
+ private:
+  using Clock = std::chrono::steady_clock;
+  double rate_;
+  Clock::time_point begin_ = Clock::now();
+};
+
 }  // namespace
 
 const PlacedTensor& CheckpointWriter::place_of(std::string_view name, std::string_view slot) const {
@@ -70,11 +87,13 @@ std::vector<std::uint32_t> CheckpointWriter::stream(const BlockFill& fill) {
   const File direct = File::open_direct(file_->path());
   const std::int64_t alignment = std::max<std::int64_t>(1, direct.direct_alignment());
   BlocksUnderWay blocks(io_.scratch);
+  const Pace pace(io_.bytes_per_second);
   const auto own = own_ranges();
   auto next_own = own.begin();
   std::vector<std::uint32_t> checksums;
   for (std::int64_t begin = 0; begin < file_bytes_; begin += kCheckpointBlockBytes) {
     const std::int64_t bytes = std::min(kCheckpointBlockBytes, file_bytes_ - begin);
+    pace.keep(begin);
     const std::span<std::byte> block = blocks.next(bytes);
     for (; next_own != own.end() && next_own->first < begin + bytes; ++next_own) {
       const std::int64_t from = std::max(begin, next_own->first);

@@ -51,6 +51,8 @@ struct CheckpointIo {
   /// Holds the blocks being checksummed: at least one block, two or more overlap reading with
   /// checksumming. If empty, two blocks are taken from the heap for the duration of the pass.
   std::span<std::byte> scratch;
+  /// That a checkpoint written block by block does not exceed; 0: as fast as it goes.
+  std::int64_t bytes_per_second = 0;
 };
 
 }  // namespace thimble

@@ -74,7 +74,7 @@ class Keeper {
         listener_(std::move(listener)),
         peers_listener_(ChannelListener::listen_tcp(options.address)),
         peers_(kept_),
-        saver_([this] { wake_.ring(); }) {}
+        saver_([this] { wake_.ring(); }, options.write_rate) {}
 
   void run() {
     while (!is_over()) {

@@ -15,6 +15,7 @@ struct KeeperOptions {
   std::filesystem::path run;          // the run's directory
   std::string node;                   // its name among the nodes of the run
   double minutes = 10;                // that it waits for ranks to come
+  std::int64_t write_rate = 0;        // bytes per second of a save; 0: as fast as it goes
   std::string address = "127.0.0.1";  // at which keepers of other nodes reach it
   bool is_simulated = false;          // several nodes of one machine, for tests
 };

@@ -31,6 +31,8 @@ void start_keeper(const KeeperOptions& options) {
                                  options.node,
                                  "--minutes",
                                  fmt::format("{}", options.minutes),
+                                 "--write-rate",
+                                 fmt::format("{}", options.write_rate),
                                  "--address",
                                  options.address};
   std::vector<char*> argv;

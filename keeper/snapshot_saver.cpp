@@ -7,8 +7,8 @@
 
 namespace thimble {
 
-SnapshotSaver::SnapshotSaver(std::function<void()> ended)
-    : ended_(std::move(ended)), thread_([this] { run(); }) {}
+SnapshotSaver::SnapshotSaver(std::function<void()> ended, std::int64_t write_rate)
+    : ended_(std::move(ended)), write_rate_(write_rate), thread_([this] { run(); }) {}
 
 SnapshotSaver::~SnapshotSaver() {
   {
@@ -50,7 +50,7 @@ SaveOutcome SnapshotSaver::save_now(const MomentPlace& place, const Gather& gath
   SaveOutcome outcome{.moment = place.moment};
   try {
     const std::unique_ptr<FileEngine> files = make_file_engine();
-    outcome.path = save_snapshots({*files, {}}, directory, gather());
+    outcome.path = save_snapshots({*files, {}, write_rate_}, directory, gather());
     for (const auto& [kept, slot] : place.slots) {
       SnapshotMemory(kept->snapshots).advance(slot, SnapshotState::kDurable);
     }

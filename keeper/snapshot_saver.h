@@ -23,8 +23,9 @@ struct SaveOutcome {
 
 class SnapshotSaver {
  public:
-  /// `ended` is called on the saver's thread whenever a save has ended.
-  explicit SnapshotSaver(std::function<void()> ended);
+  /// `ended` is called on the saver's thread whenever a save has ended; write_rate: bytes per
+  /// second, 0: as fast as it goes.
+  explicit SnapshotSaver(std::function<void()> ended, std::int64_t write_rate = 0);
   /// Waits for the save that is under way.
   ~SnapshotSaver();
   SnapshotSaver(const SnapshotSaver&) = delete;
@@ -47,6 +48,7 @@ class SnapshotSaver {
                        const std::filesystem::path& directory) const;
 
   std::function<void()> ended_;
+  std::int64_t write_rate_;
   mutable std::mutex mutex_;
   std::condition_variable changed_;
   std::optional<MomentPlace> place_;

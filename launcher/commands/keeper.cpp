@@ -70,6 +70,8 @@ void add_keeper_command(CLI::App& app, CommandSession& session) {
   keeper->add_option("--node", options->node, "Name of this node among the run's")->required();
   keeper->add_option("--minutes", options->minutes, "How long it waits for ranks")
       ->check(CLI::Range(0.0, 1e6));
+  keeper->add_option("--write-rate", options->write_rate, "Bytes per second of a save")
+      ->check(CLI::NonNegativeNumber);
   keeper->add_option("--address", options->address, "Where keepers of other nodes reach it");
   keeper->callback([options, &session] {
     session.start();

@@ -43,6 +43,8 @@ KeeperOptions keeper_of(const Prepared& p) {
   KeeperOptions options{.run = std::filesystem::absolute(p.run).lexically_normal(),
                         .node = node != nullptr ? node : host_name(),
                         .minutes = p.job.checkpoint.keeper_minutes};
+  if (p.job.checkpoint.write_rate.value)
+    options.write_rate = p.job.checkpoint.write_rate.value->bytes;
   options.is_simulated = node != nullptr;
   if (address != nullptr) {
     try {

@@ -2,6 +2,7 @@
 #include <hdf5.h>
 
 #include <algorithm>
+#include <chrono>
 
 #include "checkpoint/checkpoint_reader.h"
 #include "checkpoint/checkpoint_writer.h"
@@ -182,6 +183,33 @@ TEST_F(CheckpointFileTest, AnUnwritableDirectoryIsASystemError) {
   testing::write_bytes(dir_ / "file", "x");
   EXPECT_THROWS_WITH(SystemError, "cannot create",
                      CheckpointWriter({*engine_, {}}, dir_ / "file", sample_contents(1)));
+}
+
+TEST(CheckpointStream, SeveralBlocksAtTheRateThatIsAllowed) {
+  const TempDir dir;
+  const auto engine = make_file_engine();
+  const CheckpointTensor tensor{
+      "wide", "master", DType::kU8, {3, (std::int64_t{3} << 20) + 7}, false};
+  const std::vector<std::byte> bytes = testing::sample_bytes(tensor, 1);
+  const auto begin = std::chrono::steady_clock::now();
+  CheckpointWriter writer({*engine, {}, 40'000'000}, dir.path(), {1, "{}", {tensor}});
+  const std::int64_t offset = writer.place_of("wide", "master").offset;
+  const std::filesystem::path path =
+      writer.write_all([&](std::int64_t at, std::span<std::byte> block) {
+        const std::int64_t from = std::max(at, offset);
+        const std::int64_t to = std::min(at + static_cast<std::int64_t>(block.size()),
+                                         offset + static_cast<std::int64_t>(bytes.size()));
+        if (from < to)
+          std::copy_n(bytes.begin() + (from - offset), to - from, block.begin() + (from - at));
+        return crc32c(block);
+      });
+  // Two blocks came before the last one.
+  EXPECT_GE(std::chrono::steady_clock::now() - begin,
+            std::chrono::milliseconds(2 * 4'194'304 / 40'000));
+  const CheckpointReader reader = CheckpointReader::open(path, {*engine, {}});
+  std::vector<std::byte> read(bytes.size());
+  reader.read("wide", "master", 0, read);
+  EXPECT_EQ(read, bytes);
 }
 
 }  // namespace

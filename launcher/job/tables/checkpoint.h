@@ -11,6 +11,7 @@ struct CheckpointConfig {
   std::int64_t save_total_limit = 3;
   std::int64_t memory_steps = 0;
   double keeper_minutes = 10;
+  AutoBytes write_rate;
   std::string erasure = "auto";
   std::int64_t keep_every = 0;
   double mtbf_hours = 24;
@@ -48,6 +49,12 @@ inline void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoi
          .range = at_least(0),
          .unit = "minutes",
          .resume = ResumeClass::kContinues});
+  visit(
+      {.name = "write_rate",
+       .doc = "Bytes per second that a keeper writes to a disk which others share; auto: no limit",
+       .value = &checkpoint.write_rate,
+       .range = at_least(1'000'000),
+       .resume = ResumeClass::kContinues});
   visit(
       {.name = "erasure",
        .doc =
