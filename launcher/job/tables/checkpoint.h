@@ -55,13 +55,11 @@ inline void visit_fields(const FieldVisitor& visitor, CheckpointConfig& checkpoi
        .value = &checkpoint.write_rate,
        .range = at_least(1'000'000),
        .resume = ResumeClass::kContinues});
-  visit(
-      {.name = "erasure",
-       .doc =
-           "How many nodes' memory may be lost: \"K+M\", groups of K + M nodes of which any M may "
-           "go; \"auto\", by the number of nodes; \"none\"",
-       .value = &checkpoint.erasure,
-       .resume = ResumeClass::kContinues});
+  visit({.name = "erasure",
+         .doc = "How many nodes' memory may be lost: \"K+M\", of groups of K + M nodes any M; "
+                "\"auto\", by the number of nodes; \"none\"",
+         .value = &checkpoint.erasure,
+         .resume = ResumeClass::kContinues});
   visit(
       {.name = "keep_every",
        .doc =
