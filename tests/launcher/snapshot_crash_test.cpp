@@ -102,7 +102,7 @@ class SnapshotNodesTest : public SnapshotCrashTest {
                     kNodes));
   }
   static int kills() { return from_environment("THIMBLE_TEST_KILLS", 12); }
-  static int steps() { return 40 * kills(); }
+  static int steps() { return 12 * kills(); }
   static int from_environment(const char* name, int otherwise) {
     const char* const value = std::getenv(name);
     return value != nullptr ? std::stoi(value) : otherwise;
