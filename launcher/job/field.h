@@ -72,6 +72,7 @@ enum class PathKind : std::uint8_t {
   kInput,      // relative to the job file, must exist unless it is a glob
   kModel,      // as kInput, a run, or a Hub id that is in the local cache
   kTokenizer,  // as kInput, or "byte"
+  kTemplate,   // as kInput, "tokenizer" or the name of a built-in chat template
   kCache,      // relative to the job file, made when missing
   kOutput,     // relative to the working directory, made when missing
 };
