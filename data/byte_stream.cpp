@@ -39,7 +39,9 @@ class GzipStream final : public ByteStream {
     return static_cast<std::size_t>(got);
   }
 
-  std::int64_t stored_bytes() const override { return std::max<std::int64_t>(0, gzoffset(handle_)); }
+  std::int64_t stored_bytes() const override {
+    return std::max<std::int64_t>(0, gzoffset(handle_));
+  }
 
  private:
   std::filesystem::path path_;
@@ -50,7 +52,10 @@ class GzipStream final : public ByteStream {
 class ZstdStream final : public ByteStream {
  public:
   explicit ZstdStream(const std::filesystem::path& path)
-      : path_(path), file_(File::open_read(path)), context_(ZSTD_createDCtx()), packed_(ZSTD_DStreamInSize()) {
+      : path_(path),
+        file_(File::open_read(path)),
+        context_(ZSTD_createDCtx()),
+        packed_(ZSTD_DStreamInSize()) {
     if (context_ == nullptr) throw_system("ZSTD_createDCtx: {}: out of memory", path.string());
   }
   ~ZstdStream() override { ZSTD_freeDCtx(context_); }
@@ -78,9 +83,11 @@ class ZstdStream final : public ByteStream {
 
  private:
   bool fill() {
-    const std::int64_t count = std::min(static_cast<std::int64_t>(packed_.size()), file_.size() - stored_);
+    const std::int64_t count =
+        std::min(static_cast<std::int64_t>(packed_.size()), file_.size() - stored_);
     if (count <= 0) return false;
-    file_.read_at(stored_, std::as_writable_bytes(std::span(packed_)).first(static_cast<std::size_t>(count)));
+    file_.read_at(
+        stored_, std::as_writable_bytes(std::span(packed_)).first(static_cast<std::size_t>(count)));
     stored_ += count;
     in_ = {packed_.data(), static_cast<std::size_t>(count), 0};
     return true;
@@ -88,7 +95,8 @@ class ZstdStream final : public ByteStream {
 
   void unpack(ZSTD_outBuffer& out) {
     left_ = ZSTD_decompressStream(context_, &out, &in_);
-    if (ZSTD_isError(left_)) throw_user("{}: damaged zstd file: {}", path_.string(), ZSTD_getErrorName(left_));
+    if (ZSTD_isError(left_))
+      throw_user("{}: damaged zstd file: {}", path_.string(), ZSTD_getErrorName(left_));
   }
 
   std::filesystem::path path_;

@@ -1,4 +1,5 @@
-// The bytes of a data file, unpacked where it is compressed (gzip, zstd; found by its first bytes). Memory: one buffer.
+// The bytes of a data file, unpacked where it is compressed (gzip, zstd; found by its first bytes).
+// Memory: one buffer.
 #pragma once
 
 #include <cstdint>
@@ -11,7 +12,8 @@ namespace thimble {
 class ByteStream {
  public:
   virtual ~ByteStream() = default;
-  /// Fills the front of `buffer` and returns how much; 0 at the end. Throws UserError for a damaged file.
+  /// Fills the front of `buffer` and returns how much; 0 at the end. Throws UserError for a damaged
+  /// file.
   virtual std::size_t read(std::span<char> buffer) = 0;
   /// Bytes of the file as stored that have been consumed.
   virtual std::int64_t stored_bytes() const = 0;

@@ -72,7 +72,8 @@ class Look {
 
   void read_some(const std::string& file, std::int64_t limit) {
     // An estimate may cut anywhere, so that of a large file only some pieces are in memory.
-    DocumentReader reader(source_, {file}, {}, [](auto, auto) { return true; }, chat_);
+    DocumentReader reader(
+        source_, {file}, {}, [](auto, auto) { return true; }, chat_);
     std::int64_t bytes = 0;
     double of_document = 0;
     while (bytes < limit) {

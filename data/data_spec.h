@@ -18,9 +18,9 @@ enum class SampleFormat : std::uint8_t {
   kText,              // documents, every token trained
   kPromptCompletion,  // samples, the completion trained
   kTokens,            // a file written by tokenize_files
-  kChat,              // messages with roles, rendered by a chat template; the assistant's are trained
-  kShareGpt,          // the same as `conversations` of `from` and `value`
-  kAlpaca,            // the same as `instruction`, `input` and `output`
+  kChat,      // messages with roles, rendered by a chat template; the assistant's are trained
+  kShareGpt,  // the same as `conversations` of `from` and `value`
+  kAlpaca,    // the same as `instruction`, `input` and `output`
 };
 
 /// "auto", "text", "prompt_completion", "tokens", "chat", "sharegpt" or "alpaca".
@@ -40,14 +40,15 @@ struct FieldNames {
   std::string messages = "messages", role = "role", content = "content";  // of chats
 };
 
-/// Which end-of-turn tokens of a chat are trained on: those of the turns that are, only that of the last of these, or
-/// those of all turns.
+/// Which end-of-turn tokens of a chat are trained on: those of the turns that are, only that of the
+/// last of these, or those of all turns.
 enum class TrainOnEos : std::uint8_t { kTurn, kLast, kAll };
 
 /// How conversations become text, and what of it is trained on.
 struct ChatOptions {
-  std::string chat_template = "tokenizer";  // of the tokenizer, the name of a built-in one, or a file
-  std::filesystem::path tokenizer;          // directory or file that the tokenizer was read from
+  std::string chat_template =
+      "tokenizer";                  // of the tokenizer, the name of a built-in one, or a file
+  std::filesystem::path tokenizer;  // directory or file that the tokenizer was read from
   std::vector<std::string> roles_to_train{"assistant"};
   bool last_turn_only = false;
   TrainOnEos train_on_eos = TrainOnEos::kTurn;

@@ -233,7 +233,8 @@ std::optional<DocumentPiece> DocumentReader::next() {
             path, source_.document_separator,
             TextFileReader::Warnings{once("UTF-8"), once("separator")}, is_safe_cut_);
       } else {
-        current_ = std::make_unique<JsonFileReader>(path, source_, once("line"), bad_lines_, chat_.get());
+        current_ =
+            std::make_unique<JsonFileReader>(path, source_, once("line"), bad_lines_, chat_.get());
       }
     }
     if (std::optional<DocumentPiece> piece = current_->next()) return piece;

@@ -76,21 +76,26 @@ SampleFormat detect_json_format(const std::string& line, const FieldNames& field
   const SampleJson object = parse_json_object(line, where);
   const bool text = object.contains(fields.text);
   const SampleFormat chat = chat_format_of(object, fields);
-  const bool lists = chat == SampleFormat::kChat && object.contains(fields.completion) && object[fields.completion].is_array();
+  const bool lists = chat == SampleFormat::kChat && object.contains(fields.completion) &&
+                     object[fields.completion].is_array();
   const bool pair = object.contains(fields.prompt) && object.contains(fields.completion) && !lists;
-  const auto both = [&](const std::string& a, const std::string& b, std::string_view first, std::string_view second) {
-    throw_user("{}: the line has both {} and {}; set format to {} or {}", where, a, b, first, second);
+  const auto both = [&](const std::string& a, const std::string& b, std::string_view first,
+                        std::string_view second) {
+    throw_user("{}: the line has both {} and {}; set format to {} or {}", where, a, b, first,
+               second);
   };
   const std::string text_key = fmt::format("'{}'", fields.text);
   const std::string pair_keys = fmt::format("'{}' with '{}'", fields.prompt, fields.completion);
   if (text && pair) both(text_key, pair_keys, "text", "prompt_completion");
   if (chat != SampleFormat::kAuto && (text || pair))
-    both(text ? text_key : pair_keys, "a conversation", text ? "text" : "prompt_completion", format_name(chat));
+    both(text ? text_key : pair_keys, "a conversation", text ? "text" : "prompt_completion",
+         format_name(chat));
   if (text) return SampleFormat::kText;
   if (pair) return SampleFormat::kPromptCompletion;
   if (chat != SampleFormat::kAuto) return chat;
   throw_user(
-      "{}: cannot tell the format: no '{}', no '{}' with '{}', no '{}', no 'conversations' and no 'instruction' with "
+      "{}: cannot tell the format: no '{}', no '{}' with '{}', no '{}', no 'conversations' and no "
+      "'instruction' with "
       "'output'; the line has: {}; "
       "map them in fields (on a command line: --field-prompt, --field-completion, --field-text)",
       where, fields.text, fields.prompt, fields.completion, fields.messages, key_list(object));

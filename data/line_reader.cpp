@@ -79,8 +79,9 @@ void ArrayReader::skip_blanks() {
 void ArrayReader::unexpected(const char* expected) {
   const int c = peek();
   const char found = static_cast<char>(c);
-  throw_user("{}:{}: {} expected in the JSON array, found {}", path_.string(), at_line_, expected,
-             c < 0 ? "the end of the file" : fmt::format("'{}'", printable(std::string_view(&found, 1))));
+  throw_user(
+      "{}:{}: {} expected in the JSON array, found {}", path_.string(), at_line_, expected,
+      c < 0 ? "the end of the file" : fmt::format("'{}'", printable(std::string_view(&found, 1))));
 }
 
 bool ArrayReader::next(std::string& element) {
@@ -115,9 +116,11 @@ void ArrayReader::read_element(std::string& element) {
   for (;;) {
     const int c = peek();
     if (c < 0) unexpected(in_string ? "'\"'" : "the end of an element");
-    if (!in_string && depth == 0 && !element.empty() && (c == ',' || c == ']' || is_json_blank(c))) return;
+    if (!in_string && depth == 0 && !element.empty() && (c == ',' || c == ']' || is_json_blank(c)))
+      return;
     element += take();
-    if (element.size() > kMaxRecordBytes) throw_user("{}: the element is longer than 1 GiB", where());
+    if (element.size() > kMaxRecordBytes)
+      throw_user("{}: the element is longer than 1 GiB", where());
     if (in_string) {
       if (c == '\\' && peek() >= 0) element += take();
       in_string = c != '"';

@@ -1,5 +1,5 @@
-// The records of a data file, streamed: its lines, or the elements of a JSON array. Plain, gzip and zstd files; memory
-// is one record plus a fixed buffer.
+// The records of a data file, streamed: its lines, or the elements of a JSON array. Plain, gzip and
+// zstd files; memory is one record plus a fixed buffer.
 #pragma once
 
 #include <cstdint>
@@ -19,8 +19,8 @@ class RecordReader {
   RecordReader(const RecordReader&) = delete;
   RecordReader& operator=(const RecordReader&) = delete;
 
-  /// Reads the next record; false at the end of the file. Throws UserError for a damaged compressed file or a record
-  /// above 1 GiB.
+  /// Reads the next record; false at the end of the file. Throws UserError for a damaged compressed
+  /// file or a record above 1 GiB.
   virtual bool next(std::string& record) = 0;
 
   /// 1-based number of the line where the record begins that next() returned last.

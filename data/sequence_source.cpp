@@ -40,7 +40,8 @@ void fill_segment(SequenceView sequence, std::int64_t at, const Segment& segment
   const std::int64_t last_target = std::min(segment.length, segment.begin + segment.count + 1);
   file.for_each_trained(segment.document, segment.trains_all, [&](TokenRange range) {
     // The target of a position is the token behind it.
-    for (std::int64_t k = std::max(range.begin, segment.begin + 1); k < std::min(range.end, last_target); ++k) {
+    for (std::int64_t k = std::max(range.begin, segment.begin + 1);
+         k < std::min(range.end, last_target); ++k) {
       const auto j = static_cast<std::size_t>(k - segment.begin - 1);
       sequence.targets[first + j] = j + 1 == count ? next : sequence.tokens[first + j + 1];
       sequence.weights[first + j] = 1.0f;

@@ -39,7 +39,10 @@ void check_kind(const std::string& path) {
         path, path, name.ends_with(".tsv") ? ", delimiter='\\t'" : "",
         name.substr(0, name.size() - std::string_view(".csv").size()));
   }
-  throw_user("{}: unknown kind of data file; allowed: .txt, .jsonl, .json, both also with .gz or .zst, .tokens", path);
+  throw_user(
+      "{}: unknown kind of data file; allowed: .txt, .jsonl, .json, both also with .gz or .zst, "
+      ".tokens",
+      path);
 }
 
 std::vector<std::string> glob_matches(const std::string& pattern) {
@@ -115,11 +118,14 @@ std::string_view format_name(SampleFormat format) {
 
 SampleFormat parse_format(std::string_view name, std::string_view where) {
   for (const SampleFormat format :
-       {SampleFormat::kAuto, SampleFormat::kText, SampleFormat::kPromptCompletion, SampleFormat::kTokens,
-        SampleFormat::kChat, SampleFormat::kShareGpt, SampleFormat::kAlpaca}) {
+       {SampleFormat::kAuto, SampleFormat::kText, SampleFormat::kPromptCompletion,
+        SampleFormat::kTokens, SampleFormat::kChat, SampleFormat::kShareGpt,
+        SampleFormat::kAlpaca}) {
     if (name == format_name(format)) return format;
   }
-  throw_user("{}: format '{}'; allowed: auto, text, prompt_completion, tokens, chat, sharegpt, alpaca", where, name);
+  throw_user(
+      "{}: format '{}'; allowed: auto, text, prompt_completion, tokens, chat, sharegpt, alpaca",
+      where, name);
 }
 
 bool is_token_path(const std::string& path) {
@@ -161,8 +167,10 @@ SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::str
     return SampleFormat::kTokens;
   }
   const auto text = std::find_if(files.begin(), files.end(), is_text_path);
-  if (source.format != SampleFormat::kAuto && source.format != SampleFormat::kText && text != files.end()) {
-    throw_user("{}: a .txt file has no prompts; format '{}' needs JSON lines", *text, format_name(source.format));
+  if (source.format != SampleFormat::kAuto && source.format != SampleFormat::kText &&
+      text != files.end()) {
+    throw_user("{}: a .txt file has no prompts; format '{}' needs JSON lines", *text,
+               format_name(source.format));
   }
   if (source.format != SampleFormat::kAuto) return source.format;
   const auto json = std::find_if_not(files.begin(), files.end(), is_text_path);

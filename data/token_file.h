@@ -5,8 +5,8 @@
 // vocabulary has at most 65536 ids, else u32), padding to 8 bytes, then the index: document_begin
 // u64[documents + 1], prompt_tokens u32[documents] (only with prompts), block_crc u32[ceil(token
 // bytes / kTokenBlockBytes)]. The file ends there. The first prompt_tokens tokens of a document
-// carry no loss. For chats (has_prompts 2) range_begin u32[documents + 1] and the trained ranges of tokens
-// u32[ranges][2] stand in the place of prompt_tokens; what lies between carries no loss.
+// carry no loss. For chats (has_prompts 2) range_begin u32[documents + 1] and the trained ranges of
+// tokens u32[ranges][2] stand in the place of prompt_tokens; what lies between carries no loss.
 //
 // A file is untrusted: sizes, order of the index and its checksum are checked when it is opened;
 // each block of tokens is checked (checksum, ids within the vocabulary) before its first token is
@@ -49,7 +49,7 @@ struct TokenFileHeader {
   std::int64_t num_special = 0;    // special tokens that the text itself spelled
   std::int64_t num_bad_lines = 0;  // lines that were skipped because they could not be read
   std::uint32_t num_ranges = 0;    // of chats
-  std::uint32_t header_crc = 0;  // CRC32C of the bytes before this field
+  std::uint32_t header_crc = 0;    // CRC32C of the bytes before this field
 };
 static_assert(sizeof(TokenFileHeader) == 112);
 
@@ -99,8 +99,8 @@ class TokenFile {
     return count;
   }
 
-  /// The ranges of the document that are trained on, in order: all of it if `all`, else what follows its prompt, or the
-  /// turns of a chat.
+  /// The ranges of the document that are trained on, in order: all of it if `all`, else what
+  /// follows its prompt, or the turns of a chat.
   template <typename Use>
   void for_each_trained(std::int64_t document, bool all, const Use& use) const {
     const std::int64_t tokens = document_tokens(document);

@@ -137,7 +137,8 @@ bool TokenWriter::load_entry(std::span<const std::byte> journal,
   constexpr auto kRangeBytes = static_cast<std::int64_t>(sizeof(StoredRange));
   const std::int64_t left_for_ranges = journal_size - records_at - entry.num_records * kRecordBytes;
   if (entry.num_ranges < 0 || entry.num_ranges > left_for_ranges / kRangeBytes) return false;
-  const std::int64_t records_bytes = entry.num_records * kRecordBytes + entry.num_ranges * kRangeBytes;
+  const std::int64_t records_bytes =
+      entry.num_records * kRecordBytes + entry.num_ranges * kRangeBytes;
   const auto records = journal.subspan(static_cast<std::size_t>(records_at),
                                        static_cast<std::size_t>(records_bytes));
   if (entry_checksum(entry, records) != entry.entry_crc) return false;
@@ -225,10 +226,12 @@ TokenWriter::Index TokenWriter::read_index() {
     const auto entry = read_value<JournalEntry>(journal.bytes(), at);
     at += static_cast<std::int64_t>(sizeof entry);
     index.text_bytes += entry.text_bytes;
-    std::int64_t range_at = at + entry.num_records * static_cast<std::int64_t>(sizeof(StoredRecord));
+    std::int64_t range_at =
+        at + entry.num_records * static_cast<std::int64_t>(sizeof(StoredRecord));
     const auto add_ranges = [&](std::uint64_t count) {
       index.range_begins.push_back(narrow<std::uint32_t>(index.ranges.size()));
-      for (std::uint64_t i = 0; i < count; ++i, range_at += static_cast<std::int64_t>(sizeof(StoredRange)))
+      for (std::uint64_t i = 0; i < count;
+           ++i, range_at += static_cast<std::int64_t>(sizeof(StoredRange)))
         index.ranges.push_back(read_value<StoredRange>(journal.bytes(), range_at));
     };
     for (std::int64_t i = 0; i < entry.num_records; ++i) {
@@ -242,7 +245,8 @@ TokenWriter::Index TokenWriter::read_index() {
       if (record.begins != 0) {
         index.begins.push_back(token_at);
         index.hashes.push_back(record.hash);
-        if (options_.has_prompts && !options_.is_chat) index.prompts.push_back(record.prompt_tokens);
+        if (options_.has_prompts && !options_.is_chat)
+          index.prompts.push_back(record.prompt_tokens);
         if (options_.is_chat) add_ranges(record.num_ranges);
       } else {
         index.hashes.back() = mix64(index.hashes.back(), record.hash);
@@ -291,7 +295,8 @@ void TokenWriter::write_index(const Index& index, std::int64_t bad_lines) const 
   std::int64_t at = header.index_offset;
   for (const auto part :
        {std::as_bytes(std::span(index.begins)), std::as_bytes(std::span(index.prompts)),
-        std::as_bytes(std::span(index.range_begins)), std::as_bytes(std::span(index.ranges)), std::as_bytes(std::span(crcs))}) {
+        std::as_bytes(std::span(index.range_begins)), std::as_bytes(std::span(index.ranges)),
+        std::as_bytes(std::span(crcs))}) {
     partial_->write_at(at, part);
     header.index_crc = crc32c(part, header.index_crc);
     at += static_cast<std::int64_t>(part.size());

@@ -56,7 +56,8 @@ TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer, b
 }
 
 /// Hash of everything that the tokens depend on beside the contents of the files.
-ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer, const ChatTemplate* chat) {
+ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer,
+                        const ChatTemplate* chat) {
   ContentHash hash;
   hash.add(std::uint64_t{kTokenFileVersion});
   hash.add(format_name(source.format));
@@ -73,9 +74,12 @@ ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer, co
   if (!chat) return hash;
   hash.add(std::uint64_t{kChatTokenFileVersion});
   hash.add(chat->digest());
-  for (const std::string* name : {&source.fields.messages, &source.fields.role, &source.fields.content}) hash.add(*name);
+  for (const std::string* name :
+       {&source.fields.messages, &source.fields.role, &source.fields.content})
+    hash.add(*name);
   for (const std::string& role : source.chat.roles_to_train) hash.add(role);
-  hash.add(std::uint64_t{source.chat.last_turn_only} << 2 | static_cast<std::uint64_t>(source.chat.train_on_eos));
+  hash.add(std::uint64_t{source.chat.last_turn_only} << 2 |
+           static_cast<std::uint64_t>(source.chat.train_on_eos));
   return hash;
 }
 
@@ -99,11 +103,12 @@ class Run {
         looks_for_ends_(chat != nullptr),
         parse_special_(source.parse_special),
         options_(options),
-        reader_(source, std::move(files), options.warn,
-                [this](std::string_view left, std::string_view right) {
-                  return is_safe_cut(tokenizer_, parse_special_, left, right);
-                },
-                std::move(chat)) {}
+        reader_(
+            source, std::move(files), options.warn,
+            [this](std::string_view left, std::string_view right) {
+              return is_safe_cut(tokenizer_, parse_special_, left, right);
+            },
+            std::move(chat)) {}
 
   void write(TokenWriter& writer) {
     const auto window = static_cast<std::size_t>(std::max(1, options_.threads));
@@ -126,7 +131,8 @@ class Run {
     writer.finish(reader_.bad_lines());
     if (looks_for_ends_ && !found_end_ && options_.warn) {
       options_.warn(
-          "no turn that is trained on ends in a special token of the tokenizer, so that the model does not learn where to stop; "
+          "no turn that is trained on ends in a special token of the tokenizer, so that the model "
+          "does not learn where to stop; "
           "does the chat template belong to this tokenizer?");
     }
   }
@@ -191,15 +197,18 @@ std::int64_t ids_of_prompt(const Tokenizer& tokenizer, std::span<const std::int3
 
 }  // namespace
 
-std::shared_ptr<const ChatTemplate> chat_template_of(const SourceSpec& source, const Tokenizer& tokenizer) {
+std::shared_ptr<const ChatTemplate> chat_template_of(const SourceSpec& source,
+                                                     const Tokenizer& tokenizer) {
   if (!is_chat_format(source.format)) return nullptr;
   const std::string& choice = source.chat.chat_template;
   auto chat = ChatTemplate::load(source.chat.tokenizer, tokenizer, choice);
   // Alpaca's own form is what models without a template know.
-  if (!chat && source.format == SampleFormat::kAlpaca) chat = ChatTemplate::load({}, tokenizer, "alpaca");
+  if (!chat && source.format == SampleFormat::kAlpaca)
+    chat = ChatTemplate::load({}, tokenizer, "alpaca");
   if (!chat) {
     throw_user(
-        "the tokenizer '{}' has no chat template, which conversations need; set model.chat_template to {} or to a .jinja file "
+        "the tokenizer '{}' has no chat template, which conversations need; set "
+        "model.chat_template to {} or to a .jinja file "
         "(on a command line: --chat-template)",
         tokenizer.name(), ChatTemplate::built_in_names());
   }
@@ -208,7 +217,8 @@ std::shared_ptr<const ChatTemplate> chat_template_of(const SourceSpec& source, c
 
 namespace {
 
-DocumentRecord tokenize_conversation(const DocumentPiece& piece, const Tokenizer& tokenizer, std::vector<std::int32_t>& tokens) {
+DocumentRecord tokenize_conversation(const DocumentPiece& piece, const Tokenizer& tokenizer,
+                                     std::vector<std::int32_t>& tokens) {
   DocumentRecord record;
   if (piece.text.empty()) return record;
   ChatTokens chat = tokenize_chat(piece.text, *piece.chat, tokenizer);
@@ -232,9 +242,11 @@ bool is_safe_cut(const Tokenizer& tokenizer, bool parse_special, std::string_vie
   return apart == tokenizer.encode(std::string(left).append(right), inside);
 }
 
-std::shared_ptr<const ChatTemplate> chat_template_used(const DataSpec& spec, const Tokenizer& tokenizer) {
+std::shared_ptr<const ChatTemplate> chat_template_used(const DataSpec& spec,
+                                                       const Tokenizer& tokenizer) {
   for (const SourceSpec& source : spec.train) {
-    if (auto chat = chat_template_of(with_format(source, expand_paths(source.paths)), tokenizer)) return chat;
+    if (auto chat = chat_template_of(with_format(source, expand_paths(source.paths)), tokenizer))
+      return chat;
   }
   return nullptr;
 }
@@ -242,8 +254,10 @@ std::shared_ptr<const ChatTemplate> chat_template_used(const DataSpec& spec, con
 std::string describe_source(const SourceSpec& source, const Tokenizer& tokenizer) {
   const std::vector<std::string> files = expand_paths(source.paths);
   const SourceSpec resolved = with_format(source, files);
-  std::string text = fmt::format("{}{}: {}", files.front(), files.size() > 1 ? fmt::format(" and {} more", files.size() - 1) : "",
-                                 format_name(resolved.format));
+  std::string text =
+      fmt::format("{}{}: {}", files.front(),
+                  files.size() > 1 ? fmt::format(" and {} more", files.size() - 1) : "",
+                  format_name(resolved.format));
   const auto chat = chat_template_of(resolved, tokenizer);
   if (!chat) return text;
   text += fmt::format(", template {}", chat->name());

@@ -98,8 +98,9 @@ constexpr std::string_view kAlpaca = R"({{- bos_token }}
     {{- '### Response:\n' }}
 {%- endif %})";
 
-constexpr std::array kTemplates{BuiltInTemplate{"chatml", kChatMl}, BuiltInTemplate{"llama3", kLlama3},
-                                BuiltInTemplate{"mistral", kMistral}, BuiltInTemplate{"alpaca", kAlpaca}};
+constexpr std::array kTemplates{
+    BuiltInTemplate{"chatml", kChatMl}, BuiltInTemplate{"llama3", kLlama3},
+    BuiltInTemplate{"mistral", kMistral}, BuiltInTemplate{"alpaca", kAlpaca}};
 
 }  // namespace
 

@@ -19,8 +19,8 @@ namespace fs = std::filesystem;
 constexpr std::int64_t kMaxTemplateBytes = std::int64_t{1} << 20;
 
 struct FoundTemplate {
-  std::string source, name;        // empty: none
-  std::string tools_source;        // of the one for tools, if there is another
+  std::string source, name;  // empty: none
+  std::string tools_source;  // of the one for tools, if there is another
 };
 
 bool is_template_file(const fs::path& path) {
@@ -43,7 +43,8 @@ void read_templates(const JsonField& field, FoundTemplate& found) {
   }
 }
 
-void with_config(const fs::path& directory, const char* name, const std::function<void(const JsonField&)>& use) {
+void with_config(const fs::path& directory, const char* name,
+                 const std::function<void(const JsonField&)>& use) {
   if (!is_template_file(directory / name)) return;
   const std::string text = read_tokenizer_file(directory / name);
   const JsonFile file(text, (directory / name).string());
@@ -75,11 +76,12 @@ fs::path folder_of(const fs::path& tokenizer) {
 }
 
 std::string other_templates() {
-  return fmt::format("; model.chat_template takes another: {} or a .jinja file", ChatTemplate::built_in_names());
+  return fmt::format("; model.chat_template takes another: {} or a .jinja file",
+                     ChatTemplate::built_in_names());
 }
 
-constexpr std::array<std::string_view, 7> kSpecialNames{"bos_token", "eos_token", "unk_token", "sep_token",
-                                                        "pad_token", "cls_token", "mask_token"};
+constexpr std::array<std::string_view, 7> kSpecialNames{
+    "bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"};
 
 }  // namespace
 
@@ -90,9 +92,12 @@ std::string ChatTemplate::built_in_names() {
 }
 
 ChatTemplate::ChatTemplate(std::string source, std::string name, bool built_in)
-    : source_(std::move(source)), template_(jinja::Template::parse(source_, std::move(name))), built_in_(built_in) {}
+    : source_(std::move(source)),
+      template_(jinja::Template::parse(source_, std::move(name))),
+      built_in_(built_in) {}
 
-std::optional<ChatTemplate> ChatTemplate::load(const fs::path& directory, const Tokenizer& tokenizer,
+std::optional<ChatTemplate> ChatTemplate::load(const fs::path& directory,
+                                               const Tokenizer& tokenizer,
                                                const std::string& choice) {
   const fs::path folder = folder_of(directory);
   std::optional<ChatTemplate> made;
@@ -101,7 +106,9 @@ std::optional<ChatTemplate> ChatTemplate::load(const fs::path& directory, const 
   }
   if (!made && choice != "tokenizer") {
     if (!is_template_file(choice))
-      throw_user("model.chat_template = \"{}\": no such file; allowed: tokenizer, {} or a .jinja file", choice, built_in_names());
+      throw_user(
+          "model.chat_template = \"{}\": no such file; allowed: tokenizer, {} or a .jinja file",
+          choice, built_in_names());
     made = ChatTemplate(read_text_file(choice, kMaxTemplateBytes), choice, false);
   }
   if (!made) {
@@ -127,23 +134,27 @@ void ChatTemplate::read_special_tokens(const fs::path& directory, const Tokenize
     for (const std::string_view name : kSpecialNames) {
       const JsonField field = root[name];
       if (field.is_null() || special_tokens_.find(name)) continue;
-      special_tokens_.items.emplace_back(name, jinja::Value::text((field.is_object() ? field["content"] : field).string()));
+      special_tokens_.items.emplace_back(
+          name, jinja::Value::text((field.is_object() ? field["content"] : field).string()));
     }
     const JsonField more = root["additional_special_tokens"];
     if (more.is_null() || special_tokens_.find("additional_special_tokens")) return;
     jinja::List list;
     for (const JsonField& token : more.elements())
       list.push_back(jinja::Value::text((token.is_object() ? token["content"] : token).string()));
-    special_tokens_.items.emplace_back("additional_special_tokens", jinja::Value::list(std::move(list)));
+    special_tokens_.items.emplace_back("additional_special_tokens",
+                                       jinja::Value::list(std::move(list)));
   };
   if (!directory.empty()) {
     with_config(directory, "tokenizer_config.json", read);
     with_config(directory, "special_tokens_map.json", read);
   }
   // What no file names, as the vocabulary has it.
-  for (const auto& [name, id] : {std::pair{"bos_token", tokenizer.bos_id()}, {"eos_token", tokenizer.eos_id()}}) {
+  for (const auto& [name, id] :
+       {std::pair{"bos_token", tokenizer.bos_id()}, {"eos_token", tokenizer.eos_id()}}) {
     if (!special_tokens_.find(name))
-      special_tokens_.items.emplace_back(name, jinja::Value::text(std::string(id ? tokenizer.token_text(*id) : "")));
+      special_tokens_.items.emplace_back(
+          name, jinja::Value::text(std::string(id ? tokenizer.token_text(*id) : "")));
   }
 }
 
@@ -160,7 +171,8 @@ const jinja::Template& ChatTemplate::template_for(const Conversation& conversati
   return for_tools_ && conversation.tools.as_list() ? *for_tools_ : template_;
 }
 
-jinja::RenderRequest ChatTemplate::request(const Conversation& conversation, bool add_generation_prompt) const {
+jinja::RenderRequest ChatTemplate::request(const Conversation& conversation,
+                                           bool add_generation_prompt) const {
   jinja::RenderRequest request;
   request.now = std::time(nullptr);
   request.watched = conversation.messages;
@@ -173,7 +185,8 @@ jinja::RenderRequest ChatTemplate::request(const Conversation& conversation, boo
   return request;
 }
 
-std::string ChatTemplate::render_text(const Conversation& conversation, bool add_generation_prompt) const {
+std::string ChatTemplate::render_text(const Conversation& conversation,
+                                      bool add_generation_prompt) const {
   return template_for(conversation).render(request(conversation, add_generation_prompt)).text;
 }
 
@@ -181,7 +194,8 @@ std::vector<bool> trained_messages(const Conversation& conversation, const ChatO
   std::vector<bool> trained(conversation.roles.size());
   const auto& roles = options.roles_to_train;
   for (std::size_t i = 0; i < trained.size(); ++i)
-    trained[i] = !conversation.held_out[i] && std::find(roles.begin(), roles.end(), conversation.roles[i]) != roles.end();
+    trained[i] = !conversation.held_out[i] &&
+                 std::find(roles.begin(), roles.end(), conversation.roles[i]) != roles.end();
   if (!options.last_turn_only) return trained;
   bool after = false;
   for (std::size_t i = trained.size(); i-- > 0;) {

@@ -1,9 +1,10 @@
-// The chat template of a tokenizer, or one of the built-in ones, and conversations rendered by it: the text, and which
-// parts of it are trained on.
+// The chat template of a tokenizer, or one of the built-in ones, and conversations rendered by it:
+// the text, and which parts of it are trained on.
 //
-// What is trained on is found from where the template printed a message, never by looking for tokens: in templates with
-// {% generation %} those blocks; in others what is printed for a message of a trained role, behind the generation
-// prompt. Called by the readers of data and by chats.
+// What is trained on is found from where the template printed a message, never by looking for
+// tokens: in templates with
+// {% generation %} those blocks; in others what is printed for a message of a trained role, behind
+// the generation prompt. Called by the readers of data and by chats.
 #pragma once
 
 #include <cstdint>
@@ -36,16 +37,18 @@ struct RenderedChat {
 
 class ChatTemplate {
  public:
-  /// `directory`: what the tokenizer was read from. `choice`: "tokenizer" (its own), the name of a built-in template, or
-  /// a file. Nothing if the tokenizer has none of its own. Throws UserError for files and templates that cannot be read.
-  static std::optional<ChatTemplate> load(const std::filesystem::path& directory, const Tokenizer& tokenizer,
-                                          const std::string& choice);
+  /// `directory`: what the tokenizer was read from. `choice`: "tokenizer" (its own), the name of a
+  /// built-in template, or a file. Nothing if the tokenizer has none of its own. Throws UserError
+  /// for files and templates that cannot be read.
+  static std::optional<ChatTemplate> load(const std::filesystem::path& directory,
+                                          const Tokenizer& tokenizer, const std::string& choice);
   /// The names of the built-in templates, with commas between.
   static std::string built_in_names();
 
   /// With one of several templates, that for tools if there is one and tools are given.
   std::string render_text(const Conversation& conversation, bool add_generation_prompt) const;
-  /// Throws UserError for what the template refuses, and for turns to train on whose place in the text is not clear.
+  /// Throws UserError for what the template refuses, and for turns to train on whose place in the
+  /// text is not clear.
   RenderedChat render(const Conversation& conversation, const ChatOptions& options) const;
 
   /// Of everything that the text depends on but the conversation and the date.

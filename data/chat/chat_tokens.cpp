@@ -14,15 +14,17 @@ bool is_blank_text(std::string_view text) {
   return text.find_first_not_of(" \t\r\n") == text.npos;
 }
 
-/// The byte where each token begins, and the size of the text at the end; nothing where tokens do not spell the text
-/// (a normalizer changed it).
-std::optional<std::vector<std::size_t>> token_begins(std::string_view text, const Ids& ids, const Tokenizer& tokenizer) {
+/// The byte where each token begins, and the size of the text at the end; nothing where tokens do
+/// not spell the text (a normalizer changed it).
+std::optional<std::vector<std::size_t>> token_begins(std::string_view text, const Ids& ids,
+                                                     const Tokenizer& tokenizer) {
   std::vector<std::size_t> begins;
   std::size_t at = 0;
   for (const std::int32_t id : ids) {
     std::string_view token = tokenizer.token_text(id);
     if (!text.substr(at).starts_with(token)) {
-      // SentencePiece puts a blank before a text; some special tokens swallow the blanks around them.
+      // SentencePiece puts a blank before a text; some special tokens swallow the blanks around
+      // them.
       if (token.starts_with(' ') && text.substr(at).starts_with(token.substr(1))) {
         token.remove_prefix(1);
       } else if (tokenizer.is_special(id)) {
@@ -43,9 +45,10 @@ std::optional<std::vector<std::size_t>> token_begins(std::string_view text, cons
   return begins;
 }
 
-/// How many of `ids` lie within the first `size` bytes, by tokenising these alone; the last is counted where it reaches
-/// beyond if `with_last`.
-std::size_t ids_before(std::string_view text, std::size_t size, const Ids& ids, const Tokenizer& tokenizer, bool with_last) {
+/// How many of `ids` lie within the first `size` bytes, by tokenising these alone; the last is
+/// counted where it reaches beyond if `with_last`.
+std::size_t ids_before(std::string_view text, std::size_t size, const Ids& ids,
+                       const Tokenizer& tokenizer, bool with_last) {
   const Ids before = tokenizer.encode(text.substr(0, size));
   std::size_t same = 0;
   while (same < ids.size() && same < before.size() && ids[same] == before[same]) ++same;
@@ -59,7 +62,10 @@ std::size_t ids_before(std::string_view text, std::size_t size, const Ids& ids, 
 class TurnTokens {
  public:
   TurnTokens(std::string_view text, const Ids& ids, const Tokenizer& tokenizer)
-      : text_(text), ids_(ids), tokenizer_(tokenizer), begins_(token_begins(text, ids, tokenizer)) {}
+      : text_(text),
+        ids_(ids),
+        tokenizer_(tokenizer),
+        begins_(token_begins(text, ids, tokenizer)) {}
 
   TokenRange range(const ChatTurn& turn) const {
     if (turn.begin == turn.end) return {};
@@ -67,9 +73,12 @@ class TurnTokens {
       return {narrow<std::int64_t>(ids_before(text_, turn.begin, ids_, tokenizer_, false)),
               narrow<std::int64_t>(ids_before(text_, turn.end, ids_, tokenizer_, true))};
     }
-    // The first token that ends behind the turn's begin, and the first that begins at or behind its end.
-    const auto first = std::upper_bound(begins_->begin(), begins_->end(), turn.begin) - begins_->begin() - 1;
-    const auto last = std::lower_bound(begins_->begin(), begins_->end() - 1, turn.end) - begins_->begin();
+    // The first token that ends behind the turn's begin, and the first that begins at or behind its
+    // end.
+    const auto first =
+        std::upper_bound(begins_->begin(), begins_->end(), turn.begin) - begins_->begin() - 1;
+    const auto last =
+        std::lower_bound(begins_->begin(), begins_->end() - 1, turn.end) - begins_->begin();
     return {first, last};
   }
 
@@ -82,11 +91,14 @@ class TurnTokens {
 
 }  // namespace
 
-ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat, const Tokenizer& tokenizer) {
+ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat,
+                         const Tokenizer& tokenizer) {
   ChatTokens out;
   out.ids = tokenizer.encode(text);
   const TurnTokens places(text, out.ids, tokenizer);
-  const auto is_special = [&](std::int64_t i) { return tokenizer.is_special(out.ids[static_cast<std::size_t>(i)]); };
+  const auto is_special = [&](std::int64_t i) {
+    return tokenizer.is_special(out.ids[static_cast<std::size_t>(i)]);
+  };
   std::int64_t done = 0;
   std::optional<std::size_t> last_trained;
   for (std::size_t i = 0; i < chat.turns.size(); ++i) {
@@ -96,7 +108,9 @@ ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat, const 
     TokenRange range = places.range(chat.turns[i]);
     range.begin = std::max(range.begin, done);
     std::int64_t end = range.end;
-    const auto blank = [&](std::int64_t k) { return is_blank_text(tokenizer.token_text(out.ids[static_cast<std::size_t>(k)])); };
+    const auto blank = [&](std::int64_t k) {
+      return is_blank_text(tokenizer.token_text(out.ids[static_cast<std::size_t>(k)]));
+    };
     while (!chat.exact && end > range.begin && !is_special(end - 1) && blank(end - 1)) --end;
     const bool special = end > range.begin && is_special(end - 1);
     if (special) range.end = end;
@@ -125,7 +139,8 @@ ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat, const 
 
 TurnEnd find_turn_end(const ChatTemplate& chat, const Tokenizer& tokenizer) {
   const std::string answer = "x";
-  const RenderedChat rendered = chat.render(make_conversation({{"user", "Hello"}, {"assistant", answer}}), {});
+  const RenderedChat rendered =
+      chat.render(make_conversation({{"user", "Hello"}, {"assistant", answer}}), {});
   const ChatTokens tokens = tokenize_chat(rendered.text, rendered, tokenizer);
   if (tokens.trained.empty() || rendered.turns.empty()) return {};
   if (tokens.ends_in_special) {

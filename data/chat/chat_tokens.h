@@ -19,9 +19,11 @@ struct ChatTokens {
   bool ends_in_special = false;     // whether one of these ends in a special token
 };
 
-/// The ids of the text as one, and the tokens that reach into a trained turn. Of a turn whose place was found by what was
-/// printed, blanks behind its last special token are left out: the model ends before them.
-ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat, const Tokenizer& tokenizer);
+/// The ids of the text as one, and the tokens that reach into a trained turn. Of a turn whose place
+/// was found by what was printed, blanks behind its last special token are left out: the model ends
+/// before them.
+ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat,
+                         const Tokenizer& tokenizer);
 
 /// What ends an answer: a special token, or else the text behind it ("" if there is none).
 struct TurnEnd {

@@ -20,7 +20,8 @@ bool only_assistant(const ChatOptions& options) {
 }
 
 /// Where the text of message `i` itself begins within what was printed for it.
-std::size_t content_begin(const Conversation& conversation, std::size_t i, const std::string& text, TextRange range) {
+std::size_t content_begin(const Conversation& conversation, std::size_t i, const std::string& text,
+                          TextRange range) {
   const jinja::Value* content = conversation.messages[i].as_dict()->find("content");
   if (!content || !content->as_text()) return range.begin;
   std::string inner = *content->as_text();
@@ -35,7 +36,8 @@ std::size_t content_begin(const Conversation& conversation, std::size_t i, const
 std::size_t common_header(std::string_view turn, std::string_view prompt) {
   std::size_t same = 0;
   while (same < turn.size() && same < prompt.size() && turn[same] == prompt[same]) ++same;
-  while (same > 0 && std::string_view("\n>]:").find(turn[same - 1]) == std::string_view::npos) --same;
+  while (same > 0 && std::string_view("\n>]:").find(turn[same - 1]) == std::string_view::npos)
+    --same;
   return same;
 }
 
@@ -48,7 +50,8 @@ Conversation first_messages(const Conversation& conversation, std::size_t count)
 }
 
 /// The text of the first messages with the generation prompt; nothing if the template refuses them.
-std::optional<std::string> text_before(const ChatTemplate& chat, const Conversation& conversation, std::size_t i) {
+std::optional<std::string> text_before(const ChatTemplate& chat, const Conversation& conversation,
+                                       std::size_t i) {
   if (i == 0) return std::nullopt;
   try {
     return chat.render_text(first_messages(conversation, i), true);
@@ -59,11 +62,13 @@ std::optional<std::string> text_before(const ChatTemplate& chat, const Conversat
 
 }  // namespace
 
-RenderedChat ChatTemplate::render(const Conversation& conversation, const ChatOptions& options) const {
+RenderedChat ChatTemplate::render(const Conversation& conversation,
+                                  const ChatOptions& options) const {
   const jinja::Template& chosen = template_for(conversation);
   jinja::Rendered rendered = chosen.render(request(conversation, false));
   const std::vector<bool> trained = trained_messages(conversation, options);
-  RenderedChat out{.text = std::move(rendered.text), .add_bos = built_in_, .train_on_eos = options.train_on_eos};
+  RenderedChat out{
+      .text = std::move(rendered.text), .add_bos = built_in_, .train_on_eos = options.train_on_eos};
   std::vector<TextRange> printed;
   for (const auto& ranges : rendered.watched) printed.push_back(whole(ranges));
 
@@ -71,8 +76,9 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, const ChatOp
     out.exact = true;
     for (const TextRange& mark : rendered.generation) {
       // The message that the block belongs to; without one it is the template's own, and trained.
-      const auto owner = std::find_if(printed.begin(), printed.end(),
-                                      [&](TextRange r) { return r.begin <= mark.begin && mark.begin < r.end; });
+      const auto owner = std::find_if(printed.begin(), printed.end(), [&](TextRange r) {
+        return r.begin <= mark.begin && mark.begin < r.end;
+      });
       const auto i = static_cast<std::size_t>(owner - printed.begin());
       out.turns.push_back({mark.begin, mark.end, i == trained.size() || trained[i]});
     }
@@ -80,18 +86,22 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, const ChatOp
   }
 
   const std::string with_prompt = render_text(conversation, true);
-  const std::string_view prompt = with_prompt.starts_with(out.text) ? std::string_view(with_prompt).substr(out.text.size()) : "";
+  const std::string_view prompt = with_prompt.starts_with(out.text)
+                                      ? std::string_view(with_prompt).substr(out.text.size())
+                                      : "";
   std::size_t done = 0;
   for (std::size_t i = 0; i < printed.size(); ++i) {
     ChatTurn turn{printed[i].begin, printed[i].end, trained[i]};
-    const std::string_view text = std::string_view(out.text).substr(turn.begin, turn.end - turn.begin);
+    const std::string_view text =
+        std::string_view(out.text).substr(turn.begin, turn.end - turn.begin);
     if (trained[i] && conversation.roles[i] != "assistant") {
       turn.begin = content_begin(conversation, i, out.text, printed[i]);
     } else if (trained[i] && !prompt.empty() && text.starts_with(prompt)) {
       turn.begin += prompt.size();
     } else if (trained[i]) {
       const std::optional<std::string> before = text_before(*this, conversation, i);
-      if (before && out.text.starts_with(*before) && (text.empty() || before->size() >= turn.begin)) {
+      if (before && out.text.starts_with(*before) &&
+          (text.empty() || before->size() >= turn.begin)) {
         turn.begin = before->size();
         if (text.empty()) {
           const std::string after = render_text(first_messages(conversation, i + 1), false);
@@ -104,8 +114,11 @@ RenderedChat ChatTemplate::render(const Conversation& conversation, const ChatOp
     turn.end = std::max(turn.begin, turn.end);
     if (turn.end == turn.begin) continue;
     if (turn.begin < done)
-      throw_user("{}: the template does not print the messages one after another, so that it is not clear what is trained on; "
-                 "mark it with {{% generation %}} and {{% endgeneration %}}", name());
+      throw_user(
+          "{}: the template does not print the messages one after another, so that it is not clear "
+          "what is trained on; "
+          "mark it with {{% generation %}} and {{% endgeneration %}}",
+          name());
     done = turn.end;
     out.turns.push_back(turn);
   }

@@ -12,26 +12,26 @@
 namespace thimble::jinja {
 
 enum class ExprKind : std::uint8_t {
-  kLiteral,      // literal
-  kName,         // name
-  kList,         // operands
-  kTuple,        // operands
-  kDict,         // operands: key, value, key, value, ...
-  kAttribute,    // operands[0] . name
-  kItem,         // operands[0] [ operands[1] ]
-  kSlice,        // operands[0] [ operands[1] : operands[2] : operands[3] ], null where nothing stands
-  kCall,         // operands[0] ( operands[1...], named )
-  kFilter,       // operands[0] | name ( operands[1...], named )
-  kTest,         // operands[0] is name operands[1...]
+  kLiteral,    // literal
+  kName,       // name
+  kList,       // operands
+  kTuple,      // operands
+  kDict,       // operands: key, value, key, value, ...
+  kAttribute,  // operands[0] . name
+  kItem,       // operands[0] [ operands[1] ]
+  kSlice,      // operands[0] [ operands[1] : operands[2] : operands[3] ], null where nothing stands
+  kCall,       // operands[0] ( operands[1...], named )
+  kFilter,     // operands[0] | name ( operands[1...], named )
+  kTest,       // operands[0] is name operands[1...]
   kNot,
   kNegate,
-  kPlus,         // the sign
+  kPlus,  // the sign
   kAnd,
   kOr,
-  kCondition,    // operands[0] if operands[1] else operands[2], which may be null
-  kBinary,       // operands[0] name operands[1]
-  kCompare,      // operands[0] names[0] operands[1] names[1] operands[2] ...
-  kConcat,       // ~
+  kCondition,  // operands[0] if operands[1] else operands[2], which may be null
+  kBinary,     // operands[0] name operands[1]
+  kCompare,    // operands[0] names[0] operands[1] names[1] operands[2] ...
+  kConcat,     // ~
 };
 
 struct Expr;
@@ -49,16 +49,16 @@ struct Expr {
 };
 
 enum class StmtKind : std::uint8_t {
-  kText,        // name
-  kPrint,       // expr
-  kIf,          // expr, body, otherwise
-  kFor,         // targets in expr if condition: body, otherwise
-  kSet,         // targets = expr, or one target . attribute
-  kSetBlock,    // targets[0] = body, through expr (a filter of an empty place) if there is one
-  kMacro,       // name, targets with defaults, body
-  kGeneration,  // body: what the model says
+  kText,         // name
+  kPrint,        // expr
+  kIf,           // expr, body, otherwise
+  kFor,          // targets in expr if condition: body, otherwise
+  kSet,          // targets = expr, or one target . attribute
+  kSetBlock,     // targets[0] = body, through expr (a filter of an empty place) if there is one
+  kMacro,        // name, targets with defaults, body
+  kGeneration,   // body: what the model says
   kFilterBlock,  // body through expr
-  kWith,        // targets = values, body
+  kWith,         // targets = values, body
   kBreak,
   kContinue,
 };

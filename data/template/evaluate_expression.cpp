@@ -63,13 +63,15 @@ Value Evaluator::evaluate_made(const Expr& e) {
   if (e.kind != ExprKind::kDict) {
     List list;
     for (const ExprPtr& o : e.operands) list.push_back(evaluate(*o));
-    return e.kind == ExprKind::kTuple ? Value::tuple(std::move(list)) : Value::list(std::move(list));
+    return e.kind == ExprKind::kTuple ? Value::tuple(std::move(list))
+                                      : Value::list(std::move(list));
   }
   Dict dict;
   for (std::size_t i = 0; i < e.operands.size(); i += 2) {
     const Value key = evaluate(*e.operands[i]);
     line_ = e.line;
-    if (!key.as_text()) fail(fmt::format("{} as the key of a dictionary, text is needed", kind_name(key)));
+    if (!key.as_text())
+      fail(fmt::format("{} as the key of a dictionary, text is needed", kind_name(key)));
     dict.set(*key.as_text(), evaluate(*e.operands[i + 1]));
   }
   return Value::dict(std::move(dict));
@@ -86,7 +88,8 @@ Value Evaluator::evaluate_part(const Expr& e) {
     line_ = e.line;
     return item_of(of, key);
   }
-  const Value start = place(e.operands[1].get()), stop = place(e.operands[2].get()), step = place(e.operands[3].get());
+  const Value start = place(e.operands[1].get()), stop = place(e.operands[2].get()),
+              step = place(e.operands[3].get());
   line_ = e.line;
   return slice_of(of, start, stop, step, budget_);
 }
@@ -150,7 +153,8 @@ Value Evaluator::evaluate_concat(const Expr& e) {
 
 Arguments Evaluator::arguments(const Expr& e) {
   Arguments made;
-  for (std::size_t i = 1; i < e.operands.size(); ++i) made.positional.push_back(evaluate(*e.operands[i]));
+  for (std::size_t i = 1; i < e.operands.size(); ++i)
+    made.positional.push_back(evaluate(*e.operands[i]));
   for (const auto& [name, value] : e.named) made.named.emplace_back(name, evaluate(*value));
   return made;
 }
@@ -163,10 +167,12 @@ Value Evaluator::evaluate_call(const Expr& e) {
     const Arguments given = arguments(e);
     line_ = e.line;
     if (method) {
-      if (std::optional<Value> result = call_method(of, callee.name, given, budget_)) return *result;
+      if (std::optional<Value> result = call_method(of, callee.name, given, budget_))
+        return *result;
     }
     const Value function = method ? attribute_of(of, callee.name) : of;
-    if (Object* object = function.as_object(); object && object->is_callable()) return object->call(given);
+    if (Object* object = function.as_object(); object && object->is_callable())
+      return object->call(given);
     if (method) fail(fmt::format("{} has no method '{}' here", kind_name(of), callee.name));
     fail(fmt::format("{} cannot be called", kind_name(function)));
   }

@@ -14,7 +14,9 @@ class Macro final : public Object {
  public:
   Macro(Evaluator& evaluator, const Stmt& macro) : evaluator_(evaluator), macro_(macro) {}
   bool is_callable() const override { return true; }
-  Value call(const Arguments& arguments) override { return evaluator_.call_macro(macro_, arguments); }
+  Value call(const Arguments& arguments) override {
+    return evaluator_.call_macro(macro_, arguments);
+  }
   Value attribute(std::string_view name) const override {
     return name == "name" ? Value::text(macro_.name) : Object::attribute(name);
   }
@@ -98,7 +100,8 @@ Value Evaluator::make_namespace(const Arguments& arguments) {
 Value Evaluator::call_macro(const Stmt& macro, const Arguments& arguments) {
   Scope scope{&global_, {}};
   const std::size_t parameters = macro.targets.size();
-  if (arguments.positional.size() > parameters) fail(fmt::format("macro {} takes {} arguments", macro.name, parameters));
+  if (arguments.positional.size() > parameters)
+    fail(fmt::format("macro {} takes {} arguments", macro.name, parameters));
   for (const auto& [name, value] : arguments.named) {
     if (std::find(macro.targets.begin(), macro.targets.end(), name) == macro.targets.end())
       fail(fmt::format("macro {} has no parameter '{}'", macro.name, name));
@@ -164,7 +167,9 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
       run_set(s);
       return Flow::kGoOn;
     case StmtKind::kMacro:
-      global_.set(s.name, Value(Value::Storage(std::shared_ptr<Object>(std::make_shared<Macro>(*this, s)))));
+      global_.set(
+          s.name,
+          Value(Value::Storage(std::shared_ptr<Object>(std::make_shared<Macro>(*this, s)))));
       return Flow::kGoOn;
     case StmtKind::kGeneration:
       run_generation(s);
@@ -188,11 +193,13 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
 void Evaluator::assign(const std::vector<std::string>& targets, const Value& value, Scope& scope) {
   if (targets.size() == 1) return scope.set(targets.front(), value);
   const List parts = elements(value, budget_);
-  if (parts.size() != targets.size()) fail(fmt::format("{} values for {} names", parts.size(), targets.size()));
+  if (parts.size() != targets.size())
+    fail(fmt::format("{} values for {} names", parts.size(), targets.size()));
   for (std::size_t i = 0; i < parts.size(); ++i) scope.set(targets[i], parts[i]);
 }
 
-/// From here on, what is printed belongs to `value` if it is watched; within another that is watched, to that one.
+/// From here on, what is printed belongs to `value` if it is watched; within another that is
+/// watched, to that one.
 void Evaluator::watch(const Value& value) {
   if (watching_ >= 0 || loops_ == 0) return;
   const auto found = watched_.find(value.as_dict());
@@ -255,13 +262,16 @@ void Evaluator::run_set(const Stmt& s) {
   name.line = s.line;
   name.name = s.targets.front();
   auto* space = dynamic_cast<Namespace*>(evaluate_name(name).as_object());
-  if (!space) fail(fmt::format("{}.{} can be set only if {} is a namespace", s.targets.front(), s.name, s.targets.front()));
+  if (!space)
+    fail(fmt::format("{}.{} can be set only if {} is a namespace", s.targets.front(), s.name,
+                     s.targets.front()));
   space->set(s.name, std::move(value));
 }
 
 Evaluator::Flow Evaluator::run_with(const Stmt& s) {
   Scope scope{scope_, {}};
-  for (std::size_t i = 0; i < s.targets.size(); ++i) scope.set(s.targets[i], evaluate(*s.values[i]));
+  for (std::size_t i = 0; i < s.targets.size(); ++i)
+    scope.set(s.targets[i], evaluate(*s.values[i]));
   const Restore<Scope*> in_scope(scope_, &scope);
   return run_block(s.body);
 }

@@ -34,9 +34,18 @@ class ExpressionParser {
   std::string expect_name(std::string_view what);
   [[noreturn]] void fail_at(int line, std::string text) const;
 
-  static ExprPtr make(ExprKind kind, int line, std::vector<ExprPtr> operands = {}, std::string name = {});
+  static ExprPtr make(ExprKind kind, int line, std::vector<ExprPtr> operands = {},
+                      std::string name = {});
   /// Sets the depth of a node whose operands have changed.
   static void measure(Expr& node);
+
+  /// Nodes as the operands of one.
+  template <typename... Nodes>
+  static std::vector<ExprPtr> operands_of(Nodes... nodes) {
+    std::vector<ExprPtr> list;
+    (list.push_back(std::move(nodes)), ...);
+    return list;
+  }
 
  private:
   ExprPtr logical_or();

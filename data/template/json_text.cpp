@@ -16,7 +16,9 @@ void append_escaped_unit(unsigned unit, std::string& out) {
 
 /// The character of `text` at byte `i`, which moves behind it.
 unsigned next_character(const std::string& text, std::size_t& i) {
-  const auto byte = [&](std::size_t k) { return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u; };
+  const auto byte = [&](std::size_t k) {
+    return k < text.size() ? static_cast<unsigned char>(text[k]) : 0u;
+  };
   const unsigned first = byte(i);
   const unsigned count = first < 0x80 ? 1 : first < 0xE0 ? 2 : first < 0xF0 ? 3 : 4;
   unsigned code = count == 1 ? first : first & (0xFFu >> (count + 1));
@@ -72,7 +74,8 @@ class JsonWriter {
     std::vector<const std::pair<std::string, Value>*> order;
     for (const auto& item : dict.items) order.push_back(&item);
     if (style_.sort_keys) {
-      std::stable_sort(order.begin(), order.end(), [](auto* a, auto* b) { return a->first < b->first; });
+      std::stable_sort(order.begin(), order.end(),
+                       [](auto* a, auto* b) { return a->first < b->first; });
     }
     out_ += '{';
     for (std::size_t i = 0; i < order.size(); ++i) {

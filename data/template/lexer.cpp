@@ -17,7 +17,8 @@ bool is_blank_char(char c) {
 }
 
 bool is_name_begin(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+         static_cast<unsigned char>(c) >= 0x80;
 }
 
 bool is_digit(char c) {
@@ -70,7 +71,9 @@ class Lexer {
   }
 
  private:
-  [[noreturn]] void fail_here(std::string text) const { throw TemplateSyntaxError{line_, std::move(text)}; }
+  [[noreturn]] void fail_here(std::string text) const {
+    throw TemplateSyntaxError{line_, std::move(text)};
+  }
 
   void add(TokenKind kind, std::string text) { tokens_.push_back({kind, std::move(text), line_}); }
 
@@ -114,7 +117,8 @@ class Lexer {
     if (sign == '+' || kind == '{') return text;
     const std::size_t line = text.rfind('\n') + 1;  // 0 if there is none
     const bool starts = line > 0 || begins_line_;
-    return starts && text.find_first_not_of(kBlanks, line) == text.npos ? text.substr(0, line) : text;
+    return starts && text.find_first_not_of(kBlanks, line) == text.npos ? text.substr(0, line)
+                                                                        : text;
   }
 
   void emit_text(std::string_view text) {
@@ -220,7 +224,9 @@ class Lexer {
     std::size_t i = 0;
     const std::string_view r = rest();
     const auto digits = [&] {
-      for (; i < r.size() && (is_digit(r[i]) || (r[i] == '_' && i + 1 < r.size() && is_digit(r[i + 1]))); ++i) {
+      for (; i < r.size() &&
+             (is_digit(r[i]) || (r[i] == '_' && i + 1 < r.size() && is_digit(r[i + 1])));
+           ++i) {
         if (r[i] != '_') text += r[i];
       }
     };
@@ -275,11 +281,13 @@ class Lexer {
     unsigned code = 0;
     for (; count < (hex > 0 ? hex : 3) && from + count < r.size(); ++count) {
       const char d = r[from + count];
-      const std::size_t value = std::string_view("0123456789abcdef").find(static_cast<char>(d | (is_digit(d) ? 0 : 0x20)));
+      const std::size_t value = std::string_view("0123456789abcdef")
+                                    .find(static_cast<char>(d | (is_digit(d) ? 0 : 0x20)));
       if (value >= base) break;
       code = code * static_cast<unsigned>(base) + static_cast<unsigned>(value);
     }
-    if (hex > 0 && (count < hex || code > 0x10FFFF)) fail_here("a string with an incomplete escape");
+    if (hex > 0 && (count < hex || code > 0x10FFFF))
+      fail_here("a string with an incomplete escape");
     if (count == 0) {
       text += {'\\', c};
       return i;
@@ -317,6 +325,25 @@ class Lexer {
 };
 
 }  // namespace
+
+std::string shown_token(const Token& token) {
+  switch (token.kind) {
+    case TokenKind::kText:
+      return "text";
+    case TokenKind::kBlockBegin:
+      return "'{%'";
+    case TokenKind::kBlockEnd:
+      return "'%}'";
+    case TokenKind::kPrintBegin:
+      return "'{{'";
+    case TokenKind::kPrintEnd:
+      return "'}}'";
+    case TokenKind::kEnd:
+      return "the end of the template";
+    default:
+      return fmt::format("'{}'", printable(token.text, 20));
+  }
+}
 
 std::vector<Token> tokenize_template(std::string_view source) {
   return Lexer(source).run();

@@ -1,5 +1,6 @@
-// The source of a template to tokens, with Jinja's rules for blanks as chat templates are written for: the newline
-// after a block is dropped (trim_blocks), blanks before a block at the start of a line too (lstrip_blocks).
+// The source of a template to tokens, with Jinja's rules for blanks as chat templates are written
+// for: the newline after a block is dropped (trim_blocks), blanks before a block at the start of a
+// line too (lstrip_blocks).
 #pragma once
 
 #include <cstdint>
@@ -34,6 +35,9 @@ struct TemplateSyntaxError {
   int line = 1;
   std::string text;
 };
+
+/// A token as messages show it.
+std::string shown_token(const Token& token);
 
 /// Ends with a kEnd. Throws TemplateSyntaxError.
 std::vector<Token> tokenize_template(std::string_view source);

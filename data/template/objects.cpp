@@ -33,7 +33,8 @@ Value strftime_now(const Arguments& a, std::time_t now) {
   localtime_r(&now, &local);
   if (format->as_text()->size() > 1000) fail("the format of strftime_now is too long");
   std::array<char, 8192> text{};
-  const std::size_t size = std::strftime(text.data(), text.size(), format->as_text()->c_str(), &local);
+  const std::size_t size =
+      std::strftime(text.data(), text.size(), format->as_text()->c_str(), &local);
   return Value::text(std::string(text.data(), size));
 }
 
@@ -41,13 +42,15 @@ Value range(const Arguments& a, Budget& budget) {
   std::int64_t bounds[3] = {0, 0, 1};
   const std::size_t count = a.positional.size();
   if (count < 1 || count > 3 || !a.named.empty()) fail("range takes one to three numbers");
-  for (std::size_t i = 0; i < count; ++i) bounds[count == 1 ? 1 : i] = to_integer(a.positional[i], "a bound of range");
+  for (std::size_t i = 0; i < count; ++i)
+    bounds[count == 1 ? 1 : i] = to_integer(a.positional[i], "a bound of range");
   const auto [start, stop, step] = bounds;
   if (step == 0) fail("the step of range is 0");
   constexpr std::int64_t kMost = 100'000;  // of Jinja's sandbox
   List out;
   for (std::int64_t i = start; step > 0 ? i < stop : i > stop;) {
-    if (static_cast<std::int64_t>(out.size()) == kMost) fail(fmt::format("a range of more than {} numbers", kMost));
+    if (static_cast<std::int64_t>(out.size()) == kMost)
+      fail(fmt::format("a range of more than {} numbers", kMost));
     out.push_back(Value::integer(i));
     if (__builtin_add_overflow(i, step, &i)) break;
   }
@@ -69,7 +72,8 @@ Value make_dict(const Arguments& a) {
 
 std::vector<std::pair<std::string, Value>> global_functions(Evaluator& evaluator) {
   const auto function = [](Function::Call call) {
-    return Value(Value::Storage(std::static_pointer_cast<Object>(std::make_shared<Function>(std::move(call)))));
+    return Value(Value::Storage(
+        std::static_pointer_cast<Object>(std::make_shared<Function>(std::move(call)))));
   };
   Evaluator* e = &evaluator;
   return {{"raise_exception", function(raise_exception)},

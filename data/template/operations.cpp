@@ -26,7 +26,8 @@ std::int64_t whole_power(std::int64_t base, std::int64_t exponent) {
 
 std::int64_t floor_division(std::int64_t a, std::int64_t b) {
   if (b == 0) fail("division by zero");
-  if (a == std::numeric_limits<std::int64_t>::min() && b == -1) fail("a number does not fit in 64 bits");
+  if (a == std::numeric_limits<std::int64_t>::min() && b == -1)
+    fail("a number does not fit in 64 bits");
   return a / b - (a % b != 0 && (a < 0) != (b < 0) ? 1 : 0);
 }
 
@@ -87,12 +88,14 @@ bool is_whole(const Value& v) {
   return v.get<std::int64_t>() != nullptr || v.get<bool>() != nullptr;
 }
 
-/// First element, and one past the last, of a slice over `size` elements; as Python's slice.indices.
+/// First element, and one past the last, of a slice over `size` elements; as Python's
+/// slice.indices.
 struct SliceBounds {
   std::int64_t start, stop, step;
 };
 
-SliceBounds slice_bounds(const Value& start, const Value& stop, const Value& step, std::int64_t size) {
+SliceBounds slice_bounds(const Value& start, const Value& stop, const Value& step,
+                         std::int64_t size) {
   SliceBounds b{0, 0, step.is_none() ? 1 : to_integer(step, "the step of a slice")};
   if (b.step == 0) fail("the step of a slice is 0");
   const std::int64_t lowest = b.step < 0 ? -1 : 0;
@@ -123,8 +126,10 @@ Value binary(std::string_view op, const Value& a, const Value& b, Budget& budget
     out.insert(out.end(), b.as_list()->begin(), b.as_list()->end());
     return Value::list(std::move(out));
   }
-  if (op == "*" && is_whole(b) && (a.as_text() || a.as_list())) return repeated(a, to_integer(b, ""), budget);
-  if (op == "*" && is_whole(a) && (b.as_text() || b.as_list())) return repeated(b, to_integer(a, ""), budget);
+  if (op == "*" && is_whole(b) && (a.as_text() || a.as_list()))
+    return repeated(a, to_integer(b, ""), budget);
+  if (op == "*" && is_whole(a) && (b.as_text() || b.as_list()))
+    return repeated(b, to_integer(a, ""), budget);
   no_operation(op, a, b);
 }
 
@@ -138,7 +143,8 @@ bool contains(const Value& container, const Value& item) {
     if (!item.as_text()) fail(fmt::format("{} in text", kind_name(item)));
     return text->find(*item.as_text()) != text->npos;
   }
-  if (const Dict* dict = container.as_dict()) return item.as_text() != nullptr && dict->find(*item.as_text()) != nullptr;
+  if (const Dict* dict = container.as_dict())
+    return item.as_text() != nullptr && dict->find(*item.as_text()) != nullptr;
   if (const List* list = container.as_list()) {
     return std::any_of(list->begin(), list->end(), [&](const Value& v) { return equals(v, item); });
   }
@@ -191,13 +197,15 @@ Value item_of(const Value& value, const Value& key) {
       const auto size = static_cast<std::int64_t>(begins.size()) - 1;
       const std::int64_t i = index_in(size);
       const auto at = static_cast<std::size_t>(std::max<std::int64_t>(i, 0));
-      if (i >= 0 && i < size) return Value::text(text->substr(begins[at], begins[at + 1] - begins[at]));
+      if (i >= 0 && i < size)
+        return Value::text(text->substr(begins[at], begins[at + 1] - begins[at]));
     }
   }
   return Value::undefined("item " + (is_whole(key) ? to_text(key) : kind_name(key)));
 }
 
-Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step, Budget& budget) {
+Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step,
+               Budget& budget) {
   const auto over = [&](std::int64_t size, const auto& use) {
     const SliceBounds b = slice_bounds(start, stop, step, size);
     for (std::int64_t i = b.start; b.step > 0 ? i < b.stop : i > b.stop; i += b.step) {
@@ -208,7 +216,8 @@ Value slice_of(const Value& value, const Value& start, const Value& stop, const 
   if (const List* list = value.as_list()) {
     budget.make(list->size() * sizeof(Value));
     List out;
-    over(static_cast<std::int64_t>(list->size()), [&](std::size_t i) { out.push_back((*list)[i]); });
+    over(static_cast<std::int64_t>(list->size()),
+         [&](std::size_t i) { out.push_back((*list)[i]); });
     return Value::list(std::move(out));
   }
   if (const std::string* text = value.as_text()) {

@@ -1,5 +1,6 @@
-// What templates do with values: arithmetic, parts of values, filters, tests and methods. All fail (TemplateFailure) for
-// values that the operation does not have, and count what they make against a budget.
+// What templates do with values: arithmetic, parts of values, filters, tests and methods. All fail
+// (TemplateFailure) for values that the operation does not have, and count what they make against a
+// budget.
 #pragma once
 
 #include <cstdint>
@@ -42,22 +43,25 @@ List elements(const Value& value, Budget& budget);
 Value attribute_of(const Value& value, std::string_view name);
 Value item_of(const Value& value, const Value& key);
 /// value[start:stop:step]; each part may be none.
-Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step, Budget& budget);
+Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step,
+               Budget& budget);
 
 bool is_filter(std::string_view name);
-Value apply_filter(std::string_view name, const Value& value, const Arguments& arguments, Budget& budget);
+Value apply_filter(std::string_view name, const Value& value, const Arguments& arguments,
+                   Budget& budget);
 bool is_test(std::string_view name);
 bool apply_test(std::string_view name, const Value& value, const std::vector<Value>& arguments);
 /// A method of text, a list or a dictionary; nullopt if the value has none of this name.
-std::optional<Value> call_method(const Value& value, std::string_view name, const Arguments& arguments, Budget& budget);
+std::optional<Value> call_method(const Value& value, std::string_view name,
+                                 const Arguments& arguments, Budget& budget);
 
 /// Argument `index`, or the one of this name; null if it is not given.
 const Value* argument(const Arguments& arguments, std::size_t index, std::string_view name);
 
 // Text as Python treats it.
 std::string strip(const std::string& text, const std::string* characters, bool left, bool right);
-std::string replace_text(const std::string& text, const std::string& from, const std::string& to, std::int64_t count,
-                         Budget& budget);
+std::string replace_text(const std::string& text, const std::string& from, const std::string& to,
+                         std::int64_t count, Budget& budget);
 std::string upper(const std::string& text);
 std::string lower(const std::string& text);
 /// The first character as a capital, the rest small.

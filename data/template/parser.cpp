@@ -65,7 +65,8 @@ class Parser {
 
   void end_tag(TokenKind kind, const char* text) {
     if (e_.peek().kind != kind) {
-      e_.fail_at(e_.peek().line, fmt::format("{} expected, found '{}'", text, printable(e_.peek().text, 20)));
+      e_.fail_at(e_.peek().line,
+                 fmt::format("{} expected, found '{}'", text, printable(e_.peek().text, 20)));
     }
     e_.take();
   }
@@ -83,18 +84,23 @@ class Parser {
       std::string_view name;
       Make make;
     };
-    static constexpr std::array kStatements{
-        Entry{"if", &Parser::if_block},         Entry{"for", &Parser::for_block},
-        Entry{"set", &Parser::set},             Entry{"macro", &Parser::macro},
-        Entry{"generation", &Parser::generation}, Entry{"filter", &Parser::filter_block},
-        Entry{"with", &Parser::with},           Entry{"break", &Parser::break_loop},
-        Entry{"continue", &Parser::continue_loop}};
+    static constexpr std::array kStatements{Entry{"if", &Parser::if_block},
+                                            Entry{"for", &Parser::for_block},
+                                            Entry{"set", &Parser::set},
+                                            Entry{"macro", &Parser::macro},
+                                            Entry{"generation", &Parser::generation},
+                                            Entry{"filter", &Parser::filter_block},
+                                            Entry{"with", &Parser::with},
+                                            Entry{"break", &Parser::break_loop},
+                                            Entry{"continue", &Parser::continue_loop}};
     for (const Entry& entry : kStatements) {
       if (entry.name == name) return (this->*entry.make)(line);
     }
     if (name.starts_with("end") || name == "else" || name == "elif") unexpected(name);
-    e_.fail_at(line, fmt::format("{{% {} %}} is not supported; supported are if, for, set, macro, with, filter, generation, "
-                                 "break, continue and raw", printable(name, 30)));
+    e_.fail_at(line, fmt::format("{{% {} %}} is not supported; supported are if, for, set, macro, "
+                                 "with, filter, generation, "
+                                 "break, continue and raw",
+                                 printable(name, 30)));
   }
 
   /// The body of a block up to its `end`, and that end.
@@ -148,7 +154,8 @@ class Parser {
       if (e_.is_name("in") || (!names.empty() && e_.peek().kind != TokenKind::kName)) break;
       const Token& token = e_.peek();
       for (const std::string_view constant : {"true", "false", "none", "True", "False", "None"}) {
-        if (token.kind == TokenKind::kName && token.text == constant) e_.fail_at(token.line, fmt::format("'{}' cannot be set", constant));
+        if (token.kind == TokenKind::kName && token.text == constant)
+          e_.fail_at(token.line, fmt::format("'{}' cannot be set", constant));
       }
       names.push_back(e_.expect_name("the name of a variable"));
     } while (e_.take_operator(","));
@@ -175,19 +182,23 @@ class Parser {
     return node;
   }
 
-  ExprPtr block_place(int line) { return ExpressionParser::make(ExprKind::kName, line, {}, kBlockPlace); }
+  ExprPtr block_place(int line) {
+    return ExpressionParser::make(ExprKind::kName, line, {}, kBlockPlace);
+  }
 
   StmtPtr set(int line) {
     StmtPtr node = make(StmtKind::kSet, line);
     node->targets = target_names();
-    if (node->targets.size() == 1 && e_.take_operator(".")) node->name = e_.expect_name("the name of an attribute");
+    if (node->targets.size() == 1 && e_.take_operator("."))
+      node->name = e_.expect_name("the name of an attribute");
     if (e_.take_operator("=")) {
       node->expr = e_.list_or_one();
       end_block();
       return node;
     }
     node->kind = StmtKind::kSetBlock;
-    if (node->targets.size() != 1 || !node->name.empty()) e_.fail_at(line, "'=' expected in {% set %}");
+    if (node->targets.size() != 1 || !node->name.empty())
+      e_.fail_at(line, "'=' expected in {% set %}");
     if (e_.take_operator("|")) node->expr = e_.filters(block_place(line));
     end_block();
     node->body = scoped_body("endset", line);
@@ -196,7 +207,8 @@ class Parser {
 
   StmtPtr macro(int line) {
     StmtPtr node = make(StmtKind::kMacro, line, e_.expect_name("the name of a macro"));
-    if (loops_ + scopes_ > 0) e_.fail_at(line, "a macro inside of a loop, a macro or another block is not supported");
+    if (loops_ + scopes_ > 0)
+      e_.fail_at(line, "a macro inside of a loop, a macro or another block is not supported");
     e_.expect_operator("(");
     while (!e_.is_operator(")")) {
       node->targets.push_back(e_.expect_name("the name of a parameter"));

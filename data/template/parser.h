@@ -8,7 +8,8 @@
 
 namespace thimble::jinja {
 
-/// Throws TemplateSyntaxError for what is not Jinja, or not in the part of it that is rendered here.
+/// Throws TemplateSyntaxError for what is not Jinja, or not in the part of it that is rendered
+/// here.
 Block parse_template(std::string_view source);
 
 }  // namespace thimble::jinja

@@ -14,7 +14,8 @@ constexpr std::size_t kMaxSourceBytes = std::size_t{1} << 20;
 
 bool has_generation(const Block& block) {
   return std::any_of(block.begin(), block.end(), [](const StmtPtr& s) {
-    return s->kind == StmtKind::kGeneration || has_generation(s->body) || has_generation(s->otherwise);
+    return s->kind == StmtKind::kGeneration || has_generation(s->body) ||
+           has_generation(s->otherwise);
   });
 }
 
@@ -40,7 +41,9 @@ const std::string& Template::name() const {
 }
 
 Template Template::parse(std::string_view source, std::string name) {
-  if (source.size() > kMaxSourceBytes) throw_user("{}: a chat template of {} bytes; at most {} are read", name, source.size(), kMaxSourceBytes);
+  if (source.size() > kMaxSourceBytes)
+    throw_user("{}: a chat template of {} bytes; at most {} are read", name, source.size(),
+               kMaxSourceBytes);
   auto parts = std::make_unique<Parts>();
   parts->name = std::move(name);
   try {
@@ -57,7 +60,9 @@ Rendered Template::render(const RenderRequest& request) const {
   try {
     return evaluator.run(parts_->block);
   } catch (const TemplateFailure& e) {
-    if (e.raised) throw_user("{}:{}: the chat template refuses it: {}", parts_->name, evaluator.line(), printable(e.text, 300));
+    if (e.raised)
+      throw_user("{}:{}: the chat template refuses it: {}", parts_->name, evaluator.line(),
+                 printable(e.text, 300));
     throw_user("{}:{}: chat template: {}", parts_->name, evaluator.line(), e.text);
   }
 }

@@ -1,10 +1,10 @@
-// Chat templates: the part of Jinja that they are written in, rendered as transformers' apply_chat_template does
-// (sandboxed, trim_blocks and lstrip_blocks on, its own tojson, raise_exception, strftime_now, {% generation %}, break
-// and continue).
+// Chat templates: the part of Jinja that they are written in, rendered as transformers'
+// apply_chat_template does (sandboxed, trim_blocks and lstrip_blocks on, its own tojson,
+// raise_exception, strftime_now, {% generation %}, break and continue).
 //
-// A template comes with a model and is not trusted: it sees nothing but the values it is given, and steps, depth and
-// memory are bounded. What is outside the part of Jinja that is known here is refused with its line. Nothing here knows
-// of tokens.
+// A template comes with a model and is not trusted: it sees nothing but the values it is given, and
+// steps, depth and memory are bounded. What is outside the part of Jinja that is known here is
+// refused with its line. Nothing here knows of tokens.
 #pragma once
 
 #include <cstdint>
@@ -20,8 +20,8 @@
 namespace thimble::jinja {
 
 struct RenderLimits {
-  std::int64_t steps = 5'000'000;                     // expressions and statements
-  std::int64_t made_bytes = std::int64_t{1} << 30;    // of all text and lists made on the way
+  std::int64_t steps = 5'000'000;                   // expressions and statements
+  std::int64_t made_bytes = std::int64_t{1} << 30;  // of all text and lists made on the way
   std::int64_t output_bytes = std::int64_t{64} << 20;
 };
 
@@ -34,7 +34,8 @@ struct TextRange {
 struct Rendered {
   std::string text;
   std::vector<TextRange> generation;  // what stands in {% generation %} blocks
-  /// For each of `watched`: where text was printed while it was the variable of a loop, joined where they touch.
+  /// For each of `watched`: where text was printed while it was the variable of a loop, joined
+  /// where they touch.
   std::vector<std::vector<TextRange>> watched;
 };
 
@@ -48,14 +49,15 @@ struct RenderRequest {
 
 class Template {
  public:
-  /// `name` stands for the file in messages. Throws UserError "name:line: ..." for what cannot be rendered here.
+  /// `name` stands for the file in messages. Throws UserError "name:line: ..." for what cannot be
+  /// rendered here.
   static Template parse(std::string_view source, std::string name);
   ~Template();
   Template(Template&&) noexcept;
   Template& operator=(Template&&) noexcept;
 
-  /// Safe from several threads. Throws UserError "name:line: ..." for what the template raises, for operations that
-  /// values do not have, and for limits that are exceeded.
+  /// Safe from several threads. Throws UserError "name:line: ..." for what the template raises, for
+  /// operations that values do not have, and for limits that are exceeded.
   Rendered render(const RenderRequest& request) const;
 
   /// Whether it has a {% generation %} block.

@@ -18,11 +18,20 @@ struct TestCall {
   }
 };
 
-bool is_integer(const Value& v) { return v.get<std::int64_t>() != nullptr; }
-bool is_float(const Value& v) { return v.get<double>() != nullptr; }
-bool is_bool(const Value& v) { return v.get<bool>() != nullptr; }
-bool parity(const TestCall& c, bool odd) { return (to_integer(c.value, "what is tested") % 2 != 0) == odd; }
-bool is_case(const TestCall& c, std::string (*made)(const std::string&), std::string (*other)(const std::string&)) {
+bool is_integer(const Value& v) {
+  return v.get<std::int64_t>() != nullptr;
+}
+bool is_float(const Value& v) {
+  return v.get<double>() != nullptr;
+}
+bool is_bool(const Value& v) {
+  return v.get<bool>() != nullptr;
+}
+bool parity(const TestCall& c, bool odd) {
+  return (to_integer(c.value, "what is tested") % 2 != 0) == odd;
+}
+bool is_case(const TestCall& c, std::string (*made)(const std::string&),
+             std::string (*other)(const std::string&)) {
   const std::string text = to_text(c.value);
   return text == made(text) && text != other(text);
 }
@@ -46,13 +55,18 @@ constexpr std::array kTests{
     // An undefined name is as empty as an empty list.
     Test{"iterable",
          [](const TestCall& c) {
-           return c.value.as_text() || c.value.as_list() || c.value.as_dict() || c.value.is_undefined();
+           return c.value.as_text() || c.value.as_list() || c.value.as_dict() ||
+                  c.value.is_undefined();
          }},
     Test{"sequence",
          [](const TestCall& c) {
-           return c.value.as_text() || c.value.as_list() || c.value.as_dict() || c.value.is_undefined();
+           return c.value.as_text() || c.value.as_list() || c.value.as_dict() ||
+                  c.value.is_undefined();
          }},
-    Test{"callable", [](const TestCall& c) { return c.value.as_object() && c.value.as_object()->is_callable(); }},
+    Test{"callable",
+         [](const TestCall& c) {
+           return c.value.as_object() && c.value.as_object()->is_callable();
+         }},
     Test{"odd", [](const TestCall& c) { return parity(c, true); }},
     Test{"even", [](const TestCall& c) { return parity(c, false); }},
     Test{"divisibleby",
@@ -76,7 +90,8 @@ constexpr std::array kTests{
     Test{"lower", [](const TestCall& c) { return is_case(c, lower, upper); }}};
 
 const Test* find_test(std::string_view name) {
-  const auto* found = std::find_if(kTests.begin(), kTests.end(), [&](const Test& t) { return t.name == name; });
+  const auto* found =
+      std::find_if(kTests.begin(), kTests.end(), [&](const Test& t) { return t.name == name; });
   return found == kTests.end() ? nullptr : found;
 }
 

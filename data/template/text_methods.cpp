@@ -13,10 +13,12 @@ namespace thimble::jinja {
 namespace {
 
 bool is_python_space(std::string_view c) {
-  if (c.size() == 1) return std::string_view(" \t\n\r\f\v\x1c\x1d\x1e\x1f").find(c[0]) != std::string_view::npos;
+  if (c.size() == 1)
+    return std::string_view(" \t\n\r\f\v\x1c\x1d\x1e\x1f").find(c[0]) != std::string_view::npos;
   static constexpr std::array<std::string_view, 19> kSpaces{
-      "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
-      "\u2007", "\u2008", "\u2009", "\u200a", "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
+      "\u0085", "\u00a0", "\u1680", "\u2000", "\u2001", "\u2002", "\u2003",
+      "\u2004", "\u2005", "\u2006", "\u2007", "\u2008", "\u2009", "\u200a",
+      "\u2028", "\u2029", "\u202f", "\u205f", "\u3000"};
   return std::find(kSpaces.begin(), kSpaces.end(), c) != kSpaces.end();
 }
 
@@ -56,20 +58,30 @@ struct MethodCall {
   const std::string& text;
   const Arguments& arguments;
   Budget& budget;
-  const Value* at(std::size_t i, std::string_view name = "") const { return argument(arguments, i, name); }
+  const Value* at(std::size_t i, std::string_view name = "") const {
+    return argument(arguments, i, name);
+  }
 };
 
 Value strip_method(const MethodCall& c, bool left, bool right) {
   const Value* characters = c.at(0);
   const bool all = characters == nullptr || characters->is_none();
-  return c.budget.text(strip(c.text, all ? nullptr : &text_argument(characters, "what is stripped"), left, right));
+  return c.budget.text(
+      strip(c.text, all ? nullptr : &text_argument(characters, "what is stripped"), left, right));
 }
-Value strip_both(const MethodCall& c) { return strip_method(c, true, true); }
-Value strip_left(const MethodCall& c) { return strip_method(c, true, false); }
-Value strip_right(const MethodCall& c) { return strip_method(c, false, true); }
+Value strip_both(const MethodCall& c) {
+  return strip_method(c, true, true);
+}
+Value strip_left(const MethodCall& c) {
+  return strip_method(c, true, false);
+}
+Value strip_right(const MethodCall& c) {
+  return strip_method(c, false, true);
+}
 
 Value replace_method(const MethodCall& c) {
-  return Value::text(replace_text(c.text, text_argument(c.at(0), "what is replaced"), text_argument(c.at(1), "the replacement"),
+  return Value::text(replace_text(c.text, text_argument(c.at(0), "what is replaced"),
+                                  text_argument(c.at(1), "the replacement"),
                                   count_argument(c.at(2, "count"), "count"), c.budget));
 }
 
@@ -106,7 +118,8 @@ Value split_method(const MethodCall& c) {
   if (at.empty()) fail("an empty separator");
   List parts;
   std::size_t begin = 0;
-  for (std::size_t end; (most < 0 || static_cast<std::int64_t>(parts.size()) < most) && (end = c.text.find(at, begin)) != c.text.npos;
+  for (std::size_t end; (most < 0 || static_cast<std::int64_t>(parts.size()) < most) &&
+                        (end = c.text.find(at, begin)) != c.text.npos;
        begin = end + at.size()) {
     c.budget.make(sizeof(Value));
     parts.push_back(Value::text(c.text.substr(begin, end - begin)));
@@ -122,7 +135,8 @@ Value rsplit_method(const MethodCall& c) {
   c.budget.make(c.text.size());
   List parts;
   std::string rest = c.text;
-  for (std::size_t found; (most < 0 || static_cast<std::int64_t>(parts.size()) < most) && (found = rest.rfind(at)) != rest.npos;
+  for (std::size_t found; (most < 0 || static_cast<std::int64_t>(parts.size()) < most) &&
+                          (found = rest.rfind(at)) != rest.npos;
        rest.resize(found)) {
     c.budget.make(sizeof(Value));
     parts.push_back(Value::text(rest.substr(found + at.size())));
@@ -148,7 +162,9 @@ Value is_any_of(const MethodCall& c, Is is) {
   const Value* what = c.at(0);
   if (what != nullptr && what->as_list()) {
     const List& list = *what->as_list();
-    return Value::boolean(std::any_of(list.begin(), list.end(), [&](const Value& v) { return is(text_argument(&v, "what is looked for")); }));
+    return Value::boolean(std::any_of(list.begin(), list.end(), [&](const Value& v) {
+      return is(text_argument(&v, "what is looked for"));
+    }));
   }
   return Value::boolean(is(text_argument(what, "what is looked for")));
 }
@@ -170,7 +186,8 @@ Value removesuffix_method(const MethodCall& c) {
 
 Value find_method(const MethodCall& c) {
   const std::size_t found = c.text.find(text_argument(c.at(0), "what is looked for"));
-  return Value::integer(found == c.text.npos ? -1 : count_characters(std::string_view(c.text).substr(0, found)));
+  return Value::integer(
+      found == c.text.npos ? -1 : count_characters(std::string_view(c.text).substr(0, found)));
 }
 
 Value count_method(const MethodCall& c) {
@@ -195,11 +212,19 @@ Value join_method(const MethodCall& c) {
   return Value::text(std::move(out));
 }
 
-Value upper_method(const MethodCall& c) { return c.budget.text(upper(c.text)); }
-Value lower_method(const MethodCall& c) { return c.budget.text(lower(c.text)); }
-Value capitalize_method(const MethodCall& c) { return c.budget.text(capitalized(c.text)); }
+Value upper_method(const MethodCall& c) {
+  return c.budget.text(upper(c.text));
+}
+Value lower_method(const MethodCall& c) {
+  return c.budget.text(lower(c.text));
+}
+Value capitalize_method(const MethodCall& c) {
+  return c.budget.text(capitalized(c.text));
+}
 Value isdigit_method(const MethodCall& c) {
-  return Value::boolean(!c.text.empty() && std::all_of(c.text.begin(), c.text.end(), [](char d) { return d >= '0' && d <= '9'; }));
+  return Value::boolean(!c.text.empty() && std::all_of(c.text.begin(), c.text.end(), [](char d) {
+    return d >= '0' && d <= '9';
+  }));
 }
 Value isspace_method(const MethodCall& c) {
   return Value::boolean(!c.text.empty() && strip(c.text, nullptr, true, false).empty());
@@ -209,19 +234,28 @@ struct TextMethod {
   std::string_view name;
   Value (*call)(const MethodCall&);
 };
-constexpr std::array kTextMethods{
-    TextMethod{"strip", strip_both},           TextMethod{"lstrip", strip_left},
-    TextMethod{"rstrip", strip_right},         TextMethod{"replace", replace_method},
-    TextMethod{"split", split_method},         TextMethod{"rsplit", rsplit_method},
-    TextMethod{"splitlines", splitlines_method}, TextMethod{"startswith", startswith_method},
-    TextMethod{"endswith", endswith_method},   TextMethod{"removeprefix", removeprefix_method},
-    TextMethod{"removesuffix", removesuffix_method}, TextMethod{"find", find_method},
-    TextMethod{"count", count_method},         TextMethod{"join", join_method},
-    TextMethod{"upper", upper_method},         TextMethod{"lower", lower_method},
-    TextMethod{"capitalize", capitalize_method}, TextMethod{"isdigit", isdigit_method},
-    TextMethod{"isspace", isspace_method}};
+constexpr std::array kTextMethods{TextMethod{"strip", strip_both},
+                                  TextMethod{"lstrip", strip_left},
+                                  TextMethod{"rstrip", strip_right},
+                                  TextMethod{"replace", replace_method},
+                                  TextMethod{"split", split_method},
+                                  TextMethod{"rsplit", rsplit_method},
+                                  TextMethod{"splitlines", splitlines_method},
+                                  TextMethod{"startswith", startswith_method},
+                                  TextMethod{"endswith", endswith_method},
+                                  TextMethod{"removeprefix", removeprefix_method},
+                                  TextMethod{"removesuffix", removesuffix_method},
+                                  TextMethod{"find", find_method},
+                                  TextMethod{"count", count_method},
+                                  TextMethod{"join", join_method},
+                                  TextMethod{"upper", upper_method},
+                                  TextMethod{"lower", lower_method},
+                                  TextMethod{"capitalize", capitalize_method},
+                                  TextMethod{"isdigit", isdigit_method},
+                                  TextMethod{"isspace", isspace_method}};
 
-std::optional<Value> call_dict_method(const Dict& dict, std::string_view name, const Arguments& a, Budget& budget) {
+std::optional<Value> call_dict_method(const Dict& dict, std::string_view name, const Arguments& a,
+                                      Budget& budget) {
   budget.make(dict.items.size() * 3 * sizeof(Value));
   List out;
   if (name == "get") {
@@ -242,15 +276,18 @@ std::optional<Value> call_list_method(const List& list, std::string_view name, c
   const Value* what = argument(a, 0, "value");
   if ((name != "index" && name != "count") || what == nullptr) return std::nullopt;
   if (name == "count")
-    return Value::integer(std::count_if(list.begin(), list.end(), [&](const Value& v) { return equals(v, *what); }));
-  const auto found = std::find_if(list.begin(), list.end(), [&](const Value& v) { return equals(v, *what); });
+    return Value::integer(
+        std::count_if(list.begin(), list.end(), [&](const Value& v) { return equals(v, *what); }));
+  const auto found =
+      std::find_if(list.begin(), list.end(), [&](const Value& v) { return equals(v, *what); });
   if (found == list.end()) fail("index of what the list does not hold");
   return Value::integer(found - list.begin());
 }
 
 }  // namespace
 
-std::optional<Value> call_method(const Value& value, std::string_view name, const Arguments& arguments, Budget& budget) {
+std::optional<Value> call_method(const Value& value, std::string_view name,
+                                 const Arguments& arguments, Budget& budget) {
   if (const std::string* text = value.as_text()) {
     for (const TextMethod& method : kTextMethods) {
       if (method.name == name) return method.call({*text, arguments, budget});
@@ -268,7 +305,9 @@ std::string strip(const std::string& text, const std::string* characters, bool l
     return characters ? !c.empty() && set.find(c) != set.npos : is_python_space(c);
   };
   std::size_t begin = 0, end = text.size();
-  const auto continues = [&](std::size_t i) { return (static_cast<unsigned char>(text[i]) & 0xC0u) == 0x80u; };
+  const auto continues = [&](std::size_t i) {
+    return (static_cast<unsigned char>(text[i]) & 0xC0u) == 0x80u;
+  };
   while (left && begin < end) {
     std::size_t next = begin + 1;
     while (next < end && continues(next)) ++next;
@@ -284,8 +323,8 @@ std::string strip(const std::string& text, const std::string* characters, bool l
   return text.substr(begin, end - begin);
 }
 
-std::string replace_text(const std::string& text, const std::string& from, const std::string& to, std::int64_t count,
-                         Budget& budget) {
+std::string replace_text(const std::string& text, const std::string& from, const std::string& to,
+                         std::int64_t count, Budget& budget) {
   if (count < 0) count = std::numeric_limits<std::int64_t>::max();
   std::string out;
   budget.make(text.size());
@@ -318,7 +357,9 @@ std::string lower(const std::string& text) {
 }
 
 std::string capitalized(const std::string& text) {
-  return mapped(text, [](utf8proc_int32_t c, bool first) { return first ? utf8proc_totitle(c) : utf8proc_tolower(c); });
+  return mapped(text, [](utf8proc_int32_t c, bool first) {
+    return first ? utf8proc_totitle(c) : utf8proc_tolower(c);
+  });
 }
 
 }  // namespace thimble::jinja

@@ -24,11 +24,12 @@ bool equals_within(const Value& a, const Value& b, int depth) {
   if (a.is_number() && b.is_number()) return same_number(a, b);
   if (a.as_text() && b.as_text()) return *a.as_text() == *b.as_text();
   if (a.is_none() || a.is_undefined()) return a.is_none() ? b.is_none() : b.is_undefined();
-  if (const List *x = a.as_list(), *y = b.as_list(); x && y) {
-    return std::equal(x->begin(), x->end(), y->begin(), y->end(),
-                      [&](const Value& v, const Value& w) { return equals_within(v, w, depth - 1); });
+  if (const List* x = a.as_list(), *y = b.as_list(); x && y) {
+    return std::equal(
+        x->begin(), x->end(), y->begin(), y->end(),
+        [&](const Value& v, const Value& w) { return equals_within(v, w, depth - 1); });
   }
-  if (const Dict *x = a.as_dict(), *y = b.as_dict(); x && y) {
+  if (const Dict* x = a.as_dict(), *y = b.as_dict(); x && y) {
     if (x == y) return true;
     if (x->items.size() != y->items.size()) return false;
     return std::all_of(x->items.begin(), x->items.end(), [&](const auto& item) {
@@ -49,7 +50,8 @@ std::string repr_within(const Value& value, int depth) {
   }
   if (const Dict* dict = value.as_dict()) {
     for (const auto& [key, v] : dict->items)
-      out += (out.empty() ? "" : ", ") + to_repr(Value::text(key)) + ": " + repr_within(v, depth - 1);
+      out +=
+          (out.empty() ? "" : ", ") + to_repr(Value::text(key)) + ": " + repr_within(v, depth - 1);
     return "{" + out + "}";
   }
   return to_repr(value);
@@ -80,12 +82,14 @@ std::string quoted(const std::string& text) {
 }  // namespace
 
 const Value* Dict::find(std::string_view key) const {
-  const auto found = std::find_if(items.begin(), items.end(), [&](const auto& item) { return item.first == key; });
+  const auto found =
+      std::find_if(items.begin(), items.end(), [&](const auto& item) { return item.first == key; });
   return found == items.end() ? nullptr : &found->second;
 }
 
 void Dict::set(const std::string& key, Value value) {
-  const auto found = std::find_if(items.begin(), items.end(), [&](const auto& item) { return item.first == key; });
+  const auto found =
+      std::find_if(items.begin(), items.end(), [&](const auto& item) { return item.first == key; });
   if (found == items.end()) {
     items.emplace_back(key, std::move(value));
   } else {
@@ -136,7 +140,7 @@ int compare(const Value& a, const Value& b) {
     const int order = a.as_text()->compare(*b.as_text());
     return order < 0 ? -1 : order > 0 ? 1 : 0;
   }
-  if (const List *x = a.as_list(), *y = b.as_list(); x && y) {
+  if (const List* x = a.as_list(), *y = b.as_list(); x && y) {
     for (std::size_t i = 0; i < std::min(x->size(), y->size()); ++i) {
       if (!equals((*x)[i], (*y)[i])) return compare((*x)[i], (*y)[i]);
     }
@@ -146,7 +150,8 @@ int compare(const Value& a, const Value& b) {
 }
 
 std::string kind_name(const Value& value) {
-  if (const auto* u = value.get<Undefined>()) return u->what ? fmt::format("'{}', which is undefined", *u->what) : "undefined";
+  if (const auto* u = value.get<Undefined>())
+    return u->what ? fmt::format("'{}', which is undefined", *u->what) : "undefined";
   if (value.is_none()) return "none";
   if (value.get<bool>()) return "true or false";
   if (value.is_number()) return "a number";
@@ -160,7 +165,8 @@ std::string float_text(double d) {
   if (std::isnan(d)) return "nan";
   if (std::isinf(d)) return d < 0 ? "-inf" : "inf";
   char buffer[64];
-  const auto end = std::to_chars(buffer, buffer + sizeof buffer, d, std::chars_format::scientific).ptr;
+  const auto end =
+      std::to_chars(buffer, buffer + sizeof buffer, d, std::chars_format::scientific).ptr;
   const std::string_view text(buffer, static_cast<std::size_t>(end - buffer));
   const std::size_t e = text.find('e');
   int exponent = 0;
@@ -168,7 +174,8 @@ std::string float_text(double d) {
   std::from_chars(*digits == '+' ? digits + 1 : digits, text.data() + text.size(), exponent);
   // Python writes 1e+16 and 1e-05 with an exponent, what lies between without.
   if (exponent < -4 || exponent >= 16) return std::string(text);
-  const int decimals = std::max(static_cast<int>(e) - (text.find('.') != text.npos ? 2 : 1) - (d < 0 ? 1 : 0) - exponent, 1);
+  const int decimals = std::max(
+      static_cast<int>(e) - (text.find('.') != text.npos ? 2 : 1) - (d < 0 ? 1 : 0) - exponent, 1);
   return fmt::format("{:.{}f}", d, decimals);
 }
 
@@ -211,7 +218,8 @@ Value from_json_within(const nlohmann::ordered_json& json, int depth) {
   if (json.is_boolean()) return Value::boolean(json.get<bool>());
   if (json.is_number_unsigned()) {
     const auto u = json.get<std::uint64_t>();
-    if (u > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max())) fail("a number does not fit in 64 bits");
+    if (u > static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max()))
+      fail("a number does not fit in 64 bits");
     return Value::integer(static_cast<std::int64_t>(u));
   }
   if (json.is_number_integer()) return Value::integer(json.get<std::int64_t>());
@@ -223,7 +231,8 @@ Value from_json_within(const nlohmann::ordered_json& json, int depth) {
     return Value::list(std::move(list));
   }
   Dict dict;
-  for (const auto& [key, item] : json.items()) dict.items.emplace_back(key, from_json_within(item, depth - 1));
+  for (const auto& [key, item] : json.items())
+    dict.items.emplace_back(key, from_json_within(item, depth - 1));
   return Value::dict(std::move(dict));
 }
 

@@ -1,8 +1,9 @@
-// The values of a template: those of JSON, and what only a template has (undefined names, macros, the loop, namespaces).
+// The values of a template: those of JSON, and what only a template has (undefined names, macros,
+// the loop, namespaces).
 //
-// They behave as Python's do in Jinja: text is counted in characters, an undefined name prints nothing, is empty and
-// false, and has no attributes. Values are cheap to copy; lists and dictionaries are shared and never changed after
-// they are made.
+// They behave as Python's do in Jinja: text is counted in characters, an undefined name prints
+// nothing, is empty and false, and has no attributes. Values are cheap to copy; lists and
+// dictionaries are shared and never changed after they are made.
 #pragma once
 
 #include <cstdint>
@@ -57,8 +58,9 @@ struct None {};
 class Value {
  public:
   using Text = std::shared_ptr<const std::string>;
-  using Storage = std::variant<Undefined, None, bool, std::int64_t, double, Text, std::shared_ptr<const List>,
-                               std::shared_ptr<const Tuple>, std::shared_ptr<const Dict>, std::shared_ptr<Object>>;
+  using Storage = std::variant<Undefined, None, bool, std::int64_t, double, Text,
+                               std::shared_ptr<const List>, std::shared_ptr<const Tuple>,
+                               std::shared_ptr<const Dict>, std::shared_ptr<Object>>;
 
   Value() = default;  // undefined
   Value(Storage storage) : storage_(std::move(storage)) {}
@@ -67,13 +69,23 @@ class Value {
   static Value boolean(bool b) { return Value(Storage(b)); }
   static Value integer(std::int64_t i) { return Value(Storage(i)); }
   static Value number(double d) { return Value(Storage(d)); }
-  static Value text(std::string s) { return Value(Storage(std::make_shared<const std::string>(std::move(s)))); }
-  static Value list(List items) { return Value(Storage(std::make_shared<const List>(std::move(items)))); }
-  static Value tuple(List items) { return Value(Storage(std::make_shared<const Tuple>(Tuple{std::move(items)}))); }
-  static Value dict(Dict items) { return Value(Storage(std::make_shared<const Dict>(std::move(items)))); }
+  static Value text(std::string s) {
+    return Value(Storage(std::make_shared<const std::string>(std::move(s))));
+  }
+  static Value list(List items) {
+    return Value(Storage(std::make_shared<const List>(std::move(items))));
+  }
+  static Value tuple(List items) {
+    return Value(Storage(std::make_shared<const Tuple>(Tuple{std::move(items)})));
+  }
+  static Value dict(Dict items) {
+    return Value(Storage(std::make_shared<const Dict>(std::move(items))));
+  }
 
   template <typename T>
-  const T* get() const { return std::get_if<T>(&storage_); }
+  const T* get() const {
+    return std::get_if<T>(&storage_);
+  }
   bool is_undefined() const { return get<Undefined>() != nullptr; }
   bool is_none() const { return get<None>() != nullptr; }
   bool is_number() const { return get<bool>() || get<std::int64_t>() || get<double>(); }

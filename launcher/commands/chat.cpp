@@ -78,7 +78,8 @@ std::optional<std::string> read_message(bool terminal) {
   }
 }
 
-SamplingOptions sampling_of(const ChatArguments& a, const GenerationConfig& config, const LoadedModel& loaded) {
+SamplingOptions sampling_of(const ChatArguments& a, const GenerationConfig& config,
+                            const LoadedModel& loaded) {
   SamplingOptions options{.seed = a.seed};
   const bool samples = config.do_sample;
   options.temperature = a.temperature.value_or(samples ? config.temperature.value_or(1) : 0);
@@ -89,9 +90,11 @@ SamplingOptions sampling_of(const ChatArguments& a, const GenerationConfig& conf
   return options;
 }
 
-ChatSession::Settings settings_of(const ChatArguments& a, const LoadedModel& loaded, const ChatTemplate& chat) {
+ChatSession::Settings settings_of(const ChatArguments& a, const LoadedModel& loaded,
+                                  const ChatTemplate& chat) {
   const GenerationConfig config = load_generation_config(loaded.directory);
-  ChatSession::Settings settings{.sampling = sampling_of(a, config, loaded), .max_new_tokens = a.max_new_tokens};
+  ChatSession::Settings settings{.sampling = sampling_of(a, config, loaded),
+                                 .max_new_tokens = a.max_new_tokens};
   settings.end_ids = config.eos_ids.empty() ? loaded.model->config().eos_ids : config.eos_ids;
   if (const auto eos = loaded.tokenizer->eos_id()) settings.end_ids.push_back(*eos);
   const TurnEnd end = find_turn_end(chat, *loaded.tokenizer);
@@ -149,7 +152,8 @@ void talk(ChatSession& session, bool terminal) {
           [] { return interrupted != 0 || stop_requested(); });
       fmt::print("\n");
       std::fflush(stdout);
-      if (reply.reason == "length") spdlog::info("cut off after {} tokens (--max-new-tokens)", reply.tokens);
+      if (reply.reason == "length")
+        spdlog::info("cut off after {} tokens (--max-new-tokens)", reply.tokens);
       if (reply.reason == "context") spdlog::warn("no position is left; /clear begins anew");
     } catch (const UserError& e) {
       spdlog::warn("{}", e.what());
@@ -164,19 +168,24 @@ void run_chat(const ChatArguments& a) {
   std::int64_t capacity = 0;
   const LoadedModel loaded = load_model({a.model}, a.dtype, [&](LoadedModel& planned) {
     const std::int64_t longest = planned.model->config().max_positions;
-    if (a.context > longest) throw_user("--context {}: the model has {} positions", a.context, longest);
+    if (a.context > longest)
+      throw_user("--context {}: the model has {} positions", a.context, longest);
     capacity = a.context > 0 ? a.context : std::min(longest, kUsualContext);
     Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype, capacity);
     static_cast<void>(decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(capacity))));
     decoder.clear();
-    static_cast<void>(decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(capacity - 1))));
+    static_cast<void>(
+        decoder.feed(std::vector<std::int32_t>(static_cast<std::size_t>(capacity - 1))));
     static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
   });
   const std::filesystem::path& directory = loaded.directory;
   const auto chat = ChatTemplate::load(directory, *loaded.tokenizer, a.chat_template);
   if (!chat) {
-    throw_user("{} has no chat template; it is a base model, which `thimble generate` continues text with. --chat-template {} "
-               "or a .jinja file gives it one", directory.string(), ChatTemplate::built_in_names());
+    throw_user(
+        "{} has no chat template; it is a base model, which `thimble generate` continues text "
+        "with. --chat-template {} "
+        "or a .jinja file gives it one",
+        directory.string(), ChatTemplate::built_in_names());
   }
   install_stop_handlers();
   install_interrupt();
@@ -184,7 +193,8 @@ void run_chat(const ChatArguments& a) {
   ChatSession session(loaded, *chat, decoder, settings_of(a, loaded, *chat));
   session.set_system(a.system);
   const bool terminal = ::isatty(STDIN_FILENO) == 1 && ::isatty(STDOUT_FILENO) == 1;
-  spdlog::info("{}, template {}, {} positions; /help lists the commands", directory.string(), chat->name(), capacity);
+  spdlog::info("{}, template {}, {} positions; /help lists the commands", directory.string(),
+               chat->name(), capacity);
   talk(session, terminal);
 }
 
@@ -197,19 +207,26 @@ void add_chat_command(CLI::App& app, CommandSession& session) {
   chat->add_option("--system", a->system, "System prompt (default: none, or the template's)");
   chat->add_option("--chat-template", a->chat_template,
                    "tokenizer (the model's own), chatml, llama3, mistral, alpaca or a .jinja file");
-  chat->add_option("--max-new-tokens", a->max_new_tokens, "Tokens of an answer at most")->check(CLI::PositiveNumber);
-  chat->add_option("--context", a->context, "Positions of a conversation (default: the model's, at most 4096)")
+  chat->add_option("--max-new-tokens", a->max_new_tokens, "Tokens of an answer at most")
+      ->check(CLI::PositiveNumber);
+  chat->add_option("--context", a->context,
+                   "Positions of a conversation (default: the model's, at most 4096)")
       ->check(CLI::Range(std::int64_t{2}, std::int64_t{1} << 30));
-  chat->add_option("--temperature", a->temperature, "0: greedy (default: the model's generation_config.json, else 0)")
+  chat->add_option("--temperature", a->temperature,
+                   "0: greedy (default: the model's generation_config.json, else 0)")
       ->check(CLI::NonNegativeNumber);
-  chat->add_option("--top-k", a->top_k, "Only the k likeliest tokens; 0: all (default: as --temperature)")
+  chat->add_option("--top-k", a->top_k,
+                   "Only the k likeliest tokens; 0: all (default: as --temperature)")
       ->check(CLI::NonNegativeNumber);
-  chat->add_option("--top-p", a->top_p, "Only the likeliest tokens that make up this share (default: as --temperature)")
+  chat->add_option("--top-p", a->top_p,
+                   "Only the likeliest tokens that make up this share (default: as --temperature)")
       ->check(CLI::Range(1e-6, 1.0));
-  chat->add_option("--repetition-penalty", a->repetition_penalty, "1: none (default: as --temperature)")
+  chat->add_option("--repetition-penalty", a->repetition_penalty,
+                   "1: none (default: as --temperature)")
       ->check(CLI::PositiveNumber);
   chat->add_option("--seed", a->seed, "Of the draws");
-  chat->add_option("--dtype", a->dtype, "auto, bf16 or fp32")->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  chat->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
+      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
   chat->footer(
       "Examples:\n"
       "  thimble chat runs/tuned\n"

@@ -27,7 +27,8 @@ std::size_t find_any(const std::string& text, const std::vector<std::string>& en
 
 }  // namespace
 
-ChatSession::ChatSession(const LoadedModel& loaded, const ChatTemplate& chat, Decoder& decoder, Settings settings)
+ChatSession::ChatSession(const LoadedModel& loaded, const ChatTemplate& chat, Decoder& decoder,
+                         Settings settings)
     : loaded_(loaded), chat_(chat), decoder_(decoder), settings_(std::move(settings)) {}
 
 void ChatSession::set_system(std::string system) {
@@ -39,15 +40,18 @@ std::vector<std::int32_t> ChatSession::prompt_ids() const {
   std::vector<std::pair<std::string, std::string>> messages = turns_;
   if (!system_.empty()) messages.insert(messages.begin(), {"system", system_});
   const Tokenizer& tokenizer = *loaded_.tokenizer;
-  std::vector<std::int32_t> ids = tokenizer.encode(chat_.render_text(make_conversation(messages), true));
+  std::vector<std::int32_t> ids =
+      tokenizer.encode(chat_.render_text(make_conversation(messages), true));
   const auto bos = tokenizer.bos_id();
-  if (chat_.is_built_in() && tokenizer.add_bos() && bos && (ids.empty() || ids.front() != *bos)) ids.insert(ids.begin(), *bos);
+  if (chat_.is_built_in() && tokenizer.add_bos() && bos && (ids.empty() || ids.front() != *bos))
+    ids.insert(ids.begin(), *bos);
   return ids;
 }
 
 /// Brings the decoder to `ids`, at least one of which is fed.
 std::vector<float> ChatSession::feed_new(const std::vector<std::int32_t>& ids) {
-  const bool goes_on = seen_.size() < ids.size() && std::equal(seen_.begin(), seen_.end(), ids.begin());
+  const bool goes_on =
+      seen_.size() < ids.size() && std::equal(seen_.begin(), seen_.end(), ids.begin());
   if (!goes_on) {
     decoder_.clear();
     seen_.clear();
@@ -57,15 +61,18 @@ std::vector<float> ChatSession::feed_new(const std::vector<std::int32_t>& ids) {
   return logits;
 }
 
-ChatReply ChatSession::say(const std::string& text, const std::function<void(const std::string&)>& show,
+ChatReply ChatSession::say(const std::string& text,
+                           const std::function<void(const std::string&)>& show,
                            const std::function<bool()>& stop) {
   turns_.emplace_back("user", text);
   try {
     const std::vector<std::int32_t> ids = prompt_ids();
     if (ids.empty()) throw_user("the chat template makes nothing of it");
     if (static_cast<std::int64_t>(ids.size()) >= decoder_.capacity()) {
-      throw_user("the conversation has {} tokens, and {} positions are there; /clear begins anew, --context makes more room",
-                 ids.size(), decoder_.capacity());
+      throw_user(
+          "the conversation has {} tokens, and {} positions are there; /clear begins anew, "
+          "--context makes more room",
+          ids.size(), decoder_.capacity());
     }
     ChatReply reply = answer(feed_new(ids), ids, show, stop);
     turns_.emplace_back("assistant", reply.text);
@@ -77,7 +84,8 @@ ChatReply ChatSession::say(const std::string& text, const std::function<void(con
 }
 
 ChatReply ChatSession::answer(std::vector<float> logits, std::vector<std::int32_t> history,
-                              const std::function<void(const std::string&)>& show, const std::function<bool()>& stop) {
+                              const std::function<void(const std::string&)>& show,
+                              const std::function<bool()>& stop) {
   const Tokenizer& tokenizer = *loaded_.tokenizer;
   StreamDecoder stream(tokenizer, false);
   ChatReply reply{.reason = "length"};
@@ -91,14 +99,16 @@ ChatReply ChatSession::answer(std::vector<float> logits, std::vector<std::int32_
       if (!std::isfinite(l)) throw_not_finite(loaded_, "logits");
     }
     const std::int32_t id = sample_token(logits, settings_.sampling, draws_++, history);
-    if (std::find(settings_.end_ids.begin(), settings_.end_ids.end(), id) != settings_.end_ids.end()) {
+    if (std::find(settings_.end_ids.begin(), settings_.end_ids.end(), id) !=
+        settings_.end_ids.end()) {
       reply.reason = "turn";
       break;
     }
     ++reply.tokens;
     history.push_back(id);
     reply.text += stream.push(id);
-    if (const std::size_t end = find_any(reply.text, settings_.end_texts); end != std::string::npos) {
+    if (const std::size_t end = find_any(reply.text, settings_.end_texts);
+        end != std::string::npos) {
       reply.text.resize(end);
       reply.reason = "turn";
       break;

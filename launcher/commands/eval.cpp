@@ -181,8 +181,9 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
   source.fields = a.fields;
   source.chat.tokenizer = model_directory(a.model);
   source.format = resolve_format(source, source.paths);
-  DocumentReader reader(source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); }, {},
-                        chat_template_of(source, tokenizer));
+  DocumentReader reader(
+      source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); }, {},
+      chat_template_of(source, tokenizer));
   std::int64_t bytes = 0;
   while (const std::optional<DocumentPiece> piece = reader.next()) {
     std::vector<std::int32_t> ids;
@@ -197,7 +198,8 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
       next({ids.begin(), ids.begin() + turn.end}, turn.begin);
       const auto of_turn = std::span(ids).subspan(static_cast<std::size_t>(turn.begin),
                                                   static_cast<std::size_t>(turn.end - turn.begin));
-      for (const std::int32_t id : of_turn) bytes += narrow<std::int64_t>(tokenizer.token_text(id).size());
+      for (const std::int32_t id : of_turn)
+        bytes += narrow<std::int64_t>(tokenizer.token_text(id).size());
     }
   }
   return bytes;
@@ -205,7 +207,8 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
 
 // Whether a file holds samples and no text.
 bool holds_samples(const std::string& path) {
-  return !path.ends_with(".txt") && (path.find(".jsonl") != path.npos || path.find(".json") != path.npos);
+  return !path.ends_with(".txt") &&
+         (path.find(".jsonl") != path.npos || path.find(".json") != path.npos);
 }
 
 void run_eval(const EvalArguments& a, CommandSession& session) {
@@ -246,7 +249,8 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
   eval->add_option("--model", a->model, "Hugging Face directory or run")->required();
   eval->add_option("--text", a->text,
-                   "Text (.txt), or JSON lines: their text, or the loss of completions, or of the assistant's turns")
+                   "Text (.txt), or JSON lines: their text, or the loss of completions, or of the "
+                   "assistant's turns")
       ->required();
   eval->add_option("--context", a->context,
                    "Positions per window (default: the model's, at most 2048)")

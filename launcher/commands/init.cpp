@@ -179,8 +179,8 @@ void run_init(const InitArguments& a) {
     spec.train.back().fields = a.fields;
     const fs::path tokenizer_files = tokenizer_path(a, tokenizer);
     spec.train.back().chat.tokenizer = tokenizer_files;
-    fit_to_data(look_at_data(spec, *load_tokenizer(tokenizer_files)),
-                config->max_positions, values, spec);
+    fit_to_data(look_at_data(spec, *load_tokenizer(tokenizer_files)), config->max_positions, values,
+                spec);
   }
   if (!sized.empty()) {
     write_file_atomic(sized, model_config_json(*config, "bfloat16"));

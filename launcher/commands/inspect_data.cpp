@@ -89,18 +89,20 @@ Json sequence_json(const Batch& sequence, std::int64_t id, std::int64_t place,
 /// How long samples are: a bar for each power of two, and what the loss is on.
 std::string lengths_text(const DataSummary& s, std::int64_t seq_len) {
   std::string text;
-  const std::int64_t most = s.lengths.empty() ? 0 : *std::max_element(s.lengths.begin(), s.lengths.end());
+  const std::int64_t most =
+      s.lengths.empty() ? 0 : *std::max_element(s.lengths.begin(), s.lengths.end());
   constexpr std::int64_t kWidest = 40;
   for (std::size_t i = 0; i < s.lengths.size(); ++i) {
     if (s.lengths[i] == 0) continue;
     const std::int64_t from = std::int64_t{1} << i;
     const auto bar = static_cast<std::size_t>((s.lengths[i] * kWidest + most - 1) / most);
-    text += fmt::format("  {:>7} to {:>7} tokens {:>8}  {}{}\n", from, 2 * from - 1, s.lengths[i], std::string(bar, '#'),
-                        from > seq_len ? "  longer than a sequence" : "");
+    text += fmt::format("  {:>7} to {:>7} tokens {:>8}  {}{}\n", from, 2 * from - 1, s.lengths[i],
+                        std::string(bar, '#'), from > seq_len ? "  longer than a sequence" : "");
   }
   if (s.train_tokens > 0) {
-    text += fmt::format("  {:.1f} % of the tokens of training are trained on\n",
-                        100 * static_cast<double>(s.trained_tokens) / static_cast<double>(s.train_tokens));
+    text += fmt::format(
+        "  {:.1f} % of the tokens of training are trained on\n",
+        100 * static_cast<double>(s.trained_tokens) / static_cast<double>(s.train_tokens));
   }
   return text;
 }
@@ -194,7 +196,8 @@ void inspect_data(const std::string& job, std::int64_t sequences, bool json,
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
     for (const std::string& source : data->summary().sources) fmt::print("{}\n", source);
-    fmt::print("{}\n{}", summary_text(data->summary()), lengths_text(data->summary(), spec.data.seq_len));
+    fmt::print("{}\n{}", summary_text(data->summary()),
+               lengths_text(data->summary(), spec.data.seq_len));
   }
 }
 

@@ -85,12 +85,16 @@ void add_tokenize_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<TokenizeArguments>();
   CLI::App* tokenize = app.add_subcommand(
       "tokenize", "Tokenise text once; the file is trained on with format = \"tokens\"");
-  tokenize->add_option("inputs", a->inputs, "Files or globs: .txt, .jsonl, .json, also .gz and .zst")->required();
+  tokenize
+      ->add_option("inputs", a->inputs, "Files or globs: .txt, .jsonl, .json, also .gz and .zst")
+      ->required();
   tokenize->add_option("--tokenizer", a->tokenizer, "Directory, file, or \"byte\"")->required();
   tokenize->add_option("--out", a->out, "Token file to write, *.tokens")->required();
-  tokenize->add_option("--format", a->format, "auto, text, prompt_completion, chat, sharegpt or alpaca");
-  tokenize->add_option("--chat-template", a->chat_template,
-                       "Of conversations: tokenizer (its own), chatml, llama3, mistral, alpaca or a file");
+  tokenize->add_option("--format", a->format,
+                       "auto, text, prompt_completion, chat, sharegpt or alpaca");
+  tokenize->add_option(
+      "--chat-template", a->chat_template,
+      "Of conversations: tokenizer (its own), chatml, llama3, mistral, alpaca or a file");
   add_field_options(*tokenize, a->fields);
   tokenize->add_option("--document-separator", a->separator, ".txt: text between documents");
   add_special_tokens_option(*tokenize, a->special_tokens);

@@ -105,7 +105,8 @@ void check_source(JobDraft& draft, const std::string& key, const DataSource& sou
     needs("document_separator", "text");
   }
   const bool is_chat = is_chat_format(source.format);
-  if (source.train_on_inputs && !is_auto && !is_chat && source.format != SampleFormat::kPromptCompletion) {
+  if (source.train_on_inputs && !is_auto && !is_chat &&
+      source.format != SampleFormat::kPromptCompletion) {
     needs("train_on_inputs", "prompt_completion");
   }
   const DataSource defaults;

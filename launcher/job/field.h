@@ -104,7 +104,7 @@ struct Field {
   std::vector<std::string_view> choices{};  // of a string, or of a map's keys
   /// A command that lists the choices, if they are many: help and schema name it instead.
   std::string_view choices_listed_by{};
-  std::vector<std::string_view> later{};    // further choices, which this release refuses
+  std::vector<std::string_view> later{};  // further choices, which this release refuses
   bool required = false;
   bool released = true;  // false: the whole key is refused in this release
   PathKind path = PathKind::kNone;

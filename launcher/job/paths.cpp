@@ -73,14 +73,18 @@ class PathResolver {
     if (kind == PathKind::kInput && is_glob(expanded)) return path.string();
     if (kind == PathKind::kModel && is_hub_id(expanded)) return hub_snapshot(expanded, path);
     throw_user("{} does not exist{}", printable(path.string(), 200),
-               kind == PathKind::kTemplate ? fmt::format("; allowed: tokenizer, {} or a .jinja file", ChatTemplate::built_in_names())
-                                           : "");
+               kind == PathKind::kTemplate
+                   ? fmt::format("; allowed: tokenizer, {} or a .jinja file",
+                                 ChatTemplate::built_in_names())
+                   : "");
   }
 
  private:
   static bool is_template_name(const std::string& text) {
     const auto built_in = built_in_templates();
-    return text == "tokenizer" || std::any_of(built_in.begin(), built_in.end(), [&](const BuiltInTemplate& t) { return t.name == text; });
+    return text == "tokenizer" ||
+           std::any_of(built_in.begin(), built_in.end(),
+                       [&](const BuiltInTemplate& t) { return t.name == text; });
   }
 
   // The exported model of a run; what is no run is as it was written.

@@ -49,7 +49,8 @@ ModelConfig load_config(const job::JobConfig& job, const NoteFn& note) {
   return model;
 }
 
-ChatOptions chat_options(const job::DataSource& from, const job::ModelConfig& model, const fs::path& tokenizer) {
+ChatOptions chat_options(const job::DataSource& from, const job::ModelConfig& model,
+                         const fs::path& tokenizer) {
   return {.chat_template = model.chat_template,
           .tokenizer = tokenizer,
           .roles_to_train = from.roles_to_train,
@@ -253,7 +254,8 @@ TrainSpec make_spec(const job::JobConfig& job) {
   }
   spec.engine = engine_options(job);
   // A model of bytes may have a chat template all the same.
-  spec.data = data_spec(job, job.model.tokenizer.empty() ? fs::path(job.model.path) : spec.tokenizer);
+  spec.data =
+      data_spec(job, job.model.tokenizer.empty() ? fs::path(job.model.path) : spec.tokenizer);
   spec.freeze = job.model.freeze;
   spec.optimizer = optimizer_spec(job);
   spec.sequences_per_step = sequences_per_step(job);

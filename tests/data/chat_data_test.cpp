@@ -8,8 +8,6 @@
 
 #include "data/chat/chat_tokens.h"
 #include "data/document_reader.h"
-#include "data/json_sample.h"
-#include "data/line_reader.h"
 #include "data/tokenize.h"
 #include "data/training_data.h"
 #include "tests/data/chat_test_util.h"
@@ -18,7 +16,6 @@
 namespace thimble {
 namespace {
 
-using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using testing::message_of;
 using testing::TempDir;
@@ -29,8 +26,10 @@ std::string template_file(const std::string& name) {
 }
 
 std::string without_generation(std::string source) {
-  for (const char* tag : {"{%- generation -%}", "{%- endgeneration -%}", "{% generation %}", "{% endgeneration %}"}) {
-    for (std::size_t at; (at = source.find(tag)) != source.npos;) source.replace(at, std::string(tag).size(), tag[2] == '-' ? "{#--#}" : "{##}");
+  for (const char* tag :
+       {"{%- generation -%}", "{%- endgeneration -%}", "{% generation %}", "{% endgeneration %}"}) {
+    for (std::size_t at; (at = source.find(tag)) != source.npos;)
+      source.replace(at, std::string(tag).size(), tag[2] == '-' ? "{#--#}" : "{##}");
   }
   return source;
 }
@@ -62,13 +61,15 @@ TEST(ChatTokens, IdsAndMasksAreThoseOfTransformers) {
     const auto parsed = jinja::Template::parse(template_file(file), file);
     const jinja::Rendered rendered = parsed.render(request_for(row->messages, row->tools, false));
     RenderedChat chat{.exact = true};
-    for (const jinja::TextRange r : rendered.generation) chat.turns.push_back({r.begin, r.end, true});
+    for (const jinja::TextRange r : rendered.generation)
+      chat.turns.push_back({r.begin, r.end, true});
     const ChatTokens made = tokenize_chat(rendered.text, chat, *tokenizers.at(entry["tokenizer"]));
     EXPECT_EQ(made.ids, entry["ids"].get<Ids>());
     ++compared;
     if (!entry.contains("mask")) continue;
     Ids mask(made.ids.size(), 0);
-    for (const TokenRange r : made.trained) std::fill(mask.begin() + r.begin, mask.begin() + r.end, 1);
+    for (const TokenRange r : made.trained)
+      std::fill(mask.begin() + r.begin, mask.begin() + r.end, 1);
     EXPECT_EQ(mask, entry["mask"].get<Ids>());
     ++masks;
   }
@@ -76,11 +77,13 @@ TEST(ChatTokens, IdsAndMasksAreThoseOfTransformers) {
   EXPECT_GE(masks, 90);
 }
 
-std::string text_of(const Ids& ids, const std::vector<TokenRange>& ranges, const Tokenizer& tokenizer) {
+std::string text_of(const Ids& ids, const std::vector<TokenRange>& ranges,
+                    const Tokenizer& tokenizer) {
   std::string text;
   for (const TokenRange r : ranges) {
     text += "[";
-    for (auto i = r.begin; i < r.end; ++i) text += tokenizer.token_text(ids[static_cast<std::size_t>(i)]);
+    for (auto i = r.begin; i < r.end; ++i)
+      text += tokenizer.token_text(ids[static_cast<std::size_t>(i)]);
     text += "]";
   }
   return text;
@@ -91,7 +94,8 @@ Conversation conversation_of(const Json& messages, const Json& tools = Json()) {
   return read_conversation(row, SampleFormat::kChat, {}, "row");
 }
 
-ChatTemplate template_of(const TempDir& dir, const std::string& source, const Tokenizer& tokenizer) {
+ChatTemplate template_of(const TempDir& dir, const std::string& source,
+                         const Tokenizer& tokenizer) {
   const std::string file = dir.write("chat_template.jinja", source);
   dir.write("tokenizer_config.json", R"({"bos_token": "<s>", "eos_token": {"content": "</s>"}})");
   return *ChatTemplate::load(std::filesystem::path(file).parent_path(), tokenizer, "tokenizer");
@@ -111,14 +115,17 @@ TEST(ChatTurns, AreFoundWithoutMarksAsWithThem) {
       if (row.messages.empty() || row.name == "long") continue;
       SCOPED_TRACE(file + ": " + row.name);
       const Conversation conversation = conversation_of(row.messages, row.tools);
-      const RenderedChat with = marked.render(conversation, {}), without = plain.render(conversation, {});
+      const RenderedChat with = marked.render(conversation, {}),
+                         without = plain.render(conversation, {});
       ASSERT_EQ(with.text, without.text);
       EXPECT_TRUE(with.exact);
       EXPECT_FALSE(without.exact);
-      const ChatTokens a = tokenize_chat(with.text, with, tokenizer), b = tokenize_chat(without.text, without, tokenizer);
+      const ChatTokens a = tokenize_chat(with.text, with, tokenizer),
+                       b = tokenize_chat(without.text, without, tokenizer);
       std::string marked_text = text_of(a.ids, a.trained, tokenizer);
       // The blocks of this template hold the line break behind the end of turn too.
-      for (std::size_t at; (at = marked_text.find("<|eot_id|>\n]")) != marked_text.npos;) marked_text.erase(at + 10, 1);
+      for (std::size_t at; (at = marked_text.find("<|eot_id|>\n]")) != marked_text.npos;)
+        marked_text.erase(at + 10, 1);
       EXPECT_EQ(marked_text, text_of(b.ids, b.trained, tokenizer));
       ++compared;
     }
@@ -131,141 +138,58 @@ TEST(ChatTurns, OfTemplatesWithoutHeadersAndMarks) {
   const Json tokens = chat_fixture("tokens.json");
   const auto tokenizers = chat_tokenizers(tokens);
   const Tokenizer& tokenizer = *tokenizers.at("llama3");
-  const auto trained = [&](const std::string& source, const Json& messages, const ChatOptions& options) {
-    const RenderedChat chat = template_of(dir, source, tokenizer).render(conversation_of(messages), options);
+  const auto trained = [&](const std::string& source, const Json& messages,
+                           const ChatOptions& options) {
+    const RenderedChat chat =
+        template_of(dir, source, tokenizer).render(conversation_of(messages), options);
     const ChatTokens made = tokenize_chat(chat.text, chat, tokenizer);
     return text_of(made.ids, made.trained, tokenizer);
   };
-  const Json messages = Json::parse(R"([{"role": "system", "content": "s"}, {"role": "user", "content": "one"},
+  const Json messages =
+      Json::parse(R"([{"role": "system", "content": "s"}, {"role": "user", "content": "one"},
     {"role": "assistant", "content": " two "}, {"role": "user", "content": "three"},
     {"role": "assistant", "content": "four", "train": true}])");
-  const std::string instructions = template_file("instructions.jinja"), model_role = template_file("model_role.jinja");
+  const std::string instructions = template_file("instructions.jinja"),
+                    model_role = template_file("model_role.jinja");
   EXPECT_EQ(trained(instructions, messages, {}), "[ two</s>][ four</s>]");
   // The end of turn of this template is no token of this tokenizer: it is trained on as text.
   EXPECT_EQ(trained(model_role, messages, {}), "[two<end_of_turn>\n][four<end_of_turn>\n]");
   const std::string turns = without_generation(template_file("turns.jinja"));
   EXPECT_EQ(trained(turns, messages, {}), "[ two <|im_end|>][four<|im_end|>]");
   EXPECT_EQ(trained(turns, messages, {.last_turn_only = true}), "[four<|im_end|>]");
-  EXPECT_EQ(trained(turns, messages, {.train_on_eos = TrainOnEos::kLast}), "[ two ][four<|im_end|>]");
-  EXPECT_EQ(trained(turns, messages, {.train_on_eos = TrainOnEos::kAll}), "[<|im_end|>][ two <|im_end|>][<|im_end|>][four<|im_end|>]");
-  EXPECT_EQ(trained(turns, messages, {.roles_to_train = {"user"}}), "[one<|im_end|>][three<|im_end|>]");
+  EXPECT_EQ(trained(turns, messages, {.train_on_eos = TrainOnEos::kLast}),
+            "[ two ][four<|im_end|>]");
+  EXPECT_EQ(trained(turns, messages, {.train_on_eos = TrainOnEos::kAll}),
+            "[<|im_end|>][ two <|im_end|>][<|im_end|>][four<|im_end|>]");
+  EXPECT_EQ(trained(turns, messages, {.roles_to_train = {"user"}}),
+            "[one<|im_end|>][three<|im_end|>]");
   EXPECT_EQ(trained(turns, messages, {.roles_to_train = {"user", "assistant"}}),
             "[one<|im_end|>][ two <|im_end|>][three<|im_end|>][four<|im_end|>]");
   Json held = messages;
   held[2]["train"] = false;
   EXPECT_EQ(trained(turns, held, {}), "[four<|im_end|>]");
   EXPECT_EQ(trained(template_file("turns.jinja"), held, {}), "[four<|im_end|>]");
-  EXPECT_EQ(trained(template_file("turns.jinja"), messages, {.last_turn_only = true}), "[four<|im_end|>]");
+  EXPECT_EQ(trained(template_file("turns.jinja"), messages, {.last_turn_only = true}),
+            "[four<|im_end|>]");
   // The answer's beginning is printed with the user's message; a result's end with the answer.
   const std::string elsewhere =
-      "{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' + m.content + '<a>' }}{% elif m.role == 'tool' %}{{ '<t>' + m.content }}"
-      "{% elif m.role == 'assistant' %}{{ ('</t><a>' if loop.index0 > 0 and messages[loop.index0 - 1].role == 'tool' else '') + "
-      "m.content + eos_token }}{% endif %}{% endfor %}{% if messages[-1].role == 'tool' and add_generation_prompt %}{{ '</t><a>' }}{% endif %}";
-  const Json with_tool = Json::parse(R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "c"},
+      "{% for m in messages %}{% if m.role == 'user' %}{{ '<u>' + m.content + '<a>' }}{% elif "
+      "m.role == 'tool' %}{{ '<t>' + m.content }}"
+      "{% elif m.role == 'assistant' %}{{ ('</t><a>' if loop.index0 > 0 and messages[loop.index0 - "
+      "1].role == 'tool' else '') + "
+      "m.content + eos_token }}{% endif %}{% endfor %}{% if messages[-1].role == 'tool' and "
+      "add_generation_prompt %}{{ '</t><a>' }}{% endif %}";
+  const Json with_tool =
+      Json::parse(R"([{"role": "user", "content": "q"}, {"role": "assistant", "content": "c"},
     {"role": "tool", "content": "r"}, {"role": "assistant", "content": "e"}])");
   EXPECT_EQ(trained(elsewhere, with_tool, {}), "[c</s>][e</s>]");
   EXPECT_THAT(message_of<UserError>([&] {
-                trained("{% for m in messages | reverse %}{{ m.role + ': ' + m.content + eos_token }}{% endfor %}", messages, {});
+                trained(
+                    "{% for m in messages | reverse %}{{ m.role + ': ' + m.content + eos_token "
+                    "}}{% endfor %}",
+                    messages, {});
               }),
               HasSubstr("does not print the messages one after another"));
-}
-
-TEST(ChatRows, AreToldApartAndRead) {
-  const auto shown = [](const std::string& line, SampleFormat expected) {
-    const FieldNames fields;
-    EXPECT_EQ(format_name(detect_json_format(line, fields, "f:1")), format_name(expected)) << line;
-    const Conversation c = read_conversation(parse_json_object(line, "f:1"), expected, fields, "f:1");
-    std::string text;
-    for (std::size_t i = 0; i < c.messages.size(); ++i)
-      text += (c.held_out[i] ? "-" : "") + jinja::to_json(c.messages[i], {.item_separator = ",", .key_separator = ":"});
-    return text + (c.tools.is_none() ? "" : jinja::to_json(c.tools, {}));
-  };
-  EXPECT_EQ(shown(R"({"messages":[{"role":"user","content":"a"},{"content":null,"role":"assistant","tool_calls":[{"function":{"name":"f","arguments":"{\"x\": 1}"}}],"train":false}]})",
-                  SampleFormat::kChat),
-            R"({"role":"user","content":"a"}-{"role":"assistant","content":null,"tool_calls":[{"function":{"name":"f","arguments":{"x":1}}}]})");
-  EXPECT_EQ(shown(R"({"messages":[{"role":"user","content":[{"type":"text","text":"a"},{"type":"text","text":"b"}]}],"tools":"[{\"name\": \"t\"}]"})", SampleFormat::kChat),
-            R"({"role":"user","content":"ab"}[{"name": "t"}])");
-  EXPECT_EQ(shown(R"({"prompt":[{"role":"user","content":"a"}],"completion":[{"role":"assistant","content":"b"}]})", SampleFormat::kChat),
-            R"(-{"role":"user","content":"a"}{"role":"assistant","content":"b"})");
-  EXPECT_EQ(shown(R"({"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"},{"from":"observation","value":"r"}]})", SampleFormat::kShareGpt),
-            R"({"role":"system","content":"s"}{"role":"user","content":"a"}{"role":"assistant","content":"b"}{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{}}}]}{"role":"tool","content":"r"})");
-  EXPECT_EQ(shown(R"({"conversations":[{"role":"user","content":"a"}]})", SampleFormat::kChat), R"({"role":"user","content":"a"})");
-  EXPECT_EQ(shown(R"({"instruction":"i","input":"x","output":"o","history":[["q","r"]],"system":""})", SampleFormat::kAlpaca),
-            R"({"role":"user","content":"q"}{"role":"assistant","content":"r"}{"role":"user","content":"i\nx"}{"role":"assistant","content":"o"})");
-  EXPECT_EQ(shown(R"({"instruction":"i","input":"","output":"o"})", SampleFormat::kAlpaca), R"({"role":"user","content":"i"}{"role":"assistant","content":"o"})");
-}
-
-TEST(ChatRows, WhatDoesNotFitIsNamedByFileAndLine) {
-  TempDir dir;
-  const auto error = [&](const std::string& lines, SampleFormat format = SampleFormat::kAuto) {
-    SourceSpec source;
-    source.paths = {dir.write("c.jsonl", lines)};
-    source.format = format;
-    source.chat.chat_template = "chatml";
-    const std::string text = message_of<UserError>([&] { tokenize_files(source, testing::FakeTokenizer(), dir.file("c.tokens"), {}); });
-    const std::string prefix = dir.file("c.jsonl");
-    return text.starts_with(prefix) ? text.substr(prefix.size()) : text;
-  };
-  const std::string good = R"({"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"}]})" "\n";
-  const std::string roles = "system, developer, user, assistant, tool, ipython, tool_response, context, assistant_tool_call";
-  EXPECT_EQ(error(good + good + R"({"messages":[{"role":"user","content":"a"},{"role":"gpt","content":"b"}]})"),
-            ":3: messages[1].role is 'gpt'; allowed: " + roles + "; rename it, or set format = \"sharegpt\", which reads 'human' and 'gpt'");
-  EXPECT_EQ(error(good + R"({"messages":[{"role":"boss","content":"a"}]})"), ":2: messages[0].role is 'boss'; allowed: " + roles);
-  EXPECT_EQ(error(good + R"({"messages":[]})"), ":2: a conversation without messages");
-  EXPECT_EQ(error(good + R"({"messages":[{"role":"user"}]})"), ":2: messages[0] has neither 'content' nor 'tool_calls'; it has: role");
-  EXPECT_EQ(error(good + R"({"messages":[{"role":"user","content":3}]})"), ":2: messages[0].content is number, a string is needed");
-  EXPECT_EQ(error(good + R"({"messages":[{"role":"user","content":[{"type":"image","url":"x"}]}]})"),
-            ":2: messages[0].content[0] is not text; images and sound are not trained on");
-  EXPECT_EQ(error(good + R"({"messages":["a"]})"), ":2: messages[0] is string, an object is needed");
-  EXPECT_EQ(error(good + R"({"messages":"a"})", SampleFormat::kChat), ":2: field 'messages' is string, a list of messages is needed");
-  EXPECT_EQ(error(good + R"({"chat":1})", SampleFormat::kChat), ":2: no field 'messages'; the line has: chat; map it in fields");
-  EXPECT_EQ(error(good + R"({"messages":[{"content":"a","who":"x"}]})"), ":2: messages[0] has no text 'role'; it has: content, who; map it in fields");
-  EXPECT_EQ(error(R"({"conversations":[{"from":"robot","value":"x"}]})"),
-            ":1: conversations[0].from is 'robot'; allowed: system, human, user, gpt, chatgpt, bing, bard, assistant, model, tool, observation, "
-            "function, function_call");
-  EXPECT_EQ(error(R"({"instruction":"a","output":7})"), ":1: field 'output' is number, a string is needed");
-  EXPECT_EQ(error(R"({"text":"a","messages":[]})"), ":1: the line has both 'text' and a conversation; set format to text or chat");
-  EXPECT_EQ(error(good + R"({"messages":[{"role":"user","content":"a"}], "x": 1e999})").substr(0, 4), ":2: ");
-  EXPECT_THAT(error(R"({"messages":[{"role":"user","content":"a"}],"tools":{}})"), HasSubstr(":1: field 'tools' is object, a list is needed"));
-}
-
-TEST(ChatRows, ATemplateThatRefusesNamesFileLineAndTemplateLine) {
-  TempDir dir;
-  SourceSpec source;
-  source.paths = {dir.write("c.jsonl", "\n{\"messages\":[{\"role\":\"tool\",\"content\":\"a\"}]}\n")};
-  source.chat.chat_template = dir.write("t.jinja", "{# one #}\n{{ raise_exception('no ' + messages[0].role) }}");
-  const auto tokenize = [&] { tokenize_files(source, testing::FakeTokenizer(), dir.file("c.tokens"), {}); };
-  EXPECT_EQ(message_of<UserError>(tokenize),
-            dir.file("c.jsonl") + ":2: " + dir.file("t.jinja") + ":2: the chat template refuses it: no tool");
-  source.skip_bad_lines = true;
-  EXPECT_THAT(message_of<UserError>(tokenize), HasSubstr("holds no document with text"));
-  source.chat.chat_template = "tokenizer";
-  EXPECT_EQ(message_of<UserError>(tokenize),
-            "the tokenizer 'fake' has no chat template, which conversations need; set model.chat_template to chatml, llama3, "
-            "mistral, alpaca or to a .jinja file (on a command line: --chat-template)");
-}
-
-TEST(ArrayReader, ReadsElementsAndNamesTheirLines) {
-  TempDir dir;
-  const auto read = [&](const std::string& text) {
-    ArrayReader reader(dir.write("a.json", text));
-    std::vector<std::string> elements;
-    std::string element;
-    while (reader.next(element)) elements.push_back(std::to_string(reader.line_number()) + element);
-    return elements;
-  };
-  EXPECT_THAT(read("[]"), ElementsAre());
-  EXPECT_THAT(read("\xEF\xBB\xBF [ ]\n"), ElementsAre());
-  EXPECT_THAT(read("[{\"a\": \"x],}\\\"{\"},\n\n{\"b\": [1, [2]]}\n , 7,\"s,]\" ]"),
-              ElementsAre("1{\"a\": \"x],}\\\"{\"}", "3{\"b\": [1, [2]]}", "47", "4\"s,]\""));
-  const auto error = [&](const std::string& text) {
-    return message_of<UserError>([&] { read(text); }).substr(dir.file("a.json").size());
-  };
-  EXPECT_EQ(error("[{} {}]"), ":1: ',' or ']' expected in the JSON array, found '{'");
-  EXPECT_EQ(error("[{},\n{\"a\""), ":2: the end of an element expected in the JSON array, found the end of the file");
-  EXPECT_EQ(error("[{},"), ":1: an element expected in the JSON array, found the end of the file");
-  EXPECT_EQ(error("[{}\n"), ":2: ',' or ']' expected in the JSON array, found the end of the file");
-  EXPECT_EQ(error("[,]"), ":1: an element expected in the JSON array, found ','");
 }
 
 std::string zstd_of(const std::string& text) {
@@ -280,8 +204,8 @@ void write_gzip(const std::string& path, const std::string& text) {
   gzclose(file);
 }
 
-/// The same random conversations as lines and as an array, in every kind of file: the same tokens, and what is trained
-/// on are the answers with their ends.
+/// The same random conversations as lines and as an array, in every kind of file: the same tokens,
+/// and what is trained on are the answers with their ends.
 TEST(ChatData, EveryKindOfFileTrainsOnTheAnswers) {
   TempDir dir;
   const CounterRandom random(std::random_device{}(), RandomPurpose::kSplit);
@@ -293,7 +217,8 @@ TEST(ChatData, EveryKindOfFileTrainsOnTheAnswers) {
     Json messages = Json::array();
     const auto word = [&] {
       std::string text;
-      for (std::uint64_t n = random.u64(draw++) % 5; n > 0; --n) text += words[random.u64(draw++) % words.size()];
+      for (std::uint64_t n = random.u64(draw++) % 5; n > 0; --n)
+        text += words[random.u64(draw++) % words.size()];
       return text + std::to_string(i);
     };
     if (random.u64(draw++) % 2 == 0) messages.push_back({{"role", "system"}, {"content", word()}});
@@ -308,7 +233,8 @@ TEST(ChatData, EveryKindOfFileTrainsOnTheAnswers) {
   for (const Json& row : rows) lines += row.dump() + "\n";
   dir.write("a.jsonl", lines);
   dir.write("b.json", array);
-  dir.write("c.jsonl.zst", zstd_of(lines.substr(0, lines.size() / 2)) + zstd_of(lines.substr(lines.size() / 2)));
+  dir.write("c.jsonl.zst",
+            zstd_of(lines.substr(0, lines.size() / 2)) + zstd_of(lines.substr(lines.size() / 2)));
   write_gzip(dir.file("d.json.gz"), array);
   std::string digest;
   for (const char* name : {"a.jsonl", "b.json", "c.jsonl.zst", "d.json.gz"}) {
@@ -343,7 +269,8 @@ TEST(ChatData, EveryKindOfFileTrainsOnTheAnswers) {
   dir.write("cut.jsonl.zst", zstd_of(lines).substr(0, 1000));
   SourceSpec cut;
   cut.paths = {dir.file("cut.jsonl.zst")};
-  EXPECT_THAT(message_of<UserError>([&] { tokenize_files(cut, testing::FakeTokenizer(), dir.file("x.tokens"), {}); }),
+  EXPECT_THAT(message_of<UserError>(
+                  [&] { tokenize_files(cut, testing::FakeTokenizer(), dir.file("x.tokens"), {}); }),
               HasSubstr("cut.jsonl.zst: incomplete zstd file"));
 }
 
@@ -351,7 +278,10 @@ TEST(ChatData, TokenFilesResumeAndTruncate) {
   TempDir dir;
   std::string lines;
   for (int i = 0; i < 40; ++i)
-    lines += Json{{"instruction", "q" + std::to_string(i)}, {"output", std::string(static_cast<std::size_t>(i), 'o')}}.dump() + "\n";
+    lines += Json{{"instruction", "q" + std::to_string(i)},
+                  {"output", std::string(static_cast<std::size_t>(i), 'o')}}
+                 .dump() +
+             "\n";
   DataSpec spec;
   spec.train.emplace_back().paths = {dir.write("a.jsonl", lines)};
   spec.seq_len = 48;
@@ -359,12 +289,14 @@ TEST(ChatData, TokenFilesResumeAndTruncate) {
   const testing::FakeTokenizer tokenizer(true);
   const auto error = message_of<UserError>([&] { open_training_data(spec, tokenizer, {}, {}); });
   EXPECT_THAT(error, HasSubstr("samples are longer than seq_len = 48"));
-  for (const ExcessLength excess : {ExcessLength::kDrop, ExcessLength::kTruncate, ExcessLength::kSplit}) {
+  for (const ExcessLength excess :
+       {ExcessLength::kDrop, ExcessLength::kTruncate, ExcessLength::kSplit}) {
     spec.excess_length = excess;
     const auto data = open_training_data(spec, tokenizer, {}, {});
     std::int64_t weights = 0;
     for (std::int64_t s = 0; s < data->train().num_sequences(); ++s) {
-      for (const float w : data->train().get_sequences(std::span(&s, 1)).weights) weights += w != 0 ? 1 : 0;
+      for (const float w : data->train().get_sequences(std::span(&s, 1)).weights)
+        weights += w != 0 ? 1 : 0;
     }
     EXPECT_EQ(weights, data->summary().trained_tokens);
     EXPECT_GT(weights, 40);

@@ -1,4 +1,5 @@
-// Published chat templates against what transformers makes of them; needs the folder of shared data.
+// Published chat templates against what transformers makes of them; needs the folder of shared
+// data.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -11,7 +12,8 @@ namespace {
 
 TEST(ChatTemplatePublished, EachRendersAsInTransformers) {
   const char* folder = std::getenv("THIMBLE_SHARED_DATA");
-  const std::filesystem::path templates = std::filesystem::path(folder != nullptr ? folder : "../shared/data") / "templates";
+  const std::filesystem::path templates =
+      std::filesystem::path(folder != nullptr ? folder : "../shared/data") / "templates";
   if (!std::filesystem::exists(templates)) GTEST_SKIP() << "no data: " << templates;
   int texts = 0, refused = 0;
   const Conversations conversations;

@@ -18,7 +18,8 @@ TEST(ChatTemplate, LanguageIsThatOfJinja) {
   for (const Json& item : items) {
     const auto source = item["template"].get<std::string>();
     SCOPED_TRACE(source);
-    const Json messages = Json::parse(R"([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}])");
+    const Json messages = Json::parse(
+        R"([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}])");
     const std::optional<std::string> text = render_text(source, "t", messages, Json(), true);
     ++(item["text"].is_null() ? refused : compared);
     if (item["text"].is_null()) {
@@ -49,7 +50,8 @@ TEST(ChatTemplate, OwnTemplatesRenderAsInTransformers) {
       const Template parsed = Template::parse(source, file);
       EXPECT_TRUE(parsed.marks_generation());
       Json ranges = Json::array();
-      for (const jinja::TextRange r : parsed.render(request_for(row.messages, row.tools, false)).generation)
+      for (const jinja::TextRange r :
+           parsed.render(request_for(row.messages, row.tools, false)).generation)
         ranges.push_back({r.begin, r.end});
       EXPECT_EQ(ranges, expected[2]);
     }
@@ -70,12 +72,17 @@ TEST(ChatTemplate, BoundsAreKept) {
   };
   EXPECT_EQ(error("\n{% for a in range(1000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}"),
             "t.jinja:2: chat template: the template takes too many steps");
-  EXPECT_EQ(error("{{ 'x' * 100000000 }}"), "t.jinja:1: chat template: the template makes too much text");
-  EXPECT_EQ(error("{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + ns.x %}{% endfor %}"),
+  EXPECT_EQ(error("{{ 'x' * 100000000 }}"),
             "t.jinja:1: chat template: the template makes too much text");
-  EXPECT_EQ(error("{% for a in range(300) %}abcd{% endfor %}"), "t.jinja:1: chat template: the rendered text is longer than 1000 bytes");
-  EXPECT_EQ(error("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}"), "t.jinja:1: chat template: the template goes too deep");
-  EXPECT_EQ(error("{{ " + std::string(5000, '(') + "1" + std::string(5000, ')') + " }}"), "t.jinja:1: chat template: the expression is nested too deeply");
+  EXPECT_EQ(error("{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + "
+                  "ns.x %}{% endfor %}"),
+            "t.jinja:1: chat template: the template makes too much text");
+  EXPECT_EQ(error("{% for a in range(300) %}abcd{% endfor %}"),
+            "t.jinja:1: chat template: the rendered text is longer than 1000 bytes");
+  EXPECT_EQ(error("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}"),
+            "t.jinja:1: chat template: the template goes too deep");
+  EXPECT_EQ(error("{{ " + std::string(5000, '(') + "1" + std::string(5000, ')') + " }}"),
+            "t.jinja:1: chat template: the expression is nested too deeply");
   std::string chain = "{{ 1", dots = "{{ x";
   for (int i = 0; i < 20'000; ++i) {
     chain += " + 1";
@@ -86,12 +93,16 @@ TEST(ChatTemplate, BoundsAreKept) {
   std::string blocks;
   for (int i = 0; i < 1000; ++i) blocks += "{% if true %}";
   EXPECT_EQ(error(blocks), "t.jinja:1: chat template: blocks are nested too deeply");
-  EXPECT_EQ(error("{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}ok"), "rendered 2");
-  EXPECT_EQ(error("{{ -9223372036854775807 - 2 }}"), "t.jinja:1: chat template: a number does not fit in 64 bits");
+  EXPECT_EQ(error("{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}ok"),
+            "rendered 2");
+  EXPECT_EQ(error("{{ -9223372036854775807 - 2 }}"),
+            "t.jinja:1: chat template: a number does not fit in 64 bits");
   EXPECT_EQ(error("a\n{% include 'x' %}"),
-            "t.jinja:2: chat template: {% include %} is not supported; supported are if, for, set, macro, with, filter, generation, "
+            "t.jinja:2: chat template: {% include %} is not supported; supported are if, for, set, "
+            "macro, with, filter, generation, "
             "break, continue and raw");
-  EXPECT_EQ(error("\n\n{{ x | frobnicate }}"), "t.jinja:3: chat template: there is no filter 'frobnicate'");
+  EXPECT_EQ(error("\n\n{{ x | frobnicate }}"),
+            "t.jinja:3: chat template: there is no filter 'frobnicate'");
   EXPECT_EQ(error("{{\n raise_exception('roles\x1b must alternate') }}"),
             "t.jinja:2: the chat template refuses it: roles\\x1b must alternate");
 }
@@ -100,8 +111,11 @@ TEST(ChatTemplate, BoundsAreKept) {
 TEST(ChatTemplate, AnySourceIsReadOrRefused) {
   const CounterRandom random(std::random_device{}(), RandomPurpose::kSplit);
   constexpr std::array<std::string_view, 34> kPieces{
-      "{{", "}}", "{%", "%}", "{%-", "-%}", " if ", " endif ", " for ", " in ", " endfor ", "x", "'a'", "1", "|", "trim", ".", "[", "]", "(", ")",
-      " set ", "=", "+", "{#", "#}", "\n", ":", ",", " macro f()", " endmacro ", " raw ", " endraw ", "\xc3\xa9"};
+      "{{",      "}}",         "{%",         "%}",       "{%-",      "-%}",     " if ",
+      " endif ", " for ",      " in ",       " endfor ", "x",        "'a'",     "1",
+      "|",       "trim",       ".",          "[",        "]",        "(",       ")",
+      " set ",   "=",          "+",          "{#",       "#}",       "\n",      ":",
+      ",",       " macro f()", " endmacro ", " raw ",    " endraw ", "\xc3\xa9"};
   std::uint64_t draw = 0;
   int rendered = 0;
   for (int i = 0; i < 20'000; ++i) {
@@ -109,7 +123,8 @@ TEST(ChatTemplate, AnySourceIsReadOrRefused) {
     const std::uint64_t count = random.u64(draw++) % 14;
     for (std::uint64_t k = 0; k < count; ++k) {
       const std::uint64_t r = random.u64(draw++);
-      source += i % 4 == 0 ? std::string(1, static_cast<char>(r)) : std::string(kPieces[r % kPieces.size()]);
+      source += i % 4 == 0 ? std::string(1, static_cast<char>(r))
+                           : std::string(kPieces[r % kPieces.size()]);
     }
     rendered += render_text(source, "t", Json::array(), Json(), false).has_value() ? 1 : 0;
   }

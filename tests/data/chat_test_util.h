@@ -55,26 +55,38 @@ struct Conversations {
 
 /// The moment of the fixtures: 2024-07-26 13:05:09 in local time.
 inline std::time_t fixture_time() {
-  std::tm local{.tm_sec = 9, .tm_min = 5, .tm_hour = 13, .tm_mday = 26, .tm_mon = 6, .tm_year = 124, .tm_isdst = -1};
+  std::tm local{.tm_sec = 9,
+                .tm_min = 5,
+                .tm_hour = 13,
+                .tm_mday = 26,
+                .tm_mon = 6,
+                .tm_year = 124,
+                .tm_isdst = -1};
   return std::mktime(&local);
 }
 
 inline jinja::RenderRequest request_for(const Json& messages, const Json& tools, bool prompted) {
   jinja::RenderRequest request;
   request.now = fixture_time();
-  const auto set = [&](const char* name, jinja::Value value) { request.variables.items.emplace_back(name, std::move(value)); };
+  const auto set = [&](const char* name, jinja::Value value) {
+    request.variables.items.emplace_back(name, std::move(value));
+  };
   set("messages", jinja::from_json(messages));
   set("tools", jinja::from_json(tools));
   set("documents", jinja::Value::none());
   set("add_generation_prompt", jinja::Value::boolean(prompted));
-  for (const auto& [name, text] : {std::pair{"bos_token", "<s>"}, {"eos_token", "</s>"}, {"unk_token", "<unk>"}, {"pad_token", "</s>"}})
+  for (const auto& [name, text] : {std::pair{"bos_token", "<s>"},
+                                   {"eos_token", "</s>"},
+                                   {"unk_token", "<unk>"},
+                                   {"pad_token", "</s>"}})
     set(name, jinja::Value::text(text));
   return request;
 }
 
 /// The text, or nothing if the template or the conversation is refused.
-inline std::optional<std::string> render_text(const std::string& source, const std::string& name, const Json& messages,
-                                              const Json& tools, bool prompted) {
+inline std::optional<std::string> render_text(const std::string& source, const std::string& name,
+                                              const Json& messages, const Json& tools,
+                                              bool prompted) {
   try {
     return jinja::Template::parse(source, name).render(request_for(messages, tools, prompted)).text;
   } catch (const UserError&) {

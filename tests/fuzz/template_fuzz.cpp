@@ -1,4 +1,5 @@
-// libFuzzer target: any bytes as a chat template render or raise a UserError, within the limits of a rendering.
+// libFuzzer target: any bytes as a chat template render or raise a UserError, within the limits of
+// a rendering.
 #include <cstdint>
 #include <cstdlib>
 #include <string_view>
@@ -10,8 +11,10 @@
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace thimble;
   try {
-    const auto parsed = jinja::Template::parse({reinterpret_cast<const char*>(data), size}, "input");
-    const Conversation conversation = make_conversation({{"system", "s"}, {"user", "w\xC3\xB6rld"}, {"assistant", "a\n"}});
+    const auto parsed =
+        jinja::Template::parse({reinterpret_cast<const char*>(data), size}, "input");
+    const Conversation conversation =
+        make_conversation({{"system", "s"}, {"user", "w\xC3\xB6rld"}, {"assistant", "a\n"}});
     jinja::RenderRequest request;
     request.watched = conversation.messages;
     request.limits = {.steps = 10'000, .made_bytes = 1 << 20, .output_bytes = 1 << 16};

@@ -1,4 +1,5 @@
-// From a file of conversations to a model that one talks with, by the commands of docs/finetuning.md.
+// From a file of conversations to a model that one talks with, by the commands of
+// docs/finetuning.md.
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -20,7 +21,9 @@ class ChatTest : public testing::Test {
     std::string rows;
     for (int i = 0; i < 60; ++i) {
       rows += fmt::format(
-          R"({{"messages":[{{"role":"user","content":"say {0}"}},{{"role":"assistant","content":"yes"}}]}})" "\n", i % 7);
+          R"({{"messages":[{{"role":"user","content":"say {0}"}},{{"role":"assistant","content":"yes"}}]}})"
+          "\n",
+          i % 7);
     }
     d.write("chat.jsonl", rows);
     fs::copy_file(fs::path(THIMBLE_EXAMPLES) / "chat.toml", d.path("chat.toml"));
@@ -32,11 +35,14 @@ class ChatTest : public testing::Test {
   }
   // What makes the example small enough for a test.
   static std::string overrides() {
-    return " --set data.seq_len=96 --set model.chat_template=chatml --set data.cache_dir=cache --set training.num_epochs=12"
-           " --set training.global_batch_size=4 --set optimizer.lr=5e-3 --set eval.eval_steps=0 --set model.dtype=fp32";
+    return " --set data.seq_len=96 --set model.chat_template=chatml --set data.cache_dir=cache "
+           "--set training.num_epochs=12"
+           " --set training.global_batch_size=4 --set optimizer.lr=5e-3 --set eval.eval_steps=0 "
+           "--set model.dtype=fp32";
   }
   static std::string environment() {
-    return "MODEL='" + shared_->path("runs/base/model").string() + "' DATA='" + shared_->path("chat.jsonl").string() + "'";
+    return "MODEL='" + shared_->path("runs/base/model").string() + "' DATA='" +
+           shared_->path("chat.jsonl").string() + "'";
   }
   ProgramDir& d() { return *shared_; }
   int talk(const std::string& said, const std::string& options = "") {
@@ -48,11 +54,16 @@ class ChatTest : public testing::Test {
 
 TEST_F(ChatTest, TheModelAnswersAsItWasTaught) {
   ASSERT_TRUE(fs::exists(d().path("runs/chat/model/chat_template.jinja")));
-  ASSERT_EQ(talk("say 3\n/clear\n\nsay 5\n/system be brief\nsay 1\n/help\n/nothing\n/exit\nnever read\n"), 0) << d().err();
+  ASSERT_EQ(
+      talk("say 3\n/clear\n\nsay 5\n/system be brief\nsay 1\n/help\n/nothing\n/exit\nnever read\n"),
+      0)
+      << d().err();
   const std::string out = d().out();
   EXPECT_TRUE(out.starts_with("yes\nyes\n")) << out;
   EXPECT_NE(out.find("/system TEXT  begins anew"), std::string::npos) << out;
-  EXPECT_NE(d().err().find("unknown command /nothing; there are /system, /clear, /help, /exit"), std::string::npos) << d().err();
+  EXPECT_NE(d().err().find("unknown command /nothing; there are /system, /clear, /help, /exit"),
+            std::string::npos)
+      << d().err();
   EXPECT_NE(d().err().find("128 positions"), std::string::npos) << d().err();
   // The end of the input ends it; a message may go on in the next line.
   ASSERT_EQ(talk("say \\\n3"), 0) << d().err();
@@ -65,9 +76,11 @@ TEST_F(ChatTest, HistoryIsFedOnAndItsLimitsAreTold) {
   ASSERT_EQ(talk(said, "--context 100"), 0) << d().err();
   EXPECT_NE(d().err().find("/clear begins anew"), std::string::npos) << d().err();
   EXPECT_EQ(d().run("chat runs/chat --context 1000 < said.txt"), 2);
-  EXPECT_NE(d().err().find("--context 1000: the model has 128 positions"), std::string::npos) << d().err();
+  EXPECT_NE(d().err().find("--context 1000: the model has 128 positions"), std::string::npos)
+      << d().err();
   EXPECT_EQ(d().run("chat runs/base < said.txt"), 2);
-  EXPECT_NE(d().err().find("has no chat template; it is a base model"), std::string::npos) << d().err();
+  EXPECT_NE(d().err().find("has no chat template; it is a base model"), std::string::npos)
+      << d().err();
 }
 
 TEST_F(ChatTest, InspectShowsWhatIsTrainedOn) {
@@ -97,7 +110,9 @@ lr = 1e-3
   EXPECT_NE(out.find("chat.jsonl: chat, template chatml\n"), std::string::npos) << out;
   EXPECT_NE(out.find("60 samples"), std::string::npos) << out;
   EXPECT_NE(out.find("53 duplicates"), std::string::npos) << out;
-  EXPECT_NE(out.find("64 to     127 tokens       60  ########################################\n"), std::string::npos) << out;
+  EXPECT_NE(out.find("64 to     127 tokens       60  ########################################\n"),
+            std::string::npos)
+      << out;
   ASSERT_EQ(d().run("inspect data look.toml -n 1 --json"), 0) << d().err();
   EXPECT_EQ(d().json()["summary"]["lengths"][6], 60);
   std::string trained;

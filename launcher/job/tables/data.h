@@ -14,10 +14,13 @@ inline constexpr std::array kSpellings<ExcessLength>{
 
 template <>
 inline constexpr std::array kSpellings<SampleFormat>{
-    Spelling{SampleFormat::kAuto, "auto"}, Spelling{SampleFormat::kText, "text"},
+    Spelling{SampleFormat::kAuto, "auto"},
+    Spelling{SampleFormat::kText, "text"},
     Spelling{SampleFormat::kPromptCompletion, "prompt_completion"},
-    Spelling{SampleFormat::kTokens, "tokens"}, Spelling{SampleFormat::kChat, "chat"},
-    Spelling{SampleFormat::kShareGpt, "sharegpt"}, Spelling{SampleFormat::kAlpaca, "alpaca"}};
+    Spelling{SampleFormat::kTokens, "tokens"},
+    Spelling{SampleFormat::kChat, "chat"},
+    Spelling{SampleFormat::kShareGpt, "sharegpt"},
+    Spelling{SampleFormat::kAlpaca, "alpaca"}};
 
 template <>
 inline constexpr std::array kSpellings<TrainOnEos>{Spelling{TrainOnEos::kTurn, "turn"},
@@ -57,7 +60,8 @@ inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
   Field path{.name = "path",
              .doc =
                  "A file, a glob or a list of them: .jsonl (an object a line), .json (an array of "
-                 "objects), both also as .gz and .zst, .txt, or a .tokens file written by `thimble tokenize`",
+                 "objects), both also as .gz and .zst, .txt, or a .tokens file written by `thimble "
+                 "tokenize`",
              .value = &source.path,
              .required = true,
              .path = PathKind::kInput,
@@ -75,13 +79,14 @@ inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
                   .value = &source.document_separator,
                   .default_text = "one file is one document"};
   visit(separator);
-  Field fields{.name = "fields",
-               .doc =
-                   "Which JSON keys hold the text, the prompt and completion or the messages: { text = "
-                   "\"content\" } or { prompt = \"question\", completion = \"answer\" }",
-               .value = &source.fields,
-               .default_text = "the same names",
-               .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
+  Field fields{
+      .name = "fields",
+      .doc =
+          "Which JSON keys hold the text, the prompt and completion or the messages: { text = "
+          "\"content\" } or { prompt = \"question\", completion = \"answer\" }",
+      .value = &source.fields,
+      .default_text = "the same names",
+      .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
   visit(fields);
   Field roles{.name = "roles_to_train",
               .doc =
@@ -94,8 +99,9 @@ inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
               .value = choice(source.turns_to_train)};
   visit(turns);
   Field eos{.name = "train_on_eos",
-            .doc = "Chat: which end-of-turn tokens are trained on; turn: those of the turns that are; "
-                   "last: only that of the last of these; all: those of every turn",
+            .doc =
+                "Chat: which end-of-turn tokens are trained on; turn: those of the turns that are; "
+                "last: only that of the last of these; all: those of every turn",
             .value = choice(source.train_on_eos)};
   visit(eos);
   Field inputs{.name = "train_on_inputs",
