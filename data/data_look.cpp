@@ -33,7 +33,8 @@ class Look {
       : source_(source), tokenizer_(tokenizer), files_(expand_paths(source.paths)) {
     source_.format = resolve_format(source, files_);
     look_.name = files_.front();
-    look_.has_prompts = source_.format == SampleFormat::kPromptCompletion;
+    look_.has_prompts = source_.format != SampleFormat::kText;
+    chat_ = chat_template_of(source_, tokenizer);
   }
 
   SourceLook take() {
@@ -71,7 +72,8 @@ class Look {
 
   void read_some(const std::string& file, std::int64_t limit) {
     // An estimate may cut anywhere, so that of a large file only some pieces are in memory.
-    DocumentReader reader(source_, {file}, {}, [](auto, auto) { return true; });
+    DocumentReader reader(
+        source_, {file}, {}, [](auto, auto) { return true; }, chat_);
     std::int64_t bytes = 0;
     double of_document = 0;
     while (bytes < limit) {
@@ -97,7 +99,7 @@ class Look {
   double count_piece(DocumentPiece& piece) {
     const auto size = narrow<std::int64_t>(piece.text.size());
     double scale = 1;
-    if (size > kPieceBytesRead) {
+    if (size > kPieceBytesRead && !piece.chat) {
       piece.text.resize(static_cast<std::size_t>(kPieceBytesRead));
       scale = static_cast<double>(size) / static_cast<double>(kPieceBytesRead);
       look_.exact = false;
@@ -109,6 +111,7 @@ class Look {
   }
 
   SourceSpec source_;
+  std::shared_ptr<const ChatTemplate> chat_;
   const Tokenizer& tokenizer_;
   std::vector<std::string> files_;
   SourceLook look_;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <filesystem>
 #include <functional>
 #include <optional>
 #include <string>
@@ -17,11 +18,14 @@ enum class SampleFormat : std::uint8_t {
   kText,              // documents, every token trained
   kPromptCompletion,  // samples, the completion trained
   kTokens,            // a file written by tokenize_files
+  kChat,      // messages with roles, rendered by a chat template; the assistant's are trained
+  kShareGpt,  // the same as `conversations` of `from` and `value`
+  kAlpaca,    // the same as `instruction`, `input` and `output`
 };
 
-/// "auto", "text", "prompt_completion" or "tokens".
+/// "auto", "text", "prompt_completion", "tokens", "chat", "sharegpt" or "alpaca".
 std::string_view format_name(SampleFormat format);
-/// The inverse of format_name; "chat" and unknown names throw a UserError that begins with `where`.
+/// The inverse of format_name; unknown names throw a UserError that begins with `where`.
 SampleFormat parse_format(std::string_view name, std::string_view where);
 
 /// What happens to a sample longer than a sequence. Text defaults to kSplit, prompt and completion
@@ -33,6 +37,21 @@ struct FieldNames {
   std::string text = "text";
   std::string prompt = "prompt";
   std::string completion = "completion";
+  std::string messages = "messages", role = "role", content = "content";  // of chats
+};
+
+/// Which end-of-turn tokens of a chat are trained on: those of the turns that are, only that of the
+/// last of these, or those of all turns.
+enum class TrainOnEos : std::uint8_t { kTurn, kLast, kAll };
+
+/// How conversations become text, and what of it is trained on.
+struct ChatOptions {
+  std::string chat_template =
+      "tokenizer";                  // of the tokenizer, the name of a built-in one, or a file
+  std::filesystem::path tokenizer;  // directory or file that the tokenizer was read from
+  std::vector<std::string> roles_to_train{"assistant"};
+  bool last_turn_only = false;
+  TrainOnEos train_on_eos = TrainOnEos::kTurn;
 };
 
 /// One entry of [[data.train]] or [[data.eval]].
@@ -45,6 +64,7 @@ struct SourceSpec {
   bool train_on_inputs = false;    // the prompt carries loss too
   bool parse_special = true;       // "<|im_end|>" in the data is that token; false: plain text
   bool skip_bad_lines = false;     // of JSON lines; false: they are errors
+  ChatOptions chat;                // of the chat formats
   double weight = 1.0;             // share of the sequences drawn, relative to the other sources
 };
 

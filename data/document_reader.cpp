@@ -1,6 +1,7 @@
 #include "data/document_reader.h"
 
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
@@ -141,24 +142,23 @@ class JsonFileReader final : public DocumentReader::FileReader {
  public:
   /// Counts the lines that it skips in `bad_lines`.
   JsonFileReader(const std::string& path, const SourceSpec& source, WarnFn warn,
-                 std::int64_t& bad_lines)
+                 std::int64_t& bad_lines, const ChatTemplate* chat)
       : path_(path),
-        format_(source.format),
-        fields_(source.fields),
-        skips_(source.skip_bad_lines),
+        source_(source),
         warn_(std::move(warn)),
         bad_lines_(bad_lines),
-        lines_(path) {}
+        chat_(chat),
+        records_(open_records(path)) {}
 
   std::optional<DocumentPiece> next() override {
-    while (lines_.next(line_)) {
+    while (records_->next(line_)) {
       if (is_blank(line_)) continue;
       if (!any_) check_is_text(path_, line_);
       any_ = true;
       try {
-        return parse_json_sample(line_, format_, fields_, lines_.where());
+        return read_sample();
       } catch (const UserError& e) {
-        if (!skips_) throw;
+        if (!source_.skip_bad_lines) throw;
         ++bad_lines_;
         warn_(fmt::format("{}; such lines are skipped", e.what()));
       }
@@ -167,16 +167,30 @@ class JsonFileReader final : public DocumentReader::FileReader {
     return std::nullopt;
   }
 
-  std::int64_t bytes_done() const override { return lines_.stored_bytes(); }
+  std::int64_t bytes_done() const override { return records_->stored_bytes(); }
 
  private:
+  DocumentPiece read_sample() const {
+    const std::string where = records_->where();
+    if (!chat_) return parse_json_sample(line_, source_.format, source_.fields, where);
+    const Conversation conversation =
+        read_conversation(parse_json_object(line_, where), source_.format, source_.fields, where);
+    DocumentPiece piece;
+    try {
+      piece.chat = chat_->render(conversation, source_.chat);
+    } catch (const UserError& e) {
+      throw_user("{}: {}", where, e.what());
+    }
+    piece.text = std::move(piece.chat->text);
+    return piece;
+  }
+
   std::string path_;
-  SampleFormat format_;
-  FieldNames fields_;
-  bool skips_;
+  const SourceSpec& source_;
   WarnFn warn_;
   std::int64_t& bad_lines_;
-  LineReader lines_;
+  const ChatTemplate* chat_;  // of conversations
+  std::unique_ptr<RecordReader> records_;
   std::string line_;
   bool any_ = false;
 };
@@ -184,13 +198,15 @@ class JsonFileReader final : public DocumentReader::FileReader {
 }  // namespace
 
 DocumentReader::DocumentReader(const SourceSpec& source, std::vector<std::string> files,
-                               WarnFn warn, SafeCutFn is_safe_cut)
+                               WarnFn warn, SafeCutFn is_safe_cut,
+                               std::shared_ptr<const ChatTemplate> chat)
     : source_(source),
       files_(std::move(files)),
       warn_(std::move(warn)),
-      is_safe_cut_(std::move(is_safe_cut)) {
-  TH_CHECK(source.format == SampleFormat::kText ||
-           source.format == SampleFormat::kPromptCompletion);
+      is_safe_cut_(std::move(is_safe_cut)),
+      chat_(std::move(chat)) {
+  TH_CHECK(source.format != SampleFormat::kAuto && source.format != SampleFormat::kTokens);
+  TH_CHECK_EQ(is_chat_format(source.format), chat_ != nullptr);
   for (const std::string& file : files_) bytes_total_ += File::open_read(file).size();
 }
 
@@ -217,7 +233,8 @@ std::optional<DocumentPiece> DocumentReader::next() {
             path, source_.document_separator,
             TextFileReader::Warnings{once("UTF-8"), once("separator")}, is_safe_cut_);
       } else {
-        current_ = std::make_unique<JsonFileReader>(path, source_, once("line"), bad_lines_);
+        current_ =
+            std::make_unique<JsonFileReader>(path, source_, once("line"), bad_lines_, chat_.get());
       }
     }
     if (std::optional<DocumentPiece> piece = current_->next()) return piece;

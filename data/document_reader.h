@@ -1,6 +1,6 @@
-// Streams the documents of a list of .txt, .jsonl and .jsonl.gz files in a fixed order. It knows
-// nothing of tokens. Called by tokenize_files; memory is one document or, for large plain text, one
-// piece of it.
+// Streams the documents of a list of .txt and JSON files (.jsonl, .json; compressed too) in a fixed
+// order. It knows nothing of tokens. Called by tokenize_files; memory is one document or, for large
+// plain text, one piece of it.
 //
 // A .txt document above kPieceBytes arrives in several pieces, so that one huge file can be
 // tokenised by several threads. It is cut before a space between two letters where whoever asks for
@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "data/chat/chat_template.h"
 #include "data/data_spec.h"
 
 namespace thimble {
@@ -27,10 +28,11 @@ using SafeCutFn = std::function<bool(std::string_view left, std::string_view rig
 
 /// A document, or a piece of one.
 struct DocumentPiece {
-  std::string prompt;  // prompt_completion only
-  std::string text;    // the document or the completion
-  bool begins = true;  // first piece of its document
-  bool ends = true;    // last piece of its document
+  std::string prompt;                  // prompt_completion only
+  std::string text;                    // the document or the completion; a rendered conversation
+  std::optional<RenderedChat> chat{};  // the turns of a conversation (its text is above)
+  bool begins = true;                  // first piece of its document
+  bool ends = true;                    // last piece of its document
 };
 
 /// Files of a source in reading order: each entry as given, globs replaced by their sorted matches.
@@ -47,11 +49,11 @@ SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::str
 
 class DocumentReader {
  public:
-  /// `source.format` must be kText or kPromptCompletion. `warn` is called at most once each for
-  /// invalid UTF-8 in .txt, a separator that never occurs and the first bad line that is skipped.
-  /// Without `is_safe_cut` documents come whole.
+  /// `source.format` must be neither kAuto nor kTokens; chats need `chat`. `warn` is called at most
+  /// once each for invalid UTF-8 in .txt, a separator that never occurs and the first bad line that
+  /// is skipped. Without `is_safe_cut` documents come whole.
   DocumentReader(const SourceSpec& source, std::vector<std::string> files, WarnFn warn,
-                 SafeCutFn is_safe_cut = {});
+                 SafeCutFn is_safe_cut = {}, std::shared_ptr<const ChatTemplate> chat = {});
   ~DocumentReader();
 
   /// The next piece; nullopt after the last. Throws UserError "file:line: ..." for lines that do
@@ -74,6 +76,7 @@ class DocumentReader {
   WarnFn once(const char* kind);
 
   SafeCutFn is_safe_cut_;
+  std::shared_ptr<const ChatTemplate> chat_;
   std::set<std::string> said_;
   std::int64_t bad_lines_ = 0;
   std::size_t next_file_ = 0;

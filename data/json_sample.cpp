@@ -5,19 +5,22 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/chat/conversation.h"
 #include "data/file_kind.h"
 #include "data/utf8.h"
 
 namespace thimble {
 namespace {
 
-using Json = nlohmann::json;
+using SampleJson = nlohmann::ordered_json;
 
-Json parse_object(const std::string& line, const std::string& where) {
-  Json value;
+}  // namespace
+
+SampleJson parse_json_object(const std::string& line, const std::string& where) {
+  SampleJson value;
   try {
-    value = Json::parse(line);
-  } catch (const Json::parse_error& error) {
+    value = SampleJson::parse(line);
+  } catch (const SampleJson::parse_error& error) {
     const std::size_t at = error.byte > 0 ? error.byte - 1 : 0;
     const std::string_view rest = std::string_view(line).substr(std::min(at, line.size()));
     const std::string path = where.substr(0, where.rfind(':'));
@@ -27,7 +30,7 @@ Json parse_object(const std::string& line, const std::string& where) {
         utf8 ? not_json_hint(path, line)
              : fmt::format("; not UTF-8 (Latin-1? iconv -f LATIN1 -t UTF-8 {} > converted.jsonl)",
                            path));
-  } catch (const Json::exception& error) {  // a number that no double holds
+  } catch (const SampleJson::exception& error) {  // a number that no double holds
     throw_user("{}: {}; leave the number out or write it as text", where,
                printable(std::string_view(error.what())
                              .substr(std::min(std::string_view(error.what()).find(']') + 2,
@@ -42,13 +45,15 @@ Json parse_object(const std::string& line, const std::string& where) {
   return value;
 }
 
-std::string key_list(const Json& object) {
+namespace {
+
+std::string key_list(const SampleJson& object) {
   std::vector<std::string> keys;
   for (const auto& item : object.items()) keys.push_back(printable(item.key()));
   return keys.empty() ? "none" : join(keys);
 }
 
-std::string take_string(Json& object, const std::string& field, const std::string& where) {
+std::string take_string(SampleJson& object, const std::string& field, const std::string& where) {
   const auto found = object.find(field);
   if (found == object.end()) {
     throw_user("{}: no field '{}'; the line has: {}; map it in fields", where, field,
@@ -68,28 +73,37 @@ bool is_blank(std::string_view line) {
 
 SampleFormat detect_json_format(const std::string& line, const FieldNames& fields,
                                 const std::string& where) {
-  const Json object = parse_object(line, where);
+  const SampleJson object = parse_json_object(line, where);
   const bool text = object.contains(fields.text);
-  const bool pair = object.contains(fields.prompt) && object.contains(fields.completion);
-  if (text && pair) {
-    throw_user(
-        "{}: the line has both '{}' and '{}' with '{}'; set format to text or prompt_completion",
-        where, fields.text, fields.prompt, fields.completion);
-  }
+  const SampleFormat chat = chat_format_of(object, fields);
+  const bool lists = chat == SampleFormat::kChat && object.contains(fields.completion) &&
+                     object[fields.completion].is_array();
+  const bool pair = object.contains(fields.prompt) && object.contains(fields.completion) && !lists;
+  const auto both = [&](const std::string& a, const std::string& b, std::string_view first,
+                        std::string_view second) {
+    throw_user("{}: the line has both {} and {}; set format to {} or {}", where, a, b, first,
+               second);
+  };
+  const std::string text_key = fmt::format("'{}'", fields.text);
+  const std::string pair_keys = fmt::format("'{}' with '{}'", fields.prompt, fields.completion);
+  if (text && pair) both(text_key, pair_keys, "text", "prompt_completion");
+  if (chat != SampleFormat::kAuto && (text || pair))
+    both(text ? text_key : pair_keys, "a conversation", text ? "text" : "prompt_completion",
+         format_name(chat));
   if (text) return SampleFormat::kText;
   if (pair) return SampleFormat::kPromptCompletion;
-  if (object.contains("messages") || object.contains("conversations")) {
-    throw_user("{}: format 'chat' is not in this release", where);
-  }
+  if (chat != SampleFormat::kAuto) return chat;
   throw_user(
-      "{}: cannot tell the format: no '{}' and no '{}' with '{}'; the line has: {}; "
+      "{}: cannot tell the format: no '{}', no '{}' with '{}', no '{}', no 'conversations' and no "
+      "'instruction' with "
+      "'output'; the line has: {}; "
       "map them in fields (on a command line: --field-prompt, --field-completion, --field-text)",
-      where, fields.text, fields.prompt, fields.completion, key_list(object));
+      where, fields.text, fields.prompt, fields.completion, fields.messages, key_list(object));
 }
 
 DocumentPiece parse_json_sample(const std::string& line, SampleFormat format,
                                 const FieldNames& fields, const std::string& where) {
-  Json object = parse_object(line, where);
+  SampleJson object = parse_json_object(line, where);
   DocumentPiece piece;
   if (format == SampleFormat::kText) {
     piece.text = take_string(object, fields.text, where);

@@ -17,7 +17,7 @@ struct Segment {
   std::int64_t length = 0;  // tokens of the document that are used
   std::int64_t begin = 0;   // first token, counted in the document
   std::int64_t count = 0;   // tokens in this sequence
-  std::int64_t prompt = 0;  // leading tokens of the document that are not trained
+  bool trains_all = true;   // not only what the file says is trained
 };
 
 /// Writes `segment` at position `at` of the sequence.
@@ -32,14 +32,21 @@ void fill_segment(SequenceView sequence, std::int64_t at, const Segment& segment
   if (has_next) file.copy_tokens(file_begin + segment.count, {&next, 1});
   for (std::size_t j = 0; j < count; ++j) {
     const std::size_t t = first + j;
-    const bool last = j + 1 == count;
-    const bool trained =
-        (!last || has_next) && segment.begin + static_cast<std::int64_t>(j) + 1 >= segment.prompt;
-    sequence.targets[t] = !trained ? 0 : last ? next : sequence.tokens[t + 1];
-    sequence.weights[t] = trained ? 1.0f : 0.0f;
+    sequence.targets[t] = 0;
+    sequence.weights[t] = 0.0f;
     sequence.segment_start[t] = static_cast<std::int32_t>(at);
     sequence.positions[t] = static_cast<std::int32_t>(j);
   }
+  const std::int64_t last_target = std::min(segment.length, segment.begin + segment.count + 1);
+  file.for_each_trained(segment.document, segment.trains_all, [&](TokenRange range) {
+    // The target of a position is the token behind it.
+    for (std::int64_t k = std::max(range.begin, segment.begin + 1);
+         k < std::min(range.end, last_target); ++k) {
+      const auto j = static_cast<std::size_t>(k - segment.begin - 1);
+      sequence.targets[first + j] = j + 1 == count ? next : sequence.tokens[first + j + 1];
+      sequence.weights[first + j] = 1.0f;
+    }
+  });
 }
 
 std::int64_t overlap(std::int64_t begin, std::int64_t end, std::int64_t from, std::int64_t to) {
@@ -99,7 +106,7 @@ void TextSequences::fill_sequence(std::int64_t sequence, SequenceView out) const
     const std::int64_t length = selection_.length(place.document);
     const std::int64_t count = std::min(place.begin + length, end) - at;
     if (count > 0) {
-      fill_segment(out, at - begin, {place.document, length, at - place.begin, count, 0},
+      fill_segment(out, at - begin, {place.document, length, at - place.begin, count, true},
                    selection_.file());
       at += count;
     }
@@ -149,10 +156,6 @@ SampleSequences::SampleSequences(const DocumentSelection& selection, bool packin
                   : one_per_sequence(narrow<std::int64_t>(pieces_.size()));
 }
 
-std::int64_t SampleSequences::prompt(std::int64_t document) const {
-  return train_on_inputs_ ? 0 : selection_.file().prompt_tokens(document);
-}
-
 void SampleSequences::fill_sequence(std::int64_t sequence, SequenceView out) const {
   TH_CHECK(sequence >= 0 && sequence < num_sequences(), "sequence outside the data");
   selection_.file().check_unchanged();
@@ -163,7 +166,7 @@ void SampleSequences::fill_sequence(std::int64_t sequence, SequenceView out) con
     const std::int64_t length = selection_.length(piece.document);
     const std::int64_t begin = piece.index * selection_.seq_len();
     const std::int64_t count = std::min(selection_.seq_len(), length - begin);
-    fill_segment(out, at, {piece.document, length, begin, count, prompt(piece.document)},
+    fill_segment(out, at, {piece.document, length, begin, count, train_on_inputs_},
                  selection_.file());
     at += count;
   }
@@ -175,7 +178,7 @@ SequenceCounts SampleSequences::counts() const {
   for (std::int64_t i = 0; i < selection_.file().num_documents(); ++i) {
     const std::int64_t length = selection_.length(i);
     counts.tokens += length;
-    counts.trained += std::max<std::int64_t>(0, length - std::max<std::int64_t>(1, prompt(i)));
+    counts.trained += selection_.file().trained_tokens(i, length, train_on_inputs_);
   }
   return counts;
 }

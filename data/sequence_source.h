@@ -97,8 +97,6 @@ class SampleSequences final : public SequenceSource {
     std::uint32_t document;
     std::uint32_t index;  // which piece of it
   };
-  std::int64_t prompt(std::int64_t document) const;
-
   DocumentSelection selection_;
   bool train_on_inputs_;
   std::vector<Piece> pieces_;

@@ -19,9 +19,11 @@ constexpr int kDetectLines = 8;
 
 void check_kind(const std::string& path) {
   const std::string_view name = path;
-  if (name.ends_with(".txt") || name.ends_with(".jsonl") || name.ends_with(".jsonl.gz") ||
-      name.ends_with(".tokens")) {
-    return;
+  if (name.ends_with(".txt") || name.ends_with(".tokens")) return;
+  for (const std::string_view kind : {".jsonl", ".json"}) {
+    for (const std::string_view packed : {"", ".gz", ".zst"}) {
+      if (name.ends_with(std::string(kind) + std::string(packed))) return;
+    }
   }
   if (name.ends_with(".parquet")) {
     throw_user(
@@ -37,14 +39,10 @@ void check_kind(const std::string& path) {
         path, path, name.ends_with(".tsv") ? ", delimiter='\\t'" : "",
         name.substr(0, name.size() - std::string_view(".csv").size()));
   }
-  if (name.ends_with(".json")) {
-    throw_user(
-        "{}: a .json file is not read, its lines would have to be objects; convert a list of them: "
-        "jq "
-        "-c '.[]' {} > {}l; or rename it to .jsonl if each line is one",
-        path, path, path);
-  }
-  throw_user("{}: unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens", path);
+  throw_user(
+      "{}: unknown kind of data file; allowed: .txt, .jsonl, .json, both also with .gz or .zst, "
+      ".tokens",
+      path);
 }
 
 std::vector<std::string> glob_matches(const std::string& pattern) {
@@ -69,16 +67,16 @@ bool is_text_path(const std::string& path) {
 
 // Finds the format from the first lines that can be read; bad lines are left out if `skip_bad`.
 SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields, bool skip_bad) {
-  LineReader reader(path);
+  const std::unique_ptr<RecordReader> reader = open_records(path);
   std::string line;
   std::optional<SampleFormat> found;
   std::string reason;
-  for (int seen = 0; seen < kDetectLines && reader.next(line);) {
+  for (int seen = 0; seen < kDetectLines && reader->next(line);) {
     if (is_blank(line)) continue;
     if (++seen == 1) check_is_text(path, line);
     SampleFormat format{};
     try {
-      format = detect_json_format(line, fields, reader.where());
+      format = detect_json_format(line, fields, reader->where());
     } catch (const UserError& e) {
       if (!skip_bad) throw;
       reason = e.what();
@@ -87,7 +85,7 @@ SampleFormat detect_from_lines(const std::string& path, const FieldNames& fields
     }
     if (found.has_value() && *found != format) {
       throw_user("{}: this line looks like format '{}', the lines before like '{}'; set format",
-                 reader.where(), format_name(format), format_name(*found));
+                 reader->where(), format_name(format), format_name(*found));
     }
     found = format;
   }
@@ -108,17 +106,26 @@ std::string_view format_name(SampleFormat format) {
       return "prompt_completion";
     case SampleFormat::kTokens:
       return "tokens";
+    case SampleFormat::kChat:
+      return "chat";
+    case SampleFormat::kShareGpt:
+      return "sharegpt";
+    case SampleFormat::kAlpaca:
+      return "alpaca";
   }
   TH_CHECK(false, "unknown format");
 }
 
 SampleFormat parse_format(std::string_view name, std::string_view where) {
-  for (const SampleFormat format : {SampleFormat::kAuto, SampleFormat::kText,
-                                    SampleFormat::kPromptCompletion, SampleFormat::kTokens}) {
+  for (const SampleFormat format :
+       {SampleFormat::kAuto, SampleFormat::kText, SampleFormat::kPromptCompletion,
+        SampleFormat::kTokens, SampleFormat::kChat, SampleFormat::kShareGpt,
+        SampleFormat::kAlpaca}) {
     if (name == format_name(format)) return format;
   }
-  if (name == "chat") throw_user("{}: format 'chat' is not in this release", where);
-  throw_user("{}: format '{}'; allowed: auto, text, prompt_completion, tokens", where, name);
+  throw_user(
+      "{}: format '{}'; allowed: auto, text, prompt_completion, tokens, chat, sharegpt, alpaca",
+      where, name);
 }
 
 bool is_token_path(const std::string& path) {
@@ -160,9 +167,10 @@ SampleFormat resolve_format(const SourceSpec& source, const std::vector<std::str
     return SampleFormat::kTokens;
   }
   const auto text = std::find_if(files.begin(), files.end(), is_text_path);
-  if (source.format == SampleFormat::kPromptCompletion && text != files.end()) {
-    throw_user("{}: a .txt file has no prompts; format 'prompt_completion' needs JSON lines",
-               *text);
+  if (source.format != SampleFormat::kAuto && source.format != SampleFormat::kText &&
+      text != files.end()) {
+    throw_user("{}: a .txt file has no prompts; format '{}' needs JSON lines", *text,
+               format_name(source.format));
   }
   if (source.format != SampleFormat::kAuto) return source.format;
   const auto json = std::find_if_not(files.begin(), files.end(), is_text_path);

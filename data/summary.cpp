@@ -3,6 +3,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <bit>
 #include <limits>
 
 #include "core/base/numeric.h"
@@ -36,10 +37,9 @@ void SummaryBuilder::add(const TokenFile& file, ExcessLength excess, bool train_
     lengths_.push_back(static_cast<std::uint32_t>(std::min(tokens, kLongest)));
     summary_.longest = std::max(summary_.longest, tokens);
     over += tokens > seq_len_ ? 1 : 0;
-    const std::int64_t untrained =
-        train_on_inputs ? 1 : std::max<std::int64_t>(1, file.prompt_tokens(i));
     const bool cut = tokens > seq_len_ && excess == ExcessLength::kTruncate;
-    summary_.without_trained_tokens += (cut ? seq_len_ : tokens) <= untrained ? 1 : 0;
+    const std::int64_t trained = file.trained_tokens(i, cut ? seq_len_ : tokens, train_on_inputs);
+    summary_.without_trained_tokens += trained == 0 ? 1 : 0;
   }
   files_.push_back(&file);
   summary_.samples += file.num_documents();
@@ -59,6 +59,12 @@ DataSummary SummaryBuilder::finish() {
     summary_.p50 = percentile(lengths_, 50);
     summary_.p90 = percentile(lengths_, 90);
     summary_.p99 = percentile(lengths_, 99);
+  }
+  for (const std::uint32_t length : lengths_) {
+    if (length == 0) continue;
+    const auto power = static_cast<std::size_t>(std::bit_width(length) - 1);
+    if (summary_.lengths.size() <= power) summary_.lengths.resize(power + 1);
+    ++summary_.lengths[power];
   }
   summary_.bytes_per_token = text_bytes_per_token(files_);
   return summary_;

@@ -11,16 +11,18 @@
 namespace thimble {
 
 struct DataSummary {
-  std::int64_t samples = 0;  // documents or samples, before anything is dropped or held out
-  std::int64_t tokens = 0;   // of these samples
-  std::int64_t p50 = 0;      // length percentiles in tokens, nearest rank
+  std::vector<std::string> sources;  // of training: file, format, chat template
+  std::int64_t samples = 0;          // documents or samples, before anything is dropped or held out
+  std::int64_t tokens = 0;           // of these samples
+  std::int64_t p50 = 0;              // length percentiles in tokens, nearest rank
   std::int64_t p90 = 0;
   std::int64_t p99 = 0;
   std::int64_t longest = 0;
-  std::int64_t special = 0;     // special tokens that the text itself spelled
-  std::int64_t bad_lines = 0;   // skipped because they could not be read
-  std::int64_t empty = 0;       // left out when tokenised: no text
-  std::int64_t duplicates = 0;  // the same text as an earlier sample of the source
+  std::vector<std::int64_t> lengths;  // how many samples have 2^i .. 2^(i+1)-1 tokens
+  std::int64_t special = 0;           // special tokens that the text itself spelled
+  std::int64_t bad_lines = 0;         // skipped because they could not be read
+  std::int64_t empty = 0;             // left out when tokenised: no text
+  std::int64_t duplicates = 0;        // the same text as an earlier sample of the source
   std::int64_t without_trained_tokens = 0;
   std::int64_t dropped = 0;  // by the excess length strategy
   std::int64_t truncated = 0;
@@ -44,6 +46,7 @@ class SummaryBuilder {
  public:
   explicit SummaryBuilder(std::int64_t seq_len) : seq_len_(seq_len) {}
 
+  void describe(std::string source) { summary_.sources.push_back(std::move(source)); }
   void add(const TokenFile& file, ExcessLength excess, bool train_on_inputs);
   /// The summary; the fields about training sequences are left to the caller.
   DataSummary finish();

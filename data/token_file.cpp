@@ -1,5 +1,6 @@
 #include "data/token_file.h"
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <limits>
@@ -74,17 +75,20 @@ TokenFile::TokenFile(const std::filesystem::path& path)
 }
 
 void TokenFile::check_header() const {
-  if (header_.version != kTokenFileVersion) {
-    throw_user("{}: token file of version {}; this program reads version {}; tokenise again",
-               path_.string(), header_.version, kTokenFileVersion);
+  if (header_.version != kTokenFileVersion && header_.version != kChatTokenFileVersion) {
+    throw_user(
+        "{}: token file of version {}; this program reads versions {} and {}; tokenise again",
+        path_.string(), header_.version, kTokenFileVersion, kChatTokenFileVersion);
   }
   const auto covered = file_.bytes().first(offsetof(TokenFileHeader, header_crc));
   if (crc32c(covered) != header_.header_crc) throw_damaged("checksum of the header");
   const std::int64_t size = file_bytes(file_);
   const bool sane =
       header_.vocab_size > 0 && header_.vocab_size <= std::numeric_limits<std::int32_t>::max() &&
-      header_.token_bytes == token_bytes_for(header_.vocab_size) && header_.has_prompts <= 1 &&
-      header_.num_documents >= 0 && header_.num_documents < size / 8 && header_.num_tokens >= 0 &&
+      header_.token_bytes == token_bytes_for(header_.vocab_size) && header_.has_prompts <= 2 &&
+      (header_.has_prompts == 2) == (header_.version == kChatTokenFileVersion) &&
+      (header_.has_prompts == 2 || header_.num_ranges == 0) && header_.num_documents >= 0 &&
+      header_.num_documents < size / 8 && header_.num_tokens >= 0 &&
       header_.num_tokens <= size / header_.token_bytes && header_.text_bytes >= 0 &&
       header_.num_special >= 0 && header_.num_bad_lines >= 0;
   if (!sane) throw_damaged("impossible values in the header");
@@ -93,10 +97,13 @@ void TokenFile::check_header() const {
 void TokenFile::map_index() {
   const std::int64_t token_bytes = header_.num_tokens * header_.token_bytes;
   const std::int64_t documents = header_.num_documents;
-  const std::int64_t prompts = header_.has_prompts != 0 ? documents : 0;
+  const std::int64_t prompts = header_.has_prompts == 1 ? documents : 0;
+  const std::int64_t range_begins = is_chat() ? documents + 1 : 0;
+  const std::int64_t ranges = 2 * std::int64_t{header_.num_ranges};
   const std::int64_t blocks = num_blocks();
   const std::int64_t index_offset = round_up(kTokensOffset + token_bytes, 8);
-  const std::int64_t index_bytes = 8 * (documents + 1) + 4 * prompts + 4 * blocks;
+  const std::int64_t index_bytes =
+      8 * (documents + 1) + 4 * (prompts + range_begins + ranges + blocks);
   if (header_.index_offset != index_offset || file_bytes(file_) != index_offset + index_bytes) {
     throw_damaged("its size does not fit its header");
   }
@@ -108,7 +115,10 @@ void TokenFile::map_index() {
   begins_ = view_as<std::uint64_t>(bytes, index_offset, documents + 1);
   const std::int64_t prompts_offset = index_offset + 8 * (documents + 1);
   prompts_ = view_as<std::uint32_t>(bytes, prompts_offset, prompts);
-  block_crcs_ = view_as<std::uint32_t>(bytes, prompts_offset + 4 * prompts, blocks);
+  range_begins_ = view_as<std::uint32_t>(bytes, prompts_offset, range_begins);
+  ranges_ = view_as<std::uint32_t>(bytes, prompts_offset + 4 * range_begins, ranges);
+  block_crcs_ =
+      view_as<std::uint32_t>(bytes, prompts_offset + 4 * (prompts + range_begins + ranges), blocks);
   block_checked_ = std::make_unique<std::atomic<bool>[]>(static_cast<std::size_t>(blocks));
 
   const auto last = static_cast<std::size_t>(documents);
@@ -117,8 +127,48 @@ void TokenFile::map_index() {
     good = begins_[i] < begins_[i + 1] &&
            (prompts_.empty() || prompts_[i] <= begins_[i + 1] - begins_[i]);
   }
+  good = good && ranges_are_good();
   if (file_.lost()) throw_lost();
   if (!good) throw_damaged("the index is not in order");
+}
+
+bool TokenFile::ranges_are_good() const {
+  if (!is_chat()) return true;
+  if (range_begins_.front() != 0 || range_begins_.back() != header_.num_ranges) return false;
+  for (std::size_t d = 0; d + 1 < range_begins_.size(); ++d) {
+    if (range_begins_[d] > range_begins_[d + 1] || range_begins_[d + 1] > header_.num_ranges)
+      return false;
+    std::uint64_t at = 0;
+    for (std::size_t r = range_begins_[d]; r < range_begins_[d + 1]; ++r) {
+      if (ranges_[2 * r] < at || ranges_[2 * r + 1] <= ranges_[2 * r]) return false;
+      at = ranges_[2 * r + 1];
+    }
+    if (at > begins_[d + 1] - begins_[d]) return false;
+  }
+  return true;
+}
+
+TokenRange TokenFile::stored_ranges(std::int64_t document) const {
+  const auto d = static_cast<std::size_t>(document);
+  const TokenRange found{range_begins_[d], range_begins_[d + 1]};
+  if (file_.lost()) throw_lost();
+  return found;
+}
+
+TokenRange TokenFile::stored_range(std::int64_t index) const {
+  const auto r = static_cast<std::size_t>(index);
+  const TokenRange range{ranges_[2 * r], ranges_[2 * r + 1]};
+  if (file_.lost()) throw_lost();
+  return range;
+}
+
+std::int64_t TokenFile::trained_tokens(std::int64_t document, std::int64_t length, bool all) const {
+  std::int64_t count = 0;
+  for_each_trained(document, all, [&](TokenRange range) {
+    count += std::max<std::int64_t>(
+        0, std::min(range.end, length) - std::max<std::int64_t>(range.begin, 1));
+  });
+  return count;
 }
 
 std::int64_t TokenFile::num_blocks() const {

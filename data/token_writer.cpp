@@ -15,7 +15,7 @@ namespace thimble {
 namespace {
 
 struct JournalHeader {
-  std::uint64_t magic = 0x314c4e52554f4a54ull;
+  std::uint64_t magic = 0x324c4e52554f4a54ull;
   std::uint64_t fingerprint = 0;
 };
 
@@ -24,8 +24,9 @@ struct JournalEntry {
   std::int64_t num_tokens = 0;
   std::int64_t text_bytes = 0;
   std::int64_t num_records = 0;
+  std::int64_t num_ranges = 0;
   std::uint32_t tokens_crc = 0;
-  std::uint32_t entry_crc = 0;  // of the fields before it and of the records
+  std::uint32_t entry_crc = 0;  // of the fields before it, of the records and of their ranges
 };
 
 struct StoredRecord {
@@ -34,6 +35,12 @@ struct StoredRecord {
   std::uint32_t prompt_tokens = 0;
   std::uint32_t begins = 0;
   std::int64_t special_tokens = 0;
+  std::uint64_t num_ranges = 0;
+};
+
+/// A trained range, as stored.
+struct StoredRange {
+  std::uint32_t begin = 0, end = 0;
 };
 
 template <typename T>
@@ -79,6 +86,8 @@ std::int64_t count_duplicates(std::vector<std::uint64_t> hashes) {
 struct TokenWriter::Index {
   std::vector<std::uint64_t> begins;
   std::vector<std::uint32_t> prompts;
+  std::vector<std::uint32_t> range_begins{};
+  std::vector<StoredRange> ranges{};
   std::vector<std::uint64_t> hashes;
   std::int64_t text_bytes = 0;
   std::int64_t num_empty = 0;
@@ -125,7 +134,11 @@ bool TokenWriter::load_entry(std::span<const std::byte> journal,
   if (entry.num_records < 0 || entry.num_records > (journal_size - records_at) / kRecordBytes) {
     return false;
   }
-  const std::int64_t records_bytes = entry.num_records * kRecordBytes;
+  constexpr auto kRangeBytes = static_cast<std::int64_t>(sizeof(StoredRange));
+  const std::int64_t left_for_ranges = journal_size - records_at - entry.num_records * kRecordBytes;
+  if (entry.num_ranges < 0 || entry.num_ranges > left_for_ranges / kRangeBytes) return false;
+  const std::int64_t records_bytes =
+      entry.num_records * kRecordBytes + entry.num_ranges * kRangeBytes;
   const auto records = journal.subspan(static_cast<std::size_t>(records_at),
                                        static_cast<std::size_t>(records_bytes));
   if (entry_checksum(entry, records) != entry.entry_crc) return false;
@@ -174,14 +187,24 @@ void TokenWriter::append(const TokenChunk& chunk) {
   const std::vector<std::byte> tokens =
       pack_tokens(chunk.tokens, token_bytes_for(options_.vocab_size));
   std::vector<StoredRecord> records;
+  std::vector<StoredRange> ranges;
   for (const DocumentRecord& record : chunk.records) {
     records.push_back({record.hash, record.tokens, narrow<std::uint32_t>(record.prompt_tokens),
-                       record.begins ? 1u : 0u, record.special_tokens});
+                       record.begins ? 1u : 0u, record.special_tokens, record.ranges.size()});
+    for (const TokenRange& range : record.ranges)
+      ranges.push_back({narrow<std::uint32_t>(range.begin), narrow<std::uint32_t>(range.end)});
   }
-  JournalEntry entry{chunk.input_hash, narrow<std::int64_t>(chunk.tokens.size()),
-                     chunk.text_bytes, narrow<std::int64_t>(records.size()),
-                     crc32c(tokens),   0};
-  const auto record_bytes = std::as_bytes(std::span<const StoredRecord>(records));
+  JournalEntry entry{chunk.input_hash,
+                     narrow<std::int64_t>(chunk.tokens.size()),
+                     chunk.text_bytes,
+                     narrow<std::int64_t>(records.size()),
+                     narrow<std::int64_t>(ranges.size()),
+                     crc32c(tokens),
+                     0};
+  const auto range_bytes = std::as_bytes(std::span<const StoredRange>(ranges));
+  std::vector<std::byte> record_bytes(records.size() * sizeof(StoredRecord));
+  if (!records.empty()) std::memcpy(record_bytes.data(), records.data(), record_bytes.size());
+  record_bytes.insert(record_bytes.end(), range_bytes.begin(), range_bytes.end());
   entry.entry_crc = entry_checksum(entry, record_bytes);
 
   partial_->write_at(token_end(), tokens);
@@ -203,6 +226,14 @@ TokenWriter::Index TokenWriter::read_index() {
     const auto entry = read_value<JournalEntry>(journal.bytes(), at);
     at += static_cast<std::int64_t>(sizeof entry);
     index.text_bytes += entry.text_bytes;
+    std::int64_t range_at =
+        at + entry.num_records * static_cast<std::int64_t>(sizeof(StoredRecord));
+    const auto add_ranges = [&](std::uint64_t count) {
+      index.range_begins.push_back(narrow<std::uint32_t>(index.ranges.size()));
+      for (std::uint64_t i = 0; i < count;
+           ++i, range_at += static_cast<std::int64_t>(sizeof(StoredRange)))
+        index.ranges.push_back(read_value<StoredRange>(journal.bytes(), range_at));
+    };
     for (std::int64_t i = 0; i < entry.num_records; ++i) {
       const auto record = read_value<StoredRecord>(journal.bytes(), at);
       at += static_cast<std::int64_t>(sizeof record);
@@ -214,13 +245,18 @@ TokenWriter::Index TokenWriter::read_index() {
       if (record.begins != 0) {
         index.begins.push_back(token_at);
         index.hashes.push_back(record.hash);
-        if (options_.has_prompts) index.prompts.push_back(record.prompt_tokens);
+        if (options_.has_prompts && !options_.is_chat)
+          index.prompts.push_back(record.prompt_tokens);
+        if (options_.is_chat) add_ranges(record.num_ranges);
       } else {
         index.hashes.back() = mix64(index.hashes.back(), record.hash);
       }
       token_at += static_cast<std::uint64_t>(record.tokens);
     }
+    TH_CHECK_EQ(range_at, at + entry.num_ranges * static_cast<std::int64_t>(sizeof(StoredRange)));
+    at = range_at;
   }
+  if (options_.is_chat) index.range_begins.push_back(narrow<std::uint32_t>(index.ranges.size()));
   TH_CHECK_EQ(token_at, static_cast<std::uint64_t>(num_tokens_));
   index.begins.push_back(token_at);
   return index;
@@ -244,7 +280,9 @@ void TokenWriter::write_index(const Index& index, std::int64_t bad_lines) const 
   header.token_bytes = narrow<std::uint32_t>(token_bytes_for(options_.vocab_size));
   header.tokenizer_digest = options_.tokenizer_digest;
   header.vocab_size = options_.vocab_size;
-  header.has_prompts = options_.has_prompts ? 1 : 0;
+  header.version = options_.is_chat ? kChatTokenFileVersion : kTokenFileVersion;
+  header.has_prompts = options_.is_chat ? 2 : options_.has_prompts ? 1 : 0;
+  header.num_ranges = narrow<std::uint32_t>(index.ranges.size());
   header.num_documents = narrow<std::int64_t>(index.hashes.size());
   header.num_tokens = num_tokens_;
   header.text_bytes = index.text_bytes;
@@ -257,6 +295,7 @@ void TokenWriter::write_index(const Index& index, std::int64_t bad_lines) const 
   std::int64_t at = header.index_offset;
   for (const auto part :
        {std::as_bytes(std::span(index.begins)), std::as_bytes(std::span(index.prompts)),
+        std::as_bytes(std::span(index.range_begins)), std::as_bytes(std::span(index.ranges)),
         std::as_bytes(std::span(crcs))}) {
     partial_->write_at(at, part);
     header.index_crc = crc32c(part, header.index_crc);

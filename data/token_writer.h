@@ -22,9 +22,11 @@ namespace thimble {
 struct DocumentRecord {
   std::int64_t tokens = 0;  // 0: left out as empty
   std::int64_t prompt_tokens = 0;
-  std::int64_t special_tokens = 0;  // that the text spelled
-  std::uint64_t hash = 0;           // of the text
-  bool begins = true;               // false: continues the document before
+  std::int64_t special_tokens = 0;   // that the text spelled
+  std::vector<TokenRange> ranges{};  // trained, of a chat
+  std::uint64_t hash = 0;            // of the text
+  bool begins = true;                // false: continues the document before
+  bool ends_turn = false;            // a chat: a turn that is trained on ends in a special token
 };
 
 struct TokenChunk {
@@ -38,6 +40,7 @@ struct TokenWriterOptions {
   std::uint64_t tokenizer_digest = 0;
   std::int64_t vocab_size = 0;
   bool has_prompts = false;
+  bool is_chat = false;
   std::uint64_t fingerprint = 0;  // of everything but the input that the tokens depend on
 };
 

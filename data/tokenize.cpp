@@ -6,6 +6,8 @@
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
+#include "core/base/text.h"
+#include "data/chat/chat_tokens.h"
 #include "data/content_hash.h"
 
 namespace thimble {
@@ -30,6 +32,12 @@ InputChunk read_chunk(DocumentReader& reader) {
     hash.add(piece->prompt);
     hash.add(piece->text);
     hash.add(std::uint64_t{piece->begins} << 1 | std::uint64_t{piece->ends});
+    if (piece->chat) {
+      for (const ChatTurn& turn : piece->chat->turns) {
+        hash.add(std::uint64_t{turn.begin});
+        hash.add(std::uint64_t{turn.end} << 1 | std::uint64_t{turn.trained});
+      }
+    }
     bytes += piece->prompt.size() + piece->text.size();
     chunk.pieces.push_back(std::move(*piece));
   }
@@ -48,7 +56,8 @@ TokenChunk tokenize_chunk(const InputChunk& input, const Tokenizer& tokenizer, b
 }
 
 /// Hash of everything that the tokens depend on beside the contents of the files.
-ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer) {
+ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer,
+                        const ChatTemplate* chat) {
   ContentHash hash;
   hash.add(std::uint64_t{kTokenFileVersion});
   hash.add(format_name(source.format));
@@ -62,6 +71,15 @@ ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer) {
   hash.add(std::uint64_t{tokenizer.add_bos()});
   hash.add(static_cast<std::uint64_t>(tokenizer.bos_id().value_or(-1)));
   hash.add(static_cast<std::uint64_t>(tokenizer.eos_id().value_or(-1)));
+  if (!chat) return hash;
+  hash.add(std::uint64_t{kChatTokenFileVersion});
+  hash.add(chat->digest());
+  for (const std::string* name :
+       {&source.fields.messages, &source.fields.role, &source.fields.content})
+    hash.add(*name);
+  for (const std::string& role : source.chat.roles_to_train) hash.add(role);
+  hash.add(std::uint64_t{source.chat.last_turn_only} << 2 |
+           static_cast<std::uint64_t>(source.chat.train_on_eos));
   return hash;
 }
 
@@ -80,14 +98,17 @@ void make_directories(const std::filesystem::path& directory) {
 class Run {
  public:
   Run(const SourceSpec& source, std::vector<std::string> files, const Tokenizer& tokenizer,
-      const TokenizeOptions& options)
+      const TokenizeOptions& options, std::shared_ptr<const ChatTemplate> chat)
       : tokenizer_(tokenizer),
+        looks_for_ends_(chat != nullptr),
         parse_special_(source.parse_special),
         options_(options),
-        reader_(source, std::move(files), options.warn,
-                [this](std::string_view left, std::string_view right) {
-                  return is_safe_cut(tokenizer_, parse_special_, left, right);
-                }) {}
+        reader_(
+            source, std::move(files), options.warn,
+            [this](std::string_view left, std::string_view right) {
+              return is_safe_cut(tokenizer_, parse_special_, left, right);
+            },
+            std::move(chat)) {}
 
   void write(TokenWriter& writer) {
     const auto window = static_cast<std::size_t>(std::max(1, options_.threads));
@@ -98,6 +119,7 @@ class Run {
       if (chunk.pieces.empty()) break;
       if (writer.skip_if_done(chunk.hash)) {
         report(writer);
+        looks_for_ends_ = false;
         continue;
       }
       if (running.size() == window) take_first(running, writer);
@@ -107,12 +129,19 @@ class Run {
     }
     while (!running.empty()) take_first(running, writer);
     writer.finish(reader_.bad_lines());
+    if (looks_for_ends_ && !found_end_ && options_.warn) {
+      options_.warn(
+          "no turn that is trained on ends in a special token of the tokenizer, so that the model "
+          "does not learn where to stop; "
+          "does the chat template belong to this tokenizer?");
+    }
   }
 
  private:
   void take_first(std::deque<std::future<TokenChunk>>& running, TokenWriter& writer) {
     const TokenChunk chunk = running.front().get();
     running.pop_front();
+    for (const DocumentRecord& record : chunk.records) found_end_ = found_end_ || record.ends_turn;
     writer.append(chunk);
     report(writer);
   }
@@ -124,6 +153,8 @@ class Run {
   }
 
   const Tokenizer& tokenizer_;
+  bool looks_for_ends_;  // of the turns of chats, unless some were tokenised by an earlier run
+  bool found_end_ = false;
   bool parse_special_;
   const TokenizeOptions& options_;
   DocumentReader reader_;
@@ -132,13 +163,15 @@ class Run {
 void tokenize_resolved(const SourceSpec& source, const std::vector<std::string>& files,
                        const Tokenizer& tokenizer, const std::filesystem::path& out,
                        const TokenizeOptions& options) {
+  const std::shared_ptr<const ChatTemplate> chat = chat_template_of(source, tokenizer);
   TokenWriterOptions writer_options;
   writer_options.tokenizer_digest = tokenizer.digest();
   writer_options.vocab_size = tokenizer.vocab_size();
-  writer_options.has_prompts = source.format == SampleFormat::kPromptCompletion;
-  writer_options.fingerprint = fingerprint(source, tokenizer).value64();
+  writer_options.has_prompts = source.format != SampleFormat::kText;
+  writer_options.is_chat = chat != nullptr;
+  writer_options.fingerprint = fingerprint(source, tokenizer, chat.get()).value64();
   // The reader opens the files first: a missing one leaves no lock or partial file behind.
-  Run run(source, files, tokenizer, options);
+  Run run(source, files, tokenizer, options, chat);
   if (out.has_parent_path()) make_directories(out.parent_path());
   TokenWriter writer(out, writer_options);
   run.write(writer);
@@ -164,6 +197,43 @@ std::int64_t ids_of_prompt(const Tokenizer& tokenizer, std::span<const std::int3
 
 }  // namespace
 
+std::shared_ptr<const ChatTemplate> chat_template_of(const SourceSpec& source,
+                                                     const Tokenizer& tokenizer) {
+  if (!is_chat_format(source.format)) return nullptr;
+  const std::string& choice = source.chat.chat_template;
+  auto chat = ChatTemplate::load(source.chat.tokenizer, tokenizer, choice);
+  // Alpaca's own form is what models without a template know.
+  if (!chat && source.format == SampleFormat::kAlpaca)
+    chat = ChatTemplate::load({}, tokenizer, "alpaca");
+  if (!chat) {
+    throw_user(
+        "the tokenizer '{}' has no chat template, which conversations need; set "
+        "model.chat_template to {} or to a .jinja file "
+        "(on a command line: --chat-template)",
+        tokenizer.name(), ChatTemplate::built_in_names());
+  }
+  return std::make_shared<const ChatTemplate>(std::move(*chat));
+}
+
+namespace {
+
+DocumentRecord tokenize_conversation(const DocumentPiece& piece, const Tokenizer& tokenizer,
+                                     std::vector<std::int32_t>& tokens) {
+  DocumentRecord record;
+  if (piece.text.empty()) return record;
+  ChatTokens chat = tokenize_chat(piece.text, *piece.chat, tokenizer);
+  tokens.insert(tokens.end(), chat.ids.begin(), chat.ids.end());
+  record.tokens = narrow<std::int64_t>(chat.ids.size());
+  record.ranges = std::move(chat.trained);
+  record.ends_turn = chat.ends_in_special;
+  ContentHash hash;
+  hash.add(piece.text);
+  record.hash = hash.value64();
+  return record;
+}
+
+}  // namespace
+
 bool is_safe_cut(const Tokenizer& tokenizer, bool parse_special, std::string_view left,
                  std::string_view right) {
   const EncodeOptions inside{.parse_special = parse_special, .continues = true};
@@ -172,8 +242,36 @@ bool is_safe_cut(const Tokenizer& tokenizer, bool parse_special, std::string_vie
   return apart == tokenizer.encode(std::string(left).append(right), inside);
 }
 
+std::shared_ptr<const ChatTemplate> chat_template_used(const DataSpec& spec,
+                                                       const Tokenizer& tokenizer) {
+  for (const SourceSpec& source : spec.train) {
+    if (auto chat = chat_template_of(with_format(source, expand_paths(source.paths)), tokenizer))
+      return chat;
+  }
+  return nullptr;
+}
+
+std::string describe_source(const SourceSpec& source, const Tokenizer& tokenizer) {
+  const std::vector<std::string> files = expand_paths(source.paths);
+  const SourceSpec resolved = with_format(source, files);
+  std::string text =
+      fmt::format("{}{}: {}", files.front(),
+                  files.size() > 1 ? fmt::format(" and {} more", files.size() - 1) : "",
+                  format_name(resolved.format));
+  const auto chat = chat_template_of(resolved, tokenizer);
+  if (!chat) return text;
+  text += fmt::format(", template {}", chat->name());
+  try {
+    const TurnEnd end = find_turn_end(*chat, tokenizer);
+    if (end.id) text += fmt::format(", a turn ends in '{}' ({})", printable(end.text), *end.id);
+  } catch (const UserError&) {  // it wants more than a question and an answer
+  }
+  return text;
+}
+
 DocumentRecord tokenize_piece(const DocumentPiece& piece, const Tokenizer& tokenizer,
                               bool parse_special, std::vector<std::int32_t>& tokens) {
+  if (piece.chat) return tokenize_conversation(piece, tokenizer, tokens);
   DocumentRecord record;
   record.begins = piece.begins;
   if (piece.begins && piece.ends && piece.prompt.empty() && piece.text.empty()) return record;
@@ -219,7 +317,7 @@ std::filesystem::path cached_token_file(const SourceSpec& source, const Tokenize
   const std::vector<std::string> files = expand_paths(source.paths);
   const SourceSpec resolved = with_format(source, files);
   if (resolved.format == SampleFormat::kTokens) return files.front();
-  ContentHash hash = fingerprint(resolved, tokenizer);
+  ContentHash hash = fingerprint(resolved, tokenizer, chat_template_of(resolved, tokenizer).get());
   for (const std::string& file : files) {
     hash.add(std::filesystem::path(file).extension().string());
     hash.add(MappedFile(file).bytes());

@@ -57,6 +57,7 @@ class TrainingDataBuilder {
       const double part = static_cast<double>(files[s]->num_tokens()) / tokens;
       check_fills_a_sequence(spec_.train[s], *files[s]);
       SplitSequences sequences = make_sequences(spec_.train[s], *files[s], val_set_size(part));
+      summary_.describe(describe_source(spec_.train[s], tokenizer_));
       order.push_back({sequences.train->num_sequences(), spec_.train[s].weight});
       data_->train_.add(std::move(sequences.train));
       if (sequences.validation) held_out.data.add(std::move(sequences.validation));

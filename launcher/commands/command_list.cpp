@@ -12,6 +12,7 @@
   COMMAND(sweep)                  \
   COMMAND(eval)                   \
   COMMAND(generate)               \
+  COMMAND(chat)                   \
   COMMAND(tokenize)               \
   COMMAND(convert)                \
   COMMAND(inspect)                \

@@ -179,17 +179,36 @@ std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
     throw_user("--document-separator: {} has one document per line", a.text);
   SourceSpec source{.paths = {a.text}};
   source.fields = a.fields;
+  source.chat.tokenizer = model_directory(a.model);
   source.format = resolve_format(source, source.paths);
-  DocumentReader reader(source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); });
+  DocumentReader reader(
+      source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); }, {},
+      chat_template_of(source, tokenizer));
   std::int64_t bytes = 0;
   while (const std::optional<DocumentPiece> piece = reader.next()) {
     std::vector<std::int32_t> ids;
     const DocumentRecord record =
         tokenize_piece(*piece, tokenizer, a.special_tokens == "parse", ids);
-    next(ids, record.prompt_tokens);
-    bytes += narrow<std::int64_t>(piece->text.size());
+    if (!piece->chat) {
+      next(ids, record.prompt_tokens);
+      bytes += narrow<std::int64_t>(piece->text.size());
+    }
+    // Each turn of a conversation is scored after all that comes before it.
+    for (const TokenRange& turn : record.ranges) {
+      next({ids.begin(), ids.begin() + turn.end}, turn.begin);
+      const auto of_turn = std::span(ids).subspan(static_cast<std::size_t>(turn.begin),
+                                                  static_cast<std::size_t>(turn.end - turn.begin));
+      for (const std::int32_t id : of_turn)
+        bytes += narrow<std::int64_t>(tokenizer.token_text(id).size());
+    }
   }
   return bytes;
+}
+
+// Whether a file holds samples and no text.
+bool holds_samples(const std::string& path) {
+  return !path.ends_with(".txt") &&
+         (path.find(".jsonl") != path.npos || path.find(".json") != path.npos);
 }
 
 void run_eval(const EvalArguments& a, CommandSession& session) {
@@ -214,7 +233,7 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
         fmt::format("{} documents, {} tokens, {:.4f} nats/token", count, evaluator.totals.tokens,
                     evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
   };
-  const bool samples = a.text.ends_with(".jsonl") || a.text.ends_with(".jsonl.gz");
+  const bool samples = holds_samples(a.text);
   const std::int64_t bytes = (samples ? read_samples : read_text)(a, *loaded.tokenizer, score);
   session.console->end_live_line();
   if (evaluator.totals.tokens == 0) throw_user("{}: a single token has no loss", a.text);
@@ -230,7 +249,8 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
   eval->add_option("--model", a->model, "Hugging Face directory or run")->required();
   eval->add_option("--text", a->text,
-                   "Text (.txt), or JSON lines: their text, or the loss of completions only")
+                   "Text (.txt), or JSON lines: their text, or the loss of completions, or of the "
+                   "assistant's turns")
       ->required();
   eval->add_option("--context", a->context,
                    "Positions per window (default: the model's, at most 2048)")

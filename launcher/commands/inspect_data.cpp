@@ -86,13 +86,36 @@ Json sequence_json(const Batch& sequence, std::int64_t id, std::int64_t place,
   return {{"sequence", id}, {"place", place}, {"runs", runs}};
 }
 
+/// How long samples are: a bar for each power of two, and what the loss is on.
+std::string lengths_text(const DataSummary& s, std::int64_t seq_len) {
+  std::string text;
+  const std::int64_t most =
+      s.lengths.empty() ? 0 : *std::max_element(s.lengths.begin(), s.lengths.end());
+  constexpr std::int64_t kWidest = 40;
+  for (std::size_t i = 0; i < s.lengths.size(); ++i) {
+    if (s.lengths[i] == 0) continue;
+    const std::int64_t from = std::int64_t{1} << i;
+    const auto bar = static_cast<std::size_t>((s.lengths[i] * kWidest + most - 1) / most);
+    text += fmt::format("  {:>7} to {:>7} tokens {:>8}  {}{}\n", from, 2 * from - 1, s.lengths[i],
+                        std::string(bar, '#'), from > seq_len ? "  longer than a sequence" : "");
+  }
+  if (s.train_tokens > 0) {
+    text += fmt::format(
+        "  {:.1f} % of the tokens of training are trained on\n",
+        100 * static_cast<double>(s.trained_tokens) / static_cast<double>(s.train_tokens));
+  }
+  return text;
+}
+
 Json summary_json(const DataSummary& s) {
-  return {{"samples", s.samples},
+  return {{"sources", s.sources},
+          {"samples", s.samples},
           {"tokens", s.tokens},
           {"length_p50", s.p50},
           {"length_p90", s.p90},
           {"length_p99", s.p99},
           {"longest", s.longest},
+          {"lengths", s.lengths},
           {"empty", s.empty},
           {"duplicates", s.duplicates},
           {"without_trained_tokens", s.without_trained_tokens},
@@ -172,7 +195,9 @@ void inspect_data(const std::string& job, std::int64_t sequences, bool json,
     const Json out{{"sequences", shown}, {"summary", summary_json(data->summary())}};
     fmt::print("{}\n", out.dump(-1, ' ', false, Json::error_handler_t::replace));
   } else {
-    fmt::print("{}\n", summary_text(data->summary()));
+    for (const std::string& source : data->summary().sources) fmt::print("{}\n", source);
+    fmt::print("{}\n{}", summary_text(data->summary()),
+               lengths_text(data->summary(), spec.data.seq_len));
   }
 }
 

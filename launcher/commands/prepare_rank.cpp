@@ -43,6 +43,7 @@ void print_start(const TrainSpec& spec, const TrainPlan& plan, const Tokenizer& 
   };
   spdlog::info("tokenizer {}: BOS {}, EOS {}, PAD {}", tokenizer.name(), id(tokenizer.bos_id()),
                id(tokenizer.eos_id()), id(tokenizer.pad_id()));
+  for (const std::string& source : data.summary().sources) spdlog::info("data: {}", source);
   spdlog::info("data: {}", summary_text(data.summary()));
   spdlog::info(
       "{} steps of {} positions; sol (speed of light): the time of a step's matmuls at their best "

@@ -19,7 +19,7 @@ namespace thimble {
 namespace {
 
 struct TokenizeArguments {
-  std::string tokenizer, out, format = "auto", separator;
+  std::string tokenizer, out, format = "auto", separator, chat_template = "tokenizer";
   std::vector<std::string> inputs;
   FieldNames fields;
   std::string special_tokens = "parse", on_bad_line = "error";
@@ -66,6 +66,7 @@ void run_tokenize(const TokenizeArguments& a, CommandSession& session) {
   source.fields = a.fields;
   source.document_separator = a.separator;
   source.parse_special = a.special_tokens == "parse";
+  source.chat = {.chat_template = a.chat_template, .tokenizer = a.tokenizer};
   source.skip_bad_lines = a.on_bad_line == "skip";
   const auto tokenizer = load_tokenizer(a.tokenizer);
   const TokenizeOptions options{.threads = a.threads > 0 ? a.threads : cpu_limit().usable,
@@ -84,10 +85,16 @@ void add_tokenize_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<TokenizeArguments>();
   CLI::App* tokenize = app.add_subcommand(
       "tokenize", "Tokenise text once; the file is trained on with format = \"tokens\"");
-  tokenize->add_option("inputs", a->inputs, "Files or globs: .txt .jsonl .jsonl.gz")->required();
+  tokenize
+      ->add_option("inputs", a->inputs, "Files or globs: .txt, .jsonl, .json, also .gz and .zst")
+      ->required();
   tokenize->add_option("--tokenizer", a->tokenizer, "Directory, file, or \"byte\"")->required();
   tokenize->add_option("--out", a->out, "Token file to write, *.tokens")->required();
-  tokenize->add_option("--format", a->format, "auto, text or prompt_completion");
+  tokenize->add_option("--format", a->format,
+                       "auto, text, prompt_completion, chat, sharegpt or alpaca");
+  tokenize->add_option(
+      "--chat-template", a->chat_template,
+      "Of conversations: tokenizer (its own), chatml, llama3, mistral, alpaca or a file");
   add_field_options(*tokenize, a->fields);
   tokenize->add_option("--document-separator", a->separator, ".txt: text between documents");
   add_special_tokens_option(*tokenize, a->special_tokens);

@@ -104,9 +104,16 @@ void check_source(JobDraft& draft, const std::string& key, const DataSource& sou
   if (!source.document_separator.empty() && !is_auto && source.format != SampleFormat::kText) {
     needs("document_separator", "text");
   }
-  if (source.train_on_inputs && !is_auto && source.format != SampleFormat::kPromptCompletion) {
+  const bool is_chat = is_chat_format(source.format);
+  if (source.train_on_inputs && !is_auto && !is_chat &&
+      source.format != SampleFormat::kPromptCompletion) {
     needs("train_on_inputs", "prompt_completion");
   }
+  const DataSource defaults;
+  if (is_auto || is_chat) return;
+  if (source.roles_to_train != defaults.roles_to_train) needs("roles_to_train", "chat");
+  if (source.turns_to_train != defaults.turns_to_train) needs("turns_to_train", "chat");
+  if (source.train_on_eos != defaults.train_on_eos) needs("train_on_eos", "chat");
 }
 
 void check_data(JobDraft& draft) {

@@ -72,6 +72,7 @@ enum class PathKind : std::uint8_t {
   kInput,      // relative to the job file, must exist unless it is a glob
   kModel,      // as kInput, a run, or a Hub id that is in the local cache
   kTokenizer,  // as kInput, or "byte"
+  kTemplate,   // as kInput, "tokenizer" or the name of a built-in chat template
   kCache,      // relative to the job file, made when missing
   kOutput,     // relative to the working directory, made when missing
 };
@@ -103,7 +104,7 @@ struct Field {
   std::vector<std::string_view> choices{};  // of a string, or of a map's keys
   /// A command that lists the choices, if they are many: help and schema name it instead.
   std::string_view choices_listed_by{};
-  std::vector<std::string_view> later{};    // further choices, which this release refuses
+  std::vector<std::string_view> later{};  // further choices, which this release refuses
   bool required = false;
   bool released = true;  // false: the whole key is refused in this release
   PathKind path = PathKind::kNone;

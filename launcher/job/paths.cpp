@@ -7,6 +7,8 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/chat/built_in_templates.h"
+#include "data/chat/chat_template.h"
 
 namespace thimble::job {
 namespace {
@@ -61,6 +63,7 @@ class PathResolver {
   std::string resolve(const std::string& written, PathKind kind) const {
     const std::string expanded = expand_variables(written, environment_);
     if (kind == PathKind::kTokenizer && expanded == "byte") return expanded;
+    if (kind == PathKind::kTemplate && is_template_name(expanded)) return expanded;
     const fs::path base = kind == PathKind::kOutput ? fs::current_path() : job_folder_;
     const fs::path path = (base / expanded).lexically_normal();
     if (kind == PathKind::kModel && is_there(path) && !is_there(path / "config.json"))
@@ -69,10 +72,21 @@ class PathResolver {
       return path.string();
     if (kind == PathKind::kInput && is_glob(expanded)) return path.string();
     if (kind == PathKind::kModel && is_hub_id(expanded)) return hub_snapshot(expanded, path);
-    throw_user("{} does not exist", printable(path.string(), 200));
+    throw_user("{} does not exist{}", printable(path.string(), 200),
+               kind == PathKind::kTemplate
+                   ? fmt::format("; allowed: tokenizer, {} or a .jinja file",
+                                 ChatTemplate::built_in_names())
+                   : "");
   }
 
  private:
+  static bool is_template_name(const std::string& text) {
+    const auto built_in = built_in_templates();
+    return text == "tokenizer" ||
+           std::any_of(built_in.begin(), built_in.end(),
+                       [&](const BuiltInTemplate& t) { return t.name == text; });
+  }
+
   // The exported model of a run; what is no run is as it was written.
   static std::string model_of_run(const fs::path& path) {
     if (is_there(path / "model" / "config.json")) return (path / "model").string();

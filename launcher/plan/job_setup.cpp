@@ -49,6 +49,15 @@ ModelConfig load_config(const job::JobConfig& job, const NoteFn& note) {
   return model;
 }
 
+ChatOptions chat_options(const job::DataSource& from, const job::ModelConfig& model,
+                         const fs::path& tokenizer) {
+  return {.chat_template = model.chat_template,
+          .tokenizer = tokenizer,
+          .roles_to_train = from.roles_to_train,
+          .last_turn_only = from.turns_to_train == job::TurnsToTrain::kLast,
+          .train_on_eos = from.train_on_eos};
+}
+
 SourceSpec source_spec(const job::DataSource& from, bool skip_bad_lines) {
   SourceSpec to;
   to.paths = from.path;
@@ -64,18 +73,23 @@ SourceSpec source_spec(const job::DataSource& from, bool skip_bad_lines) {
   field("text", to.fields.text);
   field("prompt", to.fields.prompt);
   field("completion", to.fields.completion);
+  field("messages", to.fields.messages);
+  field("role", to.fields.role);
+  field("content", to.fields.content);
   return to;
 }
 
-DataSpec data_spec(const job::JobConfig& job) {
+DataSpec data_spec(const job::JobConfig& job, const fs::path& tokenizer) {
   DataSpec spec;
   const bool skips = job.data.on_bad_line == job::OnBadLine::kSkip;
   for (const job::TrainSource& source : job.data.train) {
     spec.train.push_back(source_spec(source, skips));
     spec.train.back().weight = source.weight;
+    spec.train.back().chat = chat_options(source, job.model, tokenizer);
   }
   for (const job::EvalSource& source : job.data.eval) {
     spec.eval.push_back(source_spec(source, skips));
+    spec.eval.back().chat = chat_options(source, job.model, tokenizer);
     std::vector<std::string>& paths = spec.eval.back().paths;
     spec.eval.back().name = source.name.empty() && !paths.empty()
                                 ? std::filesystem::path(paths.front()).stem().string()
@@ -239,7 +253,9 @@ TrainSpec make_spec(const job::JobConfig& job) {
         "model.tokenizer is missing: a model from scratch needs one; \"byte\" needs no files");
   }
   spec.engine = engine_options(job);
-  spec.data = data_spec(job);
+  // A model of bytes may have a chat template all the same.
+  spec.data =
+      data_spec(job, job.model.tokenizer.empty() ? fs::path(job.model.path) : spec.tokenizer);
   spec.freeze = job.model.freeze;
   spec.optimizer = optimizer_spec(job);
   spec.sequences_per_step = sequences_per_step(job);

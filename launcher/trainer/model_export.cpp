@@ -6,6 +6,7 @@
 
 #include "checkpoint/checkpoint_source.h"
 #include "launcher/trainer/early_stopping.h"
+#include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/finished_run.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
@@ -71,14 +72,16 @@ void export_model(const RunState& run) {
   const PhaseScope phase(parts.engine.arena(), "export");
   run.tell_phase("export");
   const std::int64_t step = load_step_to_export(run);
-  const HfExport options{
-      .directory = parts.run / "model",
-      .dtype = parts.engine.options().dtype,
-      .max_shard_bytes = parts.job.export_.max_shard_size.bytes,
-      .source_config = parts.spec.source_config,
-      .files_to_copy = exported_files(parts.spec.model_dir, parts.spec.tokenizer),
-      .tokenizer_is_bytes = parts.spec.tokenizer == "byte",
-      .writes = run.leads()};
+  std::vector<std::filesystem::path> files =
+      exported_files(parts.spec.model_dir, parts.spec.tokenizer);
+  if (run.leads()) add_chat_template(parts, files);
+  const HfExport options{.directory = parts.run / "model",
+                         .dtype = parts.engine.options().dtype,
+                         .max_shard_bytes = parts.job.export_.max_shard_size.bytes,
+                         .source_config = parts.spec.source_config,
+                         .files_to_copy = std::move(files),
+                         .tokenizer_is_bytes = parts.spec.tokenizer == "byte",
+                         .writes = run.leads()};
   const bool own = run.leads() && is_own_export(parts.run);
   const auto aside = export_hf(parts.engine.arena(), parts.model, parts.engine.store(), options);
   if (!run.leads()) return;

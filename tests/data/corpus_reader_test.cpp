@@ -220,12 +220,10 @@ TEST(CorpusReader, MessagesOfPaths) {
   EXPECT_EQ(path_error("none*.txt"), dir.file("none*.txt") + ": no such file");
   dir.write("a.parquet", "PAR1");
   EXPECT_THAT(path_error("a.parquet"), HasSubstr("Parquet is not read; convert it: python3 -c"));
-  dir.write("a.json", "[]");
-  EXPECT_THAT(path_error("a.json"), HasSubstr("jq -c '.[]'"));
   dir.write("a.xyz", "x");
-  EXPECT_EQ(
-      path_error("a.xyz"),
-      dir.file("a.xyz") + ": unknown kind of data file; allowed: .txt, .jsonl, .jsonl.gz, .tokens");
+  EXPECT_EQ(path_error("a.xyz"), dir.file("a.xyz") +
+                                     ": unknown kind of data file; allowed: .txt, .jsonl, .json, "
+                                     "both also with .gz or .zst, .tokens");
   EXPECT_THAT(path_error("."), HasSubstr("is a directory"));
   EXPECT_EQ(message_of<UserError>([] { expand_paths({"no-such-folder/*.txt"}); }),
             "no-such-folder/*.txt: no such file");
@@ -251,10 +249,11 @@ TEST(CorpusReader, MessagesOfLines) {
             "1: a JSON array; each line must be one object: jq -c '.[]' converts");
   EXPECT_EQ(line_error("7"), "1: a JSON number; each line must be an object");
   EXPECT_EQ(line_error("{\"text\":3}"), "1: field 'text' is number, a string is needed");
-  EXPECT_EQ(line_error("{\"messages\":[]}"), "1: format 'chat' is not in this release");
-  EXPECT_EQ(line_error("{\"instruction\":\"a\",\"output\":\"b\"}"),
-            "1: cannot tell the format: no 'text' and no 'prompt' with 'completion'; "
-            "the line has: instruction, output; map them in fields (on a command line: "
+  EXPECT_EQ(line_error("{\"question\":\"a\",\"answer\":\"b\"}"),
+            "1: cannot tell the format: no 'text', no 'prompt' with 'completion', no 'messages', "
+            "no 'conversations' and no "
+            "'instruction' with 'output'; the line has: question, answer; map them in fields (on a "
+            "command line: "
             "--field-prompt, --field-completion, --field-text)");
   EXPECT_EQ(line_error("{\"text\":\"\",\"prompt\":\"\",\"completion\":\"\"}"),
             "1: the line has both 'text' and 'prompt' with 'completion'; set format to text or "
@@ -282,10 +281,10 @@ TEST(CorpusReader, MessagesOfFormats) {
   EXPECT_THAT(error_of(source_of({text, dir.write("c.tokens", "")})),
               HasSubstr("is one .tokens file; 2 files are given"));
   EXPECT_EQ(parse_format("text", "job:1"), SampleFormat::kText);
-  EXPECT_EQ(message_of<UserError>([] { parse_format("chat", "job.toml:3:1"); }),
-            "job.toml:3:1: format 'chat' is not in this release");
+  EXPECT_EQ(parse_format("chat", "job:1"), SampleFormat::kChat);
   EXPECT_EQ(message_of<UserError>([] { parse_format("csv", "job.toml:3:1"); }),
-            "job.toml:3:1: format 'csv'; allowed: auto, text, prompt_completion, tokens");
+            "job.toml:3:1: format 'csv'; allowed: auto, text, prompt_completion, tokens, chat, "
+            "sharegpt, alpaca");
 }
 
 TEST(CorpusReader, DeepJsonDoesNotOverflowTheStack) {

@@ -228,7 +228,7 @@ TEST_F(ConsoleTest, PlanAndInitLookAtTheData) {
   d().write("chat.jsonl", "{\"messages\":[]}\n");
   d().write("broken.jsonl", "{\"text\":\"a\"}\n{\"text\":\n");
   for (const auto& [file, message] :
-       {std::pair{"chat.jsonl", "'chat' is not in this release"},
+       {std::pair{"chat.jsonl", "'byte' has no chat template"},
         std::pair{"broken.jsonl", "broken.jsonl:2: not valid JSON"}}) {
     expect_mistake(std::string("init --config config.json --out n.toml --data ") + file, message);
     expect_mistake(std::string("init --size 20m --out n.toml --force --data ") + file, message);

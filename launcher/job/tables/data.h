@@ -14,15 +14,23 @@ inline constexpr std::array kSpellings<ExcessLength>{
 
 template <>
 inline constexpr std::array kSpellings<SampleFormat>{
-    Spelling{SampleFormat::kAuto, "auto"}, Spelling{SampleFormat::kText, "text"},
+    Spelling{SampleFormat::kAuto, "auto"},
+    Spelling{SampleFormat::kText, "text"},
     Spelling{SampleFormat::kPromptCompletion, "prompt_completion"},
-    Spelling{SampleFormat::kTokens, "tokens"}};
+    Spelling{SampleFormat::kTokens, "tokens"},
+    Spelling{SampleFormat::kChat, "chat"},
+    Spelling{SampleFormat::kShareGpt, "sharegpt"},
+    Spelling{SampleFormat::kAlpaca, "alpaca"}};
 
-enum class TrainOnEos : std::uint8_t { kTurn, kLast, kAll };
 template <>
 inline constexpr std::array kSpellings<TrainOnEos>{Spelling{TrainOnEos::kTurn, "turn"},
                                                    Spelling{TrainOnEos::kLast, "last"},
                                                    Spelling{TrainOnEos::kAll, "all"}};
+
+enum class TurnsToTrain : std::uint8_t { kAll, kLast };
+template <>
+inline constexpr std::array kSpellings<TurnsToTrain>{Spelling{TurnsToTrain::kAll, "all"},
+                                                     Spelling{TurnsToTrain::kLast, "last"}};
 
 enum class SpecialTokens : std::uint8_t { kParse, kText };
 template <>
@@ -41,6 +49,7 @@ struct DataSource {
   std::string document_separator;             // empty: one file = one document
   std::map<std::string, std::string> fields;  // our name -> the key in the file
   std::vector<std::string> roles_to_train{"assistant"};
+  TurnsToTrain turns_to_train = TurnsToTrain::kAll;
   TrainOnEos train_on_eos = TrainOnEos::kTurn;
   bool train_on_inputs = false;
   SpecialTokens special_tokens = SpecialTokens::kParse;
@@ -50,8 +59,9 @@ struct DataSource {
 inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
   Field path{.name = "path",
              .doc =
-                 "A file, a glob or a list of them: .jsonl, .jsonl.gz, .txt, or a .tokens file "
-                 "written by `thimble tokenize`",
+                 "A file, a glob or a list of them: .jsonl (an object a line), .json (an array of "
+                 "objects), both also as .gz and .zst, .txt, or a .tokens file written by `thimble "
+                 "tokenize`",
              .value = &source.path,
              .required = true,
              .path = PathKind::kInput,
@@ -60,39 +70,44 @@ inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
   Field format{.name = "format",
                .doc =
                    "What a sample is; auto decides by the file's name and the keys of its first "
-                   "lines, and prints its choice",
-               .value = choice(source.format),
-               .later = {"chat"}};
+                   "lines, and prints its choice; chat: messages with role and content; sharegpt: "
+                   "conversations with from and value; alpaca: instruction, input and output",
+               .value = choice(source.format)};
   visit(format);
   Field separator{.name = "document_separator",
                   .doc = "Text between two documents of a .txt file",
                   .value = &source.document_separator,
                   .default_text = "one file is one document"};
   visit(separator);
-  Field fields{.name = "fields",
-               .doc =
-                   "Which JSON keys hold the text or the prompt and completion: { text = "
-                   "\"content\" } or { prompt = \"question\", completion = \"answer\" }",
-               .value = &source.fields,
-               .default_text = "the same names",
-               .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
+  Field fields{
+      .name = "fields",
+      .doc =
+          "Which JSON keys hold the text, the prompt and completion or the messages: { text = "
+          "\"content\" } or { prompt = \"question\", completion = \"answer\" }",
+      .value = &source.fields,
+      .default_text = "the same names",
+      .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
   visit(fields);
   Field roles{.name = "roles_to_train",
               .doc =
                   "Chat: the roles whose messages are trained on; \"train\": false in a message "
                   "excludes it",
-              .value = &source.roles_to_train,
-              .released = false};
+              .value = &source.roles_to_train};
   visit(roles);
+  Field turns{.name = "turns_to_train",
+              .doc = "Chat: all turns of these roles, or only the last of each conversation",
+              .value = choice(source.turns_to_train)};
+  visit(turns);
   Field eos{.name = "train_on_eos",
-            .doc = "Chat: which end-of-turn tokens are trained on",
-            .value = choice(source.train_on_eos),
-            .released = false};
+            .doc =
+                "Chat: which end-of-turn tokens are trained on; turn: those of the turns that are; "
+                "last: only that of the last of these; all: those of every turn",
+            .value = choice(source.train_on_eos)};
   visit(eos);
   Field inputs{.name = "train_on_inputs",
                .doc =
                    "With prompt and completion, true trains on the prompt too; false masks the "
-                   "prompt's loss",
+                   "prompt's loss; with conversations, true trains on all of them",
                .value = &source.train_on_inputs};
   visit(inputs);
   Field special{.name = "special_tokens",

@@ -118,10 +118,15 @@ inline void visit_fields(const FieldVisitor& visitor, ModelConfig& model) {
          .default_text = "the model's",
          .path = PathKind::kTokenizer,
          .resume = ResumeClass::kModelContent});
-  visit({.name = "chat_template",
-         .doc = "The chat template: tokenizer, chatml, llama3, mistral or a .jinja file",
-         .value = &model.chat_template,
-         .released = false});
+  visit(
+      {.name = "chat_template",
+       .doc =
+           "The chat template that conversations are rendered by: tokenizer (the tokenizer's own), "
+           "one "
+           "of the built-in chatml, llama3, mistral, alpaca, or a .jinja file; the exported model "
+           "gets it if it has none",
+       .value = &model.chat_template,
+       .path = PathKind::kTemplate});
   visit({.name = "eos_token",
          .doc = "The token that ends a turn; the exported model names it too",
          .value = &model.eos_token,

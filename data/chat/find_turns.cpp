@@ -1,0 +1,128 @@
+// Which part of a rendered conversation each message made.
+#include <algorithm>
+
+#include "core/base/error.h"
+#include "core/base/text.h"
+#include "data/chat/chat_template.h"
+
+namespace thimble {
+namespace {
+
+using jinja::TextRange;
+
+/// All that was printed for a message, from its first byte to its last.
+TextRange whole(const std::vector<TextRange>& ranges) {
+  return ranges.empty() ? TextRange{} : TextRange{ranges.front().begin, ranges.back().end};
+}
+
+bool only_assistant(const ChatOptions& options) {
+  return options.roles_to_train == std::vector<std::string>{"assistant"};
+}
+
+/// Where the text of message `i` itself begins within what was printed for it.
+std::size_t content_begin(const Conversation& conversation, std::size_t i, const std::string& text,
+                          TextRange range) {
+  const jinja::Value* content = conversation.messages[i].as_dict()->find("content");
+  if (!content || !content->as_text()) return range.begin;
+  std::string inner = *content->as_text();
+  const std::size_t begin = inner.find_first_not_of(" \t\r\n");
+  if (begin == inner.npos) return range.begin;
+  inner = inner.substr(begin, inner.find_last_not_of(" \t\r\n") + 1 - begin);
+  const std::size_t at = text.find(inner, range.begin);
+  return at < range.end ? at : range.begin;
+}
+
+/// As much of the generation prompt as the turn begins with, up to the end of a line or of a mark.
+std::size_t common_header(std::string_view turn, std::string_view prompt) {
+  std::size_t same = 0;
+  while (same < turn.size() && same < prompt.size() && turn[same] == prompt[same]) ++same;
+  while (same > 0 && std::string_view("\n>]:").find(turn[same - 1]) == std::string_view::npos)
+    --same;
+  return same;
+}
+
+Conversation first_messages(const Conversation& conversation, std::size_t count) {
+  Conversation first = conversation;
+  first.messages.resize(count);
+  first.roles.resize(count);
+  first.held_out.resize(count);
+  return first;
+}
+
+/// The text of the first messages with the generation prompt; nothing if the template refuses them.
+std::optional<std::string> text_before(const ChatTemplate& chat, const Conversation& conversation,
+                                       std::size_t i) {
+  if (i == 0) return std::nullopt;
+  try {
+    return chat.render_text(first_messages(conversation, i), true);
+  } catch (const UserError&) {
+    return std::nullopt;
+  }
+}
+
+}  // namespace
+
+RenderedChat ChatTemplate::render(const Conversation& conversation,
+                                  const ChatOptions& options) const {
+  const jinja::Template& chosen = template_for(conversation);
+  jinja::Rendered rendered = chosen.render(request(conversation, false));
+  const std::vector<bool> trained = trained_messages(conversation, options);
+  RenderedChat out{
+      .text = std::move(rendered.text), .add_bos = built_in_, .train_on_eos = options.train_on_eos};
+  std::vector<TextRange> printed;
+  for (const auto& ranges : rendered.watched) printed.push_back(whole(ranges));
+
+  if (chosen.marks_generation() && only_assistant(options)) {
+    out.exact = true;
+    for (const TextRange& mark : rendered.generation) {
+      // The message that the block belongs to; without one it is the template's own, and trained.
+      const auto owner = std::find_if(printed.begin(), printed.end(), [&](TextRange r) {
+        return r.begin <= mark.begin && mark.begin < r.end;
+      });
+      const auto i = static_cast<std::size_t>(owner - printed.begin());
+      out.turns.push_back({mark.begin, mark.end, i == trained.size() || trained[i]});
+    }
+    return out;
+  }
+
+  const std::string with_prompt = render_text(conversation, true);
+  const std::string_view prompt = with_prompt.starts_with(out.text)
+                                      ? std::string_view(with_prompt).substr(out.text.size())
+                                      : "";
+  std::size_t done = 0;
+  for (std::size_t i = 0; i < printed.size(); ++i) {
+    ChatTurn turn{printed[i].begin, printed[i].end, trained[i]};
+    const std::string_view text =
+        std::string_view(out.text).substr(turn.begin, turn.end - turn.begin);
+    if (trained[i] && conversation.roles[i] != "assistant") {
+      turn.begin = content_begin(conversation, i, out.text, printed[i]);
+    } else if (trained[i] && !prompt.empty() && text.starts_with(prompt)) {
+      turn.begin += prompt.size();
+    } else if (trained[i]) {
+      const std::optional<std::string> before = text_before(*this, conversation, i);
+      if (before && out.text.starts_with(*before) &&
+          (text.empty() || before->size() >= turn.begin)) {
+        turn.begin = before->size();
+        if (text.empty()) {
+          const std::string after = render_text(first_messages(conversation, i + 1), false);
+          turn.end = out.text.starts_with(after) ? after.size() : turn.begin;
+        }
+      } else {
+        turn.begin += common_header(text, prompt);
+      }
+    }
+    turn.end = std::max(turn.begin, turn.end);
+    if (turn.end == turn.begin) continue;
+    if (turn.begin < done)
+      throw_user(
+          "{}: the template does not print the messages one after another, so that it is not clear "
+          "what is trained on; "
+          "mark it with {{% generation %}} and {{% endgeneration %}}",
+          name());
+    done = turn.end;
+    out.turns.push_back(turn);
+  }
+  return out;
+}
+
+}  // namespace thimble

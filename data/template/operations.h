@@ -1,0 +1,70 @@
+// What templates do with values: arithmetic, parts of values, filters, tests and methods. All fail
+// (TemplateFailure) for values that the operation does not have, and count what they make against a
+// budget.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+
+#include "data/template/value.h"
+
+namespace thimble::jinja {
+
+/// What a rendering may still do.
+class Budget {
+ public:
+  Budget(std::int64_t steps, std::int64_t made_bytes) : steps_(steps), bytes_(made_bytes) {}
+  void step() {
+    if (--steps_ < 0) fail("the template takes too many steps");
+  }
+  /// Counts bytes before they are made.
+  void make(std::size_t bytes) {
+    bytes_ -= static_cast<std::int64_t>(bytes < kMost ? bytes : kMost);
+    if (bytes_ < 0) fail("the template makes too much text");
+  }
+  Value text(std::string text) {
+    make(text.size());
+    return Value::text(std::move(text));
+  }
+
+ private:
+  static constexpr std::size_t kMost = std::size_t{1} << 60;
+  std::int64_t steps_, bytes_;
+};
+
+/// + - * / // % **
+Value binary(std::string_view op, const Value& a, const Value& b, Budget& budget);
+Value negated(const Value& value);
+bool contains(const Value& container, const Value& item);
+/// The elements that a loop over `value` has.
+List elements(const Value& value, Budget& budget);
+Value attribute_of(const Value& value, std::string_view name);
+Value item_of(const Value& value, const Value& key);
+/// value[start:stop:step]; each part may be none.
+Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step,
+               Budget& budget);
+
+bool is_filter(std::string_view name);
+Value apply_filter(std::string_view name, const Value& value, const Arguments& arguments,
+                   Budget& budget);
+bool is_test(std::string_view name);
+bool apply_test(std::string_view name, const Value& value, const std::vector<Value>& arguments);
+/// A method of text, a list or a dictionary; nullopt if the value has none of this name.
+std::optional<Value> call_method(const Value& value, std::string_view name,
+                                 const Arguments& arguments, Budget& budget);
+
+/// Argument `index`, or the one of this name; null if it is not given.
+const Value* argument(const Arguments& arguments, std::size_t index, std::string_view name);
+
+// Text as Python treats it.
+std::string strip(const std::string& text, const std::string* characters, bool left, bool right);
+std::string replace_text(const std::string& text, const std::string& from, const std::string& to,
+                         std::int64_t count, Budget& budget);
+std::string upper(const std::string& text);
+std::string lower(const std::string& text);
+/// The first character as a capital, the rest small.
+std::string capitalized(const std::string& text);
+
+}  // namespace thimble::jinja

@@ -1,0 +1,135 @@
+// Chat templates against what transformers makes of them (tests/fixtures/make_chat_fixtures.py).
+#include <gtest/gtest.h>
+
+#include <ctime>
+
+#include "core/base/random.h"
+#include "data/template/template.h"
+#include "tests/data/chat_test_util.h"
+
+namespace thimble {
+namespace {
+
+using jinja::Template;
+
+TEST(ChatTemplate, LanguageIsThatOfJinja) {
+  int compared = 0, refused = 0;
+  const Json items = chat_fixture("language.json");
+  for (const Json& item : items) {
+    const auto source = item["template"].get<std::string>();
+    SCOPED_TRACE(source);
+    const Json messages = Json::parse(
+        R"([{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}])");
+    const std::optional<std::string> text = render_text(source, "t", messages, Json(), true);
+    ++(item["text"].is_null() ? refused : compared);
+    if (item["text"].is_null()) {
+      EXPECT_FALSE(text.has_value()) << *text << " against " << item["error"];
+    } else {
+      ASSERT_TRUE(text.has_value());
+      EXPECT_EQ(*text, item["text"].get<std::string>());
+    }
+  }
+  EXPECT_GT(compared, 100);
+  EXPECT_GT(refused, 30);
+}
+
+TEST(ChatTemplate, OwnTemplatesRenderAsInTransformers) {
+  const Json rendered = chat_fixture("rendered.json");
+  int texts = 0;
+  for (const auto& [file, of_template] : rendered.items()) {
+    const std::string source = read_bytes("tests/fixtures/chat/templates/" + file);
+    for (const Conversations::Row& row : Conversations().rows) {
+      SCOPED_TRACE(file + ": " + row.name);
+      const Json& expected = of_template.at(row.name);
+      for (const int prompted : {0, 1}) {
+        const auto text = render_text(source, file, row.messages, row.tools, prompted == 1);
+        expect_text(text, expected[static_cast<std::size_t>(prompted)]);
+        texts += text.has_value() ? 1 : 0;
+      }
+      if (expected.size() < 3) continue;
+      const Template parsed = Template::parse(source, file);
+      EXPECT_TRUE(parsed.marks_generation());
+      Json ranges = Json::array();
+      for (const jinja::TextRange r :
+           parsed.render(request_for(row.messages, row.tools, false)).generation)
+        ranges.push_back({r.begin, r.end});
+      EXPECT_EQ(ranges, expected[2]);
+    }
+  }
+  EXPECT_GT(texts, 70);
+}
+
+TEST(ChatTemplate, BoundsAreKept) {
+  const auto error = [](const std::string& source) {
+    jinja::RenderRequest request;
+    request.limits = {.steps = 20'000, .made_bytes = 1 << 20, .output_bytes = 1000};
+    try {
+      const Template parsed = Template::parse(source, "t.jinja");
+      return "rendered " + std::to_string(parsed.render(request).text.size());
+    } catch (const UserError& e) {
+      return std::string(e.what());
+    }
+  };
+  EXPECT_EQ(error("\n{% for a in range(1000) %}{% for b in range(1000) %}{% endfor %}{% endfor %}"),
+            "t.jinja:2: chat template: the template takes too many steps");
+  EXPECT_EQ(error("{{ 'x' * 100000000 }}"),
+            "t.jinja:1: chat template: the template makes too much text");
+  EXPECT_EQ(error("{% set ns = namespace(x='ab') %}{% for i in range(60) %}{% set ns.x = ns.x + "
+                  "ns.x %}{% endfor %}"),
+            "t.jinja:1: chat template: the template makes too much text");
+  EXPECT_EQ(error("{% for a in range(300) %}abcd{% endfor %}"),
+            "t.jinja:1: chat template: the rendered text is longer than 1000 bytes");
+  EXPECT_EQ(error("{% macro f() %}{{ f() }}{% endmacro %}\n{{ f() }}"),
+            "t.jinja:1: chat template: the template goes too deep");
+  EXPECT_EQ(error("{{ " + std::string(5000, '(') + "1" + std::string(5000, ')') + " }}"),
+            "t.jinja:1: chat template: the expression is nested too deeply");
+  std::string chain = "{{ 1", dots = "{{ x";
+  for (int i = 0; i < 20'000; ++i) {
+    chain += " + 1";
+    dots += ".x";
+  }
+  EXPECT_EQ(error(chain + " }}"), "t.jinja:1: chat template: the expression is nested too deeply");
+  EXPECT_EQ(error(dots + " }}"), "t.jinja:1: chat template: the expression is nested too deeply");
+  std::string blocks;
+  for (int i = 0; i < 1000; ++i) blocks += "{% if true %}";
+  EXPECT_EQ(error(blocks), "t.jinja:1: chat template: blocks are nested too deeply");
+  EXPECT_EQ(error("{% set a = namespace() %}{% set b = namespace(a=a) %}{% set a.b = b %}ok"),
+            "rendered 2");
+  EXPECT_EQ(error("{{ -9223372036854775807 - 2 }}"),
+            "t.jinja:1: chat template: a number does not fit in 64 bits");
+  EXPECT_EQ(error("a\n{% include 'x' %}"),
+            "t.jinja:2: chat template: {% include %} is not supported; supported are if, for, set, "
+            "macro, with, filter, generation, "
+            "break, continue and raw");
+  EXPECT_EQ(error("\n\n{{ x | frobnicate }}"),
+            "t.jinja:3: chat template: there is no filter 'frobnicate'");
+  EXPECT_EQ(error("{{\n raise_exception('roles\x1b must alternate') }}"),
+            "t.jinja:2: the chat template refuses it: roles\\x1b must alternate");
+}
+
+/// Random bytes, and random pieces of templates: refused or rendered, never anything else.
+TEST(ChatTemplate, AnySourceIsReadOrRefused) {
+  const CounterRandom random(std::random_device{}(), RandomPurpose::kSplit);
+  constexpr std::array<std::string_view, 34> kPieces{
+      "{{",      "}}",         "{%",         "%}",       "{%-",      "-%}",     " if ",
+      " endif ", " for ",      " in ",       " endfor ", "x",        "'a'",     "1",
+      "|",       "trim",       ".",          "[",        "]",        "(",       ")",
+      " set ",   "=",          "+",          "{#",       "#}",       "\n",      ":",
+      ",",       " macro f()", " endmacro ", " raw ",    " endraw ", "\xc3\xa9"};
+  std::uint64_t draw = 0;
+  int rendered = 0;
+  for (int i = 0; i < 20'000; ++i) {
+    std::string source;
+    const std::uint64_t count = random.u64(draw++) % 14;
+    for (std::uint64_t k = 0; k < count; ++k) {
+      const std::uint64_t r = random.u64(draw++);
+      source += i % 4 == 0 ? std::string(1, static_cast<char>(r))
+                           : std::string(kPieces[r % kPieces.size()]);
+    }
+    rendered += render_text(source, "t", Json::array(), Json(), false).has_value() ? 1 : 0;
+  }
+  EXPECT_GT(rendered, 100);
+}
+
+}  // namespace
+}  // namespace thimble
