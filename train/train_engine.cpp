@@ -122,6 +122,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
              {.weights = options.dtype,
               .master = master(),
               .divided = plan_.stage() > 0,
+              .leaves_frozen = options.leaves_frozen,
               .gradients = stored_dtypes(model, options, comm_.size())},
              [this](ParamId id) { return plan_.spec(id).rows; }),
       store_(make_store(arena, model, options,
@@ -194,9 +195,13 @@ void TrainEngine::store_gradients() {
   gradients_->set_home(*stored_);
 }
 
-void TrainEngine::load(TensorSource& source) {
-  load_weights(arena_, table_, state_, comm_.rank(), source);
+void TrainEngine::load(TensorSource& source, LoadedWeights which) {
+  load_weights(arena_, table_, state_, comm_.rank(), source, which);
   refresh_weights(0);
+}
+
+void TrainEngine::load_frozen(TensorSource& source) {
+  load_weights(arena_, table_, state_, comm_.rank(), source, LoadedWeights::kFrozen);
 }
 
 void TrainEngine::refresh_weights(std::int64_t step) {

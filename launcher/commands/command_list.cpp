@@ -13,6 +13,7 @@
   COMMAND(eval)                   \
   COMMAND(generate)               \
   COMMAND(tokenize)               \
+  COMMAND(merge)                  \
   COMMAND(convert)                \
   COMMAND(inspect)                \
   COMMAND(checkpoint)             \

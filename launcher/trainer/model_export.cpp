@@ -5,9 +5,10 @@
 #include <optional>
 
 #include "checkpoint/checkpoint_source.h"
+#include "launcher/plan/adapter_setup.h"
 #include "launcher/trainer/early_stopping.h"
 #include "launcher/trainer/finished_run.h"
-#include "models/hf_export.h"
+#include "models/adapter_export.h"
 #include "models/model_files.h"
 #include "parallel/collectives.h"
 
@@ -57,7 +58,7 @@ std::int64_t load_step_to_export(const RunState& run) {
   }
   if (!best) best.emplace(open_checkpoint_of(run, step, CheckpointCheck::kManifest));
   CheckpointSource source(*best, run.parts.engine.arena().pinned());
-  run.parts.engine.load(source);
+  run.parts.engine.load(source, LoadedWeights::kSaved);
   return step;
 }
 
@@ -71,16 +72,21 @@ void export_model(const RunState& run) {
   const PhaseScope phase(parts.engine.arena(), "export");
   run.tell_phase("export");
   const std::int64_t step = load_step_to_export(run);
+  const bool is_adapter = !parts.model.adapters().empty();
   const HfExport options{
       .directory = parts.run / "model",
       .dtype = parts.engine.options().dtype,
       .max_shard_bytes = parts.job.export_.max_shard_size.bytes,
       .source_config = parts.spec.source_config,
-      .files_to_copy = exported_files(parts.spec.model_dir, parts.spec.tokenizer),
+      .files_to_copy = is_adapter && parts.spec.tokenizer != "byte"
+                           ? tokenizer_files(parts.spec.tokenizer)
+                       : is_adapter ? std::vector<std::filesystem::path>{}
+                                    : exported_files(parts.spec.model_dir, parts.spec.tokenizer),
       .tokenizer_is_bytes = parts.spec.tokenizer == "byte",
+      .base_model = base_model_name(parts.spec.model_dir),
       .writes = run.leads()};
   const bool own = run.leads() && is_own_export(parts.run);
-  const auto aside = export_hf(parts.engine.arena(), parts.model, parts.engine.store(), options);
+  const auto aside = export_trained(parts.engine.arena(), parts.model, parts.engine.store(), options);
   if (!run.leads()) return;
   record_finished(parts.run, {.step = run.train.step,
                               .reason = reason_of_end(run),
