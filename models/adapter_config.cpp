@@ -20,19 +20,31 @@ using Json = nlohmann::json;
 
 constexpr std::int64_t kAdapterConfigLimit = 16 * kMiB;
 
-constexpr std::array kHonouredOfAdapters{
-    "peft_type",      "r",          "lora_alpha",        "use_rslora",     "use_dora",
-    "target_modules", "bias",       "init_lora_weights", "modules_to_save", "layers_to_transform",
-    "layers_pattern", "rank_pattern", "alpha_pattern",   "feedforward_modules",
-    "base_model_name_or_path", "save_projection"};
+constexpr std::array kHonouredOfAdapters{"peft_type",
+                                         "r",
+                                         "lora_alpha",
+                                         "use_rslora",
+                                         "use_dora",
+                                         "target_modules",
+                                         "bias",
+                                         "init_lora_weights",
+                                         "modules_to_save",
+                                         "layers_to_transform",
+                                         "layers_pattern",
+                                         "rank_pattern",
+                                         "alpha_pattern",
+                                         "feedforward_modules",
+                                         "base_model_name_or_path",
+                                         "save_projection"};
 
 // Without effect on what an adapter computes: where it comes from, how it was or will be trained,
 // and settings of starts that are over.
 constexpr std::array kIrrelevantToAdapters{
-    "auto_mapping",  "corda_config",     "ensure_weight_tying", "eva_config",  "inference_mode",
-    "init_ia3_weights", "loftq_config",  "lora_dropout",        "lora_ga_config", "megatron_config",
-    "megatron_core", "peft_version",     "qalora_group_size",   "revision",    "runtime_config",
-    "task_type",     "d_initial",        "init_weights",        "projection_prng_key", "vera_dropout"};
+    "auto_mapping",      "corda_config",     "ensure_weight_tying", "eva_config",
+    "inference_mode",    "init_ia3_weights", "loftq_config",        "lora_dropout",
+    "lora_ga_config",    "megatron_config",  "megatron_core",       "peft_version",
+    "qalora_group_size", "revision",         "runtime_config",      "task_type",
+    "d_initial",         "init_weights",     "projection_prng_key", "vera_dropout"};
 
 template <typename List>
 bool has_key(const List& list, const std::string& key) {
@@ -65,10 +77,11 @@ void check_keys(const ConfigFields& fields) {
   if (init.is_boolean() || init == Json("gaussian") || init == Json("eva") ||
       init == Json("orthogonal"))
     return;
-  fields.wrong("init_lora_weights",
-               "true, false, \"gaussian\", \"eva\", \"orthogonal\": with others the adapter belongs "
-               "to a changed base model; PEFT's save_pretrained converts it "
-               "(path_initial_model_for_weight_conversion)");
+  fields.wrong(
+      "init_lora_weights",
+      "true, false, \"gaussian\", \"eva\", \"orthogonal\": with others the adapter belongs "
+      "to a changed base model; PEFT's save_pretrained converts it "
+      "(path_initial_model_for_weight_conversion)");
 }
 
 std::vector<std::string> texts(const ConfigFields& fields, const char* key) {

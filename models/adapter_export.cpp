@@ -176,13 +176,12 @@ void compare_adapter(Arena& arena, AdapterFile& file, const fs::path& directory)
       arena.pinned().reserve(MemoryTag::kIo, 2 * kExportBytes, "export check");
   file.for_slices([&](const std::string& name, auto bytes, std::int64_t offset) {
     const SafetensorsEntry* entry = written.find(name);
-    if (entry == nullptr)
-      throw_system("{}: tensor {} was not written", directory.string(), name);
+    if (entry == nullptr) throw_system("{}: tensor {} was not written", directory.string(), name);
     const std::span read(static_cast<std::byte*>(space.data()), bytes.size());
     written.read(*entry, offset, read);
     if (std::memcmp(read.data(), bytes.data(), bytes.size()) != 0) {
-      throw_system("{}: tensor {} reads back differently from what was written",
-                   directory.string(), name);
+      throw_system("{}: tensor {} reads back differently from what was written", directory.string(),
+                   name);
     }
   });
 }
@@ -209,6 +208,16 @@ std::optional<fs::path> export_adapter(Arena& arena, const Transformer& model, P
 }
 
 }  // namespace
+
+std::int64_t exported_elements(const Transformer& model) {
+  if (model.adapters().empty()) return model.params().num_elements();
+  std::int64_t elements = 0;
+  for (const AdapterTensor& tensor : tensors_of(model)) {
+    const std::int64_t own = model.params().info(tensor.id).shape.numel();
+    elements += tensor.more_rows || tensor.less_columns ? 2 * own : own;
+  }
+  return elements;
+}
 
 std::optional<fs::path> export_trained(Arena& arena, const Transformer& model, ParamStore& store,
                                        const HfExport& options) {

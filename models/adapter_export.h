@@ -12,4 +12,7 @@ namespace thimble {
 std::optional<std::filesystem::path> export_trained(Arena& arena, const Transformer& model,
                                                     ParamStore& store, const HfExport& options);
 
+/// Elements of all tensors that it writes.
+std::int64_t exported_elements(const Transformer& model);
+
 }  // namespace thimble

@@ -108,8 +108,8 @@ void AdapterSource::open(const fs::path& directory) {
       problems.push_back(fmt::format("tensor {} is {}, this model asks for {}", entry->name,
                                      dims_text(entry->shape), dims_text(info.shape.dims())));
     } else if (!is_readable(*entry)) {
-      problems.push_back(fmt::format("tensor {} is {}; allowed F32, BF16, F16", entry->name,
-                                     entry->dtype_text));
+      problems.push_back(
+          fmt::format("tensor {} is {}; allowed F32, BF16, F16", entry->name, entry->dtype_text));
     }
   }
   for (const SafetensorsEntry& entry : file_->entries()) {
@@ -146,7 +146,8 @@ void AdapterSource::read_base(const ParamInfo& info, Slice slice, const Tensor& 
   if (matrix == nullptr || !matrix->first_a.exists()) return;
   const auto& [a, b] = principal_of(*matrix);
   const Tensor rows = rows_of_slice(info, slice, dst);
-  const Tensor less = Tensor::empty(arena_, MemoryTag::kIo, DType::kF32, b.shape(), "scaled matrix");
+  const Tensor less =
+      Tensor::empty(arena_, MemoryTag::kIo, DType::kF32, b.shape(), "scaled matrix");
   ops::scale_columns(less, b, {.scale = -matrix->adapter.scale});
   if (info.transposed()) {
     ops::matmul(arena_, {a.columns(slice.begin, slice.end), true}, {less, true}, rows,
@@ -217,15 +218,16 @@ void AdapterSource::draw(const ParamInfo& info, Slice slice, const Tensor& dst) 
   const AdapterConfig& config = model_.adapters().config();
   const bool normal = config.init == AdapterInit::kGaussian;
   // The uniform distributions are those of torch's linear layers, and of VeRA's Kaiming start.
-  const double square = (config.kind == AdapterKind::kVera ? 6.0 : 1.0) /
-                        static_cast<double>(info.shape[1]);
-  const auto bound = static_cast<float>(normal ? 1.0 / static_cast<double>(info.shape[0])
-                                               : std::sqrt(square));
+  const double square =
+      (config.kind == AdapterKind::kVera ? 6.0 : 1.0) / static_cast<double>(info.shape[1]);
+  const auto bound =
+      static_cast<float>(normal ? 1.0 / static_cast<double>(info.shape[0]) : std::sqrt(square));
   const std::int64_t width = info.storage_shape()[1], cols = info.shape[1];
   float* out = dst.data<float>();
   for (std::int64_t r = slice.begin; r < slice.end; ++r) {
     for (std::int64_t c = 0; c < width; ++c) {
-      const auto index = static_cast<std::uint64_t>(info.transposed() ? c * cols + r : r * cols + c);
+      const auto index =
+          static_cast<std::uint64_t>(info.transposed() ? c * cols + r : r * cols + c);
       const float value = normal ? random.normal(index) : 2 * random.uniform(index) - 1;
       out[(r - slice.begin) * width + c] = bound * value;
     }

@@ -40,9 +40,8 @@ struct LowRankFactors {
 };
 /// Fills the factors that a start from a matrix's largest singular values needs. `weight`: the
 /// matrix in its storage layout.
-using PrincipalParts =
-    std::function<void(Arena& arena, const ParamInfo& info, const Tensor& weight, double scale,
-                       const LowRankFactors& factors)>;
+using PrincipalParts = std::function<void(Arena& arena, const ParamInfo& info, const Tensor& weight,
+                                          double scale, const LowRankFactors& factors)>;
 
 class AdapterSource final : public TensorSource {
  public:
@@ -70,9 +69,9 @@ class AdapterSource final : public TensorSource {
   std::unique_ptr<TensorSource> base_;
   AdapterStart start_;
   PrincipalParts make_principal_;
-  std::map<std::string, Place> places_;                // by the parameter's name
+  std::map<std::string, Place> places_;  // by the parameter's name
   std::map<const AdaptedMatrix*, LowRankFactors> principal_;
-  std::unique_ptr<SafetensorsFile> file_;              // of the directory
+  std::unique_ptr<SafetensorsFile> file_;  // of the directory
 };
 
 /// Configuration of a directory's adapter for this model: with the modules that its file has where

@@ -39,8 +39,7 @@ void check_names(const std::vector<std::string>& wanted, const char* key,
     for (const std::string& module : modules) names.insert(last_name(module));
     const std::vector<std::string> list(names.begin(), names.end());
     throw_user("adapter.{}: '{}' is no {} of this model; there are {}{}", key, printable(name),
-               linear ? "linear layer" : "module", join(list),
-               linear ? ", or \"all-linear\"" : "");
+               linear ? "linear layer" : "module", join(list), linear ? ", or \"all-linear\"" : "");
   }
 }
 

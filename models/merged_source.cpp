@@ -118,8 +118,7 @@ void MergedSource::load_shared(Part& part, const AdaptedMatrix& matrix, Change& 
   }
   for (std::int64_t o = 0; o < out; ++o) {
     for (std::int64_t r = 0; r < rank; ++r)
-      change.b.data<float>()[o * rank + r] =
-          outer.data<float>()[o] * b.data<float>()[o * rank + r];
+      change.b.data<float>()[o * rank + r] = outer.data<float>()[o] * b.data<float>()[o * rank + r];
   }
 }
 

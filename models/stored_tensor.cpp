@@ -25,8 +25,8 @@ void read_stored(Arena& arena, const SafetensorsModel::Location& location, const
   // transposed.
   const std::int64_t first = info.transposed() ? 0 : slice.begin;
   const std::int64_t last = info.transposed() ? info.shape[0] : slice.end;
-  const std::int64_t step = std::clamp<std::int64_t>(kPieceBytes / row_bytes, 1,
-                                                     std::max<std::int64_t>(last - first, 1));
+  const std::int64_t step =
+      std::clamp<std::int64_t>(kPieceBytes / row_bytes, 1, std::max<std::int64_t>(last - first, 1));
   const Tensor raw = Tensor::empty(arena, MemoryTag::kIo, dtype, Shape{step, cols}, "file rows");
   const Tensor converted = info.transposed() ? Tensor::empty(arena, MemoryTag::kIo, DType::kF32,
                                                              Shape{step, cols}, "file rows")

@@ -59,8 +59,8 @@ Weight Transformer::add_param(BlockId block, const std::string& name, const Shap
 // Of a linear layer. Packed, it is no parameter.
 Weight Transformer::add_matrix(BlockId block, const std::string& name, const Shape& shape,
                                std::int64_t head_dim) {
-  const bool packs = adapter_ && adapter_->base &&
-                     !names_module(adapter_->modules_to_save, module_of(name));
+  const bool packs =
+      adapter_ && adapter_->base && !names_module(adapter_->modules_to_save, module_of(name));
   if (!packs) {
     const Weight weight = add_param(block, name, shape, ParamRole::kMatrix, head_dim);
     linears_.push_back({weight, params_.info(weight.id)});

@@ -4,8 +4,8 @@
 #include <map>
 #include <set>
 
-#include "models/decoder.h"
 #include "models/adapter_export.h"
+#include "models/decoder.h"
 #include "train/save_checkpoint.h"
 #include "train/snapshot_room.h"
 

@@ -95,8 +95,9 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
   if (model.adapters().empty()) return open(model.params());
   return std::make_unique<AdapterSource>(
       arena, model, open(Transformer(spec.model).params()),
-      AdapterStart{.directory = spec.adapter_dir, .seed = spec.engine.seed,
-                   .dtype = spec.engine.dtype}, principal_parts);
+      AdapterStart{
+          .directory = spec.adapter_dir, .seed = spec.engine.seed, .dtype = spec.engine.dtype},
+      principal_parts);
 }
 
 AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm,
@@ -107,8 +108,7 @@ AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicat
       offload(spec.offload.state
                   ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
                   : nullptr),
-      engine(arena, model, optimizer, engine_options(spec),
-             {comm, stores(spec.offload)}) {}
+      engine(arena, model, optimizer, engine_options(spec), {comm, stores(spec.offload)}) {}
 
 void AssembledEngine::load(TensorSource& source) {
   if (packed) load_packed(engine.arena(), *packed, source);

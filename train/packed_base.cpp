@@ -78,8 +78,9 @@ void pack_nf4(const LogicalValues& from, const ops::PackedValues& to) {
     const float most = gather_block(from, begin, n, values);
     scales[static_cast<std::size_t>(b)] = most;
     const float inverse = 1.0f / most;
+    constexpr unsigned kZero = 7;  // half a byte may be left
     const auto code = [&](std::int64_t i) {
-      return i < n ? nf4_code(std::clamp(values[i] * inverse, -1.0f, 1.0f)) : 0u;
+      return i < n ? nf4_code(std::clamp(values[i] * inverse, -1.0f, 1.0f)) : kZero;
     };
     for (std::int64_t i = 0; i < n; i += 2)
       codes[(begin + i) / 2] = static_cast<std::uint8_t>(code(i) << 4 | code(i + 1));
@@ -98,8 +99,7 @@ void pack_int8(const LogicalValues& from, const ops::PackedValues& to) {
     const float scale = gather_block(from, begin, n, values) / 127.0f;
     to.scales.data<float>()[g] = scale;
     for (std::int64_t i = 0; i < n; ++i)
-      codes[begin + i] =
-          static_cast<std::int8_t>(scale > 0 ? std::lround(values[i] / scale) : 0);
+      codes[begin + i] = static_cast<std::int8_t>(scale > 0 ? std::lround(values[i] / scale) : 0);
   });
 }
 
@@ -113,19 +113,19 @@ void load_packed(Arena& arena, const PackedMatrices& matrices, TensorSource& sou
                                       "matrix to be packed");
     source.read(info, whole_slice(info), read);
     const bool here = arena.is_on_cpu();
-    const Tensor table = here || !values.table.defined()
-                             ? values.table
-                             : Tensor::empty(host, MemoryTag::kIo, DType::kF32, Shape{256}, "codes");
+    const Tensor table =
+        here || !values.table.defined()
+            ? values.table
+            : Tensor::empty(host, MemoryTag::kIo, DType::kF32, Shape{256}, "codes");
     const ops::PackedValues packed =
         here ? values : ops::empty_packed(host, values.format, info.shape, table, "packed matrix");
     if (arena.device().planning) continue;
     const LogicalValues from{read.data<float>(), values.rows, values.cols, info.transposed()};
     values.format == PackedFormat::kNf4 ? pack_nf4(from, packed) : pack_int8(from, packed);
     if (here) continue;
-    for (const auto& [to, with] : {std::pair(values.codes, packed.codes),
-                                   std::pair(values.scales, packed.scales),
-                                   std::pair(values.second, packed.second),
-                                   std::pair(values.table, packed.table)}) {
+    for (const auto& [to, with] :
+         {std::pair(values.codes, packed.codes), std::pair(values.scales, packed.scales),
+          std::pair(values.second, packed.second), std::pair(values.table, packed.table)}) {
       if (to.defined()) ops::from_host(to, with.raw());
     }
   }

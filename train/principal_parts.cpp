@@ -44,8 +44,7 @@ void principal_parts(Arena& arena, const ParamInfo& info, const Tensor& weight, 
                      const LowRankFactors& factors) {
   const auto& [a, b] = factors;
   const std::int64_t length = weight.dim(0), width = weight.dim(1), rank = a.dim(0);
-  const std::int64_t columns =
-      width <= kExactWidth ? width : std::min(width, rank + kMoreColumns);
+  const std::int64_t columns = width <= kExactWidth ? width : std::min(width, rank + kMoreColumns);
   const Tensor basis = find_basis(arena, weight, columns);
   const Tensor images = scratch(arena, length, columns), gram = scratch(arena, columns, columns),
                vectors = scratch(arena, columns, rank), left = scratch(arena, length, rank),

@@ -6,8 +6,8 @@
 namespace thimble {
 
 /// scale * b a <- what the largest r singular values of `weight` (f32) make up, shared evenly
-/// between a and b. `weight` is in its storage layout; it is decomposed exactly if its short side is
-/// at most 512, else by power iteration from a fixed start.
+/// between a and b. `weight` is in its storage layout; it is decomposed exactly if its short side
+/// is at most 512, else by power iteration from a fixed start.
 void principal_parts(Arena& arena, const ParamInfo& info, const Tensor& weight, double scale,
                      const LowRankFactors& factors);
 

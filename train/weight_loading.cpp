@@ -90,8 +90,8 @@ void load_param(Arena& arena, const LoadedParam& param, StateResidency& state,
 
 }  // namespace
 
-void load_weights(Arena& arena, const StateTable& table, StateResidency& state, int rank,
-                  TensorSource& source, LoadedWeights which) {
+void load_weights(Arena& arena, const WeightRowsToLoad& to, TensorSource& source) {
+  const auto& [table, state, rank, which] = to;
   for (const ParamId id : table.params().ids()) {
     const auto entries = table.of(id);
     const bool is_saved = std::any_of(entries.begin(), entries.end(),

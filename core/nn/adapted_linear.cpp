@@ -23,29 +23,29 @@ Var add_low_rank(Context& ctx, Var y, const Var& x, const LinearAdapter& adapter
   if (!ctx.recording() || !sum.needs_grad()) return sum;
   const auto saved_x = train_a ? ctx.tape->save(x) : nullptr;
   const auto saved_inner = train_b ? ctx.tape->save(inner) : nullptr;
-  ctx.tape->record([=, x_id = x.id, y_id = y.id, sum_id = sum.id,
-                    x_shape = x.value.shape()](Tape& tape) {
-    const Tensor dy = tape.take_grad(sum_id);
-    if (train_b) {
-      weight_gradient(tape, node, b, dy, saved_inner->get());
-      tape.finish_use(b.id);
-    }
-    if (train_a || x_id >= 0) {
-      const Tensor d_inner = Tensor::empty(node.arena, MemoryTag::kActivations, dy.dtype(),
-                                           Shape{dy.dim(0), rank}, "gradient");
-      multiply(node, {dy, b, false}, d_inner, {});
-      if (scale != 1) ops::scale_columns(d_inner, d_inner, {.scale = scale});
-      if (train_a) {
-        weight_gradient(tape, node, a, d_inner, saved_x->get());
-        tape.finish_use(a.id);
-      }
-      if (x_id >= 0) {
-        const GradTarget dx = tape.grad_slot(x_id, dy.dtype(), x_shape);
-        multiply(node, {d_inner, a, false}, dx.tensor, {.accumulate = dx.accumulate});
-      }
-    }
-    tape.add_grad(y_id, dy);
-  });
+  ctx.tape->record(
+      [=, x_id = x.id, y_id = y.id, sum_id = sum.id, x_shape = x.value.shape()](Tape& tape) {
+        const Tensor dy = tape.take_grad(sum_id);
+        if (train_b) {
+          weight_gradient(tape, node, b, dy, saved_inner->get());
+          tape.finish_use(b.id);
+        }
+        if (train_a || x_id >= 0) {
+          const Tensor d_inner = Tensor::empty(node.arena, MemoryTag::kActivations, dy.dtype(),
+                                               Shape{dy.dim(0), rank}, "gradient");
+          multiply(node, {dy, b, false}, d_inner, {});
+          if (scale != 1) ops::scale_columns(d_inner, d_inner, {.scale = scale});
+          if (train_a) {
+            weight_gradient(tape, node, a, d_inner, saved_x->get());
+            tape.finish_use(a.id);
+          }
+          if (x_id >= 0) {
+            const GradTarget dx = tape.grad_slot(x_id, dy.dtype(), x_shape);
+            multiply(node, {d_inner, a, false}, dx.tensor, {.accumulate = dx.accumulate});
+          }
+        }
+        tape.add_grad(y_id, dy);
+      });
   return sum;
 }
 
@@ -110,8 +110,7 @@ Var part_linear(Context& ctx, const Var& x, Weight weight, std::int64_t outputs)
 Var add_shared(Context& ctx, const Var& y, const Var& x, const LinearAdapter& adapter) {
   const std::int64_t rank = ctx.store.params().info(adapter.inner.id).shape[0];
   const Var inner = scale_columns(ctx, part_linear(ctx, x, adapter.a, rank), adapter.inner);
-  Var outer =
-      scale_columns(ctx, part_linear(ctx, inner, adapter.b, y.value.dim(1)), adapter.outer);
+  Var outer = scale_columns(ctx, part_linear(ctx, inner, adapter.b, y.value.dim(1)), adapter.outer);
   return add(ctx, y, std::move(outer));
 }
 

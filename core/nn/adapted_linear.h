@@ -1,7 +1,7 @@
 // Linear layers whose matrix is frozen and which learn by something small beside it: a low-rank
 // update (LoRA, Hu et al. 2021), its decomposition into magnitude and direction (DoRA, Liu et al.
-// 2024), one of random matrices that all layers share (VeRA, Kopiczko et al. 2024), or a vector that
-// scales inputs or outputs (IA3, Liu et al. 2022).
+// 2024), one of random matrices that all layers share (VeRA, Kopiczko et al. 2024), or a vector
+// that scales inputs or outputs (IA3, Liu et al. 2022).
 #pragma once
 
 #include "core/nn/packed_matrix.h"
@@ -10,9 +10,9 @@ namespace thimble {
 
 /// What a linear layer has beside its matrix W [out, in]; what does not exist is left out.
 struct LinearAdapter {
-  Weight a, b;          // [r, in] and [out, r]: W + scale b a
+  Weight a, b;  // [r, in] and [out, r]: W + scale b a
   float scale = 1;
-  Weight magnitude;     // [out], of a DoRA: the length of each row of W + scale b a
+  Weight magnitude;  // [out], of a DoRA: the length of each row of W + scale b a
   /// [r] and [out], of a VeRA: a and b are the first columns and rows of larger matrices that are
   /// not trained, and x W^T + outer (b (inner (a x))).
   Weight inner, outer;

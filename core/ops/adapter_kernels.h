@@ -48,14 +48,14 @@ struct OverRootArgs {
 
 /// tile[r, c] = element (row + r, col + c) of a packed matrix; see packed_ops.h.
 struct UnpackArgs {
-  bool is_int8 = false;  // else NF4
+  bool is_int8 = false;   // else NF4
   std::int64_t cols = 0;  // of the matrix
   std::int64_t row = 0, col = 0, tile_rows = 0, tile_cols = 0;
   const std::uint8_t* codes = nullptr;
-  const void* scales = nullptr;     // f32 of int8, else u8
-  const float* second = nullptr;    // of NF4
-  const float* table = nullptr;     // of NF4
-  std::int64_t second_count = 0;    // the mean of the scales is behind so many
+  const void* scales = nullptr;   // f32 of int8, else u8
+  const float* second = nullptr;  // of NF4
+  const float* table = nullptr;   // of NF4
+  std::int64_t second_count = 0;  // the mean of the scales is behind so many
   DType dtype = DType::kF32;
   void* tile = nullptr;
 };

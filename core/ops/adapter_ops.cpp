@@ -71,10 +71,8 @@ void squares_of_rows(const Tensor& out, const Tensor& x) {
   check_shape(out, Shape{x.dim(0)});
   TH_CHECK(x.is_contiguous());
   adapter_kernels(x.device())
-      .squares_of_rows({.rows = x.dim(0),
-                        .cols = x.dim(1),
-                        .x = x.data<float>(),
-                        .out = out.data<float>()});
+      .squares_of_rows(
+          {.rows = x.dim(0), .cols = x.dim(1), .x = x.data<float>(), .out = out.data<float>()});
 }
 
 void over_root(const Tensor& out, const Tensor& m, const Tensor& squares) {

@@ -7,7 +7,7 @@ namespace thimble {
 
 enum class PackedFormat : std::uint8_t {
   kInt8,  // one byte, and an f32 scale of each kInt8Group
-  kNf4,   // half a byte, and of each kNf4Block a scale of one byte, of which kNf4Scales share an f32
+  kNf4,  // half a byte, and of each kNf4Block a scale of one byte, of which kNf4Scales share an f32
 };
 
 /// NF4 with double quantisation: Dettmers et al. 2023, "QLoRA", sections 3 and appendix E.

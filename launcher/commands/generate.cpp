@@ -198,9 +198,10 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   CLI::App* generate = app.add_subcommand("generate", "Continue a prompt");
   generate->add_option("--model", a->model,
                        "Hugging Face directory, run, or adapter whose base model is there");
-  generate->add_option("--adapter", a->adapters,
-                       "Adapter (PEFT's directory, or run) to merge into the model as it is loaded; "
-                       "DIR=WEIGHT, several: LoRAs, added up (repeatable)");
+  generate->add_option(
+      "--adapter", a->adapters,
+      "Adapter (PEFT's directory, or run) to merge into the model as it is loaded; "
+      "DIR=WEIGHT, several: LoRAs, added up (repeatable)");
   generate->add_option("--prompt", a->prompt, "Text to continue (default: none)");
   generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue");
   generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")

@@ -29,9 +29,9 @@ struct MergeArguments {
 
 void merge_on(Arena& arena, const FoundModel& found, const Transformer& model,
               const HfExport& options, const NoteFn& note) {
-  MergedSource source(
-      arena, model.config(),
-      std::make_unique<HfSource>(arena, found.directory, model.params(), note), found.adapters);
+  MergedSource source(arena, model.config(),
+                      std::make_unique<HfSource>(arena, found.directory, model.params(), note),
+                      found.adapters);
   export_hf(arena, model, source, options);
 }
 
@@ -59,8 +59,7 @@ void run_merge(const MergeArguments& a) {
       .files_to_copy = exported_files(found.directory, bytes ? fs::path("byte") : found.directory),
       .tokenizer_is_bytes = bytes};
   const std::unique_ptr<Arena> plan = Arena::make_planning();
-  merge_on(*plan, found, model, options,
-           [](const std::string& note) { spdlog::info("{}", note); });
+  merge_on(*plan, found, model, options, [](const std::string& note) { spdlog::info("{}", note); });
   const std::unique_ptr<Arena> arena = Arena::make_cpu(plan->extent_bytes() + kMergeSpareBytes);
   merge_on(*arena, found, model, options, [](const std::string&) {});
   spdlog::info("merged {} with {} adapter{} into {}", found.directory.string(),
@@ -73,8 +72,9 @@ void add_merge_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<MergeArguments>();
   CLI::App* merge = app.add_subcommand("merge", "Make one model of a model and its adapter");
   merge->add_option("base", a->base, "The model: a Hugging Face directory or a run")->required();
-  merge->add_option("adapter", a->adapter,
-                    "The adapter: PEFT's directory or a run; LoRAs also as DIR=WEIGHT")
+  merge
+      ->add_option("adapter", a->adapter,
+                   "The adapter: PEFT's directory or a run; LoRAs also as DIR=WEIGHT")
       ->required();
   merge->add_option("destination", a->destination, "A new directory")->required();
   merge->add_option("--adapter", a->more, "Another LoRA to add (repeatable)");

@@ -40,8 +40,8 @@ void load_into(LoadedModel& loaded, std::unique_ptr<Arena> arena, const Note& no
   loaded.arena = std::move(arena);
   loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(),
                                                       loaded.dtype, false);
-  std::unique_ptr<TensorSource> source = std::make_unique<HfSource>(
-      *loaded.arena, loaded.directory, loaded.model->params(), note);
+  std::unique_ptr<TensorSource> source =
+      std::make_unique<HfSource>(*loaded.arena, loaded.directory, loaded.model->params(), note);
   if (!loaded.adapters.empty()) {
     source = std::make_unique<MergedSource>(*loaded.arena, loaded.model->config(),
                                             std::move(source), loaded.adapters);

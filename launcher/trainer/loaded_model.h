@@ -31,7 +31,7 @@ std::filesystem::path model_directory(const std::filesystem::path& given);
 
 /// A model as a command is given it.
 struct ModelChoice {
-  std::filesystem::path model;        // a model directory, a run or an adapter; empty: of an adapter
+  std::filesystem::path model;  // a model directory, a run or an adapter; empty: of an adapter
   std::vector<std::string> adapters;  // directories or runs, each with "=WEIGHT" behind it or not
 };
 struct FoundModel {
@@ -48,8 +48,9 @@ FoundModel find_model(const ModelChoice& choice);
 using LargestUse = std::function<void(LoadedModel&)>;
 
 /// Opens a Hugging Face directory, or a run (its exported model), with adapters merged into it, in
-/// an arena of the size that loading it and its largest use plan. dtype "auto" is that of config.json's tensors: bf16 unless
-/// they are f32. Throws UserError for whatever is wrong with the directory.
+/// an arena of the size that loading it and its largest use plan. dtype "auto" is that of
+/// config.json's tensors: bf16 unless they are f32. Throws UserError for whatever is wrong with the
+/// directory.
 LoadedModel load_model(const ModelChoice& choice, const std::string& dtype,
                        const LargestUse& largest_use);
 

@@ -86,7 +86,8 @@ void export_model(const RunState& run) {
       .base_model = base_model_name(parts.spec.model_dir),
       .writes = run.leads()};
   const bool own = run.leads() && is_own_export(parts.run);
-  const auto aside = export_trained(parts.engine.arena(), parts.model, parts.engine.store(), options);
+  const auto aside =
+      export_trained(parts.engine.arena(), parts.model, parts.engine.store(), options);
   if (!run.leads()) return;
   record_finished(parts.run, {.step = run.train.step,
                               .reason = reason_of_end(run),

@@ -1,15 +1,12 @@
 // The kernels of adapters against f64, and packed matrices: what they hold, and products with them.
+#include "core/ops/adapter_ops.h"
+
 #include "core/nn/packed_matrix.h"
 #include "core/nn/resident_grad_sink.h"
-#include "core/ops/adapter_ops.h"
 #include "tests/core/gradient_error.h"
 
 namespace thimble {
 namespace {
-
-double tolerance_of(DType dtype) {
-  return dtype == DType::kBF16 ? 1e-2 : 1e-6;
-}
 
 TEST(AdapterOps, ScaledColumnsAndTheirGradient) {
   const auto arena = Arena::make_cpu(1 << 24);
@@ -113,8 +110,8 @@ TEST(PackedMatrix, TilesHoldItsElements) {
     for (const auto& [rows, cols] : {std::pair{1, 1}, {3, 5}, {7, 65}, {300, 129}}) {
       const RandomPacked packed = random_packed(*arena, format, rows, cols);
       for (const auto& [row, col] : {std::pair{0, 0}, {rows / 2, cols / 3}, {rows - 1, 0}}) {
-        const Tensor tile = Tensor::empty(*arena, MemoryTag::kWeights, DType::kF32,
-                                          Shape{rows - row, cols - col});
+        const Tensor tile =
+            Tensor::empty(*arena, MemoryTag::kWeights, DType::kF32, Shape{rows - row, cols - col});
         ops::unpack(tile, packed.all->at(0).values, {.row = row, .col = col});
         std::vector<double> want;
         for (int r = row; r < rows; ++r) {
@@ -132,8 +129,7 @@ TEST(PackedMatrix, LinearLayerAndItsGradient) {
   arena->set_poison(true);
   for (const PackedFormat format : {PackedFormat::kInt8, PackedFormat::kNf4}) {
     // The last is more than a tile, both ways.
-    for (const auto& [n, rows, cols] :
-         {std::tuple{1, 1, 1}, {5, 7, 65}, {3, 1100, 1201}}) {
+    for (const auto& [n, rows, cols] : {std::tuple{1, 1, 1}, {5, 7, 65}, {3, 1100, 1201}}) {
       const RandomPacked packed = random_packed(*arena, format, rows, cols);
       ParamTable params;
       const Weight bias{params.add({.name = "b", .shape = Shape{rows}, .role = ParamRole::kBias}),

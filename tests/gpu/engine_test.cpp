@@ -46,16 +46,6 @@ TEST_F(GpuEngine, EveryOptimizerTrainsAsOnTheCpu) {
   }
 }
 
-TEST_F(GpuEngine, TrainsAdaptersAsTheCpuDoes) {
-  for (const bool dora : {false, true}) {
-    AdapterConfig adapter;
-    adapter.rank = 3;
-    adapter.alpha = 5;
-    adapter.dora = dora;
-    expect_like_the_cpu({.tied = dora, .odd_model = false, .adapter = adapter}, 1, 1e-5, 1e-3);
-  }
-}
-
 TEST_F(GpuEngine, RanksAndStages) {
   for (const int stage : {0, 1, 2, 3}) {
     for (const char* optimizer : {"adamw_8bit", "galore"})

@@ -68,7 +68,8 @@ TEST_F(AdapterRun, FromAJobToAMergedModel) {
   std::int64_t elements = 0;
   for (const SafetensorsEntry& entry : file.entries()) elements += entry.bytes / 2;
   std::uintmax_t bytes = 0;
-  for (const auto& entry : fs::recursive_directory_iterator(d().path("runs/first/checkpoints/ckpt-6")))
+  for (const auto& entry :
+       fs::recursive_directory_iterator(d().path("runs/first/checkpoints/ckpt-6")))
     bytes += entry.is_regular_file() ? entry.file_size() : 0;
   EXPECT_LT(bytes, static_cast<std::uintmax_t>(12 * elements + 100'000));
 
@@ -111,7 +112,8 @@ TEST_F(AdapterRun, MemoryIsWhatThePlanSays) {
 }
 
 TEST_F(AdapterRun, KilledAndResumedGivesTheSameBits) {
-  for (const std::string more : {"", "--set adapter.init_lora_weights=pissa --set offload.state=ssd"}) {
+  for (const std::string more :
+       {"", "--set adapter.init_lora_weights=pissa --set offload.state=ssd"}) {
     const std::string name = more.empty() ? "plain" : "pissa";
     train(name + "-a", more);
     EXPECT_EQ(d().run("train lora.toml --set name=" + name + "-b " + more,
@@ -126,10 +128,13 @@ TEST_F(AdapterRun, KilledAndResumedGivesTheSameBits) {
 // An adapter may be gone on from, of a run or of PEFT.
 TEST_F(AdapterRun, GoesOnFromAnAdapter) {
   train("begin", "--set training.max_steps=2 --set adapter.use_rslora=true");
-  train("more", "--set adapter.path=runs/begin/model --set training.max_steps=1 "
-                "--set optimizer.lr=1e-12 --set adapter.loraplus_lr_ratio=4");
-  const SafetensorsFile a = SafetensorsFile::open(d().path("runs/begin/model/adapter_model.safetensors")),
-                        b = SafetensorsFile::open(d().path("runs/more/model/adapter_model.safetensors"));
+  train("more",
+        "--set adapter.path=runs/begin/model --set training.max_steps=1 "
+        "--set optimizer.lr=1e-12 --set adapter.loraplus_lr_ratio=4");
+  const SafetensorsFile a = SafetensorsFile::open(
+                            d().path("runs/begin/model/adapter_model.safetensors")),
+                        b = SafetensorsFile::open(
+                            d().path("runs/more/model/adapter_model.safetensors"));
   ASSERT_EQ(a.entries().size(), b.entries().size());
   EXPECT_EQ(d().file("runs/begin/model/adapter_model.safetensors").size(),
             d().file("runs/more/model/adapter_model.safetensors").size());
@@ -172,7 +177,8 @@ TEST_F(AdapterRun, RefusedByName) {
   refused("--set adapter.lora_dropout=0.1", "adapter.lora_dropout = 0.1");
   refused("--set adapter.init_lora_weights=loftq", "loftq");
   refused("--set adapter.type=none", "adapter.type = \"none\" with other keys");
-  refused("--set adapter.type=ia3", "adapter.r: allowed with adapter.type = \"lora\", \"lora_fa\", \"vera\"");
+  refused("--set adapter.type=ia3",
+          "adapter.r: allowed with adapter.type = \"lora\", \"lora_fa\", \"vera\"");
   refused("--set adapter.layers_to_transform=3-1", "adapter.layers_to_transform: '3-1'");
   refused("--set adapter.layers_to_transform=5", "there is no layer 5; allowed 0 to 1");
 }

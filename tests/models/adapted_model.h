@@ -21,7 +21,8 @@ inline const std::filesystem::path kLlama3 = "tests/fixtures/models/llama3";
 
 inline void ignore(const std::string&) {}
 
-inline std::unique_ptr<TensorSource> open_base(Arena& arena, const std::filesystem::path& directory) {
+inline std::unique_ptr<TensorSource> open_base(Arena& arena,
+                                               const std::filesystem::path& directory) {
   return std::make_unique<HfSource>(
       arena, directory, Transformer(load_model_config(directory / "config.json")).params(), ignore);
 }
@@ -34,8 +35,8 @@ struct Adapted {
   AdamW optimizer{AdamOptions{}};
   TrainEngine engine;
 
-  Adapted(const std::filesystem::path& model_dir, const AdapterConfig& config, const AdapterStart& start,
-          Recompute recompute = Recompute::kNone)
+  Adapted(const std::filesystem::path& model_dir, const AdapterConfig& config,
+          const AdapterStart& start, Recompute recompute = Recompute::kNone)
       : base(model_dir),
         model(load_model_config(base / "config.json"), config),
         engine(*arena, model, optimizer,
@@ -51,13 +52,14 @@ struct Adapted {
 };
 
 inline std::unique_ptr<Adapted> open_fixture(const std::string& name,
-                                      Recompute recompute = Recompute::kNone) {
+                                             Recompute recompute = Recompute::kNone) {
   const AdapterFileConfig config = open_adapter_config(kAdapters / name);
   return std::make_unique<Adapted>(config.base_model, config.adapter,
                                    AdapterStart{.directory = kAdapters / name}, recompute);
 }
 
-inline Tensor logits_of(Arena& arena, const Transformer& model, ParamStore& store, const Batch& batch) {
+inline Tensor logits_of(Arena& arena, const Transformer& model, ParamStore& store,
+                        const Batch& batch) {
   const BatchTensors t = upload(arena, batch);
   Context ctx{.store = store, .arena = arena, .dtype = DType::kF32};
   const Tensor table = make_rope_table(arena, model.config(), batch.seq_len);

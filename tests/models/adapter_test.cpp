@@ -32,12 +32,10 @@ class PeftParity : public testing::TestWithParam<const char*> {};
 
 TEST_P(PeftParity, LogitsLossGradientsAndMergedModel) {
   const std::string name = GetParam();
-  const SafetensorsFile expected =
-      SafetensorsFile::open(kAdapters / name / "expected.safetensors");
+  const SafetensorsFile expected = SafetensorsFile::open(kAdapters / name / "expected.safetensors");
   const Batch batch = fixture_batch(expected);
   const auto adapted = open_fixture(name);
-  const Tensor logits =
-      logits_of(*adapted->arena, adapted->model, adapted->engine.store(), batch);
+  const Tensor logits = logits_of(*adapted->arena, adapted->model, adapted->engine.store(), batch);
   const std::vector<float> want = read_floats(expected, "logits");
   EXPECT_LE(max_relative(logits.data<float>(), want), 1e-5);
   const std::vector<float> merged =
@@ -54,8 +52,7 @@ TEST_P(PeftParity, LogitsLossGradientsAndMergedModel) {
     EXPECT_EQ(adapted->engine.grads().grad(id).defined(), info.trainable) << info.name;
     if (!info.trainable) continue;
     ++trained;
-    const std::vector<float> grad =
-        read_floats(expected, "grad." + adapter_tensor_name(info.name));
+    const std::vector<float> grad = read_floats(expected, "grad." + adapter_tensor_name(info.name));
     EXPECT_LE(norm_relative(logical(info, adapted->engine.grads().grad(id)), grad), 1e-5)
         << info.name;
   }
@@ -127,8 +124,7 @@ TEST(Adapters, BeginAsTheModelItself) {
       config.init = init;
       config.dora = dora;
       Adapted adapted(kLlama3, config, {.seed = 3});
-      const Tensor logits =
-          logits_of(*adapted.arena, adapted.model, adapted.engine.store(), batch);
+      const Tensor logits = logits_of(*adapted.arena, adapted.model, adapted.engine.store(), batch);
       EXPECT_LE(max_relative(logits.data<float>(), read_floats(expected, "logits")), 1e-5)
           << static_cast<int>(init) << dora;
     }
@@ -177,10 +173,8 @@ TEST(Adapters, AStartFromSingularValuesIsWrittenForTheModelAsItWas) {
     config.init = AdapterInit::kPissa;
     config.rank_stabilised = stabilised;
     Adapted adapted(kLlama3, config, {});
-    for (int step = 1; step <= 3; ++step)
-      adapted.engine.step(std::span(&batch, 1), step, 1e-2);
-    const Tensor logits =
-        logits_of(*adapted.arena, adapted.model, adapted.engine.store(), batch);
+    for (int step = 1; step <= 3; ++step) adapted.engine.step(std::span(&batch, 1), step, 1e-2);
+    const Tensor logits = logits_of(*adapted.arena, adapted.model, adapted.engine.store(), batch);
     const TempDir temp("pissa");
     export_trained(*adapted.arena, adapted.model, adapted.engine.store(),
                    {.directory = temp.path() / "out", .dtype = DType::kF32});
@@ -198,17 +192,15 @@ TEST(Adapters, SeveralAddUp) {
   const SafetensorsFile expected =
       SafetensorsFile::open(kAdapters / "lora" / "expected.safetensors");
   const Batch batch = fixture_batch(expected);
-  const std::vector<float> half =
-      merged_logits(kLlama3,
-                    {{.directory = kAdapters / "lora", .weight = 0.25},
-                     {.directory = kAdapters / "lora", .weight = 0.75}},
-                    batch);
+  const std::vector<float> half = merged_logits(kLlama3,
+                                                {{.directory = kAdapters / "lora", .weight = 0.25},
+                                                 {.directory = kAdapters / "lora", .weight = 0.75}},
+                                                batch);
   EXPECT_LE(max_relative(half.data(), read_floats(expected, "logits")), 1e-5);
-  const std::vector<float> none =
-      merged_logits(kLlama3,
-                    {{.directory = kAdapters / "lora", .weight = 2},
-                     {.directory = kAdapters / "lora", .weight = -2}},
-                    batch);
+  const std::vector<float> none = merged_logits(kLlama3,
+                                                {{.directory = kAdapters / "lora", .weight = 2},
+                                                 {.directory = kAdapters / "lora", .weight = -2}},
+                                                batch);
   const SafetensorsFile base = SafetensorsFile::open(kLlama3 / "expected.safetensors");
   EXPECT_LE(max_relative(none.data(), read_floats(base, "logits")), 1e-4);
 }
@@ -234,7 +226,9 @@ TEST(Adapters, RefusedByName) {
             "down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj, or \"all-linear\"");
   EXPECT_EQ(with([](AdapterConfig& c) { c.rank = 33; }),
             "adapter.r = 33: model.layers.0.self_attn.q_proj is 32 x 32; allowed 1 to 32");
-  EXPECT_EQ(with([](AdapterConfig& c) { c.layers = {1, 2}; }),
+  EXPECT_EQ(with([](AdapterConfig& c) {
+              c.layers = {1, 2};
+            }),
             "adapter.layers_to_transform: there is no layer 2; allowed 0 to 1");
   EXPECT_EQ(with([](AdapterConfig& c) { c.modules_to_save = {"head"}; }),
             "adapter.modules_to_save: 'head' is no module of this model; there are down_proj, "
@@ -262,8 +256,9 @@ TEST(Adapters, ConfigurationsRefusedByName) {
             "adapter_config.json: use_something_new = true: this option may change what the "
             "adapter computes, and is not honoured");
   EXPECT_EQ(with(R"(, "bias": "all")"), "adapter_config.json: bias = \"all\": allowed \"none\"");
-  EXPECT_NE(with(R"(, "init_lora_weights": "pissa")").find("init_lora_weights = \"pissa\": allowed"),
-            std::string::npos);
+  EXPECT_NE(
+      with(R"(, "init_lora_weights": "pissa")").find("init_lora_weights = \"pissa\": allowed"),
+      std::string::npos);
   EXPECT_EQ(with(R"(, "r": 0)"),
             "adapter_config.json: r = 0: allowed an integer from 1 to 16777216");
   EXPECT_EQ(error_of([] { parse_adapter_config(R"({"peft_type": "LOHA"})", "a.json"); }),

@@ -78,8 +78,8 @@ TEST(Parity, FiftyStepsOfAdamW) {
   std::ifstream file(kModels / "llama3" / "curve.json");
   const auto curve = nlohmann::json::parse(file);
   Loaded loaded("llama3", 19);
-  const std::vector<Batch> batches = curve_batches(curve["lcg_seed"].get<std::uint32_t>(),
-                                                   curve["batches"].get<int>(), 101u, 19);
+  const std::vector<Batch> batches =
+      curve_batches(curve["lcg_seed"].get<std::uint32_t>(), curve["batches"].get<int>(), 101u, 19);
   ASSERT_EQ(curve["curve"].size(), 50u);
   for (std::size_t s = 0; s < 50; ++s) {
     const auto& point = curve["curve"][s];

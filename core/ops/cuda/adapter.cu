@@ -36,8 +36,7 @@ TH_KERNEL void column_dots_kernel(ColumnDotsArgs args) {
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (index >= norm_chunks(args.rows) * args.cols) return;
   const std::int64_t chunk = index / args.cols, c = index % args.cols;
-  const std::int64_t last = (chunk + 1) * kReductionRows,
-                     end = last < args.rows ? last : args.rows;
+  const std::int64_t last = (chunk + 1) * kReductionRows, end = last < args.rows ? last : args.rows;
   float sum = 0.0f;
   for (std::int64_t r = chunk * kReductionRows; r < end; ++r)
     sum += float_at(static_cast<const T*>(args.a), r * args.cols + c) *
@@ -76,9 +75,9 @@ TH_DEVICE float unpacked(const UnpackArgs& a, const Nf4Table& nf4, std::int64_t 
   }
   const unsigned pair = a.codes[i / 2], code = i % 2 == 0 ? pair >> 4 : pair & 15u;
   const std::int64_t block = i / kNf4Block;
-  const float scale = a.table[static_cast<const std::uint8_t*>(a.scales)[block]] *
-                          a.second[block / kNf4Scales] +
-                      a.second[a.second_count];
+  const float scale =
+      a.table[static_cast<const std::uint8_t*>(a.scales)[block]] * a.second[block / kNf4Scales] +
+      a.second[a.second_count];
   return nf4.values[code] * scale;
 }
 
