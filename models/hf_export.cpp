@@ -5,57 +5,17 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/base/threads.h"
 #include "core/io/file.h"
 #include "core/io/safetensors_model.h"
 #include "core/io/staged.h"
 #include "core/ops/ops.h"
+#include "models/export_rows.h"
 #include "models/model_files.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
-
-constexpr std::int64_t kStagingBytes = 8 * kMiB;
-
-// Logical rows [begin, end) of a weight.
-struct RowRange {
-  std::int64_t begin, end;
-};
-
-// dst (of the export's dtype) <- rows of a stored weight; `staging` holds as many of the stored
-// dtype.
-void export_rows(const ParamInfo& info, const Tensor& stored, RowRange rows, const Tensor& staging,
-                 const Tensor& dst) {
-  const auto [begin, end] = rows;
-  const KernelTable& table = kernels(stored.device());
-  const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
-  const std::int64_t size = dtype_size(stored.dtype());
-  const auto* from = static_cast<const char*>(stored.raw());
-  if (!info.transposed()) {
-    table.cast(dst.raw(), dst.dtype(), from + begin * cols * size, stored.dtype(),
-               (end - begin) * cols);
-    return;
-  }
-  auto* gathered = static_cast<char*>(staging.raw());
-  parallel_for_each(end - begin, cols, [&](std::int64_t i) {
-    for (std::int64_t c = 0; c < cols; ++c) {
-      std::memcpy(gathered + (i * cols + c) * size, from + (c * info.shape[0] + begin + i) * size,
-                  static_cast<std::size_t>(size));
-    }
-  });
-  table.cast(dst.raw(), dst.dtype(), gathered, stored.dtype(), (end - begin) * cols);
-}
-
-// A weight in memory that the host can read.
-Tensor on_host(Arena& arena, const Tensor& weight) {
-  if (arena.is_on_cpu()) return weight;
-  Tensor copy = Tensor::empty(arena.pinned(), MemoryTag::kIo, weight.dtype(), weight.shape(),
-                              "weight to export");
-  ops::to_host(copy.raw(), weight);
-  return copy;
-}
 
 // Runs body(name, rows as bytes, byte offset) over every tensor in slices.
 template <typename Body>
@@ -74,7 +34,7 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
     const Tensor stored = on_host(arena, pin->view(id));
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
     const std::int64_t rows = info.shape[0];
-    const std::int64_t step = std::clamp<std::int64_t>(kStagingBytes / (4 * cols), 1, rows);
+    const std::int64_t step = std::clamp<std::int64_t>(kExportBytes / (4 * cols), 1, rows);
     const Tensor gathered = Tensor::empty(arena.pinned(), MemoryTag::kIo, stored.dtype(),
                                           Shape{step, cols}, "export rows");
     const Tensor out =
@@ -90,7 +50,42 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
   }
 }
 
-void write_tensors(Arena& arena, const Transformer& model, ParamStore& store,
+// The same of a source: rows as they come, or the whole of a matrix that is stored transposed.
+template <typename Body>
+void for_slices(Arena& arena, const Transformer& model, TensorSource& source, DType dtype,
+                Body&& body) {
+  for (const ParamId id : model.params().ids()) {
+    const ParamInfo& info = model.params().info(id);
+    const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1, rows = info.shape[0];
+    const std::int64_t step = std::clamp<std::int64_t>(kExportBytes / (4 * cols), 1, rows);
+    const auto make = [&](DType type, const Shape& shape) {
+      return Tensor::empty(arena, MemoryTag::kIo, type, shape, "rows to export");
+    };
+    const Tensor out = make(dtype, Shape{step, cols});
+    const bool whole = info.transposed();
+    const Tensor read = make(DType::kF32, whole ? info.storage_shape() : Shape{step, cols});
+    const Tensor gathered = whole ? make(DType::kF32, Shape{step, cols}) : Tensor();
+    if (whole) source.read(info, whole_slice(info), read);
+    for (std::int64_t r = 0; r < rows; r += step) {
+      const std::int64_t end = std::min(rows, r + step);
+      const Tensor part = out.rows(0, end - r);
+      if (!whole) source.read(info, {r, end}, read);
+      if (arena.device().planning) continue;
+      if (whole) {
+        export_rows(info, read, {r, end}, gathered, part);
+      } else {
+        ops::cast(part, read.rows(0, end - r));
+      }
+      body(info.name,
+           std::span(static_cast<const std::byte*>(part.raw()),
+                     static_cast<std::size_t>(part.nbytes())),
+           r * cols * dtype_size(dtype));
+    }
+  }
+}
+
+template <typename Weights>
+void write_tensors(Arena& arena, const Transformer& model, Weights& weights,
                    const HfExport& options, const fs::path& directory) {
   std::vector<SafetensorsSpec> specs;
   for (const ParamId id : model.params().ids()) {
@@ -107,7 +102,7 @@ void write_tensors(Arena& arena, const Transformer& model, ParamStore& store,
     if (writer) writer->finish();
     writer.reset();
   };
-  for_slices(arena, model, store, options.dtype,
+  for_slices(arena, model, weights, options.dtype,
              [&](const std::string& name, auto bytes, std::int64_t offset) {
                if (offset == 0) {  // a new tensor: the next shard begins when the last one is full
                  if (left == 0) {
@@ -125,12 +120,13 @@ void write_tensors(Arena& arena, const Transformer& model, ParamStore& store,
   if (shards.size() > 1) make_safetensors_index(shards).save(directory / kSafetensorsIndexName);
 }
 
-// Compares every tensor on disk with the store, bit for bit.
-void compare(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+// Compares every tensor on disk with the weights, bit for bit.
+template <typename Weights>
+void compare(Arena& arena, const Transformer& model, Weights& weights, DType dtype,
              const fs::path& directory) {
   const SafetensorsModel written = SafetensorsModel::open(directory);
-  const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kStagingBytes, "export check");
-  for_slices(arena, model, store, dtype,
+  const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kExportBytes, "export check");
+  for_slices(arena, model, weights, dtype,
              [&](const std::string& name, auto bytes, std::int64_t offset) {
                const auto location = written.find(name);
                const std::span read(static_cast<std::byte*>(space.data()), bytes.size());
@@ -167,20 +163,35 @@ void write_model_files(const ModelConfig& config, const HfExport& options,
   }
 }
 
-std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, ParamStore& store,
-                                  const HfExport& options) {
+namespace {
+
+template <typename Weights>
+std::optional<fs::path> export_from(Arena& arena, const Transformer& model, Weights& weights,
+                                    const HfExport& options) {
   if (!arena.device().planning && options.writes) {
     StagedDirectory staged(options.directory);
     write_model_files(model.config(), options, staged.path());
-    write_tensors(arena, model, store, options, staged.path());
-    compare(arena, model, store, options.dtype, staged.path());
+    write_tensors(arena, model, weights, options, staged.path());
+    compare(arena, model, weights, options.dtype, staged.path());
     return staged.put_in_place();
   }
-  const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kStagingBytes, "export check");
+  const Reservation space = arena.pinned().reserve(MemoryTag::kIo, kExportBytes, "export check");
   const auto nothing = [](const std::string&, auto, std::int64_t) {};
-  for_slices(arena, model, store, options.dtype, nothing);
-  if (!arena.device().planning) for_slices(arena, model, store, options.dtype, nothing);
+  for_slices(arena, model, weights, options.dtype, nothing);
+  if (!arena.device().planning) for_slices(arena, model, weights, options.dtype, nothing);
   return std::nullopt;
+}
+
+}  // namespace
+
+std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, ParamStore& store,
+                                  const HfExport& options) {
+  return export_from(arena, model, store, options);
+}
+
+std::optional<fs::path> export_hf(Arena& arena, const Transformer& model, TensorSource& source,
+                                  const HfExport& options) {
+  return export_from(arena, model, source, options);
 }
 
 }  // namespace thimble

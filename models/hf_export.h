@@ -21,6 +21,7 @@ struct HfExport {
   std::string source_config;  // text of the config.json the model came with; empty: none
   std::vector<std::filesystem::path> files_to_copy;  // byte for byte, see exported_files
   bool tokenizer_is_bytes = false;                   // writes kByteTokenizerMarker
+  std::string base_model = {};  // of an adapter: what it is one of, as its configuration names it
   bool writes =
       true;  // false: only takes part in gathering the weights, for a rank that writes nothing
 };
@@ -37,5 +38,9 @@ void write_model_files(const ModelConfig& config, const HfExport& options,
 /// or what was read differs.
 std::optional<std::filesystem::path> export_hf(Arena& arena, const Transformer& model,
                                                ParamStore& store, const HfExport& options);
+
+/// The same of weights that are read a few rows at a time, in memory of the host.
+std::optional<std::filesystem::path> export_hf(Arena& arena, const Transformer& model,
+                                               TensorSource& source, const HfExport& options);
 
 }  // namespace thimble

@@ -6,6 +6,7 @@
 #include "core/base/text.h"
 #include "core/base/threads.h"
 #include "core/ops/ops.h"
+#include "models/stored_tensor.h"
 #include "models/weight_sources.h"
 
 namespace thimble {
@@ -29,10 +30,6 @@ SafetensorsModel::Location locate(const SafetensorsModel& model, const std::stri
   const std::string alias = model.alias_of(name);
   if (!alias.empty()) return model.find(alias);
   return tied && name == kEmbedding ? model.find(kHead) : own;
-}
-
-bool is_readable(const SafetensorsEntry& entry) {
-  return entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
 }
 
 std::string shape_text(const std::vector<std::int64_t>& shape) {
@@ -151,38 +148,7 @@ HfSource::HfSource(Arena& arena, const std::filesystem::path& directory, const P
 void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   const auto location = locate(model_, info.name, tied_);
   TH_CHECK(location.entry != nullptr, "{}", info.name);
-  const DType dtype = *location.entry->dtype;
-  const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
-  const std::int64_t row_bytes = cols * dtype_size(dtype);
-  // Rows of the file that are needed: the slice itself, or every row when the storage is
-  // transposed.
-  const std::int64_t first = info.transposed() ? 0 : slice.begin;
-  const std::int64_t last = info.transposed() ? info.shape[0] : slice.end;
-  const std::int64_t step = std::clamp<std::int64_t>(kReadBytes / row_bytes, 1,
-                                                     std::max<std::int64_t>(last - first, 1));
-  const Tensor raw = Tensor::empty(arena_, MemoryTag::kIo, dtype, Shape{step, cols}, "file rows");
-  const Tensor converted = info.transposed() ? Tensor::empty(arena_, MemoryTag::kIo, DType::kF32,
-                                                             Shape{step, cols}, "file rows")
-                                             : Tensor();
-  if (arena_.device().planning) return;
-  float* out = dst.data<float>();
-  for (std::int64_t r0 = first; r0 < last; r0 += step) {
-    const std::int64_t rows = std::min(step, last - r0);
-    location.file->read(
-        *location.entry, r0 * row_bytes,
-        {static_cast<std::byte*>(raw.raw()), static_cast<std::size_t>(rows * row_bytes)});
-    const KernelTable& table = kernels(dst.device());
-    if (!info.transposed()) {
-      table.cast(out + (r0 - first) * cols, DType::kF32, raw.raw(), dtype, rows * cols);
-      continue;
-    }
-    float* f = converted.data<float>();
-    table.cast(f, DType::kF32, raw.raw(), dtype, rows * cols);
-    parallel_for_each(slice.end - slice.begin, rows, [&](std::int64_t i) {
-      const std::int64_t c = slice.begin + i;
-      for (std::int64_t r = 0; r < rows; ++r) out[i * info.shape[0] + r0 + r] = f[r * cols + c];
-    });
-  }
+  read_stored(arena_, location, info, slice, dst);
 }
 
 }  // namespace thimble

@@ -6,7 +6,8 @@
 
 namespace thimble {
 
-Transformer::Transformer(const ModelConfig& config) : config_(config) {
+Transformer::Transformer(const ModelConfig& config, const std::optional<AdapterConfig>& adapter)
+    : config_(config), adapter_(adapter) {
   const std::int64_t c = config_.hidden_size;
   embedding_ = add_param(0, "model.embed_tokens.weight", Shape{config_.vocab_size, c},
                          ParamRole::kEmbedding);
@@ -16,12 +17,18 @@ Transformer::Transformer(const ModelConfig& config) : config_(config) {
   head_ = config_.tied_lm_head
               ? Weight{embedding_.id, last}
               : add_param(last, "lm_head.weight", Shape{config_.vocab_size, c}, ParamRole::kHead);
+  if (adapter) adapters_ = Adapters(*adapter, linears_, params_, blocks_);
 }
 
 std::vector<std::vector<ParamId>> Transformer::block_params() const {
   std::vector<std::vector<ParamId>> blocks(static_cast<std::size_t>(num_blocks()));
   for (const ParamId id : params_.ids())
     blocks[static_cast<std::size_t>(block_of(id))].push_back(id);
+  for (const ParamId id : adapters_.shared()) {
+    for (const BlockId block : adapters_.shared_blocks()) {
+      if (block != block_of(id)) blocks[static_cast<std::size_t>(block)].push_back(id);
+    }
+  }
   if (config_.tied_lm_head) blocks.back().push_back(embedding_.id);
   return blocks;
 }
@@ -31,6 +38,8 @@ std::vector<int> Transformer::gathers_per_micro_batch() const {
   const BlockId last = num_blocks() - 1;
   for (const ParamId id : params_.ids())
     gathers.push_back(block_of(id) > 0 && block_of(id) < last ? 2 : 1);
+  for (const ParamId id : adapters_.shared())
+    gathers[static_cast<std::size_t>(id)] = 2 * static_cast<int>(adapters_.shared_blocks().size());
   if (config_.tied_lm_head) ++gathers[static_cast<std::size_t>(embedding_.id)];
   return gathers;
 }
@@ -47,6 +56,25 @@ Weight Transformer::add_param(BlockId block, const std::string& name, const Shap
           block};
 }
 
+// Of a linear layer. Packed, it is no parameter.
+Weight Transformer::add_matrix(BlockId block, const std::string& name, const Shape& shape,
+                               std::int64_t head_dim) {
+  const bool packs =
+      adapter_ && adapter_->base && !names_module(adapter_->modules_to_save, module_of(name));
+  if (!packs) {
+    const Weight weight = add_param(block, name, shape, ParamRole::kMatrix, head_dim);
+    linears_.push_back({weight, params_.info(weight.id)});
+    return weight;
+  }
+  packed_.push_back({.name = name,
+                     .shape = shape,
+                     .trainable = false,
+                     .layer = static_cast<int>(block) - 1,
+                     .head_dim = head_dim});
+  linears_.push_back({packed_weight(packed_.size() - 1, block), packed_.back()});
+  return linears_.back().weight;
+}
+
 void Transformer::add_layer(int index) {
   const BlockId block = index + 1;
   const std::string prefix = fmt::format("model.layers.{}.", index);
@@ -58,8 +86,7 @@ void Transformer::add_layer(int index) {
   };
   const auto matrix = [&](const char* name, std::int64_t out, std::int64_t in,
                           std::int64_t head_dim = 0) {
-    return add_param(block, prefix + name + ".weight", Shape{out, in}, ParamRole::kMatrix,
-                     head_dim);
+    return add_matrix(block, prefix + name + ".weight", Shape{out, in}, head_dim);
   };
   const auto bias = [&](const char* name, std::int64_t n, bool exists) {
     return exists ? add_param(block, prefix + name + ".bias", Shape{n}, ParamRole::kBias)
@@ -95,9 +122,9 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
   const auto eps = static_cast<float>(config_.rms_eps);
   LayerTap* tap = attention.tap;
   if (tap != nullptr) tap->after_norm(index, x);
-  Var q = linear(ctx, x, l.q, l.q_bias);
-  Var k = linear(ctx, x, l.k, l.k_bias);
-  Var v = linear(ctx, x, l.v, l.v_bias);
+  Var q = adapters_.linear(ctx, x, l.q, l.q_bias);
+  Var k = adapters_.linear(ctx, x, l.k, l.k_bias);
+  Var v = adapters_.linear(ctx, x, l.v, l.v_bias);
   x = {};
   if (config_.qk_norm) {
     q = rms_norm(ctx, q, l.q_norm, eps);
@@ -119,7 +146,7 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
                                   .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
   Var out = thimble::attention(ctx, {q, k, v}, shape, attention);
   if (tap != nullptr) tap->attention_output(index, out);
-  return linear(ctx, out, l.o, l.o_bias);
+  return adapters_.linear(ctx, out, l.o, l.o_bias);
 }
 
 Var Transformer::block(Context& ctx, int index, const Var& x,
@@ -133,10 +160,10 @@ Var Transformer::block(Context& ctx, int index, const Var& x,
   const auto feed_forward = [&] {
     const auto gated = [&] {
       const Var y = rms_norm(ctx, middle, l.post_norm, eps);
-      const Var gate = linear(ctx, y, l.gate, l.gate_bias);
-      return swiglu(ctx, gate, linear(ctx, y, l.up, l.up_bias));
+      const Var gate = adapters_.linear(ctx, y, l.gate, l.gate_bias);
+      return swiglu(ctx, gate, adapters_.linear(ctx, y, l.up, l.up_bias));
     };
-    return linear(ctx, gated(), l.down, l.down_bias);
+    return adapters_.linear(ctx, gated(), l.down, l.down_bias);
   };
   return add(ctx, middle, feed_forward());
 }

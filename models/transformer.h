@@ -5,19 +5,27 @@
 #include <vector>
 
 #include "core/nn/trainable_model.h"
+#include "models/adapters.h"
 #include "models/model_config.h"
 
 namespace thimble {
 
 class Transformer final : public TrainableModel {
  public:
-  explicit Transformer(const ModelConfig& config);
+  /// adapter: what is trained beside the weights of `config`, which are then frozen. Throws
+  /// UserError as Adapters does.
+  explicit Transformer(const ModelConfig& config,
+                       const std::optional<AdapterConfig>& adapter = std::nullopt);
   Transformer(const Transformer&) = delete;
   Transformer& operator=(const Transformer&) = delete;
 
   const ModelConfig& config() const { return config_; }
   const ParamTable& params() const override { return params_; }
   ParamTable& params() { return params_; }
+  const Adapters& adapters() const { return adapters_; }
+  /// The matrices that are no parameters, in the order of their numbers; see packed_weight().
+  const std::vector<ParamInfo>& packed() const { return packed_; }
+  void set_packed(const PackedMatrices& packed) { adapters_.set_packed(packed); }
   /// The block in which a parameter is first used.
   BlockId block_of(ParamId id) const { return blocks_.at(static_cast<std::size_t>(id)); }
   BlockId num_blocks() const { return static_cast<BlockId>(config_.num_layers) + 2; }
@@ -53,6 +61,8 @@ class Transformer final : public TrainableModel {
   };
   Weight add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role,
                    std::int64_t head_dim = 0);
+  Weight add_matrix(BlockId block, const std::string& name, const Shape& shape,
+                    std::int64_t head_dim);
   void add_layer(int index);
   Var layers(Context& ctx, const Tensor& ids, const Tensor& order,
              const AttentionContext& attention) const;
@@ -63,10 +73,14 @@ class Transformer final : public TrainableModel {
   Var self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const;
 
   ModelConfig config_;
+  std::optional<AdapterConfig> adapter_;
   ParamTable params_;
   Weight embedding_, final_norm_, head_;
   std::vector<Layer> layers_;
   std::vector<BlockId> blocks_;  // by parameter
+  std::vector<LinearMatrix> linears_;
+  std::vector<ParamInfo> packed_;
+  Adapters adapters_;
 };
 
 }  // namespace thimble

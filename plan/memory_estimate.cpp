@@ -28,7 +28,9 @@ bool has_like_layers(const TrainSpec& spec) {
   const double quarters = 4 * spec.engine.recompute_share;
   if (!spec.freeze.empty() || !spec.optimizer.groups.empty() || quarters != std::floor(quarters))
     return false;
-  const Transformer model(with_layers(spec, kFew).model);
+  if (spec.adapter && (!spec.adapter->layers.empty() || !spec.adapter->rank_pattern.empty()))
+    return false;
+  const Transformer model(with_layers(spec, kFew).model, spec.adapter);
   return !varies(make_optimizer(spec.optimizer, model.params()), model.params());
 }
 

@@ -4,8 +4,8 @@
 #include <map>
 #include <set>
 
+#include "models/adapter_export.h"
 #include "models/decoder.h"
-#include "models/hf_export.h"
 #include "train/save_checkpoint.h"
 #include "train/snapshot_room.h"
 
@@ -89,7 +89,7 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
   Arena& arena = *planned.arena;
   TrainEngine& engine = planned.assembled.engine;
   const Reservation snapshots = reserve_snapshots(engine, spec.snapshots);
-  engine.load(*open_weights(arena.pinned(), spec, engine.model().params()));
+  planned.assembled.load(*open_weights(arena.pinned(), spec, planned.assembled.model));
   arena.begin_phase("step");
   // One after the other, micro-batches from the second on take the same memory; by layers, each
   // takes its own.
@@ -110,8 +110,8 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
     save_checkpoint(engine, *files, {}, {}, {});
   }
   const PhaseScope phase(arena, "export");
-  export_hf(arena, planned.assembled.model, engine.store(),
-            {.directory = "plan", .dtype = spec.engine.dtype});
+  export_trained(arena, planned.assembled.model, engine.store(),
+                 {.directory = "plan", .dtype = spec.engine.dtype});
   return memory_report(arena);
 }
 

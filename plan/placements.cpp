@@ -48,7 +48,7 @@ std::optional<TrainSpec> moved(const TrainSpec& spec, const OffloadedParts& rung
 }  // namespace
 
 bool has_int8(const TrainSpec& spec) {
-  Transformer model(spec.model);
+  Transformer model(spec.model, spec.adapter);
   freeze_parameters(spec.freeze, model);
   const OptimizerGroups optimizer = make_optimizer(spec.optimizer, model.params());
   const auto ids = model.params().ids();

@@ -5,7 +5,10 @@
 #include <algorithm>
 
 #include "core/base/regex.h"
+#include "models/adapter_source.h"
 #include "models/weight_sources.h"
+#include "train/packed_base.h"
+#include "train/principal_parts.h"
 
 namespace thimble {
 namespace {
@@ -36,12 +39,22 @@ void require_projecting(const OptimizerSpec& spec) {
              spec.main.optimizer.name, names);
 }
 
+std::unique_ptr<PackedMatrices> make_packed(const TrainSpec& spec, Arena& arena,
+                                            Transformer& model) {
+  if (model.packed().empty()) return nullptr;
+  auto packed = std::make_unique<PackedMatrices>(arena, *spec.adapter->base, model.packed());
+  model.set_packed(*packed);
+  return packed;
+}
+
 // What the engine has to know of what lies on disk.
 EngineOptions engine_options(const TrainSpec& spec) {
   EngineOptions options = spec.engine;
   options.stored_gradients = spec.offload.gradients;
   // In memory there is nothing to wait for.
   options.delayed_update = spec.offload.delayed_update && spec.offload.state;
+  // On disk they are kept for this run, wherever they came from.
+  options.leaves_frozen = spec.adapter.has_value() && !spec.offload.weights;
   return options;
 }
 
@@ -72,22 +85,40 @@ OptimizerGroups make_optimizer(const OptimizerSpec& spec, const ParamTable& para
 }
 
 std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
-                                           const ParamTable& params) {
-  if (spec.model_dir.empty())
-    return std::make_unique<InitSource>(spec.engine.seed, spec.model.init_std);
-  return std::make_unique<HfSource>(arena, spec.model_dir, params,
-                                    [](const std::string& note) { spdlog::info("{}", note); });
+                                           const Transformer& model) {
+  const auto open = [&](const ParamTable& params) -> std::unique_ptr<TensorSource> {
+    if (spec.model_dir.empty())
+      return std::make_unique<InitSource>(spec.engine.seed, spec.model.init_std);
+    return std::make_unique<HfSource>(arena, spec.model_dir, params,
+                                      [](const std::string& note) { spdlog::info("{}", note); });
+  };
+  if (model.adapters().empty()) return open(model.params());
+  return std::make_unique<AdapterSource>(
+      arena, model, open(Transformer(spec.model).params()),
+      AdapterStart{
+          .directory = spec.adapter_dir, .seed = spec.engine.seed, .dtype = spec.engine.dtype},
+      principal_parts);
 }
 
 AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm,
                                  OffloadedRun run)
-    : model(spec.model),
+    : model(spec.model, spec.adapter),
+      packed(make_packed(spec, in_load_phase(arena), model)),
       optimizer(make_optimizer(spec.optimizer, frozen_parameters(spec, model))),
       offload(spec.offload.state
                   ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
                   : nullptr),
-      engine(in_load_phase(arena), model, optimizer, engine_options(spec),
-             {comm, stores(spec.offload)}) {}
+      engine(arena, model, optimizer, engine_options(spec), {comm, stores(spec.offload)}) {}
+
+void AssembledEngine::load(TensorSource& source) {
+  if (packed) load_packed(engine.arena(), *packed, source);
+  engine.load(source);
+}
+
+void AssembledEngine::load_frozen(TensorSource& source) {
+  if (packed) load_packed(engine.arena(), *packed, source);
+  if (engine.options().leaves_frozen) engine.load_frozen(source);
+}
 
 EngineStores AssembledEngine::stores(const OffloadSpec& spec) {
   EngineStores stores = offload ? offload->stores() : EngineStores{};

@@ -20,10 +20,11 @@ void freeze_parameters(const std::vector<std::string>& patterns, Transformer& mo
 /// sense of them.
 OptimizerGroups make_optimizer(const OptimizerSpec& spec, const ParamTable& params);
 
-/// Where the weights come from: spec.model_dir, or random numbers of engine.seed. `arena` is one in
-/// the host's memory.
+/// Where the weights come from: spec.model_dir, or random numbers of engine.seed; those of adapters
+/// from spec.adapter_dir, or from where they begin. `arena` is one in the host's memory; the model
+/// must outlive what is returned.
 std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
-                                           const ParamTable& params);
+                                           const Transformer& model);
 
 struct AssembledEngine {
   /// Everything of one rank, in the arena's phase "load"; no weights are read yet. arena and comm
@@ -32,10 +33,16 @@ struct AssembledEngine {
   /// `run`: of a state on disk (spec.offload).
   AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm, OffloadedRun run = {});
 
+  /// Loads all weights.
+  void load(TensorSource& source);
+  /// Loads those that no checkpoint has; see TrainEngine::load_frozen().
+  void load_frozen(TensorSource& source);
+
   /// Of this rank, all that its engine keeps there; on a planning arena, what it would have moved.
   DiskTraffic disk_traffic() const;
 
   Transformer model;
+  std::unique_ptr<PackedMatrices> packed;  // null: none of the model's are
   OptimizerGroups optimizer;
   std::unique_ptr<OffloadStores> offload;       // null: all state is in memory
   OffloadedActivations* activations = nullptr;  // the engine's; null: they are in memory

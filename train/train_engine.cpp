@@ -45,6 +45,15 @@ std::unique_ptr<Communicator> make_device_communicator(Arena& arena, Communicato
   return std::make_unique<StagedCommunicator>(comm, arena);
 }
 
+StateFormats state_formats(const TrainableModel& model, const EngineOptions& options,
+                           MasterFormat master, const ParallelPlan& plan) {
+  return {.weights = options.dtype,
+          .master = master,
+          .divided = plan.stage() > 0,
+          .leaves_frozen = options.leaves_frozen,
+          .gradients = stored_dtypes(model, options, plan.ranks())};
+}
+
 // Sums over the slices of all ranks.
 class RankSums final : public SliceSums {
  public:
@@ -118,11 +127,7 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
             {.ranks = comm_.size(),
              .stage = comm_.size() == 1 ? 0 : options.zero_stage,
              .small_elements = options.small_elements}),
-      table_(model.params(), optimizer,
-             {.weights = options.dtype,
-              .master = master(),
-              .divided = plan_.stage() > 0,
-              .gradients = stored_dtypes(model, options, comm_.size())},
+      table_(model.params(), optimizer, state_formats(model, options, master(), plan_),
              [this](ParamId id) { return plan_.spec(id).rows; }),
       store_(make_store(arena, model, options,
                         {model.params(), table_, plan_, comm_, options.dtype}, rank.stores)),
@@ -194,9 +199,13 @@ void TrainEngine::store_gradients() {
   gradients_->set_home(*stored_);
 }
 
-void TrainEngine::load(TensorSource& source) {
-  load_weights(arena_, table_, state_, comm_.rank(), source);
+void TrainEngine::load(TensorSource& source, LoadedWeights which) {
+  load_weights(arena_, {table_, state_, comm_.rank(), which}, source);
   refresh_weights(0);
+}
+
+void TrainEngine::load_frozen(TensorSource& source) {
+  load_weights(arena_, {table_, state_, comm_.rank(), LoadedWeights::kFrozen}, source);
 }
 
 void TrainEngine::refresh_weights(std::int64_t step) {

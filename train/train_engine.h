@@ -50,9 +50,13 @@ struct EngineOptions {
   std::int64_t seq_len = 0;
   bool stored_gradients = false;  // gradients wait with the state, not in memory
   bool delayed_update = false;    // under the next forward pass: see DelayedUpdate
+  bool leaves_frozen = false;     // frozen weights are in no checkpoint: see StateFormats
   int ranks_on_gpu = 0;           // ranks that share a GPU; 0: the engine finds out
   bool graphs = true;  // on a GPU, micro-batches that repeat are replayed as one CUDA graph
 };
+
+/// Of a model whose frozen weights are in no checkpoint: those that are, or the frozen ones.
+enum class LoadedWeights : std::uint8_t { kAll, kSaved, kFrozen };
 
 struct StepResult {
   double loss = 0;       // nats per trained token over all micro-batches
@@ -109,7 +113,9 @@ class TrainEngine {
 
   /// Reads this rank's rows of every parameter into the master (or f32 weight) and derives the
   /// compute weights.
-  void load(TensorSource& source);
+  void load(TensorSource& source, LoadedWeights which = LoadedWeights::kAll);
+  /// Reads the frozen weights that no checkpoint has; what a checkpoint has is loaded after them.
+  void load_frozen(TensorSource& source);
   /// After the state of `step` has been loaded from elsewhere: derives the compute weights from a
   /// f32 master, and commits.
   void refresh_weights(std::int64_t step);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "data/data_spec.h"
+#include "models/adapter_config.h"
 #include "models/model_config.h"
 #include "optim/groups.h"
 #include "train/offload_spec.h"
@@ -31,6 +32,8 @@ struct TrainSpec {
   std::filesystem::path model_dir;       // where the weights are read; empty: from scratch
   std::filesystem::path tokenizer;       // directory, file or "byte"
   std::vector<std::string> freeze;       // regular expressions of whole names that are not trained
+  std::optional<AdapterConfig> adapter;  // what is trained beside the model; none: the model itself
+  std::filesystem::path adapter_dir;     // an adapter to go on from; empty: from nothing
   OptimizerSpec optimizer;
   EngineOptions engine;  // accumulates, zero_stage and ranks_on_gpu are settled by the plan
   OffloadSpec offload;

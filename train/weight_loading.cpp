@@ -90,9 +90,13 @@ void load_param(Arena& arena, const LoadedParam& param, StateResidency& state,
 
 }  // namespace
 
-void load_weights(Arena& arena, const StateTable& table, StateResidency& state, int rank,
-                  TensorSource& source) {
+void load_weights(Arena& arena, const WeightRowsToLoad& to, TensorSource& source) {
+  const auto& [table, state, rank, which] = to;
   for (const ParamId id : table.params().ids()) {
+    const auto entries = table.of(id);
+    const bool is_saved = std::any_of(entries.begin(), entries.end(),
+                                      [](const StateEntry& entry) { return entry.saved; });
+    if (which != LoadedWeights::kAll && is_saved != (which == LoadedWeights::kSaved)) continue;
     LoadedParam param = param_to_load(table, id, rank, piece_bytes(state));
     if (arena.device().planning) {  // pieces of as many rows take the same
       const auto same = [](Slice a, Slice b) { return a.rows() == b.rows(); };

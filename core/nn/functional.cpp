@@ -8,27 +8,20 @@
 namespace thimble {
 namespace {
 
-// Announces the use of a trainable parameter; false if it needs no gradient.
-bool use(Context& ctx, Weight weight) {
-  if (!weight.exists() || ctx.tape == nullptr || !ctx.tape->sink().wants(weight.id)) return false;
-  ctx.tape->begin_use(weight.id);
-  return true;
-}
-
 // The 8-bit formats of a matmul whose first operand is an activation, or the gradient of an output.
 std::optional<ops::Fp8Operands> fp8_operands(bool fp8, bool first_is_gradient) {
   if (!fp8) return std::nullopt;
   return ops::Fp8Operands{.a = first_is_gradient ? Fp8Format::kE5M2 : Fp8Format::kE4M3};
 }
 
-// x W^T of the logical weight, or x W.
-struct WeightMatmul {
-  const Tensor& x;
-  Weight weight;
-  bool transposed;
-};
+}  // namespace
 
-// y (+)= the matmul, with the prepacked weight if the store keeps one.
+bool use(Context& ctx, Weight weight) {
+  if (!weight.exists() || ctx.tape == nullptr || !ctx.tape->sink().wants(weight.id)) return false;
+  ctx.tape->begin_use(weight.id);
+  return true;
+}
+
 void multiply(NodeContext ctx, const WeightMatmul& matmul, const Tensor& y,
               ops::MatmulOptions options) {
   const Tensor& x = matmul.x;
@@ -44,7 +37,6 @@ void multiply(NodeContext ctx, const WeightMatmul& matmul, const Tensor& y,
   ops::matmul(ctx.arena, {x}, {w, transposed}, y, options);
 }
 
-// dW (+)= dy^T x in the storage layout of W.
 void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& dy,
                      const Tensor& x) {
   const GradTarget target = tape.sink().accumulate_into(weight.id);
@@ -56,6 +48,8 @@ void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& d
   ops::matmul(ctx.arena, {first, true}, {second}, target.tensor,
               {.accumulate = target.accumulate, .fp8 = fp8});
 }
+
+namespace {
 
 // The transpose [n, m] of a stored matrix [m, n].
 Tensor transposed_copy(Arena& arena, const Tensor& stored) {

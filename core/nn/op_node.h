@@ -41,4 +41,21 @@ inline Tensor own(Arena& arena, Tensor tensor) {
   return copy;
 }
 
+/// Announces the use of a trainable parameter; false if it needs no gradient.
+bool use(Context& ctx, Weight weight);
+
+/// x W^T of the logical weight, or x W.
+struct WeightMatmul {
+  const Tensor& x;
+  Weight weight;
+  bool transposed;
+};
+
+/// y (+)= the matmul, with the prepacked weight if the store keeps one.
+void multiply(NodeContext ctx, const WeightMatmul& matmul, const Tensor& y,
+              ops::MatmulOptions options);
+
+/// dW (+)= dy^T x in the storage layout of W.
+void weight_gradient(Tape& tape, NodeContext ctx, Weight weight, const Tensor& dy, const Tensor& x);
+
 }  // namespace thimble

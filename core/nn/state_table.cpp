@@ -74,6 +74,7 @@ StateTable::StateTable(const ParamTable& params, const Optimizer& optimizer,
     std::vector<StateSlot> slots = weight_slots(info, int8, formats.weights, formats.master);
     for (StateSlot& slot : slots) {
       entry.saved = slots.back().kind != StateKind::kMaster || slot.kind == StateKind::kMaster;
+      if (!info.trainable && formats.leaves_frozen) entry.saved = false;
       add(entry, std::move(slot));
     }
     if (!info.trainable) continue;

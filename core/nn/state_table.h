@@ -52,7 +52,7 @@ struct StateEntry {
   StateSlot slot;
   MemoryTag tag = MemoryTag::kOptimizer;
   StateTier tier = StateTier::kDevice;
-  bool saved = true;     // false: made anew, from the master or by the next step
+  bool saved = true;     // false: made anew, from the master, its source or by the next step
   RowPartition rows;     // of the parameter: who writes which
   bool divided = false;  // each rank holds only what it writes; otherwise all of it
 
@@ -74,6 +74,8 @@ struct StateFormats {
   DType weights = DType::kBF16;
   MasterFormat master = MasterFormat::kNone;
   bool divided = false;  // each rank keeps only the state of the rows that it updates (ZeRO 1 on)
+  /// Frozen weights come from where they came from again: no checkpoint has them.
+  bool leaves_frozen = false;
   /// By parameter, of the gradients that are kept with the state until the update; empty: none is.
   std::vector<DType> gradients = {};
 };

@@ -14,6 +14,7 @@
   COMMAND(generate)               \
   COMMAND(chat)                   \
   COMMAND(tokenize)               \
+  COMMAND(merge)                  \
   COMMAND(convert)                \
   COMMAND(inspect)                \
   COMMAND(checkpoint)             \

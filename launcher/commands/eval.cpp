@@ -23,6 +23,7 @@ namespace thimble {
 namespace {
 
 struct EvalArguments {
+  std::vector<std::string> adapters;
   std::string model, text, dtype = "auto", separator;
   std::string special_tokens = "parse";
   FieldNames fields;
@@ -215,7 +216,7 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
   if (is_token_path(a.text)) throw_user("{}: name the text, not its tokens", a.text);
   if (MappedFile(a.text).text().empty()) throw_user("{}: the file is empty", a.text);
   std::int64_t context = 0, stride = 0;
-  LoadedModel loaded = load_model(a.model, a.dtype, [&](LoadedModel& planned) {
+  LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
     const std::int64_t longest = planned.model->config().max_positions;
     context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
     if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
@@ -247,7 +248,10 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<EvalArguments>();
   CLI::App* eval =
       app.add_subcommand("eval", "Nats per token and perplexity of a text under a model");
-  eval->add_option("--model", a->model, "Hugging Face directory or run")->required();
+  eval->add_option("--model", a->model,
+                   "Hugging Face directory, run, or adapter whose base model is there");
+  eval->add_option("--adapter", a->adapters,
+                   "Adapter to merge into the model, as of `generate` (repeatable)");
   eval->add_option("--text", a->text,
                    "Text (.txt), or JSON lines: their text, or the loss of completions, or of the "
                    "assistant's turns")

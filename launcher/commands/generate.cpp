@@ -26,7 +26,7 @@ constexpr std::int64_t kPromptLimitBytes = 64 * kMiB;
 
 struct GenerateArguments {
   std::string model, prompt, prompt_file, dtype = "auto";
-  std::vector<std::string> stop;
+  std::vector<std::string> adapters, stop;
   std::int64_t max_new_tokens = 200;
   // Options that are not given follow the model's generation_config.json.
   std::optional<double> temperature, top_p, repetition_penalty;
@@ -152,7 +152,7 @@ void run_generate(const GenerateArguments& a) {
     check_is_text(a.prompt_file, file);
     prompt = without_byte_order_mark(file);
   }
-  const LoadedModel loaded = load_model(a.model, a.dtype, [&](LoadedModel& planned) {
+  const LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
     const Request request = make_request(a, prompt, planned);
     Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,
                     request.capacity);
@@ -196,7 +196,12 @@ void run_generate(const GenerateArguments& a) {
 void add_generate_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<GenerateArguments>();
   CLI::App* generate = app.add_subcommand("generate", "Continue a prompt");
-  generate->add_option("--model", a->model, "Hugging Face directory or run")->required();
+  generate->add_option("--model", a->model,
+                       "Hugging Face directory, run, or adapter whose base model is there");
+  generate->add_option(
+      "--adapter", a->adapters,
+      "Adapter (PEFT's directory, or run) to merge into the model as it is loaded; "
+      "DIR=WEIGHT, several: LoRAs, added up (repeatable)");
   generate->add_option("--prompt", a->prompt, "Text to continue (default: none)");
   generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue");
   generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")
@@ -228,6 +233,7 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   generate->footer(
       "Examples:\n"
       "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
+      "  thimble generate --model DIR --adapter runs/lora --prompt \"In the beginning\"\n"
       "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1");
   generate->callback([a, &session] {
     session.start();

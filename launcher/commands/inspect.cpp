@@ -203,7 +203,7 @@ void inspect_tokenizer(const InspectArguments& a) {
 }
 
 void inspect_logits(const InspectArguments& a) {
-  const LoadedModel loaded = load_model(a.model, "fp32", [&](LoadedModel& planned) {
+  const LoadedModel loaded = load_model({a.model, {}}, "fp32", [&](LoadedModel& planned) {
     Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,
                     static_cast<std::int64_t>(a.ids.size()));
     static_cast<void>(decoder.feed(a.ids));

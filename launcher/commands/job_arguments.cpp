@@ -6,6 +6,7 @@
 
 #include "launcher/job/load_job.h"
 #include "launcher/trainer/samples.h"
+#include "models/adapter_export.h"
 
 namespace thimble {
 
@@ -35,7 +36,7 @@ std::vector<std::int64_t> sample_prompt_tokens(const job::JobConfig& job,
 }
 
 std::int64_t export_disk_bytes(const TrainSpec& spec) {
-  return dtype_size(spec.engine.dtype) * spec.model.num_parameters();
+  return dtype_size(spec.engine.dtype) * exported_elements(Transformer(spec.model, spec.adapter));
 }
 
 namespace {

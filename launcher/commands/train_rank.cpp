@@ -76,14 +76,20 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
                            const OffloadPlace& offload) {
   TrainEngine& engine = assembled.engine;
   const PhaseScope phase(engine.arena(), "load");
+  const auto load_frozen = [&] {
+    if (spec.adapter)
+      assembled.load_frozen(*open_weights(engine.arena().pinned(), spec, assembled.model));
+  };
   if (offload.is_recovered()) {
     const CommitRecord& record = *offload.run().recovered;
     if (engine.comm().rank() == 0)
       spdlog::info("resuming from the state of step {} on disk", record.step);
+    load_frozen();
     return load_offloaded(engine, *assembled.offload, record);
   }
   if (saved != nullptr) {
     if (engine.comm().rank() == 0) spdlog::info("resuming from {}", saved->name());
+    load_frozen();
     return load_checkpoint(engine, *saved);
   }
   const fs::path other = arguments.init_from;
@@ -94,13 +100,18 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
     if (!newest)
       throw_user("--init-from {}: it has neither an exported model nor a usable checkpoint",
                  other.string());
+    load_frozen();
     CheckpointSource source(*newest, engine.arena().pinned());
-    engine.load(source);
+    engine.load(source, LoadedWeights::kSaved);
     return {};
   }
   TrainSpec from = spec;
-  if (!other.empty()) from.model_dir = other / "model";
-  engine.load(*open_weights(engine.arena().pinned(), from, engine.model().params()));
+  if (!other.empty() && spec.adapter) {
+    from.adapter_dir = other / "model";
+  } else if (!other.empty()) {
+    from.model_dir = other / "model";
+  }
+  assembled.load(*open_weights(engine.arena().pinned(), from, assembled.model));
   return {};
 }
 

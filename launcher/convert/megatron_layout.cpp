@@ -37,7 +37,7 @@ constexpr std::array<Module, 16> kModules{
 constexpr Module kOutputLayer{"lm_head.weight", "output_layer.weight", Cut::kRows};
 constexpr std::string_view kLayers = "model.layers.";
 
-const Module* module_of(std::string_view name) {
+const Module* megatron_module_of(std::string_view name) {
   const auto* found = std::find_if(kModules.begin(), kModules.end(),
                                    [&](const Module& m) { return m.ours == name; });
   return found == kModules.end() ? nullptr : found;
@@ -148,9 +148,9 @@ std::vector<MegatronPart> megatron_parts(const ModelConfig& config, const Megatr
     name.remove_prefix(static_cast<std::size_t>(rest - name.data()) + 1);
     std::tie(part.pipeline_rank, layer) = place_of_layer(ranks, layer);
     prefix = fmt::format("decoder.layers.{}.", layer);
-    module = module_of(name);
+    module = megatron_module_of(name);
   } else {
-    module = name == kOutputLayer.ours ? &kOutputLayer : module_of(name);
+    module = name == kOutputLayer.ours ? &kOutputLayer : megatron_module_of(name);
     if (module == &kOutputLayer || name == "model.norm.weight") part.pipeline_rank = last;
   }
   if (module == nullptr)

@@ -6,6 +6,7 @@
 
 #include "core/device/device.h"
 #include "launcher/job/field.h"
+#include "launcher/job/tables/adapter.h"
 #include "launcher/job/tables/checkpoint.h"
 #include "launcher/job/tables/data.h"
 #include "launcher/job/tables/eval.h"
@@ -33,6 +34,7 @@ struct JobConfig {
   DeviceKind device = DeviceKind::kCpu;
   AutoInt threads;
   ModelConfig model;
+  AdapterConfig adapter;
   DataConfig data;
   TrainingConfig training;
   OptimizerConfig optimizer;
@@ -50,6 +52,9 @@ struct JobConfig {
 inline void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "model", .doc = "The model to train", .value = table(job.model)});
+  visit({.name = "adapter",
+         .doc = "Adapters: what is trained beside a frozen model, with PEFT's names",
+         .value = table(job.adapter)});
   visit({.name = "data", .doc = "The data to train and evaluate on", .value = table(job.data)});
   visit({.name = "training",
          .doc = "Length of the run, batch size, gradient accumulation and clipping",

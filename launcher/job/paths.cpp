@@ -90,6 +90,9 @@ class PathResolver {
   // The exported model of a run; what is no run is as it was written.
   static std::string model_of_run(const fs::path& path) {
     if (is_there(path / "model" / "config.json")) return (path / "model").string();
+    if (is_there(path / "adapter_config.json") || is_there(path / "model" / "adapter_config.json"))
+      throw_user("{} is an adapter; name its base model, and the adapter by adapter.path",
+                 printable(path.string(), 200));
     if (is_there(path / "checkpoints")) {
       throw_user("{} is a run without an exported model; make one: thimble convert {} DIRECTORY",
                  printable(path.string(), 200), printable(path.string(), 200));

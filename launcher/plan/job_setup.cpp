@@ -7,6 +7,7 @@
 #include "core/base/numeric.h"
 #include "core/base/threads.h"
 #include "core/io/file.h"
+#include "launcher/plan/adapter_setup.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
 #include "models/weight_sources.h"
@@ -258,6 +259,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
       data_spec(job, job.model.tokenizer.empty() ? fs::path(job.model.path) : spec.tokenizer);
   spec.freeze = job.model.freeze;
   spec.optimizer = optimizer_spec(job);
+  add_adapter(job, spec);
   spec.sequences_per_step = sequences_per_step(job);
   spec.micro_batch = job.training.micro_batch_size.value;
   spec.any_zero_stage = !job.parallelism.zero_stage.value;

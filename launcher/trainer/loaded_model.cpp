@@ -3,9 +3,13 @@
 #include <spdlog/spdlog.h>
 
 #include <cmath>
+#include <cstdlib>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "core/base/text.h"
 #include "core/ops/ops.h"
+#include "launcher/job/load_job.h"
+#include "launcher/job/paths.h"
 #include "launcher/plan/job_setup.h"
 #include "launcher/run/machine.h"
 #include "launcher/trainer/finished_run.h"
@@ -36,8 +40,13 @@ void load_into(LoadedModel& loaded, std::unique_ptr<Arena> arena, const Note& no
   loaded.arena = std::move(arena);
   loaded.store = std::make_unique<ResidentParamStore>(*loaded.arena, loaded.model->params(),
                                                       loaded.dtype, false);
-  HfSource source(*loaded.arena, loaded.directory, loaded.model->params(), note);
-  load_weights(*loaded.arena, *loaded.model, *loaded.store, source);
+  std::unique_ptr<TensorSource> source =
+      std::make_unique<HfSource>(*loaded.arena, loaded.directory, loaded.model->params(), note);
+  if (!loaded.adapters.empty()) {
+    source = std::make_unique<MergedSource>(*loaded.arena, loaded.model->config(),
+                                            std::move(source), loaded.adapters);
+  }
+  load_weights(*loaded.arena, *loaded.model, *loaded.store, *source);
 }
 
 // A run that goes on keeps the model of its earlier end until it comes to the new one.
@@ -60,6 +69,10 @@ std::filesystem::path model_directory(const std::filesystem::path& given) {
   };
   if (has(given / "model" / "config.json")) return given / "model";
   if (has(given / "config.json")) return given;
+  if (has(given / kAdapterConfigName) || has(given / "model" / kAdapterConfigName)) {
+    throw_user("{}: an adapter, not a model; make one of both: thimble merge BASE {} DIRECTORY",
+               given.string(), given.string());
+  }
   if (error == std::errc::permission_denied)
     throw_user("cannot open {}: {}", given.string(), error.message());
   if (!std::filesystem::is_directory(given, error))
@@ -75,11 +88,71 @@ std::filesystem::path model_directory(const std::filesystem::path& given) {
   throw_user("{}: neither a model directory (config.json) nor a run (model/)", given.string());
 }
 
-LoadedModel load_model(const std::filesystem::path& given, const std::string& dtype,
+namespace {
+
+// Empty: no adapter is there.
+std::filesystem::path adapter_directory(const std::filesystem::path& given) {
+  if (is_adapter_directory(given / "model")) return given / "model";
+  return is_adapter_directory(given) ? given : std::filesystem::path();
+}
+
+// DIR or DIR=WEIGHT.
+MergedAdapter parse_adapter(const std::string& text) {
+  MergedAdapter adapter{.directory = text};
+  const std::size_t equals = text.rfind('=');
+  if (equals != std::string::npos && !std::filesystem::exists(text)) {
+    adapter.directory = text.substr(0, equals);
+    const std::string weight = text.substr(equals + 1);
+    char* end = nullptr;
+    adapter.weight = std::strtod(weight.c_str(), &end);
+    if (weight.empty() || *end != '\0' || !std::isfinite(adapter.weight))
+      throw_user("--adapter {}: its weight is no number", printable(text, 200));
+  }
+  const std::filesystem::path found = adapter_directory(adapter.directory);
+  if (found.empty()) {
+    throw_user("{}: no adapter (it has no {})", printable(adapter.directory.string(), 200),
+               kAdapterConfigName);
+  }
+  adapter.directory = found;
+  return adapter;
+}
+
+std::filesystem::path base_of(const std::filesystem::path& adapter) {
+  const std::string name = load_adapter_config(adapter).base_model;
+  std::error_code ignored;
+  if (!name.empty() && std::filesystem::is_directory(name, ignored)) return model_directory(name);
+  const std::filesystem::path cached = job::find_in_hub_cache(name, job::process_environment());
+  if (!cached.empty()) return cached;
+  throw_user(
+      "{}: its base model '{}' is neither a directory nor in the Hub cache; name a model with "
+      "--model",
+      (adapter / kAdapterConfigName).string(), printable(name, 200));
+}
+
+}  // namespace
+
+FoundModel find_model(const ModelChoice& choice) {
+  FoundModel found;
+  const std::filesystem::path own = adapter_directory(choice.model);
+  if (!choice.model.empty() && !own.empty()) found.adapters.push_back({.directory = own});
+  for (const std::string& text : choice.adapters) found.adapters.push_back(parse_adapter(text));
+  if (!choice.model.empty() && own.empty()) {
+    found.directory = model_directory(choice.model);
+    if (found.directory != choice.model) warn_if_outdated(choice.model);
+  } else if (!found.adapters.empty()) {
+    found.directory = base_of(found.adapters.front().directory);
+  } else {
+    throw_user("--model or --adapter: one of them is needed");
+  }
+  return found;
+}
+
+LoadedModel load_model(const ModelChoice& choice, const std::string& dtype,
                        const LargestUse& largest_use) {
   LoadedModel loaded;
-  loaded.directory = model_directory(given);
-  if (loaded.directory != given) warn_if_outdated(given);
+  FoundModel found = find_model(choice);
+  loaded.directory = std::move(found.directory);
+  loaded.adapters = std::move(found.adapters);
   const ModelConfig config =
       load_hf_config(loaded.directory, [](const std::string& note) { spdlog::warn("{}", note); });
   loaded.dtype = dtype == "auto"   ? stored_dtype(loaded.directory)

@@ -5,10 +5,11 @@
 #include <optional>
 
 #include "checkpoint/checkpoint_source.h"
+#include "launcher/plan/adapter_setup.h"
 #include "launcher/trainer/early_stopping.h"
 #include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/finished_run.h"
-#include "models/hf_export.h"
+#include "models/adapter_export.h"
 #include "models/model_files.h"
 #include "parallel/collectives.h"
 
@@ -58,7 +59,7 @@ std::int64_t load_step_to_export(const RunState& run) {
   }
   if (!best) best.emplace(open_checkpoint_of(run, step, CheckpointCheck::kManifest));
   CheckpointSource source(*best, run.parts.engine.arena().pinned());
-  run.parts.engine.load(source);
+  run.parts.engine.load(source, LoadedWeights::kSaved);
   return step;
 }
 
@@ -72,8 +73,13 @@ void export_model(const RunState& run) {
   const PhaseScope phase(parts.engine.arena(), "export");
   run.tell_phase("export");
   const std::int64_t step = load_step_to_export(run);
-  std::vector<std::filesystem::path> files =
-      exported_files(parts.spec.model_dir, parts.spec.tokenizer);
+  const bool is_adapter = !parts.model.adapters().empty();
+  std::vector<std::filesystem::path> files;
+  if (!is_adapter) {
+    files = exported_files(parts.spec.model_dir, parts.spec.tokenizer);
+  } else if (parts.spec.tokenizer != "byte") {
+    files = tokenizer_files(parts.spec.tokenizer);
+  }
   if (run.leads()) add_chat_template(parts, files);
   const HfExport options{.directory = parts.run / "model",
                          .dtype = parts.engine.options().dtype,
@@ -81,9 +87,11 @@ void export_model(const RunState& run) {
                          .source_config = parts.spec.source_config,
                          .files_to_copy = std::move(files),
                          .tokenizer_is_bytes = parts.spec.tokenizer == "byte",
+                         .base_model = base_model_name(parts.spec.model_dir),
                          .writes = run.leads()};
   const bool own = run.leads() && is_own_export(parts.run);
-  const auto aside = export_hf(parts.engine.arena(), parts.model, parts.engine.store(), options);
+  const auto aside =
+      export_trained(parts.engine.arena(), parts.model, parts.engine.store(), options);
   if (!run.leads()) return;
   record_finished(parts.run, {.step = run.train.step,
                               .reason = reason_of_end(run),

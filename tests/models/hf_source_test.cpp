@@ -126,7 +126,8 @@ TEST(HfSource, AnUntiedModelNeedsBothOrAnAlias) {
   const TempDir dir;
   write_bytes(dir / "config.json", config_text(false));
   write_file(dir / "model.safetensors", with({{kHead, Shape{5, 4}, 3}}), {{kEmbedding, "none"}});
-  EXPECT_THROWS_WITH(UserError, "tensor model.embed_tokens.weight is missing", LoadedModel(dir.path()));
+  EXPECT_THROWS_WITH(UserError, "tensor model.embed_tokens.weight is missing",
+                     LoadedModel(dir.path()));
 }
 
 TEST(HfSource, ATiedModelWithAnotherHeadIsNotTied) {

@@ -108,7 +108,7 @@ TEST(Stories260K, FineTunesExportsAndReloadsToTheSameLogits) {
             {.directory = directory,
              .dtype = DType::kF32,
              .files_to_copy = {shared_data() / "stories260K/tok512.bin"}});
-  const LoadedModel again = load_model(directory, "auto", [](LoadedModel& planned) {
+  const LoadedModel again = load_model({directory, {}}, "auto", [](LoadedModel& planned) {
     Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype, 16);
     static_cast<void>(decoder.feed(std::vector<std::int32_t>(16)));
   });

@@ -135,9 +135,11 @@ struct Setting {
   std::optional<TestDisk> disk{};  // the same
   std::optional<ActivationPlace> activations{};
   bool odd_model = tests_train_odd_model();
+  std::optional<AdapterConfig> adapter{};  // of a transformer
 };
 
 inline std::unique_ptr<TrainableModel> tiny_model(const Setting& s) {
+  if (s.adapter) return std::make_unique<Transformer>(odd_config(s.tied, s.wide), s.adapter);
   if (s.odd_model) return std::make_unique<OddModel>(s.tied, s.wide);
   return std::make_unique<Transformer>(odd_config(s.tied, s.wide));
 }

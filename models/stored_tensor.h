@@ -1,0 +1,17 @@
+// Slices of a tensor of a safetensors file, in the layout in which its parameter is stored.
+#pragma once
+
+#include "core/io/safetensors_model.h"
+#include "core/nn/param.h"
+
+namespace thimble {
+
+/// What can be read as a weight: f32, bf16 and f16.
+bool is_readable(const SafetensorsEntry& entry);
+
+/// As TensorSource::read(), from a tensor whose elements are those of `info.shape`, in their order;
+/// a few rows at a time.
+void read_stored(Arena& arena, const SafetensorsModel::Location& location, const ParamInfo& info,
+                 Slice slice, const Tensor& dst);
+
+}  // namespace thimble
