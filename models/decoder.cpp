@@ -14,6 +14,17 @@ namespace {
 
 constexpr std::int64_t kPromptChunk = 512;
 
+// Sequences of which every position is a segment's; tokens and positions are to be filled in.
+Batch inputs_of(std::int64_t sequences, std::int64_t tokens) {
+  Batch batch{.sequences = sequences, .seq_len = tokens};
+  const auto count = static_cast<std::size_t>(sequences * tokens);
+  batch.targets.assign(count, 0);
+  batch.weights.assign(count, 0);
+  batch.segment_start.assign(count, 0);
+  batch.positions.resize(count);
+  return batch;
+}
+
 void penalise(std::vector<float>& logits, std::span<const std::int32_t> history, double penalty) {
   std::vector<std::int32_t> seen(history.begin(), history.end());
   std::sort(seen.begin(), seen.end());
@@ -70,8 +81,22 @@ Decoder::Decoder(Arena& arena, const Transformer& model, ParamStore& store, DTyp
       model_(model),
       store_(store),
       dtype_(dtype),
-      cache_(arena, model.config(), dtype, capacity),
-      rope_table_(make_rope_table(arena, model.config(), capacity)) {}
+      own_(std::make_unique<DenseKvCache>(arena, model.config(), dtype, capacity)),
+      cache_(own_.get()),
+      rope_table_(make_rope_table(arena, model.config(), capacity)),
+      prompt_chunk_(kPromptChunk) {}
+
+Decoder::Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+                 const DecodingCache& cache)
+    : arena_(arena),
+      model_(model),
+      store_(store),
+      dtype_(dtype),
+      cache_(&cache.kv),
+      rope_table_(cache.rope_table),
+      prompt_chunk_(cache.prompt_chunk) {
+  TH_CHECK(rope_table_.dim(0) >= cache_->capacity() && prompt_chunk_ > 0);
+}
 
 std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
   TH_CHECK(!tokens.empty());
@@ -80,14 +105,10 @@ std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
     throw_user("the context holds {} positions; {} are needed", capacity(), length() + count);
   }
   std::vector<float> result(static_cast<std::size_t>(model_.config().vocab_size));
-  for (std::int64_t begin = 0; begin < count; begin += kPromptChunk) {
-    const std::int64_t n = std::min(kPromptChunk, count - begin);
-    Batch batch{.sequences = 1, .seq_len = n};
+  for (std::int64_t begin = 0; begin < count; begin += prompt_chunk_) {
+    const std::int64_t n = std::min(prompt_chunk_, count - begin);
+    Batch batch = inputs_of(1, n);
     batch.tokens.assign(tokens.begin() + begin, tokens.begin() + begin + n);
-    batch.targets.assign(static_cast<std::size_t>(n), 0);
-    batch.weights.assign(static_cast<std::size_t>(n), 0);
-    batch.segment_start.assign(static_cast<std::size_t>(n), 0);
-    batch.positions.resize(static_cast<std::size_t>(n));
     std::iota(batch.positions.begin(), batch.positions.end(), static_cast<std::int32_t>(length()));
     const BatchTensors t = upload(arena_, batch);
     Context ctx{.store = store_, .arena = arena_, .dtype = dtype_};
@@ -95,15 +116,48 @@ std::vector<float> Decoder::feed(std::span<const std::int32_t> tokens) {
                                      .positions = t.positions,
                                      .segment_start = t.segment_start,
                                      .rope_table = rope_table_,
-                                     .kv = &cache_};
+                                     .kv = cache_};
     if (begin + n < count) {
       static_cast<void>(model_.hidden(ctx, t.ids, t.order, attention));
     } else {
       ops::to_host(result.data(), model_.next_logits(ctx, t.ids, t.order, attention));
     }
-    cache_.advance(n);
+    cache_->advance(n);
   }
   return result;
+}
+
+std::vector<std::vector<float>> decode_batch(Context& ctx, const Transformer& model,
+                                             const Tensor& rope_table,
+                                             std::span<const NextToken> tokens) {
+  TH_CHECK(!tokens.empty());
+  Batch batch = inputs_of(static_cast<std::int64_t>(tokens.size()), 1);
+  batch.tokens.clear();
+  std::vector<KvBatch::Part> parts;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    KvCache& cache = *tokens[i].cache;
+    TH_CHECK(cache.length() < cache.capacity() && cache.length() < rope_table.dim(0));
+    batch.tokens.push_back(tokens[i].token);
+    batch.positions[i] = narrow<std::int32_t>(cache.length());
+    parts.push_back({&cache, 1});
+  }
+  KvBatch store(std::move(parts));
+  const BatchTensors t = upload(ctx.arena, batch);
+  const Var hidden = model.hidden(ctx, t.ids, t.order,
+                                  {.sequences = batch.sequences,
+                                   .positions = t.positions,
+                                   .segment_start = t.segment_start,
+                                   .rope_table = rope_table,
+                                   .kv = &store});
+  const Tensor logits = model.logits(ctx, hidden.value);
+  std::vector<std::vector<float>> out;
+  for (std::size_t i = 0; i < tokens.size(); ++i) {
+    out.emplace_back(static_cast<std::size_t>(logits.dim(1)));
+    const auto row = static_cast<std::int64_t>(i);
+    ops::to_host(out.back().data(), logits.rows(row, row + 1));
+    tokens[i].cache->advance(1);
+  }
+  return out;
 }
 
 }  // namespace thimble

@@ -1,7 +1,8 @@
-// Decoding one token at a time: prompt in chunks, then samples.
+// Decoding one token at a time: prompt in chunks, then samples; and several sequences at once.
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -24,26 +25,52 @@ struct SamplingOptions {
 std::int32_t sample_token(std::span<const float> logits, const SamplingOptions& options,
                           std::int64_t index, std::span<const std::int32_t> history);
 
+/// What a sequence is decoded with: its cache, the RoPE table of as many positions, and how many
+/// tokens of a prompt go through the model at once.
+struct DecodingCache {
+  KvCache& kv;
+  Tensor rope_table;
+  std::int64_t prompt_chunk = 512;
+};
+
 /// Runs a model over one growing sequence.
 class Decoder {
  public:
+  /// With a dense cache of its own.
   Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
           std::int64_t capacity);
+  /// With a cache that outlives it.
+  Decoder(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
+          const DecodingCache& cache);
 
   /// Appends tokens (in chunks) and returns the logits [V] after the last one. Throws UserError
   /// beyond capacity.
   std::vector<float> feed(std::span<const std::int32_t> tokens);
-  std::int64_t length() const { return cache_.length(); }
-  std::int64_t capacity() const { return cache_.capacity(); }
-  void clear() { cache_.clear(); }
+  std::int64_t length() const { return cache_->length(); }
+  std::int64_t capacity() const { return cache_->capacity(); }
+  void clear() { cache_->clear(); }
 
  private:
   Arena& arena_;
   const Transformer& model_;
   ParamStore& store_;
   DType dtype_;
-  DenseKvCache cache_;
+  std::unique_ptr<DenseKvCache> own_;
+  KvCache* cache_;
   Tensor rope_table_;
+  std::int64_t prompt_chunk_;
 };
+
+/// One sequence's step: the token that follows what its cache holds.
+struct NextToken {
+  KvCache* cache = nullptr;
+  std::int32_t token = 0;
+};
+
+/// A token of each of several sequences of any lengths, in one forward pass: weights are read once
+/// for all. Returns logits [V] of each. `rope_table` reaches as far as the longest.
+std::vector<std::vector<float>> decode_batch(Context& ctx, const Transformer& model,
+                                             const Tensor& rope_table,
+                                             std::span<const NextToken> tokens);
 
 }  // namespace thimble

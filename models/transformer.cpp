@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "core/nn/kv_store.h"
 #include "models/rope_table.h"
 
 namespace thimble {
@@ -131,20 +132,33 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
     k = rms_norm(ctx, k, l.k_norm, eps);
   }
   if (tap != nullptr) tap->before_rope(index, q, k, v);
+  const bool raw = attention.kv != nullptr && attention.kv->reads_unrotated();
+  const Tensor raw_q = raw ? q.value : Tensor(), raw_k = raw ? k.value : Tensor();
   q = rope(ctx, std::move(q), attention);
   k = rope(ctx, std::move(k), attention);
   if (tap != nullptr) tap->after_rope(index, k, v);
-  if (attention.kv != nullptr) {
-    TH_CHECK(!ctx.recording(), "gradients through stored keys");
-    std::tie(k.value, v.value) = attention.kv->append(index, k.value, v.value);
-  }
   const ops::AttentionShape shape{.batch = attention.sequences,
                                   .heads = config_.num_heads,
                                   .kv_heads = config_.num_kv_heads,
                                   .head_dim = config_.head_dim,
                                   .window = config_.windows[static_cast<std::size_t>(index)],
                                   .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
-  Var out = thimble::attention(ctx, {q, k, v}, shape, attention);
+  Var out;
+  if (attention.kv != nullptr) {
+    TH_CHECK(!ctx.recording(), "gradients through stored keys");
+    out.value = attention.kv->attend(ctx.arena, {.layer = index,
+                                                 .q = q.value,
+                                                 .k = k.value,
+                                                 .v = v.value,
+                                                 .raw_q = raw_q,
+                                                 .raw_k = raw_k,
+                                                 .positions = attention.positions,
+                                                 .segment_start = attention.segment_start,
+                                                 .rope_table = attention.rope_table,
+                                                 .shape = shape});
+  } else {
+    out = thimble::attention(ctx, {q, k, v}, shape, attention);
+  }
   if (tap != nullptr) tap->attention_output(index, out);
   return adapters_.linear(ctx, out, l.o, l.o_bias);
 }

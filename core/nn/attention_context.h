@@ -1,24 +1,13 @@
 // What attention needs beyond its inputs: the positions of the tokens, the segment boundaries
-// (which document a token belongs to), and, when decoding, the keys and values of earlier
-// positions.
+// (which document a token belongs to), and, when decoding, the store of earlier positions
+// (kv_store.h).
 #pragma once
-
-#include <utility>
 
 #include "core/autograd/tape.h"
 
 namespace thimble {
 
-/// The KV cache: keys and values of earlier positions of one sequence, per layer.
-class KvStore {
- public:
-  virtual ~KvStore() = default;
-  /// Appends the new positions' keys and values [T, Hkv*D] of a layer and returns all of that
-  /// layer's, dense.
-  virtual std::pair<Tensor, Tensor> append(int layer, const Tensor& k, const Tensor& v) = 0;
-  /// Positions held before the current forward pass.
-  virtual std::int64_t length() const = 0;
-};
+class KvStore;
 
 /// Observes or replaces what flows through one layer's attention. A null tap is the plain path, and
 /// a tap that changes nothing gives the same bits.
@@ -41,7 +30,7 @@ struct AttentionContext {
   Tensor positions;            // i32 [N], the position of each token: its row of rope_table
   Tensor segment_start;        // i32 [N], first key index that the token may see
   Tensor rope_table;           // f32 [positions, D]
-  KvStore* kv = nullptr;       // decoding only; sequences is 1
+  KvStore* kv = nullptr;       // decoding only; sequences is 1 or those of a KvBatch
   LayerTap* tap = nullptr;
 };
 

@@ -68,7 +68,7 @@ Var rope(Context& ctx, Var x, const AttentionContext& attention);
 
 struct AttentionInputs {
   const Var& q;  // [N, H*D]
-  const Var& k;  // [N, Hkv*D]; with a KvStore (no gradient) the keys of all stored positions
+  const Var& k;  // [N, Hkv*D]
   const Var& v;  // as k
 };
 /// -> [N, H*D]. The segment boundaries are those of `attention`.

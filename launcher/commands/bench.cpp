@@ -1,5 +1,5 @@
-// `thimble bench`: the machine's limits, (bench_disk.h) those of a disk, and (bench_train.h) the
-// speed of a training step.
+// `thimble bench`: the machine's limits, (bench_disk.h) those of a disk, and the
+// speed of a training step (bench_train.h) and of decoding (bench_decode.h).
 #include <fmt/core.h>
 
 #include <CLI/CLI.hpp>
@@ -11,6 +11,7 @@
 #include "core/ops/matmul_path.h"
 #include "core/ops/op_observer.h"
 #include "core/ops/ops.h"
+#include "launcher/commands/bench_decode.h"
 #include "launcher/commands/bench_disk.h"
 #include "launcher/commands/bench_train.h"
 #include "launcher/commands/command.h"
@@ -138,17 +139,19 @@ void bench_memory(bool json) {
 
 void add_bench_command(CLI::App& app, CommandSession& session) {
   CLI::App* bench = app.add_subcommand(
-      "bench", "Measure this machine: a training step, matmuls, memory, disk, communication");
+      "bench", "Measure this machine: a training step, decoding, matmuls, memory, disk, communication");
   bench->require_subcommand(1);
   bench->footer(
       "Examples:\n"
       "  thimble bench train --size 130m --batch 4 --seq 512 --dtype bf16 --steps 14 --warmup 8 "
       "--json\n"
+      "  thimble bench decode --context 8192 --kv-method window --kv-budget 0.25\n"
       "  thimble bench gemm\n"
       "  mpirun -np 2 thimble bench comm\n"
       "  thimble bench memory\n"
       "  thimble bench disk --dir /scratch");
   add_bench_train(*bench, session);
+  add_bench_decode(*bench, session);
   add_bench_disk(*bench, session);
   struct Limits {
     std::string size = "130m", device = "cpu";

@@ -15,6 +15,7 @@
 #include "data/tokenize.h"
 #include "data/utf8.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/eval_prefix.h"
 #include "launcher/plan/job_setup.h"
 #include "launcher/run/console.h"
 #include "launcher/trainer/loaded_model.h"
@@ -29,6 +30,8 @@ struct EvalArguments {
   FieldNames fields;
   std::int64_t context = 0, stride = 0;
   bool json = false, by_position = false;
+  std::int64_t prefix = 0;  // positions before the scored ones; 0: no compressed cache
+  std::shared_ptr<KvArguments> kv = std::make_shared<KvArguments>();
 };
 
 struct PositionSum {
@@ -212,9 +215,57 @@ bool holds_samples(const std::string& path) {
          (path.find(".jsonl") != path.npos || path.find(".json") != path.npos);
 }
 
+void print_prefix(const PrefixTotals& t, const EvalArguments& a) {
+  const auto n = static_cast<double>(t.tokens);
+  if (a.json) {
+    fmt::print("{}\n", nlohmann::ordered_json{{"nats_per_token", t.loss / n},
+                                              {"dense_nats_per_token", t.dense_loss / n},
+                                              {"kl_nats_per_token", t.divergence / n},
+                                              {"tokens", t.tokens},
+                                              {"windows", t.windows},
+                                              {"prefix", a.prefix},
+                                              {"cache_bytes", t.bytes},
+                                              {"dense_cache_bytes", t.dense_bytes}}
+                           .dump());
+    return;
+  }
+  fmt::print(
+      "{:.4f} nats/token, dense {:.4f}, KL {:.4f}; {} tokens after {} of a prefix; cache {}, {:.1f} "
+      "% of {}\n",
+      t.loss / n, t.dense_loss / n, t.divergence / n, t.tokens, a.prefix, format_bytes(t.bytes),
+      100 * static_cast<double>(t.bytes) / static_cast<double>(t.dense_bytes),
+      format_bytes(t.dense_bytes));
+}
+
+// With --prefix: what a compressed cache loses.
+void run_prefix_eval(const EvalArguments& a) {
+  std::int64_t context = 0;
+  LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
+    const std::int64_t longest = planned.model->config().max_positions;
+    context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
+    if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
+    if (a.prefix >= context) throw_user("--prefix {}: allowed below the context, {}", a.prefix, context);
+    const KvCaches caches(*a.kv, planned.model->config(), planned.dtype);
+    PrefixEvaluator(planned, caches, context, a.prefix).plan();
+  });
+  const KvCaches caches(*a.kv, loaded.model->config(), loaded.dtype);
+  PrefixEvaluator evaluator(loaded, caches, context, a.prefix);
+  const DocumentFn score = [&](const std::vector<std::int32_t>& ids, std::int64_t) {
+    evaluator.document(ids);
+  };
+  static_cast<void>((holds_samples(a.text) ? read_samples : read_text)(a, *loaded.tokenizer, score));
+  const PrefixTotals& totals = evaluator.totals();
+  if (totals.tokens == 0) throw_user("{}: no document is longer than --prefix {}", a.text, a.prefix);
+  if (!std::isfinite(totals.loss)) throw_not_finite(loaded, "loss");
+  print_prefix(totals, a);
+}
+
 void run_eval(const EvalArguments& a, CommandSession& session) {
   if (is_token_path(a.text)) throw_user("{}: name the text, not its tokens", a.text);
   if (MappedFile(a.text).text().empty()) throw_user("{}: the file is empty", a.text);
+  if (a.prefix > 0) return run_prefix_eval(a);
+  if (a.kv->method != "dense" || a.kv->options.bits != 16)
+    throw_user("--kv-method and --kv-bits need --prefix: without it no key is read back");
   std::int64_t context = 0, stride = 0;
   LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
     const std::int64_t longest = planned.model->config().max_positions;
@@ -267,6 +318,11 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
   add_special_tokens_option(*eval, a->special_tokens);
   eval->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  eval->add_option("--prefix", a->prefix,
+                   "Only tokens after so many of each window, whose keys and values are compressed "
+                   "as --kv-method says")
+      ->check(CLI::PositiveNumber);
+  add_kv_options(*eval, a->kv);
   eval->add_flag("--by-position", a->by_position, "Also the loss per power-of-two position");
   eval->add_flag("--json", a->json,
                  "One JSON object: nats_per_token, perplexity, tokens, bits_per_byte");
@@ -274,7 +330,8 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       "Examples:\n"
       "  thimble eval --model runs/demo/model --text book.txt --json\n"
       "  thimble eval --model DIR --text stories.txt --document-separator $'\\n\\n\\n'\n"
-      "  thimble eval --model runs/tuned --text held_out.jsonl");
+      "  thimble eval --model runs/tuned --text held_out.jsonl\n"
+      "  thimble eval --model DIR --text book.txt --prefix 1024 --kv-method snapkv --kv-budget 0.25");
   eval->callback([a, &session] {
     session.start();
     run_eval(*a, session);

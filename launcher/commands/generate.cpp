@@ -4,14 +4,15 @@
 
 #include <CLI/CLI.hpp>
 #include <algorithm>
-#include <cmath>
 #include <nlohmann/json.hpp>
+#include <sstream>
 
 #include "core/io/file.h"
 #include "core/ops/op_observer.h"
 #include "data/file_kind.h"
 #include "data/utf8.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/generation.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
 #include "launcher/trainer/loaded_model.h"
@@ -21,6 +22,8 @@
 
 namespace thimble {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 constexpr std::int64_t kPromptLimitBytes = 64 * kMiB;
 
@@ -34,6 +37,7 @@ struct GenerateArguments {
   std::uint64_t seed = 0;
   std::string special_tokens = "parse";
   bool any_id = false, json = false;
+  std::shared_ptr<KvArguments> kv = std::make_shared<KvArguments>();
 };
 
 // Sampling as transformers does it with this configuration, unless an option says otherwise.
@@ -62,133 +66,135 @@ SamplingOptions sampling_options(const GenerateArguments& a, const GenerationCon
   return options;
 }
 
-void check_finite(const std::vector<float>& logits, const LoadedModel& loaded) {
-  for (const float l : logits) {
-    if (!std::isfinite(l)) throw_not_finite(loaded, "logits");
+// The prompts of a file: of JSON lines each line's "prompt" (or "text"), of any other file its text.
+std::vector<std::string> file_prompts(const std::string& path) {
+  const std::string file = read_text_file(path, kPromptLimitBytes);
+  check_is_text(path, file);
+  const std::string_view text = without_byte_order_mark(file);
+  if (!path.ends_with(".jsonl")) return {std::string(text)};
+  std::vector<std::string> prompts;
+  std::istringstream lines{std::string(text)};
+  std::string line;
+  for (std::int64_t number = 1; std::getline(lines, line); ++number) {
+    if (line.find_first_not_of(" \t\r") == std::string::npos) continue;
+    const auto json = Json::parse(line, nullptr, false);
+    const auto found = json.is_object() ? json.find("prompt") : json.end();
+    const auto field = json.is_object() && found == json.end() ? json.find("text") : found;
+    if (!json.is_object() || field == json.end() || !field->is_string())
+      throw_user("{} line {}: allowed objects with a text \"prompt\"", path, number);
+    prompts.push_back(field->get<std::string>());
   }
+  if (prompts.empty()) throw_user("{}: no prompts", path);
+  return prompts;
 }
-
-struct Generated {
-  std::string text;
-  std::vector<std::int32_t> ids;
-  std::string reason = "length";
-};
-
-// Where the first of the stop texts begins, or npos.
-std::size_t find_stop(const std::string& text, const std::vector<std::string>& stops) {
-  std::size_t first = std::string::npos;
-  for (const std::string& s : stops) first = std::min(first, text.find(s));
-  return first;
-}
-
-Generated decode(const GenerateArguments& a, const LoadedModel& loaded, Decoder& decoder,
-                 std::vector<std::int32_t> history) {
-  const Tokenizer& tokenizer = *loaded.tokenizer;
-  const GenerationConfig config = load_generation_config(loaded.directory);
-  const SamplingOptions sampling = sampling_options(a, config, loaded);
-  const std::vector<std::int32_t>& eos =
-      config.eos_ids.empty() ? loaded.model->config().eos_ids : config.eos_ids;
-  StreamDecoder stream(tokenizer, a.prompt.empty() && a.prompt_file.empty());
-  Generated out;
-  std::vector<float> logits = decoder.feed(history);
-  const bool live = !a.json && a.stop.empty();
-  while (static_cast<std::int64_t>(out.ids.size()) < a.max_new_tokens) {
-    check_finite(logits, loaded);
-    const std::int32_t id =
-        sample_token(logits, sampling, static_cast<std::int64_t>(out.ids.size()), history);
-    if (id == tokenizer.eos_id() || std::find(eos.begin(), eos.end(), id) != eos.end()) {
-      out.reason = "eos";
-      break;
-    }
-    out.ids.push_back(id);
-    history.push_back(id);
-    const std::string piece = stream.push(id);
-    out.text += piece;
-    if (live) {
-      fmt::print("{}", piece);
-      std::fflush(stdout);
-    }
-    const std::size_t stop = find_stop(out.text, a.stop);
-    if (stop != std::string::npos) {
-      out.text.resize(stop);
-      out.reason = "stop";
-      break;
-    }
-    if (decoder.length() == decoder.capacity() || stop_requested()) break;
-    logits = decoder.feed(std::span(&id, 1));
-  }
-  const std::string rest = out.reason == "stop" ? "" : stream.finish();
-  out.text += rest;
-  if (live) fmt::print("{}\n", rest);
-  return out;
-}
-
-// A prompt, and how many positions it and its continuation take.
-struct Request {
-  std::vector<std::int32_t> ids;
-  std::int64_t wanted = 0, capacity = 0;
-};
 
 Request make_request(const GenerateArguments& a, const std::string& prompt,
-                     const LoadedModel& loaded) {
-  Request r{.ids = sample_prompt_ids(*loaded.tokenizer, prompt, a.special_tokens == "parse")};
+                     const LoadedModel& loaded, bool endless) {
+  Request r{.prompt = prompt,
+            .ids = sample_prompt_ids(*loaded.tokenizer, prompt, a.special_tokens == "parse")};
   const auto count = static_cast<std::int64_t>(r.ids.size());
   const std::int64_t longest = loaded.model->config().max_positions;
-  if (count >= longest) {
+  if (count >= longest && !endless) {
     throw_user("the prompt has {} tokens and the model {} positions; shorten the prompt", count,
                longest);
   }
   r.wanted = count + a.max_new_tokens;
-  r.capacity = std::min(r.wanted, longest);
+  r.capacity = endless ? r.wanted : std::min(r.wanted, longest);
   return r;
+}
+
+std::vector<Request> make_requests(const GenerateArguments& a,
+                                   const std::vector<std::string>& prompts,
+                                   const LoadedModel& loaded, const KvCaches& caches) {
+  std::vector<Request> requests;
+  for (const std::string& prompt : prompts)
+    requests.push_back(make_request(a, prompt, loaded, caches.is_endless()));
+  return requests;
+}
+
+std::vector<std::int64_t> capacities_of(const std::vector<Request>& requests) {
+  std::vector<std::int64_t> out;
+  for (const Request& r : requests) out.push_back(r.capacity);
+  return out;
+}
+
+void tell_sizes(const std::vector<Request>& requests, const KvCaches& caches,
+                const LoadedModel& loaded) {
+  std::size_t tokens = 0;
+  bool shortened = false;
+  for (const Request& r : requests) {
+    tokens += r.ids.size();
+    shortened |= r.wanted > r.capacity;
+  }
+  const std::int64_t capacity = requests[0].capacity;
+  spdlog::info("{} prompt tokens{}; {}, {} would fit in free memory", tokens,
+               requests.size() > 1 ? fmt::format(" of {} prompts", requests.size()) : "",
+               caches.describe(capacities_of(requests)),
+               memory_limit().usable_bytes / std::max<std::int64_t>(
+                                                 1, caches.bytes(capacity) / capacity));
+  if (shortened)
+    spdlog::warn("stopping at the model's {} positions", loaded.model->config().max_positions);
+}
+
+void print_results(const GenerateArguments& a, const std::vector<Request>& requests,
+                   const std::vector<Generated>& results, double seconds) {
+  for (std::size_t i = 0; i < results.size(); ++i) {
+    const Generated& out = results[i];
+    if (a.json) {
+      const Json json{{"prompt", requests[i].prompt},
+                      {"text", out.text},
+                      {"prompt_tokens", requests[i].ids.size()},
+                      {"new_tokens", out.ids.size()},
+                      {"token_ids", out.ids},
+                      {"finish_reason", out.reason},
+                      {"seconds", seconds}};
+      fmt::print("{}\n", json.dump(-1, ' ', false, Json::error_handler_t::replace));
+    } else if (results.size() > 1) {
+      fmt::print("{}[{}]\n{}{}\n", i > 0 ? "\n" : "", i + 1, requests[i].prompt, out.text);
+    } else if (!a.stop.empty()) {
+      fmt::print("{}{}\n", requests[i].prompt, out.text);
+    }
+  }
 }
 
 void run_generate(const GenerateArguments& a) {
   if (!a.prompt.empty() && !a.prompt_file.empty())
     throw_user("--prompt and --prompt-file: give one of them");
-  std::string prompt = a.prompt;
-  if (!a.prompt_file.empty()) {
-    const std::string file = read_text_file(a.prompt_file, kPromptLimitBytes);
-    check_is_text(a.prompt_file, file);
-    prompt = without_byte_order_mark(file);
-  }
-  const LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
-    const Request request = make_request(a, prompt, planned);
-    Decoder decoder(*planned.arena, *planned.model, *planned.store, planned.dtype,
-                    request.capacity);
-    static_cast<void>(decoder.feed(request.ids));
-    // Attention needs most memory at the last position; many at once come there sooner.
-    const auto left = static_cast<std::size_t>(decoder.capacity() - decoder.length());
-    if (left > 1) static_cast<void>(decoder.feed(std::vector<std::int32_t>(left - 1)));
-    if (left > 0) static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
+  const std::vector<std::string> prompts =
+      a.prompt_file.empty() ? std::vector<std::string>{a.prompt} : file_prompts(a.prompt_file);
+  LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
+    const KvCaches caches(*a.kv, planned.model->config(), planned.dtype);
+    const std::vector<Request> requests = make_requests(a, prompts, planned, caches);
+    caches.check_fits(capacities_of(requests), caches.limit_bytes(memory_limit().usable_bytes));
+    Generation(planned, caches, requests).plan();
   });
-  const auto [ids, wanted, capacity] = make_request(a, prompt, loaded);
-  const std::int64_t longest = loaded.model->config().max_positions;
-  const std::int64_t per_position =
-      DenseKvCache::bytes_per_position(loaded.model->config(), loaded.dtype);
-  spdlog::info("{} prompt tokens; key-value cache {} for {} positions, {} would fit in free memory",
-               ids.size(), format_bytes(per_position * capacity), capacity,
-               memory_limit().usable_bytes / per_position);
-  if (wanted > longest) spdlog::warn("stopping at the model's {} positions", longest);
+  const KvCaches caches(*a.kv, loaded.model->config(), loaded.dtype);
+  const std::vector<Request> requests = make_requests(a, prompts, loaded, caches);
+  tell_sizes(requests, caches, loaded);
   install_stop_handlers();
-  Decoder decoder(*loaded.arena, *loaded.model, *loaded.store, loaded.dtype, capacity);
-  const std::int64_t start = steady_now_ns();
-  if (!a.json && a.stop.empty()) fmt::print("{}", prompt);
-  const Generated out = decode(a, loaded, decoder, ids);
-  const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
-  if (a.json) {
-    const nlohmann::ordered_json json{{"prompt", prompt},
-                                      {"text", out.text},
-                                      {"prompt_tokens", ids.size()},
-                                      {"new_tokens", out.ids.size()},
-                                      {"token_ids", out.ids},
-                                      {"finish_reason", out.reason},
-                                      {"seconds", seconds}};
-    fmt::print("{}\n", json.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace));
-  } else if (!a.stop.empty()) {
-    fmt::print("{}{}\n", prompt, out.text);
+  const GenerationConfig config = load_generation_config(loaded.directory);
+  GenerationSettings settings{
+      .sampling = sampling_options(a, config, loaded),
+      .stop = a.stop,
+      .eos = config.eos_ids.empty() ? loaded.model->config().eos_ids : config.eos_ids,
+      .max_new_tokens = a.max_new_tokens};
+  if (!a.json && a.stop.empty() && requests.size() == 1) {
+    fmt::print("{}", requests[0].prompt);
+    settings.live = [](std::size_t, const std::string& piece, bool done) {
+      fmt::print("{}{}", piece, done ? "\n" : "");
+      std::fflush(stdout);
+    };
   }
-  spdlog::info("{} tokens in {:.1f} s", out.ids.size(), seconds);
+  Generation generation(loaded, caches, requests);
+  const std::int64_t start = steady_now_ns();
+  const std::vector<Generated> results = generation.run(settings);
+  const double seconds = static_cast<double>(steady_now_ns() - start) * 1e-9;
+  print_results(a, requests, results, seconds);
+  std::size_t tokens = 0;
+  for (const Generated& out : results) tokens += out.ids.size();
+  spdlog::info("{} tokens in {:.1f} s", tokens, seconds);
+  if (!caches.is_dense())
+    spdlog::info("at most {} of the cache were in use", format_bytes(generation.peak_bytes()));
 }
 
 }  // namespace
@@ -203,7 +209,7 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
       "Adapter (PEFT's directory, or run) to merge into the model as it is loaded; "
       "DIR=WEIGHT, several: LoRAs, added up (repeatable)");
   generate->add_option("--prompt", a->prompt, "Text to continue (default: none)");
-  generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue");
+  generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue; of .jsonl every line's \"prompt\", all at once");
   generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")
       ->check(CLI::PositiveNumber);
   generate
@@ -229,12 +235,18 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   generate->add_option("--stop", a->stop, "End before this text (repeatable)");
   generate->add_option("--dtype", a->dtype, "auto, bf16 or fp32")
       ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
-  generate->add_flag("--json", a->json, "One JSON object");
+  generate->add_flag("--json", a->json, "One JSON object per prompt");
+  add_kv_options(*generate, a->kv);
   generate->footer(
       "Examples:\n"
       "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
+<<<<<<< HEAD
       "  thimble generate --model DIR --adapter runs/lora --prompt \"In the beginning\"\n"
       "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1");
+=======
+      "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1\n"
+      "  thimble generate --model DIR --prompt-file long.txt --kv-method snapkv --kv-budget 0.25");
+>>>>>>> kv
   generate->callback([a, &session] {
     session.start();
     run_generate(*a);

@@ -1,0 +1,54 @@
+// What each position of a layer is worth to queries to come: one class per method. Positions that
+// always stay (sinks and window) may have any score.
+#pragma once
+
+#include <memory>
+
+#include "compress/layer_content.h"
+
+namespace thimble {
+
+class TokenScorer {
+ public:
+  virtual ~TokenScorer() = default;
+  /// New queries of a layer, before they are scored.
+  virtual void observe(const KvQueries& /*in*/) {}
+  /// Writes a score for every row of `content` to content.scores.
+  virtual void score(Arena& arena, const KvQueries& in, const LayerContent& content) = 0;
+  /// Whether scores are sums of attention that every query adds to.
+  virtual bool sums_attention() const { return false; }
+  virtual bool reads_unrotated() const { return false; }
+  /// What it has reserved (tag kv).
+  virtual std::int64_t bytes() const { return 0; }
+  virtual void clear() {}
+};
+
+/// Null for methods without scores.
+std::unique_ptr<TokenScorer> make_scorer(Arena& arena, const KvPlan& plan);
+
+/// Adds to sums [length of the head] the attention that each of its keys draws from `queries`
+/// [R, D], rotated; query r sees the rows before ends[r]. Workspace: R * length floats.
+void add_attention_mass(Arena& arena, const Tensor& queries, const Tensor& keys, float scale,
+                        std::span<const std::int64_t> ends, float* sums);
+
+/// The same for all heads and all of the last T positions, into content.scores, some queries at a
+/// time. `in` has rotated queries, or those before RoPE where positions are slots.
+void add_chunk_mass(Arena& arena, const KvQueries& in, const KeyRotation& rotation,
+                    const LayerContent& content);
+
+/// What lies before a pooled value is averaged over `width` neighbours, zeros beyond the edges.
+std::vector<float> average_pool(std::span<const float> values, std::int64_t width);
+
+/// One score per position of a head, the further inputs of which are its queries' mean and
+/// covariance, rotated as on average over positions to come.
+struct QueryMoments {
+  std::vector<double> mean;        // [D]
+  std::vector<double> covariance;  // [D, D]
+};
+/// Moments as queries at positions [begin, begin + count) have them on average, where `moments` are
+/// those before RoPE. The table may end before; then as far as it goes, or, where it has none of
+/// these positions, at its last.
+QueryMoments rotate_moments(const QueryMoments& moments, const Tensor& rope_table,
+                            std::int64_t begin, std::int64_t count);
+
+}  // namespace thimble
