@@ -13,10 +13,50 @@ struct UpdateLoop::Running {
   UpdateItem item;
   Slice rows;
   int rounds = 1;
-  std::int64_t times = 1;  // see StateUse
-  Tensor carry;
-  RoundSums in, out;
+  std::int64_t times = 1;             // see StateUse
+  bool staged = false;                // in memory of the host
+  bool piped = false;                 // and on its way there ahead of its turn
+  std::vector<StateLease> weights{};  // of a piped part
+  Tensor carry{};
+  RoundSums in{}, out{};
 };
+
+UpdateLoop::UpdateLoop(const UpdateParts& parts)
+    : parts_(parts), sides_(parts.params, parts.gpu_share) {
+  const bool has_host = parts.arena.device().kind != DeviceKind::kCpu;
+  if (has_host && sides_.any_on_cpu())
+    stage_ = std::make_unique<HostStage>(parts.arena, most_staged_bytes());
+}
+
+// Of gradient and weights of a part: of the rows that weight and master alone leave room for, since
+// other state may not be kept at every step.
+std::int64_t UpdateLoop::most_staged_bytes() const {
+  const std::int64_t window = parts_.state.window_bytes();
+  std::int64_t most = 0;
+  for (const ParamId id : parts_.params.ids()) {
+    const ParamInfo& info = parts_.params.info(id);
+    if (!info.trainable || parts_.optimizer.needs(info).kind != OptimizerNeed::Kind::kAnySlice)
+      continue;
+    const Slice all = whole_slice(info);
+    const auto entries = parts_.table.of(id);
+    std::int64_t kept = 0;
+    for (const StateEntry& entry : entries) {
+      if (entry.slot.is_weight()) kept += entry.range(all).size;
+    }
+    const std::int64_t granule =
+        std::lcm(entries.front().rows.granule, parts_.state.row_multiple(id));
+    // One granule more, for what is rounded.
+    const std::int64_t within = rows_within(window, all.rows(), kept, granule) + granule,
+                       rows = window > 0 ? std::min(all.rows(), within) : all.rows();
+    const std::int64_t width = info.shape.numel() / all.rows();
+    std::int64_t bytes = HostStage::room_for(rows * width * dtype_size(DType::kF32));
+    for (const StateEntry& entry : entries) {
+      if (entry.in_weight_store()) bytes += HostStage::room_for(entry.range({0, rows}).size);
+    }
+    most = std::max(most, bytes);
+  }
+  return most;
+}
 
 // One part, unless the optimizer takes any rows, needs no sums, and the residency has room for
 // fewer rows.
@@ -24,8 +64,7 @@ std::vector<Slice> UpdateLoop::parts_of(const UpdateItem& item, std::int64_t ste
   const ParamInfo& info = parts_.params.info(item.id);
   const std::int64_t window = parts_.state.window_bytes();
   std::int64_t most = item.slice.rows();
-  if (window > 0 && parts_.optimizer.rounds(info, step) == 1 &&
-      parts_.optimizer.needs(info).kind == OptimizerNeed::Kind::kAnySlice) {
+  if (window > 0 && can_cut(info, step)) {
     std::int64_t bytes = 0;
     const auto entries = parts_.table.of(item.id);
     for (const StateEntry& entry : entries) {
@@ -46,18 +85,24 @@ std::vector<Slice> UpdateLoop::parts_of(const UpdateItem& item, std::int64_t ste
 }
 
 // Parts of as many rows do the same: one of them is enough for a plan, whose number would grow with
-// the model.
+// the model. The last rows come last, for then the parameter is updated.
 std::vector<UpdateLoop::Part> UpdateLoop::counted_parts(const UpdateItem& item,
                                                         std::int64_t step) const {
+  const std::vector<Slice> all = parts_of(item, step);
+  const bool divides = stage_ != nullptr && can_cut(parts_.params.info(item.id), step);
+  const std::vector<bool> sides =
+      divides ? sides_.on_gpu(item.id, all) : std::vector<bool>(all.size(), true);
   std::vector<Part> parts;
-  for (const Slice rows : parts_of(item, step)) {
-    const bool same =
-        parts_.arena.device().planning && !parts.empty() && parts.back().rows.rows() == rows.rows();
-    if (same) {
-      parts.back().rows = rows;
-      ++parts.back().times;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    const auto same = std::find_if(parts.begin(), parts.end(), [&](const Part& p) {
+      return p.rows.rows() == all[i].rows() && p.on_gpu == sides[i];
+    });
+    if (parts_.arena.device().planning && same != parts.end()) {
+      same->rows = all[i];
+      ++same->times;
+      std::rotate(same, same + 1, parts.end());
     } else {
-      parts.push_back({rows});
+      parts.push_back({all[i], 1, sides[i]});
     }
   }
   return parts;
@@ -77,9 +122,15 @@ std::vector<std::vector<UpdateLoop::Running>> UpdateLoop::groups(std::span<const
       summed = 0;
     }
     const int rounds = parts_.optimizer.rounds(info, step);
-    for (const Part& part : counted_parts(item, step))
-      groups.back().push_back(
-          {.item = item, .rows = part.rows, .rounds = rounds, .times = part.times});
+    for (const Part& part : counted_parts(item, step)) {
+      const bool staged = is_staged(info, step) || !part.on_gpu;
+      groups.back().push_back({.item = item,
+                               .rows = part.rows,
+                               .rounds = rounds,
+                               .times = part.times,
+                               .staged = staged,
+                               .piped = staged && stage_ != nullptr && can_cut(info, step)});
+    }
     summed += most;
   }
   return groups;
@@ -95,13 +146,13 @@ StateAccess UpdateLoop::access(const StateEntry& entry, std::int64_t step, int r
 }
 
 std::vector<StateUse> UpdateLoop::uses_of(const Running& r, std::int64_t step, int round) const {
-  const ParamInfo& info = parts_.params.info(r.item.id);
-  const bool staged = is_staged(info, step);
   std::vector<StateUse> uses;
   for (const StateEntry& entry : parts_.table.of(r.item.id)) {
     const StateAccess use = access(entry, step, round);
     if (use == StateAccess::kNone) continue;
-    uses.push_back({entry.id, r.rows, use, staged || entry.tier == StateTier::kHost, r.times});
+    const bool comes_itself = r.piped && entry.in_weight_store();
+    const bool on_cpu = (r.staged && !comes_itself) || entry.tier == StateTier::kHost;
+    uses.push_back({entry.id, r.rows, use, on_cpu, r.times});
   }
   return uses;
 }
@@ -135,31 +186,78 @@ std::vector<StateUse> UpdateLoop::projection_uses(ParamId id, std::int64_t step)
   return uses;
 }
 
-void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, int round) {
+UpdateArgs UpdateLoop::round_args(const Running& r, const UpdateStep& step) const {
   const ParamInfo& info = parts_.params.info(r.item.id);
-  const bool staged = is_staged(info, step.number);
-  Arena& arena = staged ? parts_.arena.pinned() : parts_.arena;
+  return {.info = info,
+          .slice = r.rows,
+          .step = step.number,
+          .lr = step.lr * parts_.optimizer.lr_factor(info),
+          .grad_scale = r.item.grad_scale,
+          .seed = parts_.seed,
+          .grad = {},
+          .weight = {},
+          .master = {},
+          .state = {},
+          .carry = r.carry,
+          .arena = r.staged ? &parts_.arena.pinned() : &parts_.arena};
+}
+
+Tensor UpdateLoop::gradient_of(Client& client, const Running& r) const {
+  return client.gradient(r.item.id).rows(r.rows.begin - r.item.slice.begin,
+                                         r.rows.end - r.item.slice.begin);
+}
+
+// Weights beside an f32 master are only written.
+void UpdateLoop::begin_on_cpu(Client& client, Running& r, const UpdateStep& step) {
+  const bool has_master = parts_.table.find(r.item.id, StateKind::kMaster) != nullptr;
+  std::vector<HostStage::Piece> pieces;
+  bool has_gradient = false;
+  for (const StateUse& use : uses_of(r, step.number, 0)) {
+    const StateEntry& entry = parts_.table[use.id];
+    has_gradient = has_gradient || entry.slot.kind == StateKind::kGradient;
+    if (!entry.in_weight_store()) continue;
+    r.weights.push_back(parts_.state.acquire(use));
+    pieces.push_back({.there = r.weights.back().tensor(),
+                      .comes = !has_master && use.access != StateAccess::kOverwrite,
+                      .goes = use.access != StateAccess::kRead});
+  }
+  if (!has_gradient) pieces.push_back({.there = gradient_of(client, r)});
+  stage_->begin(pieces, r.times);
+}
+
+// next: of the group, the first that was not looked at yet.
+void UpdateLoop::begin_ahead(Client& client, std::span<Running> group, std::size_t& next,
+                             const UpdateStep& step) {
+  for (; stage_ && next < group.size() && stage_->has_room(); ++next) {
+    if (group[next].piped) begin_on_cpu(client, group[next], step);
+  }
+}
+
+void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, int round) {
+  std::span<const Tensor> came;
+  if (r.piped) came = stage_->wait();
+  const auto next_of_those = [&came] {
+    const Tensor next = came.front();
+    came = came.subspan(1);
+    return next;
+  };
   std::vector<StateLease> leases;
-  for (const StateUse& use : uses_of(r, step.number, round))
+  std::vector<Tensor> seen;
+  for (const StateUse& use : uses_of(r, step.number, round)) {
+    if (r.piped && parts_.table[use.id].in_weight_store()) {
+      seen.push_back(next_of_those());
+      continue;
+    }
     leases.push_back(parts_.state.acquire(use));
-  UpdateArgs args{.info = info,
-                  .slice = r.rows,
-                  .step = step.number,
-                  .lr = step.lr * parts_.optimizer.lr_factor(info),
-                  .grad_scale = r.item.grad_scale,
-                  .seed = parts_.seed,
-                  .grad = {},
-                  .weight = {},
-                  .master = {},
-                  .state = {},
-                  .carry = r.carry,
-                  .arena = &arena};
+    seen.push_back(leases.back().tensor());
+  }
+  UpdateArgs args = round_args(r, step);
   std::vector<Tensor> state;
-  std::size_t leased = 0;
+  std::size_t next = 0;
   for (const StateEntry& entry : parts_.table.of(r.item.id)) {
     if (!parts_.table.kept(entry, step.number)) continue;
-    const bool seen = access(entry, step.number, round) != StateAccess::kNone;
-    const Tensor tensor = seen ? leases[leased++].tensor() : Tensor();
+    const bool sees = access(entry, step.number, round) != StateAccess::kNone;
+    const Tensor tensor = sees ? seen[next++] : Tensor();
     if (entry.slot.kind == StateKind::kGradient) {
       args.grad = tensor;
     } else if (entry.slot.kind == StateKind::kWeight) {
@@ -172,9 +270,8 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
   }
   args.state = state;
   if (!args.grad.defined()) {
-    args.grad = client.gradient(r.item.id).rows(r.rows.begin - r.item.slice.begin,
-                                                r.rows.end - r.item.slice.begin);
-    if (staged) {
+    args.grad = r.piped ? next_of_those() : gradient_of(client, r);
+    if (r.staged && !r.piped) {
       const HostMirror grad(parts_.arena, args.grad);
       grad.fetch();
       args.grad = grad.mirror();
@@ -182,6 +279,9 @@ void UpdateLoop::run_round(Client& client, Running& r, const UpdateStep& step, i
   }
   r.out.exact.assign(static_cast<std::size_t>(sums_of(r, step.number, round).exact), ExactSum());
   parts_.optimizer.round(round, args, r.in, r.out);
+  if (!r.piped) return;
+  stage_->finish();
+  r.weights.clear();
 }
 
 Tensor UpdateLoop::project_gradient(ParamId id, std::int64_t step, const Tensor& grad) {
@@ -234,11 +334,12 @@ void UpdateLoop::run(Client& client, std::vector<Running>& group, const UpdateSt
     const std::int64_t carry =
         r.rounds > 1 ? parts_.optimizer.carry_bytes(info, r.rows, step.number) : 0;
     if (carry == 0) continue;
-    Arena& where = is_staged(info, step.number) ? parts_.arena.pinned() : parts_.arena;
+    Arena& where = r.staged ? parts_.arena.pinned() : parts_.arena;
     r.carry =
         Tensor::empty(where, MemoryTag::kWorkspace, DType::kU8, Shape{carry}, "optimizer carry");
   }
   Arena& host = parts_.arena.pinned();
+  std::size_t ahead = 0;
   Tensor before;  // the values of the last round, which this one reads
   for (int round = 0; round < most_rounds; ++round) {
     std::int64_t total = 0;
@@ -257,6 +358,7 @@ void UpdateLoop::run(Client& client, std::vector<Running>& group, const UpdateSt
       if (round >= r.rounds) continue;
       const auto own = static_cast<std::size_t>(sums_of(r, step.number, round).values);
       r.out.values = sums.values.subspan(begin, own);
+      if (round == 0) begin_ahead(client, group, ahead, step);
       run_round(client, r, step, round);
       if (round + 1 == r.rounds) {
         r.carry = {};

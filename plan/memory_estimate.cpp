@@ -17,7 +17,7 @@ TrainSpec with_layers(TrainSpec spec, int layers) {
   spec.model.num_layers = layers;
   spec.model.windows.resize(static_cast<std::size_t>(layers));
   spec.model_dir.clear();  // whose weights are of all layers
-  if (spec.offload.state && spec.offload.window_bytes == 0)
+  if (spec.offload.any_away() && spec.offload.window_bytes == 0)
     spec.offload.window_bytes = spec.offload.delayed_update ? OffloadStores::kMostDelayedWindow
                                                             : OffloadStores::kMostWindow;
   return spec;

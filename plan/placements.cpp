@@ -7,10 +7,13 @@
 namespace thimble {
 namespace {
 
-// What is on disk, from the fastest on: an update moves the state once a step, and every
-// micro-batch writes the gradients as they come, or reads the weights twice.
+// What is elsewhere, from the fastest on: an update moves the state once a step, and every
+// micro-batch writes the gradients as they come, or reads the weights twice. A GPU's host is nearer
+// than a disk.
 constexpr std::array kLadder{
     OffloadedParts{},
+    OffloadedParts{.host_state = true},
+    OffloadedParts{.host_state = true, .host_gradients = true},
     OffloadedParts{.state = true},
     OffloadedParts{.state = true, .gradients = true},
     OffloadedParts{.state = true, .weights = true},
@@ -27,17 +30,20 @@ bool is_allowed(const OffloadedParts& rung, const TrainSpec& spec) {
   const OffloadedParts& open = spec.may_offload;
   return is_allowed(rung.state, fixed.state, open.state) &&
          is_allowed(rung.gradients, fixed.gradients, open.gradients) &&
-         is_allowed(rung.weights, fixed.weights, open.weights);
+         is_allowed(rung.weights, fixed.weights, open.weights) &&
+         is_allowed(rung.host_state, fixed.host_state, open.host_state) &&
+         is_allowed(rung.host_gradients, fixed.host_gradients, open.host_gradients);
 }
 
-// The spec with more on disk; none if that cannot be: weights in 8 bits stay in memory, updates
+// The spec with more elsewhere; none if that cannot be: weights in 8 bits stay in memory, updates
 // within the backward pass keep no gradients, and every rank reads and writes rows of its own.
 std::optional<TrainSpec> moved(const TrainSpec& spec, const OffloadedParts& rung, int ranks) {
   const bool weights = rung.weights && !spec.offload.weights,
-             gradients = rung.gradients && !spec.offload.gradients;
+             gradients = (rung.gradients && !spec.offload.gradients) ||
+                         (rung.host_gradients && !spec.offload.host_gradients);
   if ((weights && has_int8(spec)) || (gradients && spec.engine.fused_backward)) return std::nullopt;
   TrainSpec next = spec;
-  put_on_disk(rung, next.offload);
+  put_elsewhere(rung, next.offload);
   const int stage = weights ? 3 : gradients ? 2 : 0;
   if (ranks == 1 || stage <= spec.engine.zero_stage) return next;
   if (!spec.any_zero_stage) return std::nullopt;
@@ -65,14 +71,20 @@ std::vector<TrainSpec> placements(const TrainSpec& spec, const RankPlace& place)
   return found;
 }
 
-OffloadedParts parts_on_disk(const OffloadSpec& spec) {
-  return {.state = spec.state, .gradients = spec.gradients, .weights = spec.weights};
+OffloadedParts parts_elsewhere(const OffloadSpec& spec) {
+  return {.state = spec.state,
+          .gradients = spec.gradients,
+          .weights = spec.weights,
+          .host_state = spec.host_state,
+          .host_gradients = spec.host_gradients};
 }
 
-void put_on_disk(const OffloadedParts& parts, OffloadSpec& spec) {
+void put_elsewhere(const OffloadedParts& parts, OffloadSpec& spec) {
   spec.state = parts.state;
   spec.gradients = parts.gradients;
   spec.weights = parts.weights;
+  spec.host_state = parts.host_state;
+  spec.host_gradients = parts.host_gradients;
 }
 
 }  // namespace thimble

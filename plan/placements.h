@@ -1,5 +1,5 @@
-// The ladder of placements: what of a training state lies in memory and what on disk, from the
-// fastest on.
+// The ladder of placements: what of a training state lies in memory, on a GPU's host, on disk, from
+// the fastest on.
 #pragma once
 
 #include <vector>
@@ -12,8 +12,8 @@ namespace thimble {
 /// each takes more of the disk's time than those before it. The first is the spec's own.
 std::vector<TrainSpec> placements(const TrainSpec& spec, const RankPlace& place);
 
-OffloadedParts parts_on_disk(const OffloadSpec& spec);
-void put_on_disk(const OffloadedParts& parts, OffloadSpec& spec);
+OffloadedParts parts_elsewhere(const OffloadSpec& spec);
+void put_elsewhere(const OffloadedParts& parts, OffloadSpec& spec);
 
 /// Whether some weights are kept in 8 bits: they stay in memory, and below ZeRO stage 3.
 bool has_int8(const TrainSpec& spec);

@@ -36,6 +36,8 @@ StepTime predict_step(const TrainSpec& spec, const TrainPlan& plan, const Rates&
         static_cast<double>(by_passes + plan.activations.disk.total()) / rates.disk_bytes_per_s;
     time.disk_s = static_cast<double>(plan.disk.total() - by_passes) / rates.disk_bytes_per_s;
   }
+  if (plan.offload.host_state && rates.updates.are_known())
+    time.host_s = update_seconds(rates.updates, plan.updates, plan.gpu_share);
   return time;
 }
 

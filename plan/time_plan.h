@@ -9,6 +9,7 @@ struct StepTime {
   double compute_s = 0;    // matmuls at their best rate; recomputation included
   double comm_s = 0;       // all bytes at full rate; most of it runs beside the matmuls
   double disk_s = 0;       // of the update of state on disk, after the matmuls; 0 without a rate
+  double host_s = 0;       // of the update of state on a GPU's host, after the matmuls; the same
   double pass_disk_s = 0;  // of what forward and backward passes move, beside the matmuls
   double at_best_s() const { return compute_s > comm_s ? compute_s : comm_s; }
   double at_worst_s() const { return compute_s + comm_s; }

@@ -127,6 +127,30 @@ DiskOfStep disk_of_a_step(TrainSpec spec, const BatchPlan& batch, const RankPlac
   return moved;
 }
 
+// What the second step of so many micro-batches moves between the GPU and its host.
+HostTraffic host_of(const TrainSpec& spec, const BatchPlan& batch, std::int64_t micro_batches,
+                    const RankPlace& place) {
+  PlannedEngine planned(spec, place, batch.accumulation_steps > 1);
+  TrainEngine& engine = planned.assembled.engine;
+  const std::vector<Batch> batches(static_cast<std::size_t>(micro_batches),
+                                   planned_batch(batch.micro_batch, spec.engine.seq_len));
+  engine.step(batches, 1, 0);
+  engine.finish_update();
+  const HostTraffic before = planned.assembled.host_traffic();
+  engine.step(batches, 2, 0);
+  engine.finish_update();
+  return planned.assembled.host_traffic() - before;
+}
+
+// Every micro-batch adds to the gradients that are there.
+HostTraffic host_of_a_step(const TrainSpec& spec, const BatchPlan& batch, const RankPlace& place) {
+  const std::int64_t count = batch.accumulation_steps;
+  if (count < 3) return host_of(spec, batch, count, place);
+  const HostTraffic two = host_of(spec, batch, 2, place), three = host_of(spec, batch, 3, place);
+  const HostTraffic each = three - two;
+  return {two.to_gpu + (count - 2) * each.to_gpu, two.to_host + (count - 2) * each.to_host};
+}
+
 // Fills the memory that the budget leaves with state that need not be read. Memory of the host
 // that a GPU's driver pins is not the budget's.
 void fill_cache(TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
@@ -201,11 +225,19 @@ void plan_room(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
   const StateTable& table = planned.assembled.engine.table();
   plan.gradient_disk_bytes = 0;
   for (const StateEntry& entry : table.entries()) {
-    if (entry.slot.kind == StateKind::kGradient)
+    if (spec.offload.gradients && entry.slot.kind == StateKind::kGradient)
       plan.gradient_disk_bytes += entry.held(place.rank).size;
   }
   plan.activations = plan_activations(spec, plan.batch, place);
   plan.checkpoint_bytes = checkpoint_bytes(table, 1);
+}
+
+// An estimate is of the GPU's memory alone.
+bool fits_host(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
+  if (!spec.offload.host_state || !plan.budget.host_bytes) return true;
+  if (!plan.is_planned) plan.memory = plan_memory(spec, plan.batch, place);
+  plan.is_planned = true;
+  return plan.memory.host_bytes <= *plan.budget.host_bytes;
 }
 
 bool fits_disk(const TrainSpec& spec, const RankPlace& place, TrainPlan& plan) {
@@ -224,11 +256,17 @@ std::int64_t disk_bytes(const TrainPlan& plan, std::int64_t states) {
          plan.batch.ranks * (plan.gradient_disk_bytes + plan.activations.disk_bytes);
 }
 
+bool is_too_large_for_host(const TrainPlan& plan) {
+  return plan.offload.host_state && plan.budget.host_bytes &&
+         plan.memory.host_bytes > *plan.budget.host_bytes;
+}
+
 bool fits_somewhere(const TrainSpec& spec, const Budget& budget, const RankPlace& place) {
   std::vector<TrainSpec> all = candidates(spec, place, {});
   return std::any_of(all.begin(), all.end(), [&](TrainSpec& next) {
     TrainPlan tried{.budget = budget};
-    return plan_placement(next, place, tried) && fits_disk(next, place, tried);
+    return plan_placement(next, place, tried) && fits_disk(next, place, tried) &&
+           fits_host(next, place, tried);
   });
 }
 
@@ -237,11 +275,11 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   TrainPlan plan{.budget = budget, .fits = false};
   std::optional<TrainSpec> planned_spec;
   std::optional<std::pair<TrainPlan, TrainSpec>>
-      without_room;  // what only the disk is too small for
+      without_room;  // what only the disk or the host is too small for
   for (TrainSpec& next : candidates(spec, place, rates)) {
     TrainPlan tried{.budget = budget};
     tried.fits = plan_placement(next, place, tried);
-    if (tried.fits && !fits_disk(next, place, tried)) {
+    if (tried.fits && (!fits_disk(next, place, tried) || !fits_host(next, place, tried))) {
       if (!without_room) without_room.emplace(std::move(tried), std::move(next));
       continue;
     }
@@ -262,7 +300,7 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
   if (plan.fits) order_by_layers(tried, place, plan);
   if (plan.fits && tried.offload.state && tried.any_cache) fill_cache(tried, place, plan);
   plan.zero_stage = place.ranks > 1 ? tried.engine.zero_stage : 0;
-  plan.offload = parts_on_disk(tried.offload);
+  plan.offload = parts_elsewhere(tried.offload);
   PlannedEngine planned(tried, place, plan.batch.accumulation_steps > 1);
   if (plan.offload.state) {
     const OffloadHome& home = *planned.assembled.offload->home();
@@ -270,6 +308,11 @@ TrainPlan plan_training(const TrainSpec& spec, const Budget& budget, const RankP
     const DiskOfStep moved = disk_of_a_step(tried, plan.batch, place);
     plan.disk = moved.all;
     plan.disk_by_passes = moved.by_passes;
+  }
+  if (plan.offload.host_state) {
+    plan.host = host_of_a_step(tried, plan.batch, place);
+    plan.updates = update_bytes(planned.assembled.engine);
+    plan.gpu_share = tried.offload.gpu_share;
   }
   plan_room(tried, place, plan);
   plan.groups = planned.assembled.optimizer.summary();
@@ -285,7 +328,7 @@ TrainSpec settled(TrainSpec spec, const TrainPlan& plan, const RankPlace& place)
   spec.engine.ranks_on_gpu = place.on_gpu;
   spec.engine.accumulates = plan.batch.accumulation_steps > 1;
   spec.engine.zero_stage = plan.zero_stage;
-  put_on_disk(plan.offload, spec.offload);
+  put_elsewhere(plan.offload, spec.offload);
   if (spec.any_cache) spec.offload.cache_bytes = plan.cache_bytes;
   spec.offload.activations = plan.activations.place;
   spec.engine.recompute = plan.recompute;

@@ -9,6 +9,7 @@
 #include "models/weight_sources.h"
 #include "train/packed_base.h"
 #include "train/principal_parts.h"
+#include "train/state_window.h"
 
 namespace thimble {
 namespace {
@@ -47,14 +48,15 @@ std::unique_ptr<PackedMatrices> make_packed(const TrainSpec& spec, Arena& arena,
   return packed;
 }
 
-// What the engine has to know of what lies on disk.
+// What the engine has to know of what lies elsewhere.
 EngineOptions engine_options(const TrainSpec& spec) {
   EngineOptions options = spec.engine;
-  options.stored_gradients = spec.offload.gradients;
+  options.stored_gradients = spec.offload.gradients || spec.offload.host_gradients;
   // In memory there is nothing to wait for.
-  options.delayed_update = spec.offload.delayed_update && spec.offload.state;
+  options.delayed_update = spec.offload.delayed_update && spec.offload.any_away();
   // On disk they are kept for this run, wherever they came from.
   options.leaves_frozen = spec.adapter.has_value() && !spec.offload.weights;
+  options.gpu_share = spec.offload.host_state ? spec.offload.gpu_share : 1;
   return options;
 }
 
@@ -122,6 +124,16 @@ void AssembledEngine::load_frozen(TensorSource& source) {
 
 EngineStores AssembledEngine::stores(const OffloadSpec& spec) {
   EngineStores stores = offload ? offload->stores() : EngineStores{};
+  if (spec.host_state) {
+    stores.state = [this, spec](Arena& arena, const StateTable& table, int rank) {
+      const std::int64_t least = 3 * least_window_bytes(table, optimizer, rank, false),
+                         wanted = spec.window_bytes > 0 ? spec.window_bytes
+                                                        : usual_window(table, rank, spec);
+      auto made = std::make_unique<HostedState>(arena, table, rank, std::max(wanted, least));
+      hosted = made.get();
+      return made;
+    };
+  }
   if (spec.activations == ActivationPlace::kMemory) return stores;
   ActivationOptions options{.on_disk = spec.activations == ActivationPlace::kSsd,
                             .directories = {spec.directory},
@@ -141,6 +153,10 @@ DiskTraffic AssembledEngine::disk_traffic() const {
   DiskTraffic all = offload ? offload->home()->traffic() : DiskTraffic{};
   if (activations != nullptr) all += activations->traffic();
   return all;
+}
+
+HostTraffic AssembledEngine::host_traffic() const {
+  return hosted == nullptr ? HostTraffic{} : hosted->traffic() + engine.staged_traffic();
 }
 
 }  // namespace thimble

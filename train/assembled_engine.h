@@ -6,6 +6,7 @@
 #include <memory>
 
 #include "models/transformer.h"
+#include "offload/hosted_state.h"
 #include "offload/offloaded_activations.h"
 #include "train/offload_stores.h"
 #include "train/train_spec.h"
@@ -40,12 +41,15 @@ struct AssembledEngine {
 
   /// Of this rank, all that its engine keeps there; on a planning arena, what it would have moved.
   DiskTraffic disk_traffic() const;
+  /// The same between a GPU and its host, of updates whose state is there.
+  HostTraffic host_traffic() const;
 
   Transformer model;
   std::unique_ptr<PackedMatrices> packed;  // null: none of the model's are
   OptimizerGroups optimizer;
   std::unique_ptr<OffloadStores> offload;       // null: all state is in memory
   OffloadedActivations* activations = nullptr;  // the engine's; null: they are in memory
+  HostedState* hosted = nullptr;                // the engine's; null: its state is elsewhere
   TrainEngine engine;
 
  private:

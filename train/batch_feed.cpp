@@ -60,12 +60,13 @@ const BatchTensors& BatchFeed::next() {
 }
 
 void BatchFeed::keep(const Tensor& losses) {
-  const std::size_t index = kept_++;
+  // By what was sent: the host does not come here for a micro-batch that is replayed.
   if (staged_) {
-    ops::copy(place(index).losses, losses);
-  } else if (!arena_.device().planning) {
-    loss_.add(weighted_sum(losses.data<float>(), batches_[index]));
+    ops::copy(place(departures_.size()).losses, losses);
+    return;
   }
+  const std::size_t index = kept_++;
+  if (!arena_.device().planning) loss_.add(weighted_sum(losses.data<float>(), batches_[index]));
 }
 
 float* BatchFeed::host_losses(std::size_t index) const {

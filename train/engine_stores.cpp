@@ -67,14 +67,15 @@ std::vector<DType> stored_dtypes(const TrainableModel& model, const EngineOption
   if (!options.stored_gradients) return {};
   if (options.fused_backward) {
     throw_user(
-        "offload.gradients = \"ssd\": with optimizer.fused_backward = true no gradients are kept; "
-        "allowed with false");
+        "offload.gradients = \"ssd\" or \"host\": with optimizer.fused_backward = true no "
+        "gradients "
+        "are kept; allowed with false");
   }
   if (ranks == 1) return grad_dtypes(model, options, ranks);
   if (options.zero_stage < 2) {
     throw_user(
-        "offload.gradients = \"ssd\" needs parallelism.zero_stage = 2 or 3 on several ranks, so "
-        "that each keeps those of its own rows; it is {}",
+        "offload.gradients = \"ssd\" or \"host\" needs parallelism.zero_stage = 2 or 3 on several "
+        "ranks, so that each keeps those of its own rows; it is {}",
         options.zero_stage);
   }
   const DType dtype = options.accumulates ? DType::kF32 : options.comm_dtype;

@@ -12,6 +12,7 @@
 #include "core/base/numeric.h"
 #include "offload/offloaded_state.h"
 #include "parallel/collectives.h"
+#include "train/state_window.h"
 
 namespace thimble {
 namespace {
@@ -32,25 +33,6 @@ bool on_one_file_system(const std::filesystem::path& a, const std::filesystem::p
   const std::filesystem::path there = std::filesystem::exists(b) ? b : b.parent_path();
   return ::stat(a.c_str(), &of_a) == 0 && ::stat(there.c_str(), &of_b) == 0 &&
          of_a.st_dev == of_b.st_dev;
-}
-
-// Memory for state to move through that does not limit the disk, and is little beside the state. An
-// update under the forward pass hides what fits the window: a layer's state, while the layers
-// before it compute.
-std::int64_t usual_window(const StateTable& table, int rank, const OffloadSpec& spec) {
-  constexpr std::int64_t kLeast = 4 * kMiB;
-  std::int64_t bytes = 0, of_a_layer = 0;
-  std::map<int, std::int64_t> by_layer;
-  for (const StateEntry& entry : table.entries()) {
-    if (entry.in_weight_store() && !(spec.weights && entry.saved)) continue;
-    const std::int64_t held = entry.held(rank).size;
-    bytes += held;
-    const int layer = table.params().info(entry.param).layer;
-    if (layer >= 0) of_a_layer = std::max(of_a_layer, by_layer[layer] += held);
-  }
-  const std::int64_t usual = std::min(bytes / 8, OffloadStores::kMostWindow),
-                     delayed = std::min(of_a_layer, OffloadStores::kMostDelayedWindow);
-  return std::max({kLeast, usual, spec.delayed_update ? delayed : 0});
 }
 
 // Deals the arrays of a rank to disks, each to the one that has the least of its share so far.

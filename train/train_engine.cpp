@@ -145,7 +145,8 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
                           .adds_before_home = options.by_layers,
                           .local_dtypes = grad_dtypes(model, options, comm_.size())})),
       sums_(plan_.stage() == 0 ? std::make_unique<SliceSums>() : std::make_unique<RankSums>(comm_)),
-      loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed}),
+      loop_({arena, model.params(), optimizer, table_, state_, *sums_, options.seed,
+             options.gpu_share}),
       client_(std::make_unique<Client>(*this)),
       forecast_(model.params().size()),
       graph_caches_{GraphCache(gpu_graphs()), GraphCache(gpu_graphs())} {

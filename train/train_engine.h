@@ -52,6 +52,9 @@ struct EngineOptions {
   bool delayed_update = false;    // under the next forward pass: see DelayedUpdate
   bool leaves_frozen = false;     // frozen weights are in no checkpoint: see StateFormats
   int ranks_on_gpu = 0;           // ranks that share a GPU; 0: the engine finds out
+  /// Beside a GPU, of what both it and the CPU can update, the GPU's part; for state that is on the
+  /// host.
+  double gpu_share = 1;
   bool graphs = true;  // on a GPU, micro-batches that repeat are replayed as one CUDA graph
 };
 
@@ -177,6 +180,8 @@ class TrainEngine {
   std::int64_t replayed_micro_batches() const {
     return graph_caches_[0].replays() + graph_caches_[1].replays();
   }
+  /// Of gradients and weights that the CPU updates beside a GPU, all so far.
+  HostTraffic staged_traffic() const { return loop_.staged_traffic(); }
   /// Forward and backward only, gradients kept in grads() until release_grads().
   StepResult accumulate(std::span<const Batch> micro_batches);
   void release_grads() { gradients_->release_all(); }

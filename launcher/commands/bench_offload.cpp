@@ -37,12 +37,27 @@ void add_offload_options(CLI::App& bench, OffloadBench& offload) {
       ->needs("--offload");
 }
 
+void add_host_options(CLI::App& bench, OffloadBench& offload) {
+  bench.add_flag("--host-state", offload.host_state,
+                 "Keep masters and optimizer state in the memory of the GPU's host");
+  bench.add_flag("--host-gradients", offload.host_gradients, "Gradients wait on the host too")
+      ->needs("--host-state");
+  bench
+      .add_option("--gpu-share", offload.gpu_share,
+                  "Of the updates, 0 to 1; the host's CPU has the others")
+      ->check(CLI::Range(0.0, 1.0))
+      ->needs("--host-state");
+}
+
 OffloadSpec offload_spec(const OffloadBench& offload) {
   const std::optional<job::ByteSize> cache = job::parse_size(offload.cache);
   if (!cache) throw_user("--cache '{}': a size as 512MiB or 1GiB is needed", offload.cache);
   return {.state = !offload.directory.empty(),
           .weights = offload.weights,
           .gradients = offload.gradients,
+          .host_state = offload.host_state,
+          .host_gradients = offload.host_gradients,
+          .gpu_share = offload.gpu_share,
           .delayed_update = offload.delayed_update,
           .directory = {},
           .slots = offload.slots,
@@ -84,11 +99,18 @@ void UpdateMeter::begin() {
   update_ns_ = 0;
   of_updates_ = {};
   before_ = traffic();
+  host_before_ = assembled_.host_traffic();
 }
 
 std::vector<std::pair<std::string, double>> UpdateMeter::results(std::size_t steps) const {
   const double seconds = static_cast<double>(update_ns_) * 1e-9;
   const auto each = static_cast<double>(steps);
+  if (assembled_.hosted != nullptr) {
+    const HostTraffic moved = assembled_.host_traffic() - host_before_;
+    return {{"update_s", seconds / each},
+            {"to_gpu_bytes", static_cast<double>(moved.to_gpu) / each},
+            {"to_host_bytes", static_cast<double>(moved.to_host) / each}};
+  }
   if (!assembled_.offload) return {{"update_s", seconds / each}};
   const OffloadHome& home = *assembled_.offload->home();
   const std::int64_t cached = cache_bytes(home.table(), home.rank(), home.cached());

@@ -14,15 +14,18 @@ class App;
 
 namespace thimble {
 
-/// What of the state is on disk, as the command line says it.
+/// What of the state is on disk or on a GPU's host, as the command line says it.
 struct OffloadBench {
   std::string directory;  // empty: nothing
   bool weights = false, gradients = false, delayed_update = false;
   int slots = 2;
   std::string cache = "0B";
   std::int64_t commit_steps = 1;
+  bool host_state = false, host_gradients = false;
+  double gpu_share = 1;
 };
 void add_offload_options(CLI::App& bench, OffloadBench& offload);
+void add_host_options(CLI::App& bench, OffloadBench& offload);
 /// Throws UserError for a size that is none.
 OffloadSpec offload_spec(const OffloadBench& offload);
 
@@ -46,8 +49,8 @@ class UpdateMeter {
   explicit UpdateMeter(AssembledEngine& assembled);
   /// From now on is counted.
   void begin();
-  /// update_s and, with state on disk, bytes and rate, by name, all per step; what is of the update
-  /// alone is left out where that runs within another phase.
+  /// update_s and, with state elsewhere, bytes and rate, by name, all per step; what is of the
+  /// update alone is left out where that runs within another phase.
   std::vector<std::pair<std::string, double>> results(std::size_t steps) const;
 
  private:
@@ -55,6 +58,7 @@ class UpdateMeter {
 
   AssembledEngine& assembled_;
   DiskTraffic before_, began_, of_updates_;
+  HostTraffic host_before_;
   std::int64_t update_ns_ = 0, began_ns_ = 0;
 };
 

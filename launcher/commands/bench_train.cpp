@@ -152,6 +152,8 @@ void print_result(const TrainBench& b, const nlohmann::ordered_json& result,
 void check(const TrainBench& b, const Communicator& comm) {
   if (b.batch % comm.size() != 0)
     throw_user("--batch {}: allowed multiples of the {} ranks", b.batch, comm.size());
+  if (b.offload.host_state && (device_of(b) == DeviceKind::kCpu || !b.offload.directory.empty()))
+    throw_user("--host-state: allowed with --device cuda and without --offload");
   if (b.warmup >= b.steps)
     throw_user("--warmup {}: allowed less than --steps {}", b.warmup, b.steps);
 }
@@ -355,6 +357,7 @@ void add_bench_train(CLI::App& bench, CommandSession& session) {
   train->add_option("--threads", options->threads,
                     "Threads of a rank (default: its share of the cores)");
   add_offload_options(*train, options->offload);
+  add_host_options(*train, options->offload);
   train->add_option("--zero-stage", options->zero_stage, "Under mpirun: what the ranks share")
       ->check(CLI::Range(0, 3));
   train->add_option("--comm-dtype", options->comm_dtype, "Under mpirun: gradients between ranks")

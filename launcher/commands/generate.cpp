@@ -240,13 +240,9 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
   generate->footer(
       "Examples:\n"
       "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
-<<<<<<< HEAD
       "  thimble generate --model DIR --adapter runs/lora --prompt \"In the beginning\"\n"
-      "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1");
-=======
       "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1\n"
       "  thimble generate --model DIR --prompt-file long.txt --kv-method snapkv --kv-budget 0.25");
->>>>>>> kv
   generate->callback([a, &session] {
     session.start();
     run_generate(*a);

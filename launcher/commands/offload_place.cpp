@@ -241,10 +241,10 @@ void OffloadPlace::find_state(const RankSetting& rank, const Prepared& p, std::i
   }
   if (!p.spec.offload.state) {
     throw_user(
-        "offload.state = \"memory\": the run was interrupted at step {} with its state on disk, "
+        "offload.state = \"{}\": the run was interrupted at step {} with its state on disk, "
         "newer than its last checkpoint; go on with offload.state = \"ssd\", or from the "
         "checkpoint by --resume-from",
-        found->step);
+        p.spec.offload.host_state ? "host" : "memory", found->step);
   }
   run_.recovered = std::move(found);
 }

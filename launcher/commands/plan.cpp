@@ -14,7 +14,9 @@
 #include "launcher/commands/checkpoint_room.h"
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
+#include "launcher/commands/largest_fitting.h"
 #include "launcher/commands/run_outlook.h"
+#include "launcher/plan/host_share.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
 #include "plan/time_plan.h"
@@ -29,40 +31,6 @@ struct PlanArguments : JobArguments {
   std::optional<double> tflops, gb_per_s;  // per rank; none: measured here
   std::optional<double> disk_gb_per_s;     // of a node; none: measured here
 };
-
-// The largest value for which `fits` holds, doubling from `start`, up to `limit`; 0 if not even
-// `start` fits.
-template <typename Fits>
-std::int64_t largest(std::int64_t start, std::int64_t limit, Fits&& fits) {
-  if (!fits(start)) return 0;
-  std::int64_t good = start, bad = start;
-  while (good < limit) {
-    bad = std::min(good * 2, limit);
-    if (!fits(bad)) break;
-    good = bad;
-  }
-  while (bad - good > std::max<std::int64_t>(1, good / 64)) {
-    const std::int64_t middle = (good + bad) / 2;
-    (fits(middle) ? good : bad) = middle;
-  }
-  return good;
-}
-
-std::int64_t largest_fitting(const std::string& what, TrainSpec spec, const job::JobConfig& job,
-                             const RankPlace& place) {
-  const Budget budget = budget_of(job, spec.device, place);
-  if (what == "micro_batch_size") {
-    return largest(1, spec.sequences_per_step, [&](std::int64_t n) {
-      spec.micro_batch = n;
-      return fits_somewhere(spec, budget, place);
-    });
-  }
-  if (!spec.micro_batch) spec.micro_batch = 1;
-  return largest(64, spec.model.max_positions, [&](std::int64_t n) {
-    spec.engine.seq_len = n;
-    return fits_somewhere(spec, budget, place);
-  });
-}
 
 // Rates where they can be known.
 struct KnownRates {
@@ -130,7 +98,8 @@ void add_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConf
 double least_step_s(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
   const StepTime time = predict_step(spec, plan, known.rates);
   const bool knows_comm = plan.batch.ranks > 1 && !known.bytes_from.empty();
-  return std::max(knows_comm ? time.at_best_s() : time.compute_s, time.pass_disk_s) + time.disk_s;
+  return std::max(knows_comm ? time.at_best_s() : time.compute_s, time.pass_disk_s) + time.disk_s +
+         time.host_s;
 }
 
 void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double step_s) {
@@ -147,10 +116,18 @@ void add_outlook(nlohmann::ordered_json& json, const RunOutlook& outlook, double
 // Where state is; on disk: what a step moves, and how much of the disk it takes.
 nlohmann::ordered_json state_json(const TrainSpec& spec, const TrainPlan& plan,
                                   const KnownRates& known) {
-  const auto place = [](bool on_disk) { return on_disk ? "ssd" : "memory"; };
-  nlohmann::ordered_json json{{"state", place(plan.offload.state)},
-                              {"weights", place(plan.offload.weights)},
-                              {"gradients", place(plan.offload.gradients)}};
+  const OffloadedParts& found = plan.offload;
+  const auto place = [](bool on_disk, bool on_host) {
+    return on_disk ? "ssd" : on_host ? "host" : "memory";
+  };
+  nlohmann::ordered_json json{{"state", place(found.state, found.host_state)},
+                              {"weights", place(found.weights, false)},
+                              {"gradients", place(found.gradients, found.host_gradients)}};
+  if (found.host_state) {
+    json.update({{"gpu_share", plan.gpu_share},
+                 {"to_gpu_bytes", plan.host.to_gpu},
+                 {"to_host_bytes", plan.host.to_host}});
+  }
   if (!plan.offload.state) return json;
   const StepTime time = predict_step(spec, plan, known.rates);
   json.update({{"slots", spec.offload.slots},
@@ -333,8 +310,14 @@ void run_plan(const PlanArguments& arguments) {
   // Nothing is known of the memory of other machines: what does not fit is planned all the same.
   const bool knows_memory = arguments.ranks == 1 || job.memory.budget.value.has_value();
   KnownRates known = rates_for_plan(arguments, spec, job);
-  const TrainPlan plan = plan_job(
-      spec, job, place, knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport, known.rates);
+  const IfTooLarge if_too_large = knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport;
+  TrainPlan plan = plan_job(spec, job, place, if_too_large, known.rates);
+  if (plan.offload.host_state) {
+    if (const auto share = measured_gpu_share(job, plan, known.rates.updates)) {
+      spec.offload.gpu_share = *share;
+      plan = plan_job(spec, job, place, if_too_large, known.rates);
+    }
+  }
   spec.engine.recompute = plan.recompute;
   spec.engine.recompute_share = plan.recompute_share;
   spec.engine.by_layers = plan.by_layers;
@@ -348,7 +331,7 @@ void run_plan(const PlanArguments& arguments) {
     fmt::print("{}\n", json.dump());
   } else {
     fmt::print("{}\n{}{}\n{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
-               disk_text(spec, plan, known) +
+               host_text(plan, known.rates.updates) + disk_text(spec, plan, known) +
                    (arguments.ranks == arguments.ranks_on_node ? room_text(job, spec, plan) : ""),
                checkpoint_room_text(job, room), outlook_text(outlook, step_s));
   }

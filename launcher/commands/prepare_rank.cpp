@@ -19,6 +19,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/job/write_job.h"
 #include "launcher/launch/rank_monitor.h"
+#include "launcher/plan/host_share.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
 #include "launcher/run/console.h"
@@ -34,21 +35,22 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void print_start(const TrainSpec& spec, const TrainPlan& plan, const Tokenizer& tokenizer,
-                 const TrainingData& data, std::int64_t steps) {
+void print_start(const Prepared& p) {
+  const TrainSpec& spec = p.spec;
+  const Tokenizer& tokenizer = *p.tokenizer;
   for (const std::string& note : spec.model_notes) spdlog::warn("{}", note);
-  spdlog::info("plan\n{}", plan_text(spec, plan));
+  spdlog::info("plan\n{}{}", plan_text(spec, p.plan), host_text(p.plan, p.update_rates));
   const auto id = [](const std::optional<std::int32_t>& value) {
     return value ? std::to_string(*value) : std::string("none");
   };
   spdlog::info("tokenizer {}: BOS {}, EOS {}, PAD {}", tokenizer.name(), id(tokenizer.bos_id()),
                id(tokenizer.eos_id()), id(tokenizer.pad_id()));
-  for (const std::string& source : data.summary().sources) spdlog::info("data: {}", source);
-  spdlog::info("data: {}", summary_text(data.summary()));
+  for (const std::string& source : p.data->summary().sources) spdlog::info("data: {}", source);
+  spdlog::info("data: {}", summary_text(p.data->summary()));
   spdlog::info(
       "{} steps of {} positions; sol (speed of light): the time of a step's matmuls at their best "
       "rates, as a fraction of the step's time",
-      steps, plan.batch.sequences * spec.engine.seq_len);
+      p.steps, p.plan.batch.sequences * spec.engine.seq_len);
 }
 
 // Refuses ranks that were started with different jobs or programs.
@@ -138,7 +140,8 @@ std::array<PlaceKey, 3> places_of(job::OffloadConfig& offload) {
 
 constexpr const char *kWhereActivations = "where activations are",
                      *kWhatAgain = "what is computed again",
-                     *kWhichOrder = "the order of micro-batches";
+                     *kWhichOrder = "the order of micro-batches",
+                     *kGpuShare = "the GPU's share of updates";
 
 // A choice is what rank 0 has.
 template <typename Enum>
@@ -149,10 +152,9 @@ void follow_choice(Communicator& comm, const char* what, job::Auto<Enum>& choice
   if (decided >= 0) choice.value = static_cast<Enum>(decided);
 }
 
-// Of the blocks, in thousandths on the way.
-void follow_share(Communicator& comm, std::optional<double>& share) {
-  const std::int64_t decided =
-      from_leader(comm, kWhatAgain, share ? std::llround(1000 * *share) : -1);
+// In thousandths on the way.
+void follow_share(Communicator& comm, const char* what, std::optional<double>& share) {
+  const std::int64_t decided = from_leader(comm, what, share ? std::llround(1000 * *share) : -1);
   share.reset();
   if (decided >= 0) share = static_cast<double>(decided) / 1000;
 }
@@ -168,7 +170,8 @@ void follow_leader(Communicator& comm, job::JobConfig& job) {
   for (const auto& [what, place] : places_of(job.offload)) follow_choice(comm, what, *place);
   follow_choice(comm, kWhereActivations, job.offload.activations);
   follow_choice(comm, kWhatAgain, job.memory.recompute);
-  follow_share(comm, job.memory.recompute_share);
+  follow_share(comm, kWhatAgain, job.memory.recompute_share);
+  follow_share(comm, kGpuShare, job.offload.gpu_share);
   follow_choice(comm, kWhichOrder, job.training.accumulation_order);
   if (comm.size() > 1)
     job.threads.value.reset();  // another share of the machine than the run had before
@@ -244,7 +247,27 @@ Rates choice_rates(Communicator& comm, const RankPlace& place, const Prepared& p
           .disk_bytes_per_s = measure_disk_rate(p.job) / place.ranks_on_node};
 }
 
-// Settles micro-batch, ZeRO stage and what is on disk, the same on all ranks: as the run had it
+// How much of the updates beside state on its host the GPU has: as the leader measures, unless the
+// job or the run says it.
+void settle_gpu_share(Communicator& comm, Prepared& p) {
+  std::optional<double>& share = p.job.offload.gpu_share;
+  if (p.job.offload.state.value != job::StatePlace::kHost) {
+    share.reset();
+    return;
+  }
+  // All at once, for they share the host's memory.
+  barrier(comm, kGpuShare);
+  if (const auto measured = measured_gpu_share(p.job, p.plan, p.update_rates)) share = measured;
+  follow_share(comm, kGpuShare, share);
+}
+
+job::StatePlace place_of(bool on_disk, bool on_host) {
+  return on_disk   ? job::StatePlace::kSsd
+         : on_host ? job::StatePlace::kHost
+                   : job::StatePlace::kMemory;
+}
+
+// Settles micro-batch, ZeRO stage and what is elsewhere, the same on all ranks: as the run had it
 // before if that still fits, as rank 0 finds it otherwise.
 void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues& open, int threads,
                    Prepared& p) {
@@ -273,12 +296,15 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
   if (comm.size() > 1)
     job.parallelism.zero_stage.value = from_leader(comm, "the stage", p.plan.zero_stage);
   const OffloadedParts& found = p.plan.offload;
-  const std::array on_disk{found.state, found.gradients, found.weights};
-  for (std::size_t i = 0; i < on_disk.size(); ++i) {
+  const std::array places{place_of(found.state, found.host_state),
+                          place_of(found.gradients, found.host_gradients),
+                          place_of(found.weights, false)};
+  for (std::size_t i = 0; i < places.size(); ++i) {
     const PlaceKey key = places_of(job.offload)[i];
-    key.place->value = on_disk[i] ? job::StatePlace::kSsd : job::StatePlace::kMemory;
+    key.place->value = places[i];
     follow_choice(comm, key.what, *key.place);
   }
+  settle_gpu_share(comm, p);
   job.offload.activations.value = p.plan.activations.place;
   follow_choice(comm, kWhereActivations, job.offload.activations);
   job.training.accumulation_order.value =
@@ -288,7 +314,7 @@ void agree_on_plan(Communicator& comm, const RankPlace& place, const OpenValues&
   follow_choice(comm, kWhatAgain, job.memory.recompute);
   if (open.recompute_share) {
     job.memory.recompute_share = p.plan.recompute_share;
-    follow_share(comm, job.memory.recompute_share);
+    follow_share(comm, kWhatAgain, job.memory.recompute_share);
   }
   read_spec(p, threads);
   p.plan = plan_job(p.spec, job, place, IfTooLarge::kRefuse);
@@ -329,7 +355,7 @@ Prepared prepare_rank(const RankSetting& rank) {
   if (comm.size() == 1)
     p.job.threads.value = threads;  // a rank's share says nothing about another number of ranks
   p.steps = total_steps(p.job, p.spec, p.data->sampler());
-  if (leads) print_start(p.spec, p.plan, *p.tokenizer, *p.data, p.steps);
+  if (leads) print_start(p);
   // With state on disk its own place answers for the room.
   if (leads && !p.plan.offload.state)
     require_checkpoint_room(p.run, p.job, checkpoint_room(p.job, p.steps, p.plan.checkpoint_bytes));

@@ -20,9 +20,10 @@
 namespace thimble {
 
 struct Prepared {
-  job::JobConfig job;  // with the values that were "auto"
-  TrainSpec spec;      // as the plan has settled it
-  TrainPlan plan;      // of this rank
+  job::JobConfig job;          // with the values that were "auto"
+  TrainSpec spec;              // as the plan has settled it
+  TrainPlan plan;              // of this rank
+  UpdateRates update_rates{};  // if a choice was made by them
   std::optional<GpuInfo> gpu;
   // Rank 0 alone has the next four. NewRun goes before the lock of RunDir does.
   std::optional<RunDir> held;

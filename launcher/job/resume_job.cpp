@@ -68,14 +68,21 @@ void adopt_resolved_values(const JobConfig& run, JobConfig& job) {
   if (run.parallelism.zero_stage.value.value_or(0) >= least_stage(job.offload))
     adopt(run.parallelism.zero_stage, job.parallelism.zero_stage, unset);
   // What was found for one place gives way to what is asked of the other.
-  const bool any_on_disk = job.offload.weights.value == StatePlace::kSsd ||
-                           job.offload.gradients.value == StatePlace::kSsd,
-             state_in_memory = job.offload.state.value == StatePlace::kMemory;
-  if (!any_on_disk) adopt(run.offload.state, job.offload.state, unset);
-  if (!state_in_memory) {
+  const auto is_elsewhere = [](const auto& place) {
+    return place.value.value_or(StatePlace::kMemory) != StatePlace::kMemory;
+  };
+  const bool weights = is_elsewhere(job.offload.weights),
+             gradients = is_elsewhere(job.offload.gradients);
+  if (!weights && !gradients) adopt(run.offload.state, job.offload.state, unset);
+  const auto& asked = weights     ? job.offload.weights
+                      : gradients ? job.offload.gradients
+                                  : job.offload.state;
+  if (asked.is_auto() || asked.value == run.offload.state.value) {
     adopt(run.offload.gradients, job.offload.gradients, unset);
     adopt(run.offload.weights, job.offload.weights, unset);
   }
+  if (!job.offload.gpu_share && job.offload.state.value == StatePlace::kHost)
+    job.offload.gpu_share = run.offload.gpu_share;
   adopt(run.offload.cache, job.offload.cache, unset);
   adopt(run.offload.activations, job.offload.activations, unset);
   adopt(run.training.grad_dtype, job.training.grad_dtype, unset);

@@ -40,6 +40,14 @@ std::optional<DiskBudget> disk_budget(const job::JobConfig& job, const RankPlace
   return found;
 }
 
+[[noreturn]] void refuse_on_host(const TrainPlan& plan, const RankPlace& place) {
+  throw_user(
+      "offload.state = \"host\": a rank keeps {} on its host, of whose memory {} are allowed (90 % "
+      "of what is free{}); nothing was started. offload.state = \"ssd\" needs little of it",
+      format_bytes(plan.memory.host_bytes), format_bytes(*plan.budget.host_bytes),
+      place.ranks_on_node == 1 ? "" : fmt::format(", for {} ranks", place.ranks_on_node));
+}
+
 }  // namespace
 
 Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const RankPlace& place) {
@@ -90,6 +98,9 @@ double measure_disk_rate(const job::JobConfig& job) {
 
 Budget budget_of(const job::JobConfig& job, DeviceKind device, const RankPlace& place) {
   Budget budget = resolve_budget(job.memory.budget, device, place);
+  // Of the memory of other machines nothing is known, and one without a GPU is not the GPU's host.
+  if (device == DeviceKind::kGpu && gpu_count() > 0 && place.ranks <= place.ranks_on_node)
+    budget.host_bytes = memory_limit().default_budget_bytes() / place.ranks_on_node;
   budget.disk = disk_budget(job, place);
   return budget;
 }
@@ -102,6 +113,10 @@ TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankP
         "checkpoint.memory_steps = {}: allowed with state in memory; on disk (offload.state) each "
         "commit outlives the ranks as it is",
         job.checkpoint.memory_steps);
+  if (is_too_large_for_host(plan)) {
+    plan.fits = false;
+    if (if_too_large == IfTooLarge::kRefuse) refuse_on_host(plan, place);
+  }
   if (!plan.fits && if_too_large == IfTooLarge::kRefuse)
     refuse_plan({settled(spec, plan, place), job, place}, plan.memory, plan.budget);
   return plan;

@@ -191,13 +191,45 @@ EngineOptions engine_options(const job::JobConfig& job) {
           .graphs = job.training.cuda_graphs};
 }
 
+// A GPU's host takes state, and gradients beside it.
+void check_host(const job::JobConfig& job) {
+  using job::StatePlace;
+  const job::OffloadConfig& o = job.offload;
+  if (o.weights.value == StatePlace::kHost)
+    throw_user("offload.weights = \"host\": allowed are \"memory\" and \"ssd\"");
+  const bool state = o.state.value == StatePlace::kHost,
+             gradients = o.gradients.value == StatePlace::kHost;
+  if ((state || gradients) && job.device == DeviceKind::kCpu) {
+    throw_user(
+        "offload.{} = \"host\": allowed with device = \"cuda\"; with device = \"cpu\" allowed are "
+        "\"memory\" and \"ssd\"",
+        state ? "state" : "gradients");
+  }
+  if (gradients && o.state.value && !state)
+    throw_user("offload.gradients = \"host\" needs offload.state = \"host\"");
+  const bool could_be_host = job.device != DeviceKind::kCpu && (state || o.state.is_auto());
+  if (o.gpu_share && !could_be_host) {
+    throw_user(
+        "offload.gpu_share = {}: allowed with device = \"cuda\" and offload.state = \"host\" or "
+        "\"auto\"",
+        *o.gpu_share);
+  }
+}
+
+// Until it is measured. All shares that leave the CPU something take the same memory.
+constexpr double kUnknownShare = 0.5;
+
 OffloadSpec offload_spec(const job::JobConfig& job) {
   const job::OffloadConfig& o = job.offload;
+  check_host(job);
   const bool weights = o.weights.value == job::StatePlace::kSsd,
-             gradients = o.gradients.value == job::StatePlace::kSsd;
-  if ((weights || gradients) && o.state.value == job::StatePlace::kMemory)
+             gradients = o.gradients.value == job::StatePlace::kSsd,
+             host_gradients = o.gradients.value == job::StatePlace::kHost;
+  if ((weights || gradients) && o.state.value && o.state.value != job::StatePlace::kSsd)
     throw_user("offload.{} = \"ssd\" needs offload.state = \"ssd\"",
                weights ? "weights" : "gradients");
+  if (weights && host_gradients)
+    throw_user("offload.weights = \"ssd\" needs offload.gradients = \"memory\" or \"ssd\"");
   const ActivationPlace activations = o.activations.value.value_or(ActivationPlace::kMemory);
   if (activations == ActivationPlace::kHost && job.device == DeviceKind::kCpu)
     throw_user("offload.activations = \"host\": allowed with device = \"cuda\"");
@@ -213,6 +245,9 @@ OffloadSpec offload_spec(const job::JobConfig& job) {
   return {.state = weights || gradients || o.state.value == job::StatePlace::kSsd,
           .weights = weights,
           .gradients = gradients,
+          .host_state = host_gradients || o.state.value == job::StatePlace::kHost,
+          .host_gradients = host_gradients,
+          .gpu_share = o.gpu_share.value_or(kUnknownShare),
           .delayed_update = o.delayed_update,
           .directory = {},
           .window_bytes = o.window.value ? o.window.value->bytes : 0,
@@ -265,9 +300,13 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.any_zero_stage = !job.parallelism.zero_stage.value;
   spec.offload = offload_spec(job);
   spec.snapshots = takes_snapshots(job);
-  spec.may_offload = {.state = !spec.offload.state && job.offload.state.is_auto(),
+  const bool any_state = !spec.offload.any_away() && job.offload.state.is_auto(),
+             has_host = spec.device != DeviceKind::kCpu;
+  spec.may_offload = {.state = any_state,
                       .gradients = job.offload.gradients.is_auto(),
-                      .weights = job.offload.weights.is_auto()};
+                      .weights = job.offload.weights.is_auto(),
+                      .host_state = any_state && has_host,
+                      .host_gradients = job.offload.gradients.is_auto() && has_host};
   spec.any_cache = job.offload.cache.is_auto();
   spec.any_order = job.training.accumulation_order.is_auto();
   spec.any_recompute_share = job.memory.recompute.is_auto() && !job.memory.recompute_share;

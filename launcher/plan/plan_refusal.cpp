@@ -89,7 +89,7 @@ constexpr std::array kPartsOnDisk{
 
 void propose_on_disk(const PartOnDisk& part, const PlannedJob& planned, Proposals& proposals) {
   const TrainSpec& spec = planned.spec;
-  if (spec.offload.*part.member) return;
+  if (spec.offload.*part.member || spec.offload.host_state) return;
   Edit edit{fmt::format("{}offload.{} = \"ssd\"",
                         spec.offload.state ? "" : "offload.state = \"ssd\", ", part.name),
             part.cost, spec};
@@ -105,6 +105,23 @@ void propose_on_disk(const PartOnDisk& part, const PlannedJob& planned, Proposal
   }
 }
 
+void propose_host(const PlannedJob& planned, Proposals& proposals) {
+  const TrainSpec& spec = planned.spec;
+  if (!spec.offload.any_away() && spec.device == DeviceKind::kGpu) {
+    Edit edit{"offload.state = \"host\"", " (updates at the speed of the bus and the CPU)", spec};
+    edit.spec.offload.host_state = true;
+    proposals.consider(edit);
+  }
+  if (!spec.offload.host_state || spec.offload.host_gradients || spec.engine.fused_backward) return;
+  Edit edit{"offload.gradients = \"host\"", " (the bus takes them as they come)", spec};
+  edit.spec.offload.host_gradients = true;
+  if (planned.place.ranks > 1 && spec.engine.zero_stage < 2) {
+    edit.text += ", parallelism.zero_stage = 2";
+    edit.spec.engine.zero_stage = 2;
+  }
+  proposals.consider(edit);
+}
+
 constexpr std::string_view kFull = "memory.recompute = \"full\"";
 
 void propose_edits(const PlannedJob& planned, Proposals& proposals) {
@@ -115,7 +132,8 @@ void propose_edits(const PlannedJob& planned, Proposals& proposals) {
     edit.spec.engine.zero_stage = stage;
     proposals.consider(edit);
   }
-  if (!spec.offload.state) {
+  propose_host(planned, proposals);
+  if (!spec.offload.any_away()) {
     Edit edit{"offload.state = \"ssd\"", " (updates at the speed of the disk)", spec};
     edit.spec.offload.state = true;
     proposals.consider(edit);

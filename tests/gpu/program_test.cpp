@@ -85,5 +85,75 @@ TEST_F(GpuProgram, KilledAndResumedGivesTheSameBitsAndThePlannedMemory) {
   EXPECT_GT(plan["host_bytes"], 0);
 }
 
+// Wherever it is, and whoever updates it; killed on the way, too.
+TEST_F(GpuProgram, StateOnTheHostTrainsTheSameModel) {
+  const std::string set = " --set device=cuda --set training.micro_batch_size=1";
+  const std::string host = set + " --set offload.state=host";
+  ASSERT_EQ(dir_.run(train("memory", set + " --set offload.state=memory")), 0) << dir_.err();
+  const std::string want = dir_.file("memory/job/model/model.safetensors");
+  ASSERT_EQ(dir_.run(train("auto", host)), 0) << dir_.err();
+  EXPECT_EQ(dir_.file("auto/job/model/model.safetensors"), want);
+  const std::string resolved = dir_.file("auto/job/job.resolved.toml");
+  EXPECT_NE(resolved.find("\nstate = \"host\""), std::string::npos) << resolved;
+  EXPECT_NE(resolved.find("\ngpu_share = "), std::string::npos) << resolved;
+  const std::string half = host + " --set offload.gpu_share=0.5 --set offload.gradients=host";
+  EXPECT_EQ(dir_.run(train("half", half), "THIMBLE_FAILPOINT=checkpoint.manifest:2:kill"), 128 + 9);
+  ASSERT_EQ(dir_.run(train("half", half + " --set offload.window=64KiB")), 0) << dir_.err();
+  EXPECT_NE(dir_.err().find("resuming from"), std::string::npos);
+  EXPECT_EQ(dir_.file("half/job/model/model.safetensors"), want);
+}
+
+// With less memory on the GPU than the state needs, auto takes the host before a disk.
+TEST_F(GpuProgram, TheHostIsTakenBeforeADisk) {
+  const std::string set = "plan job.toml --json --tflops 1 --disk-gb-per-s 1 --set device=cuda" +
+                          std::string(kSmall) +
+                          " --set training.micro_batch_size=1 --set memory.recompute=none"
+                          " --set offload.activations=memory";
+  const auto plan = [&](const std::string& more) {
+    EXPECT_EQ(dir_.run(set + more), 0) << dir_.err();
+    return dir_.json();
+  };
+  const auto memory = plan(" --set offload.state=memory"),
+             host = plan(" --set offload.state=host --set offload.window=64KiB");
+  EXPECT_LT(host["arena_bytes"], memory["arena_bytes"]);
+  EXPECT_GT(host["host_bytes"], memory["host_bytes"]);
+  EXPECT_GT(host["offload"]["to_gpu_bytes"], 0);
+  const auto bytes = [](const nlohmann::json& p) {
+    return p["resident_bytes"].get<std::int64_t>();
+  };
+  const auto within = [&](std::int64_t budget) {
+    return " --set offload.window=64KiB --set memory.budget=" + std::to_string(budget) + "B";
+  };
+  EXPECT_EQ(plan(within(bytes(memory)))["offload"]["state"], "memory");
+  const auto found = plan(within(bytes(memory) - 1));
+  EXPECT_EQ(found["offload"]["state"], "host");
+  EXPECT_LE(found["resident_bytes"], found["budget_bytes"]);
+  EXPECT_EQ(dir_.run(set + within(bytes(memory) - 1) + " --set offload.state=memory"), 2);
+  EXPECT_NE(dir_.err().find("fits: offload.state = \"host\""), std::string::npos) << dir_.err();
+}
+
+TEST_F(GpuProgram, WhatTheHostCannotTakeIsRefused) {
+  const auto refused = [&](const std::string& sets, const std::string& with) {
+    EXPECT_EQ(dir_.run("plan job.toml --tflops 1" + sets), 2) << sets;
+    EXPECT_NE(dir_.err().find(with), std::string::npos) << dir_.err();
+  };
+  refused(" --set offload.state=host",
+          "offload.state = \"host\": allowed with device = \"cuda\"; with device = \"cpu\" allowed "
+          "are \"memory\" and \"ssd\"");
+  refused(" --set offload.gpu_share=0.5",
+          "offload.gpu_share = 0.5: allowed with device = \"cuda\"");
+  const std::string gpu = " --set device=cuda";
+  refused(gpu + " --set offload.weights=host", "allowed are \"memory\" and \"ssd\"");
+  refused(gpu + " --set offload.gradients=host --set offload.state=memory",
+          "offload.gradients = \"host\" needs offload.state = \"host\"");
+  refused(gpu + " --set offload.weights=ssd --set offload.state=host",
+          "offload.weights = \"ssd\" needs offload.state = \"ssd\"");
+  refused(gpu + " --set offload.state=host --set offload.gpu_share=1.5", "0 to 1");
+  refused(gpu +
+              " --set offload.gradients=host --set optimizer.fused_backward=true"
+              " --set training.grad_norm_mode=per_tensor",
+          "allowed with false");
+}
+
 }  // namespace
 }  // namespace thimble

@@ -7,6 +7,7 @@
 #include <numeric>
 #include <vector>
 
+#include "offload/hosted_state.h"
 #include "offload/offloaded_activations.h"
 #include "parallel/collectives.h"
 #include "tests/launcher/run_temp_dir.h"
@@ -98,6 +99,20 @@ inline EngineStores disk_stores(const Optimizer& optimizer, Communicator& comm,
     };
   }
   return stores;
+}
+
+/// State in the memory of a GPU's host, through a window of a few rows. made: of one rank, if it is
+/// asked for.
+inline EngineStores host_stores(const Optimizer& optimizer, HostedState** made = nullptr) {
+  return {.state =
+              [&optimizer, made](Arena& arena, const StateTable& table, int rank) {
+                const std::int64_t least = 3 * least_window_bytes(table, optimizer, rank, false);
+                auto state =
+                    std::make_unique<HostedState>(arena, table, rank, std::max(least, 16 * kKiB));
+                if (made != nullptr) *made = state.get();
+                return state;
+              },
+          .weights = {}};
 }
 
 /// Activations on a disk or on a GPU's host, through windows of a few of them, all of them.

@@ -133,6 +133,7 @@ struct Setting {
   bool by_layers = false;
   bool hostile = false;            // stores, whatever the environment says
   std::optional<TestDisk> disk{};  // the same
+  std::optional<double> host{};    // state on the GPU's host, of whose updates the GPU has so much
   std::optional<ActivationPlace> activations{};
   bool odd_model = tests_train_odd_model();
   std::optional<AdapterConfig> adapter{};  // of a transformer
@@ -182,13 +183,15 @@ inline EngineOptions engine_options(const Setting& s, int accumulation_steps) {
           .master = s.master,
           .seq_len = kSeq,
           .stored_gradients = s.stored_gradients,
-          .delayed_update = s.delayed_update};
+          .delayed_update = s.delayed_update,
+          .gpu_share = s.host.value_or(1)};
 }
 
 inline EngineStores stores_of(const Setting& s, const TrainableModel& model,
                               const Optimizer& optimizer, Communicator& comm) {
   EngineStores stores = s.hostile ? hostile_stores(model)
                         : s.disk  ? disk_stores(optimizer, comm, *s.disk)
+                        : s.host  ? host_stores(optimizer)
                                   : stores_of_tests(model, optimizer, comm, s.stage);
   if (s.activations) stores.activations = activations_elsewhere(*s.activations);
   return stores;

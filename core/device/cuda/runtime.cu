@@ -47,9 +47,11 @@ class Copy final : public Completion::Work {
   cudaEvent_t end_;
 };
 
-// Copies beside the kernels, after those that were started before.
+// Copies beside the kernels, after those that were started before. Each way has a stream of its
+// own, for the bus carries both at once.
 Completion start_copy(void* to, const void* from, std::int64_t bytes, cudaMemcpyKind kind) {
-  thread_local const Stream copies = make_stream();
+  thread_local const Stream to_host = make_stream(), from_host = make_stream();
+  const Stream copies = kind == cudaMemcpyDeviceToHost ? to_host : from_host;
   const cudaEvent_t begin = mark(compute_stream());
   check(cudaStreamWaitEvent(copies, begin, 0), "cudaStreamWaitEvent");
   check(cudaEventDestroy(begin), "cudaEventDestroy");

@@ -7,9 +7,10 @@
 
 namespace thimble::job {
 
-enum class StatePlace : std::uint8_t { kMemory, kSsd };
+enum class StatePlace : std::uint8_t { kMemory, kHost, kSsd };
 template <>
 inline constexpr std::array kSpellings<StatePlace>{Spelling{StatePlace::kMemory, "memory"},
+                                                   Spelling{StatePlace::kHost, "host"},
                                                    Spelling{StatePlace::kSsd, "ssd"}};
 template <>
 inline constexpr std::array kSpellings<ActivationPlace>{
@@ -20,6 +21,7 @@ struct OffloadConfig {
   Auto<StatePlace> state;
   Auto<StatePlace> weights, gradients;
   Auto<ActivationPlace> activations;
+  std::optional<double> gpu_share;
   bool delayed_update = false;
   std::string path;
   std::vector<std::string> paths;
@@ -32,33 +34,37 @@ struct OffloadConfig {
 };
 
 /// The lowest ZeRO stage at which each of several ranks has rows of its own of what is asked to be
-/// on disk; 0: any.
+/// on disk or on the host; 0: any.
 inline std::int64_t least_stage(const OffloadConfig& offload) {
   if (offload.weights.value == StatePlace::kSsd) return 3;
-  return offload.gradients.value == StatePlace::kSsd ? 2 : 0;
+  return offload.gradients.value.value_or(StatePlace::kMemory) == StatePlace::kMemory ? 0 : 2;
 }
 
 // What is where, and when it moves.
 inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
   const auto visit = [&](Field field) { visitor(field); };
   visit({.name = "state",
-         .doc = "Where master weights and the optimizer's state are between updates; ssd: on disk, "
-                "with the same results to the bit; auto: in memory if the job fits there",
+         .doc =
+             "Where master weights and the optimizer's state are between updates; host: with "
+             "device = \"cuda\", in the memory of the machine; ssd: on disk; the results are the "
+             "same to the bit; auto: the first of memory, host and ssd where the job fits",
          .value = choice(offload.state),
          .resume = ResumeClass::kContinues});
   visit({.name = "weights",
          .doc =
              "Where the weights are while nobody reads them; ssd: on disk beside the state, with "
              "the same results to the bit, so that at most two layers of a model are in memory; "
-             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3; auto: in "
-             "memory if the job fits with its state and gradients on disk",
+             "needs state = \"ssd\", and on several ranks parallelism.zero_stage = 3; not host; "
+             "auto: in memory if the job fits with its state and gradients elsewhere",
          .value = choice(offload.weights),
          .resume = ResumeClass::kContinues});
   visit({.name = "gradients",
-         .doc = "Where gradients wait for the update; ssd: on disk, written as the backward pass "
-                "completes them, with the same results to the bit; needs state = \"ssd\", and on "
-                "several ranks parallelism.zero_stage = 2 or 3; not with fused_backward, which "
-                "keeps none; auto: in memory if the job fits with its state on disk",
+         .doc =
+             "Where gradients wait for the update; ssd or host: beside the state, which needs to "
+             "be in the same place, as the backward pass completes them, with the same results "
+             "to the bit; on several ranks this needs parallelism.zero_stage = 2 or 3; not with "
+             "fused_backward, which keeps none; auto: in memory if the job fits with its state "
+             "elsewhere",
          .value = choice(offload.gradients),
          .resume = ResumeClass::kContinues});
   visit({.name = "activations",
@@ -68,6 +74,14 @@ inline void visit_places(const FieldVisitor& visitor, OffloadConfig& offload) {
                 "memory.recompute = "
                 "\"auto\" finds it fastest",
          .value = choice(offload.activations),
+         .resume = ResumeClass::kContinues});
+  visit({.name = "gpu_share",
+         .doc =
+             "With state = \"host\": the share of the updates that the GPU computes while the CPU "
+             "computes the others, where both can; default: the fastest by what both are measured "
+             "to reach; the results are the same to the bit",
+         .value = &offload.gpu_share,
+         .range = kShare,
          .resume = ResumeClass::kContinues});
   visit({.name = "delayed_update",
          .doc = "Update each layer just before the next forward pass needs it, so that its state "
@@ -99,7 +113,8 @@ inline void visit_fields(const FieldVisitor& visitor, OffloadConfig& offload) {
          .range = {.min = 1, .max = 2},
          .resume = ResumeClass::kContinues});
   visit({.name = "window",
-         .doc = "Memory that state moves through, and twice as much for activations; auto: an "
+         .doc = "Memory that state moves through (of the GPU, for state on its host), and twice as "
+                "much for activations; auto: an "
                 "eighth of the state, 4 to 128 MiB, with delayed_update the state of a layer, up "
                 "to 512 MiB, and 32 MiB for activations",
          .value = &offload.window,
