@@ -19,7 +19,7 @@ class BlockPool {
     return static_cast<char*>(memory_.raw()) + block * block_bytes_;
   }
   std::int64_t block_bytes() const { return block_bytes_; }
-  std::int64_t bytes() const { return memory_.nbytes(); }
+  std::int64_t bytes() const { return memory_.defined() ? memory_.nbytes() : 0; }
   std::int64_t used_bytes() const {
     return bytes() - block_bytes_ * static_cast<std::int64_t>(free_.size());
   }

@@ -182,8 +182,8 @@ void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const Te
     // What is there has new scores.
     std::vector<std::vector<std::int64_t>> all;
     for (std::int64_t h = 0; h < content.heads(); ++h) {
-      std::iota(all.emplace_back(static_cast<std::size_t>(content.length(h))).begin(),
-                all.back().end(), 0);
+      std::vector<std::int64_t>& rows = all.emplace_back(static_cast<std::size_t>(content.length(h)));
+      std::iota(rows.begin(), rows.end(), 0);
     }
     keep_rows(heads_of(in.layer), content, all);
   } else {

@@ -22,7 +22,8 @@ const std::int32_t* positions_of(const LayerContent& content, std::int64_t head)
 class RandomScorer final : public TokenScorer {
  public:
   explicit RandomScorer(std::uint64_t seed) : seed_(seed) {}
-  void score(Arena& /*arena*/, const KvQueries& in, const LayerContent& content) override {
+  void score(Arena& arena, const KvQueries& in, const LayerContent& content) override {
+    if (arena.device().planning) return;
     for (std::int64_t h = 0; h < content.heads(); ++h) {
       const CounterRandom random(seed_, RandomPurpose::kSampling,
                                  static_cast<std::uint64_t>(in.layer),
@@ -41,7 +42,8 @@ class RandomScorer final : public TokenScorer {
 // Compression".
 class KnormScorer final : public TokenScorer {
  public:
-  void score(Arena& /*arena*/, const KvQueries& /*in*/, const LayerContent& content) override {
+  void score(Arena& arena, const KvQueries& /*in*/, const LayerContent& content) override {
+    if (arena.device().planning) return;
     const std::int64_t d = content.head_dim();
     parallel_for_each(content.heads(), content.stride * d, [&](std::int64_t h) {
       const std::vector<float> norms = row_norms(content.head_rows(content.keys, h));

@@ -175,7 +175,8 @@ class DecodeBench {
     }
     fmt::print("{:>8} {:<22} {:>10} {:>10.2f} {:>7.2f} {:>8.2f}", context, name,
                format_bytes(bytes), s.attention * 1e3, s.attention / s.dense, least / s.attention);
-    fmt::print(s.token > 0 ? " {:>9.2f} {:>9.1f}\n" : "\n", s.token * 1e3, 1 / s.token);
+    if (s.token > 0) fmt::print(" {:>9.2f} {:>9.1f}", s.token * 1e3, 1 / s.token);
+    fmt::print("\n");
   }
 
   const DecodeArguments& a_;

@@ -24,9 +24,9 @@ float reference(const std::vector<float>& values, std::size_t i, const PackRow& 
   float least = half_to_float(_cvtss_sh(low, _MM_FROUND_TO_NEG_INF));
   float step = half_to_float(_cvtss_sh(
       (high - least) / static_cast<float>((1 << row.bits) - 1), _MM_FROUND_TO_POS_INF));
-  const float code = step > 0 ? std::floor((values[i] - least) * (1.0f / step) + 0.5f) : 0;
+  const float code = step > 0 ? std::floor((values[i] - least) * (1.0f / step) + 0.5f) : 0.0f;
   const float most = static_cast<float>((1 << row.bits) - 1);
-  return std::fma(std::fmin(std::fmax(code, 0), most), step, least);
+  return std::fma(std::fmin(std::fmax(code, 0.0f), most), step, least);
 }
 
 TEST(Packing, RowsComeBackAsTheDefinitionSays) {
@@ -80,7 +80,9 @@ TEST(Budgets, PyramidsFallAndAddUp) {
       EXPECT_TRUE(std::is_sorted(budgets.rbegin(), budgets.rend()));
       EXPECT_LE(budgets.front(), 1000);
       EXPECT_GT(budgets.back(), 36);
-      if (budget == 100) EXPECT_NEAR(static_cast<double>(budgets.back() - 36), 64 / 20.0, 1);
+      if (budget == 100) {
+        EXPECT_NEAR(static_cast<double>(budgets.back() - 36), 64 / 20.0, 1);
+      }
     }
   }
   EXPECT_EQ(pyramid_budgets(64, 36, shape_of(1, 100)), std::vector<std::int64_t>{64});
