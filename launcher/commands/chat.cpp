@@ -14,6 +14,7 @@
 #include "launcher/commands/command.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
+#include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/samples.h"
 #include "models/generation_config.h"
 
@@ -21,6 +22,7 @@ namespace thimble {
 namespace {
 
 struct ChatArguments {
+  std::vector<std::string> adapters;
   std::string model, system, dtype = "auto", chat_template = "tokenizer";
   std::int64_t context = 0;
   std::int64_t max_new_tokens = 512;
@@ -166,7 +168,7 @@ void talk(ChatSession& session, bool terminal) {
 
 void run_chat(const ChatArguments& a) {
   std::int64_t capacity = 0;
-  const LoadedModel loaded = load_model({a.model}, a.dtype, [&](LoadedModel& planned) {
+  const LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
     const std::int64_t longest = planned.model->config().max_positions;
     if (a.context > longest)
       throw_user("--context {}: the model has {} positions", a.context, longest);
@@ -179,7 +181,8 @@ void run_chat(const ChatArguments& a) {
     static_cast<void>(decoder.feed(std::vector<std::int32_t>(1)));
   });
   const std::filesystem::path& directory = loaded.directory;
-  const auto chat = ChatTemplate::load(directory, *loaded.tokenizer, a.chat_template);
+  const auto chat =
+      ChatTemplate::load(template_directory(loaded), *loaded.tokenizer, a.chat_template);
   if (!chat) {
     throw_user(
         "{} has no chat template; it is a base model, which `thimble generate` continues text "
@@ -203,7 +206,11 @@ void run_chat(const ChatArguments& a) {
 void add_chat_command(CLI::App& app, CommandSession& session) {
   auto a = std::make_shared<ChatArguments>();
   CLI::App* chat = app.add_subcommand("chat", "Talk with a model in the terminal");
-  chat->add_option("model", a->model, "Hugging Face directory or run")->required();
+  chat->add_option("model", a->model,
+                   "Hugging Face directory, run, or adapter whose base model is there")
+      ->required();
+  chat->add_option("--adapter", a->adapters,
+                   "Adapter to merge into the model, as of `generate` (repeatable)");
   chat->add_option("--system", a->system, "System prompt (default: none, or the template's)");
   chat->add_option("--chat-template", a->chat_template,
                    "tokenizer (the model's own), chatml, llama3, mistral, alpaca or a .jinja file");

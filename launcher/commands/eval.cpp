@@ -18,6 +18,7 @@
 #include "launcher/commands/eval_prefix.h"
 #include "launcher/plan/job_setup.h"
 #include "launcher/run/console.h"
+#include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/loaded_model.h"
 
 namespace thimble {
@@ -154,7 +155,8 @@ void print_totals(const EvalTotals& t, std::int64_t bytes, const EvalArguments& 
 using DocumentFn = std::function<void(const std::vector<std::int32_t>&, std::int64_t)>;
 
 // A text's documents; returns the bytes that are scored.
-std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const DocumentFn& next) {
+std::int64_t read_text(const EvalArguments& a, const LoadedModel& loaded, const DocumentFn& next) {
+  const Tokenizer& tokenizer = *loaded.tokenizer;
   const MappedFile file(a.text);
   check_is_text(a.text, file.text());
   if (const std::size_t bad = first_invalid_utf8(file.text()); bad < file.text().size())
@@ -177,13 +179,14 @@ std::int64_t read_text(const EvalArguments& a, const Tokenizer& tokenizer, const
 }
 
 // The samples of JSON lines, as training sees them: with EOS, the prompt not scored.
-std::int64_t read_samples(const EvalArguments& a, const Tokenizer& tokenizer,
+std::int64_t read_samples(const EvalArguments& a, const LoadedModel& loaded,
                           const DocumentFn& next) {
+  const Tokenizer& tokenizer = *loaded.tokenizer;
   if (!a.separator.empty())
     throw_user("--document-separator: {} has one document per line", a.text);
   SourceSpec source{.paths = {a.text}};
   source.fields = a.fields;
-  source.chat.tokenizer = model_directory(a.model);
+  source.chat.tokenizer = template_directory(loaded);
   source.format = resolve_format(source, source.paths);
   DocumentReader reader(
       source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); }, {},
@@ -230,7 +233,8 @@ void print_prefix(const PrefixTotals& t, const EvalArguments& a) {
     return;
   }
   fmt::print(
-      "{:.4f} nats/token, dense {:.4f}, KL {:.4f}; {} tokens after {} of a prefix; cache {}, {:.1f} "
+      "{:.4f} nats/token, dense {:.4f}, KL {:.4f}; {} tokens after {} of a prefix; cache {}, "
+      "{:.1f} "
       "% of {}\n",
       t.loss / n, t.dense_loss / n, t.divergence / n, t.tokens, a.prefix, format_bytes(t.bytes),
       100 * static_cast<double>(t.bytes) / static_cast<double>(t.dense_bytes),
@@ -244,7 +248,8 @@ void run_prefix_eval(const EvalArguments& a) {
     const std::int64_t longest = planned.model->config().max_positions;
     context = a.context > 0 ? a.context : std::min<std::int64_t>(longest, 2048);
     if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
-    if (a.prefix >= context) throw_user("--prefix {}: allowed below the context, {}", a.prefix, context);
+    if (a.prefix >= context)
+      throw_user("--prefix {}: allowed below the context, {}", a.prefix, context);
     const KvCaches caches(*a.kv, planned.model->config(), planned.dtype);
     PrefixEvaluator(planned, caches, context, a.prefix).plan();
   });
@@ -253,9 +258,10 @@ void run_prefix_eval(const EvalArguments& a) {
   const DocumentFn score = [&](const std::vector<std::int32_t>& ids, std::int64_t) {
     evaluator.document(ids);
   };
-  static_cast<void>((holds_samples(a.text) ? read_samples : read_text)(a, *loaded.tokenizer, score));
+  static_cast<void>((holds_samples(a.text) ? read_samples : read_text)(a, loaded, score));
   const PrefixTotals& totals = evaluator.totals();
-  if (totals.tokens == 0) throw_user("{}: no document is longer than --prefix {}", a.text, a.prefix);
+  if (totals.tokens == 0)
+    throw_user("{}: no document is longer than --prefix {}", a.text, a.prefix);
   if (!std::isfinite(totals.loss)) throw_not_finite(loaded, "loss");
   print_prefix(totals, a);
 }
@@ -286,7 +292,7 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
                     evaluator.totals.loss / static_cast<double>(evaluator.totals.tokens)));
   };
   const bool samples = holds_samples(a.text);
-  const std::int64_t bytes = (samples ? read_samples : read_text)(a, *loaded.tokenizer, score);
+  const std::int64_t bytes = (samples ? read_samples : read_text)(a, loaded, score);
   session.console->end_live_line();
   if (evaluator.totals.tokens == 0) throw_user("{}: a single token has no loss", a.text);
   if (!std::isfinite(evaluator.totals.loss)) throw_not_finite(loaded, "loss");
@@ -331,7 +337,8 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       "  thimble eval --model runs/demo/model --text book.txt --json\n"
       "  thimble eval --model DIR --text stories.txt --document-separator $'\\n\\n\\n'\n"
       "  thimble eval --model runs/tuned --text held_out.jsonl\n"
-      "  thimble eval --model DIR --text book.txt --prefix 1024 --kv-method snapkv --kv-budget 0.25");
+      "  thimble eval --model DIR --text book.txt --prefix 1024 --kv-method snapkv --kv-budget "
+      "0.25");
   eval->callback([a, &session] {
     session.start();
     run_eval(*a, session);

@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <vector>
 
+#include "launcher/trainer/loaded_model.h"
 #include "launcher/trainer/trainer_parts.h"
 
 namespace thimble {
@@ -13,5 +14,9 @@ namespace thimble {
 /// rendered by a template that is not the tokenizer's own; it is written into the run's directory
 /// first.
 void add_chat_template(const TrainerParts& parts, std::vector<std::filesystem::path>& files);
+
+/// Where the chat template of a model is looked for: with the last of its adapters that brings one,
+/// else with the model.
+std::filesystem::path template_directory(const LoadedModel& loaded);
 
 }  // namespace thimble
