@@ -210,7 +210,7 @@ TEST(TokenFile, MessagesForOtherFiles) {
       forge(read_bytes(dir.file("a.tokens")), [](auto& h, auto&) { h.version = 9; });
   EXPECT_EQ(message_of<UserError>([&] { TokenFile{dir.write("c.tokens", newer)}; }),
             dir.file("c.tokens") +
-                ": token file of version 9; this program reads version 2; tokenise again");
+                ": token file of version 9; this program reads versions 2 and 3; tokenise again");
   const TokenFile file(dir.file("a.tokens"));
   file.check_tokenizer(7, "fake");
   EXPECT_EQ(message_of<UserError>([&] { file.check_tokenizer(8, "other"); }),
