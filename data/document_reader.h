@@ -16,7 +16,7 @@
 #include <string>
 #include <vector>
 
-#include "data/chat/chat_template.h"
+#include "data/chat_template.h"
 #include "data/data_spec.h"
 
 namespace thimble {

@@ -5,7 +5,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "data/chat/conversation.h"
+#include "data/conversation.h"
 #include "data/file_kind.h"
 #include "data/utf8.h"
 

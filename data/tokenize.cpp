@@ -7,7 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "core/base/text.h"
-#include "data/chat/chat_tokens.h"
+#include "data/chat_tokens.h"
 #include "data/content_hash.h"
 
 namespace thimble {

@@ -9,7 +9,7 @@
 #include <cerrno>
 #include <optional>
 
-#include "data/chat/chat_tokens.h"
+#include "data/chat_tokens.h"
 #include "launcher/commands/chat_session.h"
 #include "launcher/commands/command.h"
 #include "launcher/run/machine.h"

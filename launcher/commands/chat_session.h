@@ -8,7 +8,7 @@
 #include <utility>
 #include <vector>
 
-#include "data/chat/chat_template.h"
+#include "data/chat_template.h"
 #include "launcher/trainer/loaded_model.h"
 #include "models/decoder.h"
 

@@ -177,10 +177,8 @@ void run_init(const InitArguments& a) {
     DataSpec spec;
     spec.train.emplace_back().paths = a.data;
     spec.train.back().fields = a.fields;
-    const fs::path tokenizer_files = tokenizer_path(a, tokenizer);
-    spec.train.back().chat.tokenizer = tokenizer_files;
-    fit_to_data(look_at_data(spec, *load_tokenizer(tokenizer_files)), config->max_positions, values,
-                spec);
+    fs::path& files = spec.train.back().chat.tokenizer = tokenizer_path(a, tokenizer);
+    fit_to_data(look_at_data(spec, *load_tokenizer(files)), config->max_positions, values, spec);
   }
   if (!sized.empty()) {
     write_file_atomic(sized, model_config_json(*config, "bfloat16"));

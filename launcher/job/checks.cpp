@@ -6,7 +6,7 @@
 #include <set>
 
 #include "core/base/text.h"
-#include "data/chat/conversation.h"
+#include "data/conversation.h"
 #include "launcher/job/reader.h"
 #include "optim/registry.h"
 

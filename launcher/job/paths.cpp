@@ -7,8 +7,8 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "data/chat/built_in_templates.h"
-#include "data/chat/chat_template.h"
+#include "data/built_in_templates.h"
+#include "data/chat_template.h"
 
 namespace thimble::job {
 namespace {

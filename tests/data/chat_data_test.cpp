@@ -6,7 +6,7 @@
 #include <array>
 #include <map>
 
-#include "data/chat/chat_tokens.h"
+#include "data/chat_tokens.h"
 #include "data/document_reader.h"
 #include "data/tokenize.h"
 #include "data/training_data.h"

@@ -1,7 +1,7 @@
 // Rows of files that hold conversations, and those that do not fit.
 #include <gmock/gmock.h>
 
-#include "data/chat/conversation.h"
+#include "data/conversation.h"
 #include "data/json_sample.h"
 #include "data/line_reader.h"
 #include "data/tokenize.h"

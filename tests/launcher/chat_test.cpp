@@ -47,7 +47,7 @@ class ChatTest : public testing::Test {
   ProgramDir& d() { return *shared_; }
   int talk(const std::string& said, const std::string& options = "") {
     d().write("said.txt", said);
-    return d().run("chat runs/chat --max-new-tokens 12 " + options + " < said.txt");
+    return d().run("chat runs/chat --max-new-tokens 20 " + options + " < said.txt");
   }
   static inline ProgramDir* shared_ = nullptr;
 };
@@ -106,7 +106,7 @@ lr = 1e-3
   ASSERT_EQ(d().run("inspect data look.toml -n 1"), 0) << d().err();
   const std::string out = d().out();
   EXPECT_NE(out.find("[train] yes<|im_end|>\n"), std::string::npos) << out;
-  EXPECT_NE(out.find("[     ] <|im_start|>user\\x0Asay "), std::string::npos) << out;
+  EXPECT_NE(out.find("[     ] <|im_start|>user\\x0asay "), std::string::npos) << out;
   EXPECT_NE(out.find("chat.jsonl: chat, template chatml\n"), std::string::npos) << out;
   EXPECT_NE(out.find("60 samples"), std::string::npos) << out;
   EXPECT_NE(out.find("53 duplicates"), std::string::npos) << out;
@@ -114,9 +114,10 @@ lr = 1e-3
             std::string::npos)
       << out;
   ASSERT_EQ(d().run("inspect data look.toml -n 1 --json"), 0) << d().err();
-  EXPECT_EQ(d().json()["summary"]["lengths"][6], 60);
+  const nlohmann::json shown = d().json();
+  EXPECT_EQ(shown["summary"]["lengths"][6], 60);
   std::string trained;
-  for (const auto& run : d().json()["sequences"][0]["runs"]) {
+  for (const auto& run : shown["sequences"][0]["runs"]) {
     if (run["trained"] == true) trained += run["text"].get<std::string>();
   }
   EXPECT_EQ(trained, "yes<|im_end|>");

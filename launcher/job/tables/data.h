@@ -57,15 +57,15 @@ struct DataSource {
 };
 
 inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
-  Field path{.name = "path",
-             .doc =
-                 "A file, a glob or a list of them: .jsonl (an object a line), .json (an array of "
-                 "objects), both also as .gz and .zst, .txt, or a .tokens file written by `thimble "
-                 "tokenize`",
-             .value = &source.path,
-             .required = true,
-             .path = PathKind::kInput,
-             .resume = ResumeClass::kDataContent};
+  Field path{
+      .name = "path",
+      .doc =
+          "A file, a glob or a list of them: .txt, .jsonl, .json (an array of objects), these "
+          "two also as .gz and .zst, or a .tokens file written by `thimble tokenize`",
+      .value = &source.path,
+      .required = true,
+      .path = PathKind::kInput,
+      .resume = ResumeClass::kDataContent};
   visit(path);
   Field format{.name = "format",
                .doc =
@@ -89,9 +89,7 @@ inline void visit_source_fields(const FieldVisitor& visit, DataSource& source) {
       .choices = {"text", "prompt", "completion", "messages", "role", "content"}};
   visit(fields);
   Field roles{.name = "roles_to_train",
-              .doc =
-                  "Chat: the roles whose messages are trained on; \"train\": false in a message "
-                  "excludes it",
+              .doc = "Chat: the roles whose messages are trained on; \"train\": false excludes one",
               .value = &source.roles_to_train};
   visit(roles);
   Field turns{.name = "turns_to_train",

@@ -1,4 +1,4 @@
-#include "data/chat/chat_tokens.h"
+#include "data/chat_tokens.h"
 
 #include <algorithm>
 #include <optional>

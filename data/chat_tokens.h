@@ -7,7 +7,7 @@
 #include <string>
 #include <vector>
 
-#include "data/chat/chat_template.h"
+#include "data/chat_template.h"
 #include "data/token_file.h"
 #include "data/tokenizer.h"
 

@@ -1,4 +1,4 @@
-#include "data/chat/built_in_templates.h"
+#include "data/built_in_templates.h"
 
 #include <array>
 

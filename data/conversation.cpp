@@ -1,4 +1,4 @@
-#include "data/chat/conversation.h"
+#include "data/conversation.h"
 
 #include <algorithm>
 #include <array>

@@ -3,7 +3,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
-#include "data/chat/chat_template.h"
+#include "data/chat_template.h"
 
 namespace thimble {
 namespace {
@@ -60,6 +60,22 @@ std::optional<std::string> text_before(const ChatTemplate& chat, const Conversat
   }
 }
 
+/// The {% generation %} blocks, each with whether its message is trained on.
+std::vector<ChatTurn> marked_turns(const std::vector<TextRange>& marks,
+                                   const std::vector<TextRange>& printed,
+                                   const std::vector<bool>& trained) {
+  std::vector<ChatTurn> turns;
+  for (const TextRange& mark : marks) {
+    // The message that the block belongs to; without one it is the template's own, and trained.
+    const auto owner = std::find_if(printed.begin(), printed.end(), [&](TextRange r) {
+      return r.begin <= mark.begin && mark.begin < r.end;
+    });
+    const auto i = static_cast<std::size_t>(owner - printed.begin());
+    turns.push_back({mark.begin, mark.end, i == trained.size() || trained[i]});
+  }
+  return turns;
+}
+
 }  // namespace
 
 RenderedChat ChatTemplate::render(const Conversation& conversation,
@@ -74,14 +90,7 @@ RenderedChat ChatTemplate::render(const Conversation& conversation,
 
   if (chosen.marks_generation() && only_assistant(options)) {
     out.exact = true;
-    for (const TextRange& mark : rendered.generation) {
-      // The message that the block belongs to; without one it is the template's own, and trained.
-      const auto owner = std::find_if(printed.begin(), printed.end(), [&](TextRange r) {
-        return r.begin <= mark.begin && mark.begin < r.end;
-      });
-      const auto i = static_cast<std::size_t>(owner - printed.begin());
-      out.turns.push_back({mark.begin, mark.end, i == trained.size() || trained[i]});
-    }
+    out.turns = marked_turns(rendered.generation, printed, trained);
     return out;
   }
 

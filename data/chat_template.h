@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "data/chat/conversation.h"
+#include "data/conversation.h"
 #include "data/template/template.h"
 #include "data/tokenizer.h"
 

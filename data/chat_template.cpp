@@ -1,4 +1,4 @@
-#include "data/chat/chat_template.h"
+#include "data/chat_template.h"
 
 #include <algorithm>
 #include <array>
@@ -7,7 +7,7 @@
 #include "core/base/error.h"
 #include "core/base/text.h"
 #include "core/io/file.h"
-#include "data/chat/built_in_templates.h"
+#include "data/built_in_templates.h"
 #include "data/content_hash.h"
 #include "data/tokenizer_reader.h"
 
