@@ -9,6 +9,7 @@
 #include "core/device/gpu.h"
 #include "core/ops/ops.h"
 #include "optim/stored_values.h"
+#include "parallel/quantised_store.h"
 #include "parallel/sharded_grad_sink.h"
 #include "parallel/staged_communicator.h"
 #include "train/batch_sums.h"
@@ -155,22 +156,24 @@ TrainEngine::TrainEngine(Arena& arena, const TrainableModel& model, const Optimi
     if (model.params().info(id).trainable) items_.push_back({id, plan_.updated(id, comm_.rank())});
   }
   create_state(*state_store_, table_, 1);
-  if (options.fused_backward) {
-    fused_ = std::make_unique<FusedUpdate>(
-        FusedUpdate::Parts{.arena = arena,
-                           .params = model.params(),
-                           .comm = comm_,
-                           .gradients = *gradients_,
-                           .shards_gradients = plan_.stage() > 0},
-        [this](std::span<const UpdateItem> items, const UpdateStep& step) {
-          update(items, step,
-                 forecast_.comes({StateForecast::Kind::kUpdated, {items.begin(), items.end()}}));
-        });
-    gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
-  }
+  if (options.fused_backward) fuse_updates();
   if (options.stored_gradients) store_gradients();
   if (options.delayed_update) delay_updates();
   tables_ = model.make_tables(arena, options.seq_len);
+}
+
+void TrainEngine::fuse_updates() {
+  fused_ = std::make_unique<FusedUpdate>(
+      FusedUpdate::Parts{.arena = arena_,
+                         .params = model_.params(),
+                         .comm = comm_,
+                         .gradients = *gradients_,
+                         .shards_gradients = plan_.stage() > 0},
+      [this](std::span<const UpdateItem> items, const UpdateStep& step) {
+        update(items, step,
+               forecast_.comes({StateForecast::Kind::kUpdated, {items.begin(), items.end()}}));
+      });
+  gradients_->set_ready([this](std::span<const ParamId> ids) { fused_->ready(ids); });
 }
 
 void TrainEngine::delay_updates() {

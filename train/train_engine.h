@@ -205,6 +205,7 @@ class TrainEngine {
   void begin_backward(bool updates);
   void end_backward();
   std::vector<StateUse> uses(const StateForecast::Event& event) const;
+  void fuse_updates();
   void store_gradients();
   void delay_updates();
   void delay_update(const UpdateStep& step);

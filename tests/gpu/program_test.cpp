@@ -97,7 +97,7 @@ TEST_F(GpuProgram, StateOnTheHostTrainsTheSameModel) {
   EXPECT_NE(resolved.find("\nstate = \"host\""), std::string::npos) << resolved;
   EXPECT_NE(resolved.find("\ngpu_share = "), std::string::npos) << resolved;
   const std::string half = host + " --set offload.gpu_share=0.5 --set offload.gradients=host";
-  EXPECT_EQ(dir_.run(train("half", half), "THIMBLE_FAILPOINT=checkpoint.manifest:2:kill"), 128 + 9);
+  EXPECT_EQ(dir_.run(train("half", half), "THIMBLE_FAILPOINT=checkpoint.manifest:3:kill"), 128 + 9);
   ASSERT_EQ(dir_.run(train("half", half + " --set offload.window=64KiB")), 0) << dir_.err();
   EXPECT_NE(dir_.err().find("resuming from"), std::string::npos);
   EXPECT_EQ(dir_.file("half/job/model/model.safetensors"), want);
