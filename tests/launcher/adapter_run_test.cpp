@@ -113,8 +113,9 @@ TEST_F(AdapterRun, MemoryIsWhatThePlanSays) {
 }
 
 TEST_F(AdapterRun, KilledAndResumedGivesTheSameBits) {
-  for (const std::string more :
-       {"", "--set adapter.init_lora_weights=pissa --set offload.state=ssd"}) {
+  for (const std::string more : {"",
+                                 "--set adapter.init_lora_weights=pissa --set offload.state=ssd "
+                                 "--set offload.any_file_system=true"}) {
     const std::string name = more.empty() ? "plain" : "pissa";
     train(name + "-a", more);
     EXPECT_EQ(d().run("train lora.toml --set name=" + name + "-b " + more,
