@@ -67,7 +67,8 @@ TEST_F(ChatTest, TheModelAnswersAsItWasTaught) {
   EXPECT_NE(d().err().find("128 positions"), std::string::npos) << d().err();
   // The end of the input ends it; a message may go on in the next line.
   ASSERT_EQ(talk("say \\\n3"), 0) << d().err();
-  EXPECT_EQ(std::count(d().out().begin(), d().out().end(), '\n'), 1) << d().out();
+  EXPECT_TRUE(d().out().starts_with("yes\n")) << d().out();
+  EXPECT_EQ(d().out().find("yes", 1), std::string::npos) << d().out();
 }
 
 TEST_F(ChatTest, HistoryIsFedOnAndItsLimitsAreTold) {
@@ -106,7 +107,7 @@ lr = 1e-3
   ASSERT_EQ(d().run("inspect data look.toml -n 1"), 0) << d().err();
   const std::string out = d().out();
   EXPECT_NE(out.find("[train] yes<|im_end|>\n"), std::string::npos) << out;
-  EXPECT_NE(out.find("[     ] <|im_start|>user\\x0asay "), std::string::npos) << out;
+  EXPECT_NE(out.find("<|im_start|>user\\x0asay "), std::string::npos) << out;
   EXPECT_NE(out.find("chat.jsonl: chat, template chatml\n"), std::string::npos) << out;
   EXPECT_NE(out.find("60 samples"), std::string::npos) << out;
   EXPECT_NE(out.find("53 duplicates"), std::string::npos) << out;
