@@ -6,8 +6,7 @@ BlockPool::BlockPool(Arena& arena, std::int64_t block_bytes, std::int64_t blocks
                      std::string_view label)
     : block_bytes_(block_bytes) {
   if (blocks == 0) return;
-  memory_ =
-      Tensor::empty(arena, MemoryTag::kKv, DType::kU8, Shape{block_bytes * blocks}, label);
+  memory_ = Tensor::empty(arena, MemoryTag::kKv, DType::kU8, Shape{block_bytes * blocks}, label);
   // The lowest is taken first.
   for (std::int64_t b = blocks; b-- > 0;) free_.push_back(narrow<std::int32_t>(b));
 }

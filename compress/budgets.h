@@ -19,9 +19,9 @@ std::vector<std::int64_t> pyramid_budgets(std::int64_t budget, std::int64_t held
 
 /// One head's content when a budget is dealt.
 struct HeadScores {
-  std::span<const float> scores;         // of its positions, ascending in the text
+  std::span<const float> scores;  // of its positions, ascending in the text
   std::span<const std::int32_t> positions;
-  std::int64_t sinks = 0, window = 0;    // positions below `sinks` and the last `window` stay
+  std::int64_t sinks = 0, window = 0;  // positions below `sinks` and the last `window` stay
 };
 
 /// The indices that stay of each head, ascending: the best `budget` of every head, what always

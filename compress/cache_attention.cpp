@@ -30,8 +30,8 @@ class OnePosition {
     for (const HeadCache& head : heads) longest = std::max(longest, head.num_blocks());
     for (std::size_t h = 0; h < heads.size(); ++h) {
       for (std::int64_t b = 0; b < heads[h].num_blocks(); b += kPieceBlocks)
-        pieces_.push_back({static_cast<std::int64_t>(h), b,
-                           std::min(b + kPieceBlocks, heads[h].num_blocks())});
+        pieces_.push_back(
+            {static_cast<std::int64_t>(h), b, std::min(b + kPieceBlocks, heads[h].num_blocks())});
     }
     const auto count = static_cast<std::int64_t>(pieces_.size());
     const auto floats = [&](std::int64_t n, std::string_view label) {
@@ -59,7 +59,8 @@ class OnePosition {
     }
     ops::cast(queries_.view(q.shape()), q);
     if (arena.device().planning) return;
-    for (std::int64_t i = 0; i < queries_.numel(); ++i) queries_.data<float>()[i] *= in_.shape.scale;
+    for (std::int64_t i = 0; i < queries_.numel(); ++i)
+      queries_.data<float>()[i] *= in_.shape.scale;
   }
 
   void run(const Tensor& out) {
@@ -110,8 +111,8 @@ class OnePosition {
       }
       TileQueries queries = base;
       if (how_.sums) {
-        queries.scores = scores_.data<float>() + piece.head * group_ * scores_stride_ +
-                         b * kBlockTokens;
+        queries.scores =
+            scores_.data<float>() + piece.head * group_ * scores_stride_ + b * kBlockTokens;
       }
       tile_kernels().attend_tile(tile, queries);
     }
@@ -128,8 +129,8 @@ class OnePosition {
     }
   }
 
-  // The pieces of one head, from `begin` to `end`: out, and the log of each query's sum in the place
-  // of the first piece's maximum.
+  // The pieces of one head, from `begin` to `end`: out, and the log of each query's sum in the
+  // place of the first piece's maximum.
   void join(std::int64_t begin, std::int64_t end, const Tensor& out) const {
     const std::int64_t head = pieces_[at(begin)].head;
     for (std::int64_t g = 0; g < group_; ++g) {
@@ -159,8 +160,8 @@ class OnePosition {
 
   void add_sums(std::int64_t h) const {
     const HeadCache& head = heads_[at(h)];
-    const auto first = std::find_if(pieces_.begin(), pieces_.end(),
-                                    [h](const Piece& p) { return p.head == h; });
+    const auto first =
+        std::find_if(pieces_.begin(), pieces_.end(), [h](const Piece& p) { return p.head == h; });
     const float* lse = piece_max(first - pieces_.begin());
     for (std::int64_t b = 0; b < head.num_blocks(); ++b) {
       for (std::int64_t g = 0; g < group_; ++g) {

@@ -89,8 +89,7 @@ std::int64_t CompressedKvCache::kept(int layer, std::int64_t head) const {
 }
 
 std::int64_t CompressedKvCache::bytes() const {
-  return plain_pool_.bytes() + packed_pool_.bytes() +
-         (scorer_ == nullptr ? 0 : scorer_->bytes());
+  return plain_pool_.bytes() + packed_pool_.bytes() + (scorer_ == nullptr ? 0 : scorer_->bytes());
 }
 
 std::int64_t CompressedKvCache::used_bytes() const {
@@ -157,19 +156,18 @@ void CompressedKvCache::evict(Arena& arena, const KvQueries& in, const LayerCont
                        .sinks = plan.sinks,
                        .window = plan.window});
     }
-    kept = plan.ragged ? keep_adaptive(heads, plan.budget, kSafeguard)
-                       : keep_even(heads, plan.budget);
+    kept =
+        plan.ragged ? keep_adaptive(heads, plan.budget, kSafeguard) : keep_even(heads, plan.budget);
   }
   keep_rows(heads_of(in.layer), content, kept);
 }
 
 void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const Tensor& out) {
   const bool raw = plan_.options.rope_stage == RopeStage::kPre;
-  LayerContent content = gather_layer(arena, heads_of(in.layer),
-                                      {.keys = raw ? in.raw_k : in.k,
-                                       .values = in.v,
-                                       .positions = in.positions},
-                                      most_rows(in.layer, in.q.dim(0)));
+  LayerContent content =
+      gather_layer(arena, heads_of(in.layer),
+                   {.keys = raw ? in.raw_k : in.k, .values = in.v, .positions = in.positions},
+                   most_rows(in.layer, in.q.dim(0)));
   rotate_content(arena, content, rotation(), in.rope_table);
   attend_content(arena, content, in, rotation(), out);
   const bool over = is_over(in.layer, in.q.dim(0));
@@ -182,7 +180,8 @@ void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const Te
     // What is there has new scores.
     std::vector<std::vector<std::int64_t>> all;
     for (std::int64_t h = 0; h < content.heads(); ++h) {
-      std::vector<std::int64_t>& rows = all.emplace_back(static_cast<std::size_t>(content.length(h)));
+      std::vector<std::int64_t>& rows =
+          all.emplace_back(static_cast<std::size_t>(content.length(h)));
       std::iota(rows.begin(), rows.end(), 0);
     }
     keep_rows(heads_of(in.layer), content, all);
@@ -199,8 +198,7 @@ void CompressedKvCache::attend_one(Arena& arena, const KvQueries& in, const Tens
   // A plan must know the memory of an eviction, whenever it comes.
   if (layer_plan(in.layer).method == KvMethod::kFull || (!planning_ && !is_over(in.layer, 1)))
     return;
-  LayerContent content =
-      gather_layer(arena, heads_of(in.layer), {}, most_rows(in.layer, 1));
+  LayerContent content = gather_layer(arena, heads_of(in.layer), {}, most_rows(in.layer, 1));
   rotate_content(arena, content, rotation(), in.rope_table);
   evict(arena, in, content);
 }
@@ -210,8 +208,8 @@ Tensor CompressedKvCache::attend(Arena& arena, const KvQueries& in) {
            in.shape.kv_heads == plan_.shape.kv_heads && in.k.dtype() == plan_.shape.dtype);
   TH_CHECK(length_ + in.q.dim(0) <= capacity(), "{} positions in a cache of {}",
            length_ + in.q.dim(0), capacity());
-  Tensor out = Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(),
-                             "attention");
+  Tensor out =
+      Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(), "attention");
   if (scorer_ != nullptr && !planning_) scorer_->observe(in);
   if (in.q.dim(0) == 1) {
     attend_one(arena, in, out);
@@ -239,13 +237,12 @@ void CompressedKvCache::fill_random(std::int64_t count, std::uint64_t seed) {
     std::vector<std::int32_t> positions(static_cast<std::size_t>(kRows));
     for (std::int64_t t = 0; t < held; t += kRows) {
       std::iota(positions.begin(), positions.end(), static_cast<std::int32_t>(count - held + t));
-      heads_[i].append_rows(
-          {.keys = from,
-           .values = from,
-           .key_stride = d,
-           .value_stride = d,
-           .positions = positions.data()},
-          std::min(kRows, held - t));
+      heads_[i].append_rows({.keys = from,
+                             .values = from,
+                             .key_stride = d,
+                             .value_stride = d,
+                             .positions = positions.data()},
+                            std::min(kRows, held - t));
     }
   }
   length_ = count;

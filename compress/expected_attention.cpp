@@ -71,7 +71,8 @@ class Moments {
     for (std::int64_t i = 0; i < dim_; ++i) {
       const double shift = own[static_cast<std::size_t>(i)];
       for (std::int64_t j = 0; j < dim_; ++j)
-        to[i * dim_ + j] += shift * own[static_cast<std::size_t>(j)] * before * now / (before + now);
+        to[i * dim_ + j] +=
+            shift * own[static_cast<std::size_t>(j)] * before * now / (before + now);
       at[i] += shift * now / (before + now);
     }
   }
@@ -110,8 +111,8 @@ class ExpectedAttention final : public TokenScorer {
                                       Shape{content.stride, d}, "keys of a head");
     const Tensor products = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32,
                                           Shape{content.stride, d}, "products of keys");
-    const Tensor matrix = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{d, d},
-                                        "covariance");
+    const Tensor matrix =
+        Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{d, d}, "covariance");
     const bool planning = arena.device().planning;
     for (std::int64_t h = 0; h < content.heads(); ++h) {
       const Tensor k = keys.rows(0, content.length(h)), kc = products.rows(0, content.length(h));
@@ -120,11 +121,9 @@ class ExpectedAttention final : public TokenScorer {
       for (std::int64_t g = 0; g < group; ++g) {
         QueryMoments moments;
         if (!planning) {
-          const std::int64_t next =
-              in.positions.data<std::int32_t>()[in.positions.dim(0) - 1] + 1;
-          moments = rotate_moments(
-              moments_[static_cast<std::size_t>(in.layer)].of(h * group + g), in.rope_table, next,
-              kLookAhead);
+          const std::int64_t next = in.positions.data<std::int32_t>()[in.positions.dim(0) - 1] + 1;
+          moments = rotate_moments(moments_[static_cast<std::size_t>(in.layer)].of(h * group + g),
+                                   in.rope_table, next, kLookAhead);
           std::copy(moments.covariance.begin(), moments.covariance.end(), matrix.data<float>());
         }
         ops::matmul(arena, {k}, {matrix}, kc);
@@ -159,7 +158,8 @@ class ExpectedAttention final : public TokenScorer {
       }
     });
     double top = -HUGE_VAL, sum = 0;
-    for (std::int64_t t = skip; t < n; ++t) top = std::max(top, logits[static_cast<std::size_t>(t)]);
+    for (std::int64_t t = skip; t < n; ++t)
+      top = std::max(top, logits[static_cast<std::size_t>(t)]);
     for (std::int64_t t = skip; t < n; ++t) {
       double& l = logits[static_cast<std::size_t>(t)];
       l = std::exp(l - top);
@@ -214,14 +214,15 @@ QueryMoments rotate_moments(const QueryMoments& moments, const Tensor& rope_tabl
   const auto turn = [&](double* x, std::int64_t stride) {
     for (std::int64_t c = 0; c < half; ++c) {
       const double a = x[c * stride], b = x[(half + c) * stride];
-      const double cos = cosine[static_cast<std::size_t>(c)], sin = sine[static_cast<std::size_t>(c)];
+      const double cos = cosine[static_cast<std::size_t>(c)],
+                   sin = sine[static_cast<std::size_t>(c)];
       x[c * stride] = a * cos - b * sin;
       x[(half + c) * stride] = b * cos + a * sin;
     }
   };
   QueryMoments out = moments;
   turn(out.mean.data(), 1);
-  for (std::int64_t i = 0; i < d; ++i) turn(out.covariance.data() + i, d);  // R C
+  for (std::int64_t i = 0; i < d; ++i) turn(out.covariance.data() + i, d);      // R C
   for (std::int64_t i = 0; i < d; ++i) turn(out.covariance.data() + i * d, 1);  // (R C) R'
   return out;
 }

@@ -157,8 +157,8 @@ void HeadCache::pack_first() {
                  reinterpret_cast<CodeScale*>(scales) + r * groups);
       }
     };
-    pack_rows(plain.key_dim, {.n = kBlockTokens, .bits = packed.bits, .group = packed.group}, in, out,
-              out + packed.key_scales);
+    pack_rows(plain.key_dim, {.n = kBlockTokens, .bits = packed.bits, .group = packed.group}, in,
+              out, out + packed.key_scales);
     pack_rows(kBlockTokens,
               {.n = plain.value_dim, .bits = packed.bits, .group = packed.value_group()},
               in + plain.values, out + packed.values, out + packed.value_scales);

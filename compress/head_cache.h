@@ -38,8 +38,8 @@ struct BlockStore {
   bool planning = false;  // counts blocks and writes nothing
 };
 
-/// Rows of one head: keys and values, rows that many elements apart, in the store's dtype; positions
-/// and scores of each.
+/// Rows of one head: keys and values, rows that many elements apart, in the store's dtype;
+/// positions and scores of each.
 struct HeadRowsView {
   const void* keys = nullptr;
   const void* values = nullptr;

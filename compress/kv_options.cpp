@@ -18,8 +18,7 @@ template <typename Enum, std::size_t n>
 Enum parse_name(const std::array<std::string_view, n>& names, std::string_view text,
                 std::string_view option) {
   const auto found = std::find(names.begin(), names.end(), text);
-  if (found == names.end())
-    throw_user("{} '{}': allowed {}", option, text, fmt::join(names, ", "));
+  if (found == names.end()) throw_user("{} '{}': allowed {}", option, text, fmt::join(names, ", "));
   return static_cast<Enum>(found - names.begin());
 }
 
@@ -41,8 +40,9 @@ void check_storage(const KvOptions& o, const KvShape& shape) {
         "post");
   }
   if (o.positions == PositionPolicy::kSlots && o.method == KvMethod::kExpected)
-    throw_user("--kv-method expected looks ahead from the positions of the text: it needs "
-               "--kv-positions original");
+    throw_user(
+        "--kv-method expected looks ahead from the positions of the text: it needs "
+        "--kv-positions original");
 }
 
 void check_ranges(const KvOptions& o) {
@@ -93,10 +93,12 @@ LayerPlan plan_layer(const KvOptions& o, const KvShape& shape, std::size_t layer
   if (plan.method != KvMethod::kFull && sliding == 0) {
     const std::int64_t held = plan.sinks + (plan.method == KvMethod::kWindow ? 0 : plan.window);
     if (plan.budget <= held) {
+      const std::string window =
+          plan.method == KvMethod::kWindow ? "" : fmt::format(" and --kv-window {}", o.window);
       throw_user(
-          "--kv-budget {} of {} positions leaves {} per head in layer {}; --kv-sinks {} and "
-          "--kv-window {} need more than {}",
-          o.budget, shape.capacity, plan.budget, layer, o.sinks, o.window, held);
+          "--kv-budget {} of {} positions leaves {} per head in layer {}; --kv-sinks {}{} "
+          "need more than {}",
+          o.budget, shape.capacity, plan.budget, layer, o.sinks, window, held);
     }
   }
   return plan;
@@ -118,9 +120,9 @@ void add_blocks(KvPlan& plan, const LayerPlan& layer) {
   const std::int64_t exact = layer.ragged ? tail : std::min(tail, layer.limit);
   plan.plain_blocks += even(exact);
   plan.packed_blocks +=
-      layer.ragged ? tokens / kBlockTokens
-                   : heads * (std::max<std::int64_t>(layer.limit - plan.options.window, 0) /
-                              kBlockTokens);
+      layer.ragged
+          ? tokens / kBlockTokens
+          : heads * (std::max<std::int64_t>(layer.limit - plan.options.window, 0) / kBlockTokens);
 }
 
 }  // namespace

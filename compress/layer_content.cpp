@@ -63,8 +63,8 @@ LayerContent gather_layer(Arena& arena, std::span<const HeadCache> heads, const 
   LayerContent content;
   for (const HeadCache& head : heads) content.lengths.push_back(head.length() + rows.count());
   const bool planning = arena.device().planning;
-  content.stride = planning ? most : *std::max_element(content.lengths.begin(),
-                                                        content.lengths.end());
+  content.stride =
+      planning ? most : *std::max_element(content.lengths.begin(), content.lengths.end());
   TH_CHECK(content.stride <= most, "heads of {} rows where {} were planned", content.stride, most);
   const BlockLayout& layout = heads[0].layout();
   const auto count = static_cast<std::int64_t>(heads.size());
@@ -75,7 +75,8 @@ LayerContent gather_layer(Arena& arena, std::span<const HeadCache> heads, const 
   };
   content.keys = reserve(layout.dtype, layout.key_dim, "keys of a layer");
   content.values = reserve(layout.dtype, layout.value_dim, "values of a layer");
-  content.positions = reserve(DType::kI32, 1, "positions of a layer").view(Shape{content.stride * count});
+  content.positions =
+      reserve(DType::kI32, 1, "positions of a layer").view(Shape{content.stride * count});
   content.scores = reserve(DType::kF32, 1, "scores of a layer").view(Shape{content.stride * count});
   content.rotated = content.keys;
   if (planning) return content;
@@ -93,8 +94,8 @@ void rotate_content(Arena& arena, LayerContent& content, const KeyRotation& rota
   ops::copy(content.rotated, content.keys);
   Tensor positions = content.positions;
   if (rotation.positions == PositionPolicy::kSlots) {
-    positions = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32,
-                              content.positions.shape(), "slots of a layer");
+    positions = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32, content.positions.shape(),
+                              "slots of a layer");
     for (std::int64_t h = 0; h < content.heads() && !arena.device().planning; ++h) {
       for (std::int64_t i = 0; i < content.stride; ++i) {
         const std::int64_t slot = i - (content.stride - content.length(h));
@@ -112,10 +113,10 @@ void attend_content(Arena& arena, const LayerContent& content, const KvQueries& 
   const std::int64_t width = in.q.dim(1) / heads;
   const Shape shape{heads * count, width};
   const Tensor q = Tensor::empty(arena, MemoryTag::kWorkspace, in.q.dtype(), shape, "queries");
-  const Tensor result = Tensor::empty(arena, MemoryTag::kWorkspace, in.q.dtype(), shape,
-                                      "attention by head");
-  const Tensor first = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32,
-                                     Shape{heads * count}, "first keys");
+  const Tensor result =
+      Tensor::empty(arena, MemoryTag::kWorkspace, in.q.dtype(), shape, "attention by head");
+  const Tensor first =
+      Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32, Shape{heads * count}, "first keys");
   const bool slots = rotation.positions == PositionPolicy::kSlots;
   const Tensor slot = slots ? Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32,
                                             Shape{heads * count}, "slots of queries")
@@ -152,8 +153,9 @@ void attend_content(Arena& arena, const LayerContent& content, const KvQueries& 
 Tensor group_queries(Arena& arena, const Tensor& q, std::int64_t kv_head, std::int64_t kv_heads,
                      std::int64_t head_dim) {
   const std::int64_t width = q.dim(1) / kv_heads;
-  const Tensor rows = Tensor::empty(arena, MemoryTag::kWorkspace, q.dtype(),
-                                    Shape{q.dim(0) * width / head_dim, head_dim}, "group of queries");
+  const Tensor rows =
+      Tensor::empty(arena, MemoryTag::kWorkspace, q.dtype(),
+                    Shape{q.dim(0) * width / head_dim, head_dim}, "group of queries");
   if (arena.device().planning) return rows;
   const std::int64_t bytes = width * dtype_size(q.dtype());
   for (std::int64_t t = 0; t < q.dim(0); ++t) {

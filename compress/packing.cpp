@@ -48,8 +48,8 @@ void pack_row(const PackRow& row, const float* values, std::uint8_t* codes, Code
       const float nearest = std::floor((values[i] - least) * inverse + 0.5f);
       const float code = nearest > 0 ? std::min(nearest, most) : 0.0f;
       const auto shift = static_cast<int>(i / bytes * row.bits);
-      codes[i % bytes] = static_cast<std::uint8_t>(codes[i % bytes] |
-                                                   (static_cast<unsigned>(code) << shift));
+      codes[i % bytes] =
+          static_cast<std::uint8_t>(codes[i % bytes] | (static_cast<unsigned>(code) << shift));
     }
   }
 }

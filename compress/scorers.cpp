@@ -110,8 +110,8 @@ class SnapScorer final : public TokenScorer {
     const std::int64_t group = in.shape.heads / content.heads();
     for (std::int64_t h = 0; h < content.heads(); ++h) {
       const std::int64_t n = content.length(h), before = std::max<std::int64_t>(n - count, 0);
-      const Tensor q = group_queries(arena, recent_[l].rows(0, count), h, content.heads(),
-                                     content.head_dim());
+      const Tensor q =
+          group_queries(arena, recent_[l].rows(0, count), h, content.heads(), content.head_dim());
       if (slots()) rotate_recent(arena, q, in.rope_table, n - count, group);
       std::vector<std::int64_t> ends(static_cast<std::size_t>(count * group), n);
       for (std::size_t r = 0; r < ends.size() && !planning; ++r) {
@@ -121,7 +121,7 @@ class SnapScorer final : public TokenScorer {
                   positions;
       }
       std::vector<float> sums(static_cast<std::size_t>(n));
-      add_attention_mass(arena, q, content.head_rows(content.rotated, h), in.shape.scale, ends,
+      add_attention_mass(arena, {q, content.head_rows(content.rotated, h), ends, in.shape.scale},
                          sums.data());
       if (planning) continue;
       sums.resize(static_cast<std::size_t>(before));
@@ -136,15 +136,15 @@ class SnapScorer final : public TokenScorer {
   bool slots() const { return options_.positions == PositionPolicy::kSlots; }
   void rotate_recent(Arena& arena, const Tensor& q, const Tensor& table, std::int64_t first,
                      std::int64_t group) const {
-    const Tensor slots = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32,
-                                       Shape{q.dim(0)}, "slots of recent queries");
+    const Tensor slots = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32, Shape{q.dim(0)},
+                                       "slots of recent queries");
     for (std::int64_t r = 0; r < q.dim(0) && !arena.device().planning; ++r)
       slots.data<std::int32_t>()[r] = narrow<std::int32_t>(first + r / group);
     ops::rope(q, table, slots, false);
   }
 
   KvOptions options_;
-  std::vector<Tensor> recent_;                         // [window, H*D] per layer, oldest first
+  std::vector<Tensor> recent_;                        // [window, H*D] per layer, oldest first
   std::vector<std::vector<std::int32_t>> positions_;  // of those that are there
 };
 
@@ -163,8 +163,8 @@ std::vector<float> average_pool(std::span<const float> values, std::int64_t widt
   return out;
 }
 
-void add_attention_mass(Arena& arena, const Tensor& queries, const Tensor& keys, float scale,
-                        std::span<const std::int64_t> ends, float* sums) {
+void add_attention_mass(Arena& arena, const MassOf& of, float* sums) {
+  const auto& [queries, keys, ends, scale] = of;
   const std::int64_t rows = queries.dim(0), cols = keys.dim(0);
   const Tensor scores = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{rows, cols},
                                       "scores of queries");
@@ -202,14 +202,13 @@ void add_chunk_mass(Arena& arena, const KvQueries& in, const KeyRotation& rotati
       std::vector<std::int64_t> ends;
       for (std::int64_t r = 0; r < q.dim(0); ++r) ends.push_back(n - count + t + r / group + 1);
       if (slots) {
-        const Tensor at = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32,
-                                        Shape{q.dim(0)}, "slots of queries");
+        const Tensor at = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32, Shape{q.dim(0)},
+                                        "slots of queries");
         for (std::int64_t r = 0; r < q.dim(0) && !arena.device().planning; ++r)
-          at.data<std::int32_t>()[r] =
-              narrow<std::int32_t>(ends[static_cast<std::size_t>(r)] - 1);
+          at.data<std::int32_t>()[r] = narrow<std::int32_t>(ends[static_cast<std::size_t>(r)] - 1);
         ops::rope(q, in.rope_table, at, false);
       }
-      add_attention_mass(arena, q, content.head_rows(content.rotated, h), in.shape.scale, ends,
+      add_attention_mass(arena, {q, content.head_rows(content.rotated, h), ends, in.shape.scale},
                          scores_of(content, h));
     }
   }

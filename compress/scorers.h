@@ -26,10 +26,15 @@ class TokenScorer {
 /// Null for methods without scores.
 std::unique_ptr<TokenScorer> make_scorer(Arena& arena, const KvPlan& plan);
 
-/// Adds to sums [length of the head] the attention that each of its keys draws from `queries`
-/// [R, D], rotated; query r sees the rows before ends[r]. Workspace: R * length floats.
-void add_attention_mass(Arena& arena, const Tensor& queries, const Tensor& keys, float scale,
-                        std::span<const std::int64_t> ends, float* sums);
+/// Queries [R, D] and a head's keys [n, D], both rotated; query r sees the keys before ends[r].
+struct MassOf {
+  const Tensor& queries;
+  const Tensor& keys;
+  std::span<const std::int64_t> ends;
+  float scale = 1;
+};
+/// Adds to sums [n] the attention that each key draws from the queries. Workspace: R * n floats.
+void add_attention_mass(Arena& arena, const MassOf& of, float* sums);
 
 /// The same for all heads and all of the last T positions, into content.scores, some queries at a
 /// time. `in` has rotated queries, or those before RoPE where positions are slots.

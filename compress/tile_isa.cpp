@@ -59,15 +59,25 @@ inline void put(float* p, Vector v) {
 
 constexpr int kMostQueries = 4;  // that share a pass over a tile
 
-// Rows of plain values: `at` a vector of row `row` that begins at `col`.
+// Where a vector of columns lies in every row: worked out once, before the rows are gone through.
+struct Spot {
+  std::int64_t at = 0;  // element or byte of the row
+  int shift = 0;
+  std::int64_t scale = 0;  // of the row's scales, in pairs
+};
+
+// Rows of plain values.
 template <typename T>
 struct PlainRows {
   const T* from;
   std::int64_t stride;
-  Vector at(std::int64_t row, std::int64_t col) const {
-    return vector_at(from + row * stride + col);
+  Spot spot(std::int64_t col) const { return {.at = col}; }
+  Vector at(std::int64_t row, const Spot& spot) const {
+    return vector_at(from + row * stride + spot.at);
   }
-  float one(std::int64_t row, std::int64_t col) const { return load(from + row * stride + col); }
+  float one(std::int64_t row, const Spot& spot) const {
+    return load(from + row * stride + spot.at);
+  }
 };
 
 // Rows of codes, with the scales of groups of `group` columns widened to f32: pairs of step and
@@ -80,17 +90,19 @@ struct PackedRows {
   std::int64_t group, groups;
   static constexpr int kMask = (1 << kBits) - 1;
 
-  Vector at(std::int64_t row, std::int64_t col) const {
-    const float* scale = scales + 2 * (row * groups + col / group);
-    const std::int64_t part = col / bytes;
-    const Vector codes =
-        codes_at(from + row * bytes + (col - part * bytes), static_cast<int>(part) * kBits, kMask);
-    return multiply_add(codes, all_lanes(scale[0]), all_lanes(scale[1]));
+  Spot spot(std::int64_t col) const {
+    return {.at = col % bytes,
+            .shift = static_cast<int>(col / bytes) * kBits,
+            .scale = 2 * (col / group)};
   }
-  float one(std::int64_t row, std::int64_t col) const {
-    const float* scale = scales + 2 * (row * groups + col / group);
-    const std::int64_t part = col / bytes;
-    const int code = from[row * bytes + (col - part * bytes)] >> (static_cast<int>(part) * kBits);
+  Vector at(std::int64_t row, const Spot& spot) const {
+    const float* scale = scales + 2 * row * groups + spot.scale;
+    return multiply_add(codes_at(from + row * bytes + spot.at, spot.shift, kMask),
+                        all_lanes(scale[0]), all_lanes(scale[1]));
+  }
+  float one(std::int64_t row, const Spot& spot) const {
+    const float* scale = scales + 2 * row * groups + spot.scale;
+    const int code = from[row * bytes + spot.at] >> spot.shift;
     return std::fma(static_cast<float>(code & kMask), scale[0], scale[1]);
   }
 };
@@ -99,8 +111,8 @@ void widen_scales(float* out, const CodeScale* scales, std::int64_t count) {
   const auto* halves = reinterpret_cast<const std::uint16_t*>(scales);
   std::int64_t i = 0;
   for (; i + 8 <= 2 * count; i += 8) {
-    _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(
-                                  reinterpret_cast<const __m128i*>(halves + i))));
+    _mm256_storeu_ps(
+        out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves + i))));
   }
   for (; i < 2 * count; ++i) out[i] = _cvtsh_ss(halves[i]);
 }
@@ -116,10 +128,12 @@ void score_queries(const Rows& keys, std::int64_t d, const float* q, float* out)
 #pragma GCC unroll 4
       for (Vector& sum : row) sum = all_lanes(0);
     }
+    Spot spots[kStrip];
+    for (int s = 0; s < kStrip; ++s) spots[s] = keys.spot(t + s * kLanes);
     for (std::int64_t c = 0; c < d; ++c) {
       Vector key[kStrip];
 #pragma GCC unroll 4
-      for (int s = 0; s < kStrip; ++s) key[s] = keys.at(c, t + s * kLanes);
+      for (int s = 0; s < kStrip; ++s) key[s] = keys.at(c, spots[s]);
 #pragma GCC unroll 4
       for (int i = 0; i < kQueries; ++i) {
         const Vector each = all_lanes(q[i * d + c]);
@@ -145,10 +159,12 @@ void add_strip(const Rows& values, const KvTile& tile, const float* p, float* ac
     for (int s = 0; s < kVectors; ++s)
       sums[i][s] = vector_at(acc + i * tile.value_dim + c + s * kLanes);
   }
+  Spot spots[kVectors];
+  for (int s = 0; s < kVectors; ++s) spots[s] = values.spot(c + s * kLanes);
   for (std::int64_t t = tile.first; t < tile.end; ++t) {
     Vector value[kVectors];
 #pragma GCC unroll 4
-    for (int s = 0; s < kVectors; ++s) value[s] = values.at(t, c + s * kLanes);
+    for (int s = 0; s < kVectors; ++s) value[s] = values.at(t, spots[s]);
 #pragma GCC unroll 4
     for (int i = 0; i < kQueries; ++i) {
       const Vector each = all_lanes(p[i * kBlockTokens + t]);
@@ -173,10 +189,11 @@ void add_values(const Rows& values, const KvTile& tile, const float* p, float* a
     add_strip<kQueries, kStrip>(values, tile, p, acc, c);
   for (; c + kLanes <= whole; c += kLanes) add_strip<kQueries, 1>(values, tile, p, acc, c);
   for (; c < d; ++c) {
+    const Spot spot = values.spot(c);
     for (int i = 0; i < kQueries; ++i) {
       float sum = acc[i * d + c];
       for (std::int64_t t = tile.first; t < tile.end; ++t)
-        sum = std::fma(p[i * kBlockTokens + t], values.one(t, c), sum);
+        sum = std::fma(p[i * kBlockTokens + t], values.one(t, spot), sum);
       acc[i * d + c] = sum;
     }
   }
@@ -248,7 +265,7 @@ void rotate_keys(const KvTile& tile, const Keys& keys, float* out) {
   const std::int64_t half = tile.key_dim / 2;
   for (std::int64_t c = 0; c < tile.key_dim; ++c) {
     for (std::int64_t t = 0; t < kBlockTokens; t += kLanes)
-      put(out + c * kBlockTokens + t, keys.at(c, t));
+      put(out + c * kBlockTokens + t, keys.at(c, keys.spot(t)));
   }
   for (std::int64_t t = 0; t < tile.end; ++t) {
     const float* row = tile.rotations[t];
@@ -287,15 +304,15 @@ void attend_packed(const KvTile& tile, const TileQueries& queries) {
   float* value_scales = key_scales + 2 * tile.key_dim * key_groups;
   widen_scales(key_scales, tile.key_scales, tile.key_dim * key_groups);
   widen_scales(value_scales, tile.value_scales, kBlockTokens * tile.value_groups);
-  // A vector of values has one scale and lies within one part of the bytes, or it is not read whole.
+  // A vector of values has one scale and lies within one part of the bytes, or it is not read
+  // whole.
   const bool by_vectors = bytes % kLanes == 0 && group % kLanes == 0;
-  attend_format(
-      tile, queries,
-      PackedRows<kBits>{static_cast<const std::uint8_t*>(tile.keys), kBlockTokens * kBits / 8,
-                        key_scales, tile.group, key_groups},
-      PackedRows<kBits>{static_cast<const std::uint8_t*>(tile.values), bytes, value_scales, group,
-                        tile.value_groups},
-      by_vectors ? d : 0);
+  attend_format(tile, queries,
+                PackedRows<kBits>{static_cast<const std::uint8_t*>(tile.keys),
+                                  kBlockTokens * kBits / 8, key_scales, tile.group, key_groups},
+                PackedRows<kBits>{static_cast<const std::uint8_t*>(tile.values), bytes,
+                                  value_scales, group, tile.value_groups},
+                by_vectors ? d : 0);
 }
 
 void attend_tile(const KvTile& tile, const TileQueries& queries) {

@@ -45,22 +45,22 @@ constexpr std::int64_t tile_scratch_floats(std::int64_t dim) {
 
 /// The running softmax of some queries of one head, over the tiles so far.
 struct TileQueries {
-  std::int64_t count = 0;      // of queries
-  const float* q = nullptr;    // [count, key_dim], times the scale of attention
-  float* max = nullptr;        // [count]
-  float* sum = nullptr;        // [count]
-  float* acc = nullptr;        // [count, value_dim], to be divided by sum
-  float* scores = nullptr;     // [count, scores_stride] of this tile; null: not wanted
+  std::int64_t count = 0;    // of queries
+  const float* q = nullptr;  // [count, key_dim], times the scale of attention
+  float* max = nullptr;      // [count]
+  float* sum = nullptr;      // [count]
+  float* acc = nullptr;      // [count, value_dim], to be divided by sum
+  float* scores = nullptr;   // [count, scores_stride] of this tile; null: not wanted
   std::int64_t scores_stride = 0;
 };
 
 /// Rows of scores of window queries become softmax probabilities, and their columns are summed.
 struct MassArgs {
   std::int64_t rows = 0, cols = 0, stride = 0;
-  float* scores = nullptr;               // [rows, cols]; become probabilities
-  float scale = 1;                       // of the scores
-  const std::int64_t* begin = nullptr;   // per row: first visible column
-  const std::int64_t* end = nullptr;     // per row: one past the last
+  float* scores = nullptr;              // [rows, cols]; become probabilities
+  float scale = 1;                      // of the scores
+  const std::int64_t* begin = nullptr;  // per row: first visible column
+  const std::int64_t* end = nullptr;    // per row: one past the last
 };
 
 struct TileKernels {

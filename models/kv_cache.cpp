@@ -38,8 +38,8 @@ Tensor DenseKvCache::attend(Arena& arena, const KvQueries& in) {
   TH_CHECK(end <= capacity_, "{} positions in a cache of {}", end, capacity_);
   ops::copy(l.k.rows(length_, end), in.k);
   ops::copy(l.v.rows(length_, end), in.v);
-  Tensor out = Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(),
-                             "attention");
+  Tensor out =
+      Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(), "attention");
   ops::attention(arena, in.shape,
                  {.q = in.q,
                   .k = l.k.rows(0, end),
@@ -56,8 +56,8 @@ bool KvBatch::reads_unrotated() const {
 }
 
 Tensor KvBatch::attend(Arena& arena, const KvQueries& in) {
-  Tensor out = Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(),
-                             "attention");
+  Tensor out =
+      Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(), "attention");
   std::int64_t row = 0;
   for (const Part& part : parts_) {
     const std::int64_t end = row + part.rows;

@@ -44,9 +44,8 @@ double read_bytes_per_second() {
   const Tensor a =
       Tensor::empty(*arena, MemoryTag::kWorkspace, DType::kF32, Shape{kBytes / 4096, 1024});
   ops::zero(a);
-  return static_cast<double>(kBytes) / median_seconds(5, [&] {
-           static_cast<void>(ops::sum_squares(*arena, a));
-         });
+  return static_cast<double>(kBytes) /
+         median_seconds(5, [&] { static_cast<void>(ops::sum_squares(*arena, a)); });
 }
 
 Tensor random_rows(Arena& arena, DType dtype, std::int64_t rows, std::int64_t width,
@@ -206,8 +205,8 @@ void run_bench_decode(const DecodeArguments& a) {
   }
   DecodeBench bench(a, *config);
   if (!a.json) {
-    fmt::print("{:>8} {:<22} {:>10} {:>10} {:>7} {:>8}{}\n", "context", "cache", "bytes",
-               "attn ms", "/dense", "roofline", a.attention_only ? "" : "  token ms  tokens/s");
+    fmt::print("{:>8} {:<22} {:>10} {:>10} {:>7} {:>8}{}\n", "context", "cache", "bytes", "attn ms",
+               "/dense", "roofline", a.attention_only ? "" : "  token ms  tokens/s");
   }
   for (const std::int64_t context : a.contexts) {
     double dense_seconds = 0;
@@ -232,7 +231,8 @@ void add_bench_decode(CLI::App& bench, CommandSession& session) {
   add_kv_options(*decode, a->kv);
   decode->footer(
       "Example:\n"
-      "  thimble bench decode --size 130m --context 8192,32768 --kv-method window --kv-budget 0.25");
+      "  thimble bench decode --size 130m --context 8192,32768 --kv-method window --kv-budget "
+      "0.25");
   decode->callback([a, &session] {
     session.start();
     run_bench_decode(*a);

@@ -59,10 +59,10 @@ void PrefixEvaluator::document(std::span<const std::int32_t> ids) {
 }
 
 void PrefixEvaluator::feed_prefix(KvCache& cache, std::span<const std::int32_t> ids) const {
-  Decoder decoder(*loaded_.arena, *loaded_.model, *loaded_.store, loaded_.dtype,
-                  DecodingCache{.kv = cache,
-                                .rope_table = rope_table_,
-                                .prompt_chunk = caches_.prompt_chunk()});
+  Decoder decoder(
+      *loaded_.arena, *loaded_.model, *loaded_.store, loaded_.dtype,
+      DecodingCache{
+          .kv = cache, .rope_table = rope_table_, .prompt_chunk = caches_.prompt_chunk()});
   static_cast<void>(decoder.feed(ids));
 }
 
@@ -103,10 +103,9 @@ void PrefixEvaluator::window(std::span<const std::int32_t> ids) {
     const auto vocab = static_cast<std::size_t>(a.dim(1));
     std::vector<RowLosses> rows(static_cast<std::size_t>(count));
     parallel_for_each(count, 30 * a.dim(1), [&](std::int64_t r) {
-      rows[static_cast<std::size_t>(r)] =
-          compare_row({a.data<float>() + r * a.dim(1), vocab},
-                      {b.data<float>() + r * a.dim(1), vocab},
-                      ids[static_cast<std::size_t>(begin + r + 1)]);
+      rows[static_cast<std::size_t>(r)] = compare_row({a.data<float>() + r * a.dim(1), vocab},
+                                                      {b.data<float>() + r * a.dim(1), vocab},
+                                                      ids[static_cast<std::size_t>(begin + r + 1)]);
     });
     for (const RowLosses& row : rows) {
       totals_.dense_loss += row.dense;

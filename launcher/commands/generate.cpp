@@ -66,7 +66,8 @@ SamplingOptions sampling_options(const GenerateArguments& a, const GenerationCon
   return options;
 }
 
-// The prompts of a file: of JSON lines each line's "prompt" (or "text"), of any other file its text.
+// The prompts of a file: of JSON lines each line's "prompt" (or "text"), of any other file its
+// text.
 std::vector<std::string> file_prompts(const std::string& path) {
   const std::string file = read_text_file(path, kPromptLimitBytes);
   check_is_text(path, file);
@@ -127,11 +128,11 @@ void tell_sizes(const std::vector<Request>& requests, const KvCaches& caches,
     shortened |= r.wanted > r.capacity;
   }
   const std::int64_t capacity = requests[0].capacity;
-  spdlog::info("{} prompt tokens{}; {}, {} would fit in free memory", tokens,
-               requests.size() > 1 ? fmt::format(" of {} prompts", requests.size()) : "",
-               caches.describe(capacities_of(requests)),
-               memory_limit().usable_bytes / std::max<std::int64_t>(
-                                                 1, caches.bytes(capacity) / capacity));
+  spdlog::info(
+      "{} prompt tokens{}; {}, {} would fit in free memory", tokens,
+      requests.size() > 1 ? fmt::format(" of {} prompts", requests.size()) : "",
+      caches.describe(capacities_of(requests)),
+      memory_limit().usable_bytes / std::max<std::int64_t>(1, caches.bytes(capacity) / capacity));
   if (shortened)
     spdlog::warn("stopping at the model's {} positions", loaded.model->config().max_positions);
 }
@@ -209,7 +210,9 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
       "Adapter (PEFT's directory, or run) to merge into the model as it is loaded; "
       "DIR=WEIGHT, several: LoRAs, added up (repeatable)");
   generate->add_option("--prompt", a->prompt, "Text to continue (default: none)");
-  generate->add_option("--prompt-file", a->prompt_file, "File with the text to continue; of .jsonl every line's \"prompt\", all at once");
+  generate->add_option(
+      "--prompt-file", a->prompt_file,
+      "File with the text to continue; of .jsonl every line's \"prompt\", all at once");
   generate->add_option("--max-new-tokens", a->max_new_tokens, "Tokens to make at most")
       ->check(CLI::PositiveNumber);
   generate

@@ -72,8 +72,7 @@ void Generation::step(std::vector<Sequence*>& active) {
   std::vector<NextToken> tokens;
   for (Sequence* s : active) tokens.push_back({s->cache.get(), s->history.back()});
   Context ctx{.store = *loaded_.store, .arena = *loaded_.arena, .dtype = loaded_.dtype};
-  std::vector<std::vector<float>> logits =
-      decode_batch(ctx, *loaded_.model, rope_table_, tokens);
+  std::vector<std::vector<float>> logits = decode_batch(ctx, *loaded_.model, rope_table_, tokens);
   for (std::size_t i = 0; i < active.size(); ++i) active[i]->logits = std::move(logits[i]);
 }
 

@@ -1,6 +1,7 @@
 #include "launcher/commands/kv_arguments.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 
 #include "compress/expected_attention.h"
 #include "launcher/job/sizes.h"
@@ -55,7 +56,8 @@ void add_kv_options(CLI::App& command, const std::shared_ptr<KvArguments>& a) {
          "Positions of the text, or places in the cache, for texts longer than the model's context",
          {"original", "slots"});
   number("--kv-memory", a->memory, "The most bytes of caches, as 512MiB (default: what is free)");
-  command.add_option("--prefill-chunk", a->prompt_chunk, "Tokens of a prompt at once (default 512)")
+  command
+      .add_option("--prefill-chunk", a->prompt_chunk, "Tokens of a prompt at once (default 512)")
       ->check(CLI::PositiveNumber)
       ->group("KV cache");
 }
@@ -86,10 +88,11 @@ std::unique_ptr<KvCache> KvCaches::make(Arena& arena, std::int64_t capacity) con
   if (is_dense()) return std::make_unique<DenseKvCache>(arena, config_, dtype_, capacity);
   const KvPlan plan = make_kv_plan(*options_, shape(capacity));
   for (std::size_t l = 0; l < plan.layers.size() && is_endless(); ++l) {
-    const std::int64_t slots = plan.layers[l].limit + prompt_chunk_;
+    const std::int64_t slots = std::min(plan.layers[l].limit + prompt_chunk_, capacity);
     if (slots > config_.max_positions) {
       throw_user(
-          "--kv-positions slots: layer {} holds up to {} positions and a chunk of {}; the model has "
+          "--kv-positions slots: layer {} holds up to {} positions and a chunk of {}; the model "
+          "has "
           "{}: lower --kv-budget or --prefill-chunk",
           l, plan.layers[l].limit, prompt_chunk_, config_.max_positions);
     }
@@ -112,8 +115,7 @@ std::int64_t KvCaches::dense_bytes(std::int64_t capacity) const {
   return shape(capacity).dense_bytes();
 }
 
-void KvCaches::check_fits(const std::vector<std::int64_t>& capacities,
-                          std::int64_t limit) const {
+void KvCaches::check_fits(const std::vector<std::int64_t>& capacities, std::int64_t limit) const {
   std::int64_t wanted = 0, positions = 0;
   for (const std::int64_t capacity : capacities) {
     wanted += bytes(capacity);
@@ -122,7 +124,8 @@ void KvCaches::check_fits(const std::vector<std::int64_t>& capacities,
   if (wanted <= limit) return;
   const double share = static_cast<double>(limit) / static_cast<double>(wanted);
   throw_user(
-      "the key-value cache of {} positions wants {} and {} {}; about {} positions would fit, or the "
+      "the key-value cache of {} positions wants {} and {} {}; about {} positions would fit, or "
+      "the "
       "same with a smaller --kv-budget or fewer --kv-bits",
       positions, format_bytes(wanted), format_bytes(limit),
       limit_ ? "are allowed (--kv-memory)" : "are free",
@@ -136,7 +139,8 @@ std::string KvCaches::describe(const std::vector<std::int64_t>& capacities) cons
     dense += dense_bytes(capacity);
     positions += capacity;
   }
-  if (is_dense()) return fmt::format("key-value cache {} for {} positions", format_bytes(mine), positions);
+  if (is_dense())
+    return fmt::format("key-value cache {} for {} positions", format_bytes(mine), positions);
   return fmt::format("key-value cache {} for {} positions, {:.1f} % of the dense {} ({}{})",
                      format_bytes(mine), positions,
                      100 * static_cast<double>(mine) / static_cast<double>(dense),

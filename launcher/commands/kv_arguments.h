@@ -34,17 +34,15 @@ class KvCaches {
   /// Null: dense.
   bool is_dense() const { return !options_; }
   /// Whether a sequence may be longer than the model's context.
-  bool is_endless() const {
-    return options_ && options_->positions == PositionPolicy::kSlots;
-  }
+  bool is_endless() const { return options_ && options_->positions == PositionPolicy::kSlots; }
   std::int64_t prompt_chunk() const { return prompt_chunk_; }
   std::unique_ptr<KvCache> make(Arena& arena, std::int64_t capacity) const;
   /// The RoPE table for sequences of up to `capacity` positions.
   Tensor make_table(Arena& arena, std::int64_t capacity) const;
   std::int64_t bytes(std::int64_t capacity) const;
   std::int64_t dense_bytes(std::int64_t capacity) const;
-  /// Throws UserError if caches of these capacities exceed `limit_bytes`, naming the bytes wanted and
-  /// the longest context that would fit.
+  /// Throws UserError if caches of these capacities exceed `limit_bytes`, naming the bytes wanted
+  /// and the longest context that would fit.
   void check_fits(const std::vector<std::int64_t>& capacities, std::int64_t limit_bytes) const;
   /// --kv-memory, or `otherwise`.
   std::int64_t limit_bytes(std::int64_t otherwise) const { return limit_.value_or(otherwise); }

@@ -16,8 +16,13 @@
 namespace thimble {
 
 inline KvShape small_shape(std::int64_t capacity) {
-  return {.layers = 2, .heads = 4, .kv_heads = 2, .head_dim = 16, .windows = {0, 0},
-          .dtype = DType::kF32, .capacity = capacity};
+  return {.layers = 2,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 16,
+          .windows = {0, 0},
+          .dtype = DType::kF32,
+          .capacity = capacity};
 }
 
 /// Half-split rotation by position * 100^(-2c/D).
@@ -25,8 +30,8 @@ inline Tensor small_rope_table(Arena& arena, std::int64_t positions, std::int64_
   const Tensor t = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{positions, dim});
   for (std::int64_t p = 0; p < positions; ++p) {
     for (std::int64_t c = 0; c < dim / 2; ++c) {
-      const double angle = static_cast<double>(p) *
-                           std::pow(100.0, -2.0 * static_cast<double>(c) / static_cast<double>(dim));
+      const double angle = static_cast<double>(p) * std::pow(100.0, -2.0 * static_cast<double>(c) /
+                                                                        static_cast<double>(dim));
       t.data<float>()[p * dim + c] = static_cast<float>(std::cos(angle));
       t.data<float>()[p * dim + dim / 2 + c] = static_cast<float>(std::sin(angle));
     }
@@ -65,7 +70,9 @@ class CacheHarness {
     in.q = rotated(in.raw_q, in.positions);
     in.k = rotated(in.raw_k, in.positions);
     in.rope_table = table_;
-    in.shape = {.batch = 1, .heads = shape_.heads, .kv_heads = shape_.kv_heads,
+    in.shape = {.batch = 1,
+                .heads = shape_.heads,
+                .kv_heads = shape_.kv_heads,
                 .head_dim = shape_.head_dim,
                 .window = shape_.windows[static_cast<std::size_t>(layer)],
                 .scale = 1.0f / std::sqrt(static_cast<float>(shape_.head_dim))};
@@ -83,8 +90,8 @@ class CacheHarness {
     return out;
   }
 
-  /// What one position attends to over the rows that the heads hold, itself included, in f64. Called
-  /// after it was fed, before anything is evicted.
+  /// What one position attends to over the rows that the heads hold, itself included, in f64.
+  /// Called after it was fed, before anything is evicted.
   std::vector<double> plain_attention(const KvQueries& in) const {
     std::vector<double> out;
     const std::int64_t d = shape_.head_dim, group = shape_.heads / shape_.kv_heads;
@@ -93,7 +100,10 @@ class CacheHarness {
       const auto n = static_cast<std::size_t>(head.length());
       std::vector<float> keys(n * static_cast<std::size_t>(d)), values(keys.size());
       std::vector<std::int32_t> positions(n);
-      head.gather({.keys = keys.data(), .values = values.data(), .key_stride = d, .value_stride = d,
+      head.gather({.keys = keys.data(),
+                   .values = values.data(),
+                   .key_stride = d,
+                   .value_stride = d,
                    .positions = positions.data()});
       const auto one = attend_plain(in.q.data<float>() + h * d, keys, values);
       out.insert(out.end(), one.begin(), one.end());

@@ -10,7 +10,7 @@ namespace {
 constexpr std::int64_t kText = 203;
 
 const std::vector<KvMethod> kEvicting{KvMethod::kWindow, KvMethod::kRandom, KvMethod::kKnorm,
-                                      KvMethod::kH2o, KvMethod::kSnapKv, KvMethod::kExpected};
+                                      KvMethod::kH2o,    KvMethod::kSnapKv, KvMethod::kExpected};
 
 KvOptions options_of(KvMethod method, double budget) {
   return {.method = method, .budget = budget, .sinks = 4, .window = 16};

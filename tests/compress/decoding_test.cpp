@@ -131,8 +131,7 @@ TEST_F(CompressedDecoding, APlanKnowsAllThatARunTakes) {
         load_weights(arena, model_, store, source);
       }
       const Tensor table = make_rope_table(arena, model_.config(), 400);
-      CompressedKvCache kv(
-          arena, make_kv_plan(o, kv_shape_of(model_.config(), DType::kF32, 400)));
+      CompressedKvCache kv(arena, make_kv_plan(o, kv_shape_of(model_.config(), DType::kF32, 400)));
       arena.begin_phase("decode");
       Decoder d(arena, model_, store, DType::kF32,
                 {.kv = kv, .rope_table = table, .prompt_chunk = 128});

@@ -15,15 +15,16 @@ namespace {
 
 // What value i is packed to and back, by the definition alone.
 float reference(const std::vector<float>& values, std::size_t i, const PackRow& row) {
-  const std::size_t begin = i / static_cast<std::size_t>(row.group) * static_cast<std::size_t>(row.group);
+  const std::size_t begin =
+      i / static_cast<std::size_t>(row.group) * static_cast<std::size_t>(row.group);
   float low = values[begin], high = low;
   for (std::size_t j = begin; j < begin + static_cast<std::size_t>(row.group); ++j) {
     low = std::fmin(low, values[j]);
     high = std::fmax(high, values[j]);
   }
   float least = half_to_float(_cvtss_sh(low, _MM_FROUND_TO_NEG_INF));
-  float step = half_to_float(_cvtss_sh(
-      (high - least) / static_cast<float>((1 << row.bits) - 1), _MM_FROUND_TO_POS_INF));
+  float step = half_to_float(
+      _cvtss_sh((high - least) / static_cast<float>((1 << row.bits) - 1), _MM_FROUND_TO_POS_INF));
   const float code = step > 0 ? std::floor((values[i] - least) * (1.0f / step) + 0.5f) : 0.0f;
   const float most = static_cast<float>((1 << row.bits) - 1);
   return std::fma(std::fmin(std::fmax(code, 0.0f), most), step, least);
@@ -68,7 +69,11 @@ TEST(Packing, NothingFiniteBecomesOfWhatIsNot) {
 }
 
 KvShape shape_of(std::int64_t layers, std::int64_t capacity) {
-  return {.layers = layers, .heads = 4, .kv_heads = 2, .head_dim = 16, .dtype = DType::kBF16,
+  return {.layers = layers,
+          .heads = 4,
+          .kv_heads = 2,
+          .head_dim = 16,
+          .dtype = DType::kBF16,
           .capacity = capacity};
 }
 
@@ -96,8 +101,9 @@ std::vector<std::int64_t> kept_of(const std::vector<std::vector<std::int64_t>>& 
 TEST(Budgets, HeadsKeepTheirBestOrShareWithOthers) {
   const std::vector<float> a{0.1f, 5, 4, 3, 0.1f, 0}, b{9, 1, 8, 1, 1, 0};
   const std::vector<std::int32_t> positions{3, 5, 7, 9, 11, 13};
-  const std::vector<HeadScores> heads{{.scores = a, .positions = positions, .sinks = 4, .window = 1},
-                                      {.scores = b, .positions = positions, .sinks = 4, .window = 1}};
+  const std::vector<HeadScores> heads{
+      {.scores = a, .positions = positions, .sinks = 4, .window = 1},
+      {.scores = b, .positions = positions, .sinks = 4, .window = 1}};
   const auto even = keep_even(heads, 3);  // a sink, the window, the best of the rest
   EXPECT_EQ(kept_of(even, 0), (std::vector<std::int64_t>{0, 1, 5}));
   EXPECT_EQ(kept_of(even, 1), (std::vector<std::int64_t>{0, 2, 5}));
@@ -130,7 +136,9 @@ TEST(KvOptionsTest, WhatDoesNotWorkIsRefusedByName) {
   expect_refused({.window = 48, .bits = 4, .group = 32}, "--kv-window 48 is not a multiple");
   expect_refused({.bits = 4, .group = 16}, "--kv-group 16");
   expect_refused({.positions = PositionPolicy::kSlots}, "needs --kv-rope pre");
-  expect_refused({.method = M::kExpected, .budget = 0.5, .rope_stage = RopeStage::kPre,
+  expect_refused({.method = M::kExpected,
+                  .budget = 0.5,
+                  .rope_stage = RopeStage::kPre,
                   .positions = PositionPolicy::kSlots},
                  "--kv-positions original");
   expect_refused({.method = M::kWindow, .budget = 0.5, .allocation = KvAllocation::kAda},

@@ -17,8 +17,8 @@ class Scorers : public testing::Test {
            1;
   }
   Tensor rows(std::int64_t kind, std::int64_t heads) {
-    const Tensor t = Tensor::empty(*arena_, MemoryTag::kWorkspace, DType::kF32,
-                                   Shape{tokens_, heads * dim_});
+    const Tensor t =
+        Tensor::empty(*arena_, MemoryTag::kWorkspace, DType::kF32, Shape{tokens_, heads * dim_});
     for (std::int64_t i = 0; i < t.numel(); ++i)
       t.data<float>()[i] = static_cast<float>(value(i, kind) * (kind < 2 ? 2.5 : 1));
     return t;
@@ -38,27 +38,34 @@ class Scorers : public testing::Test {
       ops::copy(*to, *from);
       ops::rope(*to, in.rope_table, in.positions, false);
     }
-    in.shape = {.batch = 1, .heads = heads_, .kv_heads = kv_heads_, .head_dim = dim_,
+    in.shape = {.batch = 1,
+                .heads = heads_,
+                .kv_heads = kv_heads_,
+                .head_dim = dim_,
                 .scale = 1.0f / std::sqrt(static_cast<float>(dim_))};
     return in;
   }
   KvOptions options(KvMethod method, std::int64_t sinks, std::int64_t window) const {
-    return {.method = method, .budget = static_cast<double>(kept_), .sinks = sinks,
-            .window = window};
+    return {
+        .method = method, .budget = static_cast<double>(kept_), .sinks = sinks, .window = window};
   }
   std::unique_ptr<CompressedKvCache> cache(const KvOptions& o) {
-    return std::make_unique<CompressedKvCache>(
-        *arena_, make_kv_plan(o, {.layers = 1, .heads = heads_, .kv_heads = kv_heads_,
-                                  .head_dim = dim_, .windows = {0}, .dtype = DType::kF32,
-                                  .capacity = tokens_ + 10}));
+    return std::make_unique<CompressedKvCache>(*arena_,
+                                               make_kv_plan(o, {.layers = 1,
+                                                                .heads = heads_,
+                                                                .kv_heads = kv_heads_,
+                                                                .head_dim = dim_,
+                                                                .windows = {0},
+                                                                .dtype = DType::kF32,
+                                                                .capacity = tokens_ + 10}));
   }
   // What the blocks of a head say after all tokens were fed with room for them.
   void expect_kept(const KvOptions& o, const char* name) {
     const auto kv = cache(o);
     kv->attend(*arena_, inputs());
     for (std::int64_t h = 0; h < kv_heads_; ++h) {
-      const auto want =
-          json_["presses"][name]["kept"][static_cast<std::size_t>(h)].get<std::vector<std::int32_t>>();
+      const auto want = json_["presses"][name]["kept"][static_cast<std::size_t>(h)]
+                            .get<std::vector<std::int32_t>>();
       EXPECT_EQ(kv->positions(0, h), want) << name << ", head " << h;
     }
   }
