@@ -87,6 +87,10 @@ SampleFormat detect_json_format(const std::string& line, const FieldNames& field
   const std::string text_key = fmt::format("'{}'", fields.text);
   const std::string pair_keys = fmt::format("'{}' with '{}'", fields.prompt, fields.completion);
   if (text && pair) both(text_key, pair_keys, "text", "prompt_completion");
+  // Who names the fields has said what they are.
+  const bool is_named =
+      fields.prompt != FieldNames{}.prompt || fields.completion != FieldNames{}.completion;
+  if (pair && is_named) return SampleFormat::kPromptCompletion;
   if (chat != SampleFormat::kAuto && (text || pair))
     both(text ? text_key : pair_keys, "a conversation", text ? "text" : "prompt_completion",
          format_name(chat));
