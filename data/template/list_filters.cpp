@@ -141,8 +141,9 @@ Value sum_filter(const FilterCall& c) {
 }
 
 Value map_filter(const FilterCall& c) {
-  const Value* attribute = argument({{}, c.arguments.named}, 0, "attribute");
-  const Value* otherwise = argument({{}, c.arguments.named}, 0, "default");
+  const Arguments named{{}, c.arguments.named};  // what argument() finds lies in it
+  const Value* attribute = argument(named, 0, "attribute");
+  const Value* otherwise = argument(named, 0, "default");
   const Value* filter = c.arguments.positional.empty() ? nullptr : &c.arguments.positional.front();
   if (!attribute && !(filter && filter->as_text()))
     fail("map needs an attribute or the name of a filter");
