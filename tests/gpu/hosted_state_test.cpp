@@ -168,14 +168,28 @@ TEST_F(HostedStateTest, NamesAWindowThatIsTooSmall) {
   }
 }
 
-// Few positions, for the emulator is slow and updates do not depend on them.
-constexpr std::int64_t kPositions = 5;
+// The emulator takes long for norms, row by row, so that models have few; with many words the
+// embedding is large enough for state in 8 bits. Updates do not depend on positions.
+constexpr std::int64_t kPositions = 5, kFewWords = 19, kManyWords = 257;
+
+std::unique_ptr<TrainableModel> small_model(bool many_words) {
+  ModelConfig c = odd_config(many_words);
+  c.hidden_size = 16;
+  c.intermediate_size = 21;
+  c.num_layers = 1;
+  c.windows = {0};
+  c.num_heads = 2;
+  c.vocab_size = many_words ? kManyWords : kFewWords;
+  return std::make_unique<Transformer>(c);
+}
 
 std::vector<Batch> short_batches(const Communicator& comm, int micro_batches, int empty) {
   std::vector<Batch> batches = batches_of(comm.rank(), comm.size(), micro_batches, empty);
   for (Batch& b : batches) {
     b.sequences = 1;
     b.seq_len = kPositions;
+    for (std::int32_t& token : b.tokens) token %= kFewWords;
+    for (std::int32_t& target : b.targets) target %= kFewWords;
     b.tokens.resize(kPositions);
     b.targets.resize(kPositions);
     b.weights.resize(kPositions);
@@ -194,7 +208,7 @@ struct Trained {
 Trained train_five(Communicator& comm, const Setting& s) {
   const auto arena = Arena::make_gpu(1 << 26, 1 << 26);
   arena->set_poison(true);
-  const std::unique_ptr<TrainableModel> model = tiny_model(s);
+  const std::unique_ptr<TrainableModel> model = small_model(s.wide);
   const OptimizerGroups optimizer =
       make_groups(model->params(), s.optimizer, s.project_gradients, s.update_gap);
   EngineOptions options = engine_options(s, s.accumulation_steps);
@@ -235,12 +249,11 @@ void expect_bits_of_state_on_the_gpu(const OptimizerEntry& entry, int turn) {
     Setting s{.optimizer = entry.name,
               .accumulation_steps = micro_batches,
               .dtype = bf16 ? DType::kBF16 : DType::kF32,
-              .wide = turn % 4 > 1,
+              .wide = micro_batches == 1 && std::string_view(entry.name).ends_with("8bit"),
               .master = turn % 4 == 0 ? MasterFormat::kSplit : MasterFormat::kF32,
               .max_grad_norm = 0,
               .update_gap = 2,
-              .device = DeviceKind::kGpu,
-              .odd_model = true};  // whose passes take the emulator less time
+              .device = DeviceKind::kGpu};
     if (entry.int8_weights) s.master = MasterFormat::kNone;
     const Trained want = train_five(alone, s);
     for (const bool fused : {false, true}) {
@@ -260,7 +273,7 @@ void expect_bits_of_state_on_the_gpu(const OptimizerEntry& entry, int turn) {
 // One of each kind: any rows and 8 bits, sums between rounds, whole matrices, the CPU alone.
 TEST_F(HostedStateTest, OptimizersGiveTheBitsOfStateOnTheGpu) {
   int turn = 0;
-  for (const char* name : {"adamw", "adamw_8bit", "apollo", "muon", "galore", "adafactor"}) {
+  for (const char* name : {"adamw_8bit", "apollo", "muon", "galore"}) {
     const OptimizerEntry* entry = find_optimizer(name);
     ASSERT_NE(entry, nullptr) << name;
     expect_bits_of_state_on_the_gpu(*entry, turn++);
@@ -273,40 +286,37 @@ TEST_F(HostedStateTest, EveryOptimizerGivesTheBitsOfStateOnTheGpu) {
     expect_bits_of_state_on_the_gpu(entry, turn++);
 }
 
+// By rank, with every share of the GPU's.
+void expect_bits_on_ranks(const Setting& s) {
+  run_ranks(s.stage == 0 ? 1 : 2, [&](Communicator& comm) {
+    choose_gpu(comm.rank());
+    Setting resident = s;
+    resident.delayed_update = false;
+    const Trained want = train_five(comm, resident);
+    for (const double share : {0.0, 0.5}) {
+      Setting hosted = s;
+      hosted.host = share;
+      hosted.stored_gradients = s.stage > 1;
+      expect_same_trained(train_five(comm, hosted), want,
+                          fmt::format("{} stage {} share {}", s.optimizer, s.stage, share));
+    }
+  });
+}
+
 TEST_F(HostedStateTest, FormatsRanksAndStagesGiveTheBitsOfStateOnTheGpu) {
   const Setting plain{.optimizer = "adamw",
                       .dtype = DType::kBF16,
                       .comm_dtype = DType::kBF16,
-                      .device = DeviceKind::kGpu,
-                      .odd_model = true};
-  std::vector<Setting> all;
-  for (const MasterFormat master :
-       {MasterFormat::kF32, MasterFormat::kSplit, MasterFormat::kNone}) {
-    all.push_back(plain);
-    all.back().master = master;
-    all.back().optimizer = master == MasterFormat::kNone ? "lion" : "adamw_8bit";
-  }
-  all.push_back(plain);
-  all.back().delayed_update = true;
+                      .device = DeviceKind::kGpu};
+  std::vector<Setting> all(4, plain);
+  all[1].master = MasterFormat::kSplit;
+  all[2].master = MasterFormat::kNone;
+  all[2].optimizer = "lion";
+  all[3].delayed_update = true;
   for (std::size_t i = 0; i < all.size(); ++i) {
-    for (const int stage : {0, 1, 2, 3}) {
-      Setting s = all[i];
-      s.stage = stage;
-      s.accumulation_steps = 1 + stage % 2;
-      run_ranks(stage == 0 ? 1 : 2, [&](Communicator& comm) {
-        choose_gpu(comm.rank());
-        Setting resident = s;
-        resident.delayed_update = false;
-        const Trained want = train_five(comm, resident);
-        for (const double share : {0.0, 0.5, 1.0}) {
-          Setting hosted = s;
-          hosted.host = share;
-          hosted.stored_gradients = stage > 1;
-          expect_same_trained(train_five(comm, hosted), want,
-                              fmt::format("{} stage {} share {}", i, stage, share));
-        }
-      });
-    }
+    all[i].stage = static_cast<int>(i);
+    all[i].accumulation_steps = 1 + static_cast<int>(i % 2);
+    expect_bits_on_ranks(all[i]);
   }
 }
 
