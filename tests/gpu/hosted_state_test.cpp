@@ -170,7 +170,8 @@ TEST_F(HostedStateTest, NamesAWindowThatIsTooSmall) {
 
 // The emulator takes long for norms, row by row, so that models have few; with many words the
 // embedding is large enough for state in 8 bits. Updates do not depend on positions.
-constexpr std::int64_t kPositions = 5, kFewWords = 19, kManyWords = 257;
+constexpr std::int64_t kPositions = 5, kManyWords = 257;
+constexpr std::int32_t kFewWords = 19;
 
 std::unique_ptr<TrainableModel> small_model(bool many_words) {
   ModelConfig c = odd_config(many_words);
@@ -179,7 +180,7 @@ std::unique_ptr<TrainableModel> small_model(bool many_words) {
   c.num_layers = 1;
   c.windows = {0};
   c.num_heads = 2;
-  c.vocab_size = many_words ? kManyWords : kFewWords;
+  c.vocab_size = many_words ? kManyWords : std::int64_t{kFewWords};
   return std::make_unique<Transformer>(c);
 }
 
