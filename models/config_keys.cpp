@@ -52,12 +52,14 @@ constexpr std::array kIrrelevant{"_attn_implementation",
                                  "auto_map",
                                  "bad_words_ids",
                                  "begin_suppress_tokens",
+                                 "cache_implementation",
                                  "chunk_size_feed_forward",
                                  "cross_attention_hidden_size",
                                  "decoder_start_token_id",
                                  "diversity_penalty",
                                  "do_sample",
                                  "early_stopping",
+                                 "embd_pdrop",
                                  "encoder_no_repeat_ngram_size",
                                  "exponential_decay_length_penalty",
                                  "finetuning_task",
@@ -88,6 +90,7 @@ constexpr std::array kIrrelevant{"_attn_implementation",
                                  "problem_type",
                                  "remove_invalid_values",
                                  "repetition_penalty",
+                                 "resid_pdrop",
                                  "return_dict",
                                  "return_dict_in_generate",
                                  "sep_token_id",
@@ -136,7 +139,8 @@ constexpr std::array kRefused{Refused{"attention_chunk_size", "null"},
                               Refused{"query_pre_attn_scalar", "null"},
                               Refused{"residual_multiplier", "1"},
                               Refused{"rope_interleaved", "false"},
-                              Refused{"transformers_weights", "null"}};
+                              Refused{"transformers_weights", "null"},
+                              Refused{"use_bidirectional_attention", "false"}};
 
 constexpr std::array kRopeHonoured{"rope_type",
                                    "type",
@@ -151,6 +155,8 @@ constexpr std::array kRopeHonoured{"rope_type",
                                    "mscale",
                                    "mscale_all_dim",
                                    "truncate",
+                                   "short_factor",
+                                   "long_factor",
                                    "finetuned"};  // says only where it comes from
 
 bool is_one_of(const auto& names, const std::string& key) {
@@ -175,18 +181,20 @@ bool check_refused(const ConfigFields& fields, const std::string& key, const Jso
 
 }  // namespace
 
-std::vector<std::string> check_config_keys(const ConfigFields& config) {
+std::vector<std::string> check_config_keys(const ConfigFields& config,
+                                           std::span<const char* const> own) {
   std::vector<std::string> unknown;
   for (const auto& [key, value] : config.all().items()) {
-    if (is_one_of(kHonoured, key) || is_one_of(kIrrelevant, key)) continue;
+    if (is_one_of(own, key) || is_one_of(kHonoured, key) || is_one_of(kIrrelevant, key)) continue;
     if (!check_refused(config, key, value)) unknown.push_back(key);
   }
   return unknown;
 }
 
-void check_rope_keys(const ConfigFields& rope) {
+void check_rope_keys(const ConfigFields& rope, std::span<const char* const> own) {
   for (const auto& [key, value] : rope.all().items()) {
-    if (is_one_of(kRopeHonoured, key) || check_refused(rope, key, value)) continue;
+    if (is_one_of(own, key) || is_one_of(kRopeHonoured, key) || check_refused(rope, key, value))
+      continue;
     rope.wrong(key, "only known fields: " +
                         join(std::vector<std::string>(kRopeHonoured.begin(), kRopeHonoured.end())));
   }

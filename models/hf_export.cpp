@@ -10,6 +10,7 @@
 #include "core/io/staged.h"
 #include "core/ops/ops.h"
 #include "models/export_rows.h"
+#include "models/fused_tensors.h"
 #include "models/model_files.h"
 
 namespace thimble {
@@ -17,7 +18,14 @@ namespace {
 
 namespace fs = std::filesystem;
 
-// Runs body(name, rows as bytes, byte offset) over every tensor in slices.
+// The matrix that holds the parameter in files, if it holds several.
+FusedPlace file_place(const Transformer& model, const ParamInfo& info) {
+  const std::optional<FusedPlace> fused =
+      model.config().fused_projections ? fused_place(model.params(), info.name) : std::nullopt;
+  return fused ? *fused : FusedPlace{info.name, 0, info.shape[0]};
+}
+
+// Runs body(name, rows as bytes, byte offset) over every tensor of the files in slices.
 template <typename Body>
 void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType dtype,
                 Body&& body) {
@@ -34,6 +42,7 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
     const Tensor stored = on_host(arena, pin->view(id));
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
     const std::int64_t rows = info.shape[0];
+    const FusedPlace place = file_place(model, info);
     const std::int64_t step = std::clamp<std::int64_t>(kExportBytes / (4 * cols), 1, rows);
     const Tensor gathered = Tensor::empty(arena.pinned(), MemoryTag::kIo, stored.dtype(),
                                           Shape{step, cols}, "export rows");
@@ -44,8 +53,8 @@ void for_slices(Arena& arena, const Transformer& model, ParamStore& store, DType
       const std::int64_t end = std::min(rows, r + step);
       export_rows(info, stored, {r, end}, gathered, out);
       const auto bytes = static_cast<std::size_t>((end - r) * cols * dtype_size(dtype));
-      body(info.name, std::span(static_cast<const std::byte*>(out.raw()), bytes),
-           r * cols * dtype_size(dtype));
+      body(place.name, std::span(static_cast<const std::byte*>(out.raw()), bytes),
+           (place.first_row + r) * cols * dtype_size(dtype));
     }
   }
 }
@@ -56,6 +65,7 @@ void for_slices(Arena& arena, const Transformer& model, TensorSource& source, DT
                 Body&& body) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
+    const FusedPlace place = file_place(model, info);
     const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1, rows = info.shape[0];
     const std::int64_t step = std::clamp<std::int64_t>(kExportBytes / (4 * cols), 1, rows);
     const auto make = [&](DType type, const Shape& shape) {
@@ -76,10 +86,10 @@ void for_slices(Arena& arena, const Transformer& model, TensorSource& source, DT
       } else {
         ops::cast(part, read.rows(0, end - r));
       }
-      body(info.name,
+      body(place.name,
            std::span(static_cast<const std::byte*>(part.raw()),
                      static_cast<std::size_t>(part.nbytes())),
-           r * cols * dtype_size(dtype));
+           (place.first_row + r) * cols * dtype_size(dtype));
     }
   }
 }
@@ -90,8 +100,11 @@ void write_tensors(Arena& arena, const Transformer& model, Weights& weights,
   std::vector<SafetensorsSpec> specs;
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
+    const FusedPlace place = file_place(model, info);
+    if (place.first_row > 0) continue;
     specs.push_back(
-        {info.name, options.dtype, {info.shape.dims().begin(), info.shape.dims().end()}});
+        {place.name, options.dtype, {info.shape.dims().begin(), info.shape.dims().end()}});
+    specs.back().shape[0] = place.rows;
   }
   const std::vector<SafetensorsShard> shards =
       plan_safetensors_shards(specs, options.max_shard_bytes);

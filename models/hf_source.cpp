@@ -6,6 +6,7 @@
 #include "core/base/text.h"
 #include "core/base/threads.h"
 #include "core/ops/ops.h"
+#include "models/fused_tensors.h"
 #include "models/stored_tensor.h"
 #include "models/weight_sources.h"
 
@@ -32,6 +33,24 @@ SafetensorsModel::Location locate(const SafetensorsModel& model, const std::stri
   return tied && name == kEmbedding ? model.find(kHead) : own;
 }
 
+// Where a parameter is read from: a tensor, or some rows of one that holds several.
+struct Found {
+  SafetensorsModel::Location location;
+  std::int64_t first_row = 0;
+  std::int64_t rows = 0;  // of the tensor
+};
+
+Found find_rows(const SafetensorsModel& model, const ParamTable& params, const ParamInfo& info,
+                bool tied) {
+  const auto own = locate(model, info.name, tied);
+  if (own.entry == nullptr) {
+    const std::optional<FusedPlace> place = fused_place(params, info.name);
+    if (place && model.find(place->name).entry != nullptr)
+      return {model.find(place->name), place->first_row, place->rows};
+  }
+  return {own, 0, info.shape[0]};
+}
+
 std::string shape_text(const std::vector<std::int64_t>& shape) {
   return fmt::format("[{}]", fmt::join(shape, ", "));
 }
@@ -43,17 +62,20 @@ void check_tensors(const SafetensorsModel& model, const ParamTable& params,
   std::set<std::string> used;
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
-    const auto found = locate(model, info.name, tied);
+    const auto [found, first_row, rows] = find_rows(model, params, info, tied);
+    const bool fused = rows != info.shape[0];
     if (found.entry != nullptr && found.entry->name != info.name) {
       used.insert(found.entry->name);
-      note(fmt::format("{}: tensor {} is not stored and is read from {}, which stands for it",
-                       directory.string(), info.name, printable(found.entry->name)));
+      if (!fused)
+        note(fmt::format("{}: tensor {} is not stored and is read from {}, which stands for it",
+                         directory.string(), info.name, printable(found.entry->name)));
     }
-    const std::vector<std::int64_t> wanted(info.shape.dims().begin(), info.shape.dims().end());
+    std::vector<std::int64_t> wanted(info.shape.dims().begin(), info.shape.dims().end());
+    wanted[0] = rows;
     if (found.entry == nullptr) {
       problems.push_back(fmt::format("tensor {} is missing", info.name));
     } else if (found.entry->shape != wanted) {
-      problems.push_back(fmt::format("tensor {} is {}, config.json asks for {}", info.name,
+      problems.push_back(fmt::format("tensor {} is {}, config.json asks for {}", found.entry->name,
                                      shape_text(found.entry->shape), shape_text(wanted)));
     } else if (!is_readable(*found.entry)) {
       problems.push_back(fmt::format("tensor {} is {}; allowed F32, BF16, F16", info.name,
@@ -133,7 +155,10 @@ ModelConfig load_hf_config(const std::filesystem::path& directory, const NoteFn&
 
 HfSource::HfSource(Arena& arena, const std::filesystem::path& directory, const ParamTable& params,
                    const NoteFn& note)
-    : arena_(arena), model_(SafetensorsModel::open(directory)), tied_(!params.find(kHead)) {
+    : arena_(arena),
+      model_(SafetensorsModel::open(directory)),
+      params_(params),
+      tied_(!params.find(kHead)) {
   check_tensors(model_, params, directory, note);
   std::vector<std::string> ignored = model_.ignored_files();
   for (std::string& name : ignored) name = printable(name);
@@ -146,9 +171,10 @@ HfSource::HfSource(Arena& arena, const std::filesystem::path& directory, const P
 }
 
 void HfSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
-  const auto location = locate(model_, info.name, tied_);
+  const Found found = find_rows(model_, params_, info, tied_);
+  const auto location = found.location;
   TH_CHECK(location.entry != nullptr, "{}", info.name);
-  read_stored(arena_, location, info, slice, dst);
+  read_stored(arena_, {location, found.first_row}, info, slice, dst);
 }
 
 }  // namespace thimble

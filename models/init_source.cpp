@@ -12,7 +12,7 @@ void InitSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
   const std::int64_t n = slice.rows() * width;
   if (info.role == ParamRole::kNorm || info.role == ParamRole::kBias) {
-    std::fill(out, out + n, info.role == ParamRole::kNorm ? 1.0f : 0.0f);
+    std::fill(out, out + n, info.role == ParamRole::kNorm ? norm_ : 0.0f);
     return;
   }
   const CounterRandom random(seed_, RandomPurpose::kInit, hash_name(info.name));

@@ -1,7 +1,7 @@
 #include "models/model_config.h"
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 
 #include "core/base/error.h"
 #include "core/base/text.h"
@@ -9,6 +9,7 @@
 #include "core/io/strict_json.h"
 #include "models/config_fields.h"
 #include "models/config_keys.h"
+#include "models/families.h"
 #include "models/rope_config.h"
 
 namespace thimble {
@@ -18,44 +19,70 @@ using Json = nlohmann::json;
 
 constexpr std::int64_t kConfigLimitBytes = std::int64_t{1} << 20;
 
-// What transformers takes for a family: where its configuration says nothing, and what of it the
-// family reads at all.
-struct Family {
-  std::string_view model_type, class_name;
-  std::int64_t kv_heads;  // 0: as many as heads
-  std::int64_t max_positions;
-  std::int64_t head_dim;  // 0: hidden_size / num_attention_heads
-  bool reads_attention_bias, reads_mlp_bias, always_qkv_bias, has_out_bias, qk_norm;
-  bool windows_by_layer;  // layer_types, use_sliding_window, max_window_layers
-};
-constexpr std::array kFamilies{
-    Family{"llama", "LlamaForCausalLM", 0, 2048, 0, true, true, false, true, false, false},
-    Family{"mistral", "MistralForCausalLM", 8, 131072, 0, false, false, false, false, false, false},
-    Family{"qwen2", "Qwen2ForCausalLM", 32, 32768, 0, false, false, true, false, false, true},
-    Family{"qwen3", "Qwen3ForCausalLM", 32, 32768, 128, true, false, false, true, true, true}};
-constexpr std::int64_t kDefaultWindow = 4096, kDefaultMaxWindowLayers = 28;
+constexpr std::int64_t kDefaultMaxWindowLayers = 28, kDefaultQueryScalar = 256;
 
-const Family& family_of(std::string_view model_type, std::string_view file) {
-  for (const Family& family : kFamilies) {
-    if (family.model_type == model_type) return family;
+void parse_activation(const ConfigFields& f, const Family& family, ModelConfig& c) {
+  const std::string name =
+      f.string(family.activation_key, family.gelu ? "gelu_pytorch_tanh" : "silu");
+  if (name == "silu" || name == "swish") {
+    c.activation = Activation::kSilu;
+  } else if (name == "gelu_pytorch_tanh" || name == "gelu_new") {
+    c.activation = Activation::kGeluTanh;
+  } else {
+    throw_user(
+        "{}: {} '{}' is not supported; supported: silu, which is also called swish, and "
+        "gelu_pytorch_tanh",
+        f.file(), family.activation_key, printable(name));
   }
-  throw_user(
-      "{}: model_type '{}' is not supported; supported: llama (SmolLM2 too), mistral, qwen2, "
-      "qwen3",
-      file, printable(model_type));
 }
 
 void parse_architecture(const ConfigFields& f, const Family& family, ModelConfig& c) {
-  const std::string activation = f.string("hidden_act", "silu");
-  if (activation != "silu" && activation != "swish") {
-    throw_user("{}: hidden_act '{}' is not supported; supported: silu, which is also called swish",
-               f.file(), printable(activation));
-  }
+  parse_activation(f, family, c);
   const bool attention_bias = family.reads_attention_bias && f.boolean("attention_bias", false);
   c.qkv_bias = family.always_qkv_bias || attention_bias;
   c.out_bias = family.has_out_bias && attention_bias;
   c.mlp_bias = family.reads_mlp_bias && f.boolean("mlp_bias", false);
   c.qk_norm = family.qk_norm;
+  c.whole_qk_norm = family.whole_qk_norm;
+  c.norm_before = family.norm_before;
+  c.norm_after = family.norm_after;
+  c.unit_norms = family.unit_norms;
+  c.fused_projections = family.fused_projections;
+}
+
+// After the sizes.
+void parse_scales(const ConfigFields& f, const Family& family, ModelConfig& c) {
+  if (family.granite_scales) {
+    c.embedding_scale = f.number("embedding_multiplier", kPositive, 1.0);
+    c.residual_scale = f.number("residual_multiplier", kPositive, 1.0);
+    c.attention_scale = f.number("attention_multiplier", kPositive, 1.0);
+    c.logits_divisor = f.number("logits_scaling", kPositive, 1.0);
+  }
+  if (family.gemma_scales) {
+    c.embedding_scale = std::sqrt(static_cast<double>(c.hidden_size));
+    c.attention_scale =
+        1 / std::sqrt(static_cast<double>(f.size("query_pre_attn_scalar", kDefaultQueryScalar)));
+  }
+  if (family.soft_caps) {
+    const auto cap = [&](const char* key, double fallback) {
+      return f.has(key) ? f.maybe_number(key, kPositive).value_or(0) : fallback;
+    };
+    c.attention_softcap = cap("attn_logit_softcapping", 50);
+    c.logits_softcap = cap("final_logit_softcapping", 30);
+  }
+}
+
+void parse_rotary_part(const ConfigFields& f, const Family& family, ModelConfig& c) {
+  if (!family.reads_partial_rotary) return;
+  const double part = rotary_part(f);
+  c.rotary_dim = static_cast<std::int64_t>(static_cast<double>(c.head_dim) * part);
+  if (c.rotary_dim < 2 || c.rotary_dim % 2 != 0) {
+    throw_user(
+        "{}: partial_rotary_factor = {:g}: {} of heads of {} are rotated; allowed: an even "
+        "number from 2",
+        f.file(), part, c.rotary_dim, c.head_dim);
+  }
+  if (c.rotary_dim == c.head_dim) c.rotary_dim = 0;
 }
 
 void parse_sizes(const ConfigFields& f, const Family& family, ModelConfig& c) {
@@ -71,9 +98,9 @@ void parse_sizes(const ConfigFields& f, const Family& family, ModelConfig& c) {
   c.vocab_size = f.size("vocab_size");
   c.max_positions = f.size("max_position_embeddings", family.max_positions);
   const bool divides = c.hidden_size % c.num_heads == 0;
-  const bool default_lm_head = !f.has_value("head_dim") && family.head_dim == 0;
+  const bool default_head = !f.has_value("head_dim") && family.head_dim == 0;
   // transformers refuses it for llama whatever head_dim is.
-  if (!divides && (default_lm_head || family.model_type == "llama")) {
+  if (!divides && (default_head || family.model_type == "llama")) {
     throw_user("{}: hidden_size {} is not a multiple of num_attention_heads {}", f.file(),
                c.hidden_size, c.num_heads);
   }
@@ -87,14 +114,9 @@ void parse_sizes(const ConfigFields& f, const Family& family, ModelConfig& c) {
     throw_user("{}: head_dim = {}: must be even for rotary embedding", f.file(), c.head_dim);
 }
 
-// Which layers of qwen2 and qwen3 see a window only.
-std::vector<bool> sliding_layers(const ConfigFields& f, std::int64_t layers, bool any) {
+// layer_types of all layers: whether each sees a window only.
+std::vector<bool> layer_types(const ConfigFields& f, std::int64_t layers) {
   std::vector<bool> sliding;
-  if (!f.has_value("layer_types")) {
-    const std::int64_t first = f.size("max_window_layers", kDefaultMaxWindowLayers, 0);
-    for (std::int64_t l = 0; l < layers; ++l) sliding.push_back(any && l >= first);
-    return sliding;
-  }
   const Json& types = f.raw("layer_types");
   if (!types.is_array() || static_cast<std::int64_t>(types.size()) != layers) {
     f.wrong("layer_types", fmt::format("a list of num_hidden_layers = {} types", layers));
@@ -103,29 +125,56 @@ std::vector<bool> sliding_layers(const ConfigFields& f, std::int64_t layers, boo
     sliding.push_back(type == "sliding_attention");
     if (!sliding.back() && type != "full_attention")
       f.wrong("layer_types", "full_attention and sliding_attention");
-    if (sliding.back() && !any) {
-      f.wrong("layer_types",
-              "full_attention only, for use_sliding_window is false or sliding_window is null");
-    }
   }
   return sliding;
 }
 
+// Which layers see a window only, where use_sliding_window or the like says so. any: whether one
+// may.
+std::vector<bool> layers_by_use(const ConfigFields& f, std::int64_t layers, bool any) {
+  std::vector<bool> sliding;
+  if (!f.has_value("layer_types")) {
+    const std::int64_t first = f.size("max_window_layers", kDefaultMaxWindowLayers, 0);
+    for (std::int64_t l = 0; l < layers; ++l) sliding.push_back(any && l >= first);
+    return sliding;
+  }
+  sliding = layer_types(f, layers);
+  if (!any && std::find(sliding.begin(), sliding.end(), true) != sliding.end()) {
+    f.wrong("layer_types",
+            "full_attention only, for use_sliding_window is false or sliding_window is null");
+  }
+  return sliding;
+}
+
+// Every layer but each pattern-th, unless layer_types says otherwise.
+std::vector<bool> layers_by_pattern(const ConfigFields& f, const Family& family,
+                                    std::int64_t layers) {
+  if (f.has_value("layer_types")) return layer_types(f, layers);
+  const std::int64_t pattern =
+      f.size("sliding_window_pattern", f.size("_sliding_window_pattern", family.window_pattern));
+  std::vector<bool> sliding;
+  for (std::int64_t l = 0; l < layers; ++l) sliding.push_back((l + 1) % pattern != 0);
+  return sliding;
+}
+
 void parse_windows(const ConfigFields& f, const Family& family, ModelConfig& c) {
-  c.windows.assign(static_cast<std::size_t>(c.num_layers), 0);
-  if (family.model_type == "llama") return;
-  if (family.windows_by_layer && !f.boolean("use_sliding_window", false)) {
-    static_cast<void>(sliding_layers(f, c.num_layers, false));
+  const auto layers = static_cast<std::size_t>(c.num_layers);
+  c.windows.assign(layers, 0);
+  if (family.windows == WindowKeys::kNone) return;
+  if (family.windows == WindowKeys::kByUse && !f.boolean("use_sliding_window", false)) {
+    static_cast<void>(layers_by_use(f, c.num_layers, false));
     return;
   }
-  const std::optional<std::int64_t> window =
-      f.has("sliding_window") ? f.maybe_size("sliding_window") : std::optional(kDefaultWindow);
+  std::optional<std::int64_t> window = f.maybe_size("sliding_window");
+  if (!f.has("sliding_window") && family.window > 0) window = family.window;
   const std::vector<bool> sliding =
-      family.windows_by_layer
-          ? sliding_layers(f, c.num_layers, window.has_value())
-          : std::vector<bool>(static_cast<std::size_t>(c.num_layers), window.has_value());
-  for (std::size_t l = 0; l < sliding.size(); ++l) {
-    if (sliding[l]) c.windows[l] = *window;
+      family.windows == WindowKeys::kByUse ? layers_by_use(f, c.num_layers, window.has_value())
+      : family.windows == WindowKeys::kByPattern ? layers_by_pattern(f, family, c.num_layers)
+                                                 : std::vector<bool>(layers, window.has_value());
+  for (std::size_t l = 0; l < layers; ++l) {
+    if (!sliding[l]) continue;
+    if (!window) f.wrong("sliding_window", "the width of the window that layers have");
+    c.windows[l] = *window;
   }
 }
 
@@ -154,16 +203,18 @@ ModelConfig parse_model_config(std::string_view text, std::string_view file, con
   ModelConfig c;
   c.model_type = f.string("model_type");
   const Family& family = family_of(c.model_type, file);
-  const std::vector<std::string> unknown = check_config_keys(f);
+  const std::vector<std::string> unknown = check_config_keys(f, family.own_keys);
   if (note && !unknown.empty()) {
     note(fmt::format("{}: not used, as in transformers: {}", file, printable(join(unknown), 400)));
   }
   parse_architecture(f, family, c);
   parse_sizes(f, family, c);
-  c.rms_eps = f.number("rms_norm_eps", kNotNegative, 1e-6);
-  c.tied_lm_head = f.boolean("tie_word_embeddings", false);
+  parse_scales(f, family, c);
+  parse_rotary_part(f, family, c);
+  c.rms_eps = f.number("rms_norm_eps", kNotNegative, family.rms_eps);
+  c.tied_lm_head = f.boolean("tie_word_embeddings", family.tied);
   c.init_std = f.number("initializer_range", {0, 1}, 0.02);
-  parse_rope(f, c, note);
+  parse_rope(f, family, c, note);
   parse_windows(f, family, c);
   parse_special_ids(f, c);
   return c;
@@ -175,13 +226,26 @@ ModelConfig load_model_config(const std::filesystem::path& file, const NoteFn& n
 
 std::int64_t ModelConfig::num_parameters() const {
   const std::int64_t q = num_heads * head_dim, kv = num_kv_heads * head_dim;
+  const std::int64_t norms = (norm_before ? 2 : 0) + (norm_after ? 2 : 0);
   std::int64_t layer =
-      hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size + 2 * hidden_size;
+      hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size + norms * hidden_size;
   if (qkv_bias) layer += q + 2 * kv;
   if (out_bias) layer += hidden_size;
   if (mlp_bias) layer += 2 * intermediate_size + hidden_size;
-  if (qk_norm) layer += 2 * head_dim;
+  if (qk_norm) layer += whole_qk_norm ? q + kv : 2 * head_dim;
   return num_layers * layer + vocab_size * hidden_size * (tied_lm_head ? 1 : 2) + hidden_size;
+}
+
+float ModelConfig::score_scale() const {
+  return attention_scale > 0 ? static_cast<float>(attention_scale)
+                             : 1.0f / std::sqrt(static_cast<float>(head_dim));
+}
+
+bool ModelConfig::has_plain_layers() const {
+  return activation == Activation::kSilu && norm_before && !norm_after && !unit_norms &&
+         !whole_qk_norm && embedding_scale == 1 && residual_scale == 1 && logits_divisor == 1 &&
+         attention_scale == 0 && attention_softcap == 0 && logits_softcap == 0 && rotary_dim == 0 &&
+         !local_rope_theta;
 }
 
 double ModelConfig::train_flops_per_token(std::int64_t seq_len) const {
@@ -190,49 +254,6 @@ double ModelConfig::train_flops_per_token(std::int64_t seq_len) const {
       num_layers * (hidden_size * (2 * q + 2 * kv) + 3 * hidden_size * intermediate_size) +
       vocab_size * hidden_size;
   return 6.0 * static_cast<double>(matrices) + 6.0 * static_cast<double>(num_layers * q * seq_len);
-}
-
-std::string model_config_json(const ModelConfig& c, std::string_view torch_dtype) {
-  const Family& family = family_of(c.model_type, "config.json");
-  nlohmann::ordered_json json;
-  json["architectures"] = {family.class_name};
-  json["model_type"] = c.model_type;
-  json["hidden_size"] = c.hidden_size;
-  json["intermediate_size"] = c.intermediate_size;
-  json["num_hidden_layers"] = c.num_layers;
-  json["num_attention_heads"] = c.num_heads;
-  json["num_key_value_heads"] = c.num_kv_heads;
-  json["head_dim"] = c.head_dim;
-  json["vocab_size"] = c.vocab_size;
-  json["max_position_embeddings"] = trained_positions(c);
-  json["rms_norm_eps"] = c.rms_eps;
-  json["hidden_act"] = "silu";
-  json["initializer_range"] = c.init_std;
-  json["tie_word_embeddings"] = c.tied_lm_head;
-  if (family.reads_attention_bias) json["attention_bias"] = c.qkv_bias;
-  if (family.reads_mlp_bias) json["mlp_bias"] = c.mlp_bias;
-  json["rope_theta"] = c.rope_theta;
-  const nlohmann::ordered_json rope = rope_scaling_json(c);
-  if (!rope.is_null()) json["rope_scaling"] = rope;
-  const auto widest = std::max_element(c.windows.begin(), c.windows.end());
-  const std::int64_t window = widest == c.windows.end() ? 0 : *widest;
-  if (window > 0) {
-    json["sliding_window"] = window;
-    if (family.windows_by_layer) {
-      json["use_sliding_window"] = true;
-      for (const std::int64_t w : c.windows)
-        json["layer_types"].push_back(w > 0 ? "sliding_attention" : "full_attention");
-    }
-  } else if (family.model_type == "mistral") {
-    json["sliding_window"] = nullptr;
-  } else if (family.windows_by_layer) {
-    json["use_sliding_window"] = false;
-  }
-  if (c.bos_id) json["bos_token_id"] = *c.bos_id;
-  if (c.eos_ids.size() == 1) json["eos_token_id"] = c.eos_ids[0];
-  if (c.eos_ids.size() > 1) json["eos_token_id"] = c.eos_ids;
-  json["torch_dtype"] = torch_dtype;
-  return json.dump(2) + "\n";
 }
 
 }  // namespace thimble

@@ -1,4 +1,5 @@
-// The shape of a decoder of the Llama family, read from and written to Hugging Face's config.json.
+// The shape of a decoder, read from and written to Hugging Face's config.json. What sets families
+// apart are fields: nothing but the parser and the writer of config.json knows their names.
 #pragma once
 
 #include <cstdint>
@@ -14,20 +15,25 @@ namespace thimble {
 /// RoPE scaling: how frequencies are stretched beyond the trained context. Names as in
 /// transformers.
 struct RopeScaling {
-  enum class Type : std::uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3 };
+  enum class Type : std::uint8_t { kDefault, kLinear, kDynamic, kYarn, kLlama3, kLongrope };
   Type type = Type::kDefault;
   double factor = 1;
   std::int64_t original_max_positions = 0;           // 0: the model's max_position_embeddings
   double low_freq_factor = 1, high_freq_factor = 4;  // llama3
   double beta_fast = 32, beta_slow = 1;              // yarn
-  std::optional<double> attention_factor;            // yarn; default 0.1 ln(factor) + 1
+  std::optional<double> attention_factor;            // yarn, longrope; none: by factor
   std::optional<double> mscale, mscale_all_dim;      // yarn
   bool truncate = true;                              // yarn: the ramp begins and ends at whole dims
+  // longrope: what divides each frequency up to the original positions, and beyond.
+  std::vector<double> short_factor, long_factor;
   friend bool operator==(const RopeScaling&, const RopeScaling&) = default;
 };
 
+/// Of the gate of an MLP.
+enum class Activation : std::uint8_t { kSilu, kGeluTanh };
+
 struct ModelConfig {
-  std::string model_type = "llama";  // llama, mistral, qwen2, qwen3
+  std::string model_type = "llama";  // see families.cpp
   std::int64_t hidden_size = 0;
   std::int64_t intermediate_size = 0;
   std::int64_t num_layers = 0;
@@ -46,9 +52,27 @@ struct ModelConfig {
   double init_std = 0.02;
   std::optional<std::int32_t> bos_id;
   std::vector<std::int32_t> eos_ids;
+
+  Activation activation = Activation::kSilu;
+  bool norm_before = true, norm_after = false;  // of attention and of the MLP
+  bool unit_norms = false;                      // norms multiply by 1 + their weights
+  bool whole_qk_norm = false;                   // qk_norm over all heads at once, not over each
+  double embedding_scale = 1;                   // rounded to the activations' dtype
+  double residual_scale = 1;                    // of what attention and MLP add
+  double logits_divisor = 1;
+  double attention_softcap = 0;            // c > 0: scores s become c tanh(s / c)
+  double logits_softcap = 0;               // the same of logits
+  double attention_scale = 0;              // 0: 1 / sqrt(head_dim)
+  std::int64_t rotary_dim = 0;             // of each head, from its first; 0: all
+  std::optional<double> local_rope_theta;  // of layers with a window, which have no scaling
+  bool fused_projections = false;          // in files: q, k and v are one matrix, gate and up
   friend bool operator==(const ModelConfig&, const ModelConfig&) = default;
 
   std::int64_t num_parameters() const;
+  std::int64_t rotated() const { return rotary_dim > 0 ? rotary_dim : head_dim; }
+  float score_scale() const;
+  /// Whether its layers are those of Llama, as far as the fields from `activation` on go.
+  bool has_plain_layers() const;
   /// FLOPs per token of a training step (forward and backward, causal half of attention, embedding
   /// look-up not counted): 6 * matrix parameters + 6 * layers * heads * head_dim * seq_len.
   double train_flops_per_token(std::int64_t seq_len) const;

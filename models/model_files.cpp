@@ -21,7 +21,8 @@ constexpr std::array<const char*, 11> kTokenizerNames{
     "vocab.json",         "merges.txt",      "added_tokens.json",        "chat_template.jinja",
     "chat_template.json", "tokenizer.bin",   "additional_chat_templates"};
 // The spellings of the RoPE keys, of which only one is written.
-constexpr std::array<const char*, 4> kRotaryKeys{"rope_theta", "rope_scaling", "rope_parameters",
+constexpr std::array<const char*, 5> kRotaryKeys{"rope_theta", "rope_local_base_freq",
+                                                 "rope_scaling", "rope_parameters",
                                                  "original_max_position_embeddings"};
 
 const char* torch_name(DType dtype) {
@@ -51,8 +52,8 @@ std::string exported_config(const ModelConfig& config, DType dtype, std::string_
   if (source.empty()) return anew;
   OrderedJson json = OrderedJson::parse(source);
   const OrderedJson now = OrderedJson::parse(anew);
-  const OrderedJson before =
-      OrderedJson::parse(model_config_json(parse_model_config(source, "config.json"), torch_name(dtype)));
+  const OrderedJson before = OrderedJson::parse(
+      model_config_json(parse_model_config(source, "config.json"), torch_name(dtype)));
   bool changed = false, rotary = false;
   const auto value = [](const OrderedJson& of, const std::string& key) {
     return of.contains(key) ? of[key] : OrderedJson();

@@ -4,13 +4,19 @@
 #include <nlohmann/json.hpp>
 
 #include "models/config_fields.h"
+#include "models/families.h"
 #include "models/model_config.h"
 
 namespace thimble {
 
 /// Reads rope_theta and rope_scaling, or rope_parameters, with the precedence of transformers; the
 /// sizes of `config` are known. Throws UserError as parse_model_config does.
-void parse_rope(const ConfigFields& top, ModelConfig& config, const NoteFn& note);
+void parse_rope(const ConfigFields& top, const Family& family, ModelConfig& config,
+                const NoteFn& note);
+
+/// partial_rotary_factor, which counts more inside of rope_scaling or rope_parameters; 1 if it is
+/// nowhere.
+double rotary_part(const ConfigFields& top);
 
 /// What rope_scaling of a written config.json holds; null for the default.
 nlohmann::ordered_json rope_scaling_json(const ModelConfig& config);

@@ -65,11 +65,40 @@ float scale_yarn(const RopeScaling& s, double theta, std::int64_t dim, std::int6
   return static_cast<float>(yarn_mscale(s.factor, 1.0));
 }
 
+// Ref: Ding et al. 2024, "LongRoPE", section 3; the factor on cosines and sines as in transformers.
+float scale_longrope(const RopeScaling& s, double theta, std::int64_t original, bool beyond,
+                     std::vector<float>& inverse) {
+  const std::vector<double>& factors = beyond ? s.long_factor : s.short_factor;
+  TH_CHECK_EQ(factors.size(), inverse.size());
+  for (std::size_t i = 0; i < inverse.size(); ++i) {
+    const float exponent = static_cast<float>(2 * i) / static_cast<float>(2 * inverse.size());
+    inverse[i] =
+        1.0f / (static_cast<float>(factors[i]) * std::pow(static_cast<float>(theta), exponent));
+  }
+  if (s.attention_factor) return static_cast<float>(*s.attention_factor);
+  if (s.factor <= 1) return 1.0f;
+  return static_cast<float>(
+      std::sqrt(1 + std::log(s.factor) / std::log(static_cast<double>(original))));
+}
+
+// out [positions, D].
+void fill_rows(const RopeFrequencies& frequencies, std::int64_t positions, float* out) {
+  const auto half = static_cast<std::int64_t>(frequencies.inverse.size());
+  constexpr std::int64_t kSineCost = 16;  // a sine and a cosine beside writing a value
+  parallel_for_each(positions, 2 * half * kSineCost, [&](std::int64_t p) {
+    for (std::int64_t i = 0; i < half; ++i) {
+      const float angle = static_cast<float>(p) * frequencies.inverse[static_cast<std::size_t>(i)];
+      out[p * 2 * half + i] = std::cos(angle) * frequencies.attention_factor;
+      out[p * 2 * half + half + i] = std::sin(angle) * frequencies.attention_factor;
+    }
+  });
+}
+
 }  // namespace
 
 RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t positions) {
   const RopeScaling& s = config.rope_scaling;
-  const std::int64_t dim = config.head_dim;
+  const std::int64_t dim = config.rotated();
   const std::int64_t original =
       s.original_max_positions > 0 ? s.original_max_positions : config.max_positions;
   RopeFrequencies out;
@@ -86,28 +115,31 @@ RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t positio
     scale_llama3(s, original, out.inverse);
   } else if (s.type == RopeScaling::Type::kYarn) {
     out.attention_factor = scale_yarn(s, theta, dim, original, out.inverse);
+  } else if (s.type == RopeScaling::Type::kLongrope) {
+    out.attention_factor = scale_longrope(s, theta, original, positions > original, out.inverse);
   }
   return out;
 }
 
 Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t positions) {
+  const std::int64_t tables = config.local_rope_theta ? 2 : 1;
   const Tensor table = Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32,
-                                     Shape{positions, config.head_dim}, "rotary table");
+                                     Shape{tables * positions, config.rotated()}, "rotary table");
   if (arena.device().planning) return table;
-  const RopeFrequencies frequencies = rope_frequencies(config, positions);
-  const std::int64_t half = config.head_dim / 2;
   std::vector<float> values(static_cast<std::size_t>(table.numel()));
-  float* out = values.data();
-  constexpr std::int64_t kSineCost = 16;  // a sine and a cosine beside writing a value
-  parallel_for_each(positions, config.head_dim * kSineCost, [&](std::int64_t p) {
-    for (std::int64_t i = 0; i < half; ++i) {
-      const float angle = static_cast<float>(p) * frequencies.inverse[static_cast<std::size_t>(i)];
-      out[p * config.head_dim + i] = std::cos(angle) * frequencies.attention_factor;
-      out[p * config.head_dim + half + i] = std::sin(angle) * frequencies.attention_factor;
-    }
-  });
+  fill_rows(rope_frequencies(config, positions), positions, values.data());
+  if (config.local_rope_theta) {
+    fill_rows({.inverse = plain_inverse(*config.local_rope_theta, config.rotated())}, positions,
+              values.data() + table.numel() / 2);
+  }
   ops::from_host(table, values.data());
   return table;
+}
+
+Tensor layer_rope_table(const ModelConfig& config, const Tensor& table, std::int64_t window) {
+  if (!config.local_rope_theta) return table;
+  const std::int64_t positions = table.dim(0) / 2;
+  return window > 0 ? table.rows(positions, 2 * positions) : table.rows(0, positions);
 }
 
 }  // namespace thimble

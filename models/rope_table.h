@@ -8,7 +8,7 @@
 
 namespace thimble {
 
-/// Inverse frequencies (D/2, f32 as transformers computes them) and the factor on cosines and
+/// Inverse frequencies (R/2, f32 as transformers computes them) and the factor on cosines and
 /// sines.
 struct RopeFrequencies {
   std::vector<float> inverse;
@@ -19,7 +19,12 @@ struct RopeFrequencies {
 /// Ref: Su et al. 2021; Peng et al. 2023 (YaRN, section 3); "llama3" as published with Llama 3.1.
 RopeFrequencies rope_frequencies(const ModelConfig& config, std::int64_t positions);
 
-/// f32 [positions, D]: D/2 cosines, then D/2 sines, of position * frequency. Tag workspace.
+/// f32 [positions, R]: R/2 cosines, then R/2 sines, of position * frequency, where R is
+/// config.rotated(). With a local_rope_theta [2 positions, R]: the rows of layers with a window
+/// follow those of the others. Tag workspace.
 Tensor make_rope_table(Arena& arena, const ModelConfig& config, std::int64_t positions);
+
+/// The rows of a table of make_rope_table() that are those of a layer with this window (0: none).
+Tensor layer_rope_table(const ModelConfig& config, const Tensor& table, std::int64_t window);
 
 }  // namespace thimble

@@ -16,8 +16,9 @@ bool is_readable(const SafetensorsEntry& entry) {
   return entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
 }
 
-void read_stored(Arena& arena, const SafetensorsModel::Location& location, const ParamInfo& info,
-                 Slice slice, const Tensor& dst) {
+void read_stored(Arena& arena, const StoredRows& from, const ParamInfo& info, Slice slice,
+                 const Tensor& dst) {
+  const SafetensorsModel::Location& location = from.location;
   const DType dtype = *location.entry->dtype;
   const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
   const std::int64_t row_bytes = cols * dtype_size(dtype);
@@ -36,7 +37,7 @@ void read_stored(Arena& arena, const SafetensorsModel::Location& location, const
   for (std::int64_t r0 = first; r0 < last; r0 += step) {
     const std::int64_t rows = std::min(step, last - r0);
     location.file->read(
-        *location.entry, r0 * row_bytes,
+        *location.entry, (from.first_row + r0) * row_bytes,
         {static_cast<std::byte*>(raw.raw()), static_cast<std::size_t>(rows * row_bytes)});
     const KernelTable& table = kernels(dst.device());
     if (!info.transposed()) {

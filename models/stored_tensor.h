@@ -9,9 +9,15 @@ namespace thimble {
 /// What can be read as a weight: f32, bf16 and f16.
 bool is_readable(const SafetensorsEntry& entry);
 
-/// As TensorSource::read(), from a tensor whose elements are those of `info.shape`, in their order;
-/// a few rows at a time.
-void read_stored(Arena& arena, const SafetensorsModel::Location& location, const ParamInfo& info,
-                 Slice slice, const Tensor& dst);
+/// A tensor of a file from one of its rows on.
+struct StoredRows {
+  SafetensorsModel::Location location;
+  std::int64_t first_row = 0;
+};
+
+/// As TensorSource::read(), from rows of a tensor whose elements are those of `info.shape`, in
+/// their order; a few rows at a time.
+void read_stored(Arena& arena, const StoredRows& from, const ParamInfo& info, Slice slice,
+                 const Tensor& dst);
 
 }  // namespace thimble

@@ -1,8 +1,8 @@
 #include "models/transformer.h"
 
-#include <cmath>
-
 #include "core/nn/kv_store.h"
+#include "core/nn/variant_functions.h"
+#include "core/ops/variants.h"
 #include "models/rope_table.h"
 
 namespace thimble {
@@ -82,8 +82,9 @@ void Transformer::add_layer(int index) {
   const std::int64_t c = config_.hidden_size, f = config_.intermediate_size;
   const std::int64_t q = config_.num_heads * config_.head_dim,
                      kv = config_.num_kv_heads * config_.head_dim;
-  const auto norm = [&](const char* name, std::int64_t n) {
-    return add_param(block, prefix + name + ".weight", Shape{n}, ParamRole::kNorm);
+  const auto norm = [&](const char* name, std::int64_t n, bool exists) {
+    return exists ? add_param(block, prefix + name + ".weight", Shape{n}, ParamRole::kNorm)
+                  : Weight{};
   };
   const auto matrix = [&](const char* name, std::int64_t out, std::int64_t in,
                           std::int64_t head_dim = 0) {
@@ -94,7 +95,8 @@ void Transformer::add_layer(int index) {
                   : Weight{};
   };
   Layer l;
-  l.input_norm = norm("input_layernorm", c);
+  const bool before = config_.norm_before, after = config_.norm_after;
+  l.input_norm = norm("input_layernorm", c, before);
   l.q = matrix("self_attn.q_proj", q, c, config_.head_dim);
   l.q_bias = bias("self_attn.q_proj", q, config_.qkv_bias);
   l.k = matrix("self_attn.k_proj", kv, c, config_.head_dim);
@@ -103,46 +105,45 @@ void Transformer::add_layer(int index) {
   l.v_bias = bias("self_attn.v_proj", kv, config_.qkv_bias);
   l.o = matrix("self_attn.o_proj", c, q);
   l.o_bias = bias("self_attn.o_proj", c, config_.out_bias);
-  if (config_.qk_norm) {
-    l.q_norm = norm("self_attn.q_norm", config_.head_dim);
-    l.k_norm = norm("self_attn.k_norm", config_.head_dim);
-  }
-  l.post_norm = norm("post_attention_layernorm", c);
+  const bool whole = config_.whole_qk_norm;
+  l.q_norm = norm("self_attn.q_norm", whole ? q : config_.head_dim, config_.qk_norm);
+  l.k_norm = norm("self_attn.k_norm", whole ? kv : config_.head_dim, config_.qk_norm);
+  l.attention_norm = norm("post_attention_layernorm", c, after);
+  l.post_norm = norm(after ? "pre_feedforward_layernorm" : "post_attention_layernorm", c, before);
   l.gate = matrix("mlp.gate_proj", f, c);
   l.gate_bias = bias("mlp.gate_proj", f, config_.mlp_bias);
   l.up = matrix("mlp.up_proj", f, c);
   l.up_bias = bias("mlp.up_proj", f, config_.mlp_bias);
   l.down = matrix("mlp.down_proj", c, f);
   l.down_bias = bias("mlp.down_proj", c, config_.mlp_bias);
+  l.mlp_norm = norm("post_feedforward_layernorm", c, after);
   layers_.push_back(l);
 }
 
 Var Transformer::self_attention(Context& ctx, int index, Var x,
                                 const AttentionContext& attention) const {
   const Layer& l = layers_[static_cast<std::size_t>(index)];
-  const auto eps = static_cast<float>(config_.rms_eps);
   LayerTap* tap = attention.tap;
   if (tap != nullptr) tap->after_norm(index, x);
   Var q = adapters_.linear(ctx, x, l.q, l.q_bias);
   Var k = adapters_.linear(ctx, x, l.k, l.k_bias);
   Var v = adapters_.linear(ctx, x, l.v, l.v_bias);
   x = {};
-  if (config_.qk_norm) {
-    q = rms_norm(ctx, q, l.q_norm, eps);
-    k = rms_norm(ctx, k, l.k_norm, eps);
-  }
+  q = norm(ctx, q, l.q_norm);
+  k = norm(ctx, k, l.k_norm);
   if (tap != nullptr) tap->before_rope(index, q, k, v);
   const bool raw = attention.kv != nullptr && attention.kv->reads_unrotated();
   const Tensor raw_q = raw ? q.value : Tensor(), raw_k = raw ? k.value : Tensor();
-  q = rope(ctx, std::move(q), attention);
-  k = rope(ctx, std::move(k), attention);
+  q = partial_rope(ctx, std::move(q), attention, config_.head_dim);
+  k = partial_rope(ctx, std::move(k), attention, config_.head_dim);
   if (tap != nullptr) tap->after_rope(index, k, v);
   const ops::AttentionShape shape{.batch = attention.sequences,
                                   .heads = config_.num_heads,
                                   .kv_heads = config_.num_kv_heads,
                                   .head_dim = config_.head_dim,
                                   .window = config_.windows[static_cast<std::size_t>(index)],
-                                  .scale = 1.0f / std::sqrt(static_cast<float>(config_.head_dim))};
+                                  .scale = config_.score_scale(),
+                                  .softcap = static_cast<float>(config_.attention_softcap)};
   Var out;
   if (attention.kv != nullptr) {
     TH_CHECK(!ctx.recording(), "gradients through stored keys");
@@ -166,26 +167,49 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
 Var Transformer::block(Context& ctx, int index, const Var& x,
                        const AttentionContext& attention) const {
   const Layer& l = layers_[static_cast<std::size_t>(index)];
-  const auto eps = static_cast<float>(config_.rms_eps);
   const BlockScope scope(ctx, index + 1);
   if (ctx.tape == nullptr || !ctx.tape->replaying()) ctx.store.prefetch(index + 2);
-  const Var middle =
-      add(ctx, x, self_attention(ctx, index, rms_norm(ctx, x, l.input_norm, eps), attention));
-  const auto feed_forward = [&] {
-    const auto gated = [&] {
-      const Var y = rms_norm(ctx, middle, l.post_norm, eps);
-      const Var gate = adapters_.linear(ctx, y, l.gate, l.gate_bias);
-      return swiglu(ctx, gate, adapters_.linear(ctx, y, l.up, l.up_bias));
-    };
-    return adapters_.linear(ctx, gated(), l.down, l.down_bias);
+  AttentionContext own = attention;
+  own.rope_table = layer_rope_table(config_, attention.rope_table,
+                                    config_.windows[static_cast<std::size_t>(index)]);
+  const Var middle = residual(ctx, x, self_attention(ctx, index, norm(ctx, x, l.input_norm), own),
+                              l.attention_norm);
+  return residual(ctx, middle, feed_forward(ctx, l, middle), l.mlp_norm);
+}
+
+Var Transformer::feed_forward(Context& ctx, const Layer& l, const Var& middle) const {
+  const auto gated = [&] {
+    const Var y = norm(ctx, middle, l.post_norm);
+    const Var gate = adapters_.linear(ctx, y, l.gate, l.gate_bias);
+    const Var up = adapters_.linear(ctx, y, l.up, l.up_bias);
+    return config_.activation == Activation::kGeluTanh ? geglu(ctx, gate, up)
+                                                       : swiglu(ctx, gate, up);
   };
-  return add(ctx, middle, feed_forward());
+  return adapters_.linear(ctx, gated(), l.down, l.down_bias);
+}
+
+Var Transformer::norm(Context& ctx, const Var& x, Weight weight) const {
+  if (!weight.exists()) return x;
+  const auto eps = static_cast<float>(config_.rms_eps);
+  return config_.unit_norms ? unit_rms_norm(ctx, x, weight, eps) : rms_norm(ctx, x, weight, eps);
+}
+
+Var Transformer::residual(Context& ctx, const Var& x, Var added, Weight after) const {
+  if (after.exists()) added = norm(ctx, added, after);
+  return add(ctx, x, scale(ctx, std::move(added), static_cast<float>(config_.residual_scale)));
+}
+
+Var Transformer::last_hidden(Context& ctx, const Var& x) const {
+  return scale(ctx, norm(ctx, x, final_norm_), static_cast<float>(1 / config_.logits_divisor));
 }
 
 Var Transformer::first(Context& ctx, const Tensor& ids, const Tensor& order) const {
   ctx.store.prefetch(0);
   ctx.store.prefetch(1);
-  return embedding(ctx, ids, order, embedding_);
+  // As in transformers, where it is a tensor of the embedding's dtype.
+  const auto factor = static_cast<float>(config_.embedding_scale);
+  return scale(ctx, embedding(ctx, ids, order, embedding_),
+               ctx.dtype == DType::kBF16 ? to_float(to_bf16(factor)) : factor);
 }
 
 // One unit of activation checkpointing.
@@ -207,16 +231,23 @@ Var Transformer::layers(Context& ctx, const Tensor& ids, const Tensor& order,
 Var Transformer::hidden(Context& ctx, const Tensor& ids, const Tensor& order,
                         const AttentionContext& attention) const {
   const Var x = layers(ctx, ids, order, attention);
-  return rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
+  return last_hidden(ctx, x);
 }
 
 Tensor Transformer::next_logits(Context& ctx, const Tensor& ids, const Tensor& order,
                                 const AttentionContext& attention) const {
   const Var x = layers(ctx, ids, order, attention);
   const Pin pin(ctx.store, num_blocks() - 1);  // one for the norm and the LM head
-  const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
+  const Var h = last_hidden(ctx, x);
   const std::int64_t rows = h.value.dim(0);
   return logits(ctx, h.value.rows(rows - 1, rows));
+}
+
+Tensor Transformer::logits(Context& ctx, const Tensor& hidden) const {
+  const Tensor logits = lm_head_logits(ctx, hidden, head_);
+  if (config_.logits_softcap > 0)
+    ops::soft_cap(logits, logits, static_cast<float>(config_.logits_softcap));
+  return logits;
 }
 
 std::vector<Tensor> Transformer::make_tables(Arena& arena, std::int64_t seq_len) const {
@@ -250,11 +281,12 @@ Var Transformer::losses(Context& ctx, const ModelInputs& inputs, const Var& x) c
     ctx.tape->record([pin](Tape&) { pin->reset(); });
     ctx.store.prefetch(last - 1);
   }
-  const Var h = rms_norm(ctx, x, final_norm_, static_cast<float>(config_.rms_eps));
+  const Var h = last_hidden(ctx, x);
   return {.value = lm_head_loss(ctx, h, head_,
                                 {.targets = inputs.batch.targets,
                                  .weights = inputs.batch.weights,
-                                 .grad_scale = inputs.grad_scale})};
+                                 .grad_scale = inputs.grad_scale,
+                                 .softcap = static_cast<float>(config_.logits_softcap)})};
 }
 
 }  // namespace thimble

@@ -1,5 +1,5 @@
-// A decoder-only transformer of the Llama family: one definition for training, evaluation and
-// decoding. Names parameters as Hugging Face does; knows no rank, disk or optimizer.
+// A decoder-only transformer of the families of families.cpp: one definition for training,
+// evaluation and decoding. Names parameters as Hugging Face does; knows no rank, disk or optimizer.
 #pragma once
 
 #include <vector>
@@ -50,14 +50,12 @@ class Transformer final : public TrainableModel {
   Tensor next_logits(Context& ctx, const Tensor& ids, const Tensor& order,
                      const AttentionContext& attention) const;
   /// Logits f32 [rows, V] of rows of hidden states.
-  Tensor logits(Context& ctx, const Tensor& hidden) const {
-    return lm_head_logits(ctx, hidden, head_);
-  }
+  Tensor logits(Context& ctx, const Tensor& hidden) const;
 
  private:
   struct Layer {
-    Weight input_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm;
-    Weight post_norm, gate, up, down, gate_bias, up_bias, down_bias;
+    Weight input_norm, q, k, v, o, q_bias, k_bias, v_bias, o_bias, q_norm, k_norm, attention_norm;
+    Weight post_norm, gate, up, down, gate_bias, up_bias, down_bias, mlp_norm;
   };
   Weight add_param(BlockId block, const std::string& name, const Shape& shape, ParamRole role,
                    std::int64_t head_dim = 0);
@@ -71,6 +69,13 @@ class Transformer final : public TrainableModel {
   Var losses(Context& ctx, const ModelInputs& inputs, const Var& x) const;
   Var block(Context& ctx, int index, const Var& x, const AttentionContext& attention) const;
   Var self_attention(Context& ctx, int index, Var x, const AttentionContext& attention) const;
+  Var feed_forward(Context& ctx, const Layer& layer, const Var& middle) const;
+  /// x + what a layer adds to it, normalised by a weight that exists.
+  Var residual(Context& ctx, const Var& x, Var added, Weight after) const;
+  /// Normalised by a weight that exists, else x.
+  Var norm(Context& ctx, const Var& x, Weight weight) const;
+  /// The input of the LM head.
+  Var last_hidden(Context& ctx, const Var& x) const;
 
   ModelConfig config_;
   std::optional<AdapterConfig> adapter_;

@@ -20,7 +20,7 @@ ModelConfig load_hf_config(const std::filesystem::path& directory, const NoteFn&
 
 /// The safetensors of a Hugging Face directory; f32, bf16 and f16 tensors. A tensor that is not
 /// stored is read from the one that the file's metadata names in its place, the embedding of a tied
-/// model from a stored LM head.
+/// model from a stored LM head, a projection from the matrix that holds several (fused_tensors.h).
 class HfSource final : public TensorSource {
  public:
   /// Opens the directory and compares it with the parameters: all missing, unexpected and misshapen
@@ -33,19 +33,23 @@ class HfSource final : public TensorSource {
  private:
   Arena& arena_;
   SafetensorsModel model_;
+  ParamTable params_;
   bool tied_ = false;
 };
 
-/// Weights drawn from a normal distribution of the given standard deviation, norms 1, biases 0. A
-/// value depends on the seed, the parameter's name and the element's logical index alone.
+/// Weights drawn from a normal distribution of the given standard deviation, biases 0, norms 1 or,
+/// where they multiply by 1 + their weights (unit_norms), 0. A value depends on the seed, the
+/// parameter's name and the element's logical index alone.
 class InitSource final : public TensorSource {
  public:
-  InitSource(std::uint64_t seed, double std) : seed_(seed), std_(std) {}
+  InitSource(std::uint64_t seed, double std, bool unit_norms = false)
+      : seed_(seed), std_(std), norm_(unit_norms ? 0.0f : 1.0f) {}
   void read(const ParamInfo& info, Slice slice, const Tensor& dst) override;
 
  private:
   std::uint64_t seed_;
   double std_;
+  float norm_;
 };
 
 /// A checkpoint of llama2.c (version 0, f32). Its RoPE pairs are interleaved; rows of q and k are

@@ -90,7 +90,8 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
                                            const Transformer& model) {
   const auto open = [&](const ParamTable& params) -> std::unique_ptr<TensorSource> {
     if (spec.model_dir.empty())
-      return std::make_unique<InitSource>(spec.engine.seed, spec.model.init_std);
+      return std::make_unique<InitSource>(spec.engine.seed, spec.model.init_std,
+                                          spec.model.unit_norms);
     return std::make_unique<HfSource>(arena, spec.model_dir, params,
                                       [](const std::string& note) { spdlog::info("{}", note); });
   };

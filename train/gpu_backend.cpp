@@ -3,6 +3,7 @@
 #include "core/device/cuda/runtime.h"
 #include "core/ops/adapter_kernels.h"
 #include "core/ops/cuda/declare.h"
+#include "core/ops/cuda/variants.h"
 #include "optim/elementwise_table.h"
 #ifdef THIMBLE_NCCL
 #include "parallel/cuda/nccl_communicator.h"
@@ -14,6 +15,7 @@ void register_gpu_backend() {
   register_gpu(gpu::driver());
   register_gpu_kernels(cuda::kernel_table());
   register_gpu_adapter_kernels(cuda::adapter_kernel_table());
+  register_gpu_variant_kernels(cuda::variant_kernel_table());
   register_gpu_updates(cuda::kElementwise);
 #ifdef THIMBLE_NCCL
   register_gpu_communicator([](Communicator& control) {

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/nn/op_node.h"
-#include "core/ops/rope.h"
 
 namespace thimble {
 namespace {
@@ -156,55 +155,6 @@ Var linear(Context& ctx, const Var& x, Weight weight, Weight bias) {
   return y;
 }
 
-Var rms_norm(Context& ctx, const Var& x, Weight weight, float eps) {
-  const NodeContext node{ctx.store, ctx.arena};
-  const std::int64_t cols = ctx.store.params().info(weight.id).shape[0];
-  Tensor out = activation(ctx, x.value.shape(), "norm");
-  const Tensor rstd = Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32,
-                                    Shape{x.value.numel() / cols}, "norm scale");
-  {
-    const Pin pin(ctx.store, weight.block);
-    ops::rms_norm(out, rstd, x.value, pin.view(weight.id), eps);
-  }
-  const bool trainable = use(ctx, weight);
-  Var y = make_var(ctx, std::move(out), trainable || x.needs_grad());
-  if (!ctx.recording() || !y.needs_grad()) return y;
-  const auto saved_x = ctx.tape->save(x);
-  if (ctx.tape->rebuilds()) {
-    y.rebuild = std::make_shared<RebuiltTensor>([=] {
-      const Tensor source = saved_x->get();
-      Tensor again = Tensor::empty(node.arena, MemoryTag::kActivations, source.dtype(),
-                                   source.shape(), "norm");
-      const Tensor scale =
-          Tensor::empty(node.arena, MemoryTag::kActivations, DType::kF32, rstd.shape(), "norm");
-      const Pin pin(node.store, weight.block);
-      ops::rms_norm(again, scale, source, pin.view(weight.id), eps);
-      return again;
-    });
-  }
-  ctx.tape->record([=, x_id = x.id, y_id = y.id](Tape& tape) {
-    const Tensor dy = tape.take_grad(y_id);
-    const Tensor source = saved_x->get();
-    const GradTarget dw = trainable ? tape.sink().accumulate_into(weight.id) : GradTarget{};
-    // Without a gradient for x the kernel still needs somewhere to write it.
-    const GradTarget dx = x_id >= 0 ? tape.grad_slot(x_id, dy.dtype(), source.shape())
-                                    : GradTarget{Tensor::empty(node.arena, MemoryTag::kWorkspace,
-                                                               dy.dtype(), source.shape()),
-                                                 false};
-    const Pin pin(node.store, weight.block);
-    ops::rms_norm_grad(node.arena, {.x = source,
-                                    .w = pin.view(weight.id),
-                                    .rstd = rstd,
-                                    .dy = dy,
-                                    .dx = dx.tensor,
-                                    .accumulate_dx = dx.accumulate,
-                                    .dw = trainable ? &dw.tensor : nullptr,
-                                    .accumulate_dw = dw.accumulate});
-    if (trainable) tape.finish_use(weight.id);
-  });
-  return y;
-}
-
 Var add(Context& ctx, const Var& x, Var delta) {
   const bool in_place = delta.value.is_sole_owner();
   Tensor out = in_place ? delta.value : activation(ctx, x.value.shape(), "residual");
@@ -215,20 +165,6 @@ Var add(Context& ctx, const Var& x, Var delta) {
     const Tensor dy = tape.take_grad(y_id);
     tape.add_grad(x_id, dy);
     tape.add_grad(delta_id, dy);
-  });
-  return y;
-}
-
-Var rope(Context& ctx, Var x, const AttentionContext& attention) {
-  x.value = own(ctx.arena, std::move(x.value));
-  ops::rope(x.value, attention.rope_table, attention.positions, false);
-  Var y = make_var(ctx, x.value, x.needs_grad());
-  if (!ctx.recording() || !y.needs_grad()) return y;
-  ctx.tape->record([table = attention.rope_table, positions = attention.positions, x_id = x.id,
-                    y_id = y.id, arena = &ctx.arena](Tape& tape) {
-    const Tensor dy = own(*arena, tape.take_grad(y_id));  // a sum's terms share their gradient
-    ops::rope(dy, table, positions, true);                // a rotation is orthogonal
-    tape.add_grad(x_id, dy);
   });
   return y;
 }
@@ -279,33 +215,6 @@ Var attention(Context& ctx, const AttentionInputs& in, const ops::AttentionShape
     tape.add_grad(k_id, dk);
     tape.add_grad(v_id, dv);
   });
-  return y;
-}
-
-Var swiglu(Context& ctx, const Var& gate, const Var& up) {
-  Tensor out = activation(ctx, gate.value.shape(), "swiglu");
-  ops::swiglu(out, gate.value, up.value);
-  Var y = make_var(ctx, std::move(out), gate.needs_grad() || up.needs_grad());
-  if (!ctx.recording() || !y.needs_grad()) return y;
-  const auto saved_gate = ctx.tape->save(gate);
-  const auto saved_up = ctx.tape->save(up);
-  if (ctx.tape->rebuilds()) {
-    y.rebuild = std::make_shared<RebuiltTensor>([saved_gate, saved_up, arena = &ctx.arena] {
-      const Tensor g = saved_gate->get();
-      Tensor again = Tensor::empty(*arena, MemoryTag::kActivations, g.dtype(), g.shape(), "swiglu");
-      ops::swiglu(again, g, saved_up->get());
-      return again;
-    });
-  }
-  ctx.tape->record(
-      [=, arena = &ctx.arena, gate_id = gate.id, up_id = up.id, y_id = y.id](Tape& tape) {
-        const Tensor dy = tape.take_grad(y_id);
-        const Tensor g = saved_gate->get(), u = saved_up->get();
-        const Tensor dgate = gradient_of(*arena, g), dup = gradient_of(*arena, u);
-        ops::swiglu_grad(dgate, dup, dy, g, u);
-        tape.add_grad(gate_id, dgate);
-        tape.add_grad(up_id, dup);
-      });
   return y;
 }
 

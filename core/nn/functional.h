@@ -83,6 +83,7 @@ struct LossInputs {
   Tensor weights;  // f32 [N]; 0 = no loss
   // d(total)/d(weighted loss): 1 / trained tokens of the whole optimizer step.
   float grad_scale = 1;
+  float softcap = 0;  // c > 0: of logits l, c tanh(l / c) count
 };
 
 /// Rows of logits that exist at once: a chunk of the LM head.

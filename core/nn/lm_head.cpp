@@ -55,7 +55,8 @@ class LmHeadStep {
                             .weights = inputs_.weights.rows(begin, end),
                             .losses = losses.rows(begin, end),
                             .grad_dtype = backward ? std::optional(x.dtype()) : std::nullopt,
-                            .grad_scale = inputs_.grad_scale});
+                            .grad_scale = inputs_.grad_scale,
+                            .softcap = inputs_.softcap});
     if (dx.defined()) matmul(grad, {weight_, transposed_}, dx.rows(begin, end));
     if (train_weight) {
       const GradTarget target = ctx_.tape->sink().accumulate_into(head_.id);

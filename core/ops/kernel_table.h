@@ -167,6 +167,7 @@ struct AttentionSpec {
   std::int64_t kv_stride = 0;  // elements between the keys of neighbouring positions
   std::int64_t window = 0;
   float scale = 1;
+  float softcap = 0;  // c > 0: scores s become c tanh(s / c)
   DType dtype = DType::kF32;
 };
 
@@ -198,6 +199,7 @@ struct CrossEntropyArgs {
   float grad_scale = 0;            // dlogits = (softmax - onehot) * weight * grad_scale
   DType grad_dtype = DType::kF32;  // bf16: row r's gradient is dense from logits + r * vocab
   bool want_grad = false;
+  float softcap = 0;  // c > 0: of logits l, c tanh(l / c) count; the gradient is that of l
 };
 
 /// Throws SystemError naming the operation and the backend that has no kernel for it.

@@ -24,6 +24,7 @@ AttentionSpec attention_spec(const AttentionShape& s, const Tensor& q, const Ten
           .kv_stride = k.row_stride(),
           .window = s.window,
           .scale = s.scale,
+          .softcap = s.softcap,
           .dtype = q.dtype()};
 }
 
@@ -179,58 +180,6 @@ void embedding_grad(const Tensor& dtable, const Tensor& dy, const Tensor& ids,
                                .dtable = dtable.raw()});
 }
 
-void rms_norm(const Tensor& y, const Tensor& rstd, const Tensor& x, const Tensor& w, float eps) {
-  const OpTimer timer("rms_norm");
-  check_alike({&y, &x});
-  check_same_device({&y, &w, &rstd});
-  check_dtype(w, x.dtype());
-  const std::int64_t cols = w.numel();
-  TH_CHECK(x.dim(x.rank() - 1) % cols == 0, "rows of {} normalised in groups of {}",
-           x.shape().str(), cols);
-  const std::int64_t rows = x.numel() / cols;
-  check_shape(rstd, Shape{rows});
-  table_of(y).rms_norm({.rows = rows,
-                        .cols = cols,
-                        .dtype = x.dtype(),
-                        .eps = eps,
-                        .x = x.raw(),
-                        .w = w.raw(),
-                        .y = y.raw(),
-                        .rstd = rstd.data<float>()});
-}
-
-void rms_norm_grad(Arena& arena, const RmsNormGrad& g) {
-  const OpTimer timer("rms_norm_grad");
-  check_alike({&g.x, &g.dy, &g.dx});
-  check_dtype(g.w, g.x.dtype());
-  const std::int64_t cols = g.w.numel();
-  const std::int64_t rows = g.x.numel() / cols;
-  check_shape(g.rstd, Shape{rows});
-  const KernelTable& table = table_of(g.x);
-  Tensor partial;
-  if (g.dw != nullptr) {
-    check_shape(*g.dw, g.w.shape());
-    partial = workspace(arena, norm_chunks(rows) * cols * 4, "norm gradient");
-  }
-  table.rms_norm_grad({.rows = rows,
-                       .cols = cols,
-                       .dtype = g.x.dtype(),
-                       .x = g.x.raw(),
-                       .w = g.w.raw(),
-                       .rstd = g.rstd.data<float>(),
-                       .dy = g.dy.raw(),
-                       .dx = g.dx.raw(),
-                       .accumulate_dx = g.accumulate_dx,
-                       .partial_dw = static_cast<float*>(partial.raw())});
-  if (g.dw == nullptr) return;
-  table.fold_rows({.chunks = norm_chunks(rows),
-                   .cols = cols,
-                   .partial = static_cast<const float*>(partial.raw()),
-                   .out = g.dw->raw(),
-                   .out_dtype = g.dw->dtype(),
-                   .accumulate = g.accumulate_dw});
-}
-
 void column_sums(Arena& arena, const Tensor& out, const Tensor& dy, bool accumulate) {
   const OpTimer timer("column_sums");
   check_same_device({&out, &dy});
@@ -325,7 +274,8 @@ Tensor cross_entropy(const CrossEntropy& c) {
                                   .losses = c.losses.data<float>(),
                                   .grad_scale = c.grad_scale,
                                   .grad_dtype = c.grad_dtype.value_or(DType::kF32),
-                                  .want_grad = c.grad_dtype.has_value()});
+                                  .want_grad = c.grad_dtype.has_value(),
+                                  .softcap = c.softcap});
   if (c.grad_dtype != DType::kBF16) return logits;
   return Tensor::wrap(logits.raw(), DType::kBF16, Shape{rows, 2 * vocab}, logits.device())
       .columns(0, vocab);

@@ -100,6 +100,7 @@ struct AttentionShape {
   std::int64_t batch = 1, heads = 1, kv_heads = 1, head_dim = 1;
   std::int64_t window = 0;  // keys a query sees at most, itself included; 0 = all
   float scale = 1;
+  float softcap = 0;  // c > 0: scores s become c tanh(s / c)
 };
 struct AttentionForward {
   const Tensor& q;              // [batch*Tq, H*D]
@@ -134,6 +135,7 @@ struct CrossEntropy {
   const Tensor& losses;                  // f32 [R], unweighted; 0 where the weight is 0
   std::optional<DType> grad_dtype = {};  // none: no gradient
   float grad_scale = 1;
+  float softcap = 0;  // c > 0: of logits l, c tanh(l / c) count; the gradient is that of l
 };
 /// With grad_dtype the logits become (softmax - onehot) * weight * grad_scale in place; the bf16
 /// form is returned as a dense [R, V] view with row stride 2V.

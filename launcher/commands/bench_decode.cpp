@@ -82,7 +82,7 @@ class DecodeBench {
         bandwidth_(read_bytes_per_second()) {
     if (a.attention_only) return;
     store_ = std::make_unique<ResidentParamStore>(*arena_, model_.params(), dtype_, true);
-    InitSource source(1, 0.02);
+    InitSource source(1, 0.02, model_.config().unit_norms);
     load_weights(*arena_, model_, *store_, source);
   }
 

@@ -110,7 +110,7 @@ TrainSpec spec_of(const TrainBench& b) {
 
 // Random weights of a fixed seed, on an arena that may be a planning one.
 void load(AssembledEngine& assembled) {
-  InitSource source(0, assembled.model.config().init_std);
+  InitSource source(0, assembled.model.config().init_std, assembled.model.config().unit_norms);
   assembled.engine.load(source);
   assembled.engine.arena().begin_phase("step");
 }

@@ -72,6 +72,13 @@ KvCaches::KvCaches(const KvArguments& arguments, const ModelConfig& config, DTyp
     if (!size) throw_user("--kv-memory '{}': allowed sizes as 512MiB or 2GB", arguments.memory);
     limit_ = size->bytes;
   }
+  if (is_dense()) return;
+  if (config.attention_softcap > 0)
+    throw_user("a compressed cache with attn_logit_softcapping, as {} has it, is not supported",
+               config.model_type);
+  if (config.rotary_dim > 0)
+    throw_user("a compressed cache with partial_rotary_factor, as {} has it, is not supported",
+               config.model_type);
 }
 
 KvShape KvCaches::shape(std::int64_t capacity) const {
@@ -102,7 +109,8 @@ std::unique_ptr<KvCache> KvCaches::make(Arena& arena, std::int64_t capacity) con
 
 Tensor KvCaches::make_table(Arena& arena, std::int64_t capacity) const {
   const bool ahead = options_ && options_->method == KvMethod::kExpected &&
-                     config_.rope_scaling.type != RopeScaling::Type::kDynamic;
+                     config_.rope_scaling.type != RopeScaling::Type::kDynamic &&
+                     config_.rope_scaling.type != RopeScaling::Type::kLongrope;
   return make_rope_table(arena, config_, capacity + (ahead ? kLookAhead : 0));
 }
 

@@ -16,10 +16,21 @@ constexpr const char* kEmbedding = "model.embed_tokens.weight";
 constexpr const char* kHead = "lm_head.weight";
 
 // As transformers' decoder layers define them.
-constexpr std::array<std::string_view, 11> kInLayer{
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",        "self_attn.o_proj",
-    "self_attn.q_norm", "self_attn.k_norm", "mlp.gate_proj",           "mlp.up_proj",
-    "mlp.down_proj",    "input_layernorm",  "post_attention_layernorm"};
+constexpr std::array<std::string_view, 15> kInLayer{"self_attn.q_proj",
+                                                    "self_attn.k_proj",
+                                                    "self_attn.v_proj",
+                                                    "self_attn.o_proj",
+                                                    "self_attn.qkv_proj",
+                                                    "self_attn.q_norm",
+                                                    "self_attn.k_norm",
+                                                    "mlp.gate_proj",
+                                                    "mlp.up_proj",
+                                                    "mlp.gate_up_proj",
+                                                    "mlp.down_proj",
+                                                    "input_layernorm",
+                                                    "post_attention_layernorm",
+                                                    "pre_feedforward_layernorm",
+                                                    "post_feedforward_layernorm"};
 
 using OrderKey = std::tuple<int, std::int64_t, std::size_t, std::string>;
 

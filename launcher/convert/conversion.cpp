@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "core/base/error.h"
+#include "launcher/convert/fused_params.h"
 #include "launcher/convert/open_image.h"
 
 namespace thimble {
@@ -72,6 +73,7 @@ void keep_model(CheckpointImage& image, const ConversionRequest& request) {
   }
   if (image.vocab_is_padded) drop_padding(image);
   const Transformer model(image.origin->config);
+  split_fused(image, model.params());
   std::vector<ImageParam> params = params_of_model(image, model.params());
   image.params.clear();
   image.aliases.clear();
@@ -127,6 +129,10 @@ CheckpointImage output_image(CheckpointImage source, const ConversionRequest& re
   const bool with_state =
       holds_state(request.target) && !request.weights_only && source.has_state();
   for (auto& [name, param] : source.params) param = output_param(param, dtype, with_state);
+  const bool by_our_names =
+      request.target == ConversionTarget::kThimble || request.target == ConversionTarget::kMegatron;
+  if (source.origin && source.origin->config.fused_projections && !by_our_names)
+    join_fused(source, Transformer(source.origin->config).params());
   source.dtype = dtype;
   return source;
 }

@@ -1,6 +1,7 @@
 #include "core/base/error.h"
 #include "core/io/safetensors_model.h"
 #include "launcher/convert/image_writers.h"
+#include "models/fused_tensors.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
 
@@ -32,8 +33,13 @@ void write_hf_image(const CheckpointImage& image, const fs::path& directory,
   const Transformer model(image.origin->config);
   std::vector<SafetensorsSpec> specs;
   for (const ParamId id : model.params().ids()) {
-    const StoredArray& weight = image.params.at(model.params().info(id).name).weight;
-    specs.push_back({model.params().info(id).name, weight.dtype, weight.shape});
+    const std::string& own = model.params().info(id).name;
+    const std::optional<FusedPlace> place = fused_place(model.params(), own);
+    const bool fused = place && !image.params.contains(own);
+    if (fused && place->first_row > 0) continue;
+    const std::string& name = fused ? place->name : own;
+    const StoredArray& weight = image.params.at(name).weight;
+    specs.push_back({name, weight.dtype, weight.shape});
   }
   const std::vector<SafetensorsShard> shards =
       plan_safetensors_shards(specs, options.max_shard_bytes);

@@ -75,6 +75,8 @@ void check_cuts(const ModelConfig& c, std::int64_t tensor, std::int64_t pipeline
   check("--tensor-parallel", tensor, "key and value heads", c.num_kv_heads);
   check("--tensor-parallel", tensor, "columns of the MLP", c.intermediate_size);
   check("--pipeline-parallel", pipeline, "layers", c.num_layers);
+  if (!c.has_plain_layers())
+    throw_user("the layers of {} have no form in Megatron that is written", c.model_type);
   if (c.out_bias || c.mlp_bias)
     throw_user("{} with biases in o_proj or the MLP has no form in Megatron that is written",
                c.model_type);

@@ -30,6 +30,8 @@ void override_rope(const job::RopeScalingConfig& from, ModelConfig& model) {
   model.rope_scaling = s;
   const double stretched = std::floor(static_cast<double>(s.original_max_positions) * s.factor);
   model.max_positions = std::max(model.max_positions, static_cast<std::int64_t>(stretched));
+  // What the model's family has no form for could not be exported.
+  static_cast<void>(parse_model_config(model_config_json(model, "float32"), "model.rope_scaling"));
 }
 
 ModelConfig load_config(const job::JobConfig& job, const NoteFn& note) {

@@ -62,8 +62,16 @@ struct ReferenceAttention {
     const std::size_t at = query_at(b, h, i);
     const double scale = static_cast<double>(shape.scale);
     std::vector<double> p;
-    for (std::int64_t j = first; j <= index; ++j)
+    std::vector<double> slope;  // of each score by the product
+    const double cap = static_cast<double>(shape.softcap);
+    for (std::int64_t j = first; j <= index; ++j) {
       p.push_back(scale * dot(q, at, k, key_at(b, h, j)));
+      slope.push_back(scale);
+      if (cap == 0) continue;
+      const double t = std::tanh(p.back() / cap);
+      p.back() = cap * t;
+      slope.back() *= 1 - t * t;
+    }
     const double top = *std::max_element(p.begin(), p.end());
     double sum = 0;
     for (double& x : p) sum += x = std::exp(x - top);
@@ -76,7 +84,7 @@ struct ReferenceAttention {
     if (dout.empty()) return;
     const double delta = dot(dout, at, out, at);
     for (std::size_t j = 0; j < p.size(); ++j) {
-      const double ds = scale * p[j] * (dot(dout, at, v, key(j)) - delta);
+      const double ds = slope[j] * p[j] * (dot(dout, at, v, key(j)) - delta);
       add(dv, key(j), p[j], dout, at);
       add(dq, at, ds, k, key(j));
       add(dk, key(j), ds, q, at);

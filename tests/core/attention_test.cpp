@@ -12,20 +12,31 @@ namespace {
 struct Case {
   std::int64_t batch, tq, tk, heads, kv, d, window, document;  // document: mean length, 0 = one
   float scale = 0;                                             // 0: 1 / sqrt(d)
+  float softcap = 0;
 };
 
 // Every case runs in both dtypes; sizes straddle the kernel's tiles of 128 queries and 128 to 512
 // keys.
 const Case kCases[] = {
-    {1, 1, 1, 1, 1, 8, 0, 0},        {2, 1, 1, 3, 1, 40, 0, 0},
-    {1, 2, 2, 2, 2, 8, 0, 0},        {2, 5, 5, 4, 2, 8, 0, 2},
-    {1, 127, 127, 2, 1, 64, 0, 0},   {1, 128, 128, 3, 3, 40, 0, 31},
-    {2, 129, 129, 6, 2, 8, 0, 50},   {1, 129, 129, 2, 1, 128, 0, 0},
-    {1, 300, 300, 4, 2, 40, 17, 0},  {1, 300, 300, 2, 1, 64, 129, 70},
-    {1, 641, 641, 2, 1, 8, 0, 150},  {1, 530, 530, 2, 2, 40, 1, 0},
-    {1, 1, 200, 4, 2, 64, 0, 0},     {1, 70, 200, 2, 1, 8, 0, 0},
-    {1, 130, 513, 2, 1, 128, 33, 0}, {1, 40, 40, 2, 1, 8, 1000, 0},
+    {1, 1, 1, 1, 1, 8, 0, 0},
+    {2, 1, 1, 3, 1, 40, 0, 0},
+    {1, 2, 2, 2, 2, 8, 0, 0},
+    {2, 5, 5, 4, 2, 8, 0, 2},
+    {1, 127, 127, 2, 1, 64, 0, 0},
+    {1, 128, 128, 3, 3, 40, 0, 31},
+    {2, 129, 129, 6, 2, 8, 0, 50},
+    {1, 129, 129, 2, 1, 128, 0, 0},
+    {1, 300, 300, 4, 2, 40, 17, 0},
+    {1, 300, 300, 2, 1, 64, 129, 70},
+    {1, 641, 641, 2, 1, 8, 0, 150},
+    {1, 530, 530, 2, 2, 40, 1, 0},
+    {1, 1, 200, 4, 2, 64, 0, 0},
+    {1, 70, 200, 2, 1, 8, 0, 0},
+    {1, 130, 513, 2, 1, 128, 33, 0},
+    {1, 40, 40, 2, 1, 8, 1000, 0},
     {1, 130, 130, 2, 1, 8, 0, 0, 8},
+    {2, 129, 129, 4, 2, 24, 0, 50, 1, 3},
+    {1, 70, 200, 2, 1, 8, 33, 0, 0, 50},
 };
 
 class AttentionTest : public testing::TestWithParam<DType> {
@@ -72,7 +83,8 @@ class AttentionTest : public testing::TestWithParam<DType> {
                     .kv_heads = s.kv,
                     .head_dim = s.d,
                     .window = s.window,
-                    .scale = s.scale > 0 ? s.scale : 1.0f / std::sqrt(static_cast<float>(s.d))}};
+                    .scale = s.scale > 0 ? s.scale : 1.0f / std::sqrt(static_cast<float>(s.d)),
+                    .softcap = s.softcap}};
     fill_documents(s, r.segment_start);
     return r;
   }

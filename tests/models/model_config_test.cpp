@@ -4,6 +4,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
@@ -151,13 +152,16 @@ TEST(ModelConfig, NumbersOutOfRangeAreRefusedByName) {
 TEST(ModelConfig, WhatChangesTheModelIsRefusedByName) {
   for (const auto& [key, value] : std::vector<std::pair<std::string, Json>>{
            {"hidden_act", "gelu"},
-           {"hidden_act", "gelu_pytorch_tanh"},
            {"hidden_act", "relu"},
            {"partial_rotary_factor", 0.5},
            {"quantization_config", {{"bits", 4}}},
            {"final_logit_softcapping", 30.0},
            {"is_causal", false},
            {"num_experts", 8},
+           {"embedding_multiplier", 12.0},
+           {"residual_multiplier", 0.5},
+           {"query_pre_attn_scalar", 64},
+           {"use_bidirectional_attention", true},
            {"pruned_heads", {{"0", {1}}}},
            {"per_layer_config", {{"0", {{"head_dim", 4}}}}},
            {"transformers_weights", "other.safetensors"},
@@ -171,6 +175,115 @@ TEST(ModelConfig, WhatChangesTheModelIsRefusedByName) {
                             Json::array({"full_attention", "full_attention", "linear_attention"}),
                             Json::array({"full_attention", "full_attention", "sliding_attention"})})
     expect_refused(changed(minimal("qwen2"), "layer_types", types), "layer_types");
+}
+
+TEST(ModelConfig, UnknownFamiliesAreRefusedWithTheKnownOnes) {
+  expect_refused(changed(minimal(), "model_type", "bert"), "model_type 'bert' is not supported");
+  for (const char* family :
+       {"llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi3", "gemma2", "gemma3_text"})
+    expect_refused(changed(minimal(), "model_type", "bert"), family);
+  expect_refused(minimal("gemma3"), "gemma3_text");
+}
+
+TEST(ModelConfig, GraniteHasItsMultipliers) {
+  Json json = minimal("granite");
+  ModelConfig c = parse(json);
+  EXPECT_EQ(c.attention_scale, 1);  // not 1 / sqrt(head_dim)
+  EXPECT_EQ(c.embedding_scale, 1);
+  json["embedding_multiplier"] = 12;
+  json["attention_multiplier"] = 0.0078125;
+  json["residual_multiplier"] = 0.22;
+  json["logits_scaling"] = 8.0;
+  c = parse(json);
+  EXPECT_EQ(c.embedding_scale, 12);
+  EXPECT_EQ(c.score_scale(), 0.0078125f);
+  EXPECT_EQ(c.residual_scale, 0.22);
+  EXPECT_EQ(c.logits_divisor, 8);
+  EXPECT_FALSE(c.has_plain_layers());
+  EXPECT_TRUE(parse(minimal()).has_plain_layers());
+  for (const char* key :
+       {"embedding_multiplier", "attention_multiplier", "residual_multiplier", "logits_scaling"})
+    expect_refused(changed(json, key, 0), key);
+}
+
+TEST(ModelConfig, Phi3RotatesAPartByOneKindOfScaling) {
+  Json json = minimal("phi3");  // heads of 16
+  EXPECT_EQ(parse(json).rotated(), 16);
+  EXPECT_EQ(parse(json).windows, (std::vector<std::int64_t>{0, 0, 0}));
+  EXPECT_TRUE(parse(json).fused_projections);
+  json["partial_rotary_factor"] = 0.75;
+  EXPECT_EQ(parse(json).rotary_dim, 12);
+  json["rope_parameters"] = {{"rope_type", "default"}, {"partial_rotary_factor", 0.5}};
+  EXPECT_EQ(parse(json).rotary_dim, 8);
+  json.erase("rope_parameters");
+  json["original_max_position_embeddings"] = 64;
+  Json rope{
+      {"type", "su"}, {"short_factor", {1, 1, 1, 1, 1, 2}}, {"long_factor", {1, 2, 3, 4, 5, 6}}};
+  for (const char* type : {"su", "yarn", "longrope"}) {
+    rope["type"] = type;
+    const RopeScaling s = parse(changed(json, "rope_scaling", rope)).rope_scaling;
+    EXPECT_EQ(s.type, RopeScaling::Type::kLongrope);
+    EXPECT_EQ(s.factor, 4);  // 256 / 64
+    EXPECT_EQ(s.long_factor, (std::vector<double>{1, 2, 3, 4, 5, 6}));
+  }
+  for (const Json& bad : {Json::array({1, 2}), Json("x"), Json::array({1, 1, 1, 1, 1, 0}), Json()})
+    expect_refused(changed(json, "rope_scaling", changed(rope, "long_factor", bad)), "long_factor");
+  expect_refused(changed(json, "rope_scaling", changed(rope, "type", "linear")), "longrope");
+  for (const double bad : {0.0, 0.1, 0.2, 1.5})  // none, one, three of sixteen, more than all
+    expect_refused(changed(json, "partial_rotary_factor", bad), "partial_rotary_factor");
+}
+
+TEST(ModelConfig, GemmaHasTwoKindsOfLayers) {
+  Json json = minimal("gemma3_text");
+  json["num_hidden_layers"] = 7;
+  ModelConfig c = parse(json);
+  EXPECT_EQ(c.windows, (std::vector<std::int64_t>{4096, 4096, 4096, 4096, 4096, 0, 4096}));
+  EXPECT_EQ(c.head_dim, 256);
+  EXPECT_EQ(c.score_scale(), 0.0625f);
+  EXPECT_EQ(c.embedding_scale, 8);
+  EXPECT_EQ(c.activation, Activation::kGeluTanh);
+  EXPECT_TRUE(c.tied_lm_head && c.unit_norms && c.norm_before && c.norm_after && c.qk_norm);
+  EXPECT_EQ(c.rope_theta, 1e6);
+  EXPECT_EQ(c.local_rope_theta, 10000);
+  Json hub = json;
+  hub["sliding_window_pattern"] = 3;
+  hub["sliding_window"] = 9;
+  hub["rope_theta"] = 5e5;
+  hub["rope_local_base_freq"] = 77;
+  hub["rope_scaling"] = {{"rope_type", "linear"}, {"factor", 8.0}};
+  c = parse(hub);
+  EXPECT_EQ(c.windows, (std::vector<std::int64_t>{9, 9, 0, 9, 9, 0, 9}));
+  Json now = changed(json, "sliding_window", 9);
+  for (const std::int64_t w : c.windows)
+    now["layer_types"].push_back(w > 0 ? "sliding_attention" : "full_attention");
+  now["rope_parameters"] = {
+      {"full_attention", {{"rope_type", "linear"}, {"factor", 8.0}, {"rope_theta", 5e5}}},
+      {"sliding_attention", {{"rope_type", "default"}, {"rope_theta", 77.0}}}};
+  EXPECT_TRUE(parse(now) == c);
+  now["rope_parameters"]["sliding_attention"]["rope_type"] = "linear";
+  expect_refused(now, "rope_parameters.sliding_attention.rope_type");
+  now["rope_parameters"] = {{"rope_type", "default"}};
+  expect_refused(now, "only full_attention and sliding_attention");
+  expect_refused(changed(json, "sliding_window", nullptr), "sliding_window");
+  expect_refused(changed(json, "hidden_activation", "gelu"), "hidden_activation 'gelu'");
+  expect_refused(changed(json, "final_logit_softcapping", 30.0), "final_logit_softcapping");
+}
+
+TEST(ModelConfig, Gemma2CapsScoresAndLogits) {
+  Json json = minimal("gemma2");
+  ModelConfig c = parse(json);
+  EXPECT_EQ(c.attention_softcap, 50);
+  EXPECT_EQ(c.logits_softcap, 30);
+  EXPECT_EQ(c.windows, (std::vector<std::int64_t>{4096, 0, 4096}));
+  EXPECT_EQ(c.num_kv_heads, 2);
+  EXPECT_FALSE(c.qk_norm || c.local_rope_theta);
+  json["attn_logit_softcapping"] = nullptr;
+  json["final_logit_softcapping"] = 7.5;
+  c = parse(json);
+  EXPECT_EQ(c.attention_softcap, 0);
+  EXPECT_EQ(c.logits_softcap, 7.5);
+  for (const Json& bad : {Json(0), Json(-1.0), Json("x")})
+    expect_refused(changed(json, "attn_logit_softcapping", bad), "attn_logit_softcapping");
 }
 
 TEST(ModelConfig, WhatChangesNothingIsTaken) {
@@ -213,6 +326,24 @@ TEST(ModelConfig, WhatIsWrittenReadsBackTheSame) {
           Json{{"rope_type", rope}, {"factor", 2.5}, {"truncate", false}, {"beta_slow", 2}}));
     }
   }
+  for (const std::string type : {"granite", "olmo2", "phi3", "gemma3_text"})
+    configs.push_back(minimal(type));
+  for (const double part : {0.75, 0.6, 0.3})  // of heads of 90: 0.6 and 0.3 are not exact
+    configs.push_back(changed(changed(minimal("phi3"), "head_dim", 90), "partial_rotary_factor",
+                              std::floor(90 * part / 2) * 2 / 90));
+  configs.push_back(changed(minimal("phi3"), "rope_scaling",
+                            Json{{"rope_type", "longrope"},
+                                 {"factor", 2.5},
+                                 {"short_factor", {1, 2, 3, 4, 5, 6, 7, 8}},
+                                 {"long_factor", {1, 2, 3, 4, 5, 6, 7, 9}},
+                                 {"attention_factor", 1.25}}));
+  Json granite = minimal("granite");
+  granite["attention_multiplier"] = 0.1;
+  granite["logits_scaling"] = 3.0;
+  configs.push_back(granite);
+  configs.push_back(changed(minimal("gemma3_text"), "query_pre_attn_scalar", 168));
+  configs.push_back(minimal("gemma2"));
+  configs.push_back(changed(minimal("gemma2"), "attn_logit_softcapping", nullptr));
   for (const Json& json : configs) {
     const ModelConfig c = parse(json);
     EXPECT_TRUE(parse_model_config(model_config_json(c, "float32"), "written") == c)

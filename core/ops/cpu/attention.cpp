@@ -58,6 +58,7 @@ SoftmaxTile make_tile(const AttentionSpec& s, const QueryBlock& block, std::int6
           .stride = cols,
           .scores = w.scores,
           .scale = s.scale,
+          .softcap = s.softcap,
           .first_key = w.first,
           .end_key = w.end};
 }

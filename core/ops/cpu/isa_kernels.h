@@ -12,6 +12,7 @@ struct SoftmaxTile {
   std::int64_t rows = 0, cols = 0, stride = 0;  // scores [rows, cols], f32
   float* scores = nullptr;
   float scale = 1;
+  float softcap = 0;                        // as in AttentionSpec
   const std::int32_t* first_key = nullptr;  // per row: first visible column; may be < 0
   const std::int32_t* end_key =
       nullptr;  // per row: one past the last visible column; may be > cols
@@ -29,7 +30,8 @@ struct SoftmaxState {
 };
 
 /// The backward pass of a tile: p = exp(scores * scale - lse), ds = p * (dp - delta) * scale; both
-/// are 0 where a key is not visible.
+/// are 0 where a key is not visible. With a softcap c, c tanh(scores * scale / c) takes the place
+/// of scores * scale, and ds has its slope as a factor.
 struct SoftmaxGrad {
   const float* lse = nullptr;    // per row
   const float* delta = nullptr;  // per row

@@ -44,6 +44,30 @@ void store_bf16_in_place(float* row, std::int64_t n, float factor) {
   }
 }
 
+// x becomes cap * tanh(x * scale / cap).
+void cap_row(float* x, std::int64_t n, float scale, float cap) {
+  const float inner = scale / cap;
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) x[i] = cap * fast_tanh(x[i] * inner);
+}
+
+float exp_sum(const float* x, std::int64_t n, float top) {
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t i = 0; i < n; ++i) sum += fast_exp(x[i] - top);
+  return sum;
+}
+
+// x, capped values, becomes exp(x - top) times the derivative of x by what was capped.
+void exp_of_capped(float* x, std::int64_t n, float top, float cap) {
+  const float inverse = 1.0f / cap;
+#pragma omp simd
+  for (std::int64_t i = 0; i < n; ++i) {
+    const float ratio = x[i] * inverse;
+    x[i] = fast_exp(x[i] - top) * (1.0f - ratio * ratio);
+  }
+}
+
 void cross_entropy_row(const CrossEntropyArgs& a, std::int64_t r) {
   float* row = a.logits + r * a.vocab;
   const float weight = a.weights[r];
@@ -53,14 +77,22 @@ void cross_entropy_row(const CrossEntropyArgs& a, std::int64_t r) {
       std::memset(row, 0, static_cast<std::size_t>(a.vocab * dtype_size(a.grad_dtype)));
     return;
   }
+  const bool capped = a.softcap > 0.0f;
+  if (capped) cap_row(row, a.vocab, 1.0f, a.softcap);
   const float top = row_max(row, a.vocab);
   const float target_logit = row[a.targets[r]];
-  const float sum = exp_row(row, a.vocab, top);
+  const float sum = capped ? exp_sum(row, a.vocab, top) : exp_row(row, a.vocab, top);
   a.losses[r] = std::log(sum) + top - target_logit;
   if (!a.want_grad) return;
   const float factor = weight * a.grad_scale / sum;
   // The target's own gradient is (p - 1) w s = (e - sum) * factor.
-  row[a.targets[r]] -= sum;
+  if (capped) {
+    const float ratio = target_logit / a.softcap;
+    exp_of_capped(row, a.vocab, top, a.softcap);
+    row[a.targets[r]] -= sum * (1.0f - ratio * ratio);
+  } else {
+    row[a.targets[r]] -= sum;
+  }
   if (a.grad_dtype == DType::kBF16) {
     store_bf16_in_place(row, a.vocab, factor);
   } else {
@@ -77,6 +109,7 @@ void cross_entropy(const CrossEntropyArgs& a) {
 }
 
 void softmax_tile(const SoftmaxTile& t, const SoftmaxState& state) {
+  const float scale = t.softcap > 0.0f ? 1.0f : t.scale;  // a capped score has been scaled
   with_float_type(state.p_dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < t.rows; ++i) {
@@ -85,14 +118,15 @@ void softmax_tile(const SoftmaxTile& t, const SoftmaxState& state) {
       const std::int64_t lo = std::clamp<std::int64_t>(t.first_key[i], 0, t.cols);
       const std::int64_t hi = std::clamp<std::int64_t>(t.end_key[i], lo, t.cols);
       state.shrink[i] = 1.0f;
+      if (t.softcap > 0.0f) cap_row(s + lo, hi - lo, t.scale, t.softcap);
       if (lo < hi) {
-        const float top = std::max(state.max[i], row_max(s + lo, hi - lo) * t.scale);
+        const float top = std::max(state.max[i], row_max(s + lo, hi - lo) * scale);
         state.shrink[i] = fast_exp(state.max[i] - top);
         state.max[i] = top;
         float total = 0;
 #pragma omp simd reduction(+ : total)
         for (std::int64_t j = lo; j < hi; ++j) {
-          const float e = fast_exp(s[j] * t.scale - top);
+          const float e = fast_exp(s[j] * scale - top);
           total += e;
           store(out + j, e);
         }
@@ -109,18 +143,29 @@ void softmax_grad_tile(const SoftmaxTile& t, const SoftmaxGrad& g) {
   with_float_type(g.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
     for (std::int64_t i = 0; i < t.rows; ++i) {
-      const float* s = t.scores + i * t.stride;
+      float* s = t.scores + i * t.stride;
       const float* dpr = g.dp + i * t.stride;
       T* pr = static_cast<T*>(g.p) + i * t.stride;
       T* dsr = static_cast<T*>(g.ds) + i * t.stride;
       const std::int64_t lo = std::clamp<std::int64_t>(t.first_key[i], 0, t.cols);
       const std::int64_t hi = std::clamp<std::int64_t>(t.end_key[i], lo, t.cols);
       const float l = g.lse[i], d = g.delta[i];
+      if (t.softcap > 0.0f) {
+        cap_row(s + lo, hi - lo, t.scale, t.softcap);
+        const float inverse = 1.0f / t.softcap;
 #pragma omp simd
-      for (std::int64_t j = lo; j < hi; ++j) {
-        const float e = fast_exp(s[j] * t.scale - l);
-        store(pr + j, e);
-        store(dsr + j, e * (dpr[j] - d) * t.scale);
+        for (std::int64_t j = lo; j < hi; ++j) {
+          const float e = fast_exp(s[j] - l), ratio = s[j] * inverse;
+          store(pr + j, e);
+          store(dsr + j, e * (dpr[j] - d) * (1.0f - ratio * ratio) * t.scale);
+        }
+      } else {
+#pragma omp simd
+        for (std::int64_t j = lo; j < hi; ++j) {
+          const float e = fast_exp(s[j] * t.scale - l);
+          store(pr + j, e);
+          store(dsr + j, e * (dpr[j] - d) * t.scale);
+        }
       }
       for (T* row : {pr, dsr}) {
         std::memset(static_cast<void*>(row), 0, static_cast<std::size_t>(lo) * sizeof(T));

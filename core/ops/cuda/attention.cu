@@ -52,6 +52,17 @@ TH_DEVICE void add_rows(float* values, const float* factors, const Rows<T>& rows
   }
 }
 
+// The score of a scaled product, and by what its gradient is multiplied.
+struct Score {
+  float value, slope;
+};
+TH_DEVICE Score score_of(const AttentionSpec& s, float product) {
+  const float scaled = s.scale * product;
+  if (s.softcap == 0.0f) return {scaled, s.scale};
+  const float t = fast_tanh(scaled * (1.0f / s.softcap));
+  return {s.softcap * t, (1.0f - t * t) * s.scale};
+}
+
 TH_DEVICE Place place_of_block(std::int64_t heads, std::int64_t rows) {
   const std::int64_t block = blockIdx.x;
   return {block / (heads * rows), block / rows % heads, block % rows};
@@ -73,8 +84,10 @@ TH_KERNEL void attention_kernel(AttentionSpec s, AttentionArgs a) {
     const std::int64_t j = first + threadIdx.x;
     float score = -HUGE_VALF;
     if (j < end) {
-      score = s.scale * dot(query, static_cast<const T*>(a.k) + key_offset(s, at.batch, j, kv_head),
-                            s.head_dim);
+      score =
+          score_of(s, dot(query, static_cast<const T*>(a.k) + key_offset(s, at.batch, j, kv_head),
+                          s.head_dim))
+              .value;
     }
     const float now = gpu::warp_max(score), higher = now > top ? now : top;
     const float shrink = fast_exp(top - higher);
@@ -121,9 +134,10 @@ TH_KERNEL void attention_grad_query_kernel(AttentionSpec s, AttentionGradArgs g,
     float dscore = 0;
     if (j < end) {
       const std::int64_t key = key_offset(s, at.batch, j, kv_head);
-      const float p =
-          fast_exp(s.scale * dot(query, static_cast<const T*>(a.k) + key, s.head_dim) - lse);
-      dscore = p * (dot(dout, static_cast<const T*>(a.v) + key, s.head_dim) - row_delta) * s.scale;
+      const Score score = score_of(s, dot(query, static_cast<const T*>(a.k) + key, s.head_dim));
+      const float p = fast_exp(score.value - lse);
+      dscore =
+          p * (dot(dout, static_cast<const T*>(a.v) + key, s.head_dim) - row_delta) * score.slope;
     }
     dscores[threadIdx.x] = dscore;
     gpu::block_barrier();
@@ -161,11 +175,11 @@ TH_KERNEL void attention_grad_key_kernel(AttentionSpec s, AttentionGradArgs g, c
       if (i < end && first_key(s, a.segment_start, at.batch, i) <= at.row) {
         const std::int64_t query = query_offset(s, at.batch, i, h),
                            row = (at.batch * s.heads + h) * s.q_len + i;
-        weight = fast_exp(s.scale * dot(key, static_cast<const T*>(a.q) + query, s.head_dim) -
-                          a.lse[row]);
+        const Score score = score_of(s, dot(key, static_cast<const T*>(a.q) + query, s.head_dim));
+        weight = fast_exp(score.value - a.lse[row]);
         dscore = weight *
                  (dot(value, static_cast<const T*>(g.dout) + query, s.head_dim) - delta[row]) *
-                 s.scale;
+                 score.slope;
       }
       weights[threadIdx.x] = weight;
       dscores[threadIdx.x] = dscore;

@@ -380,7 +380,7 @@ bool lies_in_pieces(const void* p) {
 }  // namespace
 
 bool flash_serves(const AttentionSpec& s, const AttentionArgs& a) {
-  return s.dtype == DType::kBF16 && (s.head_dim == 64 || s.head_dim == 128) &&
+  return s.softcap == 0 && s.dtype == DType::kBF16 && (s.head_dim == 64 || s.head_dim == 128) &&
          s.kv_stride % 8 == 0 && s.kv_len < (1 << 24) && lies_in_pieces(a.q) &&
          lies_in_pieces(a.k) && lies_in_pieces(a.v);
 }

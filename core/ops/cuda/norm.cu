@@ -1,12 +1,22 @@
 // RMSNorm, RoPE, embedding and the sums over tokens that give gradients of norms and biases.
 #include "core/ops/cuda/declare.h"
 #include "core/ops/cuda/launch.cuh"
+#include "core/ops/cuda/variants.h"
 
 namespace thimble::cuda {
 namespace {
 
+// factors[j] of a run: its weights plus kOffset.
+template <int kOffset, typename T>
+TH_DEVICE void load_factors(const void* weights, Run run, float* factors) {
+  load_run(static_cast<const T*>(weights), run, factors);
+  if constexpr (kOffset != 0) {
+    for (int j = 0; j < kRun; ++j) factors[j] += static_cast<float>(kOffset);
+  }
+}
+
 // A block has a row. The row stays in the cache between the two passes over it.
-template <typename T>
+template <typename T, int kOffset>
 TH_KERNEL void rms_norm_kernel(RmsNormArgs a) {
   const T* x = static_cast<const T*>(a.x) + blockIdx.x * a.cols;
   T* y = static_cast<T*>(a.y) + blockIdx.x * a.cols;
@@ -24,13 +34,13 @@ TH_KERNEL void rms_norm_kernel(RmsNormArgs a) {
     const Run run = run_of(i, a.cols);
     float values[kRun], w[kRun];
     load_run(x, run, values);
-    load_run(static_cast<const T*>(a.w), run, w);
+    load_factors<kOffset, T>(a.w, run, w);
     for (int j = 0; j < kRun; ++j) values[j] = values[j] * rstd * w[j];
     store_floats<kRun>(y + run.begin, run.count, values);
   }
 }
 
-template <typename T>
+template <typename T, int kOffset>
 TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
   const std::int64_t row = blockIdx.x;
   const T* x = static_cast<const T*>(a.x) + row * a.cols;
@@ -43,7 +53,7 @@ TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
     float xs[kRun], d[kRun], w[kRun];
     load_run(x, run, xs);
     load_run(dy, run, d);
-    load_run(static_cast<const T*>(a.w), run, w);
+    load_factors<kOffset, T>(a.w, run, w);
     for (int j = 0; j < kRun; ++j) dot += d[j] * w[j] * xs[j];
   }
   dot = gpu::block_sum<kThreads>(dot);
@@ -54,7 +64,7 @@ TH_KERNEL void rms_norm_grad_kernel(RmsNormGradArgs a) {
     clear(out);
     load_run(x, run, xs);
     load_run(dy, run, d);
-    load_run(static_cast<const T*>(a.w), run, w);
+    load_factors<kOffset, T>(a.w, run, w);
     if (a.accumulate_dx) load_floats<kRun>(dx + run.begin, run.count, out);
     for (int j = 0; j < kRun; ++j) out[j] += rstd * (d[j] * w[j] - xs[j] * mean);
     store_floats<kRun>(dx + run.begin, run.count, out);
@@ -109,13 +119,13 @@ TH_KERNEL void fold_rows_kernel(FoldRowsArgs a) {
 
 // A thread has a pair of one head.
 template <typename T>
-TH_KERNEL void rope_kernel(RopeArgs a) {
+TH_KERNEL void rope_kernel(RopeArgs a, std::int64_t head_stride) {
   const std::int64_t half = a.head_dim / 2, pairs = a.tokens * a.heads * half;
   const std::int64_t index = static_cast<std::int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (index >= pairs) return;
   const std::int64_t i = index % half, head = index / half, token = head / a.heads;
   const float* cosine = a.table + static_cast<std::int64_t>(a.positions[token]) * a.head_dim;
-  T* x = static_cast<T*>(a.x) + head * a.head_dim;
+  T* x = static_cast<T*>(a.x) + head * head_stride;
   float first = to_float(x[i]), second = to_float(x[half + i]);
   rotate_pair(cosine[i], a.inverse ? -cosine[half + i] : cosine[half + i], first, second);
   store_floats<1>(x + i, 1, &first);
@@ -160,24 +170,48 @@ TH_KERNEL void embedding_grad_kernel(EmbeddingGradArgs a) {
   }
 }
 
-}  // namespace
-
-void rms_norm(const RmsNormArgs& a) {
+template <int kOffset>
+void norm(const RmsNormArgs& a) {
   with_float_type(a.dtype, [&](auto* type) {
-    gpu::launch(rms_norm_kernel<std::remove_pointer_t<decltype(type)>>,
+    gpu::launch(rms_norm_kernel<std::remove_pointer_t<decltype(type)>, kOffset>,
                 static_cast<unsigned>(a.rows), kThreads, gpu::compute_stream(), a);
   });
 }
 
-void rms_norm_grad(const RmsNormGradArgs& a) {
+template <int kOffset>
+void norm_grad(const RmsNormGradArgs& a) {
   with_float_type(a.dtype, [&](auto* type) {
     using T = std::remove_pointer_t<decltype(type)>;
-    gpu::launch(rms_norm_grad_kernel<T>, static_cast<unsigned>(a.rows), kThreads,
+    gpu::launch(rms_norm_grad_kernel<T, kOffset>, static_cast<unsigned>(a.rows), kThreads,
                 gpu::compute_stream(), a);
     if (a.partial_dw != nullptr) {
       chunk_sums<T>({a.rows, a.cols, a.dy, a.x, a.rstd, a.partial_dw});
     }
   });
+}
+
+void rotate_heads(const RopeArgs& a, std::int64_t head_stride) {
+  with_float_type(a.dtype, [&](auto* type) {
+    gpu::launch_flat(rope_kernel<std::remove_pointer_t<decltype(type)>>,
+                     blocks_for(a.tokens * a.heads * (a.head_dim / 2)), kThreads,
+                     gpu::compute_stream(), a, head_stride);
+  });
+}
+
+}  // namespace
+
+void rms_norm(const RmsNormArgs& a) {
+  norm<0>(a);
+}
+void unit_rms_norm(const RmsNormArgs& a) {
+  norm<1>(a);
+}
+
+void rms_norm_grad(const RmsNormGradArgs& a) {
+  norm_grad<0>(a);
+}
+void unit_rms_norm_grad(const RmsNormGradArgs& a) {
+  norm_grad<1>(a);
 }
 
 void column_sums(float* partial, const void* dy, DType dtype, std::int64_t rows,
@@ -195,11 +229,10 @@ void fold_rows(const FoldRowsArgs& a) {
 }
 
 void rope(const RopeArgs& a) {
-  with_float_type(a.dtype, [&](auto* type) {
-    gpu::launch_flat(rope_kernel<std::remove_pointer_t<decltype(type)>>,
-                     blocks_for(a.tokens * a.heads * (a.head_dim / 2)), kThreads,
-                     gpu::compute_stream(), a);
-  });
+  rotate_heads(a, a.head_dim);
+}
+void partial_rope(const RopeArgs& a, std::int64_t head_stride) {
+  rotate_heads(a, head_stride);
 }
 
 void embedding(const EmbeddingArgs& a) {

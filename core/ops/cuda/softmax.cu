@@ -19,6 +19,7 @@ TH_DEVICE void store_gradient(const CrossEntropyArgs& a, float* row, std::int32_
       const float e = fast_exp(row[i] - top);
       // The target's own gradient is (p - 1) w s = (e - sum) * factor.
       gradient = (i == target ? e - sum : e) * factor;
+      if (a.softcap > 0.0f) gradient *= 1.0f - row[i] / a.softcap * (row[i] / a.softcap);
     }
     gpu::block_barrier();
     if (i < a.vocab && a.grad_dtype == DType::kBF16) {
@@ -45,6 +46,8 @@ TH_KERNEL void cross_entropy_kernel(CrossEntropyArgs a) {
     }
     return;
   }
+  for (std::int64_t i = threadIdx.x; a.softcap > 0.0f && i < a.vocab; i += kRowThreads)
+    row[i] = a.softcap * fast_tanh(row[i] / a.softcap);
   float top = -HUGE_VALF;
   for (std::int64_t i = threadIdx.x; i < a.vocab; i += kRowThreads)
     top = row[i] > top ? row[i] : top;
