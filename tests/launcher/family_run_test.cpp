@@ -15,7 +15,7 @@ struct Case {
   const char* tensor;  // that the export holds
 };
 
-class FamilyRunTest : public testing::TestWithParam<Case> {
+class FamilyRunTest : public ::testing::TestWithParam<Case> {
  protected:
   void run(const std::string& command) { ASSERT_EQ(d_.run(command), 0) << command << d_.err(); }
   ProgramDir d_;
@@ -40,7 +40,7 @@ TEST_P(FamilyRunTest, TrainsAndComesBackFromAnotherFormat) {
 
 INSTANTIATE_TEST_SUITE_P(
     Families, FamilyRunTest,
-    testing::Values(
+    ::testing::Values(
         Case{R"("model_type":"granite","embedding_multiplier":12,"residual_multiplier":0.22,)"
              R"("attention_multiplier":0.1,"logits_scaling":8)",
              "model.layers.1.mlp.up_proj.weight"},
