@@ -9,10 +9,6 @@
 namespace thimble {
 namespace {
 
-constexpr std::string_view kQwen2Pattern =
-    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
-    R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
-
 enum class Family { kGpt2, kNeox, kQwen2, kRoberta };
 
 struct KnownClass {
@@ -48,6 +44,11 @@ Family family_of(const TokenizerConfig& config) {
 
 }  // namespace
 
+std::string_view qwen2_pattern() {
+  return R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*)"
+         R"(|\s*[\r\n]+|\s+(?!\S)|\s+)";
+}
+
 ClassRules rules_of_class(const TokenizerConfig& config) {
   const Family family = family_of(config);
   ClassRules rules;
@@ -63,7 +64,7 @@ ClassRules rules_of_class(const TokenizerConfig& config) {
     if (prefix) rules.splitters.emplace_back(PrefixSpaceStage{});
   };
   if (family == Family::kQwen2) {
-    rules.splitters.emplace_back(SplitStage{TokenRegex(kQwen2Pattern, false, "Qwen2Tokenizer")});
+    rules.splitters.emplace_back(SplitStage{TokenRegex(qwen2_pattern(), false, "Qwen2Tokenizer")});
     add_prefix();
   } else {
     add_prefix();

@@ -21,6 +21,9 @@ struct ClassRules {
   bool frames_documents = false;  // BOS before and EOS after every document
 };
 
+/// Qwen 2's splitting pattern.
+std::string_view qwen2_pattern();
+
 /// The rules of config.tokenizer_class; without one, those of GPT-2. Throws: UserError for a class
 /// whose rules are not known.
 ClassRules rules_of_class(const TokenizerConfig& config);

@@ -8,6 +8,7 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "data/tokenizer_vocab.h"
+#include "data/tokenizer_vocabulary.h"
 
 namespace thimble {
 namespace {
@@ -89,6 +90,21 @@ void add_score_merges(const std::vector<Piece>& pieces, BpeModel& model) {
 }
 
 }  // namespace
+
+TokenizerVocabulary llama2c_vocabulary(std::string_view bytes, const std::string& name) {
+  TokenizerVocabulary out{.dummy_prefix = true};
+  for (const Piece& piece : read_pieces(bytes, name)) {
+    const auto id = narrow<std::int32_t>(out.tokens.size());
+    TokenKind kind = fallback_byte(piece.text) >= 0 ? TokenKind::kByte : TokenKind::kNormal;
+    if (id == kUnknownId) kind = TokenKind::kUnknown;
+    if (id == kBosId || id == kEosId) kind = TokenKind::kControl;
+    out.tokens.push_back({replace_all(piece.text, " ", kMetaspace), piece.score, kind});
+  }
+  // The file spells them with line ends around.
+  out.tokens[kBosId].text = "<s>";
+  out.tokens[kEosId].text = "</s>";
+  return out;
+}
 
 std::unique_ptr<Tokenizer> make_llama2c_tokenizer(std::string_view bytes, const std::string& name) {
   const std::vector<Piece> pieces = read_pieces(bytes, name);

@@ -50,6 +50,13 @@ int byte_of_visible(std::int32_t code) {
   return index < bytes.size() ? bytes[index] : -1;
 }
 
+std::string visible_of_byte(std::uint8_t byte) {
+  static const auto codes = visible_codes();
+  std::string text;
+  append_utf8(codes[byte], text);
+  return text;
+}
+
 std::optional<std::string> bytes_of_visible(std::string_view text) {
   std::string bytes;
   while (!text.empty()) {

@@ -91,6 +91,9 @@ std::string_view gpt2_pattern();
 /// The byte that the visible character `code` stands for in byte-level vocabularies, or -1.
 int byte_of_visible(std::int32_t code);
 
+/// The visible character, in UTF-8, that stands for a byte.
+std::string visible_of_byte(std::uint8_t byte);
+
 /// A byte-level vocabulary entry back to raw bytes; nullopt if it has a character that stands for
 /// no byte.
 std::optional<std::string> bytes_of_visible(std::string_view text);

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "core/base/error.h"
+#include "core/base/numeric.h"
 #include "data/tokenizer_bpe.h"
 #include "data/tokenizer_text.h"
 
@@ -105,25 +106,33 @@ bool character_map_is_sound(std::string_view map) {
   return true;
 }
 
-void read_piece(std::string_view bytes, const std::string& name, SentencePieceFacts& facts) {
+// `index`: of the piece, for messages.
+StoredPiece read_piece(std::string_view bytes, const std::string& name, std::int64_t index) {
+  constexpr std::uint64_t kTypes = 6;
+  StoredPiece piece;
   WireReader reader(bytes, name);
   while (const auto field = reader.next()) {
     if (field->number == 1) {
-      std::string_view text = field->payload;
-      if (text.empty() || text.size() > kMaxPieceLength) {
-        throw_user("{}: piece {} has {} bytes, allowed: 1 to {}", name, facts.num_pieces,
-                   text.size(), kMaxPieceLength);
+      piece.text = field->payload;
+      if (piece.text.empty() || piece.text.size() > kMaxPieceLength) {
+        throw_user("{}: piece {} has {} bytes, allowed: 1 to {}", name, index, piece.text.size(),
+                   kMaxPieceLength);
       }
-      while (text.starts_with(kMetaspace)) text.remove_prefix(kMetaspace.size());
-      facts.space_inside_piece |= text.find(kMetaspace) != std::string_view::npos;
     } else if (field->number == 2) {
-      float score = 0;
-      if (field->payload.size() == 4) std::memcpy(&score, field->payload.data(), 4);
-      if (!std::isfinite(score))
-        throw_user("{}: piece {} has no finite score", name, facts.num_pieces);
+      piece.score = 0;
+      if (field->payload.size() == 4) std::memcpy(&piece.score, field->payload.data(), 4);
+      if (!std::isfinite(piece.score)) throw_user("{}: piece {} has no finite score", name, index);
+    } else if (field->number == 3 && field->value >= 1 && field->value <= kTypes) {
+      piece.kind = static_cast<TokenKind>(field->value);
     }
   }
-  ++facts.num_pieces;
+  return piece;
+}
+
+// Whether it has a space after another character.
+bool has_inner_space(std::string_view text) {
+  while (text.starts_with(kMetaspace)) text.remove_prefix(kMetaspace.size());
+  return text.find(kMetaspace) != std::string_view::npos;
 }
 
 void read_trainer(std::string_view bytes, const std::string& name, SentencePieceFacts& facts) {
@@ -164,7 +173,10 @@ SentencePieceFacts inspect_sentencepiece(std::string_view bytes, const std::stri
   SentencePieceFacts facts;
   WireReader reader(bytes, name);
   while (const auto field = reader.next()) {
-    if (field->number == 1) read_piece(field->payload, name, facts);
+    if (field->number == 1) {
+      const StoredPiece piece = read_piece(field->payload, name, facts.num_pieces++);
+      facts.space_inside_piece |= has_inner_space(piece.text);
+    }
     if (field->number == 2) read_trainer(field->payload, name, facts);
     if (field->number == 3 || field->number == 5) {
       SentencePieceFacts denormalizer;
@@ -175,6 +187,16 @@ SentencePieceFacts inspect_sentencepiece(std::string_view bytes, const std::stri
     throw_user("{}: {} pieces, allowed: 1 to {}", name, facts.num_pieces, kMaxTokenId);
   }
   return facts;
+}
+
+std::vector<StoredPiece> sentencepiece_pieces(std::string_view bytes, const std::string& name) {
+  std::vector<StoredPiece> pieces;
+  WireReader reader(bytes, name);
+  while (const auto field = reader.next()) {
+    if (field->number == 1)
+      pieces.push_back(read_piece(field->payload, name, narrow<std::int64_t>(pieces.size())));
+  }
+  return pieces;
 }
 
 std::string without_dummy_prefix(std::string_view bytes) {

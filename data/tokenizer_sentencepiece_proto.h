@@ -5,6 +5,9 @@
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <vector>
+
+#include "data/tokenizer_vocabulary.h"
 
 namespace thimble {
 
@@ -24,6 +27,16 @@ struct SentencePieceFacts {
 /// pieces, is neither a BPE nor a unigram model, or has a character map that would send the library
 /// outside its tables.
 SentencePieceFacts inspect_sentencepiece(std::string_view bytes, const std::string& name);
+
+/// A piece as it is stored; its text lies in the model's bytes.
+struct StoredPiece {
+  std::string_view text;
+  float score = 0;
+  TokenKind kind = TokenKind::kNormal;
+};
+
+/// The pieces of a model that inspect_sentencepiece() has accepted, by id.
+std::vector<StoredPiece> sentencepiece_pieces(std::string_view bytes, const std::string& name);
 
 /// A copy of the model that puts no dummy space in front of a text.
 std::string without_dummy_prefix(std::string_view bytes);

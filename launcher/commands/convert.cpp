@@ -129,12 +129,13 @@ struct TargetName {
   const char* name;
   ConversionTarget target;
 };
-constexpr std::array<TargetName, 6> kTargets{{{"hf", ConversionTarget::kHuggingFace},
+constexpr std::array<TargetName, 7> kTargets{{{"hf", ConversionTarget::kHuggingFace},
                                               {"thimble", ConversionTarget::kThimble},
                                               {"torch", ConversionTarget::kTorch},
                                               {"dcp", ConversionTarget::kDcp},
                                               {"ucp", ConversionTarget::kUniversal},
-                                              {"megatron", ConversionTarget::kMegatron}}};
+                                              {"megatron", ConversionTarget::kMegatron},
+                                              {"gguf", ConversionTarget::kGguf}}};
 
 std::vector<std::string> target_names() {
   std::vector<std::string> names;
@@ -148,9 +149,42 @@ ConversionTarget target_of(const ConvertArguments& a) {
     if (a.to == t.name) return t.target;
   }
   const std::string extension = fs::path(a.destination).extension();
+  if (extension == ".gguf") return ConversionTarget::kGguf;
   return extension == ".pt" || extension == ".pth" || extension == ".bin"
              ? ConversionTarget::kTorch
              : ConversionTarget::kHuggingFace;
+}
+
+struct DTypeName {
+  const char* name;
+  GgufType type;
+};
+constexpr std::array<DTypeName, 5> kDTypes{{{"bf16", GgufType::kBF16},
+                                            {"fp32", GgufType::kF32},
+                                            {"fp16", GgufType::kF16},
+                                            {"q8_0", GgufType::kQ8_0},
+                                            {"q4_0", GgufType::kQ4_0}}};
+
+std::vector<std::string> dtype_names() {
+  std::vector<std::string> names{"auto"};
+  for (const DTypeName& d : kDTypes) names.emplace_back(d.name);
+  return names;
+}
+
+ConversionRequest request_of(const ConvertArguments& a) {
+  ConversionRequest request{
+      .target = target_of(a), .allow_cast = a.allow_cast, .weights_only = a.weights_only};
+  for (const DTypeName& d : kDTypes) {
+    if (a.dtype != d.name) continue;
+    if (request.target == ConversionTarget::kGguf) {
+      request.gguf_type = d.type;
+    } else if (d.type == GgufType::kBF16 || d.type == GgufType::kF32) {
+      request.dtype = d.type == GgufType::kBF16 ? DType::kBF16 : DType::kF32;
+    } else {
+      throw_user("--dtype {}: allowed with --to gguf; here auto, bf16 or fp32", a.dtype);
+    }
+  }
+  return request;
 }
 
 std::int64_t num_elements(const CheckpointImage& image) {
@@ -207,6 +241,11 @@ void say_source(const ConvertArguments& a, const CheckpointImage& image) {
                image.has_state() ? ", with the state of Adam" : "");
 }
 
+const char* holder_name(ConversionTarget target) {
+  if (target == ConversionTarget::kMegatron) return "converted checkpoint of Megatron";
+  return target == ConversionTarget::kGguf ? "GGUF file" : "model directory";
+}
+
 // Writes beside the destination and puts it there; returns where what was there is now.
 std::optional<fs::path> write_to(const fs::path& destination, const ConvertArguments& a,
                                  const CheckpointImage& image) {
@@ -215,12 +254,14 @@ std::optional<fs::path> write_to(const fs::path& destination, const ConvertArgum
                              .max_shard_bytes = size_of("--max-shard-size", a.max_shard_size),
                              .tensor_parallel = a.tensor_parallel,
                              .pipeline_parallel = a.pipeline_parallel,
+                             .gguf_type = chosen_gguf_type(image, request_of(a)),
+                             .verify = a.verify,
                              .job_text = job_text(a.job)};
   StagedDirectory staged(destination);
-  const bool is_file = target == ConversionTarget::kTorch;
+  const bool is_file = target == ConversionTarget::kTorch || target == ConversionTarget::kGguf;
   const fs::path place = is_file ? staged.path() / destination.filename() : staged.path();
   write_image(image, target, place, options);
-  if (a.verify || target == ConversionTarget::kHuggingFace)
+  if (target != ConversionTarget::kGguf && (a.verify || target == ConversionTarget::kHuggingFace))
     verify_image(image, place, options.window_bytes);
   if (!is_file) return staged.put_in_place();
   std::optional<fs::path> aside;
@@ -238,9 +279,7 @@ void run_convert(const ConvertArguments& a) {
   static_cast<void>(size_of("--max-shard-size", a.max_shard_size));
   if (target_of(a) != ConversionTarget::kMegatron && a.tensor_parallel * a.pipeline_parallel != 1)
     throw_user("--tensor-parallel and --pipeline-parallel: allowed with --to megatron");
-  ConversionRequest request{
-      .target = target_of(a), .allow_cast = a.allow_cast, .weights_only = a.weights_only};
-  if (a.dtype != "auto") request.dtype = a.dtype == "bf16" ? DType::kBF16 : DType::kF32;
+  const ConversionRequest request = request_of(a);
   CheckpointImage source = open_source(a);
   say_source(a, source);
   const bool had_state = source.has_state();
@@ -248,8 +287,7 @@ void run_convert(const ConvertArguments& a) {
   for (const std::string& note : image.notes) spdlog::warn("{}", note);
   if (had_state && !image.has_state() && !a.weights_only)
     spdlog::info("a {} holds no optimizer state: the weights alone are written",
-                 request.target == ConversionTarget::kMegatron ? "converted checkpoint of Megatron"
-                                                               : "model directory");
+                 holder_name(request.target));
   const std::optional<fs::path> aside = write_to(destination, a, image);
   if (aside) spdlog::info("what was at {} is now {}", a.destination, aside->string());
   if (request.target == ConversionTarget::kHuggingFace && !has_tokenizer(*image.origin))
@@ -267,10 +305,13 @@ void add_options(CLI::App& convert, ConvertArguments& a) {
   convert
       .add_option("--to", a.to,
                   "Format to write: hf, thimble, torch, dcp (torch.distributed), ucp (DeepSpeed's "
-                  "universal) or megatron; else torch for a name in .pt, .pth or .bin, and hf")
+                  "universal), megatron or gguf (llama.cpp); else by the destination's name: torch for .pt, "
+                  ".pth and .bin, gguf for .gguf, and hf")
       ->check(CLI::IsMember(target_names()));
-  convert.add_option("--dtype", a.dtype, "Of the weights: auto, bf16 or fp32")
-      ->check(CLI::IsMember({"auto", "bf16", "fp32"}));
+  convert
+      .add_option("--dtype", a.dtype,
+                  "Of the weights: auto, bf16 or fp32; of a GGUF file also fp16, q8_0 or q4_0")
+      ->check(CLI::IsMember(dtype_names()));
   convert.add_flag("--allow-cast", a.allow_cast, "Weights may lose precision");
   convert.add_flag("--weights-only", a.weights_only, "Leave optimizer state out");
   convert.add_flag("--verify", a.verify,
@@ -315,6 +356,7 @@ void add_convert_command(CLI::App& app, CommandSession& session) {
       "  thimble convert zero3-run start --to thimble --model model-dir --verify\n"
       "  thimble convert runs/demo demo-dcp --to dcp\n"
       "  thimble convert model-dir megatron --to megatron --tensor-parallel 2\n"
+      "  thimble convert runs/demo demo.gguf --dtype q8_0     # for llama.cpp and Ollama\n"
       "  thimble convert runs/demo model-dir --force      # an earlier model-dir becomes "
       "model-dir.old-1");
   convert->callback([a, &session] {

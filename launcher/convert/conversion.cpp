@@ -5,6 +5,7 @@
 
 #include "core/base/error.h"
 #include "launcher/convert/fused_params.h"
+#include "launcher/convert/gguf_model.h"
 #include "launcher/convert/open_image.h"
 
 namespace thimble {
@@ -14,7 +15,7 @@ namespace fs = std::filesystem;
 
 bool needs_model(ConversionTarget target) {
   return target == ConversionTarget::kHuggingFace || target == ConversionTarget::kThimble ||
-         target == ConversionTarget::kMegatron;
+         target == ConversionTarget::kMegatron || target == ConversionTarget::kGguf;
 }
 
 // Whether there is no such checkpoint without optimizer state.
@@ -23,7 +24,8 @@ bool needs_state(ConversionTarget target) {
 }
 
 bool holds_state(ConversionTarget target) {
-  return target != ConversionTarget::kHuggingFace && target != ConversionTarget::kMegatron;
+  return target != ConversionTarget::kHuggingFace && target != ConversionTarget::kMegatron &&
+         target != ConversionTarget::kGguf;
 }
 
 // Of the weights, if nothing is asked for: a model directory gets what the model computes with, a
@@ -33,6 +35,10 @@ DType chosen_dtype(const CheckpointImage& image, const ConversionRequest& reques
     if (request.dtype.value_or(DType::kF32) != DType::kF32)
       throw_user("--dtype bf16: the target keeps its weights in fp32");
     return DType::kF32;
+  }
+  if (request.target == ConversionTarget::kGguf) {
+    const GgufType type = chosen_gguf_type(image, request);
+    return type == GgufType::kBF16 ? DType::kBF16 : DType::kF32;
   }
   if (request.dtype) return *request.dtype;
   if (request.target == ConversionTarget::kHuggingFace) return image.dtype;
@@ -44,7 +50,9 @@ DType chosen_dtype(const CheckpointImage& image, const ConversionRequest& reques
 
 void check_precision(const CheckpointImage& image, DType dtype, const ConversionRequest& request) {
   if (request.allow_cast || dtype == DType::kF32) return;
-  if (request.target == ConversionTarget::kHuggingFace && dtype == image.dtype) return;
+  const bool for_use = request.target == ConversionTarget::kHuggingFace ||
+                       request.target == ConversionTarget::kGguf;
+  if (for_use && dtype == image.dtype) return;
   for (const auto& [name, param] : image.params) {
     if (param.best().dtype == dtype) continue;
     throw_user("{}: tensor {} is {} and would lose precision as {}; --allow-cast permits it",
@@ -112,6 +120,11 @@ void compare(const StoredArray& wanted, const StoredArray& found, const std::str
 
 }  // namespace
 
+GgufType chosen_gguf_type(const CheckpointImage& image, const ConversionRequest& request) {
+  if (request.gguf_type) return *request.gguf_type;
+  return image.dtype == DType::kBF16 ? GgufType::kBF16 : GgufType::kF32;
+}
+
 CheckpointImage output_image(CheckpointImage source, const ConversionRequest& request) {
   keep_model(source, request);
   if (needs_state(request.target)) {
@@ -124,13 +137,18 @@ CheckpointImage output_image(CheckpointImage source, const ConversionRequest& re
       throw_user("{}: the target holds optimizer state, and {}", source.path.string(),
                  source.why_no_state);
   }
+  if (request.target == ConversionTarget::kGguf) {
+    for (std::string& note : gguf_notes(source.origin->config))
+      source.notes.push_back(std::move(note));
+  }
   const DType dtype = chosen_dtype(source, request);
   check_precision(source, dtype, request);
   const bool with_state =
       holds_state(request.target) && !request.weights_only && source.has_state();
   for (auto& [name, param] : source.params) param = output_param(param, dtype, with_state);
-  const bool by_our_names =
-      request.target == ConversionTarget::kThimble || request.target == ConversionTarget::kMegatron;
+  const bool by_our_names = request.target == ConversionTarget::kThimble ||
+                            request.target == ConversionTarget::kMegatron ||
+                            request.target == ConversionTarget::kGguf;
   if (source.origin && source.origin->config.fused_projections && !by_our_names)
     join_fused(source, Transformer(source.origin->config).params());
   source.dtype = dtype;
@@ -152,6 +170,8 @@ void write_image(const CheckpointImage& image, ConversionTarget target, const fs
       return write_torch_image(image, place, options);
     case ConversionTarget::kMegatron:
       return write_megatron_image(image, place, options);
+    case ConversionTarget::kGguf:
+      return write_gguf_image(image, place, options);
   }
 }
 

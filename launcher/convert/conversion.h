@@ -15,15 +15,20 @@ enum class ConversionTarget : std::uint8_t {
   kTorch,
   kDcp,
   kUniversal,
-  kMegatron
+  kMegatron,
+  kGguf
 };
 
 struct ConversionRequest {
   ConversionTarget target = ConversionTarget::kHuggingFace;
   std::optional<DType> dtype = {};  // of the weights; none: what loses nothing of the model
+  std::optional<GgufType> gguf_type = {};  // the same of a GGUF file
   bool allow_cast = false;          // weights may lose precision
   bool weights_only = false;
 };
+
+/// The type of a GGUF file's matrices: what is asked for, else that of the model.
+GgufType chosen_gguf_type(const CheckpointImage& image, const ConversionRequest& request);
 
 /// What is to be written of a source. Checks it against the model that it comes with. UserError if
 /// the target needs what the source lacks, or if weights would lose precision unasked.

@@ -5,6 +5,7 @@
 
 #include <filesystem>
 
+#include "core/io/gguf_writer.h"
 #include "launcher/convert/checkpoint_image.h"
 
 namespace thimble {
@@ -13,6 +14,8 @@ struct WriteOptions {
   std::int64_t window_bytes = std::int64_t{64} << 20;
   std::int64_t max_shard_bytes = 5'000'000'000;
   std::int64_t tensor_parallel = 1, pipeline_parallel = 1;  // of Megatron
+  GgufType gguf_type = GgufType::kBF16;                     // of the matrices of a GGUF file
+  bool verify = false;  // read the GGUF file again; other formats have a reader (verify_image)
   std::string job_text = {};  // of the job that a Thimble checkpoint is for; empty: made up
 };
 
@@ -46,6 +49,12 @@ void write_dcp_image(const CheckpointImage& image, const std::filesystem::path& 
 /// alone. Needs an origin. UserError if heads, MLP or layers cannot be cut so.
 void write_megatron_image(const CheckpointImage& image, const std::filesystem::path& directory,
                           const WriteOptions& options);
+
+/// A GGUF file for llama.cpp with the origin's tokenizer and chat template; weights alone, of which
+/// vectors are fp32 whatever the type. Needs an origin. UserError for what llama.cpp would compute
+/// otherwise.
+void write_gguf_image(const CheckpointImage& image, const std::filesystem::path& file,
+                      const WriteOptions& options);
 
 /// config.json of the origin, if there is one, so that the checkpoint can be read alone.
 void write_config(const CheckpointImage& image, const std::filesystem::path& directory);
