@@ -12,11 +12,11 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kAlignment = 32;  // of tensors, where general.alignment says nothing else
-constexpr std::uint32_t kVersion = 3;
+constexpr std::int64_t kTensorAlignment = 32;  // of tensors, where general.alignment says nothing else
+constexpr std::uint32_t kGgufVersion = 3;
 
 // The header as it grows; every number is little-endian, as the machine's.
-class Bytes {
+class GgufHeader {
  public:
   template <typename T>
   void number(T value) {
@@ -30,7 +30,7 @@ class Bytes {
     bytes_.resize(at + text.size());
     if (!text.empty()) std::memcpy(bytes_.data() + at, text.data(), text.size());
   }
-  void pad() { bytes_.resize(static_cast<std::size_t>(round_up(size(), kAlignment))); }
+  void pad() { bytes_.resize(static_cast<std::size_t>(round_up(size(), kTensorAlignment))); }
   std::int64_t size() const { return narrow<std::int64_t>(bytes_.size()); }
   std::span<const std::byte> span() const { return bytes_; }
 
@@ -96,9 +96,9 @@ std::int64_t GgufTensor::bytes() const {
 GgufWriter::GgufWriter(const std::filesystem::path& file, const GgufKeys& keys,
                        const std::vector<GgufTensor>& tensors)
     : file_(File::create(file)) {
-  Bytes header;
+  GgufHeader header;
   header.number(std::uint32_t{0x46554747});  // "GGUF"
-  header.number(kVersion);
+  header.number(kGgufVersion);
   header.number<std::uint64_t>(tensors.size());
   header.number<std::uint64_t>(keys.size());
   for (const auto& [name, value] : keys) {
@@ -118,7 +118,7 @@ GgufWriter::GgufWriter(const std::filesystem::path& file, const GgufKeys& keys,
     header.number<std::uint64_t>(narrow<std::uint64_t>(data));
     offsets_.push_back(data);
     sizes_.push_back(tensor.bytes());
-    data += round_up(tensor.bytes(), kAlignment);
+    data += round_up(tensor.bytes(), kTensorAlignment);
   }
   header.pad();
   file_.reserve(header.size() + data);
@@ -146,7 +146,7 @@ void GgufWriter::finish() {
   // Readers expect the padding behind the last tensor too.
   if (!sizes_.empty()) {
     const std::int64_t end = offsets_.back() + sizes_.back();
-    const std::vector<std::byte> padding(static_cast<std::size_t>(round_up(end, kAlignment) - end));
+    const std::vector<std::byte> padding(static_cast<std::size_t>(round_up(end, kTensorAlignment) - end));
     if (!padding.empty()) file_.write_at(end, padding);
   }
   file_.data_sync();
