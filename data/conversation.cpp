@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/json_nesting.h"
 
 namespace thimble {
 namespace {
@@ -55,7 +56,9 @@ bool is_messages_list(const ChatJson& list, const FieldNames& fields) {
 /// Text that holds JSON, as some data sets store tools and arguments; anything else as it is.
 ChatJson parsed_text(const ChatJson& value, ChatJson::value_t wanted) {
   if (!value.is_string()) return value;
-  ChatJson inside = ChatJson::parse(value.get_ref<const std::string&>(), nullptr, false);
+  const auto& text = value.get_ref<const std::string&>();
+  if (is_nested_deeper(text, kMostRowLevels)) return value;
+  ChatJson inside = ChatJson::parse(text, nullptr, false);
   return inside.type() == wanted ? inside : value;
 }
 
@@ -162,7 +165,7 @@ class RowReader {
                                       [&](const RoleName& r) { return r.from == role; });
     throw_user(
         "{}: {}.{} is '{}'; allowed: {}{}", where_, place, key, printable(role, 40),
-        join(std::vector<std::string>(kRoles.begin(), kRoles.end())),
+        join(chat_roles()),
         sharegpt ? "; rename it, or set format = \"sharegpt\", which reads 'human' and 'gpt'" : "");
   }
 
@@ -268,6 +271,10 @@ void read_alpaca(const ChatJson& row, RowReader& reader, const std::string& wher
 }
 
 }  // namespace
+
+std::vector<std::string> chat_roles() {
+  return {kRoles.begin(), kRoles.end()};
+}
 
 bool is_chat_format(SampleFormat format) {
   return format == SampleFormat::kChat || format == SampleFormat::kShareGpt ||

@@ -102,7 +102,11 @@ bool ArrayReader::next(std::string& element) {
     closed_ = take() == ']';
   }
   opened_ = true;
-  if (closed_) return false;
+  if (closed_) {
+    skip_blanks();
+    if (peek() >= 0) unexpected("the end of the file");
+    return false;
+  }
   skip_blanks();
   line_number_ = at_line_;
   read_element(element);

@@ -156,7 +156,7 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
       print(s.name);
       return Flow::kGoOn;
     case StmtKind::kPrint:
-      print(to_text(evaluate(*s.expr)));
+      print(to_text(evaluate(*s.expr), budget_));
       return Flow::kGoOn;
     case StmtKind::kIf:
       return run_block(is_true(evaluate(*s.expr)) ? s.body : s.otherwise);
@@ -177,7 +177,7 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
     case StmtKind::kFilterBlock: {
       Value text = Value::text(captured(s.body));
       block_text_ = std::move(text);
-      print(to_text(evaluate(*s.expr)));
+      print(to_text(evaluate(*s.expr), budget_));
       return Flow::kGoOn;
     }
     case StmtKind::kWith:
@@ -225,7 +225,7 @@ Evaluator::Flow Evaluator::run_for(const Stmt& s) {
 Evaluator::Flow Evaluator::run_loop(const Stmt& s, List items) {
   const Restore<int> loops(loops_, loops_ + 1);
   const auto loop = std::make_shared<Loop>(std::move(items));
-  const Value variable(Value::Storage(std::static_pointer_cast<Object>(loop)));
+  const Value variable = Value::holding(loop, loop->items());
   for (; loop->index < loop->items().size(); ++loop->index) {
     budget_.step();
     Scope scope{scope_, {}};

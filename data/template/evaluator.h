@@ -99,6 +99,7 @@ class Loop final : public Object {
 class Namespace final : public Object {
  public:
   Value attribute(std::string_view name) const override;
+  std::size_t size() const override { return values_.items.size(); }
   void set(const std::string& name, Value value);
   void clear() { values_.items.clear(); }
 

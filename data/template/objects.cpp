@@ -21,9 +21,9 @@ class Function final : public Object {
   Call call_;
 };
 
-Value raise_exception(const Arguments& a) {
+Value raise_exception(const Arguments& a, Budget& budget) {
   const Value* text = argument(a, 0, "message");
-  throw TemplateFailure{text ? to_text(*text) : "", true};
+  throw TemplateFailure{text ? to_text(*text, budget) : "", true};
 }
 
 Value strftime_now(const Arguments& a, std::time_t now) {
@@ -76,7 +76,8 @@ std::vector<std::pair<std::string, Value>> global_functions(Evaluator& evaluator
         std::static_pointer_cast<Object>(std::make_shared<Function>(std::move(call)))));
   };
   Evaluator* e = &evaluator;
-  return {{"raise_exception", function(raise_exception)},
+  return {{"raise_exception",
+           function([e](const Arguments& a) { return raise_exception(a, e->budget()); })},
           {"strftime_now", function([e](const Arguments& a) { return strftime_now(a, e->now()); })},
           {"range", function([e](const Arguments& a) { return range(a, e->budget()); })},
           {"namespace", function([e](const Arguments& a) { return e->make_namespace(a); })},
