@@ -95,7 +95,10 @@ bool ArrayReader::next(std::string& element) {
     if (peek() != '[') unexpected("'['");
     take();
     skip_blanks();
-    if (peek() == ']') closed_ = true;
+    if (peek() == ']') {
+      take();
+      closed_ = true;
+    }
   } else {
     skip_blanks();
     if (peek() != ',' && peek() != ']') unexpected("',' or ']'");

@@ -121,6 +121,8 @@ Value Evaluator::call_macro(const Stmt& macro, const Arguments& arguments) {
 std::string Evaluator::captured(const Block& block) {
   std::string text;
   const Restore<std::string*> out(out_, &text);
+  Scope scope{scope_, {}};  // what is set in it is forgotten after it
+  const Restore<Scope*> in_scope(scope_, &scope);
   run_block(block);
   return text;
 }
@@ -218,11 +220,13 @@ Evaluator::Flow Evaluator::run_for(const Stmt& s) {
     }
     items = std::move(kept);
   }
-  if (items.empty()) return run_block(s.otherwise);
-  return run_loop(s, std::move(items));
+  // As Jinja: the else is also for loops of which no iteration came to its end.
+  return run_loop(s, std::move(items)) ? Flow::kGoOn : run_block(s.otherwise);
 }
 
-Evaluator::Flow Evaluator::run_loop(const Stmt& s, List items) {
+/// Whether an iteration came to the end of its body.
+bool Evaluator::run_loop(const Stmt& s, List items) {
+  bool ended = false;
   const Restore<int> loops(loops_, loops_ + 1);
   const auto loop = std::make_shared<Loop>(std::move(items));
   const Value variable = Value::holding(loop, loop->items());
@@ -235,9 +239,11 @@ Evaluator::Flow Evaluator::run_loop(const Stmt& s, List items) {
     const Value& item = loop->items()[loop->index];
     assign(s.targets, item, scope);
     watch(item);
-    if (run_block(s.body) == Flow::kBreak) break;
+    const Flow flow = run_block(s.body);
+    if (flow == Flow::kBreak) break;
+    ended = ended || flow == Flow::kGoOn;
   }
-  return Flow::kGoOn;
+  return ended;
 }
 
 void Evaluator::run_set(const Stmt& s) {

@@ -45,7 +45,7 @@ class Evaluator {
   Flow run_block(const Block& block);
   Flow run_statement(const Stmt& statement);
   Flow run_for(const Stmt& statement);
-  Flow run_loop(const Stmt& statement, List items);
+  bool run_loop(const Stmt& statement, List items);
   void run_set(const Stmt& statement);
   Flow run_with(const Stmt& statement);
   void run_generation(const Stmt& statement);

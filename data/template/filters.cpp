@@ -128,6 +128,9 @@ Value round_filter(const FilterCall& c) {
       given ? std::clamp<std::int64_t>(to_integer(*given, "precision"), -300, 300) : 0;
   const Value* method = c.at(1, "method");
   const std::string name = method ? to_text(*method, c.budget) : "common";
+  const bool whole = c.value.get<std::int64_t>() || c.value.get<bool>();
+  if (whole && precision >= 0 && name == "common")
+    return Value::integer(to_integer(c.value, "what is rounded"));
   const double scale = std::pow(10.0, static_cast<double>(precision)),
                x = to_double(c.value) * scale;
   if (name == "ceil") return Value::number(std::ceil(x) / scale);

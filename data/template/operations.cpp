@@ -66,6 +66,11 @@ Value real_binary(std::string_view op, double a, double b) {
   return Value::number(a - std::floor(a / b) * b);
 }
 
+/// A list, or a tuple if `value` is one.
+Value like(const Value& value, List items) {
+  return value.is_tuple() ? Value::tuple(std::move(items)) : Value::list(std::move(items));
+}
+
 Value repeated(const Value& value, std::int64_t count, Budget& budget) {
   const auto times = static_cast<std::size_t>(std::max<std::int64_t>(count, 0));
   if (const std::string* text = value.as_text()) {
@@ -81,7 +86,7 @@ Value repeated(const Value& value, std::int64_t count, Budget& budget) {
   budget.make(list.size() * times * sizeof(Value));
   List out;
   for (std::size_t i = 0; i < times; ++i) out.insert(out.end(), list.begin(), list.end());
-  return Value::list(std::move(out));
+  return like(value, std::move(out));
 }
 
 bool is_whole(const Value& v) {
@@ -120,11 +125,11 @@ Value binary(std::string_view op, const Value& a, const Value& b, Budget& budget
     budget.make(a.as_text()->size() + b.as_text()->size());
     return Value::text(*a.as_text() + *b.as_text());
   }
-  if (op == "+" && a.as_list() && b.as_list()) {
+  if (op == "+" && a.as_list() && b.as_list() && a.is_tuple() == b.is_tuple()) {
     budget.make((a.as_list()->size() + b.as_list()->size()) * sizeof(Value));
     List out = *a.as_list();
     out.insert(out.end(), b.as_list()->begin(), b.as_list()->end());
-    return Value::list(std::move(out));
+    return like(a, std::move(out));
   }
   if (op == "*" && is_whole(b) && (a.as_text() || a.as_list()))
     return repeated(a, to_integer(b, ""), budget);
@@ -227,7 +232,7 @@ Value slice_of(const Value& value, const Value& start, const Value& stop, const 
     List out;
     over(static_cast<std::int64_t>(list->size()),
          [&](std::size_t i) { out.push_back((*list)[i]); });
-    return Value::list(std::move(out));
+    return like(value, std::move(out));
   }
   if (const std::string* text = value.as_text()) {
     budget.make(text->size() * sizeof(std::size_t));

@@ -1,6 +1,7 @@
 #include "data/template/value.h"
 
 #include <fmt/format.h>
+#include <utf8proc.h>
 
 #include <algorithm>
 #include <charconv>
@@ -19,11 +20,37 @@ bool same_number(const Value& a, const Value& b) {
   return to_double(a) == to_double(b);
 }
 
+/// The first character of `text`, which is not ASCII, as Python's repr() has it: escaped where it
+/// is a separator, a control, or no character. Returns its bytes.
+std::size_t append_printed(std::string_view text, std::string& out) {
+  utf8proc_int32_t code = 0;
+  const utf8proc_ssize_t size =
+      utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                       static_cast<utf8proc_ssize_t>(text.size()), &code);
+  if (size <= 0) {
+    out += text.front();
+    return 1;
+  }
+  const utf8proc_category_t category = utf8proc_category(code);
+  const bool hidden = category == UTF8PROC_CATEGORY_CN || category >= UTF8PROC_CATEGORY_ZS;
+  if (!hidden) {
+    out += text.substr(0, static_cast<std::size_t>(size));
+  } else if (code < 0x100) {
+    out += fmt::format("\\x{:02x}", code);
+  } else if (code < 0x10000) {
+    out += fmt::format("\\u{:04x}", code);
+  } else {
+    out += fmt::format("\\U{:08x}", code);
+  }
+  return static_cast<std::size_t>(size);
+}
+
 /// Text in Python's quotes.
 std::string quoted(const std::string& text) {
   const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
   std::string out(1, quote);
-  for (const char c : text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     if (c == '\\' || c == quote) {
       out += {'\\', c};
     } else if (c == '\n') {
@@ -32,10 +59,12 @@ std::string quoted(const std::string& text) {
       out += "\\r";
     } else if (c == '\t') {
       out += "\\t";
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else if (static_cast<unsigned char>(c) < 0x80) {
+      out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f
+                 ? fmt::format("\\x{:02x}", static_cast<unsigned char>(c))
+                 : std::string(1, c);
     } else {
-      out += c;
+      i += append_printed(std::string_view(text).substr(i), out) - 1;
     }
   }
   return out + quote;

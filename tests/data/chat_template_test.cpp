@@ -168,6 +168,24 @@ TEST(ChatTemplate, ArgumentsThatAreNotReadAreRefused) {
   EXPECT_EQ(error("{{ none[1:] }}"), "t:1: chat template: a part of none");
 }
 
+/// Found by comparing random templates with Jinja.
+TEST(ChatTemplate, RareCornersAreThoseOfJinja) {
+  const auto rendered = [](const std::string& source) {
+    return Template::parse(source, "t").render({}).text;
+  };
+  EXPECT_EQ(rendered("{% for i in [1, 2] %}{% break %}{% else %}e{% endfor %}"), "e");
+  EXPECT_EQ(rendered("{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{% else %}e"
+                     "{% endfor %}"),
+            "");
+  EXPECT_EQ(rendered("{% filter trim %}{% set q = 1 %}{% endfilter %}[{{ q }}]"), "[]");
+  EXPECT_EQ(rendered("{% set p %}{% set q = 1 %}{% endset %}[{{ q }}]"), "[]");
+  EXPECT_EQ(rendered("{{ (1, 2) * 0 }}{{ (1,) + (2,) }}{{ (1, 2)[:1] }}{{ [1][:0] }}"),
+            "()(1, 2)(1,)[]");
+  EXPECT_EQ(rendered("{{ 7 | round(1) }} {{ true | round }} {{ 2.5 | round }}"), "7 1 2.0");
+  EXPECT_EQ(rendered("{{ ['\u00a0\u200d\ufeff\U000e0001\u00e9\u4e2d'] }}"),
+            "['\\xa0\\u200d\\ufeff\\U000e0001\u00e9\u4e2d']");
+}
+
 /// Random bytes, and random pieces of templates: refused or rendered, never anything else.
 TEST(ChatTemplate, AnySourceIsReadOrRefused) {
   const CounterRandom random(std::random_device{}(), RandomPurpose::kSplit);
