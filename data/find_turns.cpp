@@ -127,6 +127,10 @@ RenderedChat ChatTemplate::render(const Conversation& conversation,
         }
       } else {
         turn.begin += common_header(text, prompt);
+        // A header that is not spelled as the prompt is: what stands before the text is the rest.
+        if (!prompt.empty() && conversation.messages[i].as_dict()->items.size() == 2)
+          turn.begin =
+              std::max(turn.begin, content_begin(*this, conversation, i, out.text, printed[i]));
       }
     }
     turn.end = std::max(turn.begin, turn.end);

@@ -209,27 +209,30 @@ void Evaluator::watch(const Value& value) {
 }
 
 Evaluator::Flow Evaluator::run_for(const Stmt& s) {
-  List items = elements(evaluate(*s.expr), budget_);
+  Value items = evaluate(*s.expr);
+  if (!items.as_list()) items = Value::list(elements(items, budget_));
   if (s.condition) {
     List kept;
-    for (const Value& item : items) {
+    for (const Value& item : *items.as_list()) {
       Scope scope{scope_, {}};
       const Restore<Scope*> in_scope(scope_, &scope);
       assign(s.targets, item, scope);
-      if (is_true(evaluate(*s.condition))) kept.push_back(item);
+      if (!is_true(evaluate(*s.condition))) continue;
+      budget_.make(sizeof(Value));
+      kept.push_back(item);
     }
-    items = std::move(kept);
+    items = Value::list(std::move(kept));
   }
   // As Jinja: the else is also for loops of which no iteration came to its end.
-  return run_loop(s, std::move(items)) ? Flow::kGoOn : run_block(s.otherwise);
+  return run_loop(s, items) ? Flow::kGoOn : run_block(s.otherwise);
 }
 
 /// Whether an iteration came to the end of its body.
-bool Evaluator::run_loop(const Stmt& s, List items) {
+bool Evaluator::run_loop(const Stmt& s, const Value& items) {
   bool ended = false;
   const Restore<int> loops(loops_, loops_ + 1);
-  const auto loop = std::make_shared<Loop>(std::move(items));
-  const Value variable = Value::holding(loop, loop->items());
+  const auto loop = std::make_shared<Loop>(items);
+  const Value variable = Value::holding(loop, items);
   for (; loop->index < loop->items().size(); ++loop->index) {
     budget_.step();
     Scope scope{scope_, {}};

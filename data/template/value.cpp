@@ -153,10 +153,6 @@ Value Value::dict(Dict items) {
   return {Storage(std::make_shared<const Dict>(std::move(items))), deepest + 1};
 }
 
-Value Value::holding(std::shared_ptr<Object> object, const List& items) {
-  return {Storage(std::move(object)), nesting_of(items)};
-}
-
 bool is_true(const Value& value) {
   if (const bool* b = value.get<bool>()) return *b;
   if (const auto* i = value.get<std::int64_t>()) return *i != 0;

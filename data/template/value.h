@@ -83,8 +83,10 @@ class Value {
   static Value list(List items);
   static Value tuple(List items);
   static Value dict(Dict items);
-  /// An object that holds these items for as long as it lives.
-  static Value holding(std::shared_ptr<Object> object, const List& items);
+  /// An object that holds `held` for as long as it lives.
+  static Value holding(std::shared_ptr<Object> object, const Value& held) {
+    return {Storage(std::move(object)), held.nesting_};
+  }
 
   template <typename T>
   const T* get() const {

@@ -227,6 +227,13 @@ TEST(Adapters, RefusedByName) {
   EXPECT_EQ(with([](AdapterConfig& c) { c.rank = 33; }),
             "adapter.r = 33: model.layers.0.self_attn.q_proj is 32 x 32; allowed 1 to 32");
   EXPECT_EQ(with([](AdapterConfig& c) {
+              c.kind = AdapterKind::kVera;
+              c.rank = std::int64_t{1} << 60;
+            }),
+            "adapter.r = 1152921504606846976: allowed 1 to 16777216");
+  EXPECT_EQ(with([](AdapterConfig& c) { c.alpha = 1e300; }).substr(0, 71),
+            "adapter.lora_alpha: model.layers.0.self_attn.q_proj is scaled by 2.5e+2");
+  EXPECT_EQ(with([](AdapterConfig& c) {
               c.layers = {1, 2};
             }),
             "adapter.layers_to_transform: there is no layer 2; allowed 0 to 1");
