@@ -143,13 +143,17 @@ class RowReader {
     bool trains = true;
     for (const auto& [key, value] : given.items()) {
       if (key == fields_.role) continue;
-      if (key == "train" && value.is_boolean()) {
-        trains = value.get<bool>();
+      if (key == "train" && !value.is_null()) {
+        if (!value.is_boolean())
+          throw_user("{}: {}.train is {}, true or false is needed", where_, place,
+                     value.type_name());
+        trains = trains && value.get<bool>();
       } else if (key == fields_.content) {
         message["content"] = content_of(value, place);
       } else if (key == "tool_calls") {
         message[key] = tool_calls_of(value, place);
       } else {
+        trains = trains && !(key == "weight" && value == 0);
         message[key] = value;
       }
     }
@@ -260,7 +264,9 @@ void read_alpaca(const ChatJson& row, RowReader& reader, const std::string& wher
   }
   const ChatJson* instruction = find_any(row, {"instruction"});
   const ChatJson* input = find_any(row, {"input"});
-  if (instruction && instruction->is_string() && input && input->is_string() &&
+  if (input && !input->is_string())
+    throw_user("{}: field 'input' is {}, a string is needed", where, input->type_name());
+  if (instruction && instruction->is_string() && input &&
       !input->get_ref<const std::string&>().empty()) {
     const ChatJson both = instruction->get<std::string>() + "\n" + input->get<std::string>();
     reader.add_text(&both, "user", "instruction", false);

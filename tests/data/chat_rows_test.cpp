@@ -50,6 +50,9 @@ TEST(ChatRows, AreToldApartAndRead) {
           R"({"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"},{"from":"observation","value":"r"}]})",
           SampleFormat::kShareGpt),
       R"({"role":"system","content":"s"}{"role":"user","content":"a"}{"role":"assistant","content":"b"}{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{}}}]}{"role":"tool","content":"r"})");
+  EXPECT_EQ(shown(R"({"messages":[{"role":"assistant","content":"a","weight":0}]})",
+                  SampleFormat::kChat),
+            R"(-{"role":"assistant","content":"a","weight":0})");
   EXPECT_EQ(shown(R"({"conversations":[{"role":"user","content":"a"}]})", SampleFormat::kChat),
             R"({"role":"user","content":"a"})");
   EXPECT_EQ(
@@ -104,6 +107,10 @@ TEST(ChatRows, WhatDoesNotFitIsNamedByFileAndLine) {
             ":1: conversations[0].from is 'robot'; allowed: system, human, user, gpt, chatgpt, "
             "bing, bard, assistant, model, tool, observation, "
             "function, function_call");
+  EXPECT_EQ(error(R"({"instruction":"a","input":7,"output":"b"})"),
+            ":1: field 'input' is number, a string is needed");
+  EXPECT_EQ(error(R"({"messages":[{"role":"user","content":"a","train":0}]})"),
+            ":1: messages[0].train is number, true or false is needed");
   EXPECT_EQ(error(R"({"instruction":"a","output":7})"),
             ":1: field 'output' is number, a string is needed");
   EXPECT_EQ(error(R"({"text":"a","messages":[]})"),
