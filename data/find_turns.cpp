@@ -23,7 +23,10 @@ bool only_assistant(const ChatOptions& options) {
 /// in its place begins, if all before that stays as it is; else where the range begins.
 std::size_t content_begin(const ChatTemplate& chat, const Conversation& conversation, std::size_t i,
                           const std::string& text, TextRange range) {
-  constexpr const char* kOther = "\x1a" "content" "\x1a";
+  constexpr const char* kOther =
+      "\x1a"
+      "content"
+      "\x1a";
   const jinja::Dict& message = *conversation.messages[i].as_dict();
   const jinja::Value* content = message.find("content");
   if (!content || !content->as_text()) return range.begin;
@@ -34,7 +37,8 @@ std::size_t content_begin(const ChatTemplate& chat, const Conversation& conversa
   try {
     const std::string marked = chat.render_text(other, false);
     const std::size_t at = marked.find(kOther);
-    const bool same = at >= range.begin && at <= range.end && marked.compare(0, at, text, 0, at) == 0;
+    const bool same =
+        at >= range.begin && at <= range.end && marked.compare(0, at, text, 0, at) == 0;
     return same ? at : range.begin;
   } catch (const UserError&) {  // it looks into what it prints
     return range.begin;

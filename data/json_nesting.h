@@ -9,8 +9,8 @@ namespace thimble {
 /// Levels of arrays and objects that a row of a data file may have.
 inline constexpr int kMostRowLevels = 200;
 
-/// Whether `json` has more than `most` levels; of text that is no JSON, at least what a parser would
-/// open before it gives up.
+/// Whether `json` has more than `most` levels; of text that is no JSON, at least what a parser
+/// would open before it gives up.
 inline bool is_nested_deeper(std::string_view json, int most) {
   int depth = 0;
   bool in_string = false;

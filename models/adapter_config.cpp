@@ -247,8 +247,7 @@ std::string adapter_config_json(const AdapterConfig& config, const std::string& 
   const bool lora = config.kind == AdapterKind::kLora, vera = config.kind == AdapterKind::kVera;
   json["peft_type"] = lora ? "LORA" : vera ? "VERA" : "IA3";
   json["task_type"] = "CAUSAL_LM";
-  json["base_model_name_or_path"] =
-      base_model.empty() ? OrderedJson() : OrderedJson(base_model);
+  json["base_model_name_or_path"] = base_model.empty() ? OrderedJson() : OrderedJson(base_model);
   json["inference_mode"] = true;
   json["fan_in_fan_out"] = false;
   json["modules_to_save"] = list(config.modules_to_save);
@@ -259,8 +258,7 @@ std::string adapter_config_json(const AdapterConfig& config, const std::string& 
     json["feedforward_modules"] = config.feedforward_modules;
     return json.dump(2) + "\n";
   }
-  json["layers_to_transform"] =
-      config.layers.empty() ? OrderedJson() : OrderedJson(config.layers);
+  json["layers_to_transform"] = config.layers.empty() ? OrderedJson() : OrderedJson(config.layers);
   json["layers_pattern"] = nullptr;
   json["bias"] = "none";
   json["r"] = config.rank;

@@ -24,9 +24,9 @@ struct GenerationConfig {
 /// are left alone. Throws UserError naming `file`, the key and what is allowed.
 GenerationConfig parse_generation_config(std::string_view text, std::string_view file);
 
-/// The text of such a file that also ends at `end`: `text` (of a file that parses; empty: none) with
-/// its list of ends, or `ends` where it has none, and `end` behind it. As it is if `end` is among
-/// them.
+/// The text of such a file that also ends at `end`: `text` (of a file that parses; empty: none)
+/// with its list of ends, or `ends` where it has none, and `end` behind it. As it is if `end` is
+/// among them.
 std::string with_end_id(std::string_view text, std::vector<std::int32_t> ends, std::int32_t end);
 
 /// The settings of <directory>/generation_config.json; empty if there is none.

@@ -181,7 +181,7 @@ Value Evaluator::evaluate_call(const Expr& e) {
   const Value value = evaluate(callee);
   const Arguments given = arguments(e);
   line_ = e.line;
-  if (e.kind == ExprKind::kTest) 
+  if (e.kind == ExprKind::kTest)
     return Value::boolean(apply_test(e.name, value, given.positional, budget_));
   return apply_filter(e.name, value, given, budget_);
 }

@@ -54,9 +54,9 @@ class JsonWriter {
 
   void line(int depth) {
     if (style_.indent < 0) return;
-    append("\n" + std::string(static_cast<std::size_t>(style_.indent) *
-                                  static_cast<std::size_t>(depth),
-                              ' '));
+    append("\n" +
+           std::string(static_cast<std::size_t>(style_.indent) * static_cast<std::size_t>(depth),
+                       ' '));
   }
 
   void write_list(const List& list, int depth) {

@@ -20,8 +20,8 @@ Value attribute_path(Value value, const Value& path, Budget& budget) {
     std::int64_t index = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), index);
     const bool number = error == std::errc() && end == part.data() + part.size();
-    value = number ? item_of(value, Value::integer(index), budget)
-                   : attribute_of(value, part, budget);
+    value =
+        number ? item_of(value, Value::integer(index), budget) : attribute_of(value, part, budget);
     if (dot == rest.npos) return value;
     rest = rest.substr(dot + 1);
   }
@@ -45,7 +45,7 @@ Value join_filter(const FilterCall& c) {
   std::string out;
   bool first = true;
   for (const Value& v : elements(c.value, c.budget)) {
-    const std::string text = 
+    const std::string text =
         to_text(attribute ? attribute_path(v, *attribute, c.budget) : v, c.budget);
     c.budget.make(text.size() + separator.size());
     out += (first ? "" : separator) + text;

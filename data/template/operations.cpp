@@ -152,7 +152,8 @@ bool contains(const Value& container, const Value& item, Budget& budget) {
   if (const Dict* dict = container.as_dict())
     return item.as_text() != nullptr && dict->find(*item.as_text()) != nullptr;
   if (const List* list = container.as_list()) {
-    return std::any_of(list->begin(), list->end(), [&](const Value& v) { return equals(v, item, budget); });
+    return std::any_of(list->begin(), list->end(),
+                       [&](const Value& v) { return equals(v, item, budget); });
   }
   if (container.is_undefined()) return false;
   fail(fmt::format("{} holds nothing", kind_name(container)));
@@ -215,7 +216,8 @@ Value item_of(const Value& value, const Value& key, Budget& budget) {
         return Value::text(text->substr(begins[at], begins[at + 1] - begins[at]));
     }
   }
-  return Value::undefined("item " + (is_whole(key) ? std::to_string(to_integer(key, "")) : kind_name(key)));
+  return Value::undefined("item " +
+                          (is_whole(key) ? std::to_string(to_integer(key, "")) : kind_name(key)));
 }
 
 Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step,

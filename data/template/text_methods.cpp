@@ -66,8 +66,7 @@ struct MethodCall {
 Value strip_method(const MethodCall& c, bool left, bool right) {
   const Value* characters = c.at(0);
   const bool all = characters == nullptr || characters->is_none();
-  if (!all && characters->as_text())
-    c.budget.read(c.text.size() * characters->as_text()->size());
+  if (!all && characters->as_text()) c.budget.read(c.text.size() * characters->as_text()->size());
   return c.budget.text(
       strip(c.text, all ? nullptr : &text_argument(characters, "what is stripped"), left, right));
 }
@@ -286,8 +285,8 @@ std::optional<Value> call_list_method(const List& list, std::string_view name, c
   const Value* what = argument(a, 0, "value");
   if ((name != "index" && name != "count") || what == nullptr) return std::nullopt;
   if (name == "count")
-    return Value::integer(std::count_if(
-        list.begin(), list.end(), [&](const Value& v) { return equals(v, *what, budget); }));
+    return Value::integer(std::count_if(list.begin(), list.end(),
+                                        [&](const Value& v) { return equals(v, *what, budget); }));
   const auto found = std::find_if(list.begin(), list.end(),
                                   [&](const Value& v) { return equals(v, *what, budget); });
   if (found == list.end()) fail("index of what the list does not hold");
@@ -319,9 +318,8 @@ std::optional<Value> call_method(const Value& value, std::string_view name,
 std::size_t find_text(std::string_view text, std::string_view what, std::size_t from) {
   if (what.empty()) return from;
   const void* found = ::memmem(text.data() + from, text.size() - from, what.data(), what.size());
-  return found == nullptr
-             ? std::string_view::npos
-             : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
+  return found == nullptr ? std::string_view::npos
+                          : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
 }
 
 std::string strip(const std::string& text, const std::string* characters, bool left, bool right) {

@@ -166,18 +166,18 @@ bool is_true(const Value& value) {
 bool equals(const Value& a, const Value& b, Budget& budget) {
   budget.step();
   if (a.is_number() && b.is_number()) return same_number(a, b);
-  if (const std::string *x = a.as_text(), *y = b.as_text(); x && y) {
+  if (const std::string* x = a.as_text(), *y = b.as_text(); x && y) {
     if (x->size() != y->size()) return false;
     budget.read(x->size());
     return *x == *y;
   }
   if (a.is_none() || a.is_undefined()) return a.is_none() ? b.is_none() : b.is_undefined();
-  if (const List *x = a.as_list(), *y = b.as_list(); x && y) {
+  if (const List* x = a.as_list(), *y = b.as_list(); x && y) {
     return a.is_tuple() == b.is_tuple() &&
            std::equal(x->begin(), x->end(), y->begin(), y->end(),
                       [&](const Value& v, const Value& w) { return equals(v, w, budget); });
   }
-  if (const Dict *x = a.as_dict(), *y = b.as_dict(); x && y) {
+  if (const Dict* x = a.as_dict(), *y = b.as_dict(); x && y) {
     if (x == y) return true;
     if (x->items.size() != y->items.size()) return false;
     return std::all_of(x->items.begin(), x->items.end(), [&](const auto& item) {

@@ -10,10 +10,10 @@
 
 namespace thimble {
 
-/// Where conversations are trained on: puts generation_config.json with the end of their turns among
-/// `files` if the model's own has it not, and chat_template.jinja if they were rendered by a template
-/// that is not the tokenizer's own. Both take the place of files of their names; they are written
-/// into the run's directory first.
+/// Where conversations are trained on: puts generation_config.json with the end of their turns
+/// among `files` if the model's own has it not, and chat_template.jinja if they were rendered by a
+/// template that is not the tokenizer's own. Both take the place of files of their names; they are
+/// written into the run's directory first.
 void add_chat_files(const TrainerParts& parts, std::vector<std::filesystem::path>& files);
 
 /// The same files of adapters, in the place of the model's that they are merged into.

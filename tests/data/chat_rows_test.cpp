@@ -50,9 +50,9 @@ TEST(ChatRows, AreToldApartAndRead) {
           R"({"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"},{"from":"observation","value":"r"}]})",
           SampleFormat::kShareGpt),
       R"({"role":"system","content":"s"}{"role":"user","content":"a"}{"role":"assistant","content":"b"}{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{}}}]}{"role":"tool","content":"r"})");
-  EXPECT_EQ(shown(R"({"messages":[{"role":"assistant","content":"a","weight":0}]})",
-                  SampleFormat::kChat),
-            R"(-{"role":"assistant","content":"a","weight":0})");
+  EXPECT_EQ(
+      shown(R"({"messages":[{"role":"assistant","content":"a","weight":0}]})", SampleFormat::kChat),
+      R"(-{"role":"assistant","content":"a","weight":0})");
   EXPECT_EQ(shown(R"({"conversations":[{"role":"user","content":"a"}]})", SampleFormat::kChat),
             R"({"role":"user","content":"a"})");
   EXPECT_EQ(
@@ -152,8 +152,7 @@ TEST(ChatRows, ATemplateThatRefusesNamesFileLineAndTemplateLine) {
 TEST(ChatRows, KeysThatConversationsCannotFollowAreRefused) {
   TempDir dir;
   SourceSpec source;
-  source.paths = {
-      dir.write("c.jsonl", R"({"messages":[{"role":"user","content":"a"}]})")};
+  source.paths = {dir.write("c.jsonl", R"({"messages":[{"role":"user","content":"a"}]})")};
   source.chat.chat_template = "chatml";
   const auto error = [&] {
     return message_of<UserError>(
@@ -191,8 +190,7 @@ TEST(ArrayReader, ReadsElementsAndNamesTheirLines) {
             ":2: the end of an element expected in the JSON array, found the end of the file");
   EXPECT_EQ(error("[{},"), ":1: an element expected in the JSON array, found the end of the file");
   EXPECT_EQ(error("[{}\n"), ":2: ',' or ']' expected in the JSON array, found the end of the file");
-  EXPECT_EQ(error("[{}]\n{}"),
-            ":2: the end of the file expected in the JSON array, found '{'");
+  EXPECT_EQ(error("[{}]\n{}"), ":2: the end of the file expected in the JSON array, found '{'");
   EXPECT_EQ(error("[,]"), ":1: an element expected in the JSON array, found ','");
 }
 

@@ -139,9 +139,10 @@ TEST(ChatTemplate, BoundsHoldForWhatOneStepDoes) {
     const std::string found = error(twice + "{{ " + use + " }}");
     EXPECT_TRUE(found == steps || found == text) << use << ": " << found;
   }
-  const std::string big = "{% set t = 'ab' * 4000000 %}{% set u = t ~ '' %}{% set l = range(90000) | list %}";
-  for (const char* use : {"'x' in t", "t == u", "t is upper", "t | length", "t.find('x')", "5.5 in l",
-                          "l | length", "l.index(89999)"})
+  const std::string big =
+      "{% set t = 'ab' * 4000000 %}{% set u = t ~ '' %}{% set l = range(90000) | list %}";
+  for (const char* use : {"'x' in t", "t == u", "t is upper", "t | length", "t.find('x')",
+                          "5.5 in l", "l | length", "l.index(89999)"})
     EXPECT_EQ(error(big + grow("{% if " + std::string(use) + " %}{% endif %}")).substr(0, 37),
               steps.substr(0, 37))
         << use;
