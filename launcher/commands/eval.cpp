@@ -187,6 +187,7 @@ std::int64_t read_samples(const EvalArguments& a, const LoadedModel& loaded,
   SourceSpec source{.paths = {a.text}};
   source.fields = a.fields;
   source.chat.tokenizer = template_directory(loaded);
+  source.parse_special = a.special_tokens == "parse";
   source.format = resolve_format(source, source.paths);
   DocumentReader reader(
       source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); }, {},

@@ -15,6 +15,7 @@
 #include "launcher/commands/generation.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
+#include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/loaded_model.h"
 #include "launcher/trainer/samples.h"
 #include "models/decoder.h"
@@ -173,7 +174,7 @@ void run_generate(const GenerateArguments& a) {
   const std::vector<Request> requests = make_requests(a, prompts, loaded, caches);
   tell_sizes(requests, caches, loaded);
   install_stop_handlers();
-  const GenerationConfig config = load_generation_config(loaded.directory);
+  const GenerationConfig config = load_generation_config(generation_directory(loaded));
   GenerationSettings settings{
       .sampling = sampling_options(a, config, loaded),
       .stop = a.stop,

@@ -80,7 +80,7 @@ void export_model(const RunState& run) {
   } else if (parts.spec.tokenizer != "byte") {
     files = tokenizer_files(parts.spec.tokenizer);
   }
-  if (run.leads()) add_chat_template(parts, files);
+  if (run.leads()) add_chat_files(parts, files);
   const HfExport options{.directory = parts.run / "model",
                          .dtype = parts.engine.options().dtype,
                          .max_shard_bytes = parts.job.export_.max_shard_size.bytes,
