@@ -120,6 +120,11 @@ CheckpointImage read_thimble_image(const fs::path& path, bool is_run) {
   spdlog::info("{}: step {}, every byte verified", name, reader.step());
   const CheckpointIdentity identity = checkpoint_identity(reader);
   const job::JobConfig trained = job::parse_job_text(identity.resolved_job, name);
+  if (trained.compressor.type != job::CompressorType::kNone) {
+    throw_user(
+        "{}: it holds a compressor, not the model beside it; the run's model/ is the compressor",
+        name);
+  }
   if (trained.adapter.type != job::AdapterType::kNone) {
     throw_user(
         "{}: it holds an adapter, not the model beside it; the run's model/ is the adapter in "
