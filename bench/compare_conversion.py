@@ -3,7 +3,9 @@
 
     bench/compare_conversion.py --dir /ssd --python PYTHON_WITH_DEEPSPEED [--size 350m] [--ranks 2] [--stage 1] [--repeats 3]
 
-In turn; before each the files are dropped from the page cache, and a run ends when what it wrote is on the disk.
+In turn; before each the files are dropped from the page cache, and a run ends when what it wrote is on the disk. With
+--random the source is not of a training run: random values of the same shapes, which `thimble convert --to zero` cut for the
+ranks. The last lines say what the disk does alone: a copy of the source's bytes by cp.
 """
 import argparse
 import os
@@ -31,13 +33,15 @@ def measure(command, out):
     """Seconds and the peak memory of the process and all of its children, in bytes, page cache not counted."""
     shutil.rmtree(out, ignore_errors=True)
     begin = time.perf_counter()
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+    said = tempfile.TemporaryFile(mode="w+")
+    process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True, start_new_session=True)
     peak = 0
     while process.poll() is None:
         peak = max(peak, resident(process.pid))
         time.sleep(0.02)
     if process.returncode != 0:
-        raise SystemExit(process.stdout.read())
+        said.seek(0)
+        raise SystemExit(said.read())
     drop(out)
     return time.perf_counter() - begin, peak
 
@@ -56,6 +60,27 @@ def resident(session):
     return total
 
 
+def make_source(a, source):
+    """The ZeRO checkpoint that all convert; returns the folder with its files."""
+    peer = [a.python, str(HERE / "peers/deepspeed_zero.py"), "--size", a.size, "--ranks", str(a.ranks), "--stage", str(a.stage)]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    if not a.random:
+        run(peer + ["--dir", str(source)], environment)
+    else:
+        values = source.with_name("random")
+        run(peer + ["--dir", str(values), "--random"], environment)
+        run([a.thimble, "--quiet", "convert", str(values), str(source), "--to", "zero", "--dtype", "bf16", "--ranks", str(a.ranks),
+             "--stage", str(a.stage)], environment)
+        shutil.rmtree(values)
+    return source / (source / "latest").read_text()
+
+
+def run(command, environment):
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    if done.returncode != 0:
+        raise SystemExit(done.stdout)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--dir", required=True)
@@ -66,21 +91,22 @@ def main():
     p.add_argument("--stage", type=int, default=1)
     p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--memory", default="512MiB")
+    p.add_argument("--workers", type=int, nargs="*", default=[1, 2], help="processes of ds_to_universal")
+    p.add_argument("--random", action="store_true")
     a = p.parse_args()
     with tempfile.TemporaryDirectory(dir=a.dir) as made:
         source = Path(made) / "zero"
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-        subprocess.run([a.python, str(HERE / "peers/deepspeed_zero.py"), "--dir", str(source), "--size", a.size, "--ranks", str(a.ranks),
-                        "--stage", str(a.stage)], check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        tag = source / (source / "latest").read_text()
+        tag = make_source(a, source)
         size = sum(x.stat().st_size for x in tag.iterdir())
         ways = {"thimble convert": ([a.thimble, "--quiet", "convert", str(source), made + "/ours", "--to", "ucp", "--memory", a.memory],
                                     Path(made) / "ours")}
-        for workers in (1, 2):
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        for workers in a.workers:
             ways[f"ds_to_universal, {workers} workers"] = (
                 [a.python, "-m", "deepspeed.checkpoint.ds_to_universal", "--inject_missing_state", "--input_folder", str(tag),
                  "--output_folder", made + f"/theirs{workers}", "--num_extract_workers", str(workers), "--num_merge_workers", str(workers)],
                 Path(made) / f"theirs{workers}")
+        ways["cp of the source"] = (["cp", "-r", str(tag), made + "/copy"], Path(made) / "copy")
         seconds, peaks = {name: [] for name in ways}, {name: [] for name in ways}
         for _ in range(a.repeats):
             for name, (command, out) in ways.items():

@@ -14,6 +14,7 @@ namespace thimble {
 namespace {
 
 constexpr std::int64_t kBlocksAtOnce = 4;
+constexpr std::int64_t kWholePage = 4096;
 
 // Blocks on their way to the disk, and the memory of each.
 class BlocksUnderWay {
@@ -85,7 +86,9 @@ std::vector<std::pair<std::int64_t, std::int64_t>> CheckpointWriter::own_ranges(
 
 std::vector<std::uint32_t> CheckpointWriter::stream(const BlockFill& fill) {
   const File direct = File::open_direct(file_->path());
-  const std::int64_t alignment = std::max<std::int64_t>(1, direct.direct_alignment());
+  // Whole pages: one that is written both past the cache and through it may lose either.
+  const std::int64_t alignment =
+      direct.direct_alignment() == 0 ? 1 : std::max(kWholePage, direct.direct_alignment());
   BlocksUnderWay blocks(io_.scratch);
   const Pace pace(io_.bytes_per_second);
   const auto own = own_ranges();
@@ -117,6 +120,7 @@ std::vector<std::uint32_t> CheckpointWriter::stream(const BlockFill& fill) {
 }
 
 std::filesystem::path CheckpointWriter::write_all(const BlockFill& fill) {
+  check_complete();
   std::vector<std::uint32_t> checksums = stream(fill);
   return publish(std::move(checksums));
 }

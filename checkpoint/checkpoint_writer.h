@@ -72,7 +72,8 @@ class CheckpointWriter {
   void write(std::string_view name, std::string_view slot, std::int64_t byte_offset,
              std::span<const std::byte> bytes);
 
-  /// Says that a SharedCheckpointFile of another process has written these bytes.
+  /// Says that these bytes come another way: a SharedCheckpointFile of another process has written
+  /// them, or write_all() will. As write() without them.
   void written_elsewhere(std::string_view name, std::string_view slot, std::int64_t byte_offset,
                          std::int64_t bytes);
   /// The data file of a save that is under way, for the processes that write parts of it.
@@ -86,7 +87,7 @@ class CheckpointWriter {
   /// others are already, and returns the CRC32C of all of it. Blocks come in order.
   using BlockFill = std::function<std::uint32_t(std::int64_t begin, std::span<std::byte> block)>;
   /// Instead of write() and commit(): the whole file from its first block to its last, past the
-  /// page cache. `fill` must give every byte of every tensor.
+  /// page cache. `fill` must give every byte of every tensor, and written_elsewhere() have said so.
   std::filesystem::path write_all(const BlockFill& fill);
   /// Where a tensor lies in the file.
   const PlacedTensor& place_of(std::string_view name, std::string_view slot) const;

@@ -14,7 +14,7 @@ namespace {
 // The pieces of all parts in the order of the file.
 class FileOrder {
  public:
-  FileOrder(const CheckpointWriter& writer, const std::vector<SnapshotPart>& parts) {
+  FileOrder(CheckpointWriter& writer, const std::vector<SnapshotPart>& parts) {
     for (const SnapshotPart& part : parts) add(writer, part);
     std::sort(pieces_.begin(), pieces_.end(),
               [](const Placed& a, const Placed& b) { return a.begin < b.begin; });
@@ -59,14 +59,17 @@ class FileOrder {
     std::int64_t end() const { return begin + piece->bytes; }
   };
 
-  void add(const CheckpointWriter& writer, const SnapshotPart& part) {
+  void add(CheckpointWriter& writer, const SnapshotPart& part) {
     auto piece = part.pieces.begin();
     for (const SnapshotArray& array : part.text.arrays) {
       const std::int64_t end = array.offset + array.own.size;
       const std::int64_t first = writer.place_of(array.tensor.name, array.tensor.slot).offset +
                                  array.own.begin - array.offset;
       for (; piece != part.pieces.end() && piece->offset < end; ++piece) {
-        if (piece->bytes > 0) pieces_.push_back({first + piece->offset, &part, &*piece});
+        if (piece->bytes == 0) continue;
+        pieces_.push_back({first + piece->offset, &part, &*piece});
+        writer.written_elsewhere(array.tensor.name, array.tensor.slot,
+                                 array.own.begin + piece->offset - array.offset, piece->bytes);
       }
     }
   }

@@ -88,14 +88,16 @@ class RankFile {
 // The state of a rank that is alone, in the order of the file.
 class LeasedBlocks {
  public:
-  LeasedBlocks(const CheckpointState& saved, const CheckpointWriter& writer,
+  LeasedBlocks(const CheckpointState& saved, CheckpointWriter& writer,
                std::span<const CheckpointPiece> pieces)
       : state_(saved.state) {
     for (const CheckpointPiece& piece : pieces) {
       const CheckpointTensor& tensor = piece.array->tensor;
       const std::int64_t begin = writer.place_of(tensor.name, tensor.slot).offset + piece.offset;
       const std::int64_t bytes = piece.array->entry->range(piece.use.rows).size;
-      if (bytes > 0) placed_.push_back({begin, begin + bytes, piece.use});
+      if (bytes == 0) continue;
+      placed_.push_back({begin, begin + bytes, piece.use});
+      writer.written_elsewhere(tensor.name, tensor.slot, piece.offset, bytes);
     }
     std::sort(placed_.begin(), placed_.end(),
               [](const Placed& a, const Placed& b) { return a.begin < b.begin; });

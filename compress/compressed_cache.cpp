@@ -123,19 +123,20 @@ bool CompressedKvCache::is_over(int layer, std::int64_t added) const {
   return plan.method != KvMethod::kFull && tokens > plan.limit * plan_.shape.kv_heads;
 }
 
-void CompressedKvCache::append(const KvQueries& in) {
-  const bool raw = plan_.options.rope_stage == RopeStage::kPre;
-  const Tensor& keys = raw ? in.raw_k : in.k;
-  const std::int64_t d = plan_.shape.head_dim, size = dtype_size(keys.dtype());
+void CompressedKvCache::append(int layer, const NewRows& rows) {
+  const std::int64_t d = plan_.shape.head_dim, size = dtype_size(rows.keys.dtype());
   std::int64_t head = 0;
-  for (HeadCache& cache : heads_of(in.layer)) {
-    const std::int64_t offset = head++ * d * size;
-    cache.append_rows({.keys = static_cast<const char*>(keys.raw()) + offset,
-                       .values = static_cast<const char*>(in.v.raw()) + offset,
-                       .key_stride = keys.dim(1),
-                       .value_stride = in.v.dim(1),
-                       .positions = static_cast<const std::int32_t*>(in.positions.raw())},
-                      keys.dim(0));
+  for (HeadCache& cache : heads_of(layer)) {
+    const std::int64_t offset = head * d * size;
+    const auto* scores = static_cast<const float*>(rows.scores.raw());
+    cache.append_rows({.keys = static_cast<const char*>(rows.keys.raw()) + offset,
+                       .values = static_cast<const char*>(rows.values.raw()) + offset,
+                       .key_stride = rows.keys.dim(1),
+                       .value_stride = rows.values.dim(1),
+                       .positions = static_cast<const std::int32_t*>(rows.positions.raw()),
+                       .scores = scores == nullptr ? nullptr : scores + head * rows.count()},
+                      rows.count());
+    ++head;
   }
 }
 
@@ -162,12 +163,10 @@ void CompressedKvCache::evict(Arena& arena, const KvQueries& in, const LayerCont
   keep_rows(heads_of(in.layer), content, kept);
 }
 
-void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const Tensor& out) {
-  const bool raw = plan_.options.rope_stage == RopeStage::kPre;
+void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const NewRows& rows,
+                                     const Tensor& out) {
   LayerContent content =
-      gather_layer(arena, heads_of(in.layer),
-                   {.keys = raw ? in.raw_k : in.k, .values = in.v, .positions = in.positions},
-                   most_rows(in.layer, in.q.dim(0)));
+      gather_layer(arena, heads_of(in.layer), rows, most_rows(in.layer, in.q.dim(0)));
   rotate_content(arena, content, rotation(), in.rope_table);
   attend_content(arena, content, in, rotation(), out);
   const bool over = is_over(in.layer, in.q.dim(0));
@@ -186,12 +185,13 @@ void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const Te
     }
     keep_rows(heads_of(in.layer), content, all);
   } else {
-    append(in);
+    append(in.layer, rows);
   }
 }
 
-void CompressedKvCache::attend_one(Arena& arena, const KvQueries& in, const Tensor& out) {
-  append(in);
+void CompressedKvCache::attend_one(Arena& arena, const KvQueries& in, const NewRows& rows,
+                                   const Tensor& out) {
+  append(in.layer, rows);
   const bool sums = scorer_ != nullptr && scorer_->sums_attention() &&
                     layer_plan(in.layer).method != KvMethod::kWindow;
   attend_heads(arena, heads_of(in.layer), in, {.rotation = rotation(), .sums = sums}, out);
@@ -211,10 +211,15 @@ Tensor CompressedKvCache::attend(Arena& arena, const KvQueries& in) {
   Tensor out =
       Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(), "attention");
   if (scorer_ != nullptr && !planning_) scorer_->observe(in);
+  const bool raw = plan_.options.rope_stage == RopeStage::kPre;
+  const NewRows rows{.keys = raw ? in.raw_k : in.k,
+                     .values = in.v,
+                     .positions = in.positions,
+                     .scores = scorer_ != nullptr ? scorer_->new_scores(arena, in) : Tensor()};
   if (in.q.dim(0) == 1) {
-    attend_one(arena, in, out);
+    attend_one(arena, in, rows, out);
   } else {
-    attend_chunk(arena, in, out);
+    attend_chunk(arena, in, rows, out);
   }
   peak_bytes_ = std::max(peak_bytes_, used_bytes());
   return out;

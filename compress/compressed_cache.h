@@ -54,9 +54,10 @@ class CompressedKvCache final : public KvCache {
   }
   KeyRotation rotation() const;
   std::int64_t most_rows(int layer, std::int64_t added) const;
-  void attend_chunk(Arena& arena, const KvQueries& in, const Tensor& out);
-  void attend_one(Arena& arena, const KvQueries& in, const Tensor& out);
-  void append(const KvQueries& in);
+  // `rows`: the new positions as they are stored.
+  void attend_chunk(Arena& arena, const KvQueries& in, const NewRows& rows, const Tensor& out);
+  void attend_one(Arena& arena, const KvQueries& in, const NewRows& rows, const Tensor& out);
+  void append(int layer, const NewRows& rows);
   bool is_over(int layer, std::int64_t added) const;
   void evict(Arena& arena, const KvQueries& in, const LayerContent& content);
 

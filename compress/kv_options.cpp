@@ -12,6 +12,7 @@ namespace {
 
 constexpr std::array<std::string_view, 7> kMethodNames{"full", "window", "random",  "knorm",
                                                        "h2o",  "snapkv", "expected"};
+constexpr std::string_view kTrainedName = "trained";
 constexpr std::array<std::string_view, 4> kAllocationNames{"even", "ada", "pyramid", "ada-pyramid"};
 
 template <typename Enum, std::size_t n>
@@ -140,6 +141,7 @@ KvAllocation parse_kv_allocation(std::string_view text, std::string_view option)
   return parse_name<KvAllocation>(kAllocationNames, text, option);
 }
 std::string_view kv_method_name(KvMethod method) {
+  if (method == KvMethod::kTrained) return kTrainedName;
   return kMethodNames.at(static_cast<std::size_t>(method));
 }
 

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -11,6 +12,8 @@
 #include "core/base/dtype.h"
 
 namespace thimble {
+
+class RetainingHeads;
 
 /// Which positions stay when a head holds more than its budget.
 enum class KvMethod : std::uint8_t {
@@ -21,6 +24,7 @@ enum class KvMethod : std::uint8_t {
   kH2o,       // those that have drawn most attention so far
   kSnapKv,    // those that the most recent queries attend to
   kExpected,  // those that queries to come are expected to attend to
+  kTrained,   // those that trained heads rate highest
 };
 
 /// How the budget of a layer is dealt to its heads, and that of a model to its layers.
@@ -45,10 +49,11 @@ struct KvOptions {
   RopeStage rope_stage = RopeStage::kPost;
   PositionPolicy positions = PositionPolicy::kOriginal;
   std::uint64_t seed = 0;  // of kRandom
+  std::shared_ptr<const RetainingHeads> heads = nullptr;  // of kTrained
 };
 
-/// Spellings, in the order of the enumerations, and the value of one. Throw UserError naming
-/// `option`.
+/// Spellings, in the order of the enumerations, and the value of one; kTrained, which a compressor
+/// brings along, is no choice. Throw UserError naming `option`.
 std::vector<std::string> kv_method_names();
 std::vector<std::string> kv_allocation_names();
 KvMethod parse_kv_method(std::string_view text, std::string_view option);

@@ -35,7 +35,8 @@ void copy_new_rows(const LayerContent& content, const NewRows& rows, std::int64_
                   static_cast<std::size_t>(d * size));
     }
     content.positions.data<std::int32_t>()[row] = rows.positions.data<std::int32_t>()[t];
-    content.scores.data<float>()[row] = 0;
+    content.scores.data<float>()[row] =
+        rows.scores.defined() ? rows.scores.data<float>()[head * rows.count() + t] : 0.0f;
   }
 }
 

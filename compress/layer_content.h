@@ -39,6 +39,7 @@ struct KeyRotation {
 struct NewRows {
   Tensor keys, values;  // [T, Hkv*D]; undefined: none
   Tensor positions;     // i32 [T]
+  Tensor scores;        // f32 [Hkv, T]; undefined: 0
   std::int64_t count() const { return keys.defined() ? keys.dim(0) : 0; }
 };
 

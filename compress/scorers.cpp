@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "compress/expected_attention.h"
+#include "compress/retaining_heads.h"
 #include "core/base/random.h"
 #include "core/base/threads.h"
 #include "core/ops/rope.h"
@@ -58,6 +59,20 @@ class HeavyHitterScorer final : public TokenScorer {
  public:
   void score(Arena& /*arena*/, const KvQueries& /*in*/, const LayerContent& /*content*/) override {}
   bool sums_attention() const override { return true; }
+};
+
+// What trained heads say of a position when it comes.
+class TrainedScorer final : public TokenScorer {
+ public:
+  explicit TrainedScorer(std::shared_ptr<const RetainingHeads> heads) : heads_(std::move(heads)) {}
+  Tensor new_scores(Arena& arena, const KvQueries& in) override {
+    return heads_->has_heads(in.layer) ? heads_->scores(arena, in) : Tensor();
+  }
+  void score(Arena& /*arena*/, const KvQueries& /*in*/, const LayerContent& /*content*/) override {}
+  bool reads_unrotated() const override { return true; }
+
+ private:
+  std::shared_ptr<const RetainingHeads> heads_;
 };
 
 // The attention of the last queries, averaged over them and over a group, and over neighbours.
@@ -229,6 +244,9 @@ std::unique_ptr<TokenScorer> make_scorer(Arena& arena, const KvPlan& plan) {
       return std::make_unique<SnapScorer>(arena, plan);
     case KvMethod::kExpected:
       return make_expected_attention(arena, plan);
+    case KvMethod::kTrained:
+      TH_CHECK(plan.options.heads != nullptr, "a trained method without its heads");
+      return std::make_unique<TrainedScorer>(plan.options.heads);
   }
   return nullptr;
 }

@@ -13,6 +13,8 @@ class TokenScorer {
   virtual ~TokenScorer() = default;
   /// New queries of a layer, before they are scored.
   virtual void observe(const KvQueries& /*in*/) {}
+  /// Scores that new positions come with and keep: f32 [Hkv, T] (tag workspace); undefined: none.
+  virtual Tensor new_scores(Arena& /*arena*/, const KvQueries& /*in*/) { return {}; }
   /// Writes a score for every row of `content` to content.scores.
   virtual void score(Arena& arena, const KvQueries& in, const LayerContent& content) = 0;
   /// Whether scores are sums of attention that every query adds to.

@@ -9,6 +9,7 @@
 #include "core/io/file.h"
 #include "data/built_in_templates.h"
 #include "data/content_hash.h"
+#include "data/template/operations.h"
 #include "data/tokenizer_reader.h"
 
 namespace thimble {
@@ -162,7 +163,9 @@ void ChatTemplate::set_digest() {
   ContentHash hash;
   hash.add(source_);
   hash.add(tools_source_);
-  hash.add(jinja::to_json(jinja::Value::dict(special_tokens_), {}));
+  const jinja::RenderLimits limits;
+  jinja::Budget budget(limits.steps, limits.made_bytes);
+  hash.add(jinja::to_json(jinja::Value::dict(special_tokens_), {}, budget));
   hash.add(std::uint64_t{built_in_});
   digest_ = hash.value64();
 }

@@ -138,7 +138,7 @@ ChatTokens tokenize_chat(std::string_view text, const RenderedChat& chat,
 }
 
 TurnEnd find_turn_end(const ChatTemplate& chat, const Tokenizer& tokenizer) {
-  const std::string answer = "x";
+  const std::string answer = "Zq7";  // what no header of a turn holds
   const RenderedChat rendered =
       chat.render(make_conversation({{"user", "Hello"}, {"assistant", answer}}), {});
   const ChatTokens tokens = tokenize_chat(rendered.text, rendered, tokenizer);

@@ -6,6 +6,7 @@
 
 #include "core/base/error.h"
 #include "core/base/text.h"
+#include "data/json_nesting.h"
 
 namespace thimble {
 namespace {
@@ -55,7 +56,9 @@ bool is_messages_list(const ChatJson& list, const FieldNames& fields) {
 /// Text that holds JSON, as some data sets store tools and arguments; anything else as it is.
 ChatJson parsed_text(const ChatJson& value, ChatJson::value_t wanted) {
   if (!value.is_string()) return value;
-  ChatJson inside = ChatJson::parse(value.get_ref<const std::string&>(), nullptr, false);
+  const auto& text = value.get_ref<const std::string&>();
+  if (is_nested_deeper(text, kMostRowLevels)) return value;
+  ChatJson inside = ChatJson::parse(text, nullptr, false);
   return inside.type() == wanted ? inside : value;
 }
 
@@ -140,13 +143,17 @@ class RowReader {
     bool trains = true;
     for (const auto& [key, value] : given.items()) {
       if (key == fields_.role) continue;
-      if (key == "train" && value.is_boolean()) {
-        trains = value.get<bool>();
+      if (key == "train" && !value.is_null()) {
+        if (!value.is_boolean())
+          throw_user("{}: {}.train is {}, true or false is needed", where_, place,
+                     value.type_name());
+        trains = trains && value.get<bool>();
       } else if (key == fields_.content) {
         message["content"] = content_of(value, place);
       } else if (key == "tool_calls") {
         message[key] = tool_calls_of(value, place);
       } else {
+        trains = trains && !(key == "weight" && value == 0);
         message[key] = value;
       }
     }
@@ -162,7 +169,7 @@ class RowReader {
                                       [&](const RoleName& r) { return r.from == role; });
     throw_user(
         "{}: {}.{} is '{}'; allowed: {}{}", where_, place, key, printable(role, 40),
-        join(std::vector<std::string>(kRoles.begin(), kRoles.end())),
+        join(chat_roles()),
         sharegpt ? "; rename it, or set format = \"sharegpt\", which reads 'human' and 'gpt'" : "");
   }
 
@@ -257,7 +264,9 @@ void read_alpaca(const ChatJson& row, RowReader& reader, const std::string& wher
   }
   const ChatJson* instruction = find_any(row, {"instruction"});
   const ChatJson* input = find_any(row, {"input"});
-  if (instruction && instruction->is_string() && input && input->is_string() &&
+  if (input && !input->is_string())
+    throw_user("{}: field 'input' is {}, a string is needed", where, input->type_name());
+  if (instruction && instruction->is_string() && input &&
       !input->get_ref<const std::string&>().empty()) {
     const ChatJson both = instruction->get<std::string>() + "\n" + input->get<std::string>();
     reader.add_text(&both, "user", "instruction", false);
@@ -268,6 +277,10 @@ void read_alpaca(const ChatJson& row, RowReader& reader, const std::string& wher
 }
 
 }  // namespace
+
+std::vector<std::string> chat_roles() {
+  return {kRoles.begin(), kRoles.end()};
+}
 
 bool is_chat_format(SampleFormat format) {
   return format == SampleFormat::kChat || format == SampleFormat::kShareGpt ||

@@ -18,6 +18,9 @@ struct Conversation {
   jinja::Value tools = jinja::Value::none();  // a list of what may be called, or none
 };
 
+/// The roles that messages may have.
+std::vector<std::string> chat_roles();
+
 /// Whether rows of this format are conversations.
 bool is_chat_format(SampleFormat format);
 

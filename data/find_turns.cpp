@@ -19,17 +19,30 @@ bool only_assistant(const ChatOptions& options) {
   return options.roles_to_train == std::vector<std::string>{"assistant"};
 }
 
-/// Where the text of message `i` itself begins within what was printed for it.
-std::size_t content_begin(const Conversation& conversation, std::size_t i, const std::string& text,
-                          TextRange range) {
-  const jinja::Value* content = conversation.messages[i].as_dict()->find("content");
+/// Where the text of message `i` itself begins within what was printed for it: where another text
+/// in its place begins, if all before that stays as it is; else where the range begins.
+std::size_t content_begin(const ChatTemplate& chat, const Conversation& conversation, std::size_t i,
+                          const std::string& text, TextRange range) {
+  constexpr const char* kOther =
+      "\x1a"
+      "content"
+      "\x1a";
+  const jinja::Dict& message = *conversation.messages[i].as_dict();
+  const jinja::Value* content = message.find("content");
   if (!content || !content->as_text()) return range.begin;
-  std::string inner = *content->as_text();
-  const std::size_t begin = inner.find_first_not_of(" \t\r\n");
-  if (begin == inner.npos) return range.begin;
-  inner = inner.substr(begin, inner.find_last_not_of(" \t\r\n") + 1 - begin);
-  const std::size_t at = text.find(inner, range.begin);
-  return at < range.end ? at : range.begin;
+  jinja::Dict changed = message;
+  changed.set("content", jinja::Value::text(kOther));
+  Conversation other = conversation;
+  other.messages[i] = jinja::Value::dict(std::move(changed));
+  try {
+    const std::string marked = chat.render_text(other, false);
+    const std::size_t at = marked.find(kOther);
+    const bool same =
+        at >= range.begin && at <= range.end && marked.compare(0, at, text, 0, at) == 0;
+    return same ? at : range.begin;
+  } catch (const UserError&) {  // it looks into what it prints
+    return range.begin;
+  }
 }
 
 /// As much of the generation prompt as the turn begins with, up to the end of a line or of a mark.
@@ -104,7 +117,7 @@ RenderedChat ChatTemplate::render(const Conversation& conversation,
     const std::string_view text =
         std::string_view(out.text).substr(turn.begin, turn.end - turn.begin);
     if (trained[i] && conversation.roles[i] != "assistant") {
-      turn.begin = content_begin(conversation, i, out.text, printed[i]);
+      turn.begin = content_begin(*this, conversation, i, out.text, printed[i]);
     } else if (trained[i] && !prompt.empty() && text.starts_with(prompt)) {
       turn.begin += prompt.size();
     } else if (trained[i]) {
@@ -118,6 +131,10 @@ RenderedChat ChatTemplate::render(const Conversation& conversation,
         }
       } else {
         turn.begin += common_header(text, prompt);
+        // A header that is not spelled as the prompt is: what stands before the text is the rest.
+        if (!prompt.empty() && conversation.messages[i].as_dict()->items.size() == 2)
+          turn.begin =
+              std::max(turn.begin, content_begin(*this, conversation, i, out.text, printed[i]));
       }
     }
     turn.end = std::max(turn.begin, turn.end);

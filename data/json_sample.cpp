@@ -7,6 +7,7 @@
 #include "core/base/text.h"
 #include "data/conversation.h"
 #include "data/file_kind.h"
+#include "data/json_nesting.h"
 #include "data/utf8.h"
 
 namespace thimble {
@@ -17,6 +18,8 @@ using SampleJson = nlohmann::ordered_json;
 }  // namespace
 
 SampleJson parse_json_object(const std::string& line, const std::string& where) {
+  if (is_nested_deeper(line, kMostRowLevels))
+    throw_user("{}: JSON nested deeper than {} levels", where, kMostRowLevels);
   SampleJson value;
   try {
     value = SampleJson::parse(line);

@@ -95,14 +95,21 @@ bool ArrayReader::next(std::string& element) {
     if (peek() != '[') unexpected("'['");
     take();
     skip_blanks();
-    if (peek() == ']') closed_ = true;
+    if (peek() == ']') {
+      take();
+      closed_ = true;
+    }
   } else {
     skip_blanks();
     if (peek() != ',' && peek() != ']') unexpected("',' or ']'");
     closed_ = take() == ']';
   }
   opened_ = true;
-  if (closed_) return false;
+  if (closed_) {
+    skip_blanks();
+    if (peek() >= 0) unexpected("the end of the file");
+    return false;
+  }
   skip_blanks();
   line_number_ = at_line_;
   read_element(element);

@@ -177,10 +177,6 @@ void tokenize_resolved(const SourceSpec& source, const std::vector<std::string>&
   run.write(writer);
 }
 
-}  // namespace
-
-namespace {
-
 // The number of leading `ids` (of prompt and completion, tokenised as one text) that belong to the
 // prompt: those that the prompt alone has too, and further ones as long as their text lies within
 // the rest of the prompt.
@@ -195,11 +191,29 @@ std::int64_t ids_of_prompt(const Tokenizer& tokenizer, std::span<const std::int3
   return narrow<std::int64_t>(same);
 }
 
+// What the keys of a source may not say of conversations.
+void check_chat_options(const SourceSpec& source) {
+  const std::string& file = source.paths.front();
+  if (!source.parse_special) {
+    throw_user(
+        "{}: special_tokens = \"text\" with conversations; allowed \"parse\": a chat template "
+        "writes the ends of turns as special tokens",
+        file);
+  }
+  const std::vector<std::string> roles = chat_roles();
+  for (const std::string& role : source.chat.roles_to_train) {
+    if (std::find(roles.begin(), roles.end(), role) == roles.end())
+      throw_user("{}: roles_to_train holds '{}'; allowed: {}", file, printable(role, 40),
+                 join(roles));
+  }
+}
+
 }  // namespace
 
 std::shared_ptr<const ChatTemplate> chat_template_of(const SourceSpec& source,
                                                      const Tokenizer& tokenizer) {
   if (!is_chat_format(source.format)) return nullptr;
+  check_chat_options(source);
   const std::string& choice = source.chat.chat_template;
   auto chat = ChatTemplate::load(source.chat.tokenizer, tokenizer, choice);
   // Alpaca's own form is what models without a template know.

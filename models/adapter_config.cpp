@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <nlohmann/json.hpp>
+#include <type_traits>
 
 #include "core/base/error.h"
 #include "core/base/numeric.h"
@@ -113,15 +114,40 @@ std::vector<std::int64_t> layer_list(const ConfigFields& fields, const char* key
   return list;
 }
 
+using OrderedJson = nlohmann::ordered_json;
+
+Regex module_pattern(const std::string& pattern, std::string where) {
+  return {"(.*\\.)?(" + pattern + ")", Regex::Kind::kBytes, std::move(where)};
+}
+
+// A number of a pattern: of ranks a whole one, of alphas any.
+std::int64_t pattern_number(const Json& value, std::int64_t otherwise) {
+  const bool whole = value.is_number_unsigned() &&
+                     value.get<std::uint64_t>() <= static_cast<std::uint64_t>(kConfigSizeLimit);
+  return whole ? value.get<std::int64_t>() : otherwise;
+}
+double pattern_number(const Json& value, double otherwise) {
+  return value.is_number() && value.get<double>() <= kPositive.most ? value.get<double>()
+                                                                    : otherwise;
+}
+
+// `ordered`: the whole file with its keys in their order, which decides between two that match.
 template <typename Value>
-void read_pattern(const ConfigFields& fields, const char* key,
-                  std::map<std::string, Value>& pattern) {
+void read_pattern(const ConfigFields& fields, const OrderedJson& ordered, const char* key,
+                  std::vector<std::pair<std::string, Value>>& patterns) {
+  constexpr std::size_t kMostPatterns = 4096;
   if (!fields.has_value(key)) return;
-  if (!fields.raw(key).is_object()) fields.wrong(key, "an object of modules and numbers");
-  for (const auto& [name, value] : fields.raw(key).items()) {
-    if (!value.is_number() || !(value.template get<double>() > 0))
-      fields.wrong(key, "numbers above 0");
-    pattern[name] = value.template get<Value>();
+  if (!fields.raw(key).is_object() || fields.raw(key).size() > kMostPatterns)
+    fields.wrong(key, fmt::format("an object of at most {} modules and numbers", kMostPatterns));
+  for (const auto& [name, unordered] : ordered.at(key).items()) {
+    const Value value = pattern_number(fields.raw(key).at(name), Value{0});
+    if (!(value > 0)) {
+      fields.wrong(key, std::is_integral_v<Value>
+                            ? fmt::format("whole numbers from 1 to {}", kConfigSizeLimit)
+                            : "numbers above 0");
+    }
+    static_cast<void>(module_pattern(name, fmt::format("{}: {}", fields.file(), key)));
+    patterns.emplace_back(name, value);
   }
 }
 
@@ -135,11 +161,10 @@ AdapterKind kind_of(const ConfigFields& fields) {
 
 // The value of the first pattern that matches, as PEFT looks it up.
 template <typename Value>
-std::optional<Value> by_pattern(const std::map<std::string, Value>& patterns,
+std::optional<Value> by_pattern(const std::vector<std::pair<std::string, Value>>& patterns,
                                 std::string_view module) {
   for (const auto& [pattern, value] : patterns) {
-    const Regex regex("(.*\\.)?(" + pattern + ")", Regex::Kind::kBytes, "adapter pattern");
-    if (regex.matches_whole(module)) return value;
+    if (module_pattern(pattern, "adapter pattern").matches_whole(module)) return value;
   }
   return std::nullopt;
 }
@@ -201,8 +226,9 @@ AdapterFileConfig parse_adapter_config(std::string_view text, std::string_view f
   adapter.feedforward_modules = texts(fields, "feedforward_modules");
   adapter.modules_to_save = texts(fields, "modules_to_save");
   adapter.layers = layer_list(fields, "layers_to_transform");
-  read_pattern(fields, "rank_pattern", adapter.rank_pattern);
-  read_pattern(fields, "alpha_pattern", adapter.alpha_pattern);
+  const OrderedJson ordered = OrderedJson::parse(text);
+  read_pattern(fields, ordered, "rank_pattern", adapter.rank_pattern);
+  read_pattern(fields, ordered, "alpha_pattern", adapter.alpha_pattern);
   if (fields.has_value("base_model_name_or_path"))
     config.base_model = fields.string("base_model_name_or_path");
   return config;
@@ -214,15 +240,14 @@ AdapterFileConfig load_adapter_config(const std::filesystem::path& directory) {
 }
 
 std::string adapter_config_json(const AdapterConfig& config, const std::string& base_model) {
-  nlohmann::ordered_json json;
+  OrderedJson json;
   const auto list = [](const std::vector<std::string>& names) {
-    return names.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(names);
+    return names.empty() ? OrderedJson() : OrderedJson(names);
   };
   const bool lora = config.kind == AdapterKind::kLora, vera = config.kind == AdapterKind::kVera;
   json["peft_type"] = lora ? "LORA" : vera ? "VERA" : "IA3";
   json["task_type"] = "CAUSAL_LM";
-  json["base_model_name_or_path"] =
-      base_model.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(base_model);
+  json["base_model_name_or_path"] = base_model.empty() ? OrderedJson() : OrderedJson(base_model);
   json["inference_mode"] = true;
   json["fan_in_fan_out"] = false;
   json["modules_to_save"] = list(config.modules_to_save);
@@ -233,8 +258,7 @@ std::string adapter_config_json(const AdapterConfig& config, const std::string& 
     json["feedforward_modules"] = config.feedforward_modules;
     return json.dump(2) + "\n";
   }
-  json["layers_to_transform"] =
-      config.layers.empty() ? nlohmann::ordered_json() : nlohmann::ordered_json(config.layers);
+  json["layers_to_transform"] = config.layers.empty() ? OrderedJson() : OrderedJson(config.layers);
   json["layers_pattern"] = nullptr;
   json["bias"] = "none";
   json["r"] = config.rank;
@@ -250,8 +274,13 @@ std::string adapter_config_json(const AdapterConfig& config, const std::string& 
   json["init_lora_weights"] = true;
   json["use_rslora"] = config.rank_stabilised;
   json["use_dora"] = config.dora;
-  json["rank_pattern"] = config.rank_pattern;
-  json["alpha_pattern"] = config.alpha_pattern;
+  const auto object = [](const auto& patterns) {
+    OrderedJson values = OrderedJson::object();
+    for (const auto& [pattern, value] : patterns) values[pattern] = value;
+    return values;
+  };
+  json["rank_pattern"] = object(config.rank_pattern);
+  json["alpha_pattern"] = object(config.alpha_pattern);
   return json.dump(2) + "\n";
 }
 

@@ -3,10 +3,10 @@
 
 #include <cstdint>
 #include <filesystem>
-#include <map>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/ops/packed_ops.h"
@@ -34,11 +34,13 @@ struct AdapterConfig {
   AdapterInit init = AdapterInit::kDefault;
   /// Names of modules: the last part ("q_proj"), the last parts or all of it; or kAllLinear.
   std::vector<std::string> target_modules{std::string(kAllLinear)};
-  std::vector<std::string> feedforward_modules;      // of IA3: those whose input is scaled
-  std::vector<std::string> modules_to_save;          // trained as a whole, by the same names
-  std::vector<std::int64_t> layers;                  // empty: all
-  std::map<std::string, std::int64_t> rank_pattern;  // by module, over `rank`
-  std::map<std::string, double> alpha_pattern;
+  std::vector<std::string> feedforward_modules;  // of IA3: those whose input is scaled
+  std::vector<std::string> modules_to_save;      // trained as a whole, by the same names
+  std::vector<std::int64_t> layers;              // empty: all
+  /// By module, over `rank` and `alpha`: regular expressions for the end of its name, of which the
+  /// first that matches counts.
+  std::vector<std::pair<std::string, std::int64_t>> rank_pattern;
+  std::vector<std::pair<std::string, double>> alpha_pattern;
   /// How the model's linear layers are kept; none: in the dtype that it computes with.
   std::optional<PackedFormat> base = {};
 

@@ -17,10 +17,6 @@ namespace fs = std::filesystem;
 
 constexpr std::string_view kAdapterPrefix = "base_model.model.";
 
-std::string dims_text(std::span<const std::int64_t> dims) {
-  return fmt::format("[{}]", fmt::join(dims, ", "));
-}
-
 bool has_shape_of(const SafetensorsEntry& entry, const ParamInfo& info) {
   std::vector<std::int64_t> found = entry.shape;
   const std::vector<std::int64_t> wanted(info.shape.dims().begin(), info.shape.dims().end());
@@ -117,14 +113,7 @@ void AdapterSource::open(const fs::path& directory) {
       problems.push_back(
           fmt::format("tensor {} is not part of this model's adapter", printable(entry.name)));
   }
-  if (problems.empty()) return;
-  constexpr std::size_t kShown = 8;
-  const std::size_t all = problems.size();
-  if (all > kShown) {
-    problems.resize(kShown);
-    problems.push_back(fmt::format("and {} more", all - kShown));
-  }
-  throw_user("{}: {}", path.string(), join(problems, "; "));
+  throw_problems(path, std::move(problems));
 }
 
 void AdapterSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {

@@ -4,6 +4,7 @@
 #include <set>
 
 #include "core/base/text.h"
+#include "models/config_fields.h"
 
 namespace thimble {
 namespace {
@@ -96,6 +97,8 @@ void Adapters::add_shared(const std::vector<LinearMatrix>& linears, ParamTable& 
     out = std::max(out, linear.info.shape[0]);
     in = std::max(in, linear.info.shape[1]);
   }
+  if (config_->rank < 1 || config_->rank > kConfigSizeLimit)
+    throw_user("adapter.r = {}: allowed 1 to {}", config_->rank, kConfigSizeLimit);
   for (const auto& [name, shape] : {std::pair("vera_A", Shape{config_->rank, in}),
                                     std::pair("vera_B", Shape{out, config_->rank})}) {
     shared_.push_back(params.add({.name = name, .shape = shape, .trainable = false}));
@@ -156,6 +159,10 @@ void Adapters::add_low_rank(AdaptedMatrix& matrix, ParamTable& params,
   if (shape.rank < 1 || shape.rank > std::min(out, in)) {
     throw_user("adapter.r = {}: {} is {} x {}; allowed 1 to {}", shape.rank, matrix.module, out, in,
                std::min(out, in));
+  }
+  if (!(shape.scale >= kPositive.least && shape.scale <= kPositive.most)) {
+    throw_user("adapter.lora_alpha: {} is scaled by {:g}; allowed {:g} to {:g}", matrix.module,
+               shape.scale, kPositive.least, kPositive.most);
   }
   const auto make = [&](const char* suffix, const Shape& of, bool trainable) {
     const bool vector = of.rank() == 1;

@@ -49,6 +49,8 @@ class ConfigFields {
   const Json& raw(const char* key) const { return json_[key]; }
   const Json& all() const { return json_; }
   std::string_view file() const { return file_; }
+  /// What stands before a key in messages: "rope_scaling.".
+  const std::string& prefix() const { return prefix_; }
 
   [[noreturn]] void wrong(const std::string& key, std::string_view allowed) const;
 

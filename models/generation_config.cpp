@@ -1,5 +1,6 @@
 #include "models/generation_config.h"
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "core/base/error.h"
@@ -65,8 +66,18 @@ GenerationConfig parse_generation_config(std::string_view text, std::string_view
   return config;
 }
 
+std::string with_end_id(std::string_view text, std::vector<std::int32_t> ends, std::int32_t end) {
+  auto json = text.empty() ? nlohmann::ordered_json::object() : nlohmann::ordered_json::parse(text);
+  const GenerationConfig had = parse_generation_config(json.dump(), kGenerationConfigName);
+  if (!had.eos_ids.empty()) ends = had.eos_ids;
+  if (std::find(ends.begin(), ends.end(), end) != ends.end()) return std::string(text);
+  ends.push_back(end);
+  json["eos_token_id"] = ends;
+  return json.dump(2) + "\n";
+}
+
 GenerationConfig load_generation_config(const std::filesystem::path& directory) {
-  const std::filesystem::path file = directory / "generation_config.json";
+  const std::filesystem::path file = directory / kGenerationConfigName;
   if (!std::filesystem::exists(file)) return {};
   return parse_generation_config(read_text_file(file, kLimitBytes), file.string());
 }

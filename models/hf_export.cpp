@@ -11,6 +11,7 @@
 #include "core/ops/ops.h"
 #include "models/export_rows.h"
 #include "models/fused_tensors.h"
+#include "models/generation_config.h"
 #include "models/model_files.h"
 
 namespace thimble {
@@ -167,8 +168,8 @@ void write_model_files(const ModelConfig& config, const HfExport& options,
   write_file_atomic(directory / "config.json",
                     exported_config(config, options.dtype, options.source_config));
   for (const fs::path& file : options.files_to_copy) copy_into(file, directory);
-  if (options.source_config.empty() && !fs::exists(directory / "generation_config.json")) {
-    write_file_atomic(directory / "generation_config.json", generation_config_json(config));
+  if (options.source_config.empty() && !fs::exists(directory / kGenerationConfigName)) {
+    write_file_atomic(directory / kGenerationConfigName, generation_config_json(config));
   }
   if (options.tokenizer_is_bytes) {
     write_file_atomic(directory / kByteTokenizerMarker,

@@ -51,10 +51,6 @@ Found find_rows(const SafetensorsModel& model, const ParamTable& params, const P
   return {own, 0, info.shape[0]};
 }
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  return fmt::format("[{}]", fmt::join(shape, ", "));
-}
-
 void check_tensors(const SafetensorsModel& model, const ParamTable& params,
                    const std::filesystem::path& directory, const NoteFn& note) {
   std::vector<std::string> problems;
@@ -76,7 +72,7 @@ void check_tensors(const SafetensorsModel& model, const ParamTable& params,
       problems.push_back(fmt::format("tensor {} is missing", info.name));
     } else if (found.entry->shape != wanted) {
       problems.push_back(fmt::format("tensor {} is {}, config.json asks for {}", found.entry->name,
-                                     shape_text(found.entry->shape), shape_text(wanted)));
+                                     dims_text(found.entry->shape), dims_text(wanted)));
     } else if (!is_readable(*found.entry)) {
       problems.push_back(fmt::format("tensor {} is {}; allowed F32, BF16, F16", info.name,
                                      found.entry->dtype_text));
@@ -90,14 +86,7 @@ void check_tensors(const SafetensorsModel& model, const ParamTable& params,
       problems.push_back(fmt::format("tensor {} is not part of this model", printable(name)));
     }
   }
-  if (problems.empty()) return;
-  constexpr std::size_t kShown = 8;
-  const std::size_t all = problems.size();
-  if (all > kShown) {
-    problems.resize(kShown);
-    problems.push_back(fmt::format("and {} more", all - kShown));
-  }
-  throw_user("{}: {}", directory.string(), join(problems, "; "));
+  throw_problems(directory, std::move(problems));
 }
 
 }  // namespace

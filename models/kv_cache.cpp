@@ -55,6 +55,11 @@ bool KvBatch::reads_unrotated() const {
                      [](const Part& p) { return p.store->reads_unrotated(); });
 }
 
+bool KvBatch::reads_inputs() const {
+  return std::any_of(parts_.begin(), parts_.end(),
+                     [](const Part& p) { return p.store->reads_inputs(); });
+}
+
 Tensor KvBatch::attend(Arena& arena, const KvQueries& in) {
   Tensor out =
       Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(), "attention");
@@ -68,6 +73,7 @@ Tensor KvBatch::attend(Arena& arena, const KvQueries& in) {
                   .v = rows(in.v),
                   .raw_q = rows(in.raw_q),
                   .raw_k = rows(in.raw_k),
+                  .input = rows(in.input),
                   .positions = rows(in.positions),
                   .segment_start = rows(in.segment_start),
                   .rope_table = in.rope_table,

@@ -47,6 +47,7 @@ class KvBatch final : public KvStore {
   explicit KvBatch(std::vector<Part> parts) : parts_(std::move(parts)) {}
   Tensor attend(Arena& arena, const KvQueries& in) override;
   bool reads_unrotated() const override;
+  bool reads_inputs() const override;
 
  private:
   std::vector<Part> parts_;

@@ -69,7 +69,8 @@ void parse_yarn(const ConfigFields& rope, RopeScaling& s) {
 
 std::vector<double> parse_factors(const ConfigFields& rope, const char* key, std::int64_t count) {
   const std::string allowed = fmt::format("a list of {} numbers above 0", count);
-  if (!rope.has_value(key)) throw_user("{}: longrope needs {}: {}", rope.file(), key, allowed);
+  if (!rope.has_value(key))
+    throw_user("{}: {}{} is missing: longrope needs {}", rope.file(), rope.prefix(), key, allowed);
   const Json& list = rope.raw(key);
   if (!list.is_array() || static_cast<std::int64_t>(list.size()) != count) rope.wrong(key, allowed);
   std::vector<double> factors;

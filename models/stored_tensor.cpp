@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/base/text.h"
 #include "core/base/threads.h"
 #include "core/ops/ops.h"
 
@@ -14,6 +15,21 @@ constexpr std::int64_t kPieceBytes = 8 * kMiB;
 
 bool is_readable(const SafetensorsEntry& entry) {
   return entry.dtype == DType::kF32 || entry.dtype == DType::kBF16 || entry.dtype == DType::kF16;
+}
+
+std::string dims_text(std::span<const std::int64_t> dims) {
+  return fmt::format("[{}]", fmt::join(dims, ", "));
+}
+
+void throw_problems(const std::filesystem::path& place, std::vector<std::string> problems) {
+  if (problems.empty()) return;
+  constexpr std::size_t kShown = 8;
+  const std::size_t all = problems.size();
+  if (all > kShown) {
+    problems.resize(kShown);
+    problems.push_back(fmt::format("and {} more", all - kShown));
+  }
+  throw_user("{}: {}", place.string(), join(problems, "; "));
 }
 
 void read_stored(Arena& arena, const StoredRows& from, const ParamInfo& info, Slice slice,

@@ -125,6 +125,8 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
   const Layer& l = layers_[static_cast<std::size_t>(index)];
   LayerTap* tap = attention.tap;
   if (tap != nullptr) tap->after_norm(index, x);
+  const KvStore* kv = attention.kv;
+  const Tensor input = kv != nullptr && kv->reads_inputs() ? x.value : Tensor();
   Var q = adapters_.linear(ctx, x, l.q, l.q_bias);
   Var k = adapters_.linear(ctx, x, l.k, l.k_bias);
   Var v = adapters_.linear(ctx, x, l.v, l.v_bias);
@@ -132,11 +134,11 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
   q = norm(ctx, q, l.q_norm);
   k = norm(ctx, k, l.k_norm);
   if (tap != nullptr) tap->before_rope(index, q, k, v);
-  const bool raw = attention.kv != nullptr && attention.kv->reads_unrotated();
+  const bool raw = kv != nullptr && kv->reads_unrotated();
   const Tensor raw_q = raw ? q.value : Tensor(), raw_k = raw ? k.value : Tensor();
   q = partial_rope(ctx, std::move(q), attention, config_.head_dim);
   k = partial_rope(ctx, std::move(k), attention, config_.head_dim);
-  if (tap != nullptr) tap->after_rope(index, k, v);
+  if (tap != nullptr) tap->after_rope(index, q, k, v);
   const ops::AttentionShape shape{.batch = attention.sequences,
                                   .heads = config_.num_heads,
                                   .kv_heads = config_.num_kv_heads,
@@ -153,6 +155,7 @@ Var Transformer::self_attention(Context& ctx, int index, Var x,
                                                  .v = v.value,
                                                  .raw_q = raw_q,
                                                  .raw_k = raw_k,
+                                                 .input = input,
                                                  .positions = attention.positions,
                                                  .segment_start = attention.segment_start,
                                                  .rope_table = attention.rope_table,
@@ -269,7 +272,8 @@ Var Transformer::stage(Context& ctx, const ModelInputs& inputs, std::size_t inde
   const AttentionContext attention{.sequences = batch.sequences,
                                    .positions = batch.positions,
                                    .segment_start = batch.segment_start,
-                                   .rope_table = inputs.tables[0]};
+                                   .rope_table = inputs.tables[0],
+                                   .tap = inputs.tap};
   return layer(ctx, static_cast<int>(index) - 1, x, attention);
 }
 

@@ -28,6 +28,7 @@ bool has_like_layers(const TrainSpec& spec) {
   const double quarters = 4 * spec.engine.recompute_share;
   if (!spec.freeze.empty() || !spec.optimizer.groups.empty() || quarters != std::floor(quarters))
     return false;
+  if (spec.compressor) return false;
   if (spec.adapter && (!spec.adapter->layers.empty() || !spec.adapter->rank_pattern.empty()))
     return false;
   const Transformer model(with_layers(spec, kFew).model, spec.adapter);

@@ -4,6 +4,7 @@
 #include <map>
 #include <set>
 
+#include "compress/kvc_file.h"
 #include "models/adapter_export.h"
 #include "models/decoder.h"
 #include "train/save_checkpoint.h"
@@ -73,6 +74,18 @@ void plan_steps(TrainEngine& engine, const std::vector<Batch>& batches) {
   engine.finish_update();
 }
 
+void plan_export(AssembledEngine& assembled, const TrainSpec& spec) {
+  TrainEngine& engine = assembled.engine;
+  const PhaseScope phase(engine.arena(), "export");
+  if (assembled.compressor != nullptr) {
+    export_compressor(engine.arena(), *assembled.compressor, engine.store(),
+                      {.directory = "plan", .dtype = spec.engine.dtype, .config = {}});
+    return;
+  }
+  export_trained(engine.arena(), assembled.model, engine.store(),
+                 {.directory = "plan", .dtype = spec.engine.dtype});
+}
+
 }  // namespace
 
 PlannedEngine::PlannedEngine(const TrainSpec& spec, const RankPlace& place, bool accumulates)
@@ -89,7 +102,8 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
   Arena& arena = *planned.arena;
   TrainEngine& engine = planned.assembled.engine;
   const Reservation snapshots = reserve_snapshots(engine, spec.snapshots);
-  planned.assembled.load(*open_weights(arena.pinned(), spec, planned.assembled.model));
+  planned.assembled.load(*open_weights(arena.pinned(), spec, planned.assembled.model,
+                                       planned.assembled.compressor.get()));
   arena.begin_phase("step");
   // One after the other, micro-batches from the second on take the same memory; by layers, each
   // takes its own.
@@ -109,9 +123,7 @@ MemoryReport plan_memory(const TrainSpec& spec, const BatchPlan& batch, const Ra
     const std::unique_ptr<FileEngine> files = make_file_engine();
     save_checkpoint(engine, *files, {}, {}, {});
   }
-  const PhaseScope phase(arena, "export");
-  export_trained(arena, planned.assembled.model, engine.store(),
-                 {.directory = "plan", .dtype = spec.engine.dtype});
+  plan_export(planned.assembled, spec);
   return memory_report(arena);
 }
 

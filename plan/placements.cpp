@@ -4,6 +4,8 @@
 #include <array>
 #include <optional>
 
+#include "train/compressor_parts.h"
+
 namespace thimble {
 namespace {
 
@@ -55,11 +57,13 @@ std::optional<TrainSpec> moved(const TrainSpec& spec, const OffloadedParts& rung
 
 bool has_int8(const TrainSpec& spec) {
   Transformer model(spec.model, spec.adapter);
-  freeze_parameters(spec.freeze, model);
-  const OptimizerGroups optimizer = make_optimizer(spec.optimizer, model.params());
-  const auto ids = model.params().ids();
+  const std::unique_ptr<CompressorModel> compressor = make_compressor(spec, model);
+  if (compressor == nullptr) freeze_parameters(spec.freeze, model);
+  const ParamTable& params = compressor != nullptr ? compressor->params() : model.params();
+  const OptimizerGroups optimizer = make_optimizer(spec.optimizer, params);
+  const auto ids = params.ids();
   return std::any_of(ids.begin(), ids.end(),
-                     [&](ParamId id) { return optimizer.int8_weight(model.params().info(id)); });
+                     [&](ParamId id) { return optimizer.int8_weight(params.info(id)); });
 }
 
 std::vector<TrainSpec> placements(const TrainSpec& spec, const RankPlace& place) {

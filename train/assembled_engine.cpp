@@ -4,9 +4,11 @@
 
 #include <algorithm>
 
+#include "compress/kvc_file.h"
 #include "core/base/regex.h"
 #include "models/adapter_source.h"
 #include "models/weight_sources.h"
+#include "train/compressor_parts.h"
 #include "train/packed_base.h"
 #include "train/principal_parts.h"
 #include "train/state_window.h"
@@ -14,7 +16,9 @@
 namespace thimble {
 namespace {
 
-const ParamTable& frozen_parameters(const TrainSpec& spec, Transformer& model) {
+const ParamTable& frozen_parameters(const TrainSpec& spec, Transformer& model,
+                                    const CompressorModel* compressor) {
+  if (compressor != nullptr) return compressor->params();
   freeze_parameters(spec.freeze, model);
   return model.params();
 }
@@ -55,7 +59,8 @@ EngineOptions engine_options(const TrainSpec& spec) {
   // In memory there is nothing to wait for.
   options.delayed_update = spec.offload.delayed_update && spec.offload.any_away();
   // On disk they are kept for this run, wherever they came from.
-  options.leaves_frozen = spec.adapter.has_value() && !spec.offload.weights;
+  options.leaves_frozen =
+      (spec.adapter.has_value() || spec.compressor.has_value()) && !spec.offload.weights;
   options.gpu_share = spec.offload.host_state ? spec.offload.gpu_share : 1;
   return options;
 }
@@ -87,7 +92,8 @@ OptimizerGroups make_optimizer(const OptimizerSpec& spec, const ParamTable& para
 }
 
 std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
-                                           const Transformer& model) {
+                                           const Transformer& model,
+                                           const CompressorModel* compressor) {
   const auto open = [&](const ParamTable& params) -> std::unique_ptr<TensorSource> {
     if (spec.model_dir.empty())
       return std::make_unique<InitSource>(spec.engine.seed, spec.model.init_std,
@@ -95,6 +101,15 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
     return std::make_unique<HfSource>(arena, spec.model_dir, params,
                                       [](const std::string& note) { spdlog::info("{}", note); });
   };
+  if (compressor != nullptr) {
+    if (!spec.compressor_dir.empty() && !arena.device().planning) {
+      check_base(load_kvc_config(spec.compressor_dir), kvc_base(spec.model, spec.model_dir),
+                 spec.compressor_dir, false);
+    }
+    return std::make_unique<CompressorSource>(
+        arena, *compressor, open(model.params()),
+        CompressorStart{.directory = spec.compressor_dir, .seed = spec.engine.seed});
+  }
   if (model.adapters().empty()) return open(model.params());
   return std::make_unique<AdapterSource>(
       arena, model, open(Transformer(spec.model).params()),
@@ -106,12 +121,13 @@ std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
 AssembledEngine::AssembledEngine(const TrainSpec& spec, Arena& arena, Communicator& comm,
                                  OffloadedRun run)
     : model(spec.model, spec.adapter),
+      compressor(make_compressor(spec, model)),
       packed(make_packed(spec, in_load_phase(arena), model)),
-      optimizer(make_optimizer(spec.optimizer, frozen_parameters(spec, model))),
+      optimizer(make_optimizer(spec.optimizer, frozen_parameters(spec, model, compressor.get()))),
       offload(spec.offload.state
                   ? std::make_unique<OffloadStores>(spec.offload, optimizer, comm, std::move(run))
                   : nullptr),
-      engine(arena, model, optimizer, engine_options(spec), {comm, stores(spec.offload)}) {}
+      engine(arena, trained(), optimizer, engine_options(spec), {comm, stores(spec.offload)}) {}
 
 void AssembledEngine::load(TensorSource& source) {
   if (packed) load_packed(engine.arena(), *packed, source);

@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "compress/compressor_model.h"
 #include "models/transformer.h"
 #include "offload/hosted_state.h"
 #include "offload/offloaded_activations.h"
@@ -22,10 +23,11 @@ void freeze_parameters(const std::vector<std::string>& patterns, Transformer& mo
 OptimizerGroups make_optimizer(const OptimizerSpec& spec, const ParamTable& params);
 
 /// Where the weights come from: spec.model_dir, or random numbers of engine.seed; those of adapters
-/// from spec.adapter_dir, or from where they begin. `arena` is one in the host's memory; the model
-/// must outlive what is returned.
+/// from spec.adapter_dir, or from where they begin; those of a compressor (null: there is none)
+/// likewise. `arena` is one in the host's memory; the models must outlive what is returned.
 std::unique_ptr<TensorSource> open_weights(Arena& arena, const TrainSpec& spec,
-                                           const Transformer& model);
+                                           const Transformer& model,
+                                           const CompressorModel* compressor);
 
 struct AssembledEngine {
   /// Everything of one rank, in the arena's phase "load"; no weights are read yet. arena and comm
@@ -44,7 +46,13 @@ struct AssembledEngine {
   /// The same between a GPU and its host, of updates whose state is there.
   HostTraffic host_traffic() const;
 
+  /// What the engine trains: the model, or the compressor beside it.
+  const TrainableModel& trained() const {
+    return compressor ? static_cast<const TrainableModel&>(*compressor) : model;
+  }
+
   Transformer model;
+  std::unique_ptr<CompressorModel> compressor;  // null: none is trained
   std::unique_ptr<PackedMatrices> packed;  // null: none of the model's are
   OptimizerGroups optimizer;
   std::unique_ptr<OffloadStores> offload;       // null: all state is in memory

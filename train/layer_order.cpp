@@ -21,6 +21,7 @@ struct PassUnderWay {
   std::unique_ptr<Tape> tape;
   Context ctx;
   BatchTensors batch;
+  Tensor carried;                     // of the model's make_carried()
   Var x{};                            // what its last stage gave
   std::vector<std::size_t> begins{};  // on the tape, by stage
 };
@@ -38,11 +39,15 @@ void TrainEngine::run_by_layers(std::span<const Batch> micro_batches, float scal
     auto tape = std::make_unique<Tape>(arena_, *gradients_, *activations_, options_.recompute,
                                        options_.recompute_share);
     const Context ctx{pins, arena_, options_.dtype, tape.get(), options_.fp8};
-    passes.push_back({.tape = std::move(tape), .ctx = ctx, .batch = feed.next()});
+    const BatchTensors& batch = feed.next();
+    passes.push_back({.tape = std::move(tape),
+                      .ctx = ctx,
+                      .batch = batch,
+                      .carried = model_.make_carried(arena_, batch)});
   }
   const auto forward = [&](PassUnderWay& pass, std::size_t stage) {
     pass.begins.push_back(pass.tape->mark());
-    const ModelInputs inputs{pass.batch, tables_, scale};
+    const ModelInputs inputs{pass.batch, tables_, scale, pass.carried};
     pass.x = model_.stage(pass.ctx, inputs, stage, std::move(pass.x));
   };
   phase("forward", true);

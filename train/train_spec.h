@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "compress/compressor_config.h"
 #include "data/data_spec.h"
 #include "models/adapter_config.h"
 #include "models/model_config.h"
@@ -34,6 +35,9 @@ struct TrainSpec {
   std::vector<std::string> freeze;       // regular expressions of whole names that are not trained
   std::optional<AdapterConfig> adapter;  // what is trained beside the model; none: the model itself
   std::filesystem::path adapter_dir;     // an adapter to go on from; empty: from nothing
+  /// What is trained to compress the KV cache of the model, which is frozen; none: it is not.
+  std::optional<CompressorConfig> compressor;
+  std::filesystem::path compressor_dir;  // a compressor to go on from; empty: from nothing
   OptimizerSpec optimizer;
   EngineOptions engine;  // accumulates, zero_stage and ranks_on_gpu are settled by the plan
   OffloadSpec offload;

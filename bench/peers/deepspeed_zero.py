@@ -3,10 +3,12 @@
 
     DS_ACCELERATOR=cpu deepspeed_zero.py --size 350m --ranks 2 --stage 1 --dir DIR
 
-The model is that of torch_llama.py, its weights in bf16 with f32 masters and moments.
+The model is that of torch_llama.py, its weights in bf16 with f32 masters and moments. With --random nothing is trained: DIR
+is a universal folder of normal random values, made a parameter at a time, for sizes whose training this machine cannot hold.
 """
 import argparse
 import os
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -34,13 +36,30 @@ def rank_main(rank, o):
     dist.destroy_process_group()
 
 
+def random_universal(o):
+    with torch.device("meta"):
+        model = LlamaLoss(SHAPES[o.size], 16, False)
+    tag = Path(o.dir) / "global_step1"
+    torch.manual_seed(1)
+    for name, parameter in model.named_parameters():
+        folder = tag / "zero" / name
+        folder.mkdir(parents=True)
+        for state in ("fp32", "exp_avg", "exp_avg_sq"):
+            torch.save({"param": torch.randn(parameter.shape)}, folder / f"{state}.pt")
+        torch.save(torch.tensor(1.0), folder / "step.pt")
+    (Path(o.dir) / "latest_universal").write_text(tag.name)
+
+
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--dir", required=True)
     p.add_argument("--size", choices=list(SHAPES), default="350m")
     p.add_argument("--ranks", type=int, default=2)
     p.add_argument("--stage", type=int, choices=(1, 2, 3), default=1)
+    p.add_argument("--random", action="store_true")
     o = p.parse_args()
+    if o.random:
+        return random_universal(o)
     mp.spawn(rank_main, args=(o,), nprocs=o.ranks)
 
 

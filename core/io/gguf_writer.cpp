@@ -93,59 +93,63 @@ std::int64_t GgufTensor::bytes() const {
   return numel() / facts.block_elements * facts.block_bytes;
 }
 
-GgufWriter::GgufWriter(const std::filesystem::path& file, const GgufKeys& keys,
-                       const std::vector<GgufTensor>& tensors)
-    : file_(File::create(file)) {
-  GgufHeader header;
-  header.number(std::uint32_t{0x46554747});  // "GGUF"
-  header.number(kGgufVersion);
-  header.number<std::uint64_t>(tensors.size());
-  header.number<std::uint64_t>(keys.size());
+GgufLayout::GgufLayout(const GgufKeys& keys, const std::vector<GgufTensor>& tensors) {
+  GgufHeader bytes;
+  bytes.number(std::uint32_t{0x46554747});  // "GGUF"
+  bytes.number(kGgufVersion);
+  bytes.number<std::uint64_t>(tensors.size());
+  bytes.number<std::uint64_t>(keys.size());
   for (const auto& [name, value] : keys) {
-    header.text(name);
-    std::visit([&](const auto& v) { header.value(v); }, value);
+    bytes.text(name);
+    std::visit([&](const auto& v) { bytes.value(v); }, value);
   }
   std::int64_t data = 0;
   for (const GgufTensor& tensor : tensors) {
     TH_CHECK(!tensor.shape.empty() && tensor.shape.back() % gguf_type(tensor.type).block_elements == 0,
              "{}", tensor.name);
-    header.text(tensor.name);
-    header.number(narrow<std::uint32_t>(tensor.shape.size()));
+    bytes.text(tensor.name);
+    bytes.number(narrow<std::uint32_t>(tensor.shape.size()));
     // The format counts dimensions from the one whose elements follow one another.
     for (std::size_t i = tensor.shape.size(); i-- > 0;)
-      header.number<std::uint64_t>(narrow<std::uint64_t>(tensor.shape[i]));
-    header.number(static_cast<std::uint32_t>(tensor.type));
-    header.number<std::uint64_t>(narrow<std::uint64_t>(data));
-    offsets_.push_back(data);
-    sizes_.push_back(tensor.bytes());
+      bytes.number<std::uint64_t>(narrow<std::uint64_t>(tensor.shape[i]));
+    bytes.number(static_cast<std::uint32_t>(tensor.type));
+    bytes.number<std::uint64_t>(narrow<std::uint64_t>(data));
+    offsets.push_back(data);
+    sizes.push_back(tensor.bytes());
     data += round_up(tensor.bytes(), kTensorAlignment);
   }
-  header.pad();
-  file_.reserve(header.size() + data);
-  file_.write_at(0, header.span());
-  for (std::int64_t& offset : offsets_) offset += header.size();
+  bytes.pad();
+  header.assign(bytes.span().begin(), bytes.span().end());
+  for (std::int64_t& offset : offsets) offset += bytes.size();
+}
+
+GgufWriter::GgufWriter(const std::filesystem::path& file, const GgufLayout& layout)
+    : layout_(layout), file_(File::create(file)) {
+  if (!layout.offsets.empty())
+    file_.reserve(round_up(layout.offsets.back() + layout.sizes.back(), kTensorAlignment));
+  file_.write_at(0, layout.header);
 }
 
 void GgufWriter::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
-    TH_CHECK(tensor_ < sizes_.size(), "more bytes than the tensors have");
+    TH_CHECK(tensor_ < layout_.sizes.size(), "more bytes than the tensors have");
     const auto count =
-        std::min(narrow<std::int64_t>(bytes.size()), sizes_[tensor_] - done_);
-    file_.write_at(offsets_[tensor_] + done_, bytes.first(static_cast<std::size_t>(count)));
+        std::min(narrow<std::int64_t>(bytes.size()), layout_.sizes[tensor_] - done_);
+    file_.write_at(layout_.offsets[tensor_] + done_, bytes.first(static_cast<std::size_t>(count)));
     bytes = bytes.subspan(static_cast<std::size_t>(count));
     done_ += count;
-    if (done_ < sizes_[tensor_]) continue;
+    if (done_ < layout_.sizes[tensor_]) continue;
     ++tensor_;
     done_ = 0;
   }
 }
 
 void GgufWriter::finish() {
-  while (tensor_ < sizes_.size() && sizes_[tensor_] == 0) ++tensor_;
-  TH_CHECK_EQ(tensor_, sizes_.size());
+  while (tensor_ < layout_.sizes.size() && layout_.sizes[tensor_] == 0) ++tensor_;
+  TH_CHECK_EQ(tensor_, layout_.sizes.size());
   // Readers expect the padding behind the last tensor too.
-  if (!sizes_.empty()) {
-    const std::int64_t end = offsets_.back() + sizes_.back();
+  if (!layout_.sizes.empty()) {
+    const std::int64_t end = layout_.offsets.back() + layout_.sizes.back();
     const std::vector<std::byte> padding(static_cast<std::size_t>(round_up(end, kTensorAlignment) - end));
     if (!padding.empty()) file_.write_at(end, padding);
   }

@@ -41,12 +41,20 @@ struct GgufTensor {
   std::int64_t bytes() const;
 };
 
+/// The header of a file, and where each tensor's data begins in it.
+struct GgufLayout {
+  std::vector<std::byte> header;
+  std::vector<std::int64_t> offsets, sizes;  // bytes, by tensor
+
+  GgufLayout(const GgufKeys& keys, const std::vector<GgufTensor>& tensors);
+};
+
 /// A file whose header is written at once and whose tensors follow in their order, in pieces of any
 /// size. Throws SystemError if writing fails.
 class GgufWriter {
  public:
-  GgufWriter(const std::filesystem::path& file, const GgufKeys& keys,
-             const std::vector<GgufTensor>& tensors);
+  /// The layout outlives the writer.
+  GgufWriter(const std::filesystem::path& file, const GgufLayout& layout);
 
   /// The next bytes of the tensors. A tensor begins where the one before it is complete.
   void write(std::span<const std::byte> bytes);
@@ -54,12 +62,9 @@ class GgufWriter {
   /// Durable on return. All tensors must be complete.
   void finish();
 
-  /// Where the data of tensor `index` begins in the file, in bytes.
-  std::int64_t offset(std::size_t index) const { return offsets_[index]; }
-
  private:
+  const GgufLayout& layout_;
   File file_;
-  std::vector<std::int64_t> offsets_, sizes_;
   std::size_t tensor_ = 0;
   std::int64_t done_ = 0;  // bytes of it
 };

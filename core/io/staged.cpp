@@ -69,6 +69,18 @@ fs::path move_aside(const fs::path& path) {
   }
 }
 
+std::optional<fs::path> put_in_place(const fs::path& made, const fs::path& destination) {
+  failpoint("staged_directory.place");
+  std::optional<fs::path> aside;
+  while (!rename_to_free(made, without_slash(destination))) {
+    aside = move_aside(destination);
+    failpoint("staged_directory.place");
+  }
+  failpoint("staged_directory.place");
+  sync_directory(parent_of(without_slash(destination)));
+  return aside;
+}
+
 StagedDirectory::StagedDirectory(fs::path destination)
     : destination_(without_slash(std::move(destination))) {
   std::error_code error;
@@ -87,15 +99,8 @@ StagedDirectory::~StagedDirectory() {
 
 std::optional<fs::path> StagedDirectory::put_in_place() {
   sync_directory(path_);
-  failpoint("staged_directory.place");
-  std::optional<fs::path> aside;
-  while (!rename_to_free(path_, destination_)) {
-    aside = move_aside(destination_);
-    failpoint("staged_directory.place");
-  }
+  std::optional<fs::path> aside = thimble::put_in_place(path_, destination_);
   placed_ = true;
-  failpoint("staged_directory.place");
-  sync_directory(parent_of(destination_));
   return aside;
 }
 

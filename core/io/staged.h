@@ -21,6 +21,11 @@ std::filesystem::path free_old_name(const std::filesystem::path& path);
 /// now. Throws SystemError.
 std::filesystem::path move_aside(const std::filesystem::path& path);
 
+/// Renames a file or directory to `destination` and makes that durable. What is there already is
+/// moved aside, never removed; returns where to. Throws SystemError.
+std::optional<std::filesystem::path> put_in_place(const std::filesystem::path& made,
+                                                  const std::filesystem::path& destination);
+
 /// A directory being written beside its destination.
 class StagedDirectory {
  public:
@@ -35,8 +40,7 @@ class StagedDirectory {
   /// Where to write.
   const std::filesystem::path& path() const { return path_; }
 
-  /// Renames it to the destination and makes that durable. What is there already is moved aside,
-  /// never removed; returns where to. Throws SystemError.
+  /// As put_in_place() of the directory.
   std::optional<std::filesystem::path> put_in_place();
 
  private:

@@ -63,12 +63,16 @@ class ZipWriter {
  public:
   /// Begins at `offset` of the file, which must outlive the writer.
   explicit ZipWriter(File& file, std::int64_t offset = 0)
-      : file_(file), base_(offset), end_(offset) {}
+      : file_(&file), base_(offset), end_(offset) {}
+  /// Writes nothing: tells by finish() how large the archive of such entries is.
+  static ZipWriter counting() { return ZipWriter(); }
 
   /// Begins an entry of so many bytes, which then lie at a multiple of 64 from the archive's start.
   void begin(std::string_view name, std::int64_t bytes);
   /// Appends to the entry. When it is full its checksum is written.
   void write(std::span<const std::byte> slice);
+  /// Of one that counts: as write() of so many bytes.
+  void count(std::int64_t bytes);
   void add(std::string_view name, std::string_view text);
   /// Writes the directory; every entry must be full. Returns the bytes of the whole archive.
   std::int64_t finish();
@@ -79,10 +83,11 @@ class ZipWriter {
     std::int64_t header = 0, bytes = 0;  // from the archive's start
     std::uint32_t crc = 0;
   };
+  ZipWriter() = default;
   void put(std::string_view bytes);
 
-  File& file_;
-  std::int64_t base_, end_;
+  File* file_ = nullptr;  // null: of one that counts
+  std::int64_t base_ = 0, end_ = 0;
   std::vector<Written> entries_;
   std::int64_t left_ = 0;
 };

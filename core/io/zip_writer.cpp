@@ -59,7 +59,7 @@ std::uint32_t zip_crc32(std::span<const std::byte> bytes, std::uint32_t previous
 }
 
 void ZipWriter::put(std::string_view bytes) {
-  file_.write_at(end_, std::as_bytes(std::span(bytes)));
+  if (file_ != nullptr) file_->write_at(end_, std::as_bytes(std::span(bytes)));
   end_ += narrow<std::int64_t>(bytes.size());
 }
 
@@ -84,14 +84,21 @@ void ZipWriter::begin(std::string_view name, std::int64_t bytes) {
 void ZipWriter::write(std::span<const std::byte> slice) {
   if (slice.empty()) return;
   const auto bytes = narrow<std::int64_t>(slice.size());
+  if (file_ == nullptr) return count(bytes);
   TH_CHECK(bytes <= left_, "{} bytes for an entry that lacks {}", bytes, left_);
   Written& entry = entries_.back();
-  file_.write_at(end_, slice);
+  file_->write_at(end_, slice);
   end_ += bytes;
   left_ -= bytes;
   entry.crc = zip_crc32(slice, entry.crc);
   if (left_ > 0) return;
-  file_.write_at(base_ + entry.header + kCrcInHeader, std::as_bytes(std::span(&entry.crc, 1)));
+  file_->write_at(base_ + entry.header + kCrcInHeader, std::as_bytes(std::span(&entry.crc, 1)));
+}
+
+void ZipWriter::count(std::int64_t bytes) {
+  TH_CHECK(file_ == nullptr && bytes <= left_, "{} bytes for an entry that lacks {}", bytes, left_);
+  end_ += bytes;
+  left_ -= bytes;
 }
 
 void ZipWriter::add(std::string_view name, std::string_view text) {

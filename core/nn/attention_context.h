@@ -18,8 +18,8 @@ class LayerTap {
   virtual void after_norm(int /*layer*/, Var& /*x*/) {}
   /// q [N, H*D], k and v [N, Hkv*D]; q and k before RoPE.
   virtual void before_rope(int /*layer*/, Var& /*q*/, Var& /*k*/, Var& /*v*/) {}
-  /// k and v [N, Hkv*D] of the new positions, k after RoPE, before a KvStore takes them.
-  virtual void after_rope(int /*layer*/, Var& /*k*/, Var& /*v*/) {}
+  /// The same of the new positions, q and k after RoPE, before attention or a KvStore takes them.
+  virtual void after_rope(int /*layer*/, Var& /*q*/, Var& /*k*/, Var& /*v*/) {}
   /// out [N, H*D]: the input of the layer's output matrix.
   virtual void attention_output(int /*layer*/, Var& /*out*/) {}
 };

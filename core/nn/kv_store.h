@@ -16,6 +16,7 @@ struct KvQueries {
   Tensor q;              // [N, H*D] after RoPE
   Tensor k, v;           // [N, Hkv*D], k after RoPE
   Tensor raw_q, raw_k;   // q and k before RoPE, if the store reads_unrotated()
+  Tensor input;          // [N, C], what the layer makes q, k and v of, if the store reads_inputs()
   Tensor positions;      // i32 [N]
   Tensor segment_start;  // i32 [N]; 0 when a sequence is decoded
   Tensor rope_table;     // f32 [positions, D]
@@ -31,6 +32,8 @@ class KvStore {
   virtual Tensor attend(Arena& arena, const KvQueries& in) = 0;
   /// Whether attend() needs queries and keys before RoPE beside those after it.
   virtual bool reads_unrotated() const { return false; }
+  /// Whether attend() needs the input of the layer's Q, K and V matrices.
+  virtual bool reads_inputs() const { return false; }
 };
 
 /// The keys and values of one sequence, in every layer.

@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "core/nn/batch.h"
 #include "core/nn/batch_tensors.h"
 #include "core/nn/functional.h"
 
@@ -23,6 +24,8 @@ struct ModelInputs {
   const BatchTensors& batch;
   std::span<const Tensor> tables;  // of make_tables()
   float grad_scale = 1;            // of the weighted losses; means nothing without a tape
+  Tensor carried = {};             // of make_carried(): what stages hand on beside x
+  LayerTap* tap = nullptr;         // of the attention of a transformer's layers; see LayerTap
 };
 
 /// It owns no weights: a ParamStore has them, and a forward pass pins the blocks it reads. It
@@ -51,12 +54,19 @@ class TrainableModel {
   /// What a forward pass over sequences of up to `seq_len` tokens reads besides weights; made once,
   /// kept by the caller, given to every loss(). The same reservations on a planning arena.
   virtual std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const = 0;
+  /// What a pass over this micro-batch carries from stage to stage beside x; made before its first
+  /// stage. Undefined: nothing.
+  virtual Tensor make_carried(Arena& /*arena*/, const BatchTensors& /*batch*/) const { return {}; }
+  /// Makes what the model trains on of what the data gives: before the loss weights of a step are
+  /// counted, by whoever reads the data. It may change targets and weights, which nobody but the
+  /// model's last stage reads otherwise.
+  virtual void prepare(Batch& /*batch*/) const {}
 
   /// A forward pass is made of so many stages, from 2 on, which read the weights of about one block
   /// each, so that several micro-batches may go through a block before the next.
   virtual std::size_t num_stages() const = 0;
-  /// One stage. x: what the one before it gave, nothing for the first; nothing else goes from one
-  /// to the next. The last gives the losses f32 [N] of all positions, unweighted. Under a tape also
+  /// One stage. x: what the one before it gave, nothing for the first; nothing but this and
+  /// inputs.carried goes from one to the next. The last gives the losses f32 [N] of all positions, unweighted. Under a tape also
   /// records the backward pass, of the weighted losses times grad_scale; `ctx` and what `inputs`
   /// refers to must outlive it. Without one it only evaluates.
   virtual Var stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const = 0;
@@ -64,7 +74,7 @@ class TrainableModel {
   /// All stages, one after the other: the losses.
   Tensor loss(Context& ctx, const BatchTensors& batch, std::span<const Tensor> tables,
               float grad_scale) const {
-    const ModelInputs inputs{batch, tables, grad_scale};
+    const ModelInputs inputs{batch, tables, grad_scale, make_carried(ctx.arena, batch)};
     Var x;
     for (std::size_t i = 0; i < num_stages(); ++i) x = stage(ctx, inputs, i, std::move(x));
     return x.value;

@@ -53,6 +53,7 @@ Value Evaluator::evaluate(const Expr& e) {
 Value Evaluator::evaluate_name(const Expr& e) {
   if (e.name == kBlockPlace) return block_text_;
   for (Scope* scope = scope_; scope; scope = scope->parent) {
+    budget_.read_names(scope->values.size());
     if (const Value* found = scope->find_here(e.name)) return *found;
   }
   return Value::undefined(e.name);
@@ -72,6 +73,7 @@ Value Evaluator::evaluate_made(const Expr& e) {
     line_ = e.line;
     if (!key.as_text())
       fail(fmt::format("{} as the key of a dictionary, text is needed", kind_name(key)));
+    budget_.read_names(dict.items.size());
     dict.set(*key.as_text(), evaluate(*e.operands[i + 1]));
   }
   return Value::dict(std::move(dict));
@@ -81,12 +83,12 @@ Value Evaluator::evaluate_part(const Expr& e) {
   const Value of = evaluate(*e.operands[0]);
   if (e.kind == ExprKind::kAttribute) {
     line_ = e.line;
-    return attribute_of(of, e.name);
+    return attribute_of(of, e.name, budget_);
   }
   if (e.kind == ExprKind::kItem) {
     const Value key = evaluate(*e.operands[1]);
     line_ = e.line;
-    return item_of(of, key);
+    return item_of(of, key, budget_);
   }
   const Value start = place(e.operands[1].get()), stop = place(e.operands[2].get()),
               step = place(e.operands[3].get());
@@ -128,11 +130,11 @@ Value Evaluator::evaluate_compare(const Expr& e) {
     line_ = e.line;
     bool holds = false;
     if (op == "==" || op == "!=") {
-      holds = equals(left, right) == (op == "==");
+      holds = equals(left, right, budget_) == (op == "==");
     } else if (op == "in" || op == "not in") {
-      holds = contains(right, left) == (op == "in");
+      holds = contains(right, left, budget_) == (op == "in");
     } else {
-      const int order = compare(left, right);
+      const int order = compare(left, right, budget_);
       holds = op == "<" ? order < 0 : op == "<=" ? order <= 0 : op == ">" ? order > 0 : order >= 0;
     }
     if (!holds) return Value::boolean(false);
@@ -144,7 +146,7 @@ Value Evaluator::evaluate_compare(const Expr& e) {
 Value Evaluator::evaluate_concat(const Expr& e) {
   std::string text;
   for (const ExprPtr& o : e.operands) {
-    const std::string part = to_text(evaluate(*o));
+    const std::string part = to_text(evaluate(*o), budget_);
     budget_.make(part.size());
     text += part;
   }
@@ -170,7 +172,7 @@ Value Evaluator::evaluate_call(const Expr& e) {
       if (std::optional<Value> result = call_method(of, callee.name, given, budget_))
         return *result;
     }
-    const Value function = method ? attribute_of(of, callee.name) : of;
+    const Value function = method ? attribute_of(of, callee.name, budget_) : of;
     if (Object* object = function.as_object(); object && object->is_callable())
       return object->call(given);
     if (method) fail(fmt::format("{} has no method '{}' here", kind_name(of), callee.name));
@@ -179,7 +181,8 @@ Value Evaluator::evaluate_call(const Expr& e) {
   const Value value = evaluate(callee);
   const Arguments given = arguments(e);
   line_ = e.line;
-  if (e.kind == ExprKind::kTest) return Value::boolean(apply_test(e.name, value, given.positional));
+  if (e.kind == ExprKind::kTest)
+    return Value::boolean(apply_test(e.name, value, given.positional, budget_));
   return apply_filter(e.name, value, given, budget_);
 }
 

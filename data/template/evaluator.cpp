@@ -121,6 +121,8 @@ Value Evaluator::call_macro(const Stmt& macro, const Arguments& arguments) {
 std::string Evaluator::captured(const Block& block) {
   std::string text;
   const Restore<std::string*> out(out_, &text);
+  Scope scope{scope_, {}};  // what is set in it is forgotten after it
+  const Restore<Scope*> in_scope(scope_, &scope);
   run_block(block);
   return text;
 }
@@ -156,7 +158,7 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
       print(s.name);
       return Flow::kGoOn;
     case StmtKind::kPrint:
-      print(to_text(evaluate(*s.expr)));
+      print(to_text(evaluate(*s.expr), budget_));
       return Flow::kGoOn;
     case StmtKind::kIf:
       return run_block(is_true(evaluate(*s.expr)) ? s.body : s.otherwise);
@@ -177,7 +179,7 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
     case StmtKind::kFilterBlock: {
       Value text = Value::text(captured(s.body));
       block_text_ = std::move(text);
-      print(to_text(evaluate(*s.expr)));
+      print(to_text(evaluate(*s.expr), budget_));
       return Flow::kGoOn;
     }
     case StmtKind::kWith:
@@ -207,25 +209,30 @@ void Evaluator::watch(const Value& value) {
 }
 
 Evaluator::Flow Evaluator::run_for(const Stmt& s) {
-  List items = elements(evaluate(*s.expr), budget_);
+  Value items = evaluate(*s.expr);
+  if (!items.as_list()) items = Value::list(elements(items, budget_));
   if (s.condition) {
     List kept;
-    for (const Value& item : items) {
+    for (const Value& item : *items.as_list()) {
       Scope scope{scope_, {}};
       const Restore<Scope*> in_scope(scope_, &scope);
       assign(s.targets, item, scope);
-      if (is_true(evaluate(*s.condition))) kept.push_back(item);
+      if (!is_true(evaluate(*s.condition))) continue;
+      budget_.make(sizeof(Value));
+      kept.push_back(item);
     }
-    items = std::move(kept);
+    items = Value::list(std::move(kept));
   }
-  if (items.empty()) return run_block(s.otherwise);
-  return run_loop(s, std::move(items));
+  // As Jinja: the else is also for loops of which no iteration came to its end.
+  return run_loop(s, items) ? Flow::kGoOn : run_block(s.otherwise);
 }
 
-Evaluator::Flow Evaluator::run_loop(const Stmt& s, List items) {
+/// Whether an iteration came to the end of its body.
+bool Evaluator::run_loop(const Stmt& s, const Value& items) {
+  bool ended = false;
   const Restore<int> loops(loops_, loops_ + 1);
-  const auto loop = std::make_shared<Loop>(std::move(items));
-  const Value variable(Value::Storage(std::static_pointer_cast<Object>(loop)));
+  const auto loop = std::make_shared<Loop>(items);
+  const Value variable = Value::holding(loop, items);
   for (; loop->index < loop->items().size(); ++loop->index) {
     budget_.step();
     Scope scope{scope_, {}};
@@ -235,9 +242,11 @@ Evaluator::Flow Evaluator::run_loop(const Stmt& s, List items) {
     const Value& item = loop->items()[loop->index];
     assign(s.targets, item, scope);
     watch(item);
-    if (run_block(s.body) == Flow::kBreak) break;
+    const Flow flow = run_block(s.body);
+    if (flow == Flow::kBreak) break;
+    ended = ended || flow == Flow::kGoOn;
   }
-  return Flow::kGoOn;
+  return ended;
 }
 
 void Evaluator::run_set(const Stmt& s) {

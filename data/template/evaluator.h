@@ -45,7 +45,7 @@ class Evaluator {
   Flow run_block(const Block& block);
   Flow run_statement(const Stmt& statement);
   Flow run_for(const Stmt& statement);
-  Flow run_loop(const Stmt& statement, List items);
+  bool run_loop(const Stmt& statement, const Value& items);
   void run_set(const Stmt& statement);
   Flow run_with(const Stmt& statement);
   void run_generation(const Stmt& statement);
@@ -86,19 +86,21 @@ std::vector<std::pair<std::string, Value>> global_functions(Evaluator& evaluator
 /// The variable `loop`.
 class Loop final : public Object {
  public:
-  explicit Loop(List items) : items_(std::move(items)) {}
-  const List& items() const { return items_; }
+  /// items: a list.
+  explicit Loop(Value items) : items_(std::move(items)) {}
+  const List& items() const { return *items_.as_list(); }
   std::size_t index = 0;
 
   Value attribute(std::string_view name) const override;
 
  private:
-  List items_;
+  Value items_;
 };
 
 class Namespace final : public Object {
  public:
   Value attribute(std::string_view name) const override;
+  std::size_t size() const override { return values_.items.size(); }
   void set(const std::string& name, Value value);
   void clear() { values_.items.clear(); }
 

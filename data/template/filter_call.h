@@ -21,7 +21,7 @@ struct FilterCall {
     return given ? is_true(*given) : otherwise;
   }
   std::string text() const {
-    std::string out = to_text(value);
+    std::string out = to_text(value, budget);
     budget.make(out.size());
     return out;
   }

@@ -15,6 +15,8 @@ Value trim(const FilterCall& c) {
   const Value* characters = c.at(0, "chars");
   const bool all = characters == nullptr || characters->is_none();
   if (!all && !characters->as_text()) fail("trim of characters that are no text");
+  if (!all && c.value.as_text())
+    c.budget.read(c.value.as_text()->size() * characters->as_text()->size());
   return Value::text(strip(c.text(), all ? nullptr : characters->as_text(), true, true));
 }
 
@@ -41,7 +43,7 @@ Value tojson(const FilterCall& c) {
     style.key_separator = *pair[1].as_text();
   }
   style.sort_keys = c.flag(3, "sort_keys");
-  return c.budget.text(to_json(c.value, style));
+  return Value::text(to_json(c.value, style, c.budget));
 }
 
 Value string_filter(const FilterCall& c) {
@@ -125,7 +127,10 @@ Value round_filter(const FilterCall& c) {
   const std::int64_t precision =
       given ? std::clamp<std::int64_t>(to_integer(*given, "precision"), -300, 300) : 0;
   const Value* method = c.at(1, "method");
-  const std::string name = method ? to_text(*method) : "common";
+  const std::string name = method ? to_text(*method, c.budget) : "common";
+  const bool whole = c.value.get<std::int64_t>() || c.value.get<bool>();
+  if (whole && precision >= 0 && name == "common")
+    return Value::integer(to_integer(c.value, "what is rounded"));
   const double scale = std::pow(10.0, static_cast<double>(precision)),
                x = to_double(c.value) * scale;
   if (name == "ceil") return Value::number(std::ceil(x) / scale);
@@ -134,7 +139,7 @@ Value round_filter(const FilterCall& c) {
 }
 
 Value abs_filter(const FilterCall& c) {
-  return compare(c.value, Value::integer(0)) < 0 ? negated(c.value) : c.value;
+  return compare(c.value, Value::integer(0), c.budget) < 0 ? negated(c.value) : c.value;
 }
 
 Value default_filter(const FilterCall& c) {
@@ -147,7 +152,8 @@ Value replace_filter(const FilterCall& c) {
   const Value *from = c.at(0, "old"), *to = c.at(1, "new"), *count = c.at(2, "count");
   if (!from || !to) fail("replace needs what is replaced and its replacement");
   const std::int64_t most = count && !count->is_none() ? to_integer(*count, "count") : -1;
-  return Value::text(replace_text(c.text(), to_text(*from), to_text(*to), most, c.budget));
+  return Value::text(
+      replace_text(c.text(), to_text(*from, c.budget), to_text(*to, c.budget), most, c.budget));
 }
 
 Value indent_filter(const FilterCall& c) {
@@ -215,6 +221,9 @@ bool is_filter(std::string_view name) {
 
 Value apply_filter(std::string_view name, const Value& value, const Arguments& arguments,
                    Budget& budget) {
+  read_value(value, budget);
+  for (const Value& given : arguments.positional) read_value(given, budget);
+  for (const auto& [key, given] : arguments.named) read_value(given, budget);
   return find_filter(name)->apply({value, arguments, budget});
 }
 

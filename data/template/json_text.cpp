@@ -3,12 +3,10 @@
 
 #include <algorithm>
 
-#include "data/template/value.h"
+#include "data/template/operations.h"
 
 namespace thimble::jinja {
 namespace {
-
-constexpr int kJsonDepth = 200;
 
 void append_escaped_unit(unsigned unit, std::string& out) {
   out += fmt::format("\\u{:04x}", unit);
@@ -29,13 +27,13 @@ unsigned next_character(const std::string& text, std::size_t& i) {
 
 class JsonWriter {
  public:
-  explicit JsonWriter(const JsonStyle& style) : style_(style) {
+  JsonWriter(const JsonStyle& style, Budget& budget) : style_(style), budget_(budget) {
     items_ = style.item_separator.empty() ? (style.indent < 0 ? ", " : ",") : style.item_separator;
     keys_ = style.key_separator.empty() ? ": " : style.key_separator;
   }
 
   void write(const Value& value, int depth) {
-    if (depth > kJsonDepth) fail("a value is nested too deeply for tojson");
+    budget_.step();
     if (value.as_text()) return write_text(*value.as_text());
     if (value.is_none()) return append("null");
     if (const bool* b = value.get<bool>()) return append(*b ? "true" : "false");
@@ -49,19 +47,23 @@ class JsonWriter {
   std::string take() { return std::move(out_); }
 
  private:
-  void append(std::string_view text) { out_ += text; }
+  void append(std::string_view text) {
+    budget_.make(text.size());
+    out_ += text;
+  }
 
   void line(int depth) {
     if (style_.indent < 0) return;
-    out_ += '\n';
-    out_.append(static_cast<std::size_t>(style_.indent) * static_cast<std::size_t>(depth), ' ');
+    append("\n" +
+           std::string(static_cast<std::size_t>(style_.indent) * static_cast<std::size_t>(depth),
+                       ' '));
   }
 
   void write_list(const List& list, int depth) {
     if (list.empty()) return append("[]");
     out_ += '[';
     for (std::size_t i = 0; i < list.size(); ++i) {
-      if (i > 0) out_ += items_;
+      if (i > 0) append(items_);
       line(depth + 1);
       write(list[i], depth + 1);
     }
@@ -79,10 +81,10 @@ class JsonWriter {
     }
     out_ += '{';
     for (std::size_t i = 0; i < order.size(); ++i) {
-      if (i > 0) out_ += items_;
+      if (i > 0) append(items_);
       line(depth + 1);
       write_text(order[i]->first);
-      out_ += keys_;
+      append(keys_);
       write(order[i]->second, depth + 1);
     }
     line(depth);
@@ -90,6 +92,7 @@ class JsonWriter {
   }
 
   void write_text(const std::string& text) {
+    budget_.make(text.size());
     out_ += '"';
     for (std::size_t i = 0; i < text.size();) {
       const char c = text[i];
@@ -113,13 +116,14 @@ class JsonWriter {
   }
 
   const JsonStyle& style_;
+  Budget& budget_;
   std::string items_, keys_, out_;
 };
 
 }  // namespace
 
-std::string to_json(const Value& value, const JsonStyle& style) {
-  JsonWriter writer(style);
+std::string to_json(const Value& value, const JsonStyle& style, Budget& budget) {
+  JsonWriter writer(style, budget);
   writer.write(value, 0);
   return writer.take();
 }

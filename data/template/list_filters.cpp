@@ -11,8 +11,8 @@ namespace thimble::jinja {
 namespace {
 
 /// value.a.b.0 for the attribute "a.b.0", or the item of a number.
-Value attribute_path(Value value, const Value& path) {
-  if (!path.as_text()) return item_of(value, path);
+Value attribute_path(Value value, const Value& path, Budget& budget) {
+  if (!path.as_text()) return item_of(value, path, budget);
   std::string_view rest = *path.as_text();
   while (true) {
     const std::size_t dot = rest.find('.');
@@ -20,7 +20,8 @@ Value attribute_path(Value value, const Value& path) {
     std::int64_t index = 0;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), index);
     const bool number = error == std::errc() && end == part.data() + part.size();
-    value = number ? item_of(value, Value::integer(index)) : attribute_of(value, part);
+    value =
+        number ? item_of(value, Value::integer(index), budget) : attribute_of(value, part, budget);
     if (dot == rest.npos) return value;
     rest = rest.substr(dot + 1);
   }
@@ -40,11 +41,12 @@ Value items_filter(const FilterCall& c) {
 Value join_filter(const FilterCall& c) {
   const Value* between = c.at(0, "d");
   const Value* attribute = c.at(1, "attribute");
-  const std::string separator = between ? to_text(*between) : "";
+  const std::string separator = between ? to_text(*between, c.budget) : "";
   std::string out;
   bool first = true;
   for (const Value& v : elements(c.value, c.budget)) {
-    const std::string text = to_text(attribute ? attribute_path(v, *attribute) : v);
+    const std::string text =
+        to_text(attribute ? attribute_path(v, *attribute, c.budget) : v, c.budget);
     c.budget.make(text.size() + separator.size());
     out += (first ? "" : separator) + text;
     first = false;
@@ -69,17 +71,23 @@ Value reverse_filter(const FilterCall& c) {
   return Value::list(std::move(list));
 }
 
-/// What is compared: small letters unless case matters.
-Value sort_key(const Value& v, const Value* attribute, bool case_sensitive) {
-  Value key = attribute && !attribute->is_none() ? attribute_path(v, *attribute) : v;
-  return key.as_text() && !case_sensitive ? Value::text(lower(*key.as_text())) : key;
-}
+/// How elements are compared: by an attribute, and by small letters unless case matters.
+struct SortKey {
+  const Value* attribute;
+  bool case_sensitive;
+  Budget& budget;
+  Value operator()(const Value& v) const {
+    Value key = attribute && !attribute->is_none() ? attribute_path(v, *attribute, budget) : v;
+    return key.as_text() && !case_sensitive ? budget.text(lower(*key.as_text())) : key;
+  }
+};
 
-List sorted_by_key(const List& list, const Value* attribute, bool case_sensitive, bool reverse) {
+List sorted_by_key(const List& list, const SortKey& key_of, bool reverse) {
   std::vector<std::pair<Value, Value>> keyed;
-  for (const Value& v : list) keyed.emplace_back(sort_key(v, attribute, case_sensitive), v);
+  for (const Value& v : list) keyed.emplace_back(key_of(v), v);
   std::stable_sort(keyed.begin(), keyed.end(), [&](const auto& a, const auto& b) {
-    return reverse ? compare(b.first, a.first) < 0 : compare(a.first, b.first) < 0;
+    return reverse ? compare(b.first, a.first, key_of.budget) < 0
+                   : compare(a.first, b.first, key_of.budget) < 0;
   });
   List out;
   for (auto& [key, v] : keyed) out.push_back(std::move(v));
@@ -87,25 +95,25 @@ List sorted_by_key(const List& list, const Value* attribute, bool case_sensitive
 }
 
 Value sort_filter(const FilterCall& c) {
-  const List list = elements(c.value, c.budget);
-  return Value::list(
-      sorted_by_key(list, c.at(2, "attribute"), c.flag(1, "case_sensitive"), c.flag(0, "reverse")));
+  const SortKey key{c.at(2, "attribute"), c.flag(1, "case_sensitive"), c.budget};
+  return Value::list(sorted_by_key(elements(c.value, c.budget), key, c.flag(0, "reverse")));
 }
 
 Value dictsort_filter(const FilterCall& c) {
   const Value pairs = items_filter(c);
   const Value* by = c.at(1, "by");
-  const Value which = Value::integer(by && to_text(*by) == "value" ? 1 : 0);
-  return Value::list(
-      sorted_by_key(*pairs.as_list(), &which, c.flag(0, "case_sensitive"), c.flag(2, "reverse")));
+  const Value which = Value::integer(by && to_text(*by, c.budget) == "value" ? 1 : 0);
+  const SortKey key{&which, c.flag(0, "case_sensitive"), c.budget};
+  return Value::list(sorted_by_key(*pairs.as_list(), key, c.flag(2, "reverse")));
 }
 
 Value unique_filter(const FilterCall& c) {
+  const SortKey key_of{c.at(1, "attribute"), c.flag(0, "case_sensitive"), c.budget};
   List keys, out;
   for (const Value& v : elements(c.value, c.budget)) {
-    const Value key = sort_key(v, c.at(1, "attribute"), c.flag(0, "case_sensitive"));
-    for (std::size_t i = 0; i < keys.size(); ++i) c.budget.step();
-    if (std::any_of(keys.begin(), keys.end(), [&](const Value& k) { return equals(k, key); }))
+    const Value key = key_of(v);
+    if (std::any_of(keys.begin(), keys.end(),
+                    [&](const Value& k) { return equals(k, key, c.budget); }))
       continue;
     keys.push_back(key);
     out.push_back(v);
@@ -114,13 +122,15 @@ Value unique_filter(const FilterCall& c) {
 }
 
 Value extreme(const FilterCall& c, int sign) {
+  const SortKey key_of{c.at(1, "attribute"), c.flag(0, "case_sensitive"), c.budget};
   const List list = elements(c.value, c.budget);
   const Value* best = nullptr;
+  Value best_key;
   for (const Value& v : list) {
-    const auto key = [&](const Value& x) {
-      return sort_key(x, c.at(1, "attribute"), c.flag(0, "case_sensitive"));
-    };
-    if (!best || sign * compare(key(v), key(*best)) > 0) best = &v;
+    Value key = key_of(v);
+    if (best && sign * compare(key, best_key, c.budget) <= 0) continue;
+    best = &v;
+    best_key = std::move(key);
   }
   return best ? *best : Value::undefined("the extreme of nothing");
 }
@@ -135,7 +145,8 @@ Value sum_filter(const FilterCall& c) {
   const Value *attribute = c.at(0, "attribute"), *start = c.at(1, "start");
   Value sum = start ? *start : Value::integer(0);
   for (const Value& v : elements(c.value, c.budget))
-    sum = binary("+", sum, attribute && !attribute->is_none() ? attribute_path(v, *attribute) : v,
+    sum = binary("+", sum,
+                 attribute && !attribute->is_none() ? attribute_path(v, *attribute, c.budget) : v,
                  c.budget);
   return sum;
 }
@@ -154,7 +165,7 @@ Value map_filter(const FilterCall& c) {
   List out;
   for (const Value& v : elements(c.value, c.budget)) {
     c.budget.step();
-    Value made = attribute ? attribute_path(v, *attribute)
+    Value made = attribute ? attribute_path(v, *attribute, c.budget)
                            : apply_filter(*filter->as_text(), v, rest, c.budget);
     out.push_back(made.is_undefined() && attribute && otherwise ? *otherwise : std::move(made));
   }
@@ -173,15 +184,16 @@ Value selected(const FilterCall& c, bool by_attribute, bool wanted) {
   std::string test;
   if (!rest.empty()) {
     if (!rest.front().as_text() || !is_test(*rest.front().as_text()))
-      fail(fmt::format("there is no test '{}'", to_text(rest.front())));
+      fail(fmt::format("there is no test '{}'", to_text(rest.front(), c.budget)));
     test = *rest.front().as_text();
     rest.erase(rest.begin());
   }
   List out;
   for (const Value& v : elements(c.value, c.budget)) {
     c.budget.step();
-    const Value what = by_attribute ? attribute_path(v, attribute) : v;
-    if ((test.empty() ? is_true(what) : apply_test(test, what, rest)) == wanted) out.push_back(v);
+    const Value what = by_attribute ? attribute_path(v, attribute, c.budget) : v;
+    const bool holds = test.empty() ? is_true(what) : apply_test(test, what, rest, c.budget);
+    if (holds == wanted) out.push_back(v);
   }
   return Value::list(std::move(out));
 }

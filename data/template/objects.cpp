@@ -21,9 +21,9 @@ class Function final : public Object {
   Call call_;
 };
 
-Value raise_exception(const Arguments& a) {
+Value raise_exception(const Arguments& a, Budget& budget) {
   const Value* text = argument(a, 0, "message");
-  throw TemplateFailure{text ? to_text(*text) : "", true};
+  throw TemplateFailure{text ? to_text(*text, budget) : "", true};
 }
 
 Value strftime_now(const Arguments& a, std::time_t now) {
@@ -76,7 +76,8 @@ std::vector<std::pair<std::string, Value>> global_functions(Evaluator& evaluator
         std::static_pointer_cast<Object>(std::make_shared<Function>(std::move(call)))));
   };
   Evaluator* e = &evaluator;
-  return {{"raise_exception", function(raise_exception)},
+  return {{"raise_exception",
+           function([e](const Arguments& a) { return raise_exception(a, e->budget()); })},
           {"strftime_now", function([e](const Arguments& a) { return strftime_now(a, e->now()); })},
           {"range", function([e](const Arguments& a) { return range(a, e->budget()); })},
           {"namespace", function([e](const Arguments& a) { return e->make_namespace(a); })},
@@ -84,7 +85,7 @@ std::vector<std::pair<std::string, Value>> global_functions(Evaluator& evaluator
 }
 
 Value Loop::attribute(std::string_view name) const {
-  const auto i = static_cast<std::int64_t>(index), n = static_cast<std::int64_t>(items_.size());
+  const auto i = static_cast<std::int64_t>(index), n = static_cast<std::int64_t>(items().size());
   if (name == "index") return Value::integer(i + 1);
   if (name == "index0") return Value::integer(i);
   if (name == "revindex") return Value::integer(n - i);
@@ -94,8 +95,8 @@ Value Loop::attribute(std::string_view name) const {
   if (name == "length") return Value::integer(n);
   if (name == "depth") return Value::integer(1);
   if (name == "depth0") return Value::integer(0);
-  if (name == "previtem") return i > 0 ? items_[index - 1] : Value::undefined("loop.previtem");
-  if (name == "nextitem") return i + 1 < n ? items_[index + 1] : Value::undefined("loop.nextitem");
+  if (name == "previtem") return i > 0 ? items()[index - 1] : Value::undefined("loop.previtem");
+  if (name == "nextitem") return i + 1 < n ? items()[index + 1] : Value::undefined("loop.nextitem");
   if (name == "cycle" || name == "changed") fail(fmt::format("loop.{} is not supported", name));
   return Value::undefined("loop." + std::string(name));
 }

@@ -66,6 +66,11 @@ Value real_binary(std::string_view op, double a, double b) {
   return Value::number(a - std::floor(a / b) * b);
 }
 
+/// A list, or a tuple if `value` is one.
+Value like(const Value& value, List items) {
+  return value.is_tuple() ? Value::tuple(std::move(items)) : Value::list(std::move(items));
+}
+
 Value repeated(const Value& value, std::int64_t count, Budget& budget) {
   const auto times = static_cast<std::size_t>(std::max<std::int64_t>(count, 0));
   if (const std::string* text = value.as_text()) {
@@ -81,7 +86,7 @@ Value repeated(const Value& value, std::int64_t count, Budget& budget) {
   budget.make(list.size() * times * sizeof(Value));
   List out;
   for (std::size_t i = 0; i < times; ++i) out.insert(out.end(), list.begin(), list.end());
-  return Value::list(std::move(out));
+  return like(value, std::move(out));
 }
 
 bool is_whole(const Value& v) {
@@ -120,11 +125,11 @@ Value binary(std::string_view op, const Value& a, const Value& b, Budget& budget
     budget.make(a.as_text()->size() + b.as_text()->size());
     return Value::text(*a.as_text() + *b.as_text());
   }
-  if (op == "+" && a.as_list() && b.as_list()) {
+  if (op == "+" && a.as_list() && b.as_list() && a.is_tuple() == b.is_tuple()) {
     budget.make((a.as_list()->size() + b.as_list()->size()) * sizeof(Value));
     List out = *a.as_list();
     out.insert(out.end(), b.as_list()->begin(), b.as_list()->end());
-    return Value::list(std::move(out));
+    return like(a, std::move(out));
   }
   if (op == "*" && is_whole(b) && (a.as_text() || a.as_list()))
     return repeated(a, to_integer(b, ""), budget);
@@ -138,22 +143,27 @@ Value negated(const Value& value) {
   return Value::number(-to_double(value));
 }
 
-bool contains(const Value& container, const Value& item) {
+bool contains(const Value& container, const Value& item, Budget& budget) {
+  read_value(container, budget);
   if (const std::string* text = container.as_text()) {
     if (!item.as_text()) fail(fmt::format("{} in text", kind_name(item)));
-    return text->find(*item.as_text()) != text->npos;
+    return find_text(*text, *item.as_text()) != text->npos;
   }
   if (const Dict* dict = container.as_dict())
     return item.as_text() != nullptr && dict->find(*item.as_text()) != nullptr;
   if (const List* list = container.as_list()) {
-    return std::any_of(list->begin(), list->end(), [&](const Value& v) { return equals(v, item); });
+    return std::any_of(list->begin(), list->end(),
+                       [&](const Value& v) { return equals(v, item, budget); });
   }
   if (container.is_undefined()) return false;
   fail(fmt::format("{} holds nothing", kind_name(container)));
 }
 
 List elements(const Value& value, Budget& budget) {
-  if (value.as_list()) return *value.as_list();
+  if (const List* list = value.as_list()) {
+    budget.make(list->size() * sizeof(Value));
+    return *list;
+  }
   if (value.is_undefined()) return {};
   List out;
   if (const Dict* dict = value.as_dict()) {
@@ -170,18 +180,22 @@ List elements(const Value& value, Budget& budget) {
   fail(fmt::format("{} cannot be gone over", kind_name(value)));
 }
 
-Value attribute_of(const Value& value, std::string_view name) {
+Value attribute_of(const Value& value, std::string_view name, Budget& budget) {
   if (value.is_undefined()) fail(fmt::format("attribute '{}' of {}", name, kind_name(value)));
   if (const Dict* dict = value.as_dict()) {
+    budget.read_names(dict->items.size());
     if (const Value* found = dict->find(name)) return *found;
   }
-  if (const Object* object = value.as_object()) return object->attribute(name);
+  if (const Object* object = value.as_object()) {
+    budget.read_names(object->size());
+    return object->attribute(name);
+  }
   return Value::undefined(std::string(name));
 }
 
-Value item_of(const Value& value, const Value& key) {
+Value item_of(const Value& value, const Value& key, Budget& budget) {
   if (value.is_undefined()) fail(fmt::format("item of {}", kind_name(value)));
-  if (key.as_text()) return attribute_of(value, *key.as_text());
+  if (key.as_text()) return attribute_of(value, *key.as_text(), budget);
   const auto index_in = [&](std::int64_t size) {
     const std::int64_t i = to_integer(key, "an index");
     return i < 0 ? i + size : i;
@@ -193,6 +207,7 @@ Value item_of(const Value& value, const Value& key) {
       if (i >= 0 && i < size) return (*list)[static_cast<std::size_t>(i)];
     }
     if (const std::string* text = value.as_text()) {
+      budget.make(text->size() * sizeof(std::size_t));
       const std::vector<std::size_t> begins = character_begins(*text);
       const auto size = static_cast<std::int64_t>(begins.size()) - 1;
       const std::int64_t i = index_in(size);
@@ -201,7 +216,8 @@ Value item_of(const Value& value, const Value& key) {
         return Value::text(text->substr(begins[at], begins[at + 1] - begins[at]));
     }
   }
-  return Value::undefined("item " + (is_whole(key) ? to_text(key) : kind_name(key)));
+  return Value::undefined("item " +
+                          (is_whole(key) ? std::to_string(to_integer(key, "")) : kind_name(key)));
 }
 
 Value slice_of(const Value& value, const Value& start, const Value& stop, const Value& step,
@@ -218,7 +234,7 @@ Value slice_of(const Value& value, const Value& start, const Value& stop, const 
     List out;
     over(static_cast<std::int64_t>(list->size()),
          [&](std::size_t i) { out.push_back((*list)[i]); });
-    return Value::list(std::move(out));
+    return like(value, std::move(out));
   }
   if (const std::string* text = value.as_text()) {
     budget.make(text->size() * sizeof(std::size_t));
@@ -228,9 +244,13 @@ Value slice_of(const Value& value, const Value& start, const Value& stop, const 
          [&](std::size_t i) { out.append(*text, begins[i], begins[i + 1] - begins[i]); });
     return Value::text(std::move(out));
   }
-  if (value.is_undefined()) fail(fmt::format("a part of {}", kind_name(value)));
-  // As Jinja: what cannot be sliced has no such item.
-  return Value::undefined("a slice");
+  fail(fmt::format("a part of {}", kind_name(value)));
+}
+
+void read_value(const Value& value, Budget& budget) {
+  if (value.as_text()) budget.read(value.as_text()->size());
+  if (value.as_list()) budget.read(value.as_list()->size() * sizeof(Value));
+  if (value.as_dict()) budget.read_names(value.as_dict()->items.size());
 }
 
 const Value* argument(const Arguments& arguments, std::size_t index, std::string_view name) {

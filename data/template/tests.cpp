@@ -12,6 +12,7 @@ namespace {
 struct TestCall {
   const Value& value;
   const std::vector<Value>& arguments;
+  Budget& budget;
   const Value& other() const {
     if (arguments.empty()) fail("a test without what it compares with");
     return arguments.front();
@@ -32,7 +33,7 @@ bool parity(const TestCall& c, bool odd) {
 }
 bool is_case(const TestCall& c, std::string (*made)(const std::string&),
              std::string (*other)(const std::string&)) {
-  const std::string text = to_text(c.value);
+  const std::string text = to_text(c.value, c.budget);
   return text == made(text) && text != other(text);
 }
 
@@ -75,17 +76,18 @@ constexpr std::array kTests{
            if (by == 0) fail("division by zero");
            return by == -1 || to_integer(c.value, "what is divided") % by == 0;
          }},
-    Test{"equalto", [](const TestCall& c) { return equals(c.value, c.other()); }},
-    Test{"eq", [](const TestCall& c) { return equals(c.value, c.other()); }},
-    Test{"sameas", [](const TestCall& c) { return equals(c.value, c.other()); }},
-    Test{"ne", [](const TestCall& c) { return !equals(c.value, c.other()); }},
-    Test{"lt", [](const TestCall& c) { return compare(c.value, c.other()) < 0; }},
-    Test{"lessthan", [](const TestCall& c) { return compare(c.value, c.other()) < 0; }},
-    Test{"le", [](const TestCall& c) { return compare(c.value, c.other()) <= 0; }},
-    Test{"gt", [](const TestCall& c) { return compare(c.value, c.other()) > 0; }},
-    Test{"greaterthan", [](const TestCall& c) { return compare(c.value, c.other()) > 0; }},
-    Test{"ge", [](const TestCall& c) { return compare(c.value, c.other()) >= 0; }},
-    Test{"in", [](const TestCall& c) { return contains(c.other(), c.value); }},
+    Test{"equalto", [](const TestCall& c) { return equals(c.value, c.other(), c.budget); }},
+    Test{"eq", [](const TestCall& c) { return equals(c.value, c.other(), c.budget); }},
+    Test{"sameas", [](const TestCall& c) { return equals(c.value, c.other(), c.budget); }},
+    Test{"ne", [](const TestCall& c) { return !equals(c.value, c.other(), c.budget); }},
+    Test{"lt", [](const TestCall& c) { return compare(c.value, c.other(), c.budget) < 0; }},
+    Test{"lessthan", [](const TestCall& c) { return compare(c.value, c.other(), c.budget) < 0; }},
+    Test{"le", [](const TestCall& c) { return compare(c.value, c.other(), c.budget) <= 0; }},
+    Test{"gt", [](const TestCall& c) { return compare(c.value, c.other(), c.budget) > 0; }},
+    Test{"greaterthan",
+         [](const TestCall& c) { return compare(c.value, c.other(), c.budget) > 0; }},
+    Test{"ge", [](const TestCall& c) { return compare(c.value, c.other(), c.budget) >= 0; }},
+    Test{"in", [](const TestCall& c) { return contains(c.other(), c.value, c.budget); }},
     Test{"upper", [](const TestCall& c) { return is_case(c, upper, lower); }},
     Test{"lower", [](const TestCall& c) { return is_case(c, lower, upper); }}};
 
@@ -101,8 +103,10 @@ bool is_test(std::string_view name) {
   return find_test(name) != nullptr;
 }
 
-bool apply_test(std::string_view name, const Value& value, const std::vector<Value>& arguments) {
-  return find_test(name)->holds({value, arguments});
+bool apply_test(std::string_view name, const Value& value, const std::vector<Value>& arguments,
+                Budget& budget) {
+  read_value(value, budget);
+  return find_test(name)->holds({value, arguments, budget});
 }
 
 }  // namespace thimble::jinja

@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
+#include <cstring>
 #include <limits>
 
 #include "data/template/operations.h"
@@ -66,6 +66,7 @@ struct MethodCall {
 Value strip_method(const MethodCall& c, bool left, bool right) {
   const Value* characters = c.at(0);
   const bool all = characters == nullptr || characters->is_none();
+  if (!all && characters->as_text()) c.budget.read(c.text.size() * characters->as_text()->size());
   return c.budget.text(
       strip(c.text, all ? nullptr : &text_argument(characters, "what is stripped"), left, right));
 }
@@ -88,23 +89,28 @@ Value replace_method(const MethodCall& c) {
 /// Parts between blanks.
 List split_blanks(const MethodCall& c, std::int64_t most) {
   List parts;
-  std::string rest = strip(c.text, nullptr, true, false);
-  while (!rest.empty()) {
-    const std::vector<std::size_t> begins = character_begins(rest);
-    std::size_t end = rest.size();
-    for (std::size_t i = 0; i + 1 < begins.size(); ++i) {
-      if (is_python_space(std::string_view(rest).substr(begins[i], begins[i + 1] - begins[i]))) {
-        end = begins[i];
-        break;
-      }
+  std::string_view rest = c.text;
+  const auto first_size = [&] {
+    std::size_t size = 1;
+    while (size < rest.size() && (static_cast<unsigned char>(rest[size]) & 0xC0u) == 0x80u) ++size;
+    return size;
+  };
+  const auto skip = [&](bool blanks) {
+    std::size_t skipped = 0;
+    while (!rest.empty() && is_python_space(rest.substr(0, first_size())) == blanks) {
+      skipped += first_size();
+      rest.remove_prefix(first_size());
     }
+    return skipped;
+  };
+  for (skip(true); !rest.empty(); skip(true)) {
+    const std::string_view whole = rest;
+    c.budget.make(sizeof(Value));
     if (most >= 0 && static_cast<std::int64_t>(parts.size()) == most) {
-      parts.push_back(Value::text(strip(rest, nullptr, false, true)));
+      parts.push_back(Value::text(strip(std::string(whole), nullptr, false, true)));
       break;
     }
-    c.budget.make(rest.size() * sizeof(std::size_t));
-    parts.push_back(Value::text(rest.substr(0, end)));
-    rest = strip(rest.substr(end), nullptr, true, false);
+    parts.push_back(Value::text(std::string(whole.substr(0, skip(false)))));
   }
   return parts;
 }
@@ -119,7 +125,7 @@ Value split_method(const MethodCall& c) {
   List parts;
   std::size_t begin = 0;
   for (std::size_t end; (most < 0 || static_cast<std::int64_t>(parts.size()) < most) &&
-                        (end = c.text.find(at, begin)) != c.text.npos;
+                        (end = find_text(c.text, at, begin)) != c.text.npos;
        begin = end + at.size()) {
     c.budget.make(sizeof(Value));
     parts.push_back(Value::text(c.text.substr(begin, end - begin)));
@@ -133,6 +139,7 @@ Value rsplit_method(const MethodCall& c) {
   const std::int64_t most = count_argument(c.at(1, "maxsplit"), "maxsplit");
   if (at.empty()) fail("an empty separator");
   c.budget.make(c.text.size());
+  c.budget.read(c.text.size() * at.size());
   List parts;
   std::string rest = c.text;
   for (std::size_t found; (most < 0 || static_cast<std::int64_t>(parts.size()) < most) &&
@@ -185,7 +192,7 @@ Value removesuffix_method(const MethodCall& c) {
 }
 
 Value find_method(const MethodCall& c) {
-  const std::size_t found = c.text.find(text_argument(c.at(0), "what is looked for"));
+  const std::size_t found = find_text(c.text, text_argument(c.at(0), "what is looked for"));
   return Value::integer(
       found == c.text.npos ? -1 : count_characters(std::string_view(c.text).substr(0, found)));
 }
@@ -194,7 +201,7 @@ Value count_method(const MethodCall& c) {
   const std::string& s = text_argument(c.at(0), "what is counted");
   if (s.empty()) return Value::integer(count_characters(c.text) + 1);
   std::int64_t count = 0;
-  for (std::size_t at = 0; (at = c.text.find(s, at)) != c.text.npos; at += s.size()) ++count;
+  for (std::size_t at = 0; (at = find_text(c.text, s, at)) != c.text.npos; at += s.size()) ++count;
   return Value::integer(count);
 }
 
@@ -233,26 +240,27 @@ Value isspace_method(const MethodCall& c) {
 struct TextMethod {
   std::string_view name;
   Value (*call)(const MethodCall&);
+  std::size_t most_arguments;
 };
-constexpr std::array kTextMethods{TextMethod{"strip", strip_both},
-                                  TextMethod{"lstrip", strip_left},
-                                  TextMethod{"rstrip", strip_right},
-                                  TextMethod{"replace", replace_method},
-                                  TextMethod{"split", split_method},
-                                  TextMethod{"rsplit", rsplit_method},
-                                  TextMethod{"splitlines", splitlines_method},
-                                  TextMethod{"startswith", startswith_method},
-                                  TextMethod{"endswith", endswith_method},
-                                  TextMethod{"removeprefix", removeprefix_method},
-                                  TextMethod{"removesuffix", removesuffix_method},
-                                  TextMethod{"find", find_method},
-                                  TextMethod{"count", count_method},
-                                  TextMethod{"join", join_method},
-                                  TextMethod{"upper", upper_method},
-                                  TextMethod{"lower", lower_method},
-                                  TextMethod{"capitalize", capitalize_method},
-                                  TextMethod{"isdigit", isdigit_method},
-                                  TextMethod{"isspace", isspace_method}};
+constexpr std::array kTextMethods{TextMethod{"strip", strip_both, 1},
+                                  TextMethod{"lstrip", strip_left, 1},
+                                  TextMethod{"rstrip", strip_right, 1},
+                                  TextMethod{"replace", replace_method, 3},
+                                  TextMethod{"split", split_method, 2},
+                                  TextMethod{"rsplit", rsplit_method, 2},
+                                  TextMethod{"splitlines", splitlines_method, 0},
+                                  TextMethod{"startswith", startswith_method, 1},
+                                  TextMethod{"endswith", endswith_method, 1},
+                                  TextMethod{"removeprefix", removeprefix_method, 1},
+                                  TextMethod{"removesuffix", removesuffix_method, 1},
+                                  TextMethod{"find", find_method, 1},
+                                  TextMethod{"count", count_method, 1},
+                                  TextMethod{"join", join_method, 1},
+                                  TextMethod{"upper", upper_method, 0},
+                                  TextMethod{"lower", lower_method, 0},
+                                  TextMethod{"capitalize", capitalize_method, 0},
+                                  TextMethod{"isdigit", isdigit_method, 0},
+                                  TextMethod{"isspace", isspace_method, 0}};
 
 std::optional<Value> call_dict_method(const Dict& dict, std::string_view name, const Arguments& a,
                                       Budget& budget) {
@@ -272,14 +280,15 @@ std::optional<Value> call_dict_method(const Dict& dict, std::string_view name, c
   return Value::list(std::move(out));
 }
 
-std::optional<Value> call_list_method(const List& list, std::string_view name, const Arguments& a) {
+std::optional<Value> call_list_method(const List& list, std::string_view name, const Arguments& a,
+                                      Budget& budget) {
   const Value* what = argument(a, 0, "value");
   if ((name != "index" && name != "count") || what == nullptr) return std::nullopt;
   if (name == "count")
-    return Value::integer(
-        std::count_if(list.begin(), list.end(), [&](const Value& v) { return equals(v, *what); }));
-  const auto found =
-      std::find_if(list.begin(), list.end(), [&](const Value& v) { return equals(v, *what); });
+    return Value::integer(std::count_if(list.begin(), list.end(),
+                                        [&](const Value& v) { return equals(v, *what, budget); }));
+  const auto found = std::find_if(list.begin(), list.end(),
+                                  [&](const Value& v) { return equals(v, *what, budget); });
   if (found == list.end()) fail("index of what the list does not hold");
   return Value::integer(found - list.begin());
 }
@@ -290,13 +299,27 @@ std::optional<Value> call_method(const Value& value, std::string_view name,
                                  const Arguments& arguments, Budget& budget) {
   if (const std::string* text = value.as_text()) {
     for (const TextMethod& method : kTextMethods) {
-      if (method.name == name) return method.call({*text, arguments, budget});
+      if (method.name != name) continue;
+      const std::size_t given = arguments.positional.size() + arguments.named.size();
+      if (given > method.most_arguments)
+        fail(fmt::format("{} of text with {} arguments; at most {} are supported", name, given,
+                         method.most_arguments));
+      read_value(value, budget);
+      for (const Value& argument : arguments.positional) read_value(argument, budget);
+      return method.call({*text, arguments, budget});
     }
     return std::nullopt;
   }
   if (value.as_dict()) return call_dict_method(*value.as_dict(), name, arguments, budget);
-  if (value.as_list()) return call_list_method(*value.as_list(), name, arguments);
+  if (value.as_list()) return call_list_method(*value.as_list(), name, arguments, budget);
   return std::nullopt;
+}
+
+std::size_t find_text(std::string_view text, std::string_view what, std::size_t from) {
+  if (what.empty()) return from;
+  const void* found = ::memmem(text.data() + from, text.size() - from, what.data(), what.size());
+  return found == nullptr ? std::string_view::npos
+                          : static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
 }
 
 std::string strip(const std::string& text, const std::string* characters, bool left, bool right) {
@@ -340,7 +363,7 @@ std::string replace_text(const std::string& text, const std::string& from, const
     return out;
   }
   std::size_t begin = 0;
-  for (std::size_t at; count > 0 && (at = text.find(from, begin)) != text.npos; --count) {
+  for (std::size_t at; count > 0 && (at = find_text(text, from, begin)) != text.npos; --count) {
     budget.make(to.size());
     out.append(text, begin, at - begin).append(to);
     begin = at + from.size();

@@ -1,6 +1,7 @@
 #include "data/template/value.h"
 
 #include <fmt/format.h>
+#include <utf8proc.h>
 
 #include <algorithm>
 #include <charconv>
@@ -8,10 +9,10 @@
 #include <limits>
 #include <nlohmann/json.hpp>
 
+#include "data/template/operations.h"
+
 namespace thimble::jinja {
 namespace {
-
-constexpr int kDepth = 200;
 
 bool same_number(const Value& a, const Value& b) {
   const auto whole = [](const Value& v) -> const std::int64_t* { return v.get<std::int64_t>(); };
@@ -19,49 +20,37 @@ bool same_number(const Value& a, const Value& b) {
   return to_double(a) == to_double(b);
 }
 
-bool equals_within(const Value& a, const Value& b, int depth) {
-  if (depth == 0) fail("values are nested too deeply to compare");
-  if (a.is_number() && b.is_number()) return same_number(a, b);
-  if (a.as_text() && b.as_text()) return *a.as_text() == *b.as_text();
-  if (a.is_none() || a.is_undefined()) return a.is_none() ? b.is_none() : b.is_undefined();
-  if (const List* x = a.as_list(), *y = b.as_list(); x && y) {
-    return std::equal(
-        x->begin(), x->end(), y->begin(), y->end(),
-        [&](const Value& v, const Value& w) { return equals_within(v, w, depth - 1); });
+/// The first character of `text`, which is not ASCII, as Python's repr() has it: escaped where it
+/// is a separator, a control, or no character. Returns its bytes.
+std::size_t append_printed(std::string_view text, std::string& out) {
+  utf8proc_int32_t code = 0;
+  const utf8proc_ssize_t size =
+      utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
+                       static_cast<utf8proc_ssize_t>(text.size()), &code);
+  if (size <= 0) {
+    out += text.front();
+    return 1;
   }
-  if (const Dict* x = a.as_dict(), *y = b.as_dict(); x && y) {
-    if (x == y) return true;
-    if (x->items.size() != y->items.size()) return false;
-    return std::all_of(x->items.begin(), x->items.end(), [&](const auto& item) {
-      const Value* other = y->find(item.first);
-      return other != nullptr && equals_within(item.second, *other, depth - 1);
-    });
+  const utf8proc_category_t category = utf8proc_category(code);
+  const bool hidden = category == UTF8PROC_CATEGORY_CN || category >= UTF8PROC_CATEGORY_ZS;
+  if (!hidden) {
+    out += text.substr(0, static_cast<std::size_t>(size));
+  } else if (code < 0x100) {
+    out += fmt::format("\\x{:02x}", code);
+  } else if (code < 0x10000) {
+    out += fmt::format("\\u{:04x}", code);
+  } else {
+    out += fmt::format("\\U{:08x}", code);
   }
-  return a.as_object() != nullptr && a.as_object() == b.as_object();
-}
-
-std::string repr_within(const Value& value, int depth) {
-  if (depth == 0) fail("a value is nested too deeply to print");
-  std::string out;
-  if (const List* list = value.as_list()) {
-    for (const Value& v : *list) out += (out.empty() ? "" : ", ") + repr_within(v, depth - 1);
-    if (value.is_tuple()) return "(" + out + (list->size() == 1 ? ",)" : ")");
-    return "[" + out + "]";
-  }
-  if (const Dict* dict = value.as_dict()) {
-    for (const auto& [key, v] : dict->items)
-      out +=
-          (out.empty() ? "" : ", ") + to_repr(Value::text(key)) + ": " + repr_within(v, depth - 1);
-    return "{" + out + "}";
-  }
-  return to_repr(value);
+  return static_cast<std::size_t>(size);
 }
 
 /// Text in Python's quotes.
 std::string quoted(const std::string& text) {
   const char quote = text.find('\'') != text.npos && text.find('"') == text.npos ? '"' : '\'';
   std::string out(1, quote);
-  for (const char c : text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     if (c == '\\' || c == quote) {
       out += {'\\', c};
     } else if (c == '\n') {
@@ -70,13 +59,40 @@ std::string quoted(const std::string& text) {
       out += "\\r";
     } else if (c == '\t') {
       out += "\\t";
-    } else if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) {
-      out += fmt::format("\\x{:02x}", static_cast<unsigned char>(c));
+    } else if (static_cast<unsigned char>(c) < 0x80) {
+      out += static_cast<unsigned char>(c) < 0x20 || c == 0x7f
+                 ? fmt::format("\\x{:02x}", static_cast<unsigned char>(c))
+                 : std::string(1, c);
     } else {
-      out += c;
+      i += append_printed(std::string_view(text).substr(i), out) - 1;
     }
   }
   return out + quote;
+}
+
+std::string to_repr(const Value& value, Budget& budget);
+
+std::string repr_of_items(const Value& value, Budget& budget) {
+  std::string out;
+  const auto add = [&](const std::string& text) {
+    budget.make(text.size());
+    out += (out.empty() ? "" : ", ") + text;
+  };
+  if (const List* list = value.as_list()) {
+    for (const Value& v : *list) add(to_repr(v, budget));
+    if (value.is_tuple()) return "(" + out + (list->size() == 1 ? ",)" : ")");
+    return "[" + out + "]";
+  }
+  for (const auto& [key, v] : value.as_dict()->items) add(quoted(key) + ": " + to_repr(v, budget));
+  return "{" + out + "}";
+}
+
+/// As Python's repr().
+std::string to_repr(const Value& value, Budget& budget) {
+  budget.step();
+  if (value.as_text()) return quoted(*value.as_text());
+  if (value.is_undefined()) return "Undefined";
+  return to_text(value, budget);
 }
 
 }  // namespace
@@ -113,6 +129,30 @@ Value Value::undefined(std::string what) {
   return Value(Storage(Undefined{std::make_shared<const std::string>(std::move(what))}));
 }
 
+int Value::nesting_of(const List& items) {
+  int deepest = 0;
+  for (const Value& item : items) deepest = std::max(deepest, item.nesting_);
+  if (deepest >= kMostNesting) fail("values are nested too deeply");
+  return deepest + 1;
+}
+
+Value Value::list(List items) {
+  const int nesting = nesting_of(items);
+  return {Storage(std::make_shared<const List>(std::move(items))), nesting};
+}
+
+Value Value::tuple(List items) {
+  const int nesting = nesting_of(items);
+  return {Storage(std::make_shared<const Tuple>(Tuple{std::move(items)})), nesting};
+}
+
+Value Value::dict(Dict items) {
+  int deepest = 0;
+  for (const auto& [key, item] : items.items) deepest = std::max(deepest, item.nesting_);
+  if (deepest >= kMostNesting) fail("values are nested too deeply");
+  return {Storage(std::make_shared<const Dict>(std::move(items))), deepest + 1};
+}
+
 bool is_true(const Value& value) {
   if (const bool* b = value.get<bool>()) return *b;
   if (const auto* i = value.get<std::int64_t>()) return *i != 0;
@@ -123,11 +163,34 @@ bool is_true(const Value& value) {
   return value.as_object() != nullptr;
 }
 
-bool equals(const Value& a, const Value& b) {
-  return equals_within(a, b, kDepth);
+bool equals(const Value& a, const Value& b, Budget& budget) {
+  budget.step();
+  if (a.is_number() && b.is_number()) return same_number(a, b);
+  if (const std::string* x = a.as_text(), *y = b.as_text(); x && y) {
+    if (x->size() != y->size()) return false;
+    budget.read(x->size());
+    return *x == *y;
+  }
+  if (a.is_none() || a.is_undefined()) return a.is_none() ? b.is_none() : b.is_undefined();
+  if (const List* x = a.as_list(), *y = b.as_list(); x && y) {
+    return a.is_tuple() == b.is_tuple() &&
+           std::equal(x->begin(), x->end(), y->begin(), y->end(),
+                      [&](const Value& v, const Value& w) { return equals(v, w, budget); });
+  }
+  if (const Dict* x = a.as_dict(), *y = b.as_dict(); x && y) {
+    if (x == y) return true;
+    if (x->items.size() != y->items.size()) return false;
+    return std::all_of(x->items.begin(), x->items.end(), [&](const auto& item) {
+      budget.read_names(y->items.size());
+      const Value* other = y->find(item.first);
+      return other != nullptr && equals(item.second, *other, budget);
+    });
+  }
+  return a.as_object() != nullptr && a.as_object() == b.as_object();
 }
 
-int compare(const Value& a, const Value& b) {
+int compare(const Value& a, const Value& b, Budget& budget) {
+  budget.step();
   if (a.is_number() && b.is_number()) {
     if (a.get<std::int64_t>() && b.get<std::int64_t>()) {
       const std::int64_t x = *a.get<std::int64_t>(), y = *b.get<std::int64_t>();
@@ -137,12 +200,13 @@ int compare(const Value& a, const Value& b) {
     return x < y ? -1 : x > y ? 1 : 0;
   }
   if (a.as_text() && b.as_text()) {
+    budget.read(std::min(a.as_text()->size(), b.as_text()->size()));
     const int order = a.as_text()->compare(*b.as_text());
     return order < 0 ? -1 : order > 0 ? 1 : 0;
   }
   if (const List* x = a.as_list(), *y = b.as_list(); x && y) {
     for (std::size_t i = 0; i < std::min(x->size(), y->size()); ++i) {
-      if (!equals((*x)[i], (*y)[i])) return compare((*x)[i], (*y)[i]);
+      if (!equals((*x)[i], (*y)[i], budget)) return compare((*x)[i], (*y)[i], budget);
     }
     return x->size() < y->size() ? -1 : x->size() > y->size() ? 1 : 0;
   }
@@ -179,14 +243,7 @@ std::string float_text(double d) {
   return fmt::format("{:.{}f}", d, decimals);
 }
 
-std::string to_repr(const Value& value) {
-  if (value.as_text()) return quoted(*value.as_text());
-  if (value.as_list() || value.as_dict()) return repr_within(value, kDepth);
-  if (value.is_undefined()) return "Undefined";
-  return to_text(value);
-}
-
-std::string to_text(const Value& value) {
+std::string to_text(const Value& value, Budget& budget) {
   if (value.as_text()) return *value.as_text();
   if (value.is_undefined()) return "";
   if (value.is_none()) return "None";
@@ -194,7 +251,7 @@ std::string to_text(const Value& value) {
   if (const auto* i = value.get<std::int64_t>()) return std::to_string(*i);
   if (const auto* d = value.get<double>()) return float_text(*d);
   if (value.as_object()) fail("a macro, a function or the loop cannot be printed");
-  return to_repr(value);
+  return repr_of_items(value, budget);
 }
 
 double to_double(const Value& value) {
@@ -239,7 +296,7 @@ Value from_json_within(const nlohmann::ordered_json& json, int depth) {
 }  // namespace
 
 Value from_json(const nlohmann::ordered_json& json) {
-  return from_json_within(json, kDepth);
+  return from_json_within(json, kMostNesting);
 }
 
 std::vector<std::size_t> character_begins(std::string_view text) {

@@ -3,7 +3,8 @@
 //
 // They behave as Python's do in Jinja: text is counted in characters, an undefined name prints
 // nothing, is empty and false, and has no attributes. Values are cheap to copy; lists and
-// dictionaries are shared and never changed after they are made.
+// dictionaries are shared and never changed after they are made. What stands in one another is
+// bounded (kMostNesting), so that going through a value, and its end, take little of the stack.
 #pragma once
 
 #include <cstdint>
@@ -18,6 +19,7 @@
 namespace thimble::jinja {
 
 class Value;
+class Budget;
 using List = std::vector<Value>;
 
 /// A dictionary in the order of its source; keys are text.
@@ -46,6 +48,8 @@ class Object {
   /// The attribute of this name; undefined if there is none.
   virtual Value attribute(std::string_view name) const;
   virtual bool is_callable() const { return false; }
+  /// How many names attribute() looks through.
+  virtual std::size_t size() const { return 0; }
   /// Throws TemplateFailure; the default says that it cannot be called.
   virtual Value call(const Arguments& arguments);
 };
@@ -54,6 +58,9 @@ struct Undefined {
   std::shared_ptr<const std::string> what;  // the name or attribute that is missing
 };
 struct None {};
+
+/// Lists and dictionaries within one another.
+inline constexpr int kMostNesting = 200;
 
 class Value {
  public:
@@ -72,14 +79,13 @@ class Value {
   static Value text(std::string s) {
     return Value(Storage(std::make_shared<const std::string>(std::move(s))));
   }
-  static Value list(List items) {
-    return Value(Storage(std::make_shared<const List>(std::move(items))));
-  }
-  static Value tuple(List items) {
-    return Value(Storage(std::make_shared<const Tuple>(Tuple{std::move(items)})));
-  }
-  static Value dict(Dict items) {
-    return Value(Storage(std::make_shared<const Dict>(std::move(items))));
+  /// These fail beyond kMostNesting.
+  static Value list(List items);
+  static Value tuple(List items);
+  static Value dict(Dict items);
+  /// An object that holds `held` for as long as it lives.
+  static Value holding(std::shared_ptr<Object> object, const Value& held) {
+    return {Storage(std::move(object)), held.nesting_};
   }
 
   template <typename T>
@@ -106,7 +112,11 @@ class Value {
   }
 
  private:
+  Value(Storage storage, int nesting) : storage_(std::move(storage)), nesting_(nesting) {}
+  static int nesting_of(const List& items);
+
   Storage storage_;
+  int nesting_ = 0;  // 0: nothing stands in it
 };
 
 /// What stops a rendering: an operation that the value does not have, a limit, raise_exception.
@@ -117,15 +127,13 @@ struct TemplateFailure {
 [[noreturn]] void fail(std::string text);
 
 bool is_true(const Value& value);
-bool equals(const Value& a, const Value& b);
+bool equals(const Value& a, const Value& b, Budget& budget);
 /// -1, 0, 1; fails for values without an order.
-int compare(const Value& a, const Value& b);
+int compare(const Value& a, const Value& b, Budget& budget);
 /// "text", "a list", ... for messages.
 std::string kind_name(const Value& value);
-/// As Python's str(): what {{ value }} prints.
-std::string to_text(const Value& value);
-/// As Python's repr().
-std::string to_repr(const Value& value);
+/// As Python's str(): what {{ value }} prints. Counts what is made of lists and dictionaries.
+std::string to_text(const Value& value, Budget& budget);
 /// A float as Python prints it.
 std::string float_text(double d);
 /// A number as double; fails for what is none.
@@ -138,8 +146,8 @@ struct JsonStyle {
   bool ascii = false, sort_keys = false;
   std::string item_separator, key_separator;  // empty: Python's
 };
-/// As json.dumps.
-std::string to_json(const Value& value, const JsonStyle& style);
+/// As json.dumps; counts what is made.
+std::string to_json(const Value& value, const JsonStyle& style, Budget& budget);
 
 /// Fails for numbers beyond 64 bits.
 Value from_json(const nlohmann::ordered_json& json);

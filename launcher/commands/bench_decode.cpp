@@ -192,6 +192,8 @@ void run_bench_decode(const DecodeArguments& a) {
   if (!config) throw_user("--size '{}': allowed {}", a.size, model_config_names());
   const std::int64_t longest = *std::max_element(a.contexts.begin(), a.contexts.end());
   config->max_positions = longest + 4 * a.steps;
+  if (!a.kv->compressor.empty())
+    throw_user("--compressor: a benchmark has no trained model; give a --kv-method");
   KvArguments full;
   full.method = "full";
   full.rope = a.kv->rope;  // one that differs from "dense"
@@ -200,7 +202,7 @@ void run_bench_decode(const DecodeArguments& a) {
     const std::string bits =
         a.kv->options.bits < 16 ? fmt::format(", {} bits", a.kv->options.bits) : "";
     const std::string budget =
-        a.kv->options.budget != 1 ? fmt::format(" {}", a.kv->options.budget) : "";
+        a.kv->budget ? fmt::format(" {}", *a.kv->budget) : "";
     kinds.push_back({a.kv->method + budget + bits, *a.kv});
   }
   DecodeBench bench(a, *config);

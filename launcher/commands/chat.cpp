@@ -94,7 +94,7 @@ SamplingOptions sampling_of(const ChatArguments& a, const GenerationConfig& conf
 
 ChatSession::Settings settings_of(const ChatArguments& a, const LoadedModel& loaded,
                                   const ChatTemplate& chat) {
-  const GenerationConfig config = load_generation_config(loaded.directory);
+  const GenerationConfig config = load_generation_config(generation_directory(loaded));
   ChatSession::Settings settings{.sampling = sampling_of(a, config, loaded),
                                  .max_new_tokens = a.max_new_tokens};
   settings.end_ids = config.eos_ids.empty() ? loaded.model->config().eos_ids : config.eos_ids;

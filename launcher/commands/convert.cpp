@@ -7,10 +7,13 @@
 
 #include "core/base/numeric.h"
 #include "core/base/text.h"
-#include "core/io/staged.h"
+#include "core/base/threads.h"
 #include "launcher/commands/command.h"
+#include "launcher/commands/convert_destination.h"
+#include "launcher/commands/version.h"
 #include "launcher/convert/conversion.h"
 #include "launcher/convert/open_image.h"
+#include "launcher/convert/partial_conversion.h"
 #include "launcher/job/load_job.h"
 #include "launcher/job/sizes.h"
 #include "launcher/job/write_job.h"
@@ -25,7 +28,9 @@ namespace fs = std::filesystem;
 struct ConvertArguments {
   std::string source, destination, to, dtype = "auto", max_shard_size = "5GB", memory = "2GiB";
   std::string model, tokenizer, job;
-  std::int64_t tensor_parallel = 1, pipeline_parallel = 1;
+  std::int64_t tensor_parallel = 1, pipeline_parallel = 1, ranks = 1, stage = 1, threads = 0;
+  std::int64_t sub_group_size = 1'000'000'000;
+  bool trainer_groups = false;
   bool force = false, json = false, verify = false, allow_cast = false, weights_only = false;
 };
 
@@ -60,64 +65,28 @@ CheckpointImage open_source(const ConvertArguments& a) {
   return image;
 }
 
-// Whether `path` is `directory` or lies in it; both are canonical.
-bool is_within(const fs::path& path, const fs::path& directory) {
-  const fs::path inside = path.lexically_relative(directory);
-  return !inside.empty() && *inside.begin() != "..";
-}
-
-// Every place that moving the destination aside would take from the source: itself, and what its
-// symbolic links lead to.
-std::vector<fs::path> places_of(const fs::path& source) {
-  std::vector<fs::path> places{fs::canonical(source), fs::absolute(source).lexically_normal()};
-  if (!fs::is_directory(source)) return places;
-  for (const auto& entry :
-       fs::recursive_directory_iterator(source, fs::directory_options::skip_permission_denied)) {
-    if (entry.is_symlink()) places.push_back(fs::weakly_canonical(entry.path()));
-  }
-  return places;
-}
-
-// The destination without a trailing '/'. Refuses one that is taken (unless it is to be moved
-// aside), and one with which part of the source would move.
-fs::path check_destination(const ConvertArguments& a) {
-  fs::path destination = fs::path(a.destination).lexically_normal();
-  if (!destination.has_filename()) destination = destination.parent_path();
-  if (!fs::exists(fs::symlink_status(destination))) return destination;
-  const fs::path absolute = fs::absolute(destination).lexically_normal();
-  // Of a link, which would be moved itself, only its own name counts; but one that leads to the
-  // source is a mistake all the same.
-  const fs::path real = fs::weakly_canonical(absolute.parent_path()) / absolute.filename();
-  for (const fs::path& place : places_of(a.source)) {
-    if (is_within(place, real) || is_within(place, absolute) ||
-        place == fs::weakly_canonical(destination)) {
-      throw_user("{}: writing there would replace the source {}; choose another destination",
-                 a.destination, a.source);
-    }
-  }
-  if (is_within(real, fs::canonical(a.source)))
-    throw_user("{}: is part of the source {}; choose another destination", a.destination, a.source);
-  if (!a.force) {
-    throw_user("{}: exists; choose another destination, or move it aside with --force",
-               a.destination);
-  }
-  return destination;
-}
-
 std::int64_t size_of(const char* option, const std::string& text) {
   const auto size = job::parse_size(text);
   if (!size || size->bytes < 1) throw_user("{} '{}': allowed a size such as 5GB", option, text);
   return size->bytes;
 }
 
-// A part of the memory is that of a window; the rest is for its copies, for pickles and the
+constexpr std::int64_t kLeastMemory = 64 * kMiB;  // of a thread
+
+// How many write at once: what is asked for, else as many as there are CPUs and memory for.
+std::int64_t threads_of(const ConvertArguments& a) {
+  if (a.threads > 0) return a.threads;
+  return std::clamp<std::int64_t>(size_of("--memory", a.memory) / kLeastMemory, 1, team_threads());
+}
+
+// A part of a thread's memory is that of a window; the rest is for its copies, for pickles and the
 // program.
-std::int64_t window_bytes(const std::string& memory) {
-  constexpr std::int64_t kLeast = 64 * kMiB;
-  const std::int64_t bytes = size_of("--memory", memory);
-  if (bytes < kLeast)
-    throw_user("--memory '{}': at least {} are needed", memory, format_bytes(kLeast));
-  return std::clamp(bytes / 16, kMiB, 256 * kMiB);
+std::int64_t window_bytes(const ConvertArguments& a) {
+  const std::int64_t bytes = size_of("--memory", a.memory);
+  const std::int64_t least = kLeastMemory * threads_of(a);
+  if (bytes < least)
+    throw_user("--memory '{}': at least {} are needed", a.memory, format_bytes(least));
+  return std::clamp(bytes / 16 / threads_of(a), kMiB, 256 * kMiB);
 }
 
 bool has_tokenizer(const ModelOrigin& origin) {
@@ -129,11 +98,12 @@ struct TargetName {
   const char* name;
   ConversionTarget target;
 };
-constexpr std::array<TargetName, 7> kTargets{{{"hf", ConversionTarget::kHuggingFace},
+constexpr std::array<TargetName, 8> kTargets{{{"hf", ConversionTarget::kHuggingFace},
                                               {"thimble", ConversionTarget::kThimble},
                                               {"torch", ConversionTarget::kTorch},
                                               {"dcp", ConversionTarget::kDcp},
                                               {"ucp", ConversionTarget::kUniversal},
+                                              {"zero", ConversionTarget::kZero},
                                               {"megatron", ConversionTarget::kMegatron},
                                               {"gguf", ConversionTarget::kGguf}}};
 
@@ -246,39 +216,76 @@ const char* holder_name(ConversionTarget target) {
   return target == ConversionTarget::kGguf ? "GGUF file" : "model directory";
 }
 
+// All that decides what is written: an earlier start of the same is continued.
+std::string identity_of(const ConvertArguments& a, const WriteOptions& options) {
+  const nlohmann::ordered_json options_text{static_cast<int>(target_of(a)),
+                                            a.dtype,
+                                            a.allow_cast,
+                                            a.weights_only,
+                                            a.tokenizer,
+                                            options.max_shard_bytes,
+                                            options.tensor_parallel,
+                                            options.pipeline_parallel,
+                                            options.ranks,
+                                            options.zero_stage,
+                                            options.trainer_groups,
+                                            options.sub_group_size,
+                                            options.job_text};
+  return fmt::format("{}\n{}\n{}\n{}", thimble_version(), options_text.dump(),
+                     source_identity(a.source), a.model.empty() ? "" : source_identity(a.model));
+}
+
 // Writes beside the destination and puts it there; returns where what was there is now.
 std::optional<fs::path> write_to(const fs::path& destination, const ConvertArguments& a,
                                  const CheckpointImage& image) {
-  const ConversionTarget target = target_of(a);
-  const WriteOptions options{.window_bytes = window_bytes(a.memory),
-                             .max_shard_bytes = size_of("--max-shard-size", a.max_shard_size),
-                             .tensor_parallel = a.tensor_parallel,
-                             .pipeline_parallel = a.pipeline_parallel,
-                             .gguf_type = chosen_gguf_type(image, request_of(a)),
-                             .verify = a.verify,
-                             .job_text = job_text(a.job)};
-  StagedDirectory staged(destination);
-  const bool is_file = target == ConversionTarget::kTorch || target == ConversionTarget::kGguf;
-  const fs::path place = is_file ? staged.path() / destination.filename() : staged.path();
-  write_image(image, target, place, options);
-  if (target != ConversionTarget::kGguf && (a.verify || target == ConversionTarget::kHuggingFace))
-    verify_image(image, place, options.window_bytes);
-  if (!is_file) return staged.put_in_place();
-  std::optional<fs::path> aside;
-  if (fs::exists(fs::symlink_status(destination))) aside = move_aside(destination);
-  rename_path(place, destination);
-  sync_directory(fs::absolute(destination).parent_path());
-  return aside;
+  WriteOptions options{.window_bytes = window_bytes(a),
+                       .threads = threads_of(a),
+                       .max_shard_bytes = size_of("--max-shard-size", a.max_shard_size),
+                       .tensor_parallel = a.tensor_parallel,
+                       .pipeline_parallel = a.pipeline_parallel,
+                       .ranks = a.ranks,
+                       .zero_stage = a.stage,
+                       .trainer_groups = a.trainer_groups,
+                       .sub_group_size = a.sub_group_size,
+                       .gguf_type = chosen_gguf_type(image, request_of(a)),
+                       .job_text = job_text(a.job)};
+  PartialConversion partial(destination, identity_of(a, options), a.force);
+  if (partial.is_continued())
+    spdlog::info("goes on with what an earlier start has finished in {}",
+                 partial.place().parent_path().string());
+  options.finished = &partial.finished();
+  const bool is_file =
+      target_of(a) == ConversionTarget::kTorch || target_of(a) == ConversionTarget::kGguf;
+  const fs::path place = is_file ? partial.place() / destination.filename() : partial.place();
+  try {
+    write_image(image, target_of(a), place, options);
+  } catch (const SystemError&) {
+    // A full disk, a lost mount: what is finished is worth another start.
+    if (!partial.finished().empty()) {
+      partial.keep();
+      spdlog::warn("what is finished stays in {}; the same command goes on with it",
+                   partial.place().parent_path().string());
+    }
+    throw;
+  }
+  if (a.verify && target_of(a) == ConversionTarget::kGguf) {
+    verify_gguf_image(image, place, options);
+  } else if (a.verify || target_of(a) == ConversionTarget::kHuggingFace) {
+    verify_image(image, place, options);
+  }
+  return partial.put_in_place(place);
 }
 
 void run_convert(const ConvertArguments& a) {
-  const fs::path destination = check_destination(a);
+  const fs::path destination = check_destination(a.source, a.destination, a.force);
   // Mistakes are found before anything is read.
-  static_cast<void>(window_bytes(a.memory));
+  static_cast<void>(window_bytes(a));
   static_cast<void>(job_text(a.job));
   static_cast<void>(size_of("--max-shard-size", a.max_shard_size));
   if (target_of(a) != ConversionTarget::kMegatron && a.tensor_parallel * a.pipeline_parallel != 1)
     throw_user("--tensor-parallel and --pipeline-parallel: allowed with --to megatron");
+  if (target_of(a) != ConversionTarget::kZero && (a.ranks != 1 || a.stage != 1 || a.trainer_groups))
+    throw_user("--ranks, --stage and --trainer-groups: allowed with --to zero");
   const ConversionRequest request = request_of(a);
   CheckpointImage source = open_source(a);
   say_source(a, source);
@@ -305,8 +312,8 @@ void add_options(CLI::App& convert, ConvertArguments& a) {
   convert
       .add_option("--to", a.to,
                   "Format to write: hf, thimble, torch, dcp (torch.distributed), ucp (DeepSpeed's "
-                  "universal), megatron or gguf (llama.cpp); else by the destination's name: torch for .pt, "
-                  ".pth and .bin, gguf for .gguf, and hf")
+                  "universal), zero (DeepSpeed's ZeRO), megatron or gguf (llama.cpp); else by the "
+                  "destination's name: torch for .pt, .pth and .bin, gguf for .gguf, and hf")
       ->check(CLI::IsMember(target_names()));
   convert
       .add_option("--dtype", a.dtype,
@@ -325,6 +332,20 @@ void add_options(CLI::App& convert, ConvertArguments& a) {
       .add_option("--pipeline-parallel", a.pipeline_parallel,
                   "Ranks that the layers are cut over, for Megatron")
       ->check(CLI::Range(std::int64_t{1}, std::int64_t{4096}));
+  convert.add_option("--ranks", a.ranks, "Data-parallel ranks that state is cut over, for ZeRO")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{65536}));
+  convert.add_option("--stage", a.stage, "Stage of ZeRO: 1, 2 or 3")
+      ->check(CLI::IsMember(std::vector<std::int64_t>{1, 2, 3}));
+  convert.add_flag(
+      "--trainer-groups", a.trainer_groups,
+      "ZeRO's optimizer has the two groups of transformers' Trainer: what decays, then "
+      "norms and biases");
+  convert
+      .add_option("--sub-group-size", a.sub_group_size,
+                  "sub_group_size of the configuration that ZeRO-3 continues with")
+      ->check(CLI::Range(std::int64_t{1}, std::int64_t{1} << 48));
+  convert.add_option("--threads", a.threads, "Threads that write; 0: one per CPU")
+      ->check(CLI::Range(std::int64_t{0}, std::int64_t{256}));
   convert.add_option("--max-shard-size", a.max_shard_size, "Size of a safetensors file at most");
   convert
       .add_option("--model", a.model,
@@ -355,6 +376,7 @@ void add_convert_command(CLI::App& app, CommandSession& session) {
       "  thimble convert stories260K.bin stories --tokenizer tok512.bin\n"
       "  thimble convert zero3-run start --to thimble --model model-dir --verify\n"
       "  thimble convert runs/demo demo-dcp --to dcp\n"
+      "  thimble convert runs/demo demo-zero --to zero --stage 2 --ranks 8\n"
       "  thimble convert model-dir megatron --to megatron --tensor-parallel 2\n"
       "  thimble convert runs/demo demo.gguf --dtype q8_0     # for llama.cpp and Ollama\n"
       "  thimble convert runs/demo model-dir --force      # an earlier model-dir becomes "

@@ -187,6 +187,7 @@ std::int64_t read_samples(const EvalArguments& a, const LoadedModel& loaded,
   SourceSpec source{.paths = {a.text}};
   source.fields = a.fields;
   source.chat.tokenizer = template_directory(loaded);
+  source.parse_special = a.special_tokens == "parse";
   source.format = resolve_format(source, source.paths);
   DocumentReader reader(
       source, source.paths, [](const std::string& w) { spdlog::warn("{}", w); }, {},
@@ -250,10 +251,10 @@ void run_prefix_eval(const EvalArguments& a) {
     if (context > longest) throw_user("--context {}: the model has {} positions", context, longest);
     if (a.prefix >= context)
       throw_user("--prefix {}: allowed below the context, {}", a.prefix, context);
-    const KvCaches caches(*a.kv, planned.model->config(), planned.dtype);
+    const KvCaches caches(*a.kv, planned);
     PrefixEvaluator(planned, caches, context, a.prefix).plan();
   });
-  const KvCaches caches(*a.kv, loaded.model->config(), loaded.dtype);
+  const KvCaches caches(*a.kv, loaded);
   PrefixEvaluator evaluator(loaded, caches, context, a.prefix);
   const DocumentFn score = [&](const std::vector<std::int32_t>& ids, std::int64_t) {
     evaluator.document(ids);
@@ -270,8 +271,10 @@ void run_eval(const EvalArguments& a, CommandSession& session) {
   if (is_token_path(a.text)) throw_user("{}: name the text, not its tokens", a.text);
   if (MappedFile(a.text).text().empty()) throw_user("{}: the file is empty", a.text);
   if (a.prefix > 0) return run_prefix_eval(a);
-  if (a.kv->method != "dense" || a.kv->options.bits != 16)
-    throw_user("--kv-method and --kv-bits need --prefix: without it no key is read back");
+  if (!a.kv->is_dense()) {
+    throw_user(
+        "--kv-method, --kv-bits and --compressor need --prefix: without it no key is read back");
+  }
   std::int64_t context = 0, stride = 0;
   LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
     const std::int64_t longest = planned.model->config().max_positions;
@@ -338,7 +341,8 @@ void add_eval_command(CLI::App& app, CommandSession& session) {
       "  thimble eval --model DIR --text stories.txt --document-separator $'\\n\\n\\n'\n"
       "  thimble eval --model runs/tuned --text held_out.jsonl\n"
       "  thimble eval --model DIR --text book.txt --prefix 1024 --kv-method snapkv --kv-budget "
-      "0.25");
+      "0.25\n"
+      "  thimble eval --model DIR --text book.txt --prefix 1024 --compressor runs/locret");
   eval->callback([a, &session] {
     session.start();
     run_eval(*a, session);

@@ -15,6 +15,7 @@
 #include "launcher/commands/generation.h"
 #include "launcher/run/machine.h"
 #include "launcher/run/signals.h"
+#include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/loaded_model.h"
 #include "launcher/trainer/samples.h"
 #include "models/decoder.h"
@@ -164,16 +165,16 @@ void run_generate(const GenerateArguments& a) {
   const std::vector<std::string> prompts =
       a.prompt_file.empty() ? std::vector<std::string>{a.prompt} : file_prompts(a.prompt_file);
   LoadedModel loaded = load_model({a.model, a.adapters}, a.dtype, [&](LoadedModel& planned) {
-    const KvCaches caches(*a.kv, planned.model->config(), planned.dtype);
+    const KvCaches caches(*a.kv, planned);
     const std::vector<Request> requests = make_requests(a, prompts, planned, caches);
     caches.check_fits(capacities_of(requests), caches.limit_bytes(memory_limit().usable_bytes));
     Generation(planned, caches, requests).plan();
   });
-  const KvCaches caches(*a.kv, loaded.model->config(), loaded.dtype);
+  const KvCaches caches(*a.kv, loaded);
   const std::vector<Request> requests = make_requests(a, prompts, loaded, caches);
   tell_sizes(requests, caches, loaded);
   install_stop_handlers();
-  const GenerationConfig config = load_generation_config(loaded.directory);
+  const GenerationConfig config = load_generation_config(generation_directory(loaded));
   GenerationSettings settings{
       .sampling = sampling_options(a, config, loaded),
       .stop = a.stop,
@@ -245,7 +246,8 @@ void add_generate_command(CLI::App& app, CommandSession& session) {
       "  thimble generate --model runs/demo/model --prompt \"In the beginning\"\n"
       "  thimble generate --model DIR --adapter runs/lora --prompt \"In the beginning\"\n"
       "  thimble generate --model DIR --prompt-file p.txt --temperature 0.8 --top-p 0.95 --seed 1\n"
-      "  thimble generate --model DIR --prompt-file long.txt --kv-method snapkv --kv-budget 0.25");
+      "  thimble generate --model DIR --prompt-file long.txt --kv-method snapkv --kv-budget 0.25\n"
+      "  thimble generate --model DIR --prompt-file long.txt --compressor runs/locret");
   generate->callback([a, &session] {
     session.start();
     run_generate(*a);

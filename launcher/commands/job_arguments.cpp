@@ -7,6 +7,7 @@
 #include "launcher/job/load_job.h"
 #include "launcher/trainer/samples.h"
 #include "models/adapter_export.h"
+#include "train/compressor_parts.h"
 
 namespace thimble {
 
@@ -36,7 +37,10 @@ std::vector<std::int64_t> sample_prompt_tokens(const job::JobConfig& job,
 }
 
 std::int64_t export_disk_bytes(const TrainSpec& spec) {
-  return dtype_size(spec.engine.dtype) * exported_elements(Transformer(spec.model, spec.adapter));
+  const Transformer model(spec.model, spec.adapter);
+  const auto compressor = make_compressor(spec, model);
+  return dtype_size(spec.engine.dtype) *
+         (compressor ? compressor->trained_elements() : exported_elements(model));
 }
 
 namespace {
@@ -62,6 +66,16 @@ std::string optimizers_text(const TrainPlan& plan) {
                     g.tensors, static_cast<double>(g.elements) / 1e6, format_bytes(g.state_bytes));
   }
   return text;
+}
+
+std::string compressor_text(const TrainSpec& spec) {
+  if (!spec.compressor) return "";
+  const Transformer model(spec.model);
+  return fmt::format(
+      " in the frozen model, which has no gradient and no optimizer state; {:.2f} M in the {} "
+      "compressor",
+      static_cast<double>(make_compressor(spec, model)->trained_elements()) / 1e6,
+      compressor_kind_name(spec.compressor->kind));
 }
 
 // What is on disk, and what that costs.
@@ -114,10 +128,11 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       plan.by_layers && plan.batch.accumulation_steps > 1 ? ", all through a layer at a time" : "";
   const bool gpu = spec.device == DeviceKind::kGpu;
   return fmt::format(
-      "{:.1f} M parameters, {}; {}; {}{}{}\n{}{} at most {} (arena {} + "
+      "{:.1f} M parameters{}, {}; {}; {}{}{}\n{}{} at most {} (arena {} + "
       "{} {}), budget "
       "{} ({}){}{}{}{}\ndisk: {} per checkpoint, {} for the exported model",
-      static_cast<double>(spec.model.num_parameters()) / 1e6, weights_text(spec.engine),
+      static_cast<double>(spec.model.num_parameters()) / 1e6, compressor_text(spec),
+      weights_text(spec.engine),
       optimizers_text(plan), plan.batch.text(), order, ranks, to_table(plan.memory),
       gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
       format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),

@@ -4,8 +4,10 @@
 #include <algorithm>
 
 #include "compress/expected_attention.h"
+#include "compress/kvc_file.h"
 #include "launcher/job/sizes.h"
 #include "models/rope_table.h"
+#include "train/compressor_parts.h"
 
 namespace thimble {
 namespace {
@@ -16,17 +18,34 @@ std::vector<std::string> method_names() {
   return names;
 }
 
-// None: a dense cache does.
+// What arguments say over `o`.
+KvOptions overridden(KvOptions o, const KvArguments& a) {
+  o.allocation = parse_kv_allocation(a.allocation, "--kv-allocation");
+  o.budget = a.budget.value_or(o.budget);
+  o.sinks = a.sinks.value_or(o.sinks);
+  o.window = a.window.value_or(o.window);
+  if (a.rope) o.rope_stage = *a.rope == "pre" ? RopeStage::kPre : RopeStage::kPost;
+  if (a.positions)
+    o.positions = *a.positions == "slots" ? PositionPolicy::kSlots : PositionPolicy::kOriginal;
+  return o;
+}
+
+// Without a compressor. None: a dense cache does.
 std::optional<KvOptions> resolve(const KvArguments& a) {
-  KvOptions o = a.options;
-  const bool plain = o.bits == 16 && a.rope == "post" && a.positions == "original" &&
-                     a.allocation == "even" && o.budget == 1;
+  KvOptions o = overridden(a.options, a);
+  const bool plain = o.bits == 16 && o.rope_stage == RopeStage::kPost &&
+                     o.positions == PositionPolicy::kOriginal && a.allocation == "even" &&
+                     o.budget == 1;
   if (a.method == "dense" && plain) return std::nullopt;
   o.method = a.method == "dense" ? KvMethod::kFull : parse_kv_method(a.method, "--kv-method");
-  o.allocation = parse_kv_allocation(a.allocation, "--kv-allocation");
-  o.rope_stage = a.rope == "pre" ? RopeStage::kPre : RopeStage::kPost;
-  o.positions = a.positions == "slots" ? PositionPolicy::kSlots : PositionPolicy::kOriginal;
   return o;
+}
+
+// The compressor of a run, or of a directory.
+std::filesystem::path compressor_directory(const std::filesystem::path& given) {
+  if (is_compressor_directory(given / "model")) return given / "model";
+  if (is_compressor_directory(given)) return given;
+  throw_user("--compressor {}: no compressor (it has no {})", given.string(), kKvcConfigName);
 }
 
 }  // namespace
@@ -41,20 +60,35 @@ void add_kv_options(CLI::App& command, const std::shared_ptr<KvArguments>& a) {
   };
   choice("--kv-method", a->method, "Which positions a head keeps (default: dense, all)",
          method_names());
-  number("--kv-budget", a->options.budget,
-         "Positions per head: a share of prompt and new tokens, or above 1 their number");
-  number("--kv-sinks", a->options.sinks, "First positions that always stay (default 4)");
-  number("--kv-window", a->options.window,
-         "Most recent positions that always stay, exact (default 32)");
+  number("--compressor", a->compressor,
+         "Keep what the heads of this compressor rate highest: its directory, or the run that "
+         "trained it, for this model");
+  command
+      .add_flag("--compressor-any-weights", a->any_weights,
+                "Take a compressor of a model of the same shape with other weights")
+      ->group("KV cache");
+  number("--kv-budget", a->budget,
+         "Positions per head: a share of prompt and new tokens, or above 1 their number (default: "
+         "all, or what the compressor says)");
+  number("--kv-sinks", a->sinks,
+         "First positions that always stay (default: 4, or what the compressor says)");
+  number("--kv-window", a->window,
+         "Most recent positions that always stay, exact (default: 32, or what the compressor "
+         "says)");
   choice("--kv-allocation", a->allocation, "How budgets are dealt to heads and layers",
          kv_allocation_names());
   number("--kv-pooling", a->options.pooling, "snapkv: neighbours that are averaged (default 5)");
   number("--kv-bits", a->options.bits, "Bits of keys and values before the window: 16, 8, 4, 2");
   number("--kv-group", a->options.group, "Keys of a channel that share a scale: 32 or 64");
-  choice("--kv-rope", a->rope, "Keys are stored before or after RoPE", {"pre", "post"});
-  choice("--kv-positions", a->positions,
-         "Positions of the text, or places in the cache, for texts longer than the model's context",
-         {"original", "slots"});
+  const auto optional_choice = [&](const char* name, std::optional<std::string>& value,
+                                   const char* text, const std::vector<std::string>& allowed) {
+    command.add_option(name, value, text)->check(CLI::IsMember(allowed))->group("KV cache");
+  };
+  optional_choice("--kv-rope", a->rope, "Keys are stored before or after RoPE", {"pre", "post"});
+  optional_choice(
+      "--kv-positions", a->positions,
+      "Positions of the text, or places in the cache, for texts longer than the model's context",
+      {"original", "slots"});
   number("--kv-memory", a->memory, "The most bytes of caches, as 512MiB (default: what is free)");
   command
       .add_option("--prefill-chunk", a->prompt_chunk, "Tokens of a prompt at once (default 512)")
@@ -67,28 +101,57 @@ KvCaches::KvCaches(const KvArguments& arguments, const ModelConfig& config, DTyp
       config_(config),
       dtype_(dtype),
       prompt_chunk_(arguments.prompt_chunk) {
+  if (!is_dense()) check_model();
   if (!arguments.memory.empty()) {
     const std::optional<job::ByteSize> size = job::parse_size(arguments.memory);
     if (!size) throw_user("--kv-memory '{}': allowed sizes as 512MiB or 2GB", arguments.memory);
     limit_ = size->bytes;
   }
-  if (is_dense()) return;
-  if (config.attention_softcap > 0)
-    throw_user("a compressed cache with attn_logit_softcapping, as {} has it, is not supported",
-               config.model_type);
-  if (config.rotary_dim > 0)
-    throw_user("a compressed cache with partial_rotary_factor, as {} has it, is not supported",
-               config.model_type);
+}
+
+KvCaches::KvCaches(const KvArguments& arguments, const LoadedModel& loaded)
+    : KvCaches(arguments, loaded.model->config(), loaded.dtype) {
+  if (!arguments.compressor.empty()) open_compressor(arguments, loaded);
+}
+
+// A compressed cache has no form for it.
+void KvCaches::check_model() const {
+  static_cast<void>(backbone_shape(config_));
+}
+
+void KvCaches::open_compressor(const KvArguments& arguments, const LoadedModel& loaded) {
+  if (arguments.method != "dense") {
+    throw_user("--kv-method {} with --compressor, which is a method: give one of them",
+               arguments.method);
+  }
+  check_model();
+  const std::filesystem::path directory = compressor_directory(arguments.compressor);
+  const KvcConfig config = load_kvc_config(directory);
+  // All weights are read for it: once, on the arena that plans.
+  if (loaded.arena->device().planning) {
+    if (!loaded.adapters.empty() && !arguments.any_weights) {
+      throw_user(
+          "--compressor {}: with --adapter the model has other weights than those it was trained "
+          "for; --compressor-any-weights takes it all the same",
+          arguments.compressor);
+    }
+    check_base(config, kvc_base(config_, loaded.directory), directory,
+               arguments.any_weights);
+  }
+  KvOptions o = arguments.options;
+  o.method = KvMethod::kTrained;
+  o.budget = config.compressor.cache.budget;
+  o.sinks = config.compressor.cache.sinks;
+  o.window = config.compressor.cache.window;
+  o.rope_stage = config.rope_stage;
+  o.positions = config.positions;
+  o.heads = load_heads(*loaded.arena, config, backbone_shape(config_), directory, dtype_);
+  options_ = overridden(std::move(o), arguments);
+  compressor_name_ = compressor_kind_name(config.compressor.kind);
 }
 
 KvShape KvCaches::shape(std::int64_t capacity) const {
-  return {.layers = config_.num_layers,
-          .heads = config_.num_heads,
-          .kv_heads = config_.num_kv_heads,
-          .head_dim = config_.head_dim,
-          .windows = config_.windows,
-          .dtype = dtype_,
-          .capacity = capacity};
+  return kv_shape_of(config_, dtype_, capacity);
 }
 
 std::unique_ptr<KvCache> KvCaches::make(Arena& arena, std::int64_t capacity) const {
@@ -152,8 +215,13 @@ std::string KvCaches::describe(const std::vector<std::int64_t>& capacities) cons
   return fmt::format("key-value cache {} for {} positions, {:.1f} % of the dense {} ({}{})",
                      format_bytes(mine), positions,
                      100 * static_cast<double>(mine) / static_cast<double>(dense),
-                     format_bytes(dense), kv_method_name(options_->method),
-                     options_->bits < 16 ? fmt::format(", {} bits", options_->bits) : "");
+                     format_bytes(dense),
+                     compressor_name_.empty() ? kv_method_name(options_->method)
+                                              : std::string_view(compressor_name_),
+                     options_->bits < 16 ? fmt::format(", {} bits", options_->bits) : "") +
+         (options_->heads == nullptr
+              ? ""
+              : fmt::format(" beside heads of {}", format_bytes(options_->heads->bytes())));
 }
 
 }  // namespace thimble

@@ -7,6 +7,8 @@
 #include <string>
 
 #include "compress/compressed_cache.h"
+#include "compress/kvc_config.h"
+#include "launcher/trainer/loaded_model.h"
 #include "models/decoder.h"
 
 namespace CLI {
@@ -16,20 +18,31 @@ class App;
 namespace thimble {
 
 struct KvArguments {
-  std::string method = "dense", allocation = "even", rope = "post", positions = "original";
-  std::string memory;  // the most bytes of all caches; empty: what is free
-  KvOptions options;   // the numbers
+  std::string method = "dense", allocation = "even";
+  // Without these, what the compressor says, or KvOptions.
+  std::optional<std::string> rope, positions;
+  std::optional<double> budget;
+  std::optional<std::int64_t> sinks, window;
+  std::string memory;      // the most bytes of all caches; empty: what is free
+  std::string compressor;  // a directory or a run; empty: none
+  bool any_weights = false;  // of the compressor's model
+  KvOptions options;         // the other numbers
   std::int64_t prompt_chunk = 512;
+
+  bool is_dense() const { return method == "dense" && options.bits == 16 && compressor.empty(); }
 };
 
-/// --kv-method and what belongs to it.
+/// --kv-method, --compressor and what belongs to them.
 void add_kv_options(CLI::App& command, const std::shared_ptr<KvArguments>& arguments);
 
 /// How sequences of one model are cached.
 class KvCaches {
  public:
-  /// Throws UserError for what the options or the model exclude.
+  /// Throws UserError for what the options or the model exclude, as a compressor.
   KvCaches(const KvArguments& arguments, const ModelConfig& config, DType dtype);
+  /// With the heads of a compressor in the model's arena, which the caches outlive no more than the
+  /// model. Throws UserError also for a compressor that cannot be read, or of another model.
+  KvCaches(const KvArguments& arguments, const LoadedModel& loaded);
 
   /// Null: dense.
   bool is_dense() const { return !options_; }
@@ -51,8 +64,11 @@ class KvCaches {
 
  private:
   KvShape shape(std::int64_t capacity) const;
+  void open_compressor(const KvArguments& arguments, const LoadedModel& loaded);
+  void check_model() const;
 
   std::optional<KvOptions> options_;
+  std::string compressor_name_;  // what its heads are; empty: there are none
   std::optional<std::int64_t> limit_;
   const ModelConfig& config_;
   DType dtype_;

@@ -9,6 +9,7 @@
 #include "core/io/file.h"
 #include "launcher/commands/command.h"
 #include "launcher/job/sizes.h"
+#include "launcher/trainer/exported_template.h"
 #include "launcher/trainer/loaded_model.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
@@ -49,15 +50,17 @@ void run_merge(const MergeArguments& a) {
       load_hf_config(found.directory, [](const std::string& note) { spdlog::warn("{}", note); });
   const Transformer model(config);
   const bool bytes = fs::exists(found.directory / kByteTokenizerMarker);
-  const HfExport options{
-      .directory = a.destination,
-      .dtype = a.dtype == "auto"   ? stored_dtype(found.directory)
-               : a.dtype == "bf16" ? DType::kBF16
-                                   : DType::kF32,
-      .max_shard_bytes = size->bytes,
-      .source_config = read_text_file(found.directory / "config.json", kMiB),
-      .files_to_copy = exported_files(found.directory, bytes ? fs::path("byte") : found.directory),
-      .tokenizer_is_bytes = bytes};
+  std::vector<fs::path> files =
+      exported_files(found.directory, bytes ? fs::path("byte") : found.directory);
+  add_adapter_files(found.adapters, files);
+  const HfExport options{.directory = a.destination,
+                         .dtype = a.dtype == "auto"   ? stored_dtype(found.directory)
+                                  : a.dtype == "bf16" ? DType::kBF16
+                                                      : DType::kF32,
+                         .max_shard_bytes = size->bytes,
+                         .source_config = read_text_file(found.directory / "config.json", kMiB),
+                         .files_to_copy = std::move(files),
+                         .tokenizer_is_bytes = bytes};
   const std::unique_ptr<Arena> plan = Arena::make_planning();
   merge_on(*plan, found, model, options, [](const std::string& note) { spdlog::info("{}", note); });
   const std::unique_ptr<Arena> arena = Arena::make_cpu(plan->extent_bytes() + kMergeSpareBytes);

@@ -77,8 +77,10 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
   TrainEngine& engine = assembled.engine;
   const PhaseScope phase(engine.arena(), "load");
   const auto load_frozen = [&] {
-    if (spec.adapter)
-      assembled.load_frozen(*open_weights(engine.arena().pinned(), spec, assembled.model));
+    if (spec.adapter || spec.compressor) {
+      assembled.load_frozen(*open_weights(engine.arena().pinned(), spec, assembled.model,
+                                          assembled.compressor.get()));
+    }
   };
   if (offload.is_recovered()) {
     const CommitRecord& record = *offload.run().recovered;
@@ -108,10 +110,13 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
   TrainSpec from = spec;
   if (!other.empty() && spec.adapter) {
     from.adapter_dir = other / "model";
+  } else if (!other.empty() && spec.compressor) {
+    from.compressor_dir = other / "model";
   } else if (!other.empty()) {
     from.model_dir = other / "model";
   }
-  assembled.load(*open_weights(engine.arena().pinned(), from, assembled.model));
+  assembled.load(*open_weights(engine.arena().pinned(), from, assembled.model,
+                               assembled.compressor.get()));
   return {};
 }
 
@@ -272,6 +277,7 @@ int train_rank(const RankSetting& rank) {
                    .run = p.run,
                    .engine = engine,
                    .model = assembled.model,
+                   .compressor = assembled.compressor.get(),
                    .files = *files,
                    .offload = assembled.offload.get(),
                    .snapshots = snapshots ? &*snapshots : nullptr,

@@ -12,9 +12,6 @@
 namespace thimble {
 namespace {
 
-constexpr const char* kEmbedding = "model.embed_tokens.weight";
-constexpr const char* kHead = "lm_head.weight";
-
 // As transformers' decoder layers define them.
 constexpr std::array<std::string_view, 15> kInLayer{"self_attn.q_proj",
                                                     "self_attn.k_proj",
@@ -36,9 +33,9 @@ using OrderKey = std::tuple<int, std::int64_t, std::size_t, std::string>;
 
 OrderKey order_key(const std::string& name) {
   constexpr std::string_view kLayers = "model.layers.";
-  if (name == kEmbedding) return {0, 0, 0, name};
+  if (name == kEmbeddingName) return {0, 0, 0, name};
   if (name == "model.norm.weight") return {2, 0, 0, name};
-  if (name == kHead) return {3, 0, 0, name};
+  if (name == kHeadName) return {3, 0, 0, name};
   if (!name.starts_with(kLayers)) return {4, 0, 0, name};
   std::int64_t layer = 0;
   const char* end = name.data() + name.size();
@@ -64,7 +61,7 @@ std::string stored_name(const CheckpointImage& image, const std::string& name, b
   if (find(image, name) != nullptr) return name;
   const auto alias = image.aliases.find(name);
   if (alias != image.aliases.end() && find(image, alias->second) != nullptr) return alias->second;
-  return tied && name == kEmbedding && find(image, kHead) != nullptr ? kHead : "";
+  return tied && name == kEmbeddingName && find(image, kHeadName) != nullptr ? kHeadName : "";
 }
 
 std::string shape_text(const Extents& shape) {
@@ -112,7 +109,7 @@ std::vector<ImageParam> params_of_model(CheckpointImage& image, const ParamTable
   std::vector<ImageParam> out;
   std::vector<std::string> problems;
   std::set<std::string> used;
-  const bool tied = !params.find(kHead);
+  const bool tied = !params.find(kHeadName);
   for (const ParamId id : params.ids()) {
     const ParamInfo& info = params.info(id);
     const std::string name = stored_name(image, info.name, tied);
@@ -137,7 +134,7 @@ std::vector<ImageParam> params_of_model(CheckpointImage& image, const ParamTable
   }
   for (const auto& [name, param] : image.params) {
     if (used.contains(name)) continue;
-    if (name.ends_with("rotary_emb.inv_freq") || (tied && name == kHead)) {
+    if (name.ends_with("rotary_emb.inv_freq") || (tied && name == kHeadName)) {
       image.notes.push_back(fmt::format("tensor {} is left out", printable(name, 200)));
     } else {
       problems.push_back(fmt::format("tensor {} is not part of the model", printable(name, 200)));

@@ -15,6 +15,9 @@
 
 namespace thimble {
 
+inline constexpr const char* kEmbeddingName = "model.embed_tokens.weight";
+inline constexpr const char* kHeadName = "lm_head.weight";
+
 /// One parameter. Moments are those of Adam (Kingma & Ba 2015, algorithm 1), not corrected for
 /// their bias.
 struct ImageParam {
@@ -53,6 +56,7 @@ struct CheckpointImage {
   std::optional<AdamSettings> adam = {};   // where the source says it
   std::optional<ModelOrigin> origin = {};  // where the source has a configuration
   std::vector<std::string> notes = {};     // what was left out, for the user
+  bool reads_whole_tensors = false;        // by one thread: values are kept from read to read
   bool vocab_is_padded = false;            // embedding and LM head may have rows that no token has
   std::string why_no_state = "the source holds no optimizer state";
 

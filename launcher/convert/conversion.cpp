@@ -7,6 +7,7 @@
 #include "launcher/convert/fused_params.h"
 #include "launcher/convert/gguf_model.h"
 #include "launcher/convert/open_image.h"
+#include "launcher/convert/output_files.h"
 
 namespace thimble {
 namespace {
@@ -20,7 +21,13 @@ bool needs_model(ConversionTarget target) {
 
 // Whether there is no such checkpoint without optimizer state.
 bool needs_state(ConversionTarget target) {
-  return target == ConversionTarget::kThimble || target == ConversionTarget::kUniversal;
+  return target == ConversionTarget::kThimble || target == ConversionTarget::kUniversal ||
+         target == ConversionTarget::kZero;
+}
+
+// Whether the target has masters in f32 beside the weights that the model computes with.
+bool keeps_masters(ConversionTarget target) {
+  return target == ConversionTarget::kZero;
 }
 
 bool holds_state(ConversionTarget target) {
@@ -31,6 +38,7 @@ bool holds_state(ConversionTarget target) {
 // Of the weights, if nothing is asked for: a model directory gets what the model computes with, a
 // checkpoint all that there is.
 DType chosen_dtype(const CheckpointImage& image, const ConversionRequest& request) {
+  if (keeps_masters(request.target)) return request.dtype.value_or(image.dtype);
   if (needs_state(request.target)) {
     if (request.dtype.value_or(DType::kF32) != DType::kF32)
       throw_user("--dtype bf16: the target keeps its weights in fp32");
@@ -49,7 +57,7 @@ DType chosen_dtype(const CheckpointImage& image, const ConversionRequest& reques
 }
 
 void check_precision(const CheckpointImage& image, DType dtype, const ConversionRequest& request) {
-  if (request.allow_cast || dtype == DType::kF32) return;
+  if (request.allow_cast || dtype == DType::kF32 || keeps_masters(request.target)) return;
   const bool for_use = request.target == ConversionTarget::kHuggingFace ||
                        request.target == ConversionTarget::kGguf;
   if (for_use && dtype == image.dtype) return;
@@ -62,7 +70,7 @@ void check_precision(const CheckpointImage& image, DType dtype, const Conversion
 
 // Without the rows that no token of the model has.
 void drop_padding(CheckpointImage& image) {
-  for (const char* table : {"model.embed_tokens.weight", "lm_head.weight"}) {
+  for (const char* table : {kEmbeddingName, kHeadName}) {
     const auto found = image.params.find(table);
     if (found == image.params.end()) continue;
     std::int64_t& rows = found->second.weight.shape[0];
@@ -85,23 +93,37 @@ void keep_model(CheckpointImage& image, const ConversionRequest& request) {
   std::vector<ImageParam> params = params_of_model(image, model.params());
   image.params.clear();
   image.aliases.clear();
+  if (image.origin->config.tied_lm_head) image.aliases.emplace(kHeadName, kEmbeddingName);
   for (const ParamId id : model.params().ids()) {
     image.params.emplace(model.params().info(id).name,
                          std::move(params[static_cast<std::size_t>(id)]));
   }
 }
 
-ImageParam output_param(const ImageParam& param, DType dtype, bool with_state) {
+ImageParam output_param(const ImageParam& param, DType dtype, ConversionTarget target,
+                        bool with_state) {
   ImageParam out;
   out.weight = as_dtype(param.weight.dtype == dtype ? param.weight : param.best(), dtype);
+  if (keeps_masters(target)) out.master = as_dtype(param.best(), DType::kF32);
   if (!with_state) return out;
   out.exp_avg = as_dtype(*param.exp_avg, DType::kF32);
   out.exp_avg_sq = as_dtype(*param.exp_avg_sq, DType::kF32);
   return out;
 }
 
-void compare(const StoredArray& wanted, const StoredArray& found, const std::string& name,
-             std::int64_t window_bytes) {
+WriteOptions allowed(WriteOptions options, const CheckpointImage& image) {
+  if (image.reads_whole_tensors) options.threads = 1;
+  return options;
+}
+
+struct Comparison {
+  std::string name;
+  const StoredArray *wanted, *found;
+};
+
+void compare(const Comparison& arrays, std::int64_t window_bytes) {
+  const auto& [name, wanted_at, found_at] = arrays;
+  const StoredArray &wanted = *wanted_at, &found = *found_at;
   if (found.dtype != wanted.dtype || found.shape != wanted.shape) {
     throw_system("{} was written as {} [{}] and reads back as {} [{}]", name,
                  dtype_name(wanted.dtype), fmt::join(wanted.shape, ", "), dtype_name(found.dtype),
@@ -114,7 +136,7 @@ void compare(const StoredArray& wanted, const StoredArray& found, const std::str
     wanted.reader->read(first, a);
     found.reader->read(first, b);
     if (std::memcmp(a.data(), b.data(), a.size()) != 0)
-      throw_system("{} reads back differently from what was written", name);
+      throw_system("{} reads back differently from what was written", arrays.name);
   });
 }
 
@@ -145,7 +167,10 @@ CheckpointImage output_image(CheckpointImage source, const ConversionRequest& re
   check_precision(source, dtype, request);
   const bool with_state =
       holds_state(request.target) && !request.weights_only && source.has_state();
-  for (auto& [name, param] : source.params) param = output_param(param, dtype, with_state);
+  for (auto& [name, param] : source.params)
+    param = output_param(param, dtype, request.target, with_state);
+  std::erase_if(source.aliases,
+                [&](const auto& alias) { return !source.params.contains(alias.second); });
   const bool by_our_names = request.target == ConversionTarget::kThimble ||
                             request.target == ConversionTarget::kMegatron ||
                             request.target == ConversionTarget::kGguf;
@@ -156,26 +181,30 @@ CheckpointImage output_image(CheckpointImage source, const ConversionRequest& re
 }
 
 void write_image(const CheckpointImage& image, ConversionTarget target, const fs::path& place,
-                 const WriteOptions& options) {
+                 const WriteOptions& asked) {
+  const WriteOptions options = allowed(asked, image);
   switch (target) {
     case ConversionTarget::kHuggingFace:
       return write_hf_image(image, place, options);
     case ConversionTarget::kThimble:
       return write_thimble_image(image, place, options);
     case ConversionTarget::kDcp:
-      return write_dcp_image(image, place, options);
+      return write_files(dcp_files(image), place, options);
     case ConversionTarget::kUniversal:
-      return write_universal_image(image, place, options);
+      return write_files(universal_files(image), place, options);
+    case ConversionTarget::kZero:
+      return write_files(zero_files(image, options), place, options);
     case ConversionTarget::kTorch:
-      return write_torch_image(image, place, options);
+      return write_files(torch_files(image, place.filename()), place.parent_path(), options);
     case ConversionTarget::kMegatron:
-      return write_megatron_image(image, place, options);
+      return write_files(megatron_files(image, options), place, options);
     case ConversionTarget::kGguf:
       return write_gguf_image(image, place, options);
   }
 }
 
-void verify_image(const CheckpointImage& image, const fs::path& place, std::int64_t window_bytes) {
+void verify_image(const CheckpointImage& image, const fs::path& place, const WriteOptions& asked) {
+  const WriteOptions options = allowed(asked, image);
   const CheckpointImage written = open_image(place);
   if (written.params.size() != image.params.size()) {
     throw_system("{}: {} tensors were written and {} read back", place.string(),
@@ -184,20 +213,25 @@ void verify_image(const CheckpointImage& image, const fs::path& place, std::int6
   if (image.has_state() && written.step != image.step)
     throw_system("{}: step {} was written and {} read back", place.string(), image.step,
                  written.step);
+  std::vector<Comparison> all;
   for (const auto& [name, param] : image.params) {
     const auto found = written.params.find(name);
     if (found == written.params.end())
       throw_system("{}: tensor {} was not written", place.string(), name);
-    compare(param.weight, found->second.best(), "tensor " + name, window_bytes);
+    all.push_back({"tensor " + name, &param.best(), &found->second.best()});
+    if (param.master && found->second.master)
+      all.push_back({"weight of " + name, &param.weight, &found->second.weight});
     const auto moment = [&](const std::optional<StoredArray>& wanted,
                             const std::optional<StoredArray>& read, const char* slot) {
       if (!wanted) return;
       if (!read) throw_system("{}: {} of {} was not written", place.string(), slot, name);
-      compare(*wanted, *read, fmt::format("{} of {}", slot, name), window_bytes);
+      all.push_back({fmt::format("{} of {}", slot, name), &*wanted, &*read});
     };
     moment(param.exp_avg, found->second.exp_avg, "exp_avg");
     moment(param.exp_avg_sq, found->second.exp_avg_sq, "exp_avg_sq");
   }
+  for_each_on_threads(all.size(), options.threads,
+                      [&](std::size_t i) { compare(all[i], options.window_bytes); });
 }
 
 }  // namespace thimble

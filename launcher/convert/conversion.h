@@ -15,6 +15,7 @@ enum class ConversionTarget : std::uint8_t {
   kTorch,
   kDcp,
   kUniversal,
+  kZero,
   kMegatron,
   kGguf
 };
@@ -34,13 +35,14 @@ GgufType chosen_gguf_type(const CheckpointImage& image, const ConversionRequest&
 /// the target needs what the source lacks, or if weights would lose precision unasked.
 CheckpointImage output_image(CheckpointImage source, const ConversionRequest& request);
 
-/// Writes the image at a place that nobody else sees yet.
+/// Writes the image at a place that nobody else sees yet; all of it is on the disk then.
 void write_image(const CheckpointImage& image, ConversionTarget target,
                  const std::filesystem::path& place, const WriteOptions& options);
 
 /// Opens what was written and compares every element, of which each must be there exactly once, and
-/// the step. SystemError naming the tensor that differs.
+/// the step, with the windows and threads of the options. SystemError naming the tensor that
+/// differs.
 void verify_image(const CheckpointImage& image, const std::filesystem::path& place,
-                  std::int64_t window_bytes);
+                  const WriteOptions& options);
 
 }  // namespace thimble

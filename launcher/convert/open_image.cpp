@@ -1,6 +1,7 @@
 #include "launcher/convert/open_image.h"
 
 #include <algorithm>
+#include <array>
 
 #include "checkpoint/manifest.h"
 #include "core/base/error.h"
@@ -92,15 +93,28 @@ CheckpointImage open_directory(const fs::path& path) {
   return image;
 }
 
+// Formats of one file that begin with a sign of their own.
+struct FileFormat {
+  const char* name;
+  bool (*is)(const fs::path& path);
+  CheckpointImage (*open)(const fs::path& path);
+};
+constexpr std::array<FileFormat, 1> kFileFormats{{{"torch.save", is_torch_file, read_torch_image}}};
+
 }  // namespace
 
 CheckpointImage open_image(const fs::path& path) {
   if (fs::is_directory(path)) return open_directory(path);
-  if (is_torch_file(path)) return read_torch_image(path);
+  std::string names;
+  for (const FileFormat& format : kFileFormats) {
+    if (format.is(path)) return format.open(path);
+    names += fmt::format("{}{}", names.empty() ? "" : " or ", format.name);
+  }
+  // The header of llama2.c is numbers that any file may begin with.
   try {
     return read_llama2c_image(path);
   } catch (const UserError& e) {
-    throw_user("{}: neither a file of torch.save nor one of llama2.c: {}", path.string(), e.what());
+    throw_user("{}: neither a file of {} nor one of llama2.c: {}", path.string(), names, e.what());
   }
 }
 

@@ -149,7 +149,8 @@ std::vector<Partition> partitions(const TorchFile& file, const PickleValue& mast
     if (!state) throw_user("{}: no state of parameter group {}", file.name(), group);
     Partition p{flat_tensor(file, master), flat_tensor(file, need(file, *state, "exp_avg")),
                 flat_tensor(file, need(file, *state, "exp_avg_sq"))};
-    if (p[kMaster].shape != p[kExpAvg].shape || p[kMaster].shape != p[kExpAvgSq].shape)
+    // Of masters the padding at the end may have been taken off.
+    if (p[kMaster].shape[0] > p[kExpAvg].shape[0] || p[kExpAvg].shape != p[kExpAvgSq].shape)
       throw_user("{}: the partitions of group {} differ in size", file.name(), group);
     out.push_back(std::move(p));
     ++group;
@@ -281,7 +282,9 @@ CheckpointImage read_deepspeed_image(const fs::path& directory) {
   const TorchFile& model = *files.model;
   const TorchFile& first = files.optimizer.front();
   const PickleValue state = need(first, first.root(), "optimizer_state_dict");
-  const std::int64_t stage = zero_stage(need(first, state, "zero_stage"));
+  // DeepSpeed's optimizer for bf16 with gradients in fp32 is one of stage 1 and does not say so.
+  const auto said = state.find("zero_stage");
+  const std::int64_t stage = said ? zero_stage(*said) : 1;
   const auto ranks = narrow<std::int64_t>(files.optimizer.size());
   image.kind = fmt::format("checkpoint of DeepSpeed's ZeRO-{}, {} ranks", stage, ranks);
   ZeroState zero = param_shapes(model);

@@ -139,7 +139,7 @@ CheckpointImage read_hf_image(const fs::path& directory) {
 }
 
 CheckpointImage read_llama2c_image(const fs::path& file) {
-  CheckpointImage image{.kind = "llama2.c file", .path = file};
+  CheckpointImage image{.kind = "llama2.c file", .path = file, .reads_whole_tensors = true};
   auto source = std::make_shared<Llama2cSource>(file);
   image.origin = ModelOrigin{.config = source->config()};
   const Transformer model(image.origin->config);

@@ -73,12 +73,18 @@ std::optional<StoredArray> plain_array(const OpenCheckpoint& opened, const Param
                            .strides = strides}});
 }
 
+// Whether its values lie in the file as they are, not in 8 bits or as halves.
+bool has_plain_weights(const OpenCheckpoint& opened, const ParamInfo& info) {
+  if (opened.reader->find(info.name, slot_names::kRemainder) != nullptr) return false;
+  return plain_array(opened, info, slot_names::kMaster) ||
+         plain_array(opened, info, slot_names::kWeight);
+}
+
 ImageParam param_of(const std::shared_ptr<OpenCheckpoint>& opened, const ParamInfo& info) {
   ImageParam param;
   const std::optional<StoredArray> master = plain_array(*opened, info, slot_names::kMaster);
   const std::optional<StoredArray> weight = plain_array(*opened, info, slot_names::kWeight);
-  const bool split = opened->reader->find(info.name, slot_names::kRemainder) != nullptr;
-  if (split || (!master && !weight))
+  if (!has_plain_weights(*opened, info))
     param.master = array_of_source(info, std::make_shared<OpenedSource>(opened));
   if (master) param.master = master;
   param.weight = weight ? *weight : *param.master;
@@ -114,9 +120,15 @@ CheckpointImage read_thimble_image(const fs::path& path, bool is_run) {
   spdlog::info("{}: step {}, every byte verified", name, reader.step());
   const CheckpointIdentity identity = checkpoint_identity(reader);
   const job::JobConfig trained = job::parse_job_text(identity.resolved_job, name);
+  if (trained.compressor.type != job::CompressorType::kNone) {
+    throw_user(
+        "{}: it holds a compressor, not the model beside it; the run's model/ is the compressor",
+        name);
+  }
   if (trained.adapter.type != job::AdapterType::kNone) {
     throw_user(
-        "{}: it holds an adapter, not the model beside it; the run's model/ is the adapter in PEFT's "
+        "{}: it holds an adapter, not the model beside it; the run's model/ is the adapter in "
+        "PEFT's "
         "format, and `thimble merge` makes a model of both",
         name);
   }
@@ -136,6 +148,7 @@ CheckpointImage read_thimble_image(const fs::path& path, bool is_run) {
   for (const ParamId id : model.params().ids()) {
     const ParamInfo& info = model.params().info(id);
     image.params.emplace(info.name, param_of(opened, info));
+    image.reads_whole_tensors |= !has_plain_weights(*opened, info);
   }
   image.why_no_state = fmt::format(
       "{}: the state of its optimizer is not Adam's two moments in 16 or 32 bits", name);

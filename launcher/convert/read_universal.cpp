@@ -1,5 +1,7 @@
 // DeepSpeed's universal checkpoints (UCP) as images:
 // zero/<parameter>/{fp32,exp_avg,exp_avg_sq,step}.pt beside a copy of the model's states.
+#include <sys/resource.h>
+
 #include <algorithm>
 
 #include "core/base/error.h"
@@ -29,6 +31,14 @@ std::vector<fs::path> param_directories(const fs::path& zero) {
   return out;
 }
 
+// Three files of every parameter stay open: a large model has more than programs may have at first.
+void allow_open_files() {
+  rlimit limit{};
+  if (::getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  ::setrlimit(RLIMIT_NOFILE, &limit);  // where it fails, opening a file says so
+}
+
 void add_param_directory(CheckpointImage& image, const fs::path& directory) {
   const std::string name = directory.filename().string();
   ImageParam& param = add_param(image, name, *state_array(directory / "fp32.pt"));
@@ -54,6 +64,7 @@ void join_shared(CheckpointImage& image, const TorchFile& model) {
 
 CheckpointImage read_universal_image(const fs::path& directory) {
   CheckpointImage image{.kind = "universal checkpoint of DeepSpeed", .path = directory};
+  allow_open_files();
   for (const fs::path& param : param_directories(directory / "zero"))
     add_param_directory(image, param);
   if (image.params.empty()) throw_user("{}: no parameter is in it", (directory / "zero").string());

@@ -1,9 +1,7 @@
 #include <functional>
 
 #include "core/base/error.h"
-#include "launcher/convert/image_writers.h"
-#include "launcher/convert/torch_writer.h"
-#include "models/model_files.h"
+#include "launcher/convert/output_files.h"
 
 namespace thimble {
 namespace {
@@ -11,17 +9,21 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kMetadata = "torch.distributed.checkpoint.metadata";
-constexpr const char* kDataName = "__0_0.distcp";
+constexpr std::int64_t kFileBytes = std::int64_t{1} << 30;  // about
 constexpr const char* kSettings = "optim.param_groups";
 
-// An item of the data file.
+// An item of a data file.
 struct Item {
   std::string fqn;
   std::vector<std::string> path;  // of keys in the state dict
   const StoredArray* array;       // null: an object
   std::function<void(TorchWriter&)> fill;
-  std::int64_t offset = 0, bytes = 0;
+  std::int64_t file = 0, offset = 0, bytes = 0;
 };
+
+std::string data_name(std::int64_t file) {
+  return fmt::format("__0_{}.distcp", file);
+}
 
 // One pickle with all that lies where (torch.distributed.checkpoint.metadata, Metadata).
 class MetadataPickle {
@@ -132,7 +134,7 @@ class MetadataPickle {
         field("offset", [&] { size(Extents(shape_of(item).size(), 0)); });
       });
       object("torch.distributed.checkpoint.filesystem", "_StorageInfo", [&] {
-        field("relative_path", [&] { out_.text(kDataName); });
+        field("relative_path", [&] { out_.text(data_name(item.file)); });
         field("offset", [&] { out_.integer(item.offset); });
         field("length", [&] { out_.integer(item.bytes); });
       });
@@ -189,31 +191,53 @@ std::vector<Item> items_of(const CheckpointImage& image, const StoredArray& step
   return items;
 }
 
-}  // namespace
+// A checkpoint's items and what they refer to.
+struct DcpContents {
+  StoredArray step;
+  std::vector<Item> items;
 
-void write_config(const CheckpointImage& image, const fs::path& directory) {
-  if (!image.origin) return;
-  write_file_atomic(directory / "config.json", exported_config(image.origin->config, image.dtype,
-                                                               image.origin->source_config));
-}
+  explicit DcpContents(const CheckpointImage& image)
+      : step(number_array(static_cast<float>(image.step))), items(items_of(image, step)) {
+    std::int64_t file = 0, end = 0;
+    for (Item& item : items) {
+      TorchWriter out;
+      item.fill(out);
+      item.bytes = out.count();
+      if (end > 0 && end + item.bytes > kFileBytes) ++file, end = 0;
+      item.file = file;
+      item.offset = end;
+      end += item.bytes;
+    }
+  }
+};
 
-void write_dcp_image(const CheckpointImage& image, const fs::path& directory,
-                     const WriteOptions& options) {
-  const StoredArray step = number_array(static_cast<float>(image.step));
-  std::vector<Item> items = items_of(image, step);
-  File file = File::create(directory / kDataName);
-  std::int64_t end = 0;
-  for (Item& item : items) {
+// The data file of that number.
+void write_data(const DcpContents& contents, std::int64_t number, const fs::path& path,
+                std::int64_t window_bytes) {
+  File file = File::create(path);
+  for (const Item& item : contents.items) {
+    if (item.file != number) continue;
     TorchWriter out;
     item.fill(out);
-    item.offset = end;
-    item.bytes = out.write(file, end, options.window_bytes);
-    end += item.bytes;
+    const std::int64_t bytes = out.write(file, item.offset, window_bytes);
+    TH_CHECK_EQ(bytes, item.bytes);
   }
-  file.data_sync();
-  write_config(image, directory);
-  // The metadata last: without it there is no checkpoint.
-  write_file_atomic(directory / ".metadata", MetadataPickle(items).text());
+}
+
+}  // namespace
+
+std::vector<OutputFile> dcp_files(const CheckpointImage& image) {
+  const auto contents = std::make_shared<const DcpContents>(image);
+  std::vector<OutputFile> files = config_output(image);
+  files.push_back(text_output(".metadata", MetadataPickle(contents->items).text()));
+  for (std::int64_t i = 0; i <= contents->items.back().file; ++i) {
+    files.push_back({.name = data_name(i),
+                     .bytes = kFileBytes,
+                     .write = [contents, i](const fs::path& path, std::int64_t window_bytes) {
+                       write_data(*contents, i, path, window_bytes);
+                     }});
+  }
+  return files;
 }
 
 }  // namespace thimble

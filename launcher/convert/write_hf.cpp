@@ -1,6 +1,6 @@
 #include "core/base/error.h"
 #include "core/io/safetensors_model.h"
-#include "launcher/convert/image_writers.h"
+#include "launcher/convert/output_files.h"
 #include "models/fused_tensors.h"
 #include "models/hf_export.h"
 #include "models/model_files.h"
@@ -10,8 +10,9 @@ namespace {
 
 namespace fs = std::filesystem;
 
-void write_files(const CheckpointImage& image, const fs::path& directory,
-                 const WriteOptions& options) {
+// All but the weights.
+void write_origin(const CheckpointImage& image, const fs::path& directory,
+                  const WriteOptions& options) {
   const ModelOrigin& origin = *image.origin;
   const fs::path tokenizer = origin.byte_tokenizer ? fs::path("byte") : origin.tokenizer;
   write_model_files(origin.config,
@@ -24,12 +25,27 @@ void write_files(const CheckpointImage& image, const fs::path& directory,
                     directory);
 }
 
+void write_shard(const CheckpointImage& image, const SafetensorsShard& shard, const fs::path& path,
+                 std::int64_t window_bytes) {
+  SafetensorsWriter writer(path, shard.specs, {{"format", "pt"}});
+  std::vector<std::byte> window;
+  for (const SafetensorsSpec& spec : shard.specs) {
+    const StoredArray& weight = image.params.at(spec.name).weight;
+    for_rows(weight, window_bytes, [&](std::int64_t first, std::int64_t count) {
+      window.resize(static_cast<std::size_t>(count * dtype_size(weight.dtype)));
+      weight.reader->read(first, window);
+      writer.write(spec.name, window);
+    });
+  }
+  writer.finish();
+}
+
 }  // namespace
 
 void write_hf_image(const CheckpointImage& image, const fs::path& directory,
                     const WriteOptions& options) {
   TH_CHECK(image.origin.has_value());
-  write_files(image, directory, options);
+  write_origin(image, directory, options);
   const Transformer model(image.origin->config);
   std::vector<SafetensorsSpec> specs;
   for (const ParamId id : model.params().ids()) {
@@ -43,19 +59,15 @@ void write_hf_image(const CheckpointImage& image, const fs::path& directory,
   }
   const std::vector<SafetensorsShard> shards =
       plan_safetensors_shards(specs, options.max_shard_bytes);
-  std::vector<std::byte> window;
+  std::vector<OutputFile> files;
   for (const SafetensorsShard& shard : shards) {
-    SafetensorsWriter writer(directory / shard.file_name, shard.specs, {{"format", "pt"}});
-    for (const SafetensorsSpec& spec : shard.specs) {
-      const StoredArray& weight = image.params.at(spec.name).weight;
-      for_rows(weight, options.window_bytes, [&](std::int64_t first, std::int64_t count) {
-        window.resize(static_cast<std::size_t>(count * dtype_size(weight.dtype)));
-        weight.reader->read(first, window);
-        writer.write(spec.name, window);
-      });
-    }
-    writer.finish();
+    files.push_back({.name = shard.file_name,
+                     .bytes = options.max_shard_bytes,
+                     .write = [&image, &shard](const fs::path& path, std::int64_t window_bytes) {
+                       write_shard(image, shard, path, window_bytes);
+                     }});
   }
+  write_files(std::move(files), directory, options);
   if (shards.size() > 1) make_safetensors_index(shards).save(directory / kSafetensorsIndexName);
 }
 

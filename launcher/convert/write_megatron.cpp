@@ -8,9 +8,8 @@
 #include "core/base/error.h"
 #include "core/base/numeric.h"
 #include "launcher/convert/image_readers.h"
-#include "launcher/convert/image_writers.h"
 #include "launcher/convert/megatron_layout.h"
-#include "launcher/convert/torch_writer.h"
+#include "launcher/convert/output_files.h"
 
 namespace thimble {
 namespace {
@@ -92,17 +91,16 @@ void check_cuts(const ModelConfig& c, std::int64_t tensor, std::int64_t pipeline
         "positions)");
 }
 
-// The files of all ranks.
-class RankWriter {
+// The file of a rank.
+class RankFileWriter {
  public:
-  RankWriter(const CheckpointImage& image, const MegatronRanks& ranks, std::int64_t padded_vocab,
-             std::int64_t window_bytes)
-      : image_(image), ranks_(ranks), padded_vocab_(padded_vocab), window_bytes_(window_bytes) {}
+  RankFileWriter(const CheckpointImage& image, const MegatronRanks& ranks,
+                 std::int64_t padded_vocab)
+      : image_(image), ranks_(ranks), padded_vocab_(padded_vocab) {}
 
-  void write(const fs::path& path, const RankTensors& tensors) const {
-    TorchWriter out;
+  std::shared_ptr<void> fill(TorchWriter& out, const RankTensors& tensors) const {
     PickleWriter& p = out.pickle;
-    std::list<StoredArray> arrays;
+    auto arrays = std::make_shared<std::list<StoredArray>>();
     p.begin_dict();
     p.text("args");
     put_arguments(p);
@@ -111,23 +109,18 @@ class RankWriter {
     p.text("iteration");
     p.integer(image_.step);
     p.text("model");
-    p.global("collections", "OrderedDict");
-    p.begin_tuple();
-    p.end_tuple();
-    p.call();
+    put_ordered_dict(p);
     p.begin_items();
     for (const std::string& name : tensors.order) {
       p.text(name);
-      out.tensor(arrays.emplace_back(StoredArray{.name = name,
-                                                 .dtype = image_.dtype,
-                                                 .shape = tensors.shapes.at(name),
-                                                 .reader = tensors.readers.at(name)}));
+      out.tensor(arrays->emplace_back(StoredArray{.name = name,
+                                                  .dtype = image_.dtype,
+                                                  .shape = tensors.shapes.at(name),
+                                                  .reader = tensors.readers.at(name)}));
     }
     p.end_items();
     p.end_dict();
-    File file = File::create(path);
-    out.write(file, 0, window_bytes_);
-    file.data_sync();
+    return arrays;
   }
 
  private:
@@ -211,14 +204,13 @@ class RankWriter {
   }
 
   const CheckpointImage& image_;
-  const MegatronRanks& ranks_;
-  std::int64_t padded_vocab_, window_bytes_;
+  MegatronRanks ranks_;
+  std::int64_t padded_vocab_;
 };
 
 }  // namespace
 
-void write_megatron_image(const CheckpointImage& image, const fs::path& directory,
-                          const WriteOptions& options) {
+std::vector<OutputFile> megatron_files(const CheckpointImage& image, const WriteOptions& options) {
   TH_CHECK(image.origin.has_value());
   const ModelConfig& c = image.origin->config;
   const std::int64_t tensor = options.tensor_parallel, pipeline = options.pipeline_parallel;
@@ -261,19 +253,20 @@ void write_megatron_image(const CheckpointImage& image, const fs::path& director
     }
   }
   const std::string iteration = image.step > 0 ? fmt::format("iter_{:07}", image.step) : "release";
-  const RankWriter writer(image, ranks, padded_vocab, options.window_bytes);
-  for (const auto& [at, tensors] : all) {
+  const auto writer = std::make_shared<const RankFileWriter>(image, ranks, padded_vocab);
+  std::vector<OutputFile> files;
+  for (auto& [at, tensors] : all) {
     const std::string rank = pipeline == 1
                                  ? fmt::format("mp_rank_{:02}", at.first)
                                  : fmt::format("mp_rank_{:02}_{:03}", at.first, at.second);
-    const fs::path folder = directory / iteration / rank;
-    fs::create_directories(folder);
-    writer.write(folder / "model_optim_rng.pt", tensors);
-    sync_directory(folder);
+    const auto held = std::make_shared<const RankTensors>(std::move(tensors));
+    files.push_back(
+        torch_output(fmt::format("{}/{}/model_optim_rng.pt", iteration, rank), 0,
+                     [writer, held](TorchWriter& out) { return writer->fill(out, *held); }));
   }
-  sync_directory(directory / iteration);
-  write_file_atomic(directory / kMegatronLatest,
-                    image.step > 0 ? std::to_string(image.step) : "release");
+  files.push_back(
+      text_output(kMegatronLatest, image.step > 0 ? std::to_string(image.step) : "release"));
+  return files;
 }
 
 }  // namespace thimble

@@ -1,4 +1,4 @@
-#include "launcher/convert/image_writers.h"
+#include "launcher/convert/output_files.h"
 #include "launcher/convert/torch_writer.h"
 
 namespace thimble {
@@ -7,13 +7,14 @@ namespace {
 void put_weights(TorchWriter& out, const CheckpointImage& image,
                  const std::vector<std::string>& order) {
   PickleWriter& pickle = out.pickle;
-  pickle.global("collections", "OrderedDict");
-  pickle.begin_tuple();
-  pickle.end_tuple();
-  pickle.call();
+  put_ordered_dict(pickle);
   pickle.begin_items();
   for (const std::string& name : order) {
     pickle.text(name);
+    out.tensor(image.params.at(name).weight);
+  }
+  for (const auto& [alias, name] : image.aliases) {
+    pickle.text(alias);
     out.tensor(image.params.at(name).weight);
   }
   pickle.end_items();
@@ -59,13 +60,13 @@ void put_optimizer(TorchWriter& out, const CheckpointImage& image,
 
 }  // namespace
 
-void write_torch_image(const CheckpointImage& image, const std::filesystem::path& path,
-                       const WriteOptions& options) {
-  const std::vector<std::string> order = definition_order(image);
-  TorchWriter out;
-  if (!image.has_state()) {
-    put_weights(out, image, order);
-  } else {
+std::vector<OutputFile> torch_files(const CheckpointImage& image, std::string name) {
+  const auto fill = [&image](TorchWriter& out) {
+    const std::vector<std::string> order = definition_order(image);
+    if (!image.has_state()) {
+      put_weights(out, image, order);
+      return nullptr;
+    }
     out.pickle.begin_dict();
     out.pickle.text("model");
     put_weights(out, image, order);
@@ -74,10 +75,9 @@ void write_torch_image(const CheckpointImage& image, const std::filesystem::path
     out.pickle.text("step");
     out.pickle.integer(image.step);
     out.pickle.end_dict();
-  }
-  File file = File::create(path);
-  out.write(file, 0, options.window_bytes);
-  file.data_sync();
+    return nullptr;
+  };
+  return {torch_output(std::move(name), 0, fill)};
 }
 
 }  // namespace thimble

@@ -1,110 +1,97 @@
-#include <functional>
-
+// DeepSpeed's universal checkpoints: a folder per parameter, and what ZeRO of every stage asks for
+// beside them.
 #include "core/base/error.h"
-#include "launcher/convert/image_writers.h"
-#include "launcher/convert/torch_writer.h"
+#include "core/base/text.h"
+#include "launcher/convert/deepspeed_pickles.h"
+#include "launcher/convert/output_files.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
 
-using Fill = std::function<void(TorchWriter&)>;
-
-// The version of DeepSpeed whose form these files have: it compares, and refuses files without one.
-constexpr const char* kDeepSpeedVersion = "0.16.0";
-
-void write_file(const fs::path& path, std::int64_t window_bytes, const Fill& fill) {
-  TorchWriter out;
-  fill(out);
-  File file = File::create(path);
-  out.write(file, 0, window_bytes);
-  file.data_sync();
+// Names become folders, and a source may have any.
+void check_names(const CheckpointImage& image) {
+  for (const auto& [name, param] : image.params) {
+    if (!is_plain_file_name(name))
+      throw_user("{}: refused: parameter '{}' cannot be the name of a folder", image.path.string(),
+                 printable(name, 200));
+  }
 }
 
-void write_param(const fs::path& directory, const ImageParam& param, std::int64_t step,
-                 std::int64_t window_bytes) {
-  const auto state = [&](const char* name, const StoredArray& array) {
-    write_file(directory / name, window_bytes, [&](TorchWriter& out) {
-      out.pickle.begin_dict();
-      out.pickle.text("param");
-      out.tensor(array);
-      out.pickle.end_dict();
-    });
+OutputFile state_output(const std::string& folder, const char* name, const StoredArray& array) {
+  return torch_output(folder + name, array.bytes(), [&array](TorchWriter& out) {
+    out.pickle.begin_dict();
+    out.pickle.text("param");
+    out.tensor(array);
+    out.pickle.end_dict();
+    return nullptr;
+  });
+}
+
+// What all parameters share: stages 1 and 2 read it at the top, stage 3 as a torch optimizer's.
+void put_optimizer(TorchWriter& out, const CheckpointImage& image) {
+  PickleWriter& pickle = out.pickle;
+  const auto groups = [&] {
+    pickle.text("param_groups");
+    pickle.begin_list();
+    put_optimizer_group(pickle, image, {});
+    pickle.end_list();
   };
-  state("fp32.pt", param.weight);
-  state("exp_avg.pt", *param.exp_avg);
-  state("exp_avg_sq.pt", *param.exp_avg_sq);
-  write_file(directory / "step.pt", window_bytes,
-             [&](TorchWriter& out) { out.scalar(static_cast<float>(step)); });
-  sync_directory(directory);
-}
-
-void put_group(PickleWriter& pickle, const AdamSettings& adam) {
-  pickle.begin_dict();
-  put_adam_settings(pickle, adam);
-  pickle.text("params");
-  pickle.begin_list();
-  pickle.end_list();
-  pickle.end_dict();
-}
-
-// What all parameters share.
-void put_optimizer(PickleWriter& pickle, const CheckpointImage& image) {
   pickle.begin_dict();
   pickle.text("ds_version");
   pickle.text(kDeepSpeedVersion);
   pickle.text("zero_stage");
   pickle.integer(1);
-  pickle.text("param_groups");
-  pickle.begin_list();
-  put_group(pickle, image.adam.value_or(AdamSettings{}));
-  pickle.end_list();
+  groups();
+  pickle.text("optimizer_state_dict");
+  pickle.begin_dict();
+  pickle.text("state");
+  pickle.begin_dict();
+  pickle.integer(0);
+  pickle.begin_dict();
+  pickle.text("step");
+  out.scalar(static_cast<float>(image.step));
   pickle.end_dict();
-}
-
-// What the engine itself reads: counters; the weights come from the files of the parameters.
-void put_model(PickleWriter& pickle, const CheckpointImage& image) {
-  pickle.begin_dict();
-  const auto integer = [&](const char* key, std::int64_t value) {
-    pickle.text(key);
-    pickle.integer(value);
-  };
-  integer("global_steps", image.step);
-  integer("global_samples", 0);
-  integer("skipped_steps", 0);
-  integer("dp_world_size", 1);
-  integer("mp_world_size", 1);
-  pickle.text("lr_scheduler");
-  pickle.none();
-  pickle.text("ds_version");
-  pickle.text(kDeepSpeedVersion);
-  pickle.text("universal_checkpoint_info");
-  pickle.begin_dict();
-  pickle.text("universal_checkpoint_version");
-  pickle.number(0.4);
+  pickle.end_dict();
+  groups();
   pickle.end_dict();
   pickle.end_dict();
 }
 
 }  // namespace
 
-void write_universal_image(const CheckpointImage& image, const fs::path& directory,
-                           const WriteOptions& options) {
+std::vector<OutputFile> universal_files(const CheckpointImage& image) {
   TH_CHECK(image.has_state());
-  const std::string tag = "global_step" + std::to_string(image.step);
-  const fs::path zero = directory / tag / "zero";
+  check_names(image);
+  const std::string tag = deepspeed_tag(image) + "/";
+  std::vector<OutputFile> files = config_output(image);
   for (const auto& [name, param] : image.params) {
-    fs::create_directories(zero / name);
-    write_param(zero / name, param, image.step, options.window_bytes);
+    const std::string folder = tag + "zero/" + name + "/";
+    files.push_back(state_output(folder, "fp32.pt", param.weight));
+    files.push_back(state_output(folder, "exp_avg.pt", *param.exp_avg));
+    files.push_back(state_output(folder, "exp_avg_sq.pt", *param.exp_avg_sq));
+    files.push_back(torch_output(folder + "step.pt", 0, [&image](TorchWriter& out) {
+      out.scalar(static_cast<float>(image.step));
+      return nullptr;
+    }));
   }
-  write_file(zero / "optimizer_state.pt", options.window_bytes,
-             [&](TorchWriter& out) { put_optimizer(out.pickle, image); });
-  write_file(directory / tag / "mp_rank_00_model_states.pt", options.window_bytes,
-             [&](TorchWriter& out) { put_model(out.pickle, image); });
-  for (const fs::path& made : {zero, directory / tag}) sync_directory(made);
-  write_config(image, directory);
-  write_file_atomic(directory / "latest_universal", tag);
+  files.push_back(torch_output(tag + "zero/optimizer_state.pt", 0, [&image](TorchWriter& out) {
+    put_optimizer(out, image);
+    return nullptr;
+  }));
+  // The first is read by stages 1 and 2, the second by stage 3; weights are in neither.
+  for (const char* name :
+       {"mp_rank_00_model_states.pt", "zero_pp_rank_0_mp_rank_00_model_states.pt"}) {
+    files.push_back(torch_output(tag + name, 0, [&image](TorchWriter& out) {
+      out.pickle.begin_dict();
+      put_engine_items(out.pickle, image, {});
+      out.pickle.end_dict();
+      return nullptr;
+    }));
+  }
+  files.push_back(text_output("latest_universal", deepspeed_tag(image)));
+  return files;
 }
 
 }  // namespace thimble

@@ -8,6 +8,7 @@
 #include "launcher/job/field.h"
 #include "launcher/job/tables/adapter.h"
 #include "launcher/job/tables/checkpoint.h"
+#include "launcher/job/tables/compressor.h"
 #include "launcher/job/tables/data.h"
 #include "launcher/job/tables/eval.h"
 #include "launcher/job/tables/export.h"
@@ -35,6 +36,7 @@ struct JobConfig {
   AutoInt threads;
   ModelConfig model;
   AdapterConfig adapter;
+  CompressorConfig compressor;
   DataConfig data;
   TrainingConfig training;
   OptimizerConfig optimizer;
@@ -55,6 +57,9 @@ inline void visit_job_tables(const FieldVisitor& visitor, JobConfig& job) {
   visit({.name = "adapter",
          .doc = "Adapters: what is trained beside a frozen model, with PEFT's names",
          .value = table(job.adapter)});
+  visit({.name = "compressor",
+         .doc = "What is trained beside a frozen model to shrink its KV cache",
+         .value = table(job.compressor)});
   visit({.name = "data", .doc = "The data to train and evaluate on", .value = table(job.data)});
   visit({.name = "training",
          .doc = "Length of the run, batch size, gradient accumulation and clipping",

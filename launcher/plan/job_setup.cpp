@@ -8,6 +8,7 @@
 #include "core/base/threads.h"
 #include "core/io/file.h"
 #include "launcher/plan/adapter_setup.h"
+#include "launcher/plan/compressor_setup.h"
 #include "launcher/run/machine.h"
 #include "models/hf_export.h"
 #include "models/weight_sources.h"
@@ -297,6 +298,7 @@ TrainSpec make_spec(const job::JobConfig& job) {
   spec.freeze = job.model.freeze;
   spec.optimizer = optimizer_spec(job);
   add_adapter(job, spec);
+  add_compressor(job, spec);
   spec.sequences_per_step = sequences_per_step(job);
   spec.micro_batch = job.training.micro_batch_size.value;
   spec.any_zero_stage = !job.parallelism.zero_stage.value;

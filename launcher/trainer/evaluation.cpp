@@ -38,7 +38,9 @@ EvalSum evaluate_set(RunState& run, const ValidationSet& set) {
       const std::int64_t id = sequence + comm.rank() * micro + i;
       ids.push_back(id < sequences ? id : kZeroSequence);
     }
-    const EvalSum part = run.parts.engine.evaluate(sequences_of(run, set.data, std::move(ids)));
+    Batch batch = sequences_of(run, set.data, std::move(ids));
+    run.parts.engine.model().prepare(batch);
+    const EvalSum part = run.parts.engine.evaluate(batch);
     sums[0].add(part.weighted_loss);
     sums[1].add(part.weight);
   }
@@ -51,9 +53,14 @@ void record(const RunState& run, const ValidationSet& set, double loss) {
   const double perplexity = std::exp(loss);
   EvalMetrics metrics{
       .step = run.train.step, .name = set.name, .eval_loss = loss, .perplexity = perplexity};
-  if (set.bytes_per_token > 0)
+  const bool is_likelihood = !run.parts.spec.compressor;
+  if (set.bytes_per_token > 0 && is_likelihood)
     metrics.bits_per_byte = loss / std::numbers::ln2 / set.bytes_per_token;
   run.parts.log->eval(metrics);
+  if (!is_likelihood) {
+    spdlog::info("step {}: {} loss {:.4f}", run.train.step, set.name, loss);
+    return;
+  }
   spdlog::info(
       "step {}: {} loss {:.4f}, perplexity {:.2f}{}", run.train.step, set.name, loss, perplexity,
       metrics.bits_per_byte ? fmt::format(", {:.3f} bits per byte", *metrics.bits_per_byte) : "");

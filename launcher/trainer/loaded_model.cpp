@@ -6,6 +6,7 @@
 #include <cstdlib>
 
 #include "checkpoint/checkpoint_directory.h"
+#include "compress/kvc_config.h"
 #include "core/base/text.h"
 #include "core/ops/ops.h"
 #include "launcher/job/load_job.h"
@@ -72,6 +73,10 @@ std::filesystem::path model_directory(const std::filesystem::path& given) {
   if (has(given / kAdapterConfigName) || has(given / "model" / kAdapterConfigName)) {
     throw_user("{}: an adapter, not a model; make one of both: thimble merge BASE {} DIRECTORY",
                given.string(), given.string());
+  }
+  if (has(given / kKvcConfigName) || has(given / "model" / kKvcConfigName)) {
+    throw_user("{}: a compressor, not a model; give it by --compressor beside --model",
+               given.string());
   }
   if (error == std::errc::permission_denied)
     throw_user("cannot open {}: {}", given.string(), error.message());

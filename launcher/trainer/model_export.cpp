@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "checkpoint/checkpoint_source.h"
+#include "compress/kvc_file.h"
 #include "launcher/plan/adapter_setup.h"
 #include "launcher/trainer/early_stopping.h"
 #include "launcher/trainer/exported_template.h"
@@ -12,6 +13,7 @@
 #include "models/adapter_export.h"
 #include "models/model_files.h"
 #include "parallel/collectives.h"
+#include "train/compressor_parts.h"
 
 namespace thimble {
 namespace {
@@ -67,20 +69,48 @@ const char* reason_of_end(const RunState& run) {
   return run.stop_early ? "stopped early" : "finished";
 }
 
+// How the run's compressor came about, and of which model it is.
+KvcConfig kvc_config_of(const RunState& run) {
+  const TrainerParts& parts = run.parts;
+  std::vector<std::string> files;
+  for (const SourceSpec& source : parts.spec.data.train) {
+    for (const std::string& path : source.paths)
+      files.push_back(std::filesystem::path(path).filename().string());
+  }
+  return {.base = kvc_base(parts.spec.model, parts.spec.model_dir),
+          .compressor = *parts.spec.compressor,
+          .activation = parts.compressor->shape().activation,
+          .training = {.data = fmt::format("{}", fmt::join(files, ", ")),
+                       .steps = run.train.step,
+                       .lr = parts.spec.optimizer.main.lr,
+                       .seed = parts.spec.engine.seed}};
+}
+
+std::optional<std::filesystem::path> write_export(const RunState& run, const HfExport& options) {
+  const TrainerParts& parts = run.parts;
+  if (parts.compressor == nullptr)
+    return export_trained(parts.engine.arena(), parts.model, parts.engine.store(), options);
+  return export_compressor(parts.engine.arena(), *parts.compressor, parts.engine.store(),
+                           {.directory = options.directory,
+                            .dtype = options.dtype,
+                            .config = options.writes ? kvc_config_of(run) : KvcConfig{},
+                            .writes = options.writes});
+}
+
 void export_model(const RunState& run) {
   const TrainerParts& parts = run.parts;
   parts.engine.finish_update();  // in the phase of the step
   const PhaseScope phase(parts.engine.arena(), "export");
   run.tell_phase("export");
   const std::int64_t step = load_step_to_export(run);
-  const bool is_adapter = !parts.model.adapters().empty();
+  const bool is_adapter = !parts.model.adapters().empty(), is_model = parts.compressor == nullptr;
   std::vector<std::filesystem::path> files;
-  if (!is_adapter) {
+  if (!is_adapter && is_model) {
     files = exported_files(parts.spec.model_dir, parts.spec.tokenizer);
-  } else if (parts.spec.tokenizer != "byte") {
+  } else if (is_adapter && parts.spec.tokenizer != "byte") {
     files = tokenizer_files(parts.spec.tokenizer);
   }
-  if (run.leads()) add_chat_template(parts, files);
+  if (run.leads() && is_model) add_chat_files(parts, files);
   const HfExport options{.directory = parts.run / "model",
                          .dtype = parts.engine.options().dtype,
                          .max_shard_bytes = parts.job.export_.max_shard_size.bytes,
@@ -90,8 +120,7 @@ void export_model(const RunState& run) {
                          .base_model = base_model_name(parts.spec.model_dir),
                          .writes = run.leads()};
   const bool own = run.leads() && is_own_export(parts.run);
-  const auto aside =
-      export_trained(parts.engine.arena(), parts.model, parts.engine.store(), options);
+  const auto aside = write_export(run, options);
   if (!run.leads()) return;
   record_finished(parts.run, {.step = run.train.step,
                               .reason = reason_of_end(run),

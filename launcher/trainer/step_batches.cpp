@@ -19,6 +19,7 @@ std::vector<Batch> StepBatches::batches_of(std::int64_t step) const {
                                                              : kZeroSequence);
     }
     batches.push_back(parts_.data.train().get_sequences(ids));
+    parts_.engine.model().prepare(batches.back());
   }
   return batches;
 }

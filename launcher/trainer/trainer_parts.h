@@ -15,6 +15,7 @@
 
 namespace thimble {
 
+class CompressorModel;
 class Console;
 class OffloadStores;
 class RankMonitor;
@@ -29,6 +30,7 @@ struct TrainerParts {
   std::filesystem::path run;  // the run's directory
   TrainEngine& engine;
   const Transformer& model;  // the engine's
+  const CompressorModel* compressor = nullptr;  // what the engine trains beside it; null: nothing
   FileEngine& files;
   OffloadStores* offload = nullptr;                // of state on disk; null: it is in memory
   Snapshots* snapshots = nullptr;                  // in memory; null: none are taken

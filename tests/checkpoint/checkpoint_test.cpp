@@ -194,6 +194,12 @@ TEST(CheckpointStream, SeveralBlocksAtTheRateThatIsAllowed) {
   const auto begin = std::chrono::steady_clock::now();
   CheckpointWriter writer({*engine, {}, 40'000'000}, dir.path(), {1, "{}", {tensor}});
   const std::int64_t offset = writer.place_of("wide", "master").offset;
+  const auto last = static_cast<std::int64_t>(bytes.size()) - 1;
+  writer.written_elsewhere("wide", "master", 0, last);
+  EXPECT_THROW(writer.write_all([](std::int64_t, std::span<std::byte> b) { return crc32c(b); }),
+               LogicError)
+      << "a byte is nobody's";
+  writer.written_elsewhere("wide", "master", last, 1);
   const std::filesystem::path path =
       writer.write_all([&](std::int64_t at, std::span<std::byte> block) {
         const std::int64_t from = std::max(at, offset);

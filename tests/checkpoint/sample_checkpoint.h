@@ -51,6 +51,8 @@ inline std::filesystem::path save_sample(const std::filesystem::path& directory,
 inline std::filesystem::path stream_sample(const std::filesystem::path& directory,
                                            FileEngine& engine, std::int64_t step) {
   CheckpointWriter writer({engine, {}}, directory, sample_contents(step));
+  for (const CheckpointTensor& tensor : sample_tensors())
+    writer.written_elsewhere(tensor.name, tensor.slot, 0, checkpoint_bytes(tensor));
   return writer.write_all([&](std::int64_t begin, std::span<std::byte> block) {
     const std::int64_t end = begin + static_cast<std::int64_t>(block.size());
     for (const CheckpointTensor& tensor : sample_tensors()) {

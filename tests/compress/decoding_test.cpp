@@ -8,7 +8,7 @@
 #include "models/decoder.h"
 #include "models/rope_table.h"
 #include "models/weight_sources.h"
-#include "tests/compress/model_shape.h"
+#include "train/compressor_parts.h"
 #include "train/weight_loading.h"
 
 namespace thimble {

@@ -165,6 +165,15 @@ TEST(ChatTurns, OfTemplatesWithoutHeadersAndMarks) {
             "[one<|im_end|>][three<|im_end|>]");
   EXPECT_EQ(trained(turns, messages, {.roles_to_train = {"user", "assistant"}}),
             "[one<|im_end|>][ two <|im_end|>][three<|im_end|>][four<|im_end|>]");
+  // Texts that stand in the header of their turns too, and what a template cuts off.
+  Json named = messages;
+  named[1]["content"] = "user";
+  named[3]["content"] = " m\n";
+  EXPECT_EQ(trained(turns, named, {.roles_to_train = {"user"}}),
+            "[user<|im_end|>][ m\n<|im_end|>]");
+  named[1]["content"] = "";
+  EXPECT_EQ(trained(turns, named, {.roles_to_train = {"user"}, .last_turn_only = false}),
+            "[<|im_end|>][ m\n<|im_end|>]");
   Json held = messages;
   held[2]["train"] = false;
   EXPECT_EQ(trained(turns, held, {}), "[four<|im_end|>]");

@@ -4,6 +4,7 @@
 #include "data/conversation.h"
 #include "data/json_sample.h"
 #include "data/line_reader.h"
+#include "data/template/operations.h"
 #include "data/tokenize.h"
 #include "tests/data/chat_test_util.h"
 #include "tests/data/corpus_test_util.h"
@@ -19,14 +20,15 @@ using testing::TempDir;
 TEST(ChatRows, AreToldApartAndRead) {
   const auto shown = [](const std::string& line, SampleFormat expected) {
     const FieldNames fields;
+    jinja::Budget budget(1000, 1000);
     EXPECT_EQ(format_name(detect_json_format(line, fields, "f:1")), format_name(expected)) << line;
     const Conversation c =
         read_conversation(parse_json_object(line, "f:1"), expected, fields, "f:1");
     std::string text;
     for (std::size_t i = 0; i < c.messages.size(); ++i)
       text += (c.held_out[i] ? "-" : "") +
-              jinja::to_json(c.messages[i], {.item_separator = ",", .key_separator = ":"});
-    return text + (c.tools.is_none() ? "" : jinja::to_json(c.tools, {}));
+              jinja::to_json(c.messages[i], {.item_separator = ",", .key_separator = ":"}, budget);
+    return text + (c.tools.is_none() ? "" : jinja::to_json(c.tools, {}, budget));
   };
   EXPECT_EQ(
       shown(
@@ -48,6 +50,9 @@ TEST(ChatRows, AreToldApartAndRead) {
           R"({"system":"s","conversations":[{"from":"human","value":"a"},{"from":"gpt","value":"b"},{"from":"function_call","value":"{\"name\":\"f\",\"arguments\":{}}"},{"from":"observation","value":"r"}]})",
           SampleFormat::kShareGpt),
       R"({"role":"system","content":"s"}{"role":"user","content":"a"}{"role":"assistant","content":"b"}{"role":"assistant","content":"","tool_calls":[{"type":"function","function":{"name":"f","arguments":{}}}]}{"role":"tool","content":"r"})");
+  EXPECT_EQ(
+      shown(R"({"messages":[{"role":"assistant","content":"a","weight":0}]})", SampleFormat::kChat),
+      R"(-{"role":"assistant","content":"a","weight":0})");
   EXPECT_EQ(shown(R"({"conversations":[{"role":"user","content":"a"}]})", SampleFormat::kChat),
             R"({"role":"user","content":"a"})");
   EXPECT_EQ(
@@ -102,6 +107,10 @@ TEST(ChatRows, WhatDoesNotFitIsNamedByFileAndLine) {
             ":1: conversations[0].from is 'robot'; allowed: system, human, user, gpt, chatgpt, "
             "bing, bard, assistant, model, tool, observation, "
             "function, function_call");
+  EXPECT_EQ(error(R"({"instruction":"a","input":7,"output":"b"})"),
+            ":1: field 'input' is number, a string is needed");
+  EXPECT_EQ(error(R"({"messages":[{"role":"user","content":"a","train":0}]})"),
+            ":1: messages[0].train is number, true or false is needed");
   EXPECT_EQ(error(R"({"instruction":"a","output":7})"),
             ":1: field 'output' is number, a string is needed");
   EXPECT_EQ(error(R"({"text":"a","messages":[]})"),
@@ -109,6 +118,12 @@ TEST(ChatRows, WhatDoesNotFitIsNamedByFileAndLine) {
   EXPECT_EQ(
       error(good + R"({"messages":[{"role":"user","content":"a"}], "x": 1e999})").substr(0, 4),
       ":2: ");
+  // A parser copes with any depth; copies and ends of what it made do not.
+  const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+  EXPECT_EQ(error(R"({"messages":[{"role":"user","content":"a","x":)" + deep + "}]}"),
+            ":1: JSON nested deeper than 200 levels");
+  EXPECT_EQ(error(R"({"messages":[{"role":"user","content":"a"}],"tools":")" + deep + "\"}"),
+            ":1: field 'tools' is string, a list is needed");
   EXPECT_THAT(error(R"({"messages":[{"role":"user","content":"a"}],"tools":{}})"),
               HasSubstr(":1: field 'tools' is object, a list is needed"));
 }
@@ -134,6 +149,26 @@ TEST(ChatRows, ATemplateThatRefusesNamesFileLineAndTemplateLine) {
             "mistral, alpaca or to a .jinja file (on a command line: --chat-template)");
 }
 
+TEST(ChatRows, KeysThatConversationsCannotFollowAreRefused) {
+  TempDir dir;
+  SourceSpec source;
+  source.paths = {dir.write("c.jsonl", R"({"messages":[{"role":"user","content":"a"}]})")};
+  source.chat.chat_template = "chatml";
+  const auto error = [&] {
+    return message_of<UserError>(
+        [&] { tokenize_files(source, testing::FakeTokenizer(), dir.file("c.tokens"), {}); });
+  };
+  source.parse_special = false;
+  EXPECT_EQ(error(), dir.file("c.jsonl") +
+                         ": special_tokens = \"text\" with conversations; allowed \"parse\": a "
+                         "chat template writes the ends of turns as special tokens");
+  source.parse_special = true;
+  source.chat.roles_to_train = {"assistant", "gpt"};
+  EXPECT_EQ(error(), dir.file("c.jsonl") +
+                         ": roles_to_train holds 'gpt'; allowed: system, developer, user, "
+                         "assistant, tool, ipython, tool_response, context, assistant_tool_call");
+}
+
 TEST(ArrayReader, ReadsElementsAndNamesTheirLines) {
   TempDir dir;
   const auto read = [&](const std::string& text) {
@@ -155,6 +190,7 @@ TEST(ArrayReader, ReadsElementsAndNamesTheirLines) {
             ":2: the end of an element expected in the JSON array, found the end of the file");
   EXPECT_EQ(error("[{},"), ":1: an element expected in the JSON array, found the end of the file");
   EXPECT_EQ(error("[{}\n"), ":2: ',' or ']' expected in the JSON array, found the end of the file");
+  EXPECT_EQ(error("[{}]\n{}"), ":2: the end of the file expected in the JSON array, found '{'");
   EXPECT_EQ(error("[,]"), ":1: an element expected in the JSON array, found ','");
 }
 

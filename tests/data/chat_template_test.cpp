@@ -107,6 +107,87 @@ TEST(ChatTemplate, BoundsAreKept) {
             "t.jinja:2: the chat template refuses it: roles\\x1b must alternate");
 }
 
+/// What a few steps build is not what a few steps go through.
+TEST(ChatTemplate, BoundsHoldForWhatOneStepDoes) {
+  const auto error = [](const std::string& source) {
+    jinja::RenderRequest request;
+    request.limits.steps = 300'000;
+    request.limits.made_bytes = std::int64_t{1} << 26;
+    try {
+      return "rendered " + Template::parse(source, "t").render(request).text;
+    } catch (const UserError& e) {
+      return std::string(e.what());
+    }
+  };
+  const std::string steps = "t:1: chat template: the template takes too many steps";
+  const std::string text = "t:1: chat template: the template makes too much text";
+  const std::string nested = "t:1: chat template: values are nested too deeply";
+  const auto grow = [](const std::string& how) {
+    return "{% set n = namespace(a=1, b=1) %}{% for i in range(90000) %}" + how + "{% endfor %}";
+  };
+  EXPECT_EQ(error(grow("{% set n.a = [n.a] %}")), nested);
+  EXPECT_EQ(error(grow("{% set n.a = {'x': n.a} %}")), nested);
+  EXPECT_EQ(error(grow("{% for j in [n.a] %}{% set n.a = loop %}{% endfor %}")), nested);
+  // Two lists of 2^50 elements that are 50 lists.
+  const std::string twice =
+      "{% set n = namespace(a=1, b=1) %}{% for i in range(50) %}{% set n.a = [n.a, n.a] %}"
+      "{% set n.b = [n.b, n.b] %}{% endfor %}";
+  for (const char* use : {"n.a == n.b", "n.a in [n.b]", "[n.a, n.b] | sort", "n.a is eq(n.b)",
+                          "[n.a, n.b] | unique", "[n.a] | select('eq', n.b)"})
+    EXPECT_EQ(error(twice + "{{ " + use + " }}"), steps) << use;
+  for (const char* use : {"n.a", "n.a | tojson", "n.a | string", "n.a ~ ''", "[n.a] | join"}) {
+    const std::string found = error(twice + "{{ " + use + " }}");
+    EXPECT_TRUE(found == steps || found == text) << use << ": " << found;
+  }
+  const std::string big =
+      "{% set t = 'ab' * 4000000 %}{% set u = t ~ '' %}{% set l = range(90000) | list %}";
+  for (const char* use : {"'x' in t", "t == u", "t is upper", "t | length", "t.find('x')",
+                          "5.5 in l", "l | length", "l.index(89999)"})
+    EXPECT_EQ(error(big + grow("{% if " + std::string(use) + " %}{% endif %}")).substr(0, 37),
+              steps.substr(0, 37))
+        << use;
+  EXPECT_EQ(error(big + grow("{% for x in l | reverse %}{% break %}{% endfor %}")), text);
+  // Sizes whose product no search may take.
+  EXPECT_EQ(error("{% set t = 'a' * 9000000 %}{% set u = 'a' * 4000000 + 'b' %}{{ u in t }}"),
+            "rendered False");
+  EXPECT_EQ(error("{% set t = 'b' * 4000000 %}{{ t.strip('a' * 4000000) | length }}"), steps);
+  EXPECT_EQ(error("{{ ('a ' * 300000).split() | length }}"), "rendered 300000");
+}
+
+TEST(ChatTemplate, ArgumentsThatAreNotReadAreRefused) {
+  const auto error = [](const std::string& source) {
+    try {
+      return Template::parse(source, "t").render({}).text;
+    } catch (const UserError& e) {
+      return std::string(e.what());
+    }
+  };
+  EXPECT_EQ(error("{{ 'aba'.find('a', 1) }}"),
+            "t:1: chat template: find of text with 2 arguments; at most 1 are supported");
+  EXPECT_EQ(error("{{ 'a'.splitlines(true) }}"),
+            "t:1: chat template: splitlines of text with 1 arguments; at most 0 are supported");
+  EXPECT_EQ(error("{{ 'a b  c '.split(none, 1) }}"), "['a', 'b  c']");
+  EXPECT_EQ(error("{{ none[1:] }}"), "t:1: chat template: a part of none");
+}
+
+/// Found by comparing random templates with Jinja.
+TEST(ChatTemplate, RareCornersAreThoseOfJinja) {
+  const auto rendered = [](const std::string& source) {
+    return Template::parse(source, "t").render({}).text;
+  };
+  EXPECT_EQ(rendered("{% for i in [1, 2] %}{% break %}{% else %}e{% endfor %}"), "e");
+  EXPECT_EQ(rendered("{% for i in [1, 2] %}{% if i == 2 %}{% break %}{% endif %}{% else %}e"
+                     "{% endfor %}"),
+            "");
+  EXPECT_EQ(rendered("{% filter trim %}{% set q = 1 %}{% endfilter %}[{{ q }}]"), "[]");
+  EXPECT_EQ(rendered("{% set p %}{% set q = 1 %}{% endset %}[{{ q }}]"), "[]");
+  EXPECT_EQ(rendered("{{ (1, 2) * 0 }}{{ (1,) + (2,) }}{{ (1, 2)[:1] }}{{ [1][:0] }}"),
+            "()(1, 2)(1,)[]");
+  EXPECT_EQ(rendered("{{ 7 | round(1) }} {{ true | round }} {{ 2.5 | round }}"), "7 1 2.0");
+  EXPECT_EQ(rendered("{{ ['\u00a0\u200d\ufeff\U000e0001\u00e9\u4e2d'] }}"),
+            "['\\xa0\\u200d\\ufeff\\U000e0001\u00e9\u4e2d']");
+}
+
 /// Random bytes, and random pieces of templates: refused or rendered, never anything else.
 TEST(ChatTemplate, AnySourceIsReadOrRefused) {
   const CounterRandom random(std::random_device{}(), RandomPurpose::kSplit);

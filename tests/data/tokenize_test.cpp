@@ -178,7 +178,7 @@ TEST(Tokenize, DamagedOrForeignPartialFilesAreNotBelieved) {
   const std::string whole = read_bytes(dir.file("whole.tokens"));
   std::mt19937 random(1);
   const std::string out = dir.file("x.tokens");
-  for (int trial = 0; trial < 12; ++trial) {
+  for (int trial = 0; trial < 6; ++trial) {
     interrupt(source, FakeTokenizer(), out, 3);
     const std::string name = trial % 2 == 0 ? "x.tokens.partial" : "x.tokens.partial.journal";
     std::string bytes = read_bytes(dir.file(name));

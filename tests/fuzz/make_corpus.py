@@ -1,13 +1,16 @@
 #!/usr/bin/env python3
 """Makes tests/fuzz/corpus: small valid and nearly valid files, one folder for each libFuzzer program.
 
-The tokenizer seeds are made from tests/fixtures/tokenizers. Run again when a program's input changes.
+The tokenizer seeds are made from tests/fixtures/tokenizers, those of checkpoints from tests/fixtures/checkpoints by the
+release build of thimble. Run again when a program's input changes.
 
     tests/fuzz/make_corpus.py [--out tests/fuzz/corpus]
 """
 import argparse
 import json
 import struct
+import subprocess
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -171,11 +174,41 @@ def torch():
         yield path.stem, path.read_bytes()
 
 
+def pickle_of(path):
+    with zipfile.ZipFile(path) as archive:
+        return archive.read(next(n for n in archive.namelist() if n.endswith("data.pkl")))
+
+
+def converted(*options):
+    """The folder that `thimble convert` makes of a fixture."""
+    with tempfile.TemporaryDirectory() as made:
+        out = Path(made) / "out"
+        subprocess.run([HERE / "../../build/release/thimble", "--quiet", "convert", HERE / "../fixtures/checkpoints" / options[0], out,
+                        *options[1:]], check=True)
+        yield out
+
+
+def zero():
+    for stage in "123":
+        for out in converted("zero1", "--to", "zero", "--stage", stage):
+            model = pickle_of(next(out.glob("*/*_model_states.pt")))
+            yield f"stage{stage}", len(model).to_bytes(2, "little") + model + pickle_of(next(out.glob("*/*_optim_states.pt")))
+
+
+def megatron():
+    for out in converted("megatron/expected", "--to", "megatron"):
+        yield "one-rank", pickle_of(next(out.glob("*/mp_rank_00/*.pt")))
+
+
+def dcp():
+    yield "fsdp2", (HERE / "../fixtures/checkpoints/fsdp2/.metadata").read_bytes()
+
+
 def main():
     p = argparse.ArgumentParser()
     p.add_argument("--out", type=Path, default=HERE / "corpus")
     out = p.parse_args().out
-    for make in (safetensors, job, tokenizer, tokens, manifest, llama2c, pickle, torch):
+    for make in (safetensors, job, tokenizer, tokens, manifest, llama2c, pickle, torch, zero, megatron, dcp):
         folder = out / make.__name__
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in make():

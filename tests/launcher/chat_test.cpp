@@ -124,6 +124,20 @@ lr = 1e-3
   EXPECT_EQ(trained, "yes<|im_end|>");
 }
 
+// What an adapter was trained with goes along into the model that it is merged into.
+TEST_F(ChatTest, AMergedAdapterBringsItsTemplate) {
+  ASSERT_EQ(d().run("train chat.toml" + overrides() +
+                        " --set training.num_epochs=1 --set name=tuned --set adapter.type=lora",
+                    environment()),
+            0)
+      << d().err();
+  ASSERT_EQ(d().run("merge runs/base runs/tuned merged"), 0) << d().err();
+  EXPECT_TRUE(fs::exists(d().path("merged/chat_template.jinja")));
+  d().write("said.txt", "say 1\n");
+  EXPECT_EQ(d().run("chat merged --max-new-tokens 1 < said.txt"), 0) << d().err();
+  EXPECT_EQ(d().run("chat runs/tuned --max-new-tokens 1 < said.txt"), 0) << d().err();
+}
+
 TEST_F(ChatTest, EvalScoresTheAnswers) {
   ASSERT_EQ(d().run("eval --model runs/chat --text chat.jsonl --json"), 0) << d().err();
   EXPECT_EQ(d().json()["tokens"], 60 * 13);

@@ -2,8 +2,6 @@
 // what is refused.
 #include <gtest/gtest.h>
 
-#include <cmath>
-#include <cstring>
 #include <fstream>
 
 #include "core/base/error.h"
@@ -13,53 +11,19 @@
 #include "launcher/convert/conversion.h"
 #include "launcher/convert/open_image.h"
 #include "tests/io/temp_dir.h"
+#include "tests/launcher/image_values.h"
 
 namespace thimble {
 namespace {
 
 namespace fs = std::filesystem;
+using testing::distance;
+using testing::expect_same;
+using testing::kCheckpoints;
 using testing::MemoryDir;
 using testing::read_bytes;
+using testing::values;
 using testing::write_bytes;
-
-const fs::path kCheckpoints = "tests/fixtures/checkpoints";
-
-std::vector<float> values(const StoredArray& array, std::int64_t window_bytes = 1000) {
-  const StoredArray wide = as_dtype(array, DType::kF32);
-  std::vector<float> out(static_cast<std::size_t>(wide.numel()));
-  for_rows(wide, window_bytes, [&](std::int64_t first, std::int64_t count) {
-    wide.reader->read(first, std::as_writable_bytes(std::span(out))
-                                 .subspan(static_cast<std::size_t>(first) * 4,
-                                          static_cast<std::size_t>(count) * 4));
-  });
-  return out;
-}
-
-// How far the values are from each other at most; NaN if one is.
-float distance(const StoredArray& a, const StoredArray& b) {
-  const std::vector<float> x = values(a), y = values(b, 1 << 20);
-  if (a.shape != b.shape || x.size() != y.size()) return NAN;
-  float most = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    const float d = std::abs(x[i] - y[i]);
-    most = d <= most ? most : d;
-  }
-  return most;
-}
-
-void expect_same(const CheckpointImage& a, const CheckpointImage& b, float tolerance) {
-  ASSERT_EQ(a.params.size(), b.params.size());
-  ASSERT_TRUE(a.has_state());
-  ASSERT_TRUE(b.has_state());
-  EXPECT_EQ(a.step, b.step);
-  for (const auto& [name, param] : a.params) {
-    ASSERT_TRUE(b.params.contains(name)) << name;
-    const ImageParam& other = b.params.at(name);
-    EXPECT_LE(distance(param.best(), other.best()), tolerance) << name;
-    EXPECT_LE(distance(*param.exp_avg, *other.exp_avg), tolerance) << name;
-    EXPECT_LE(distance(*param.exp_avg_sq, *other.exp_avg_sq), tolerance) << name;
-  }
-}
 
 std::string refusal(const fs::path& path) {
   return testing::message_of<UserError>([&] {
@@ -138,7 +102,7 @@ TEST_F(ConvertImageTest, MegatronsPartsAreWhatTransformersSaves) {
     const fs::path place = directory_ / std::to_string(number++);
     write_image(image, ConversionTarget::kMegatron, place,
                 {.window_bytes = 100, .tensor_parallel = tensor, .pipeline_parallel = pipeline});
-    verify_image(image, place, 300);
+    verify_image(image, place, {.window_bytes = 300});
   }
   const auto cut = [&](std::int64_t tensor, std::int64_t pipeline) {
     write_image(image, ConversionTarget::kMegatron, directory_ / "no",
@@ -158,27 +122,6 @@ TEST_F(ConvertImageTest, OtherModelsOfMegatronAreRefused) {
   expect_refused(megatron, "iter_0000008");
 }
 
-TEST_F(ConvertImageTest, EveryFormatHoldsWhatIsWritten) {
-  const CheckpointImage source = open_image(kCheckpoints / "zero3");
-  int number = 0;
-  for (const ConversionTarget target :
-       {ConversionTarget::kTorch, ConversionTarget::kDcp, ConversionTarget::kUniversal,
-        ConversionTarget::kThimble, ConversionTarget::kHuggingFace}) {
-    const CheckpointImage image =
-        output_image(open_image(kCheckpoints / "zero3"), {.target = target});
-    const fs::path place = directory_ / std::to_string(number++);
-    if (target != ConversionTarget::kTorch) fs::create_directory(place);
-    // Windows of a few rows: every matrix is cut.
-    write_image(image, target, place, {.window_bytes = 100});
-    verify_image(image, place, 300);
-    if (target == ConversionTarget::kHuggingFace) continue;
-    const CheckpointImage again = open_image(place);
-    expect_same(again, source, 0);
-    ASSERT_TRUE(again.adam);
-    EXPECT_EQ(again.adam->beta2, 0.95);
-  }
-}
-
 TEST_F(ConvertImageTest, VerifyFindsAnotherValue) {
   const CheckpointImage image =
       output_image(open_image(kCheckpoints / "zero1"), {.target = ConversionTarget::kTorch});
@@ -191,7 +134,7 @@ TEST_F(ConvertImageTest, VerifyFindsAnotherValue) {
   char& flipped = bytes[static_cast<std::size_t>(zip.find("archive/data/7")->offset)];
   flipped = static_cast<char>(flipped ^ 1);
   write_bytes(place, bytes);
-  EXPECT_THROW(verify_image(image, place, 1 << 20), SystemError);
+  EXPECT_THROW(verify_image(image, place, {.threads = 2}), SystemError);
 }
 
 TEST_F(ConvertImageTest, PrecisionIsLostOnlyIfAllowed) {

@@ -1,4 +1,5 @@
 // The program converts what other frameworks wrote and goes on training as they do.
+#include <map>
 #include <sstream>
 
 #include "tests/launcher/program.h"
@@ -115,6 +116,79 @@ TEST_F(ConvertCommandTest, FromARunToOthersAndBack) {
               d_.file("runs/other/model/model.safetensors"));
 }
 
+// Names and contents of all files below a directory.
+std::map<std::string, std::string> tree(const fs::path& directory) {
+  std::map<std::string, std::string> out;
+  for (const auto& entry : fs::recursive_directory_iterator(directory)) {
+    if (entry.is_regular_file())
+      out[entry.path().lexically_relative(directory).string()] =
+          read_text_file(entry.path(), 1 << 26);
+  }
+  return out;
+}
+
+TEST_F(ConvertCommandTest, GoesOnAfterAKill) {
+  const std::string source = (fs::absolute("tests/fixtures/checkpoints") / "zero3").string();
+  struct Target {
+    const char* options;
+    int passages;  // of the failpoint: two for each file
+  };
+  for (const auto& [options, passages] :
+       {Target{"--to ucp", 170}, Target{"--to zero --ranks 3 --stage 2", 12},
+        Target{"--to hf --max-shard-size 2KB", 6}}) {
+    const std::string command = "convert " + source + " out --threads 2 " + options;
+    ASSERT_EQ(d_.run("convert " + source + " whole --threads 1 " + options), 0) << d_.err();
+    const auto whole = tree(d_.path("whole"));
+    for (const int hit : {1, 2, passages / 2, passages - 1}) {
+      const std::string kill = "THIMBLE_FAILPOINT=convert.file:" + std::to_string(hit) + ":kill";
+      ASSERT_EQ(d_.run(command, kill), 128 + 9) << options << hit;
+      EXPECT_FALSE(fs::exists(d_.path("out")));
+      const auto kept = tree(d_.path("out.partial/made"));
+      // One of what was kept changes, and something else is there.
+      if (!kept.empty()) {
+        std::string changed = kept.begin()->second;
+        changed.back() = static_cast<char>(changed.back() ^ 1);
+        d_.write("out.partial/made/" + kept.begin()->first, changed);
+      }
+      d_.write("out.partial/made/left over", "x");
+      ASSERT_EQ(d_.run(command), 0) << options << hit << d_.err();
+      EXPECT_EQ(d_.err().find("goes on with") != std::string::npos, hit > 2) << d_.err();
+      EXPECT_TRUE(tree(d_.path("out")) == whole) << options << hit;
+      EXPECT_FALSE(fs::exists(d_.path("out.partial")));
+      fs::remove_all(d_.path("out"));
+    }
+    fs::remove_all(d_.path("whole"));
+  }
+}
+
+TEST_F(ConvertCommandTest, WhatIsFinishedIsNotWrittenAgain) {
+  const std::string source = (fs::absolute("tests/fixtures/checkpoints") / "zero3").string();
+  const std::string command = "convert " + source + " out --threads 1 --to zero --ranks 4";
+  // The disk is full at the fourth file.
+  EXPECT_EQ(d_.run(command, "THIMBLE_FAILPOINT=convert.file:7:enospc"), 1);
+  EXPECT_NE(d_.err().find("the same command goes on with it"), std::string::npos) << d_.err();
+  std::map<std::string, fs::file_time_type> kept;
+  for (const auto& entry : fs::recursive_directory_iterator(d_.path("out.partial/made"))) {
+    if (entry.is_regular_file()) kept[entry.path().filename().string()] = entry.last_write_time();
+  }
+  EXPECT_EQ(kept.size(), 3u);
+  // Others do not go on with it.
+  EXPECT_EQ(d_.run(command + " --stage 2"), 2);
+  EXPECT_NE(d_.err().find("or with other options"), std::string::npos) << d_.err();
+  ASSERT_EQ(d_.run(command), 0) << d_.err();
+  for (const auto& [name, time] : kept)
+    EXPECT_EQ(fs::last_write_time(d_.path("out/global_step3/" + name)), time) << name;
+  EXPECT_EQ(d_.run(command, "THIMBLE_FAILPOINT=staged_directory.place:1:kill"), 2) << "it is there";
+  fs::rename(d_.path("out"), d_.path("before"));
+  EXPECT_EQ(d_.run(command, "THIMBLE_FAILPOINT=staged_directory.place:1:kill"), 128 + 9);
+  ASSERT_EQ(d_.run(command + " --stage 2 --force"), 0) << d_.err();
+  EXPECT_TRUE(fs::exists(d_.path("out.partial.old-1")));
+  fs::create_directory(d_.path("next.partial"));
+  d_.write("next.partial/mine", "x");
+  EXPECT_EQ(d_.run("convert " + source + " next --to ucp"), 2);
+  EXPECT_EQ(d_.file("next.partial/mine"), "x");
+}
+
 TEST_F(ConvertCommandTest, InspectReadsThem) {
   const std::string fixture = fs::absolute("tests/fixtures/checkpoints").string();
   ASSERT_EQ(d_.run("inspect checkpoint " + fixture + "/zero3 --json"), 0) << d_.err();
@@ -136,6 +210,9 @@ TEST_F(ConvertCommandTest, SaysWhatIsWrong) {
   mistake("convert " + fixture + "/bin x --to thimble", "no optimizer state");
   mistake("convert " + fixture + "/zero1 x --memory 1MB", "at least");
   mistake("convert " + fixture + "/zero1 x --memory lots", "allowed a size");
+  mistake("convert " + fixture + "/zero1 x --memory 100MB --threads 2", "at least 128.0 MiB");
+  mistake("convert " + fixture + "/zero1 x --ranks 2", "allowed with --to zero");
+  mistake("convert " + fixture + "/bin x --to zero", "no optimizer state");
   mistake("convert " + fixture + "/zero1 x --model text.txt", "text.txt");
   fs::create_directory(d_.path("bare"));
   fs::copy(fixture + "/zero1/global_step3", d_.path("bare/zero"), fs::copy_options::recursive);

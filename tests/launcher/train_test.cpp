@@ -57,6 +57,7 @@ TEST_F(TrainTest, TheNumberOfThreadsChangesNoBits) {
       R"("num_attention_heads":5,"num_key_value_heads":5,"vocab_size":257,"max_position_embeddings":256})");
   for (const char* threads : {"1", "2", "5"}) {
     ASSERT_EQ(run(std::string("train job.toml --set training.max_steps=3 --set data.seq_len=200 ") +
+                  "--set training.global_batch_size=4 "
                   "--set optimizer.name=galore --set optimizer.rank=32 --set output_dir=" +
                   threads + " --set threads=" + threads),
               0)

@@ -227,6 +227,13 @@ TEST(Adapters, RefusedByName) {
   EXPECT_EQ(with([](AdapterConfig& c) { c.rank = 33; }),
             "adapter.r = 33: model.layers.0.self_attn.q_proj is 32 x 32; allowed 1 to 32");
   EXPECT_EQ(with([](AdapterConfig& c) {
+              c.kind = AdapterKind::kVera;
+              c.rank = std::int64_t{1} << 60;
+            }),
+            "adapter.r = 1152921504606846976: allowed 1 to 16777216");
+  EXPECT_EQ(with([](AdapterConfig& c) { c.alpha = 1e300; }).substr(0, 71),
+            "adapter.lora_alpha: model.layers.0.self_attn.q_proj is scaled by 2.5e+2");
+  EXPECT_EQ(with([](AdapterConfig& c) {
               c.layers = {1, 2};
             }),
             "adapter.layers_to_transform: there is no layer 2; allowed 0 to 1");
@@ -261,8 +268,34 @@ TEST(Adapters, ConfigurationsRefusedByName) {
       std::string::npos);
   EXPECT_EQ(with(R"(, "r": 0)"),
             "adapter_config.json: r = 0: allowed an integer from 1 to 16777216");
+  EXPECT_EQ(with(R"(, "rank_pattern": {"q_proj": 2.5})"),
+            "adapter_config.json: rank_pattern = {\"q_proj\":2.5}: allowed whole numbers from 1 to "
+            "16777216");
+  EXPECT_EQ(with(R"(, "alpha_pattern": {"q_proj": -1})"),
+            "adapter_config.json: alpha_pattern = {\"q_proj\":-1}: allowed numbers above 0");
+  EXPECT_EQ(with(R"(, "rank_pattern": {"q_(": 2})").substr(0, 33),
+            "adapter_config.json: rank_pattern");
   EXPECT_EQ(error_of([] { parse_adapter_config(R"({"peft_type": "LOHA"})", "a.json"); }),
             "a.json: peft_type = \"LOHA\": allowed \"LORA\", \"VERA\", \"IA3\"");
+}
+
+// Of two patterns for a module the first of the file counts, as in PEFT.
+TEST(Adapters, PatternsCountInTheirOrder) {
+  const AdapterConfig config =
+      parse_adapter_config(R"({"peft_type": "LORA", "r": 8, "lora_alpha": 16,
+                              "target_modules": ["q_proj", "k_proj"],
+                              "rank_pattern": {"q_proj": 2, "layers.1.self_attn.q_proj": 4},
+                              "alpha_pattern": {"layers.\\d.self_attn.q_proj": 3, "q_proj": 5}})",
+                           "adapter_config.json")
+          .adapter;
+  const AdapterShape q = adapter_shape(config, "model.layers.1.self_attn.q_proj"),
+                     k = adapter_shape(config, "model.layers.1.self_attn.k_proj");
+  EXPECT_EQ(q.rank, 2);
+  EXPECT_EQ(q.scale, 1.5);
+  EXPECT_EQ(k.rank, 8);
+  EXPECT_EQ(k.scale, 2.0);
+  const AdapterConfig again = parse_adapter_config(adapter_config_json(config, ""), "a").adapter;
+  EXPECT_EQ(again, config);
 }
 
 // Of another model, all that does not fit is in one message.

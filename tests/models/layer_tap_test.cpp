@@ -118,7 +118,9 @@ class Recorder final : public LayerTap {
   void before_rope(int layer, Var& q, Var& k, Var& v) override {
     take("before_rope", layer, {&q, &k, &v});
   }
-  void after_rope(int layer, Var& k, Var& v) override { take("after_rope", layer, {&k, &v}); }
+  void after_rope(int layer, Var& q, Var& k, Var& v) override {
+    take("after_rope", layer, {&q, &k, &v});
+  }
   void attention_output(int layer, Var& out) override { take("attention_output", layer, {&out}); }
 
   std::vector<std::string> calls;
@@ -148,9 +150,10 @@ TEST_P(LayerTaps, EachIsCalledWhereItSays) {
   EXPECT_EQ(before[0].shape(), (Shape{kTokens, 16}));
   EXPECT_EQ(before[1].shape(), (Shape{kTokens, 8}));
   EXPECT_EQ(tap.seen["attention_output 1"][0].shape(), (Shape{kTokens, 16}));
-  ops::rope(before[1], rope_table_, batch_.positions, false);
-  expect_same_bits(after[0], before[1], "keys after RoPE");
-  expect_same_bits(after[1], before[2], "values");
+  for (const std::size_t i : {0u, 1u}) ops::rope(before[i], rope_table_, batch_.positions, false);
+  expect_same_bits(after[0], before[0], "queries after RoPE");
+  expect_same_bits(after[1], before[1], "keys after RoPE");
+  expect_same_bits(after[2], before[2], "values");
 }
 
 // Clears one thing in layer 1, and records.
@@ -165,9 +168,9 @@ class Eraser final : public LayerTap {
     if (layer == 1 && what_ == What::kValues) clear(v);
     recorder.before_rope(layer, q, k, v);
   }
-  void after_rope(int layer, Var& k, Var& v) override {
+  void after_rope(int layer, Var& q, Var& k, Var& v) override {
     if (layer == 1 && what_ == What::kKeys) clear(k);
-    recorder.after_rope(layer, k, v);
+    recorder.after_rope(layer, q, k, v);
   }
   void attention_output(int layer, Var& out) override {
     recorder.attention_output(layer, out);
@@ -219,8 +222,8 @@ TEST_P(LayerTaps, AKvStoreTakesWhatATapLeaves) {
   for (int layer = 0; layer < 2; ++layer) {
     const std::string call = fmt::format("after_rope {}", layer);
     if (layer == 1) expect_zero(cache.keys(layer), "cleared keys");
-    expect_same_bits(cache.keys(layer), keys.recorder.seen[call][0], "keys");
-    expect_same_bits(cache.values(layer), keys.recorder.seen[call][1], "values");
+    expect_same_bits(cache.keys(layer), keys.recorder.seen[call][1], "keys");
+    expect_same_bits(cache.values(layer), keys.recorder.seen[call][2], "values");
   }
 }
 

@@ -5,6 +5,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "models/generation_config.h"
 #include "models/hf_export.h"
 #include "tests/io/temp_dir.h"
 
@@ -23,6 +24,21 @@ constexpr const char* kSource = R"({ "pad_token_id":0,
  "num_attention_heads": 4, "vocab_size": 100, "max_position_embeddings": 64, "rms_norm_eps": 1e-05,
   "rope_parameters": {"type": "default", "rope_theta": 5e5}, "my_key": {"a": [1, "Ü"]},
   "torch_dtype": "bfloat16" } )";
+
+TEST(GenerationConfig, GetsTheEndOfTurnThatWasTrainedOn) {
+  const auto with = [](const char* text, std::vector<std::int32_t> of_model) {
+    return with_end_id(text, std::move(of_model), 7);
+  };
+  EXPECT_EQ(with("", {}), "{\n  \"eos_token_id\": [\n    7\n  ]\n}\n");
+  EXPECT_EQ(json::parse(with("", {2}))["eos_token_id"], json({2, 7}));
+  // Its own list counts before the model's; all else stays, in its order.
+  const std::string made = with(R"({"z": 0.5, "eos_token_id": 3, "a": [null]})", {2});
+  EXPECT_EQ(nlohmann::ordered_json::parse(made).dump(),
+            R"({"z":0.5,"eos_token_id":[3,7],"a":[null]})");
+  EXPECT_EQ(parse_generation_config(made, "g").eos_ids, (std::vector<std::int32_t>{3, 7}));
+  for (const char* same : {R"({ "eos_token_id": [7 ,3]})", R"({"eos_token_id":7 })"})
+    EXPECT_EQ(with(same, {2}), same);
+}
 
 TEST(ExportedConfig, IsTheSameBytesWhereItMeansTheSame) {
   const ModelConfig config = parse_model_config(kSource, "s");
