@@ -16,6 +16,9 @@ namespace {
 constexpr std::size_t kChunkBytes = std::size_t{1} << 20;
 constexpr std::size_t kChunkPieces = std::size_t{1} << 14;
 
+/// How the trained parts of conversations are found: changed with what find_turns.cpp finds.
+constexpr std::uint64_t kTurnRules = 2;
+
 struct InputChunk {
   std::vector<DocumentPiece> pieces;
   std::uint64_t hash = 0;
@@ -73,6 +76,7 @@ ContentHash fingerprint(const SourceSpec& source, const Tokenizer& tokenizer,
   hash.add(static_cast<std::uint64_t>(tokenizer.eos_id().value_or(-1)));
   if (!chat) return hash;
   hash.add(std::uint64_t{kChatTokenFileVersion});
+  hash.add(kTurnRules);
   hash.add(chat->digest());
   for (const std::string* name :
        {&source.fields.messages, &source.fields.role, &source.fields.content})
