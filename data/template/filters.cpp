@@ -139,6 +139,7 @@ Value round_filter(const FilterCall& c) {
 }
 
 Value abs_filter(const FilterCall& c) {
+  if (c.value.get<bool>()) return Value::integer(to_integer(c.value, ""));
   return compare(c.value, Value::integer(0), c.budget) < 0 ? negated(c.value) : c.value;
 }
 
