@@ -193,6 +193,7 @@ Evaluator::Flow Evaluator::run_statement(const Stmt& s) {
 }
 
 void Evaluator::assign(const std::vector<std::string>& targets, const Value& value, Scope& scope) {
+  budget_.read_names(targets.size() * scope.values.size());
   if (targets.size() == 1) return scope.set(targets.front(), value);
   const List parts = elements(value, budget_);
   if (parts.size() != targets.size())
@@ -274,6 +275,7 @@ void Evaluator::run_set(const Stmt& s) {
   if (!space)
     fail(fmt::format("{}.{} can be set only if {} is a namespace", s.targets.front(), s.name,
                      s.targets.front()));
+  budget_.read_names(space->size());
   space->set(s.name, std::move(value));
 }
 

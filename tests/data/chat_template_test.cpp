@@ -1,4 +1,5 @@
 // Chat templates against what transformers makes of them (tests/fixtures/make_chat_fixtures.py).
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <ctime>
@@ -147,6 +148,12 @@ TEST(ChatTemplate, BoundsHoldForWhatOneStepDoes) {
               steps.substr(0, 37))
         << use;
   EXPECT_EQ(error(big + grow("{% for x in l | reverse %}{% break %}{% endfor %}")), text);
+  std::string names = "{% set n = namespace() %}";
+  for (int i = 0; i < 500; ++i)
+    names += fmt::format("{{% set n.a{0} = 1 %}}{{% set b{0} = 1 %}}", i);
+  EXPECT_EQ(error(names + "ok"), "rendered ok");
+  for (const char* use : {"{% set n.a499 = 2 %}", "{{ n.c }}", "{{ c }}"})
+    EXPECT_EQ(error(names + grow(use)), steps) << use;
   // Sizes whose product no search may take.
   EXPECT_EQ(error("{% set t = 'a' * 9000000 %}{% set u = 'a' * 4000000 + 'b' %}{{ u in t }}"),
             "rendered False");
