@@ -1,6 +1,6 @@
 option(THIMBLE_TESTS "Build the tests" ON)
 option(THIMBLE_BENCH "Build the benchmarks" OFF)
-option(THIMBLE_FUZZ "Build the libFuzzer targets (needs clang)" OFF)
+option(THIMBLE_FUZZ "Have the fuzz targets (scripts/fuzz)" OFF)
 option(THIMBLE_CUDA "Build the CUDA backend" OFF)
 option(THIMBLE_MPI "Ranks as MPI processes" ON)
 set(THIMBLE_SANITIZE "" CACHE STRING "Sanitizers to build with, e.g. address,undefined")

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from torch_llama import SHAPES, VOCAB, LlamaLoss
+from torch_llama import SHAPES, VOCAB, LlamaLoss, Norm
 
 
 def rank_main(rank, o):
@@ -25,6 +25,9 @@ def rank_main(rank, o):
     torch.manual_seed(1)
     torch.set_num_threads(1)
     model = LlamaLoss(SHAPES[o.size], 16, False).to(torch.bfloat16)
+    for module in model.modules():
+        if isinstance(module, Norm):  # it computes in f32, and there is no autocast here
+            module.register_forward_hook(lambda norm, _, out: out.to(norm.weight.dtype))
     config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": o.stage},
               "optimizer": {"type": "AdamW", "params": {"lr": 1e-4, "torch_adam": True}}, "zero_allow_untested_optimizer": True}
     engine, _, _, _ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)

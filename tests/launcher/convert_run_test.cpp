@@ -152,7 +152,10 @@ TEST_F(ConvertCommandTest, GoesOnAfterAKill) {
       }
       d_.write("out.partial/made/left over", "x");
       ASSERT_EQ(d_.run(command), 0) << options << hit << d_.err();
-      EXPECT_EQ(d_.err().find("goes on with") != std::string::npos, hit > 2) << d_.err();
+      // Of two threads one may have finished a file at the second passage, or none.
+      if (hit != 2) {
+        EXPECT_EQ(d_.err().find("goes on with") != std::string::npos, hit > 2) << d_.err();
+      }
       EXPECT_TRUE(tree(d_.path("out")) == whole) << options << hit;
       EXPECT_FALSE(fs::exists(d_.path("out.partial")));
       fs::remove_all(d_.path("out"));
