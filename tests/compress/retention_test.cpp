@@ -8,6 +8,7 @@
 #include "compress/compressed_cache.h"
 #include "compress/kvc_file.h"
 #include "compress/retention_labels.h"
+#include "compress/retention_model.h"
 #include "models/decoder.h"
 #include "tests/core/expect_close.h"
 #include "tests/launcher/run_temp_dir.h"
@@ -60,7 +61,7 @@ struct Trained {
   std::unique_ptr<Arena> arena = Arena::make_cpu(256 * kMiB);
   KvcConfig config = load_kvc_config(kLocret);
   Transformer model{load_model_config(kLlama3 / "config.json")};
-  CompressorModel compressor{model, backbone_shape(model.config()), config.compressor};
+  RetentionModel compressor{model, backbone_shape(model.config()), config.compressor};
   AdamW optimizer{AdamOptions{}};
   TrainEngine engine;
 
@@ -310,7 +311,9 @@ TEST_F(RetentionDecoding, AtFullBudgetItIsTheDenseCache) {
     double difference = 0;
     for (std::size_t i = 0; i < want.size(); ++i)
       difference = std::max(difference, std::abs(less[i] - want[i]));
-    EXPECT_TRUE(difference > 1e-3 && difference < 100) << chunk;
+    // A prompt that comes at once has seen all of itself before anything goes.
+    EXPECT_EQ(difference > 1e-3, chunk < 150) << chunk << ": " << difference;
+    EXPECT_TRUE(difference < 100) << chunk;
     EXPECT_LE(small->kept(0, 0), 21);
     EXPECT_LT(small->bytes(), full->bytes());
     EXPECT_EQ(small->bytes(), CompressedKvCache::planned_bytes(small->plan()));
