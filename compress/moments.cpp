@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <span>
 
 #include "core/base/threads.h"
 
@@ -75,14 +76,18 @@ void HeadMoments::add_head(const Tensor& x, std::int64_t head) const {
 
 namespace {
 
-// Rotates rows p and q of a [n, n] by cosine c and sine s.
-void rotate_rows(double* a, std::int64_t n, std::int64_t p, std::int64_t q, double c, double s) {
-  double *first = a + p * n, *second = a + q * n;
-  for (std::int64_t i = 0; i < n; ++i) {
-    const double x = first[i], y = second[i];
-    first[i] = c * x - s * y;
-    second[i] = s * x + c * y;
+// By an angle's cosine and sine.
+struct Rotation {
+  double c, s;
+  void turn(double& x, double& y) const {
+    const double before = x;
+    x = c * before - s * y;
+    y = s * before + c * y;
   }
+};
+
+void rotate_rows(std::span<double> first, std::span<double> second, const Rotation& rotation) {
+  for (std::size_t i = 0; i < first.size(); ++i) rotation.turn(first[i], second[i]);
 }
 
 // Makes element (p, q) of the symmetric a zero; `vectors` turn with it.
@@ -92,15 +97,13 @@ void annihilate(std::vector<double>& a, std::vector<double>& vectors, std::int64
   if (off == 0) return;
   const double theta = (a[spot(q * n + q)] - a[spot(p * n + p)]) / (2 * off);
   const double t = std::copysign(1.0, theta) / (std::abs(theta) + std::hypot(1.0, theta));
-  const double c = 1 / std::hypot(1.0, t), s = c * t;
-  for (std::int64_t i = 0; i < n; ++i) {
-    double &x = a[spot(i * n + p)], &y = a[spot(i * n + q)];
-    const double before = x;
-    x = c * before - s * y;
-    y = s * before + c * y;
+  const double c = 1 / std::hypot(1.0, t);
+  const Rotation rotation{c, c * t};
+  for (std::int64_t i = 0; i < n; ++i) rotation.turn(a[spot(i * n + p)], a[spot(i * n + q)]);
+  for (std::vector<double>* each : {&a, &vectors}) {
+    const auto row = [&](std::int64_t i) { return std::span(*each).subspan(spot(i * n), spot(n)); };
+    rotate_rows(row(p), row(q), rotation);
   }
-  rotate_rows(a.data(), n, p, q, c, s);
-  rotate_rows(vectors.data(), n, p, q, c, s);
 }
 
 double off_diagonal(const std::vector<double>& a, std::int64_t n) {
