@@ -25,7 +25,8 @@ class OnePosition {
         in_(in),
         how_(how),
         group_(in.shape.heads / in.shape.kv_heads),
-        dim_(in.shape.head_dim) {
+        key_dim_(heads[0].layout().key_dim),
+        value_dim_(heads[0].layout().value_dim) {
     std::int64_t longest = 0;
     for (const HeadCache& head : heads) longest = std::max(longest, head.num_blocks());
     for (std::size_t h = 0; h < heads.size(); ++h) {
@@ -37,9 +38,9 @@ class OnePosition {
     const auto floats = [&](std::int64_t n, std::string_view label) {
       return Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{n}, label);
     };
-    queries_ = floats(in.shape.heads * dim_, "scaled queries");
+    queries_ = floats(in.shape.heads * key_dim_, "scaled queries");
     partial_ = floats(count * piece_floats(), "sums of pieces");
-    scratch_ = floats(team_threads() * tile_scratch_floats(dim_), "tiles");
+    scratch_ = floats(team_threads() * scratch_floats(), "tiles");
     if (how.sums) scores_ = floats(in.shape.heads * longest * kBlockTokens, "scores");
     scores_stride_ = longest * kBlockTokens;
   }
@@ -48,7 +49,7 @@ class OnePosition {
     Tensor q = in_.q;
     if (how_.rotation.positions == PositionPolicy::kSlots) {
       const auto kv_heads = static_cast<std::int64_t>(heads_.size());
-      q = Tensor::empty(arena, MemoryTag::kWorkspace, in_.q.dtype(), Shape{kv_heads, group_ * dim_},
+      q = Tensor::empty(arena, MemoryTag::kWorkspace, in_.q.dtype(), Shape{kv_heads, group_ * key_dim_},
                         "queries");
       const Tensor slots =
           Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32, Shape{kv_heads}, "slots");
@@ -65,7 +66,7 @@ class OnePosition {
 
   void run(const Tensor& out) {
     const auto count = static_cast<std::int64_t>(pieces_.size());
-    const std::int64_t values = 2 * kPieceBlocks * kBlockTokens * dim_;
+    const std::int64_t values = kPieceBlocks * kBlockTokens * (key_dim_ + value_dim_);
     parallel_for_each(count, values, [&](std::int64_t i) { attend_piece(i); });
     for (std::int64_t i = 0; i < count;) {
       std::int64_t end = i;
@@ -81,7 +82,10 @@ class OnePosition {
  private:
   static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
   // Maximum, sum and values of every query of a group.
-  std::int64_t piece_floats() const { return group_ * (2 + dim_); }
+  std::int64_t piece_floats() const { return group_ * (2 + value_dim_); }
+  std::int64_t scratch_floats() const {
+    return tile_scratch_floats(std::max(key_dim_, value_dim_));
+  }
   float* piece_max(std::int64_t i) const { return partial_.data<float>() + i * piece_floats(); }
 
   void attend_piece(std::int64_t index) const {
@@ -89,14 +93,14 @@ class OnePosition {
     const HeadCache& head = heads_[at(piece.head)];
     float* max = piece_max(index);
     const TileQueries base{.count = group_,
-                           .q = queries_.data<float>() + piece.head * group_ * dim_,
+                           .q = queries_.data<float>() + piece.head * group_ * key_dim_,
                            .max = max,
                            .sum = max + group_,
                            .acc = max + 2 * group_,
                            .scores_stride = scores_stride_};
     std::fill_n(base.max, group_, -HUGE_VALF);
     std::fill_n(base.sum, group_, 0.0f);
-    std::fill_n(base.acc, group_ * dim_, 0.0f);
+    std::fill_n(base.acc, group_ * value_dim_, 0.0f);
     const std::int64_t first =
         in_.shape.window > 0 ? std::max<std::int64_t>(head.length() - in_.shape.window, 0) : 0;
     std::array<const float*, kBlockTokens> rotations{};
@@ -104,7 +108,7 @@ class OnePosition {
       KvTile tile = head.tile(b);
       tile.first = std::max<std::int64_t>(first - b * kBlockTokens, 0);
       if (tile.first >= tile.end) continue;
-      tile.scratch = scratch_.data<float>() + team_index() * tile_scratch_floats(dim_);
+      tile.scratch = scratch_.data<float>() + team_index() * scratch_floats();
       if (!how_.rotation.stored_rotated) {
         find_rotations(head, b, tile.end, rotations);
         tile.rotations = rotations.data();
@@ -125,7 +129,7 @@ class OnePosition {
       const std::int64_t position = how_.rotation.positions == PositionPolicy::kSlots
                                         ? block * kBlockTokens + t
                                         : positions[t];
-      rotations[at(t)] = in_.rope_table.data<float>() + position * dim_;
+      rotations[at(t)] = in_.rope_table.data<float>() + position * key_dim_;
     }
   }
 
@@ -136,18 +140,18 @@ class OnePosition {
     for (std::int64_t g = 0; g < group_; ++g) {
       float top = -HUGE_VALF, sum = 0;
       for (std::int64_t i = begin; i < end; ++i) top = std::max(top, piece_max(i)[g]);
-      std::vector<float> acc(at(dim_));
+      std::vector<float> acc(at(value_dim_));
       for (std::int64_t i = begin; i < end; ++i) {
         const float* piece = piece_max(i);
         if (piece[g] == -HUGE_VALF) continue;  // nothing of it is visible
         const float factor = std::exp(piece[g] - top);
         sum += piece[group_ + g] * factor;
-        const float* values = piece + 2 * group_ + g * dim_;
-        for (std::int64_t c = 0; c < dim_; ++c) acc[at(c)] += values[c] * factor;
+        const float* values = piece + 2 * group_ + g * value_dim_;
+        for (std::int64_t c = 0; c < value_dim_; ++c) acc[at(c)] += values[c] * factor;
       }
-      for (std::int64_t c = 0; c < dim_; ++c) {
+      for (std::int64_t c = 0; c < value_dim_; ++c) {
         const float value = acc[at(c)] / sum;
-        const std::int64_t to = (head * group_ + g) * dim_ + c;
+        const std::int64_t to = (head * group_ + g) * value_dim_ + c;
         if (out.dtype() == DType::kBF16) {
           out.data<BF16>()[to] = to_bf16(value);
         } else {
@@ -175,7 +179,7 @@ class OnePosition {
   std::span<const HeadCache> heads_;
   const KvQueries& in_;
   const CacheAttention& how_;
-  std::int64_t group_, dim_, scores_stride_ = 0;
+  std::int64_t group_, key_dim_, value_dim_, scores_stride_ = 0;
   std::vector<Piece> pieces_;
   Tensor queries_, partial_, scratch_, scores_;
 };

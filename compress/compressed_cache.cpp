@@ -12,13 +12,20 @@ namespace {
 
 constexpr double kSafeguard = 0.2;  // of Ada-KV
 
+// Channels of a position that are stored.
+StoredDims stored_dims(const KvPlan& plan) {
+  const auto& bases = plan.options.bases;
+  if (bases == nullptr) return {plan.shape.head_dim, plan.shape.head_dim};
+  return {bases->key_rank(), bases->value_rank()};
+}
+
 BlockLayout plain_layout(const KvPlan& plan) {
-  return {{plan.shape.head_dim, plan.shape.head_dim}, plan.shape.dtype, 16, kBlockTokens};
+  return {stored_dims(plan), plan.shape.dtype, 16, kBlockTokens};
 }
 
 // Of caches that do not pack there is none.
 BlockLayout packed_layout(const KvPlan& plan) {
-  return {{plan.shape.head_dim, plan.shape.head_dim},
+  return {stored_dims(plan),
           plan.shape.dtype,
           std::min<std::int64_t>(plan.options.bits, 8),
           plan.options.group};
@@ -124,13 +131,14 @@ bool CompressedKvCache::is_over(int layer, std::int64_t added) const {
 }
 
 void CompressedKvCache::append(int layer, const NewRows& rows) {
-  const std::int64_t d = plan_.shape.head_dim, size = dtype_size(rows.keys.dtype());
+  const StoredDims dims = stored_dims(plan_);
+  const std::int64_t size = dtype_size(rows.keys.dtype());
   std::int64_t head = 0;
   for (HeadCache& cache : heads_of(layer)) {
-    const std::int64_t offset = head * d * size;
     const auto* scores = static_cast<const float*>(rows.scores.raw());
-    cache.append_rows({.keys = static_cast<const char*>(rows.keys.raw()) + offset,
-                       .values = static_cast<const char*>(rows.values.raw()) + offset,
+    cache.append_rows({.keys = static_cast<const char*>(rows.keys.raw()) + head * dims.key * size,
+                       .values =
+                           static_cast<const char*>(rows.values.raw()) + head * dims.value * size,
                        .key_stride = rows.keys.dim(1),
                        .value_stride = rows.values.dim(1),
                        .positions = static_cast<const std::int32_t*>(rows.positions.raw()),
@@ -163,11 +171,20 @@ void CompressedKvCache::evict(Arena& arena, const KvQueries& in, const LayerCont
   keep_rows(heads_of(in.layer), content, kept);
 }
 
+void CompressedKvCache::set_attended(Arena& arena, LayerContent& content,
+                                     const KvQueries& in) const {
+  if (plan_.options.bases != nullptr) {
+    rebuild_content(arena, content, plan_.options.bases->layer(in.layer));
+  } else {
+    rotate_content(arena, content, rotation(), in.rope_table);
+  }
+}
+
 void CompressedKvCache::attend_chunk(Arena& arena, const KvQueries& in, const NewRows& rows,
                                      const Tensor& out) {
   LayerContent content =
       gather_layer(arena, heads_of(in.layer), rows, most_rows(in.layer, in.q.dim(0)));
-  rotate_content(arena, content, rotation(), in.rope_table);
+  set_attended(arena, content, in);
   attend_content(arena, content, in, rotation(), out);
   const bool over = is_over(in.layer, in.q.dim(0));
   const bool sums = scorer_ != nullptr && scorer_->sums_attention() &&
@@ -194,12 +211,24 @@ void CompressedKvCache::attend_one(Arena& arena, const KvQueries& in, const NewR
   append(in.layer, rows);
   const bool sums = scorer_ != nullptr && scorer_->sums_attention() &&
                     layer_plan(in.layer).method != KvMethod::kWindow;
-  attend_heads(arena, heads_of(in.layer), in, {.rotation = rotation(), .sums = sums}, out);
+  const CacheAttention how{.rotation = rotation(), .sums = sums};
+  if (plan_.options.bases == nullptr) {
+    attend_heads(arena, heads_of(in.layer), in, how, out);
+  } else {
+    const ChannelBases& bases = *plan_.options.bases;
+    KvQueries projected = in;
+    projected.q = bases.queries(arena, in);
+    const Tensor coordinates =
+        Tensor::empty(arena, MemoryTag::kWorkspace, out.dtype(),
+                      Shape{1, in.shape.heads * bases.value_rank()}, "coordinates of attention");
+    attend_heads(arena, heads_of(in.layer), projected, how, coordinates);
+    bases.expand(arena, in.layer, coordinates, out);
+  }
   // A plan must know the memory of an eviction, whenever it comes.
   if (layer_plan(in.layer).method == KvMethod::kFull || (!planning_ && !is_over(in.layer, 1)))
     return;
   LayerContent content = gather_layer(arena, heads_of(in.layer), {}, most_rows(in.layer, 1));
-  rotate_content(arena, content, rotation(), in.rope_table);
+  set_attended(arena, content, in);
   evict(arena, in, content);
 }
 
@@ -212,8 +241,11 @@ Tensor CompressedKvCache::attend(Arena& arena, const KvQueries& in) {
       Tensor::empty(arena, MemoryTag::kActivations, in.q.dtype(), in.q.shape(), "attention");
   if (scorer_ != nullptr && !planning_) scorer_->observe(in);
   const bool raw = plan_.options.rope_stage == RopeStage::kPre;
-  const NewRows rows{.keys = raw ? in.raw_k : in.k,
-                     .values = in.v,
+  const ChannelBases* bases = plan_.options.bases.get();
+  const NewRows rows{.keys = bases != nullptr ? bases->keys(arena, in)
+                             : raw            ? in.raw_k
+                                              : in.k,
+                     .values = bases != nullptr ? bases->values(arena, in) : in.v,
                      .positions = in.positions,
                      .scores = scorer_ != nullptr ? scorer_->new_scores(arena, in) : Tensor()};
   if (in.q.dim(0) == 1) {
@@ -226,7 +258,8 @@ Tensor CompressedKvCache::attend(Arena& arena, const KvQueries& in) {
 }
 
 void CompressedKvCache::fill_random(std::int64_t count, std::uint64_t seed) {
-  const std::int64_t d = plan_.shape.head_dim;
+  const StoredDims dims = stored_dims(plan_);
+  const std::int64_t d = std::max(dims.key, dims.value);
   constexpr std::int64_t kRows = 509;  // that take turns
   const CounterRandom random(seed, RandomPurpose::kSampling);
   std::vector<float> rows(static_cast<std::size_t>(kRows * d));

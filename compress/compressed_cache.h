@@ -58,6 +58,7 @@ class CompressedKvCache final : public KvCache {
   void attend_chunk(Arena& arena, const KvQueries& in, const NewRows& rows, const Tensor& out);
   void attend_one(Arena& arena, const KvQueries& in, const NewRows& rows, const Tensor& out);
   void append(int layer, const NewRows& rows);
+  void set_attended(Arena& arena, LayerContent& content, const KvQueries& in) const;
   bool is_over(int layer, std::int64_t added) const;
   void evict(Arena& arena, const KvQueries& in, const LayerContent& content);
 

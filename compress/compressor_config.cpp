@@ -9,7 +9,7 @@
 namespace thimble {
 namespace {
 
-constexpr std::array<std::string_view, 1> kKindNames{"locret"};
+constexpr std::array<std::string_view, 2> kKindNames{"locret", "mkv"};
 
 }  // namespace
 

@@ -12,7 +12,8 @@
 namespace thimble {
 
 enum class CompressorKind : std::uint8_t {
-  kLocret,  // retaining heads on the queries, keys and values of a position
+  kLocret,      // retaining heads on the queries, keys and values of a position
+  kMatryoshka,  // orthogonal bases of keys and values, stored by their first coordinates
 };
 
 /// Spellings, in the order of the enumeration, and the value of one. parse_compressor_kind throws
@@ -51,8 +52,15 @@ struct CompressedCacheDefaults {
   friend bool operator==(const CompressedCacheDefaults&, const CompressedCacheDefaults&) = default;
 };
 
+/// Channels of a key and of a value that are stored.
+struct ChannelRanks {
+  std::int64_t key = 0, value = 0;
+  friend bool operator==(const ChannelRanks&, const ChannelRanks&) = default;
+};
+
 struct CompressorConfig {
   CompressorKind kind = CompressorKind::kLocret;
+  ChannelRanks ranks;  // of kMatryoshka; what follows is kLocret's
   std::int64_t width = 256;  // of the hidden layer of a head
   double alpha = 0.0025;     // of the smoothness of predictions
   SmoothnessSum alpha_sum = SmoothnessSum::kLayers;

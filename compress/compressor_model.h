@@ -4,30 +4,20 @@
 #pragma once
 
 #include <memory>
-#include <optional>
 #include <vector>
 
 #include "compress/compressor_config.h"
-#include "compress/retaining_heads.h"
 #include "core/nn/trainable_model.h"
 
 namespace thimble {
 
-/// Trains retaining heads. Each layer's loss is its own: no gradient flows through the model, whose
-/// activations are not kept, and its LM head is not run. loss = mean over labelled positions,
-/// layers and heads of the smooth L1 distance to retention_labels(), plus the smoothness of
-/// CompressorConfig.
-class CompressorModel final : public TrainableModel {
+/// What all compressors have in common.
+class CompressorModel : public TrainableModel {
  public:
-  /// The model must outlive it. Throws UserError, in terms of "[compressor]", for a model whose
-  /// cache cannot be compressed so.
-  CompressorModel(const TrainableModel& model, const BackboneShape& shape,
-                  const CompressorConfig& config);
-
   const CompressorConfig& config() const { return config_; }
   const BackboneShape& shape() const { return shape_; }
-  /// The compressor's own parameters, in the order of layers.
-  const std::vector<ParamId>& trained() const { return trained_; }
+  /// The compressor's own parameters, in the order of layers, trained or not.
+  const std::vector<ParamId>& own() const { return own_; }
   bool is_own(ParamId id) const { return static_cast<std::int32_t>(id) >= first_own_; }
   /// Of an own parameter.
   BlockId block_of(ParamId id) const;
@@ -43,24 +33,29 @@ class CompressorModel final : public TrainableModel {
   std::vector<Tensor> make_tables(Arena& arena, std::int64_t seq_len) const override {
     return model_.make_tables(arena, seq_len);
   }
-  /// f32 [N] of zeros: the losses of the layers so far (tag activations).
-  Tensor make_carried(Arena& arena, const BatchTensors& batch) const override;
-  void prepare(Batch& batch) const override;
   std::size_t num_stages() const override { return model_.num_stages(); }
-  Var stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const override;
+
+ protected:
+  /// The model must outlive it. Throws UserError, in terms of "[compressor]", for a model whose
+  /// cache cannot be compressed so.
+  CompressorModel(const TrainableModel& model, const BackboneShape& shape,
+                  const CompressorConfig& config);
+  Weight add_param(int layer, const std::string& name, const Shape& shape, bool trainable);
+  const TrainableModel& model() const { return model_; }
 
  private:
-  class Tap;
-  Weight add_matrix(int layer, const std::string& name, const Shape& shape);
-
   const TrainableModel& model_;
   BackboneShape shape_;
   CompressorConfig config_;
   ParamTable params_;
   std::int32_t first_own_;
   std::vector<BlockId> layer_blocks_;  // by layer
-  std::vector<ParamId> trained_;
-  std::vector<std::optional<HeadWeights>> heads_;  // by layer
+  std::vector<ParamId> own_;
 };
+
+/// Of the kind that the configuration says. Throws UserError as its constructor does.
+std::unique_ptr<CompressorModel> make_compressor_model(const TrainableModel& model,
+                                                       const BackboneShape& shape,
+                                                       const CompressorConfig& config);
 
 }  // namespace thimble

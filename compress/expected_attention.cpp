@@ -9,100 +9,29 @@
 namespace thimble {
 namespace {
 
-float element(const Tensor& x, std::int64_t row, std::int64_t col) {
-  const std::int64_t at = row * x.row_stride() + col;
-  return x.dtype() == DType::kBF16 ? to_float(x.data<BF16>()[at]) : x.data<float>()[at];
-}
-
-// Running moments of the queries of every head of a layer: [H, 1 + D + D*D] f64 in one tensor: the
-// mean and the sum of products of deviations from it.
-class Moments {
- public:
-  Moments(Arena& arena, const KvShape& s)
-      : dim_(s.head_dim),
-        memory_(Tensor::empty(arena, MemoryTag::kKv, DType::kU8,
-                              Shape{s.heads * (dim_ + dim_ * dim_) * 8}, "moments of queries")) {}
-
-  std::int64_t bytes() const { return memory_.nbytes(); }
-  void clear() { count_ = 0; }
-  double* mean(std::int64_t head) const {
-    return static_cast<double*>(memory_.raw()) + head * (dim_ + dim_ * dim_);
-  }
-  double* products(std::int64_t head) const { return mean(head) + dim_; }
-
-  // Adds the rows of q [N, H*D]. Ref: Chan, Golub and LeVeque 1983, eq. 1.5 in its form for sets.
-  void add(const Tensor& q, std::int64_t heads) {
-    const std::int64_t n = q.dim(0);
-    if (count_ == 0) std::memset(memory_.raw(), 0, static_cast<std::size_t>(memory_.nbytes()));
-    parallel_for_each(heads, n * dim_ * dim_ / 4, [&](std::int64_t h) { add_head(q, h); });
-    count_ += n;
-  }
-  QueryMoments of(std::int64_t head) const {
-    QueryMoments m;
-    m.mean.assign(mean(head), mean(head) + dim_);
-    m.covariance.assign(products(head), products(head) + dim_ * dim_);
-    for (double& c : m.covariance) c /= static_cast<double>(std::max<std::int64_t>(count_, 1));
-    return m;
-  }
-
- private:
-  void add_head(const Tensor& q, std::int64_t head) const {
-    const std::int64_t n = q.dim(0);
-    std::vector<double> rows(static_cast<std::size_t>(n * dim_));
-    std::vector<double> own(static_cast<std::size_t>(dim_));
-    for (std::int64_t t = 0; t < n; ++t) {
-      for (std::int64_t c = 0; c < dim_; ++c) {
-        const double value = element(q, t, head * dim_ + c);
-        rows[static_cast<std::size_t>(t * dim_ + c)] = value;
-        own[static_cast<std::size_t>(c)] += value / static_cast<double>(n);
-      }
-    }
-    double* to = products(head);
-    for (std::int64_t t = 0; t < n; ++t) {
-      double* row = rows.data() + t * dim_;
-      for (std::int64_t c = 0; c < dim_; ++c) row[c] -= own[static_cast<std::size_t>(c)];
-      for (std::int64_t i = 0; i < dim_; ++i) {
-        for (std::int64_t j = 0; j < dim_; ++j) to[i * dim_ + j] += row[i] * row[j];
-      }
-    }
-    const auto before = static_cast<double>(count_), now = static_cast<double>(n);
-    double* at = mean(head);
-    for (std::int64_t i = 0; i < dim_; ++i) own[static_cast<std::size_t>(i)] -= at[i];
-    for (std::int64_t i = 0; i < dim_; ++i) {
-      const double shift = own[static_cast<std::size_t>(i)];
-      for (std::int64_t j = 0; j < dim_; ++j)
-        to[i * dim_ + j] +=
-            shift * own[static_cast<std::size_t>(j)] * before * now / (before + now);
-      at[i] += shift * now / (before + now);
-    }
-  }
-
-  std::int64_t dim_, count_ = 0;
-  Tensor memory_;
-};
-
 class ExpectedAttention final : public TokenScorer {
  public:
   ExpectedAttention(Arena& arena, const KvPlan& plan)
-      : sinks_(plan.options.sinks), heads_(plan.shape.heads) {
-    for (std::int64_t l = 0; l < plan.shape.layers; ++l) moments_.emplace_back(arena, plan.shape);
+      : sinks_(plan.options.sinks) {
+    for (std::int64_t l = 0; l < plan.shape.layers; ++l)
+      moments_.emplace_back(arena, MemoryTag::kKv, plan.shape.heads, plan.shape.head_dim);
   }
 
   bool reads_unrotated() const override { return true; }
   std::int64_t bytes() const override {
     std::int64_t total = 0;
-    for (const Moments& m : moments_) total += m.bytes();
+    for (const HeadMoments& m : moments_) total += m.bytes();
     return total;
   }
   void clear() override {
-    for (Moments& m : moments_) m.clear();
+    for (HeadMoments& m : moments_) m.clear();
   }
 
   void observe(const KvQueries& in) override {
     const std::int64_t begin = in.positions.data<std::int32_t>()[0], count = in.raw_q.dim(0);
     const std::int64_t skipped = std::clamp<std::int64_t>(sinks_ - begin, 0, count);
     if (skipped < count)
-      moments_[static_cast<std::size_t>(in.layer)].add(in.raw_q.rows(skipped, count), heads_);
+      moments_[static_cast<std::size_t>(in.layer)].add(in.raw_q.rows(skipped, count));
   }
 
   void score(Arena& arena, const KvQueries& in, const LayerContent& content) override {
@@ -119,7 +48,7 @@ class ExpectedAttention final : public TokenScorer {
       ops::cast(k, content.head_rows(content.rotated, h));
       std::vector<float> total(static_cast<std::size_t>(content.length(h)), 0.0f);
       for (std::int64_t g = 0; g < group; ++g) {
-        QueryMoments moments;
+        VectorMoments moments;
         if (!planning) {
           const std::int64_t next = in.positions.data<std::int32_t>()[in.positions.dim(0) - 1] + 1;
           moments = rotate_moments(moments_[static_cast<std::size_t>(in.layer)].of(h * group + g),
@@ -141,7 +70,7 @@ class ExpectedAttention final : public TokenScorer {
   }
 
   // total += softmax over the positions from `skip` on.
-  static void add_query_head(const QueryMoments& moments, const Tensor& k, const Tensor& kc,
+  static void add_query_head(const VectorMoments& moments, const Tensor& k, const Tensor& kc,
                              std::int64_t skip, std::vector<float>& total) {
     const std::int64_t n = k.dim(0), d = k.dim(1);
     std::vector<double> logits(static_cast<std::size_t>(n));
@@ -172,14 +101,14 @@ class ExpectedAttention final : public TokenScorer {
 
   static void finish(const LayerContent& content, std::int64_t head, std::int64_t group,
                      const std::vector<float>& total) {
-    const std::vector<float> norms = row_norms(content.head_rows(content.values, head));
+    const std::vector<float> norms = row_norms(content.head_rows(content.attended, head));
     float* out = content.scores.data<float>() + content.first_row(head);
     for (std::size_t i = 0; i < total.size(); ++i)
       out[i] = total[i] / static_cast<float>(group) * norms[i];
   }
 
-  std::int64_t sinks_, heads_;
-  std::vector<Moments> moments_;
+  std::int64_t sinks_;
+  std::vector<HeadMoments> moments_;
 };
 
 }  // namespace
@@ -189,7 +118,7 @@ std::vector<float> row_norms(const Tensor& x) {
   for (std::int64_t r = 0; r < x.dim(0); ++r) {
     double sum = 0;
     for (std::int64_t c = 0; c < x.dim(1); ++c) {
-      const double value = element(x, r, c);
+      const double value = matrix_element(x, r, c);
       sum += value * value;
     }
     norms.push_back(static_cast<float>(std::sqrt(sum)));
@@ -197,7 +126,7 @@ std::vector<float> row_norms(const Tensor& x) {
   return norms;
 }
 
-QueryMoments rotate_moments(const QueryMoments& moments, const Tensor& rope_table,
+VectorMoments rotate_moments(const VectorMoments& moments, const Tensor& rope_table,
                             std::int64_t begin, std::int64_t count) {
   const std::int64_t d = rope_table.dim(1), half = d / 2;
   const std::int64_t last = std::min(rope_table.dim(0), begin + count);
@@ -220,7 +149,7 @@ QueryMoments rotate_moments(const QueryMoments& moments, const Tensor& rope_tabl
       x[(half + c) * stride] = b * cos + a * sin;
     }
   };
-  QueryMoments out = moments;
+  VectorMoments out = moments;
   turn(out.mean.data(), 1);
   for (std::int64_t i = 0; i < d; ++i) turn(out.covariance.data() + i, d);      // R C
   for (std::int64_t i = 0; i < d; ++i) turn(out.covariance.data() + i * d, 1);  // (R C) R'

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "compress/budgets.h"
+#include "compress/channel_bases.h"
 #include "core/base/numeric.h"
 
 namespace thimble {
@@ -23,7 +24,18 @@ Enum parse_name(const std::array<std::string_view, n>& names, std::string_view t
   return static_cast<Enum>(found - names.begin());
 }
 
+// Coordinates are of keys after RoPE, and of so many channels.
+void check_bases(const KvOptions& o) {
+  if (o.rope_stage == RopeStage::kPre)
+    throw_user("--kv-rope pre: the compressor's bases are of keys after RoPE; allowed post");
+  for (const std::int64_t rank : {o.bases->key_rank(), o.bases->value_rank()}) {
+    if (o.bits < 16 && rank % (8 / o.bits) != 0)
+      throw_user("--kv-bits {}: {} stored channels do not fill whole bytes", o.bits, rank);
+  }
+}
+
 void check_storage(const KvOptions& o, const KvShape& shape) {
+  if (o.bases != nullptr) check_bases(o);
   if (o.bits != 16 && o.bits != 8 && o.bits != 4 && o.bits != 2)
     throw_user("--kv-bits {}: allowed 16, 8, 4, 2", o.bits);
   if (o.group != 32 && o.group != 64) throw_user("--kv-group {}: allowed 32, 64", o.group);

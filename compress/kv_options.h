@@ -13,6 +13,7 @@
 
 namespace thimble {
 
+class ChannelBases;
 class RetainingHeads;
 
 /// Which positions stay when a head holds more than its budget.
@@ -50,6 +51,8 @@ struct KvOptions {
   PositionPolicy positions = PositionPolicy::kOriginal;
   std::uint64_t seed = 0;  // of kRandom
   std::shared_ptr<const RetainingHeads> heads = nullptr;  // of kTrained
+  /// Keys and values are stored as coordinates in these; null: as they are.
+  std::shared_ptr<const ChannelBases> bases = nullptr;
 };
 
 /// Spellings, in the order of the enumerations, and the value of one; kTrained, which a compressor

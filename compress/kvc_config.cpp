@@ -114,9 +114,38 @@ KvcBase read_base(const KvcObject& json) {
   return base;
 }
 
-void read_stage(const KvcObject& stage, KvcConfig& config) {
+// The one number that all layers and heads have.
+std::int64_t read_rank(const KvcObject& ranks, const char* name, const KvcBase& base) {
+  const KvcJson& layers = ranks.field(name);
+  const KvcJson* first = nullptr;
+  bool fits = layers.is_array() && static_cast<std::int64_t>(layers.size()) == base.layers;
+  for (std::size_t l = 0; fits && l < layers.size(); ++l) {
+    fits = layers[l].is_array() && static_cast<std::int64_t>(layers[l].size()) == base.kv_heads;
+    for (std::size_t h = 0; fits && h < layers[l].size(); ++h) {
+      if (first == nullptr) first = &layers[l][h];
+      fits = layers[l][h].is_number_integer() && layers[l][h] == *first;
+    }
+  }
+  const std::int64_t rank = fits ? first->get<std::int64_t>() : 0;
+  if (rank < 1 || rank > base.head_dim) {
+    ranks.fail(name, fmt::format("allowed one number from 1 to {} for each of {} layers' {} heads, "
+                                 "the same for all",
+                                 base.head_dim, base.layers, base.kv_heads));
+  }
+  return rank;
+}
+
+void read_stage(const KvcObject& stage, const KvcObject& file, KvcConfig& config) {
   CompressorConfig& c = config.compressor;
   c.kind = parse_compressor_kind(stage.text("type"), stage.place("type"));
+  if (c.kind == CompressorKind::kMatryoshka) {
+    if (stage.text("axis") != "channel") stage.fail("axis", "allowed channel");
+    const KvcObject ranks = file.object("ranks");
+    c.ranks = {read_rank(ranks, "K", config.base), read_rank(ranks, "V", config.base)};
+    if (config.rope_stage != RopeStage::kPost)
+      file.object("cache").fail("rope_stage", "allowed post");
+    return;
+  }
   if (stage.text("axis") != "token") stage.fail("axis", "allowed token");
   const KvcObject params = stage.object("params");
   c.width = params.integer("width", 1);
@@ -124,6 +153,27 @@ void read_stage(const KvcObject& stage, KvcConfig& config) {
   c.alpha_sum = params.choice<SmoothnessSum>("alpha_sum", kSmoothnessNames);
   c.answer_tokens = params.integer("answer_tokens", 0);
   config.activation = params.choice<HeadActivation>("activation", kActivationNames);
+}
+
+KvcJson stage_json(const KvcConfig& config) {
+  const CompressorConfig& c = config.compressor;
+  const bool channels = c.kind == CompressorKind::kMatryoshka;
+  KvcJson json{{"type", compressor_kind_name(c.kind)}, {"axis", channels ? "channel" : "token"}};
+  if (channels) {
+    json["params"] = {{"center", true}};
+    return json;
+  }
+  json["params"] = {{"width", c.width},
+                    {"activation", name_of(kActivationNames, config.activation)},
+                    {"alpha", c.alpha},
+                    {"alpha_sum", name_of(kSmoothnessNames, c.alpha_sum)},
+                    {"answer_tokens", c.answer_tokens}};
+  return json;
+}
+
+KvcJson same_for_all(const KvcBase& base, std::int64_t rank) {
+  const KvcJson layer(static_cast<std::size_t>(base.kv_heads), rank);
+  return KvcJson(static_cast<std::size_t>(base.layers), layer);
 }
 
 }  // namespace
@@ -137,15 +187,12 @@ std::string kvc_config_json(const KvcConfig& config) {
                    {"recent", c.cache.window},
                    {"recent_mode", "sliding"},
                    {"layout", "uniform"}};
-  json["stages"] = KvcJson::array({{{"type", compressor_kind_name(c.kind)},
-                                    {"axis", "token"},
-                                    {"params",
-                                     {{"width", c.width},
-                                      {"activation", name_of(kActivationNames, config.activation)},
-                                      {"alpha", c.alpha},
-                                      {"alpha_sum", name_of(kSmoothnessNames, c.alpha_sum)},
-                                      {"answer_tokens", c.answer_tokens}}}}});
+  json["stages"] = KvcJson::array({stage_json(config)});
   json["budgets"] = {{"per_head", c.cache.budget}};
+  if (c.kind == CompressorKind::kMatryoshka) {
+    json["ranks"] = {{"K", same_for_all(config.base, c.ranks.key)},
+                     {"V", same_for_all(config.base, c.ranks.value)}};
+  }
   json["train"] = {{"data", config.training.data},
                    {"steps", config.training.steps},
                    {"lr", config.training.lr},
@@ -170,7 +217,7 @@ KvcConfig parse_kvc_config(std::string_view text, std::string_view file) {
   if (cache.text("layout") != "uniform") cache.fail("layout", "allowed uniform");
   const KvcJson& stages = json.field("stages");
   if (!stages.is_array() || stages.size() != 1) json.fail("stages", "allowed a list of one stage");
-  read_stage(KvcObject(stages[0], std::string(file), "stages[0]"), config);
+  read_stage(KvcObject(stages[0], std::string(file), "stages[0]"), json, config);
   const KvcObject budgets = json.object("budgets");
   const double budget = budgets.number("per_head", 0);
   if (budget > 1 && budget != std::floor(budget))

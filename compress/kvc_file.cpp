@@ -3,8 +3,9 @@
 #include <cstring>
 #include <map>
 
+#include "compress/kvc_tensors.h"
+#include "compress/matryoshka_model.h"
 #include "core/base/random.h"
-#include "core/base/text.h"
 #include "core/base/threads.h"
 #include "core/io/safetensors.h"
 #include "core/io/staged.h"
@@ -16,63 +17,46 @@ namespace fs = std::filesystem;
 
 constexpr float kInitStd = 0.02f;
 
-// An open kvc.safetensors whose tensors are those that are expected.
-class KvcTensors {
- public:
-  KvcTensors(const fs::path& directory, const std::map<std::string, Shape>& expected)
-      : path_((directory / kKvcFileName).string()),
-        file_(SafetensorsFile::open(directory / kKvcFileName)) {
-    for (const SafetensorsEntry& entry : file_.entries()) {
-      if (!expected.contains(entry.name))
-        throw_user("{}: unexpected tensor {}", path_, printable(entry.name));
-    }
-    for (const auto& [name, shape] : expected) check(name, shape);
-  }
+// What turns bases begins at nothing, and no file has it.
+bool is_skew(const ParamInfo& info) {
+  return info.name.ends_with("_skew");
+}
 
-  /// f32, as it is in the file (tag io).
-  Tensor read(Arena& arena, const std::string& name) const {
-    const SafetensorsEntry& entry = *file_.find(name);
-    const Shape shape(entry.shape);
-    const Tensor stored =
-        Tensor::empty(arena, MemoryTag::kIo, *entry.dtype, shape, "compressor being read");
-    const Tensor values =
-        Tensor::empty(arena, MemoryTag::kIo, DType::kF32, shape, "compressor being read");
-    if (arena.device().planning) return values;
-    file_.read(entry, 0,
-               {static_cast<std::byte*>(stored.raw()), static_cast<std::size_t>(entry.bytes)});
-    ops::cast(values, stored);
-    return values;
-  }
+DType written_dtype(const CompressorModel& model, DType dtype) {
+  return model.config().kind == CompressorKind::kMatryoshka ? DType::kF32 : dtype;
+}
 
- private:
-  void check(const std::string& name, const Shape& shape) const {
-    const SafetensorsEntry* entry = file_.find(name);
-    if (entry == nullptr) throw_user("{}: tensor {} is missing", path_, name);
-    if (entry->dtype != DType::kF32 && entry->dtype != DType::kBF16) {
-      throw_user("{}: tensor {} is {}; allowed F32, BF16", path_, name,
-                 printable(entry->dtype_text));
-    }
-    const std::vector<std::int64_t> wanted(shape.dims().begin(), shape.dims().end());
-    if (entry->shape != wanted) {
-      throw_user("{}: tensor {} is [{}]; allowed {}", path_, name, fmt::join(entry->shape, ", "),
-                 shape.str());
-    }
-  }
-
-  std::string path_;
-  SafetensorsFile file_;
-};
+// As in the file: bases and means have a dimension of heads.
+Shape file_shape(const CompressorModel& model, const ParamInfo& info) {
+  if (model.config().kind != CompressorKind::kMatryoshka) return info.shape;
+  const std::int64_t heads = model.shape().kv_heads, d = model.shape().head_dim;
+  return info.is_matrix() ? Shape{heads, d, d} : Shape{heads, d};
+}
 
 std::map<std::string, Shape> shapes_of(const CompressorModel& model) {
   std::map<std::string, Shape> shapes;
-  for (const ParamId id : model.trained())
-    shapes[model.params().info(id).name] = model.params().info(id).shape;
+  for (const ParamId id : model.own()) {
+    const ParamInfo& info = model.params().info(id);
+    if (!is_skew(info)) shapes[info.name] = file_shape(model, info);
+  }
   return shapes;
+}
+
+// The bases that a parameter is one of, as they are turned; null: it is exported as it is.
+const BasisWeights* basis_of(const CompressorModel& model, ParamId id) {
+  const auto* of = dynamic_cast<const MatryoshkaModel*>(&model);
+  if (of == nullptr) return nullptr;
+  for (const MatryoshkaModel::LayerBases& layer : of->bases()) {
+    if (layer.keys.basis.id == id) return &layer.keys;
+    if (layer.values.basis.id == id) return &layer.values;
+  }
+  return nullptr;
 }
 
 // Rows of a matrix's storage, of its logical values [m, n].
 void copy_storage_rows(const ParamInfo& info, Slice slice, const float* logical, float* to) {
-  const std::int64_t width = info.storage_shape()[1], cols = info.shape[1];
+  const std::int64_t width = info.is_matrix() ? info.storage_shape()[1] : 1;
+  const std::int64_t cols = info.is_matrix() ? info.shape[1] : 1;
   parallel_for_each(slice.rows(), width, [&](std::int64_t i) {
     const std::int64_t row = slice.begin + i;
     for (std::int64_t c = 0; c < width; ++c)
@@ -97,10 +81,12 @@ void draw_storage_rows(const ParamInfo& info, Slice slice, std::uint64_t seed, f
 template <typename Body>
 void for_exported(Arena& arena, const CompressorModel& model, ParamStore& store, DType dtype,
                   Body&& body) {
-  for (const ParamId id : model.trained()) {
+  for (const ParamId id : model.own()) {
     const ParamInfo& info = model.params().info(id);
+    if (is_skew(info)) continue;
     const Pin pin(store, model.block_of(id));
-    Tensor values = pin.view(id);
+    const BasisWeights* basis = basis_of(model, id);
+    Tensor values = basis != nullptr ? trained_basis(arena, store, *basis) : pin.view(id);
     if (info.transposed()) {
       const Tensor logical = Tensor::empty(arena, MemoryTag::kIo, values.dtype(), info.shape,
                                            "compressor to export");
@@ -138,17 +124,30 @@ CompressorSource::~CompressorSource() = default;
 void CompressorSource::read(const ParamInfo& info, Slice slice, const Tensor& dst) {
   const std::optional<ParamId> id = model_.params().find(info.name);
   if (!id || !model_.is_own(*id)) return base_->read(info, slice, dst);
-  if (opened_ != nullptr) {
+  if (opened_ != nullptr && !is_skew(info)) {
     const Tensor logical = opened_->tensors.read(arena_, info.name);
     if (arena_.device().planning) return;
     copy_storage_rows(info, slice, logical.data<float>(), dst.data<float>());
+  } else if (!arena_.device().planning && is_skew(info)) {
+    std::fill_n(dst.data<float>(), dst.numel(), 0.0f);
   } else if (!arena_.device().planning) {
     draw_storage_rows(info, slice, seed_, dst.data<float>());
   }
 }
 
+std::int64_t exported_bytes(const CompressorModel& model, DType dtype) {
+  std::int64_t bytes = 0;
+  for (const ParamId id : model.own()) {
+    const ParamInfo& info = model.params().info(id);
+    if (!is_skew(info)) bytes += dtype_size(written_dtype(model, dtype)) * info.shape.numel();
+  }
+  return bytes;
+}
+
 std::optional<fs::path> export_compressor(Arena& arena, const CompressorModel& model,
-                                          ParamStore& store, const KvcExport& options) {
+                                          ParamStore& store, const KvcExport& wanted) {
+  KvcExport options = wanted;
+  options.dtype = written_dtype(model, wanted.dtype);
   const auto nothing = [](const std::string&, auto, auto) {};
   if (arena.device().planning || !options.writes) {
     for (int pass = 0; pass < 2; ++pass) for_exported(arena, model, store, options.dtype, nothing);
@@ -157,9 +156,11 @@ std::optional<fs::path> export_compressor(Arena& arena, const CompressorModel& m
   StagedDirectory staged(options.directory);
   write_file_atomic(staged.path() / kKvcConfigName, kvc_config_json(options.config));
   std::vector<SafetensorsSpec> specs;
-  for (const ParamId id : model.trained()) {
+  for (const ParamId id : model.own()) {
     const ParamInfo& info = model.params().info(id);
-    specs.push_back({info.name, options.dtype, {info.shape.dims().begin(), info.shape.dims().end()}});
+    if (is_skew(info)) continue;
+    const Shape shape = file_shape(model, info);
+    specs.push_back({info.name, options.dtype, {shape.dims().begin(), shape.dims().end()}});
   }
   SafetensorsWriter writer(staged.path() / kKvcFileName, specs,
                            {{"format", "kvc"}, {"version", "1"}});

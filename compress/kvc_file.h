@@ -7,6 +7,7 @@
 
 #include "compress/compressor_model.h"
 #include "compress/kvc_config.h"
+#include "compress/retaining_heads.h"
 
 namespace thimble {
 
@@ -38,7 +39,7 @@ class CompressorSource final : public TensorSource {
 
 struct KvcExport {
   std::filesystem::path directory;
-  DType dtype = DType::kBF16;  // of the tensors
+  DType dtype = DType::kBF16;  // of the tensors; bases are f32, to stay orthogonal
   KvcConfig config;
   bool writes = true;  // false: another rank does
 };
@@ -49,6 +50,9 @@ struct KvcExport {
 std::optional<std::filesystem::path> export_compressor(Arena& arena, const CompressorModel& model,
                                                        ParamStore& store,
                                                        const KvcExport& options);
+
+/// Bytes of the tensors that are exported: bases in f32, heads in `dtype`.
+std::int64_t exported_bytes(const CompressorModel& model, DType dtype);
 
 /// Heads for decoding with a model of this shape, which computes in `dtype`: in the arena (tag
 /// weights). Throws UserError naming the file for a tensor that is missing, unexpected or of

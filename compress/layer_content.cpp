@@ -26,13 +26,14 @@ void regroup(const Tensor& grouped, const Tensor& rows, std::int64_t heads, bool
 }
 
 void copy_new_rows(const LayerContent& content, const NewRows& rows, std::int64_t head) {
-  const std::int64_t d = content.head_dim(), size = dtype_size(content.keys.dtype());
+  const std::int64_t size = dtype_size(content.keys.dtype());
   for (std::int64_t t = 0; t < rows.count(); ++t) {
     const std::int64_t row = (head + 1) * content.stride - rows.count() + t;
     for (const auto& [to, from] :
          {std::pair{&content.keys, &rows.keys}, std::pair{&content.values, &rows.values}}) {
-      std::memcpy(row_of(*to, row), row_of(*from, t) + head * d * size,
-                  static_cast<std::size_t>(d * size));
+      const std::int64_t bytes = to->dim(1) * size;
+      std::memcpy(row_of(*to, row), row_of(*from, t) + head * bytes,
+                  static_cast<std::size_t>(bytes));
     }
     content.positions.data<std::int32_t>()[row] = rows.positions.data<std::int32_t>()[t];
     content.scores.data<float>()[row] =
@@ -43,9 +44,10 @@ void copy_new_rows(const LayerContent& content, const NewRows& rows, std::int64_
 void gather_head(const LayerContent& content, const HeadCache& cache, const NewRows& rows,
                  std::int64_t head) {
   const std::int64_t begin = head * content.stride, first = content.first_row(head);
-  const std::int64_t pad = first - begin, row_bytes = content.keys.nbytes() / content.keys.dim(0);
+  const std::int64_t pad = first - begin;
   for (const Tensor* x : {&content.keys, &content.values})
-    std::memset(row_of(*x, begin), 0, static_cast<std::size_t>(pad * row_bytes));
+    std::memset(row_of(*x, begin), 0,
+                static_cast<std::size_t>(pad * x->dim(1) * dtype_size(x->dtype())));
   std::fill_n(content.positions.data<std::int32_t>() + begin, pad, 0);
   std::fill_n(content.scores.data<float>() + begin, pad, 0.0f);
   cache.gather({.keys = row_of(content.keys, first),
@@ -80,6 +82,7 @@ LayerContent gather_layer(Arena& arena, std::span<const HeadCache> heads, const 
       reserve(DType::kI32, 1, "positions of a layer").view(Shape{content.stride * count});
   content.scores = reserve(DType::kF32, 1, "scores of a layer").view(Shape{content.stride * count});
   content.rotated = content.keys;
+  content.attended = content.values;
   if (planning) return content;
   parallel_for_each(count, 2 * content.stride * layout.key_dim, [&](std::int64_t h) {
     gather_head(content, heads[static_cast<std::size_t>(h)], rows, h);
@@ -106,6 +109,21 @@ void rotate_content(Arena& arena, LayerContent& content, const KeyRotation& rota
     }
   }
   ops::rope(content.rotated, rope_table, positions, false);
+}
+
+void rebuild_content(Arena& arena, LayerContent& content, const ChannelBases::Layer& bases) {
+  const auto rebuilt = [&](const ChannelBases::Part& part, const Tensor& coordinates) {
+    Tensor out =
+        Tensor::empty(arena, MemoryTag::kWorkspace, coordinates.dtype(),
+                      Shape{coordinates.dim(0), part.mean.dim(1)}, "rebuilt channels of a layer");
+    for (std::int64_t h = 0; h < content.heads(); ++h) {
+      const std::int64_t begin = h * content.stride, end = begin + content.stride;
+      rebuild_rows(arena, part, h, coordinates.rows(begin, end), out.rows(begin, end));
+    }
+    return out;
+  };
+  content.rotated = rebuilt(bases.keys, content.keys);
+  content.attended = rebuilt(bases.values, content.values);
 }
 
 void attend_content(Arena& arena, const LayerContent& content, const KvQueries& in,
@@ -144,7 +162,7 @@ void attend_content(Arena& arena, const LayerContent& content, const KvQueries& 
                   .scale = in.shape.scale},
                  {.q = q,
                   .k = content.rotated,
-                  .v = content.values,
+                  .v = content.attended,
                   .segment_start = first,
                   .out = result,
                   .lse = Tensor()});

@@ -5,6 +5,7 @@
 #include <span>
 #include <vector>
 
+#include "compress/channel_bases.h"
 #include "compress/head_cache.h"
 #include "core/nn/kv_store.h"
 
@@ -14,13 +15,14 @@ namespace thimble {
 struct LayerContent {
   std::int64_t stride = 0;
   std::vector<std::int64_t> lengths;
-  Tensor keys, values;  // [Hkv * stride, D], keys as they are stored
-  Tensor rotated;       // keys as queries meet them: `keys` itself where they are stored so
+  Tensor keys, values;  // [Hkv * stride, stored channels], as they are stored
+  Tensor rotated;       // [.., D] keys as queries meet them: `keys` itself where they are stored so
+  Tensor attended;      // [.., D] values as they are summed: `values` itself where stored so
   Tensor positions;     // i32 [Hkv * stride]
   Tensor scores;        // f32 [Hkv * stride]
 
   std::int64_t heads() const { return static_cast<std::int64_t>(lengths.size()); }
-  std::int64_t head_dim() const { return keys.dim(1); }
+  std::int64_t head_dim() const { return rotated.dim(1); }
   std::int64_t length(std::int64_t head) const { return lengths[static_cast<std::size_t>(head)]; }
   std::int64_t first_row(std::int64_t head) const { return (head + 1) * stride - length(head); }
   /// The rows of one head.
@@ -37,7 +39,7 @@ struct KeyRotation {
 
 /// New rows of every head, behind what it holds.
 struct NewRows {
-  Tensor keys, values;  // [T, Hkv*D]; undefined: none
+  Tensor keys, values;  // [T, Hkv * stored channels]; undefined: none
   Tensor positions;     // i32 [T]
   Tensor scores;        // f32 [Hkv, T]; undefined: 0
   std::int64_t count() const { return keys.defined() ? keys.dim(0) : 0; }
@@ -51,6 +53,9 @@ LayerContent gather_layer(Arena& arena, std::span<const HeadCache> heads, const 
 /// Sets content.rotated. rope_table f32 [positions, D].
 void rotate_content(Arena& arena, LayerContent& content, const KeyRotation& rotation,
                     const Tensor& rope_table);
+
+/// Sets content.rotated and content.attended, of keys and values that are coordinates.
+void rebuild_content(Arena& arena, LayerContent& content, const ChannelBases::Layer& bases);
 
 /// Attention of the last T positions of every head, causal. q and out [T, H*D]; of queries that are
 /// not rotated yet (slots) `q` is before RoPE. `window`: as ops::AttentionShape.

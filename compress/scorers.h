@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "compress/layer_content.h"
+#include "compress/moments.h"
 
 namespace thimble {
 
@@ -46,16 +47,10 @@ void add_chunk_mass(Arena& arena, const KvQueries& in, const KeyRotation& rotati
 /// What lies before a pooled value is averaged over `width` neighbours, zeros beyond the edges.
 std::vector<float> average_pool(std::span<const float> values, std::int64_t width);
 
-/// One score per position of a head, the further inputs of which are its queries' mean and
-/// covariance, rotated as on average over positions to come.
-struct QueryMoments {
-  std::vector<double> mean;        // [D]
-  std::vector<double> covariance;  // [D, D]
-};
 /// Moments as queries at positions [begin, begin + count) have them on average, where `moments` are
 /// those before RoPE. The table may end before; then as far as it goes, or, where it has none of
 /// these positions, at its last.
-QueryMoments rotate_moments(const QueryMoments& moments, const Tensor& rope_table,
+VectorMoments rotate_moments(const VectorMoments& moments, const Tensor& rope_table,
                             std::int64_t begin, std::int64_t count);
 
 }  // namespace thimble

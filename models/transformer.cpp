@@ -1,5 +1,6 @@
 #include "models/transformer.h"
 
+#include "core/nn/distillation.h"
 #include "core/nn/kv_store.h"
 #include "core/nn/variant_functions.h"
 #include "core/ops/variants.h"
@@ -286,6 +287,18 @@ Var Transformer::losses(Context& ctx, const ModelInputs& inputs, const Var& x) c
     ctx.store.prefetch(last - 1);
   }
   const Var h = last_hidden(ctx, x);
+  if (inputs.teacher.defined()) {
+    TH_CHECK(config_.logits_softcap == 0, "a teacher with a soft cap");
+    Context plain = ctx;
+    plain.tape = nullptr;
+    const Var teacher = last_hidden(plain, {.value = inputs.teacher});
+    return {.value = distilled_loss(ctx, h, head_,
+                                    {.targets = inputs.batch.targets,
+                                     .weights = inputs.batch.weights,
+                                     .teacher = teacher.value,
+                                     .teacher_share = inputs.teacher_share,
+                                     .grad_scale = inputs.grad_scale})};
+  }
   return {.value = lm_head_loss(ctx, h, head_,
                                 {.targets = inputs.batch.targets,
                                  .weights = inputs.batch.weights,

@@ -47,7 +47,7 @@ KvcBase kvc_base(const ModelConfig& config, const std::filesystem::path& directo
 
 std::unique_ptr<CompressorModel> make_compressor(const TrainSpec& spec, const Transformer& model) {
   if (!spec.compressor) return nullptr;
-  return std::make_unique<CompressorModel>(model, backbone_shape(spec.model), *spec.compressor);
+  return make_compressor_model(model, backbone_shape(spec.model), *spec.compressor);
 }
 
 }  // namespace thimble

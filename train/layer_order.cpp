@@ -40,10 +40,7 @@ void TrainEngine::run_by_layers(std::span<const Batch> micro_batches, float scal
                                        options_.recompute_share);
     const Context ctx{pins, arena_, options_.dtype, tape.get(), options_.fp8};
     const BatchTensors& batch = feed.next();
-    passes.push_back({.tape = std::move(tape),
-                      .ctx = ctx,
-                      .batch = batch,
-                      .carried = model_.make_carried(arena_, batch)});
+    passes.push_back({std::move(tape), ctx, batch, model_.make_carried(arena_, batch)});
   }
   const auto forward = [&](PassUnderWay& pass, std::size_t stage) {
     pass.begins.push_back(pass.tape->mark());

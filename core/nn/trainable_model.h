@@ -26,6 +26,10 @@ struct ModelInputs {
   float grad_scale = 1;            // of the weighted losses; means nothing without a tape
   Tensor carried = {};             // of make_carried(): what stages hand on beside x
   LayerTap* tap = nullptr;         // of the attention of a transformer's layers; see LayerTap
+  /// What a teacher with the same weights has in the place of x before the last stage, and the share
+  /// of the loss that is the divergence from it; see distilled_loss(). Undefined: there is none.
+  Tensor teacher = {};
+  float teacher_share = 0;
 };
 
 /// It owns no weights: a ParamStore has them, and a forward pass pins the blocks it reads. It

@@ -15,6 +15,7 @@
   COMMAND(chat)                   \
   COMMAND(tokenize)               \
   COMMAND(merge)                  \
+  COMMAND(calibrate)              \
   COMMAND(convert)                \
   COMMAND(inspect)                \
   COMMAND(checkpoint)             \

@@ -4,6 +4,7 @@
 
 #include <CLI/CLI.hpp>
 
+#include "compress/kvc_file.h"
 #include "launcher/job/load_job.h"
 #include "launcher/trainer/samples.h"
 #include "models/adapter_export.h"
@@ -39,8 +40,8 @@ std::vector<std::int64_t> sample_prompt_tokens(const job::JobConfig& job,
 std::int64_t export_disk_bytes(const TrainSpec& spec) {
   const Transformer model(spec.model, spec.adapter);
   const auto compressor = make_compressor(spec, model);
-  return dtype_size(spec.engine.dtype) *
-         (compressor ? compressor->trained_elements() : exported_elements(model));
+  return compressor ? exported_bytes(*compressor, spec.engine.dtype)
+                    : dtype_size(spec.engine.dtype) * exported_elements(model);
 }
 
 namespace {

@@ -3,6 +3,7 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 
+#include "compress/bases_file.h"
 #include "compress/expected_attention.h"
 #include "compress/kvc_file.h"
 #include "launcher/job/sizes.h"
@@ -77,6 +78,9 @@ void add_kv_options(CLI::App& command, const std::shared_ptr<KvArguments>& a) {
          "says)");
   choice("--kv-allocation", a->allocation, "How budgets are dealt to heads and layers",
          kv_allocation_names());
+  number("--kv-key-rank", a->key_rank,
+         "Channels of a key that are stored, of a compressor with bases (default: what it says)");
+  number("--kv-value-rank", a->value_rank, "The same of a value");
   number("--kv-pooling", a->options.pooling, "snapkv: neighbours that are averaged (default 5)");
   number("--kv-bits", a->options.bits, "Bits of keys and values before the window: 16, 8, 4, 2");
   number("--kv-group", a->options.group, "Keys of a channel that share a scale: 32 or 64");
@@ -119,14 +123,42 @@ void KvCaches::check_model() const {
   static_cast<void>(backbone_shape(config_));
 }
 
-void KvCaches::open_compressor(const KvArguments& arguments, const LoadedModel& loaded) {
+namespace {
+
+// Heads choose what stays.
+void take_heads(const KvArguments& arguments, KvOptions& o) {
   if (arguments.method != "dense") {
-    throw_user("--kv-method {} with --compressor, which is a method: give one of them",
+    throw_user("--kv-method {}: the heads of --compressor choose what stays; give one of them",
                arguments.method);
   }
+  if (arguments.key_rank || arguments.value_rank)
+    throw_user("--kv-{}-rank: the compressor has heads, not bases",
+               arguments.key_rank ? "key" : "value");
+  o.method = KvMethod::kTrained;
+}
+
+// Bases leave it to any method what stays.
+void take_bases(const KvArguments& arguments, KvcConfig& config, KvOptions& o) {
+  const auto take = [&](const char* option, const std::optional<std::int64_t>& from,
+                        std::int64_t& rank) {
+    if (!from) return;
+    if (*from < 1 || *from > config.base.head_dim)
+      throw_user("{} {}: allowed 1 to {}, the channels of a head", option, *from,
+                 config.base.head_dim);
+    rank = *from;
+  };
+  take("--kv-key-rank", arguments.key_rank, config.compressor.ranks.key);
+  take("--kv-value-rank", arguments.value_rank, config.compressor.ranks.value);
+  o.method = arguments.method == "dense" ? KvMethod::kFull
+                                         : parse_kv_method(arguments.method, "--kv-method");
+}
+
+}  // namespace
+
+void KvCaches::open_compressor(const KvArguments& arguments, const LoadedModel& loaded) {
   check_model();
   const std::filesystem::path directory = compressor_directory(arguments.compressor);
-  const KvcConfig config = load_kvc_config(directory);
+  KvcConfig config = load_kvc_config(directory);
   // All weights are read for it: once, on the arena that plans.
   if (loaded.arena->device().planning) {
     if (!loaded.adapters.empty() && !arguments.any_weights) {
@@ -139,13 +171,25 @@ void KvCaches::open_compressor(const KvArguments& arguments, const LoadedModel& 
                arguments.any_weights);
   }
   KvOptions o = arguments.options;
-  o.method = KvMethod::kTrained;
+  const bool heads = config.compressor.kind == CompressorKind::kLocret;
+  if (heads) {
+    take_heads(arguments, o);
+  } else {
+    take_bases(arguments, config, o);
+  }
   o.budget = config.compressor.cache.budget;
   o.sinks = config.compressor.cache.sinks;
   o.window = config.compressor.cache.window;
   o.rope_stage = config.rope_stage;
   o.positions = config.positions;
-  o.heads = load_heads(*loaded.arena, config, backbone_shape(config_), directory, dtype_);
+  const BackboneShape shape = backbone_shape(config_);
+  if (heads) {
+    o.heads = load_heads(*loaded.arena, config, shape, directory, dtype_);
+    static_bytes_ = o.heads->bytes();
+  } else {
+    o.bases = load_bases(*loaded.arena, config, shape, directory, dtype_);
+    static_bytes_ = o.bases->bytes();
+  }
   options_ = overridden(std::move(o), arguments);
   compressor_name_ = compressor_kind_name(config.compressor.kind);
 }
@@ -219,9 +263,9 @@ std::string KvCaches::describe(const std::vector<std::int64_t>& capacities) cons
                      compressor_name_.empty() ? kv_method_name(options_->method)
                                               : std::string_view(compressor_name_),
                      options_->bits < 16 ? fmt::format(", {} bits", options_->bits) : "") +
-         (options_->heads == nullptr
+         (static_bytes_ == 0
               ? ""
-              : fmt::format(" beside heads of {}", format_bytes(options_->heads->bytes())));
+              : fmt::format(" beside {} of the compressor", format_bytes(static_bytes_)));
 }
 
 }  // namespace thimble

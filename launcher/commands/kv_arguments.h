@@ -23,6 +23,7 @@ struct KvArguments {
   std::optional<std::string> rope, positions;
   std::optional<double> budget;
   std::optional<std::int64_t> sinks, window;
+  std::optional<std::int64_t> key_rank, value_rank;  // of a compressor with bases
   std::string memory;      // the most bytes of all caches; empty: what is free
   std::string compressor;  // a directory or a run; empty: none
   bool any_weights = false;  // of the compressor's model
@@ -68,7 +69,8 @@ class KvCaches {
   void check_model() const;
 
   std::optional<KvOptions> options_;
-  std::string compressor_name_;  // what its heads are; empty: there are none
+  std::string compressor_name_;    // empty: there is none
+  std::int64_t static_bytes_ = 0;  // of its heads or bases
   std::optional<std::int64_t> limit_;
   const ModelConfig& config_;
   DType dtype_;

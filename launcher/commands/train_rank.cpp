@@ -166,6 +166,13 @@ std::optional<RunLog> open_log(bool leads, const Prepared& p,
       RunLog::Options{.resumed_step = resumed_step, .tensorboard = p.job.logging.tensorboard});
 }
 
+// Of a run that goes on.
+std::optional<std::int64_t> resumed_step(const SavedRun& found, const OffloadPlace& offload,
+                                         const TrainState& state) {
+  const bool goes_on = found.saved != nullptr || offload.is_recovered();
+  return goes_on ? std::optional(state.step) : std::nullopt;
+}
+
 // Seconds of one micro-batch's matmuls at their best rates.
 double roofline_seconds(const TrainSpec& spec, const BatchPlan& batch) {
   const EngineOptions& options = spec.engine;
@@ -261,9 +268,7 @@ int train_rank(const RankSetting& rank) {
   const TrainState state = abort_on_error(engine.comm(), [&] {
     return load_weights_of(assembled, arguments, p.spec, found.saved, offload);
   });
-  const bool goes_on = found.saved != nullptr || offload.is_recovered();
-  std::optional<RunLog> log =
-      open_log(leads, p, goes_on ? std::optional(state.step) : std::nullopt);
+  std::optional<RunLog> log = open_log(leads, p, resumed_step(found, offload, state));
   begin_training(rank, p, engine);
   offload.keep();
   const CheckpointIdentity identity = identity_of(p, resolved);

@@ -8,6 +8,7 @@
 #include "compress/compressed_cache.h"
 #include "compress/kvc_file.h"
 #include "compress/retention_labels.h"
+#include "compress/retention_model.h"
 #include "models/decoder.h"
 #include "tests/core/expect_close.h"
 #include "tests/launcher/run_temp_dir.h"
@@ -60,7 +61,7 @@ struct Trained {
   std::unique_ptr<Arena> arena = Arena::make_cpu(256 * kMiB);
   KvcConfig config = load_kvc_config(kLocret);
   Transformer model{load_model_config(kLlama3 / "config.json")};
-  CompressorModel compressor{model, backbone_shape(model.config()), config.compressor};
+  RetentionModel compressor{model, backbone_shape(model.config()), config.compressor};
   AdamW optimizer{AdamOptions{}};
   TrainEngine engine;
 
@@ -310,7 +311,9 @@ TEST_F(RetentionDecoding, AtFullBudgetItIsTheDenseCache) {
     double difference = 0;
     for (std::size_t i = 0; i < want.size(); ++i)
       difference = std::max(difference, std::abs(less[i] - want[i]));
-    EXPECT_TRUE(difference > 1e-3 && difference < 100) << chunk;
+    // A prompt that comes at once has seen all of itself before anything goes.
+    EXPECT_EQ(difference > 1e-3, chunk < 150) << chunk << ": " << difference;
+    EXPECT_TRUE(difference < 100) << chunk;
     EXPECT_LE(small->kept(0, 0), 21);
     EXPECT_LT(small->bytes(), full->bytes());
     EXPECT_EQ(small->bytes(), CompressedKvCache::planned_bytes(small->plan()));
@@ -345,64 +348,6 @@ TEST_F(RetentionDecoding, WhatIsExportedIsWhatIsLoaded) {
   const auto theirs = cache(9, kLength);
   expect_close(feed(*theirs, batch.tokens, 7), want, 0, "logits");
   EXPECT_TRUE(write(true).has_value());  // the earlier one is aside
-}
-
-TEST(KvcFiles, TheHashIsTheOneThatOthersCompute) {
-  const Transformer model(load_model_config(kLlama3 / "config.json"));
-  const KvcConfig config = load_kvc_config(kLocret);
-  const KvcBase base = kvc_base(model.config(), kLlama3);
-  EXPECT_EQ(base, config.base);
-  check_base(config, base, kLocret, false);
-  KvcBase other = base;
-  other.weights_sha256[3] = other.weights_sha256[3] == 'a' ? 'b' : 'a';
-  check_base(config, other, kLocret, true);
-  EXPECT_THROW(check_base(config, other, kLocret, false), UserError);
-  other.layers = 3;
-  EXPECT_THROW(check_base(config, other, kLocret, true), UserError);
-}
-
-std::string message_of(const std::function<void()>& body) {
-  try {
-    body();
-  } catch (const UserError& e) {
-    return e.what();
-  }
-  return "";
-}
-
-TEST(KvcFiles, WhatIsWrongIsNamed) {
-  const std::string good = read_text_file(kLocret / kKvcConfigName, kMiB);
-  const auto expect = [&](const std::string& from, const std::string& to, const std::string& part) {
-    std::string text = good;
-    const std::size_t at = text.find(from);
-    ASSERT_NE(at, std::string::npos) << from;
-    text.replace(at, from.size(), to);
-    const std::string message = message_of([&] { parse_kvc_config(text, "kvc_config.json"); });
-    EXPECT_NE(message.find(part), std::string::npos) << to << ": " << message;
-  };
-  expect("\"locret\"", "\"locrat\"", "stages[0].type = 'locrat': allowed locret");
-  expect("\"per_head\": 9", "\"per_head\": 0", "budgets.per_head = 0; allowed a number above 0");
-  expect("\"per_head\": 9", "\"per_head\": 2.5", "budgets.per_head = 2.5; allowed a share");
-  expect("\"recent\": 3", "\"recent\": 0", "cache.recent = 0; allowed an integer from 1");
-  expect("\"sink\": 1", "\"sink\": -1", "cache.sink = -1");
-  expect("\"width\": 6", "\"width\": \"6\"", "stages[0].params.width = \"6\"; allowed an integer");
-  expect("\"post\"", "\"middle\"", "cache.rope_stage = \"middle\"; allowed post, pre");
-  expect("\"n_layers\"", "\"layers\"", "base.n_layers is missing");
-  expect("\"half\"", "\"interleaved\"", "base.rope_layout");
-  expect("\"weights_sha256\": \"", "\"weights_sha256\": \"x", "64 hexadecimal digits");
-  expect("\"stages\": [", "\"stages\": [1, ", "stages = [1,");
-  expect("{", "", "not JSON");
-  KvcConfig config = parse_kvc_config(good, "kvc_config.json");
-  config.compressor.width = 5;
-  const auto arena = Arena::make_cpu(kMiB);
-  const Transformer model(load_model_config(kLlama3 / "config.json"));
-  const BackboneShape shape = backbone_shape(model.config());
-  const auto load = [&] {
-    static_cast<void>(load_heads(*arena, config, shape, kLocret, DType::kF32));
-  };
-  EXPECT_NE(message_of(load).find("layers.0.locret.fc1.weight is [6, 64]; allowed [5, 64]"),
-            std::string::npos)
-      << message_of(load);
 }
 
 }  // namespace

@@ -154,6 +154,49 @@ TEST_F(CompressorRun, TheExampleRuns) {
   EXPECT_TRUE(fs::exists(d().path("runs/locret/model/kvc_config.json")));
 }
 
+// Bases from a text, trained, and text that is made with them: the commands of docs/compressors.md.
+TEST_F(CompressorRun, BasesFromATextToText) {
+  ASSERT_EQ(d().run("calibrate --model runs/job --text text.txt --out bases --tokens 3000 "
+                    "--key-rank 6 --value-rank 10"),
+            0)
+      << d().err();
+  EXPECT_NE(d().err().find("keeps 6 of 16 channels of keys and 10"), std::string::npos);
+  const fs::path example = fs::path(__FILE__).parent_path() / "../../examples/matryoshka.toml";
+  ASSERT_EQ(d().run("train '" + example.lexically_normal().string() +
+                        "' --set data.seq_len=64 --set data.cache_dir=cache "
+                        "--set training.max_steps=3 --set training.global_batch_size=2 "
+                        "--set lr_scheduler.warmup_steps=1 --set compressor.key_rank=8",
+                    "MODEL='" + d().path("runs/job/model").string() + "' BASES='" +
+                        d().path("bases").string() + "' DATA='" + d().path("text.txt").string() +
+                        "'"),
+            0)
+      << d().err();
+  const auto config = nlohmann::json::parse(d().file("runs/matryoshka/model/kvc_config.json"));
+  EXPECT_EQ(config["ranks"]["K"][1][1], 8);
+  EXPECT_EQ(config["ranks"]["V"][0][0], 10);
+  const std::string dense = generated("");
+  for (const std::string which : {"bases", "runs/matryoshka"}) {
+    EXPECT_EQ(generated("--compressor " + which + " --kv-key-rank 16 --kv-value-rank 16"), dense);
+    EXPECT_EQ(d().run("eval --model runs/job --text text.txt --context 128 --prefix 100 --json "
+                      "--kv-method snapkv --kv-budget 60 --kv-bits 8 --compressor " + which),
+              0)
+        << d().err();
+  }
+  expect_mistake("calibrate --model runs/job --text text.txt --out bases", "bases: exists");
+  expect_mistake("calibrate --model runs/job --text text.txt --out x --key-rank 17",
+                 "--key-rank 17: heads have 16 channels");
+  d().write("short.txt", "too short");
+  expect_mistake("calibrate --model runs/job --text short.txt --out x", "bases of 16 channels need");
+  const std::string generate = "generate --model runs/job --prompt a --compressor bases ";
+  expect_mistake(generate + "--kv-rope pre", "after RoPE");
+  expect_mistake(generate + "--kv-key-rank 0", "--kv-key-rank 0: allowed 1 to 16");
+  const std::string plan = "plan locret.toml --set name=x --set compressor.type=matryoshka ";
+  expect_mistake(plan + "--set compressor.path=bases", "allowed beside it are path");
+  expect_mistake(plan, "compressor.path is missing");
+  expect_mistake("plan locret.toml --set name=x --set compressor.path=bases",
+                 "it is of type mkv; allowed locret");
+}
+
 TEST_F(CompressorRun, WhatDoesNotWorkIsOneLine) {
   train("other", "--set training.max_steps=1");
   const std::string plan = "plan locret.toml --set name=x ";
