@@ -16,6 +16,8 @@ struct RankPlace {
   int rank = 0, ranks = 1;
   int ranks_on_node = 1;  // ranks that share the memory of a machine
   int on_gpu = 1;         // ranks that share a GPU
+  // What is said of a node that is not this machine; 0: this one is asked.
+  std::int64_t node_memory_bytes = 0, node_disk_bytes = 0;
 };
 
 /// The engine of one rank on a planning arena and communicator. `accumulates`: several

@@ -17,10 +17,10 @@
 #include "launcher/job/paths.h"
 #include "launcher/job/write_job.h"
 #include "launcher/plan/job_setup.h"
+#include "launcher/plan/machine_rates.h"
 #include "launcher/trainer/loaded_model.h"
 #include "models/hf_export.h"
 #include "models/model_config.h"
-#include "plan/time_plan.h"
 
 namespace thimble {
 namespace {
@@ -124,8 +124,9 @@ void print_outlook(const std::string& file, const ModelConfig& config) {
     const RunOutlook outlook = look_ahead(job, spec, *open_tokenizer(spec.tokenizer, spec.model));
     const double flops = static_cast<double>(outlook.step_tokens) *
                          config.train_flops_per_token(spec.engine.seq_len);
-    fmt::print("{}\n",
-               outlook_text(outlook, flops / measure_matmul_rate(spec.device, spec.engine.dtype)));
+    fmt::print(
+        "{}\n",
+        outlook_text(outlook, flops / matmul_rate_here(spec.device, spec.engine.dtype).value));
   } catch (const UserError& error) {
     spdlog::warn("the job would be refused: {}", error.what());
   }

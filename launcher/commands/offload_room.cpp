@@ -10,7 +10,7 @@
 #include "core/io/file_system.h"
 #include "launcher/commands/choose_checkpoint.h"
 #include "launcher/commands/offload_place.h"
-#include "launcher/plan/job_plan.h"
+#include "launcher/plan/machine_rates.h"
 
 namespace thimble {
 namespace {

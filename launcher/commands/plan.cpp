@@ -7,7 +7,6 @@
 #include <nlohmann/json.hpp>
 #include <optional>
 
-#include "core/device/gpu.h"
 #include "core/io/file_system.h"
 #include "core/ops/matmul_path.h"
 #include "data/tokenizer.h"
@@ -15,84 +14,19 @@
 #include "launcher/commands/command.h"
 #include "launcher/commands/job_arguments.h"
 #include "launcher/commands/largest_fitting.h"
+#include "launcher/commands/plan_rates.h"
 #include "launcher/commands/run_outlook.h"
 #include "launcher/plan/host_share.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
 #include "plan/time_plan.h"
-#include "train/gpu_sharing.h"
 
 namespace thimble {
 namespace {
 
-struct PlanArguments : JobArguments {
+struct PlanArguments : JobArguments, MachineArguments {
   std::string maximum;
-  int ranks = 1, ranks_on_node = 1;
-  std::optional<double> tflops, gb_per_s;  // per rank; none: measured here
-  std::optional<double> disk_gb_per_s;     // of a node; none: measured here
 };
-
-// Rates where they can be known.
-struct KnownRates {
-  Rates rates;
-  std::string flops_from, bytes_from, disk_from;  // empty: not known
-};
-
-// Ranks that share what is measured.
-int sharing_of(DeviceKind device, const PlanArguments& a) {
-  return device == DeviceKind::kCpu ? a.ranks_on_node : 1;
-}
-
-// Ranks of a node take turns at its disk.
-void add_disk_rate(const PlanArguments& a, const job::JobConfig& job, KnownRates& known) {
-  const int sharing = a.ranks_on_node;
-  if (a.disk_gb_per_s) {
-    known.rates.disk_bytes_per_s = *a.disk_gb_per_s * 1e9 / sharing;
-    known.disk_from = "given";
-    return;
-  }
-  if (a.ranks > a.ranks_on_node) return;
-  known.rates.disk_bytes_per_s = measure_disk_rate(job) / sharing;
-  if (known.rates.disk_bytes_per_s > 0) known.disk_from = "measured here";
-}
-
-void add_matmul_rate(const PlanArguments& a, const TrainSpec& spec, KnownRates& known) {
-  if (a.tflops) {
-    known.rates.flops_per_s = *a.tflops * 1e12;
-    known.flops_from = "given";
-  } else {
-    if (spec.device == DeviceKind::kGpu && gpu_count() == 0)
-      throw_user("no GPU here to measure its matmuls: say --tflops");
-    known.rates.flops_per_s =
-        measure_matmul_rate(spec.device, spec.engine.dtype) / sharing_of(spec.device, a);
-    known.flops_from = "measured here";
-  }
-}
-
-// What a choice is made by.
-KnownRates rates_for_plan(const PlanArguments& a, const TrainSpec& spec,
-                          const job::JobConfig& job) {
-  KnownRates known;
-  if (!spec.any_recompute) return known;
-  add_matmul_rate(a, spec, known);
-  add_disk_rate(a, job, known);
-  return known;
-}
-
-// And what the times of the plan are told by.
-void add_rates(const PlanArguments& a, const TrainSpec& spec, const job::JobConfig& job,
-               const TrainPlan& plan, KnownRates& known) {
-  if (known.flops_from.empty()) add_matmul_rate(a, spec, known);
-  if (a.gb_per_s) {
-    known.rates.bytes_per_s = *a.gb_per_s * 1e9;
-    known.bytes_from = "given";
-  } else if (a.ranks > 1 && a.ranks <= a.ranks_on_node) {
-    known.rates.bytes_per_s = measure_local_exchange_rate();
-    known.bytes_from = "measured here";
-  }
-  if (known.disk_from.empty() && (plan.offload.state || plan.activations.on_disk()))
-    add_disk_rate(a, job, known);
-}
 
 // The least time of a step that can be told from these rates.
 double least_step_s(const TrainSpec& spec, const TrainPlan& plan, const KnownRates& known) {
@@ -234,10 +168,19 @@ std::string disk_text(const TrainSpec& spec, const TrainPlan& plan, const KnownR
              static_cast<double>(plan.disk.written + activations.written) * 86400 / step_s / 1e12);
 }
 
-// What a run on one machine takes of the disk beside checkpoints, and what is there.
-std::string room_text(const job::JobConfig& job, const TrainSpec& spec, const TrainPlan& plan) {
+// What a run takes of the disk beside checkpoints, and what is there, on one machine or as it is
+// said.
+std::string room_text(const job::JobConfig& job, const TrainSpec& spec, const TrainPlan& plan,
+                      const RankPlace& place) {
   const std::int64_t wanted = disk_bytes(plan, plan.offload.state ? spec.offload.slots : 0);
   if (wanted == 0) return "";
+  if (place.node_disk_bytes > 0) {
+    const std::int64_t there = plan.budget.disk->bytes;
+    if (there < wanted) spdlog::warn("too little room on the disks: `train` refuses the job there");
+    return fmt::format("\non disk while it runs: {} beside checkpoints; {} are said to be free",
+                       format_bytes(wanted), format_bytes(there));
+  }
+  if (place.ranks != place.ranks_on_node) return "";
   const std::vector<std::filesystem::path> paths = offload_paths(job.offload);
   std::filesystem::path where =
       existing_part(paths.empty() ? std::filesystem::path(job.output_dir) : paths.front());
@@ -298,17 +241,15 @@ void run_plan(const PlanArguments& arguments) {
   const auto tokenizer = open_tokenizer(spec.tokenizer, spec.model);
   spec.sample_prompt_tokens = sample_prompt_tokens(job, *tokenizer);
   // Rank 0 stands for all: no other owns more than a row of each matrix besides.
-  const RankPlace place{.rank = 0,
-                        .ranks = arguments.ranks,
-                        .ranks_on_node = arguments.ranks_on_node,
-                        .on_gpu = ranks_on_a_gpu(arguments.ranks_on_node)};
+  const RankPlace place = place_of(arguments);
   if (!arguments.maximum.empty()) {
     print_maximum(arguments, spec, job, place);
     return;
   }
   const RunOutlook outlook = look_ahead(job, spec, *tokenizer);
   // Nothing is known of the memory of other machines: what does not fit is planned all the same.
-  const bool knows_memory = arguments.ranks == 1 || job.memory.budget.value.has_value();
+  const bool knows_memory =
+      arguments.ranks == 1 || job.memory.budget.value.has_value() || place.node_memory_bytes > 0;
   KnownRates known = rates_for_plan(arguments, spec, job);
   const IfTooLarge if_too_large = knows_memory ? IfTooLarge::kRefuse : IfTooLarge::kReport;
   TrainPlan plan = plan_job(spec, job, place, if_too_large, known.rates);
@@ -332,8 +273,10 @@ void run_plan(const PlanArguments& arguments) {
   } else {
     fmt::print("{}\n{}{}\n{}\n{}\n", plan_text(spec, plan), time_text(spec, plan, known),
                host_text(plan, known.rates.updates) + disk_text(spec, plan, known) +
-                   (arguments.ranks == arguments.ranks_on_node ? room_text(job, spec, plan) : ""),
-               checkpoint_room_text(job, room), outlook_text(outlook, step_s));
+                   room_text(job, spec, plan, place),
+               place.node_disk_bytes > 0 ? "checkpoints: " + room.text() + " of the disks"
+                                         : checkpoint_room_text(job, room),
+               outlook_text(outlook, step_s));
   }
   if (const std::string warning = epochs_warning(outlook); !warning.empty())
     spdlog::warn("{}", warning);
@@ -350,29 +293,14 @@ void add_plan_command(CLI::App& app, CommandSession& session) {
   plan->add_option("--max", arguments->maximum,
                    "Find the largest value that fits: seq_len or micro_batch_size")
       ->check(CLI::IsMember({"seq_len", "micro_batch_size"}));
-  plan->add_option("--ranks", arguments->ranks, "Plan for one rank of this many")
-      ->check(CLI::Range(1, 1 << 20));
-  plan->add_option("--ranks-per-node", arguments->ranks_on_node,
-                   "Ranks that share the memory of a machine like this one")
-      ->check(CLI::Range(1, 1 << 20));
-  plan->add_option("--tflops", arguments->tflops,
-                   "What a rank's matmuls reach (default: measured here)")
-      ->check(CLI::Range(1e-6, 1e6));
-  plan->add_option(
-          "--gb-per-s", arguments->gb_per_s,
-          "What a rank can send: `mpirun -np 2 thimble bench comm` (default: measured here "
-          "if all ranks are on one node)")
-      ->check(CLI::Range(1e-6, 1e6));
-  plan->add_option("--disk-gb-per-s", arguments->disk_gb_per_s,
-                   "What a node's disk reads and writes at once, for state on disk: `thimble bench "
-                   "disk` (default: measured here)")
-      ->check(CLI::Range(1e-6, 1e6));
+  add_machine_arguments(*plan, *arguments);
   plan->add_flag("--json", arguments->json, "One JSON object");
   plan->footer(
       "Examples:\n"
       "  thimble plan job.toml\n"
       "  thimble plan job.toml --ranks 64 --ranks-per-node 8 --set parallelism.zero_stage=3\n"
       "  thimble plan job.toml --ranks 1024 --ranks-per-node 8 --tflops 400 --gb-per-s 25\n"
+      "  thimble plan job.toml --tflops 4 --disk-gb-per-s 24 --node-memory 1TB --node-disk 30TB\n"
       "  thimble plan job.toml --max seq_len --set memory.budget=16GiB");
   plan->callback([arguments, &session] {
     session.start();

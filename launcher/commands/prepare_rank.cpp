@@ -22,12 +22,12 @@
 #include "launcher/plan/host_share.h"
 #include "launcher/plan/job_plan.h"
 #include "launcher/plan/job_setup.h"
+#include "launcher/plan/machine_rates.h"
 #include "launcher/run/console.h"
 #include "launcher/run/log.h"
 #include "launcher/run/rank_environment.h"
 #include "launcher/trainer/job_length.h"
 #include "parallel/collectives.h"
-#include "plan/time_plan.h"
 #include "train/gpu_sharing.h"
 
 namespace thimble {
@@ -242,9 +242,8 @@ struct OpenValues {
 // What the leader chooses by.
 Rates choice_rates(Communicator& comm, const RankPlace& place, const Prepared& p) {
   if (comm.rank() != 0 || !p.spec.any_recompute) return {};
-  const double flops_per_s = measure_matmul_rate(p.spec.device, p.spec.engine.dtype);
-  return {.flops_per_s = flops_per_s,
-          .disk_bytes_per_s = measure_disk_rate(p.job) / place.ranks_on_node};
+  return {.flops_per_s = matmul_rate_here(p.spec.device, p.spec.engine.dtype).value,
+          .disk_bytes_per_s = disk_rate_here(p.job).value / place.ranks_on_node};
 }
 
 // How much of the updates beside state on its host the GPU has: as the leader measures, unless the

@@ -6,7 +6,6 @@
 #include "core/io/file_system.h"
 #include "launcher/plan/plan_refusal.h"
 #include "launcher/run/machine.h"
-#include "offload/disk_speed.h"
 
 namespace thimble {
 namespace {
@@ -21,11 +20,15 @@ Budget gpu_budget(int sharing) {
                       sharing == 1 ? "" : "s")};
 }
 
-// What is free on the disks of ranks that all run here; none where something else refuses them.
+// What is said of the disks of all nodes, or free on those of ranks that all run here; none where
+// something else refuses them.
 std::optional<DiskBudget> disk_budget(const job::JobConfig& job, const RankPlace& place) {
-  if (place.ranks > place.ranks_on_node) return std::nullopt;
   std::vector<fs::path> paths = offload_paths(job.offload);
   const bool own = paths.empty();
+  if (place.node_disk_bytes > 0)
+    return DiskBudget{.bytes = place.node_disk_bytes * ceil_div(place.ranks, place.ranks_on_node),
+                      .checkpoints = own ? 1 : 0};
+  if (place.ranks > place.ranks_on_node) return std::nullopt;
   if (own) paths.emplace_back(job.output_dir);
   DiskBudget found{.bytes = 0, .checkpoints = own ? 1 : 0};
   for (const fs::path& path : paths) {
@@ -40,6 +43,11 @@ std::optional<DiskBudget> disk_budget(const job::JobConfig& job, const RankPlace
   return found;
 }
 
+// Of memory that is said; other things live there too.
+std::int64_t part_of_node(const RankPlace& place) {
+  return place.node_memory_bytes / 10 * 9 / place.ranks_on_node;
+}
+
 [[noreturn]] void refuse_on_host(const TrainPlan& plan, const RankPlace& place) {
   throw_user(
       "offload.state = \"host\": a rank keeps {} on its host, of whose memory {} are allowed (90 % "
@@ -52,6 +60,10 @@ std::optional<DiskBudget> disk_budget(const job::JobConfig& job, const RankPlace
 
 Budget resolve_budget(const job::AutoBytes& budget, DeviceKind device, const RankPlace& place) {
   if (budget.value) return {budget.value->bytes, "memory.budget"};
+  if (device == DeviceKind::kCpu && place.node_memory_bytes > 0)
+    return {part_of_node(place),
+            fmt::format("90 % of a node's memory, for {} rank{}", place.ranks_on_node,
+                        place.ranks_on_node == 1 ? "" : "s")};
   if (device == DeviceKind::kGpu) return gpu_budget(place.on_gpu);
   const MemoryLimit limit = memory_limit();
   const std::string bound = "90 % of " + limit.bound_by;
@@ -71,36 +83,14 @@ fs::path existing_part(fs::path path) {
   return path;
 }
 
-double short_disk_rate(const fs::path& directory) {
-  return measure_disk_speed({.directory = directory,
-                             .size_bytes = 256 * kMiB,
-                             .seconds = 1,
-                             .queue_depths = {16},
-                             .request_bytes = {4 * kMiB}})
-      .best.mixed;
-}
-
-double measure_disk_rate(const job::JobConfig& job) {
-  try {
-    std::vector<fs::path> paths = offload_paths(job.offload);
-    if (paths.empty()) paths.emplace_back(job.output_dir);
-    double rate = 0;
-    for (const fs::path& where : paths) {
-      const fs::path there = existing_part(where);
-      rate += short_disk_rate(there.empty() ? "." : there);
-    }
-    return rate;
-  } catch (const std::runtime_error& e) {
-    spdlog::warn("the disk was not measured: {}", e.what());
-    return 0;
-  }
-}
-
 Budget budget_of(const job::JobConfig& job, DeviceKind device, const RankPlace& place) {
   Budget budget = resolve_budget(job.memory.budget, device, place);
   // Of the memory of other machines nothing is known, and one without a GPU is not the GPU's host.
-  if (device == DeviceKind::kGpu && gpu_count() > 0 && place.ranks <= place.ranks_on_node)
+  if (device == DeviceKind::kGpu && place.node_memory_bytes > 0) {
+    budget.host_bytes = part_of_node(place);
+  } else if (device == DeviceKind::kGpu && gpu_count() > 0 && place.ranks <= place.ranks_on_node) {
     budget.host_bytes = memory_limit().default_budget_bytes() / place.ranks_on_node;
+  }
   budget.disk = disk_budget(job, place);
   return budget;
 }

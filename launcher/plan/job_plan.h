@@ -24,12 +24,6 @@ enum class IfTooLarge : std::uint8_t {
 std::vector<std::filesystem::path> offload_paths(const job::OffloadConfig& offload);
 /// The nearest part of a path that is there, a file perhaps; empty: nothing of a relative one.
 std::filesystem::path existing_part(std::filesystem::path path);
-/// What a disk reads and writes at once, in bytes per second; a second of work.
-double short_disk_rate(const std::filesystem::path& directory);
-
-/// The same of the job's disks together; 0, with a warning, if one cannot be measured.
-double measure_disk_rate(const job::JobConfig& job);
-
 /// Settles what the job leaves open; see plan_training(). `spec`: make_spec(job),
 /// with the lengths of its sample prompts. Throws UserError for a job that cannot be planned.
 TrainPlan plan_job(const TrainSpec& spec, const job::JobConfig& job, const RankPlace& place,
