@@ -115,8 +115,8 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
   } else if (!other.empty()) {
     from.model_dir = other / "model";
   }
-  assembled.load(*open_weights(engine.arena().pinned(), from, assembled.model,
-                               assembled.compressor.get()));
+  assembled.load(
+      *open_weights(engine.arena().pinned(), from, assembled.model, assembled.compressor.get()));
   return {};
 }
 

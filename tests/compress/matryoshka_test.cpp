@@ -41,8 +41,8 @@ Batch matryoshka_batch(std::uint64_t seed) {
   Batch b{.sequences = 2, .seq_len = kTokens};
   for (std::int64_t i = 0; i < 2 * kTokens; ++i) {
     const auto t = static_cast<std::int32_t>(i % kTokens);
-    const auto token = static_cast<std::int32_t>((mix64(seed, static_cast<std::uint64_t>(i / 3)) +
-                                                  static_cast<std::uint64_t>(t)) % 61);
+    const auto token = static_cast<std::int32_t>(
+        (mix64(seed, static_cast<std::uint64_t>(i / 3)) + static_cast<std::uint64_t>(t)) % 61);
     b.tokens.push_back(token);
     b.targets.push_back((token * 7 + t) % 61);
     b.weights.push_back(t % 5 == 0 ? 0.0f : 1.0f);
@@ -78,8 +78,7 @@ TEST(ProjectChannels, GradientsAreThoseOfCentralDifferences) {
   moments.add(random_tensor(*arena, DType::kF32, Shape{50, kHeads * kDim}, 4));
   for (std::int64_t h = 0; h < kHeads; ++h) {
     const std::vector<float> axes = principal_axes(moments.of(h));
-    std::copy(axes.begin(), axes.end(),
-              store.writable(w.basis.id).data<float>() + h * kDim * kDim);
+    std::copy(axes.begin(), axes.end(), store.writable(w.basis.id).data<float>() + h * kDim * kDim);
   }
   const Tensor x = random_tensor(*arena, DType::kF32, Shape{kRows, kHeads * kDim}, 5);
   const Tensor v = random_tensor(*arena, DType::kF32, x.shape(), 6);
@@ -143,8 +142,7 @@ struct TrainedBases {
     if (!fs::exists(directory)) calibrate(directory);
     kvc = load_kvc_config(directory);
     kvc.compressor.ranks = ranks;
-    compressor =
-        std::make_unique<MatryoshkaModel>(model, backbone_shape(config), kvc.compressor);
+    compressor = std::make_unique<MatryoshkaModel>(model, backbone_shape(config), kvc.compressor);
     options.dtype = options.grad_dtype = DType::kF32;
     options.seq_len = kTokens;
     options.leaves_frozen = true;
@@ -172,11 +170,19 @@ struct TrainedBases {
                                       .rope_table = make_rope_table(*arena, config, kTokens),
                                       .tap = &moments}));
     }
-    KvcConfig made{.base = {.arch = "llama", .hidden_size = 32, .layers = 2, .heads = 4,
-                            .kv_heads = 2, .head_dim = 8, .vocab = 61, .rope_theta = 10000,
-                            .max_positions = 64, .weights_sha256 = std::string(64, 'b')},
-                   .compressor = {.kind = CompressorKind::kMatryoshka, .ranks = {4, 4},
-                                  .cache = {.budget = 1}}};
+    KvcConfig made{
+        .base = {.arch = "llama",
+                 .hidden_size = 32,
+                 .layers = 2,
+                 .heads = 4,
+                 .kv_heads = 2,
+                 .head_dim = 8,
+                 .vocab = 61,
+                 .rope_theta = 10000,
+                 .max_positions = 64,
+                 .weights_sha256 = std::string(64, 'b')},
+        .compressor = {
+            .kind = CompressorKind::kMatryoshka, .ranks = {4, 4}, .cache = {.budget = 1}}};
     export_bases({.directory = directory, .config = made}, moments);
   }
 };

@@ -162,14 +162,14 @@ TEST_F(CompressorRun, BasesFromATextToText) {
       << d().err();
   EXPECT_NE(d().err().find("keeps 6 of 16 channels of keys and 10"), std::string::npos);
   const fs::path example = fs::path(__FILE__).parent_path() / "../../examples/matryoshka.toml";
-  ASSERT_EQ(d().run("train '" + example.lexically_normal().string() +
-                        "' --set data.seq_len=64 --set data.cache_dir=cache "
-                        "--set training.max_steps=3 --set training.global_batch_size=2 "
-                        "--set lr_scheduler.warmup_steps=1 --set compressor.key_rank=8",
-                    "MODEL='" + d().path("runs/job/model").string() + "' BASES='" +
-                        d().path("bases").string() + "' DATA='" + d().path("text.txt").string() +
-                        "'"),
-            0)
+  ASSERT_EQ(
+      d().run("train '" + example.lexically_normal().string() +
+                  "' --set data.seq_len=64 --set data.cache_dir=cache "
+                  "--set training.max_steps=3 --set training.global_batch_size=2 "
+                  "--set lr_scheduler.warmup_steps=1 --set compressor.key_rank=8",
+              "MODEL='" + d().path("runs/job/model").string() + "' BASES='" +
+                  d().path("bases").string() + "' DATA='" + d().path("text.txt").string() + "'"),
+      0)
       << d().err();
   const auto config = nlohmann::json::parse(d().file("runs/matryoshka/model/kvc_config.json"));
   EXPECT_EQ(config["ranks"]["K"][1][1], 8);
@@ -178,7 +178,8 @@ TEST_F(CompressorRun, BasesFromATextToText) {
   for (const std::string which : {"bases", "runs/matryoshka"}) {
     EXPECT_EQ(generated("--compressor " + which + " --kv-key-rank 16 --kv-value-rank 16"), dense);
     EXPECT_EQ(d().run("eval --model runs/job --text text.txt --context 128 --prefix 100 --json "
-                      "--kv-method snapkv --kv-budget 60 --kv-bits 8 --compressor " + which),
+                      "--kv-method snapkv --kv-budget 60 --kv-bits 8 --compressor " +
+                      which),
               0)
         << d().err();
   }
@@ -186,7 +187,8 @@ TEST_F(CompressorRun, BasesFromATextToText) {
   expect_mistake("calibrate --model runs/job --text text.txt --out x --key-rank 17",
                  "--key-rank 17: heads have 16 channels");
   d().write("short.txt", "too short");
-  expect_mistake("calibrate --model runs/job --text short.txt --out x", "bases of 16 channels need");
+  expect_mistake("calibrate --model runs/job --text short.txt --out x",
+                 "bases of 16 channels need");
   const std::string generate = "generate --model runs/job --prompt a --compressor bases ";
   expect_mistake(generate + "--kv-rope pre", "after RoPE");
   expect_mistake(generate + "--kv-key-rank 0", "--kv-key-rank 0: allowed 1 to 16");
