@@ -216,15 +216,20 @@ TEST(Matryoshka, TrainingTurnsBasesThatStayOrthogonal) {
         std::pair{Recompute::kSelective, false}, std::pair{Recompute::kFull, true}}) {
     TrainedBases t(bases, {3, 4},
                    {.recompute = recompute, .accumulates = true, .by_layers = by_layers});
-    const Batch held_out = matryoshka_batch(99);
-    const double before = mean_loss(*t.engine, held_out);
-    for (int step = 1; step <= 40; ++step) {
-      const std::vector<Batch> batches{matryoshka_batch(static_cast<std::uint64_t>(2 * step)),
-                                       matryoshka_batch(static_cast<std::uint64_t>(2 * step + 1))};
+    const auto all = [&] {
+      double sum = 0;
+      for (std::uint64_t seed = 0; seed < 6; ++seed)
+        sum += mean_loss(*t.engine, matryoshka_batch(seed)) / 6;
+      return sum;
+    };
+    const double before = all();
+    for (int step = 1; step <= 60; ++step) {
+      const auto seed = static_cast<std::uint64_t>(2 * step);
+      const std::vector<Batch> batches{matryoshka_batch(seed % 6),
+                                       matryoshka_batch((seed + 1) % 6)};
       t.engine->step(batches, step, 0.02);
     }
-    EXPECT_TRUE(mean_loss(*t.engine, held_out) < before - 1e-3)
-        << before << " -> " << mean_loss(*t.engine, held_out);
+    EXPECT_TRUE(all() < before - 1e-2) << before << " -> " << all();
     std::vector<double> bits;
     for (const ParamId id : t.compressor->own()) {
       const std::vector<double> values = values_of(t.engine->store().view(id));
@@ -237,8 +242,8 @@ TEST(Matryoshka, TrainingTurnsBasesThatStayOrthogonal) {
                       {.directory = out, .dtype = DType::kBF16, .config = t.kvc});
     // Read as an evaluation of new bases that begin where these ended.
     TrainedBases again(out, {3, 4}, {});
-    expect_close({mean_loss(*again.engine, held_out)}, {mean_loss(*t.engine, held_out)}, 1e-5,
-                 "loss");
+    const Batch other = matryoshka_batch(99);
+    expect_close({mean_loss(*again.engine, other)}, {mean_loss(*t.engine, other)}, 1e-5, "loss");
   }
   const SafetensorsFile file = SafetensorsFile::open(out / kKvcFileName);
   EXPECT_EQ(file.entries().size(), 8u);

@@ -107,8 +107,9 @@ TEST_F(CompressorRun, MemoryIsWhatThePlanSays) {
         "--set training.micro_batch_size=2 --set training.accumulation_order=layers"}) {
     const std::string sets = "--set training.max_steps=3 " + more;
     ASSERT_EQ(d().run("plan locret.toml --json --set name=plan " + sets), 0) << d().err();
+    const auto plan = d().json();
     std::map<std::string, std::int64_t> planned;
-    for (const auto& phase : d().json()["phases"]) {
+    for (const auto& phase : plan["phases"]) {
       if (phase["phase"] == "export") continue;
       for (const auto& [tag, bytes] : phase["by_tag"].items())
         planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
@@ -195,6 +196,8 @@ TEST_F(CompressorRun, BasesFromATextToText) {
   const std::string plan = "plan locret.toml --set name=x --set compressor.type=matryoshka ";
   expect_mistake(plan + "--set compressor.path=bases", "allowed beside it are path");
   expect_mistake(plan, "compressor.path is missing");
+  expect_mistake("train runs/matryoshka/job.resolved.toml --set name=y --init-from runs/matryoshka",
+                 "give it by compressor.path");
   expect_mistake("plan locret.toml --set name=x --set compressor.path=bases",
                  "it is of type mkv; allowed locret");
 }
@@ -208,7 +211,12 @@ TEST_F(CompressorRun, WhatDoesNotWorkIsOneLine) {
   expect_mistake(plan + "--set compressor.type=locrat", "locret");
   expect_mistake(plan + "--set adapter.type=lora", "not together with adapter.type");
   expect_mistake(plan + "--set compressor.answer_tokens=64", "allowed below data.seq_len = 64");
-  expect_mistake(plan + "--set data.train[0].path=text.txt", "trains on every token");
+  std::string text = d().file("locret.toml");
+  text.replace(text.find("pairs.jsonl"), 11, "text.txt");
+  d().write("of_text.toml", text);
+  expect_mistake("plan of_text.toml --set name=x", "trains on every token");
+  EXPECT_EQ(d().run("plan of_text.toml --set name=x --set compressor.answer_tokens=8"), 0)
+      << d().err();
   expect_mistake(plan + "--set compressor.path=runs/other/model --set compressor.width=25",
                  "compressor.width = 25");
   const std::string generate = "generate --model runs/job --prompt a --compressor ";
@@ -225,7 +233,7 @@ TEST_F(CompressorRun, WhatDoesNotWorkIsOneLine) {
       << d().err();
   const std::string next = "generate --model runs/next --prompt a --compressor runs/other";
   expect_mistake(next, "a compressor of other weights");
-  EXPECT_EQ(d().run(next + " --compressor-any-weights --max-new-tokens 2"), 0) << d().err();
+  EXPECT_EQ(d().run(next + " --compressor-any-weights --kv-budget 1"), 0) << d().err();
 }
 
 }  // namespace
