@@ -49,8 +49,8 @@ class OnePosition {
     Tensor q = in_.q;
     if (how_.rotation.positions == PositionPolicy::kSlots) {
       const auto kv_heads = static_cast<std::int64_t>(heads_.size());
-      q = Tensor::empty(arena, MemoryTag::kWorkspace, in_.q.dtype(), Shape{kv_heads, group_ * key_dim_},
-                        "queries");
+      q = Tensor::empty(arena, MemoryTag::kWorkspace, in_.q.dtype(),
+                        Shape{kv_heads, group_ * key_dim_}, "queries");
       const Tensor slots =
           Tensor::empty(arena, MemoryTag::kWorkspace, DType::kI32, Shape{kv_heads}, "slots");
       ops::copy(q, in_.raw_q.view(q.shape()));

@@ -32,8 +32,8 @@ class ChannelBases {
   /// Coordinates of k and of v, less their means: [N, Hkv*r] (tag workspace).
   Tensor keys(Arena& arena, const KvQueries& in) const;
   Tensor values(Arena& arena, const KvQueries& in) const;
-  /// Coordinates of q [N, H*D] in the bases of its keys: [N, H*r]. Products with the keys' are those
-  /// of q with the keys, less one that is the same for all keys of a query.
+  /// Coordinates of q [N, H*D] in the bases of its keys: [N, H*r]. Products with the keys' are
+  /// those of q with the keys, less one that is the same for all keys of a query.
   Tensor queries(Arena& arena, const KvQueries& in) const;
   /// What attention over coordinates of values [N, H*r] is as attention over values, into out
   /// [N, H*D].

@@ -16,7 +16,9 @@ class Square {
  public:
   explicit Square(std::int64_t n) : n_(n), values_(static_cast<std::size_t>(n * n)) {}
   std::int64_t size() const { return n_; }
-  double& at(std::int64_t i, std::int64_t j) { return values_[static_cast<std::size_t>(i * n_ + j)]; }
+  double& at(std::int64_t i, std::int64_t j) {
+    return values_[static_cast<std::size_t>(i * n_ + j)];
+  }
   double at(std::int64_t i, std::int64_t j) const {
     return values_[static_cast<std::size_t>(i * n_ + j)];
   }
@@ -194,8 +196,8 @@ Tensor projector_gradients(NodeContext node, const BasisWeights& w, const Tensor
                                     Shape{heads * d}, "sums of gradients");
   ops::column_sums(node.arena, sums, dy, false);
   for (std::int64_t h = 0; h < heads; ++h) {
-    ops::matmul(node.arena, {x.columns(h * d, (h + 1) * d), true},
-                {dy.columns(h * d, (h + 1) * d)}, out.rows(h * d, (h + 1) * d));
+    ops::matmul(node.arena, {x.columns(h * d, (h + 1) * d), true}, {dy.columns(h * d, (h + 1) * d)},
+                out.rows(h * d, (h + 1) * d));
   }
   const Pin pin(node.store, w.basis.block);
   const Tensor mean = pin.view(w.mean.id).view(Shape{heads * d, 1});
@@ -213,13 +215,12 @@ Var project_channels(Context& ctx, const Var& x, const BasisWeights& w, std::int
   const NodeContext node{ctx.store, ctx.arena};
   const std::int64_t d = ctx.store.params().info(w.basis.id).shape[1], heads = x.value.dim(1) / d;
   Tensor out = thimble::activation(ctx, x.value.shape(), "projected channels");
-  const Projectors projectors =
-      make_projectors(ctx.arena, ctx.store, w, rank, x.value.dtype());
+  const Projectors projectors = make_projectors(ctx.arena, ctx.store, w, rank, x.value.dtype());
   for (std::int64_t h = 0; h < heads; ++h) {
     const Tensor shift = projectors.shifts.rows(h, h + 1).view(Shape{d});
     ops::matmul(ctx.arena, {x.value.columns(h * d, (h + 1) * d)},
-                {projectors.matrices.rows(h * d, (h + 1) * d)},
-                out.columns(h * d, (h + 1) * d), {.bias = &shift});
+                {projectors.matrices.rows(h * d, (h + 1) * d)}, out.columns(h * d, (h + 1) * d),
+                {.bias = &shift});
   }
   const bool trains = use(ctx, w.skew);
   Var y = make_var(ctx, std::move(out), trains || x.needs_grad());
@@ -236,8 +237,8 @@ Var project_channels(Context& ctx, const Var& x, const BasisWeights& w, std::int
     const GradTarget dx = tape.grad_slot(x_id, dy.dtype(), x_shape);
     for (std::int64_t h = 0; h < heads; ++h) {
       ops::matmul(node.arena, {dy.columns(h * d, (h + 1) * d)},
-                  {again.matrices.rows(h * d, (h + 1) * d)},
-                  dx.tensor.columns(h * d, (h + 1) * d), {.accumulate = dx.accumulate});
+                  {again.matrices.rows(h * d, (h + 1) * d)}, dx.tensor.columns(h * d, (h + 1) * d),
+                  {.accumulate = dx.accumulate});
     }
   });
   return y;

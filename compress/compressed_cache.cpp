@@ -25,9 +25,7 @@ BlockLayout plain_layout(const KvPlan& plan) {
 
 // Of caches that do not pack there is none.
 BlockLayout packed_layout(const KvPlan& plan) {
-  return {stored_dims(plan),
-          plan.shape.dtype,
-          std::min<std::int64_t>(plan.options.bits, 8),
+  return {stored_dims(plan), plan.shape.dtype, std::min<std::int64_t>(plan.options.bits, 8),
           plan.options.group};
 }
 
@@ -136,14 +134,14 @@ void CompressedKvCache::append(int layer, const NewRows& rows) {
   std::int64_t head = 0;
   for (HeadCache& cache : heads_of(layer)) {
     const auto* scores = static_cast<const float*>(rows.scores.raw());
-    cache.append_rows({.keys = static_cast<const char*>(rows.keys.raw()) + head * dims.key * size,
-                       .values =
-                           static_cast<const char*>(rows.values.raw()) + head * dims.value * size,
-                       .key_stride = rows.keys.dim(1),
-                       .value_stride = rows.values.dim(1),
-                       .positions = static_cast<const std::int32_t*>(rows.positions.raw()),
-                       .scores = scores == nullptr ? nullptr : scores + head * rows.count()},
-                      rows.count());
+    cache.append_rows(
+        {.keys = static_cast<const char*>(rows.keys.raw()) + head * dims.key * size,
+         .values = static_cast<const char*>(rows.values.raw()) + head * dims.value * size,
+         .key_stride = rows.keys.dim(1),
+         .value_stride = rows.values.dim(1),
+         .positions = static_cast<const std::int32_t*>(rows.positions.raw()),
+         .scores = scores == nullptr ? nullptr : scores + head * rows.count()},
+        rows.count());
     ++head;
   }
 }

@@ -60,7 +60,7 @@ struct ChannelRanks {
 
 struct CompressorConfig {
   CompressorKind kind = CompressorKind::kLocret;
-  ChannelRanks ranks;  // of kMatryoshka; what follows is kLocret's
+  ChannelRanks ranks;        // of kMatryoshka; what follows is kLocret's
   std::int64_t width = 256;  // of the hidden layer of a head
   double alpha = 0.0025;     // of the smoothness of predictions
   SmoothnessSum alpha_sum = SmoothnessSum::kLayers;

@@ -11,8 +11,7 @@ namespace {
 
 class ExpectedAttention final : public TokenScorer {
  public:
-  ExpectedAttention(Arena& arena, const KvPlan& plan)
-      : sinks_(plan.options.sinks) {
+  ExpectedAttention(Arena& arena, const KvPlan& plan) : sinks_(plan.options.sinks) {
     for (std::int64_t l = 0; l < plan.shape.layers; ++l)
       moments_.emplace_back(arena, MemoryTag::kKv, plan.shape.heads, plan.shape.head_dim);
   }
@@ -127,7 +126,7 @@ std::vector<float> row_norms(const Tensor& x) {
 }
 
 VectorMoments rotate_moments(const VectorMoments& moments, const Tensor& rope_table,
-                            std::int64_t begin, std::int64_t count) {
+                             std::int64_t begin, std::int64_t count) {
   const std::int64_t d = rope_table.dim(1), half = d / 2;
   const std::int64_t last = std::min(rope_table.dim(0), begin + count);
   const std::int64_t first = std::min(begin, last - 1);

@@ -37,8 +37,7 @@ float act_slope(float x, HeadActivation activation) {
     return s * (1 + x * (1 - s));
   }
   const float t = std::tanh(kGeluScale * (x + kGeluCubic * x * x * x));
-  return 0.5f * (1 + t) +
-         0.5f * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCubic * x * x);
+  return 0.5f * (1 + t) + 0.5f * x * (1 - t * t) * kGeluScale * (1 + 3 * kGeluCubic * x * x);
 }
 
 }  // namespace

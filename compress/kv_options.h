@@ -49,7 +49,7 @@ struct KvOptions {
   std::int64_t group = 32;   // tokens of a channel of keys that share a scale: 32 or 64
   RopeStage rope_stage = RopeStage::kPost;
   PositionPolicy positions = PositionPolicy::kOriginal;
-  std::uint64_t seed = 0;  // of kRandom
+  std::uint64_t seed = 0;                                 // of kRandom
   std::shared_ptr<const RetainingHeads> heads = nullptr;  // of kTrained
   /// Keys and values are stored as coordinates in these; null: as they are.
   std::shared_ptr<const ChannelBases> bases = nullptr;

@@ -50,8 +50,8 @@ class KvcObject {
   }
   double number(const char* name, double above) const {
     const KvcJson& value = field(name);
-    const bool fits = value.is_number() && value.get<double>() > above &&
-                      std::isfinite(value.get<double>());
+    const bool fits =
+        value.is_number() && value.get<double>() > above && std::isfinite(value.get<double>());
     if (!fits) fail(name, fmt::format("allowed a number above {}", above));
     return value.get<double>();
   }

@@ -88,8 +88,8 @@ void for_exported(Arena& arena, const CompressorModel& model, ParamStore& store,
     const BasisWeights* basis = basis_of(model, id);
     Tensor values = basis != nullptr ? trained_basis(arena, store, *basis) : pin.view(id);
     if (info.transposed()) {
-      const Tensor logical = Tensor::empty(arena, MemoryTag::kIo, values.dtype(), info.shape,
-                                           "compressor to export");
+      const Tensor logical =
+          Tensor::empty(arena, MemoryTag::kIo, values.dtype(), info.shape, "compressor to export");
       ops::transpose(logical, values);
       values = logical;
     }
@@ -112,8 +112,7 @@ struct CompressorSource::Opened {
 };
 
 CompressorSource::CompressorSource(Arena& arena, const CompressorModel& model,
-                                   std::unique_ptr<TensorSource> base,
-                                   const CompressorStart& start)
+                                   std::unique_ptr<TensorSource> base, const CompressorStart& start)
     : arena_(arena), model_(model), base_(std::move(base)), seed_(start.seed) {
   if (!start.directory.empty())
     opened_ = std::make_unique<Opened>(KvcTensors(start.directory, shapes_of(model)));

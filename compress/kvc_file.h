@@ -17,8 +17,8 @@ struct CompressorStart {
   std::uint64_t seed = 0;
 };
 
-/// The model's weights from `base`, the compressor's from where they begin: of a directory, or drawn
-/// from a normal distribution of standard deviation 0.02, each by seed, name and index alone.
+/// The model's weights from `base`, the compressor's from where they begin: of a directory, or
+/// drawn from a normal distribution of standard deviation 0.02, each by seed, name and index alone.
 class CompressorSource final : public TensorSource {
  public:
   /// The model must outlive it. Throws UserError, naming the directory, for tensors that are not
@@ -48,8 +48,7 @@ struct KvcExport {
 /// is moved aside, and returned where to. All ranks call it together. On a planning arena only
 /// memory is reserved.
 std::optional<std::filesystem::path> export_compressor(Arena& arena, const CompressorModel& model,
-                                                       ParamStore& store,
-                                                       const KvcExport& options);
+                                                       ParamStore& store, const KvcExport& options);
 
 /// Bytes of the tensors that are exported: bases in f32, heads in `dtype`.
 std::int64_t exported_bytes(const CompressorModel& model, DType dtype);

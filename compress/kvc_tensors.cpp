@@ -35,8 +35,7 @@ void KvcTensors::check(const std::string& name, const Shape& shape) const {
   const SafetensorsEntry* entry = file_.find(name);
   if (entry == nullptr) throw_user("{}: tensor {} is missing", path_, name);
   if (entry->dtype != DType::kF32 && entry->dtype != DType::kBF16) {
-    throw_user("{}: tensor {} is {}; allowed F32, BF16", path_, name,
-               printable(entry->dtype_text));
+    throw_user("{}: tensor {} is {}; allowed F32, BF16", path_, name, printable(entry->dtype_text));
   }
   const std::vector<std::int64_t> wanted(shape.dims().begin(), shape.dims().end());
   if (entry->shape != wanted) {

@@ -12,8 +12,8 @@ namespace thimble {
 
 class KvcTensors {
  public:
-  /// Throws UserError naming the file for a tensor that is missing, unexpected, of another shape, or
-  /// neither f32 nor bf16.
+  /// Throws UserError naming the file for a tensor that is missing, unexpected, of another shape,
+  /// or neither f32 nor bf16.
   KvcTensors(const std::filesystem::path& directory, const std::map<std::string, Shape>& expected);
 
   /// f32, of the shape in the file (tag io).

@@ -76,7 +76,8 @@ Tensor MatryoshkaModel::teacher_hidden(Context& ctx, const ModelInputs& inputs) 
   Context plain = ctx;
   plain.tape = nullptr;
   Var x;
-  for (std::size_t i = 0; i + 1 < num_stages(); ++i) x = model().stage(plain, inputs, i, std::move(x));
+  for (std::size_t i = 0; i + 1 < num_stages(); ++i)
+    x = model().stage(plain, inputs, i, std::move(x));
   return x.value;
 }
 

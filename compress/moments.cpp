@@ -109,7 +109,8 @@ void annihilate(std::vector<double>& a, std::vector<double>& vectors, std::int64
 double off_diagonal(const std::vector<double>& a, std::int64_t n) {
   double sum = 0;
   for (std::int64_t i = 0; i < n; ++i) {
-    for (std::int64_t j = 0; j < n; ++j) sum += i == j ? 0 : a[spot(i * n + j)] * a[spot(i * n + j)];
+    for (std::int64_t j = 0; j < n; ++j)
+      sum += i == j ? 0 : a[spot(i * n + j)] * a[spot(i * n + j)];
   }
   return sum;
 }

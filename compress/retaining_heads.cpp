@@ -21,8 +21,7 @@ Tensor RetainingHeads::scores(Arena& arena, const KvQueries& in) const {
   const auto floats = [&](std::int64_t n, std::int64_t cols, std::string_view label) {
     return Tensor::empty(arena, MemoryTag::kWorkspace, DType::kF32, Shape{n, cols}, label);
   };
-  const Tensor x =
-      join_columns(arena, MemoryTag::kWorkspace, std::array{in.raw_q, in.raw_k, in.v});
+  const Tensor x = join_columns(arena, MemoryTag::kWorkspace, std::array{in.raw_q, in.raw_k, in.v});
   const Tensor inner = floats(rows, width, "inner of heads");
   const Tensor by_position = floats(rows, heads, "scores by position");
   const Tensor by_head = floats(heads, rows, "scores by head");
@@ -43,8 +42,8 @@ std::int64_t RetainingHeads::bytes() const {
 
 Var retaining_scores(Context& ctx, const HeadInputs& in, const HeadWeights& weights,
                      HeadActivation activation) {
-  const Var x{.value = join_columns(ctx.arena, MemoryTag::kActivations,
-                                    std::array{in.q, in.k, in.v})};
+  const Var x{.value =
+                  join_columns(ctx.arena, MemoryTag::kActivations, std::array{in.q, in.k, in.v})};
   return linear(ctx, activate(ctx, linear(ctx, x, weights.first), activation), weights.second);
 }
 

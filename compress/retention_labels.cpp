@@ -20,9 +20,8 @@ void mark_document(Batch& batch, std::size_t begin, std::size_t end, std::int64_
   const bool trains = std::any_of(batch.weights.data() + begin, batch.weights.data() + end,
                                   [](float weight) { return weight > 0; });
   for (std::size_t i = 1; i < answers.size() && trains; ++i) {
-    answers[i] = answer_tokens > 0
-                     ? static_cast<std::int64_t>(answers.size() - i) <= answer_tokens
-                     : batch.weights[begin + i - 1] > 0;
+    answers[i] = answer_tokens > 0 ? static_cast<std::int64_t>(answers.size() - i) <= answer_tokens
+                                   : batch.weights[begin + i - 1] > 0;
   }
   bool answered = false;
   for (std::size_t i = answers.size(); i-- > 0;) {
@@ -70,7 +69,7 @@ class AnswerQueries {
 
 // A key's label grows to the largest of its products with the rows of a tile.
 struct TileOfProducts {
-  const Tensor& products;  // [rows, T]
+  const Tensor& products;                  // [rows, T]
   std::vector<std::int64_t> begins, ends;  // per row: keys that it sees
 };
 

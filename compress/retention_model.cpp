@@ -26,7 +26,8 @@ class RetentionModel::Tap final : public LayerTap {
   void before_rope(int layer, Var& q, Var& k, Var& v) override {
     const auto& heads = owner_.heads_[static_cast<std::size_t>(layer)];
     if (!heads) return;
-    scores_ = retaining_scores(ctx_, {q.value, k.value, v.value}, *heads, owner_.shape().activation);
+    scores_ =
+        retaining_scores(ctx_, {q.value, k.value, v.value}, *heads, owner_.shape().activation);
   }
 
   void after_rope(int layer, Var& q, Var& k, Var& /*v*/) override {
@@ -56,15 +57,15 @@ RetentionModel::RetentionModel(const TrainableModel& of, const BackboneShape& ba
                                const CompressorConfig& settings)
     : CompressorModel(of, backbone, settings) {
   if (shape().layers_with_heads() == 0) {
-    throw_user("compressor.type = \"locret\": every layer of the model has a sliding window already");
+    throw_user(
+        "compressor.type = \"locret\": every layer of the model has a sliding window already");
   }
   for (int layer = 0; layer < shape().layers; ++layer) {
     heads_.emplace_back();
     if (!shape().has_heads(layer)) continue;
     const HeadShapes shapes = head_shapes(config(), shape(), layer);
     const Weight first = add_param(layer, shapes.first_name, shapes.first, true);
-    heads_.back() =
-        HeadWeights{first, add_param(layer, shapes.second_name, shapes.second, true)};
+    heads_.back() = HeadWeights{first, add_param(layer, shapes.second_name, shapes.second, true)};
   }
 }
 
@@ -79,8 +80,7 @@ void RetentionModel::prepare(Batch& batch) const {
   mark_answers(batch, config().answer_tokens);
 }
 
-Var RetentionModel::stage(Context& ctx, const ModelInputs& inputs, std::size_t index,
-                           Var x) const {
+Var RetentionModel::stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const {
   if (index + 1 == num_stages()) return {.value = inputs.carried};
   const auto tap = std::make_shared<Tap>(*this, ctx, inputs);
   // Runs after the nodes of this stage, and lives until then.

@@ -51,6 +51,6 @@ std::vector<float> average_pool(std::span<const float> values, std::int64_t widt
 /// those before RoPE. The table may end before; then as far as it goes, or, where it has none of
 /// these positions, at its last.
 VectorMoments rotate_moments(const VectorMoments& moments, const Tensor& rope_table,
-                            std::int64_t begin, std::int64_t count);
+                             std::int64_t begin, std::int64_t count);
 
 }  // namespace thimble

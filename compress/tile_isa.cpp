@@ -117,66 +117,72 @@ void widen_scales(float* out, const CodeScale* scales, std::int64_t count) {
   for (; i < 2 * count; ++i) out[i] = _cvtsh_ss(halves[i]);
 }
 
-// out[q, t] = sum over channels of q[q, c] keys[c, t], for kQueries queries and all positions.
-template <int kQueries, typename Rows>
-void score_queries(const Rows& keys, std::int64_t d, const float* q, float* out) {
-  constexpr std::int64_t kCols = kStrip * kLanes;
-  for (std::int64_t t = 0; t < kBlockTokens; t += kCols) {
-    Vector sums[kQueries][kStrip];
+// Sums of kQueries queries over kVectors vectors of columns, which stay in registers.
+template <int kQueries, int kVectors>
+struct SumBlock {
+  Vector sums[kQueries][kVectors];
+
+  [[gnu::always_inline]] void clear() {
 #pragma GCC unroll 4
-    for (auto& row : sums) {
+    for (auto& query : sums) {
 #pragma GCC unroll 4
-      for (Vector& sum : row) sum = all_lanes(0);
+      for (Vector& sum : query) sum = all_lanes(0);
     }
-    Spot spots[kStrip];
-    for (int s = 0; s < kStrip; ++s) spots[s] = keys.spot(t + s * kLanes);
-    for (std::int64_t c = 0; c < d; ++c) {
-      Vector key[kStrip];
-#pragma GCC unroll 4
-      for (int s = 0; s < kStrip; ++s) key[s] = keys.at(c, spots[s]);
-#pragma GCC unroll 4
-      for (int i = 0; i < kQueries; ++i) {
-        const Vector each = all_lanes(q[i * d + c]);
-#pragma GCC unroll 4
-        for (int s = 0; s < kStrip; ++s) sums[i][s] = multiply_add(each, key[s], sums[i][s]);
-      }
-    }
+  }
+  // Queries are `stride` elements apart in `from` and `to`.
+  [[gnu::always_inline]] void load(const float* from, std::int64_t stride) {
 #pragma GCC unroll 4
     for (int i = 0; i < kQueries; ++i) {
 #pragma GCC unroll 4
-      for (int s = 0; s < kStrip; ++s) put(out + i * kBlockTokens + t + s * kLanes, sums[i][s]);
+      for (int s = 0; s < kVectors; ++s) sums[i][s] = vector_at(from + i * stride + s * kLanes);
     }
+  }
+  [[gnu::always_inline]] void store(float* to, std::int64_t stride) const {
+#pragma GCC unroll 4
+    for (int i = 0; i < kQueries; ++i) {
+#pragma GCC unroll 4
+      for (int s = 0; s < kVectors; ++s) put(to + i * stride + s * kLanes, sums[i][s]);
+    }
+  }
+  // Adds factors[i * stride] times the row's vectors at `spots` to query i.
+  template <typename Rows>
+  [[gnu::always_inline]] void add_row(const Rows& rows, std::int64_t row, const Spot* spots,
+                                      const float* factors, std::int64_t stride) {
+    Vector values[kVectors];
+#pragma GCC unroll 4
+    for (int s = 0; s < kVectors; ++s) values[s] = rows.at(row, spots[s]);
+#pragma GCC unroll 4
+    for (int i = 0; i < kQueries; ++i) {
+      const Vector each = all_lanes(factors[i * stride]);
+#pragma GCC unroll 4
+      for (int s = 0; s < kVectors; ++s) sums[i][s] = multiply_add(each, values[s], sums[i][s]);
+    }
+  }
+};
+
+// out[q, t] = sum over channels of q[q, c] keys[c, t], for kQueries queries and all positions.
+template <int kQueries, typename Rows>
+void score_queries(const Rows& keys, std::int64_t d, const float* q, float* out) {
+  for (std::int64_t t = 0; t < kBlockTokens; t += kStrip * kLanes) {
+    Spot spots[kStrip];
+    for (int s = 0; s < kStrip; ++s) spots[s] = keys.spot(t + s * kLanes);
+    SumBlock<kQueries, kStrip> block;
+    block.clear();
+    for (std::int64_t c = 0; c < d; ++c) block.add_row(keys, c, spots, q + c, d);
+    block.store(out + t, kBlockTokens);
   }
 }
 
 // acc[q, c .. c + kVectors * kLanes) += sum over positions [first, end) of p[q, t] values[t, c].
 template <int kQueries, int kVectors, typename Rows>
 void add_strip(const Rows& values, const KvTile& tile, const float* p, float* acc, std::int64_t c) {
-  Vector sums[kQueries][kVectors];
-#pragma GCC unroll 4
-  for (int i = 0; i < kQueries; ++i) {
-#pragma GCC unroll 4
-    for (int s = 0; s < kVectors; ++s)
-      sums[i][s] = vector_at(acc + i * tile.value_dim + c + s * kLanes);
-  }
   Spot spots[kVectors];
   for (int s = 0; s < kVectors; ++s) spots[s] = values.spot(c + s * kLanes);
-  for (std::int64_t t = tile.first; t < tile.end; ++t) {
-    Vector value[kVectors];
-#pragma GCC unroll 4
-    for (int s = 0; s < kVectors; ++s) value[s] = values.at(t, spots[s]);
-#pragma GCC unroll 4
-    for (int i = 0; i < kQueries; ++i) {
-      const Vector each = all_lanes(p[i * kBlockTokens + t]);
-#pragma GCC unroll 4
-      for (int s = 0; s < kVectors; ++s) sums[i][s] = multiply_add(each, value[s], sums[i][s]);
-    }
-  }
-#pragma GCC unroll 4
-  for (int i = 0; i < kQueries; ++i) {
-#pragma GCC unroll 4
-    for (int s = 0; s < kVectors; ++s) put(acc + i * tile.value_dim + c + s * kLanes, sums[i][s]);
-  }
+  SumBlock<kQueries, kVectors> block;
+  block.load(acc + c, tile.value_dim);
+  for (std::int64_t t = tile.first; t < tile.end; ++t)
+    block.add_row(values, t, spots, p + t, kBlockTokens);
+  block.store(acc + c, tile.value_dim);
 }
 
 // `whole`: how many columns of a row can be read by vectors.

@@ -53,7 +53,7 @@ struct AssembledEngine {
 
   Transformer model;
   std::unique_ptr<CompressorModel> compressor;  // null: none is trained
-  std::unique_ptr<PackedMatrices> packed;  // null: none of the model's are
+  std::unique_ptr<PackedMatrices> packed;       // null: none of the model's are
   OptimizerGroups optimizer;
   std::unique_ptr<OffloadStores> offload;       // null: all state is in memory
   OffloadedActivations* activations = nullptr;  // the engine's; null: they are in memory

@@ -48,8 +48,8 @@ Tensor distilled_loss(Context& ctx, const Var& x, Weight head, const DistillInpu
   const NodeContext node{ctx.store, ctx.arena};
   const std::int64_t rows = x.value.dim(0), vocab = ctx.store.params().info(head.id).shape[0];
   const std::int64_t chunk = std::min(rows, lm_head_chunk_rows(vocab, DeviceKind::kCpu));
-  Tensor losses = Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32, Shape{rows},
-                                "losses");
+  Tensor losses =
+      Tensor::empty(ctx.arena, MemoryTag::kActivations, DType::kF32, Shape{rows}, "losses");
   const bool backward = ctx.recording() && x.needs_grad();
   const Tensor dx = backward ? gradient_of(ctx.arena, x.value) : Tensor();
   TH_CHECK(ctx.tape == nullptr || !ctx.tape->sink().wants(head.id), "a head that is trained");

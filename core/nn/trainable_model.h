@@ -26,8 +26,9 @@ struct ModelInputs {
   float grad_scale = 1;            // of the weighted losses; means nothing without a tape
   Tensor carried = {};             // of make_carried(): what stages hand on beside x
   LayerTap* tap = nullptr;         // of the attention of a transformer's layers; see LayerTap
-  /// What a teacher with the same weights has in the place of x before the last stage, and the share
-  /// of the loss that is the divergence from it; see distilled_loss(). Undefined: there is none.
+  /// What a teacher with the same weights has in the place of x before the last stage, and the
+  /// share of the loss that is the divergence from it; see distilled_loss(). Undefined: there is
+  /// none.
   Tensor teacher = {};
   float teacher_share = 0;
 };
@@ -70,9 +71,9 @@ class TrainableModel {
   /// each, so that several micro-batches may go through a block before the next.
   virtual std::size_t num_stages() const = 0;
   /// One stage. x: what the one before it gave, nothing for the first; nothing but this and
-  /// inputs.carried goes from one to the next. The last gives the losses f32 [N] of all positions, unweighted. Under a tape also
-  /// records the backward pass, of the weighted losses times grad_scale; `ctx` and what `inputs`
-  /// refers to must outlive it. Without one it only evaluates.
+  /// inputs.carried goes from one to the next. The last gives the losses f32 [N] of all positions,
+  /// unweighted. Under a tape also records the backward pass, of the weighted losses times
+  /// grad_scale; `ctx` and what `inputs` refers to must outlive it. Without one it only evaluates.
   virtual Var stage(Context& ctx, const ModelInputs& inputs, std::size_t index, Var x) const = 0;
 
   /// All stages, one after the other: the losses.

@@ -201,8 +201,7 @@ void run_bench_decode(const DecodeArguments& a) {
   if (a.kv->method != "dense" || a.kv->options.bits != 16) {
     const std::string bits =
         a.kv->options.bits < 16 ? fmt::format(", {} bits", a.kv->options.bits) : "";
-    const std::string budget =
-        a.kv->budget ? fmt::format(" {}", *a.kv->budget) : "";
+    const std::string budget = a.kv->budget ? fmt::format(" {}", *a.kv->budget) : "";
     kinds.push_back({a.kv->method + budget + bits, *a.kv});
   }
   DecodeBench bench(a, *config);

@@ -1,5 +1,5 @@
-// `thimble calibrate`: bases for a compressed KV cache, in closed form from the keys and values that
-// a model makes of a text.
+// `thimble calibrate`: bases for a compressed KV cache, in closed form from the keys and values
+// that a model makes of a text.
 #include <spdlog/spdlog.h>
 
 #include <CLI/CLI.hpp>

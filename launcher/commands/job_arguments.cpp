@@ -133,11 +133,11 @@ std::string plan_text(const TrainSpec& spec, const TrainPlan& plan) {
       "{} {}), budget "
       "{} ({}){}{}{}{}\ndisk: {} per checkpoint, {} for the exported model",
       static_cast<double>(spec.model.num_parameters()) / 1e6, compressor_text(spec),
-      weights_text(spec.engine),
-      optimizers_text(plan), plan.batch.text(), order, ranks, to_table(plan.memory),
-      gpu ? "on the GPU" : "resident", format_bytes(plan.memory.extent_bytes + overhead),
-      format_bytes(plan.memory.extent_bytes), gpu ? "libraries" : "process", format_bytes(overhead),
-      format_bytes(plan.budget.bytes), plan.budget.bound_by,
+      weights_text(spec.engine), optimizers_text(plan), plan.batch.text(), order, ranks,
+      to_table(plan.memory), gpu ? "on the GPU" : "resident",
+      format_bytes(plan.memory.extent_bytes + overhead), format_bytes(plan.memory.extent_bytes),
+      gpu ? "libraries" : "process", format_bytes(overhead), format_bytes(plan.budget.bytes),
+      plan.budget.bound_by,
       gpu ? fmt::format("; pinned memory on the host {}", format_bytes(plan.memory.host_bytes))
           : "",
       recompute, offload_text(spec, plan), activations_text(plan.activations),

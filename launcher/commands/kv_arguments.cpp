@@ -167,8 +167,7 @@ void KvCaches::open_compressor(const KvArguments& arguments, const LoadedModel& 
           "for; --compressor-any-weights takes it all the same",
           arguments.compressor);
     }
-    check_base(config, kvc_base(config_, loaded.directory), directory,
-               arguments.any_weights);
+    check_base(config, kvc_base(config_, loaded.directory), directory, arguments.any_weights);
   }
   KvOptions o = arguments.options;
   const bool heads = config.compressor.kind == CompressorKind::kLocret;

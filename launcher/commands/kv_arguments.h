@@ -24,8 +24,8 @@ struct KvArguments {
   std::optional<double> budget;
   std::optional<std::int64_t> sinks, window;
   std::optional<std::int64_t> key_rank, value_rank;  // of a compressor with bases
-  std::string memory;      // the most bytes of all caches; empty: what is free
-  std::string compressor;  // a directory or a run; empty: none
+  std::string memory;        // the most bytes of all caches; empty: what is free
+  std::string compressor;    // a directory or a run; empty: none
   bool any_weights = false;  // of the compressor's model
   KvOptions options;         // the other numbers
   std::int64_t prompt_chunk = 512;

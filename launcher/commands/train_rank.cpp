@@ -95,6 +95,11 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
     return load_checkpoint(engine, *saved);
   }
   const fs::path other = arguments.init_from;
+  if (!other.empty() && spec.compressor && spec.compressor->kind == CompressorKind::kMatryoshka) {
+    // What is trained turns the bases of compressor.path, which a resumed run reads again.
+    throw_user("--init-from {}: with compressor.type = \"matryoshka\" give it by compressor.path",
+               other.string());
+  }
   if (!other.empty() && !fs::exists(other / "model")) {
     const std::unique_ptr<FileEngine> files = make_file_engine();
     std::vector<std::string> rejected;
@@ -115,8 +120,8 @@ TrainState load_weights_of(AssembledEngine& assembled, const TrainArguments& arg
   } else if (!other.empty()) {
     from.model_dir = other / "model";
   }
-  assembled.load(*open_weights(engine.arena().pinned(), from, assembled.model,
-                               assembled.compressor.get()));
+  assembled.load(
+      *open_weights(engine.arena().pinned(), from, assembled.model, assembled.compressor.get()));
   return {};
 }
 

@@ -54,9 +54,10 @@ CompressorConfig config_of_bases(const job::CompressorConfig& from, const ModelC
         "calibrate makes them");
   }
   if (model.logits_softcap > 0)
-    throw_user("compressor.type = \"matryoshka\": a model with final_logit_softcapping, as {} has "
-               "it, is not supported",
-               model.model_type);
+    throw_user(
+        "compressor.type = \"matryoshka\": a model with final_logit_softcapping, as {} has "
+        "it, is not supported",
+        model.model_type);
   job::CompressorConfig rest = from;
   rest.type = job::CompressorType::kNone;
   rest.path.clear();

@@ -29,7 +29,7 @@ struct TrainerParts {
   const TrainingData& data;
   std::filesystem::path run;  // the run's directory
   TrainEngine& engine;
-  const Transformer& model;  // the engine's
+  const Transformer& model;                     // the engine's
   const CompressorModel* compressor = nullptr;  // what the engine trains beside it; null: nothing
   FileEngine& files;
   OffloadStores* offload = nullptr;                // of state on disk; null: it is in memory

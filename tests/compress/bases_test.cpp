@@ -21,7 +21,9 @@ using Matrix = std::vector<double>;
 
 Matrix product(const Matrix& a, const Matrix& b, std::int64_t n, bool transpose_a) {
   Matrix out(static_cast<std::size_t>(n * n));
-  const auto at = [n](std::int64_t i, std::int64_t j) { return static_cast<std::size_t>(i * n + j); };
+  const auto at = [n](std::int64_t i, std::int64_t j) {
+    return static_cast<std::size_t>(i * n + j);
+  };
   for (std::int64_t i = 0; i < n; ++i) {
     for (std::int64_t j = 0; j < n; ++j) {
       for (std::int64_t k = 0; k < n; ++k)
@@ -76,7 +78,8 @@ TEST(ChannelBases, AxesAreOrthonormalAndLoseTheTailOfTheEigenvalues) {
       for (std::int64_t i = 0; i < rank; ++i) {
         double coordinate = 0;
         for (std::int64_t c = 0; c < d; ++c)
-          coordinate += centred[static_cast<std::size_t>(c)] * r[static_cast<std::size_t>(c * d + i)];
+          coordinate +=
+              centred[static_cast<std::size_t>(c)] * r[static_cast<std::size_t>(c * d + i)];
         lost -= coordinate * coordinate / kRows;
       }
     }
@@ -134,11 +137,18 @@ class BasesDecoding : public testing::Test {
     for (int i = 0; i < 300; ++i) text_.push_back((i * 7919 + i * i * 31) % 131);
     ChannelMoments moments(*arena_, backbone_shape(model_.config()));
     static_cast<void>(logits(&moments, text_));
-    config_.base = {.arch = "llama", .hidden_size = 64, .layers = 3, .heads = 4, .kv_heads = 2,
-                    .head_dim = 16, .vocab = 131, .rope_theta = 10000, .max_positions = 1000,
+    config_.base = {.arch = "llama",
+                    .hidden_size = 64,
+                    .layers = 3,
+                    .heads = 4,
+                    .kv_heads = 2,
+                    .head_dim = 16,
+                    .vocab = 131,
+                    .rope_theta = 10000,
+                    .max_positions = 1000,
                     .weights_sha256 = std::string(64, 'a')};
-    config_.compressor = {.kind = CompressorKind::kMatryoshka, .ranks = {6, 10},
-                          .cache = {.budget = 1}};
+    config_.compressor = {
+        .kind = CompressorKind::kMatryoshka, .ranks = {6, 10}, .cache = {.budget = 1}};
     export_bases({.directory = dir_.path() / "bases", .config = config_}, moments);
     config_ = load_kvc_config(dir_.path() / "bases");
     arena_->set_poison(true);
@@ -214,11 +224,11 @@ TEST_F(BasesDecoding, WithSomeItIsTheModelWithRebuiltKeysAndValues) {
 
 TEST_F(BasesDecoding, ItGoesTogetherWithEvictionAndFewBits) {
   const std::vector<double> want = logits(nullptr, text_);
-  for (const KvMethod method :
-       {KvMethod::kWindow, KvMethod::kKnorm, KvMethod::kH2o, KvMethod::kSnapKv, KvMethod::kExpected}) {
+  for (const KvMethod method : {KvMethod::kWindow, KvMethod::kKnorm, KvMethod::kH2o,
+                                KvMethod::kSnapKv, KvMethod::kExpected}) {
     for (const std::int64_t bits : {16, 4}) {
-      const KvOptions options{.method = method, .budget = 100, .window = 32, .bits = bits,
-                              .bases = bases(16, 16)};
+      const KvOptions options{
+          .method = method, .budget = 100, .window = 32, .bits = bits, .bases = bases(16, 16)};
       KvOptions without = options;
       without.bases = nullptr;
       const auto kv = cache(options), plain = cache(without);

@@ -1,5 +1,6 @@
-// Retaining heads against transformers and autograd (tests/fixtures/make_retention_fixture.py): what
-// they are trained on and by, what a cache keeps that goes by them, and what is written and read.
+// Retaining heads against transformers and autograd (tests/fixtures/make_retention_fixture.py):
+// what they are trained on and by, what a cache keeps that goes by them, and what is written and
+// read.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -67,8 +68,7 @@ struct Trained {
 
   explicit Trained(EngineOptions options)
       : engine(*arena, compressor, optimizer, with_sizes(options)) {
-    CompressorSource source(*arena, compressor, open_base(*arena, kLlama3),
-                            {.directory = kLocret});
+    CompressorSource source(*arena, compressor, open_base(*arena, kLlama3), {.directory = kLocret});
     engine.load(source);
     arena->set_poison(true);
   }
@@ -99,10 +99,11 @@ TEST_F(Retention, LossAndGradientsAreThoseOfAutograd) {
     bool by_layers, split;
   };
   std::vector<double> first_bits;
-  for (const Way way : {Way{Recompute::kNone, false, false}, Way{Recompute::kSelective, false, true},
-                        Way{Recompute::kFull, false, true}, Way{Recompute::kFull, true, true},
-                        Way{Recompute::kNone, true, true}}) {
-    Trained trained({.recompute = way.recompute, .accumulates = way.split, .by_layers = way.by_layers});
+  for (const Way way : {Way{Recompute::kNone, false, false},
+                        Way{Recompute::kSelective, false, true}, Way{Recompute::kFull, false, true},
+                        Way{Recompute::kFull, true, true}, Way{Recompute::kNone, true, true}}) {
+    Trained trained(
+        {.recompute = way.recompute, .accumulates = way.split, .by_layers = way.by_layers});
     Batch all = fixture_documents(expected_);
     trained.compressor.prepare(all);
     std::vector<Batch> batches{all};
@@ -293,7 +294,8 @@ TEST_F(RetentionDecoding, ScoresAreThoseOfTheReferenceAndStayWithTheirPositions)
       std::vector<float> got(19);
       kv->head(layer, head).gather({.scores = got.data()});
       std::vector<double> own;
-      for (std::size_t t = 0; t < 19; ++t) own.push_back(want[2 * t + static_cast<std::size_t>(head)]);
+      for (std::size_t t = 0; t < 19; ++t)
+        own.push_back(want[2 * t + static_cast<std::size_t>(head)]);
       expect_close(doubles(got), own, 1e-5, "scores");
     }
   }
@@ -327,9 +329,9 @@ TEST_F(RetentionDecoding, WhatIsExportedIsWhatIsLoaded) {
   config.training = {.data = "pairs.jsonl", .steps = 7, .lr = 0.5, .seed = 3};
   const fs::path out = dir.path() / "exported";
   const auto write = [&](bool writes) {
-    return export_compressor(*trained_.arena, trained_.compressor, trained_.engine.store(),
-                             {.directory = out, .dtype = DType::kF32, .config = config,
-                              .writes = writes});
+    return export_compressor(
+        *trained_.arena, trained_.compressor, trained_.engine.store(),
+        {.directory = out, .dtype = DType::kF32, .config = config, .writes = writes});
   };
   write(false);
   EXPECT_FALSE(fs::exists(out));
@@ -343,8 +345,8 @@ TEST_F(RetentionDecoding, WhatIsExportedIsWhatIsLoaded) {
   const Batch batch = one_sequence(fixture_documents(expected_), 0);
   const auto mine = cache(9, kLength);
   const std::vector<double> want = feed(*mine, batch.tokens, 7);
-  heads_ = load_heads(*trained_.arena, read, backbone_shape(trained_.model.config()), out,
-                      DType::kF32);
+  heads_ =
+      load_heads(*trained_.arena, read, backbone_shape(trained_.model.config()), out, DType::kF32);
   const auto theirs = cache(9, kLength);
   expect_close(feed(*theirs, batch.tokens, 7), want, 0, "logits");
   EXPECT_TRUE(write(true).has_value());  // the earlier one is aside

@@ -78,7 +78,7 @@ class Scorers : public testing::Test {
     const KvQueries in = inputs();
     LayerContent content{.stride = tokens_, .lengths = {tokens_, tokens_}};
     content.keys = content.rotated = by_head(in.k);
-    content.values = by_head(in.v);
+    content.values = content.attended = by_head(in.v);
     content.positions =
         Tensor::empty(*arena_, MemoryTag::kWorkspace, DType::kI32, Shape{kv_heads_ * tokens_});
     for (std::int64_t i = 0; i < kv_heads_ * tokens_; ++i)

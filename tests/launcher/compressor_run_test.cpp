@@ -107,8 +107,9 @@ TEST_F(CompressorRun, MemoryIsWhatThePlanSays) {
         "--set training.micro_batch_size=2 --set training.accumulation_order=layers"}) {
     const std::string sets = "--set training.max_steps=3 " + more;
     ASSERT_EQ(d().run("plan locret.toml --json --set name=plan " + sets), 0) << d().err();
+    const auto plan = d().json();
     std::map<std::string, std::int64_t> planned;
-    for (const auto& phase : d().json()["phases"]) {
+    for (const auto& phase : plan["phases"]) {
       if (phase["phase"] == "export") continue;
       for (const auto& [tag, bytes] : phase["by_tag"].items())
         planned[tag] = std::max(planned[tag], bytes.get<std::int64_t>());
@@ -162,14 +163,14 @@ TEST_F(CompressorRun, BasesFromATextToText) {
       << d().err();
   EXPECT_NE(d().err().find("keeps 6 of 16 channels of keys and 10"), std::string::npos);
   const fs::path example = fs::path(__FILE__).parent_path() / "../../examples/matryoshka.toml";
-  ASSERT_EQ(d().run("train '" + example.lexically_normal().string() +
-                        "' --set data.seq_len=64 --set data.cache_dir=cache "
-                        "--set training.max_steps=3 --set training.global_batch_size=2 "
-                        "--set lr_scheduler.warmup_steps=1 --set compressor.key_rank=8",
-                    "MODEL='" + d().path("runs/job/model").string() + "' BASES='" +
-                        d().path("bases").string() + "' DATA='" + d().path("text.txt").string() +
-                        "'"),
-            0)
+  ASSERT_EQ(
+      d().run("train '" + example.lexically_normal().string() +
+                  "' --set data.seq_len=64 --set data.cache_dir=cache "
+                  "--set training.max_steps=3 --set training.global_batch_size=2 "
+                  "--set lr_scheduler.warmup_steps=1 --set compressor.key_rank=8",
+              "MODEL='" + d().path("runs/job/model").string() + "' BASES='" +
+                  d().path("bases").string() + "' DATA='" + d().path("text.txt").string() + "'"),
+      0)
       << d().err();
   const auto config = nlohmann::json::parse(d().file("runs/matryoshka/model/kvc_config.json"));
   EXPECT_EQ(config["ranks"]["K"][1][1], 8);
@@ -178,7 +179,8 @@ TEST_F(CompressorRun, BasesFromATextToText) {
   for (const std::string which : {"bases", "runs/matryoshka"}) {
     EXPECT_EQ(generated("--compressor " + which + " --kv-key-rank 16 --kv-value-rank 16"), dense);
     EXPECT_EQ(d().run("eval --model runs/job --text text.txt --context 128 --prefix 100 --json "
-                      "--kv-method snapkv --kv-budget 60 --kv-bits 8 --compressor " + which),
+                      "--kv-method snapkv --kv-budget 60 --kv-bits 8 --compressor " +
+                      which),
               0)
         << d().err();
   }
@@ -186,13 +188,16 @@ TEST_F(CompressorRun, BasesFromATextToText) {
   expect_mistake("calibrate --model runs/job --text text.txt --out x --key-rank 17",
                  "--key-rank 17: heads have 16 channels");
   d().write("short.txt", "too short");
-  expect_mistake("calibrate --model runs/job --text short.txt --out x", "bases of 16 channels need");
+  expect_mistake("calibrate --model runs/job --text short.txt --out x",
+                 "bases of 16 channels need");
   const std::string generate = "generate --model runs/job --prompt a --compressor bases ";
   expect_mistake(generate + "--kv-rope pre", "after RoPE");
   expect_mistake(generate + "--kv-key-rank 0", "--kv-key-rank 0: allowed 1 to 16");
   const std::string plan = "plan locret.toml --set name=x --set compressor.type=matryoshka ";
   expect_mistake(plan + "--set compressor.path=bases", "allowed beside it are path");
   expect_mistake(plan, "compressor.path is missing");
+  expect_mistake("train runs/matryoshka/job.resolved.toml --set name=y --init-from runs/matryoshka",
+                 "give it by compressor.path");
   expect_mistake("plan locret.toml --set name=x --set compressor.path=bases",
                  "it is of type mkv; allowed locret");
 }
@@ -206,7 +211,12 @@ TEST_F(CompressorRun, WhatDoesNotWorkIsOneLine) {
   expect_mistake(plan + "--set compressor.type=locrat", "locret");
   expect_mistake(plan + "--set adapter.type=lora", "not together with adapter.type");
   expect_mistake(plan + "--set compressor.answer_tokens=64", "allowed below data.seq_len = 64");
-  expect_mistake(plan + "--set data.train[0].path=text.txt", "trains on every token");
+  std::string text = d().file("locret.toml");
+  text.replace(text.find("pairs.jsonl"), 11, "text.txt");
+  d().write("of_text.toml", text);
+  expect_mistake("plan of_text.toml --set name=x", "trains on every token");
+  EXPECT_EQ(d().run("plan of_text.toml --set name=x --set compressor.answer_tokens=8"), 0)
+      << d().err();
   expect_mistake(plan + "--set compressor.path=runs/other/model --set compressor.width=25",
                  "compressor.width = 25");
   const std::string generate = "generate --model runs/job --prompt a --compressor ";
@@ -223,7 +233,7 @@ TEST_F(CompressorRun, WhatDoesNotWorkIsOneLine) {
       << d().err();
   const std::string next = "generate --model runs/next --prompt a --compressor runs/other";
   expect_mistake(next, "a compressor of other weights");
-  EXPECT_EQ(d().run(next + " --compressor-any-weights --max-new-tokens 2"), 0) << d().err();
+  EXPECT_EQ(d().run(next + " --compressor-any-weights --kv-budget 1"), 0) << d().err();
 }
 
 }  // namespace

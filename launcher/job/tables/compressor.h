@@ -62,20 +62,25 @@ inline void visit_fields(const FieldVisitor& visitor, CompressorConfig& compress
          .doc = "locret: weight of the squared difference between the predictions of neighbours",
          .value = &compressor.alpha,
          .range = at_least(0)});
-  visit({.name = "alpha_sum",
-         .doc = "locret: what alpha weighs; layers: the sum over layers, as in Locret's code; mean: the "
-                "mean over layers",
-         .value = choice(compressor.alpha_sum)});
+  visit(
+      {.name = "alpha_sum",
+       .doc =
+           "locret: what alpha weighs; layers: the sum over layers, as in Locret's code; mean: the "
+           "mean over layers",
+       .value = choice(compressor.alpha_sum)});
   visit({.name = "answer_tokens",
-         .doc = "locret: the last tokens of every document that stand for the answer, for texts; 0: what "
+         .doc = "locret: the last tokens of every document that stand for the answer, for texts; "
+                "0: what "
                 "the data trains on, as completions",
          .value = &compressor.answer_tokens,
          .range = at_least(0)});
-  visit({.name = "budget",
-         .doc = "locret: what a head keeps unless a command says otherwise: a share of the context, or "
-                "above 1 a number of positions",
-         .value = &compressor.budget,
-         .range = above(0)});
+  visit(
+      {.name = "budget",
+       .doc =
+           "locret: what a head keeps unless a command says otherwise: a share of the context, or "
+           "above 1 a number of positions",
+       .value = &compressor.budget,
+       .range = above(0)});
   visit({.name = "sinks",
          .doc = "locret: first positions that always stay, unless a command says otherwise",
          .value = &compressor.sinks,
