@@ -79,7 +79,7 @@ TEST_F(CompressorRun, FromAJobToText) {
   EXPECT_NE(file.find("layers.1.locret.fc2.weight"), nullptr);
   std::int64_t elements = 0;
   for (const SafetensorsEntry& entry : file.entries())
-    elements += entry.bytes / dtype_size(entry.dtype);
+    elements += entry.bytes / dtype_size(entry.dtype.value());
   EXPECT_EQ(elements, 2 * (24 * 128 + 2 * 24));
   // A checkpoint holds nothing of the frozen model: masters and moments, 12 bytes an element.
   std::uintmax_t bytes = 0;
