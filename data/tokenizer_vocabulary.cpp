@@ -41,9 +41,10 @@ std::string merge_text(const JsonField& merge) {
 }
 
 [[noreturn]] void refuse_splitter(const JsonField& section) {
-  throw_user("{}: other programs have no such splitter; supported: Split (Isolated), Digits "
-             "(individual), ByteLevel without a prefix",
-             section.where());
+  throw_user(
+      "{}: other programs have no such splitter; supported: Split (Isolated), Digits "
+      "(individual), ByteLevel without a prefix",
+      section.where());
 }
 
 void add_patterns(const JsonField& section, std::vector<std::string>& patterns) {

@@ -12,7 +12,8 @@
 namespace thimble {
 namespace {
 
-constexpr std::int64_t kTensorAlignment = 32;  // of tensors, where general.alignment says nothing else
+constexpr std::int64_t kTensorAlignment =
+    32;  // of tensors, where general.alignment says nothing else
 constexpr std::uint32_t kGgufVersion = 3;
 
 // The header as it grows; every number is little-endian, as the machine's.
@@ -105,8 +106,9 @@ GgufLayout::GgufLayout(const GgufKeys& keys, const std::vector<GgufTensor>& tens
   }
   std::int64_t data = 0;
   for (const GgufTensor& tensor : tensors) {
-    TH_CHECK(!tensor.shape.empty() && tensor.shape.back() % gguf_type(tensor.type).block_elements == 0,
-             "{}", tensor.name);
+    TH_CHECK(
+        !tensor.shape.empty() && tensor.shape.back() % gguf_type(tensor.type).block_elements == 0,
+        "{}", tensor.name);
     bytes.text(tensor.name);
     bytes.number(narrow<std::uint32_t>(tensor.shape.size()));
     // The format counts dimensions from the one whose elements follow one another.
@@ -133,8 +135,7 @@ GgufWriter::GgufWriter(const std::filesystem::path& file, const GgufLayout& layo
 void GgufWriter::write(std::span<const std::byte> bytes) {
   while (!bytes.empty()) {
     TH_CHECK(tensor_ < layout_.sizes.size(), "more bytes than the tensors have");
-    const auto count =
-        std::min(narrow<std::int64_t>(bytes.size()), layout_.sizes[tensor_] - done_);
+    const auto count = std::min(narrow<std::int64_t>(bytes.size()), layout_.sizes[tensor_] - done_);
     file_.write_at(layout_.offsets[tensor_] + done_, bytes.first(static_cast<std::size_t>(count)));
     bytes = bytes.subspan(static_cast<std::size_t>(count));
     done_ += count;
@@ -150,7 +151,8 @@ void GgufWriter::finish() {
   // Readers expect the padding behind the last tensor too.
   if (!layout_.sizes.empty()) {
     const std::int64_t end = layout_.offsets.back() + layout_.sizes.back();
-    const std::vector<std::byte> padding(static_cast<std::size_t>(round_up(end, kTensorAlignment) - end));
+    const std::vector<std::byte> padding(
+        static_cast<std::size_t>(round_up(end, kTensorAlignment) - end));
     if (!padding.empty()) file_.write_at(end, padding);
   }
   file_.data_sync();

@@ -58,8 +58,8 @@ DType chosen_dtype(const CheckpointImage& image, const ConversionRequest& reques
 
 void check_precision(const CheckpointImage& image, DType dtype, const ConversionRequest& request) {
   if (request.allow_cast || dtype == DType::kF32 || keeps_masters(request.target)) return;
-  const bool for_use = request.target == ConversionTarget::kHuggingFace ||
-                       request.target == ConversionTarget::kGguf;
+  const bool for_use =
+      request.target == ConversionTarget::kHuggingFace || request.target == ConversionTarget::kGguf;
   if (for_use && dtype == image.dtype) return;
   for (const auto& [name, param] : image.params) {
     if (param.best().dtype == dtype) continue;

@@ -22,9 +22,9 @@ enum class ConversionTarget : std::uint8_t {
 
 struct ConversionRequest {
   ConversionTarget target = ConversionTarget::kHuggingFace;
-  std::optional<DType> dtype = {};  // of the weights; none: what loses nothing of the model
+  std::optional<DType> dtype = {};         // of the weights; none: what loses nothing of the model
   std::optional<GgufType> gguf_type = {};  // the same of a GGUF file
-  bool allow_cast = false;          // weights may lose precision
+  bool allow_cast = false;                 // weights may lose precision
   bool weights_only = false;
 };
 

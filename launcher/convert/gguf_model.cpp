@@ -30,7 +30,9 @@ const Architecture& architecture_of(const ModelConfig& config) {
              fmt::join(names, ", "));
 }
 
-std::uint32_t count(std::int64_t value) { return narrow<std::uint32_t>(value); }
+std::uint32_t count(std::int64_t value) {
+  return narrow<std::uint32_t>(value);
+}
 
 [[noreturn]] void refuse(std::string_view field, std::string_view why) {
   throw_user("config.json: {}: {} (--to hf keeps it)", field, why);
@@ -86,19 +88,18 @@ void add_scales(const ModelConfig& c, const std::string& prefix, GgufKeys& keys)
 struct LayerName {
   std::string_view ours, theirs;
 };
-constexpr std::array kLayerNames{
-    LayerName{"input_layernorm", "attn_norm"},
-    LayerName{"self_attn.q_proj", "attn_q"},
-    LayerName{"self_attn.k_proj", "attn_k"},
-    LayerName{"self_attn.v_proj", "attn_v"},
-    LayerName{"self_attn.o_proj", "attn_output"},
-    LayerName{"self_attn.q_norm", "attn_q_norm"},
-    LayerName{"self_attn.k_norm", "attn_k_norm"},
-    LayerName{"post_attention_layernorm", "ffn_norm"},
-    LayerName{"post_feedforward_layernorm", "post_ffw_norm"},
-    LayerName{"mlp.gate_proj", "ffn_gate"},
-    LayerName{"mlp.up_proj", "ffn_up"},
-    LayerName{"mlp.down_proj", "ffn_down"}};
+constexpr std::array kLayerNames{LayerName{"input_layernorm", "attn_norm"},
+                                 LayerName{"self_attn.q_proj", "attn_q"},
+                                 LayerName{"self_attn.k_proj", "attn_k"},
+                                 LayerName{"self_attn.v_proj", "attn_v"},
+                                 LayerName{"self_attn.o_proj", "attn_output"},
+                                 LayerName{"self_attn.q_norm", "attn_q_norm"},
+                                 LayerName{"self_attn.k_norm", "attn_k_norm"},
+                                 LayerName{"post_attention_layernorm", "ffn_norm"},
+                                 LayerName{"post_feedforward_layernorm", "post_ffw_norm"},
+                                 LayerName{"mlp.gate_proj", "ffn_gate"},
+                                 LayerName{"mlp.up_proj", "ffn_up"},
+                                 LayerName{"mlp.down_proj", "ffn_down"}};
 
 // model.layers.3.mlp.up_proj.weight -> blk.3.ffn_up.weight
 std::string tensor_name(const ModelConfig& config, const std::string& name) {
@@ -113,9 +114,8 @@ std::string tensor_name(const ModelConfig& config, const std::string& name) {
   for (const LayerName& each : kLayerNames) {
     if (each.ours != part) continue;
     // Where no norm comes before attention and MLP, this one comes after attention.
-    const std::string_view theirs = !config.norm_before && each.theirs == "ffn_norm"
-                                        ? "post_attention_norm"
-                                        : each.theirs;
+    const std::string_view theirs =
+        !config.norm_before && each.theirs == "ffn_norm" ? "post_attention_norm" : each.theirs;
     return fmt::format("blk.{}.{}{}", layer, theirs, name.substr(suffix));
   }
   throw_user("tensor {} has no name in GGUF", name);
@@ -132,8 +132,8 @@ std::vector<float> llama3_factors(const ModelConfig& config) {
   const std::vector<float> scaled = rope_frequencies(config, config.max_positions).inverse;
   std::vector<float> factors(scaled.size());
   for (std::size_t i = 0; i < scaled.size(); ++i) {
-    const double plain = std::pow(config.rope_theta, -2.0 * static_cast<double>(i) /
-                                                         static_cast<double>(config.head_dim));
+    const double plain = std::pow(
+        config.rope_theta, -2.0 * static_cast<double>(i) / static_cast<double>(config.head_dim));
     factors[i] = static_cast<float>(plain / static_cast<double>(scaled[i]));
   }
   return factors;
@@ -160,9 +160,8 @@ GgufKeys gguf_model_keys(const ModelConfig& c) {
 }
 
 std::vector<std::string> gguf_notes(const ModelConfig& c) {
-  const bool narrow = std::any_of(c.windows.begin(), c.windows.end(), [&](std::int64_t w) {
-    return w > 0 && w < c.max_positions;
-  });
+  const bool narrow = std::any_of(c.windows.begin(), c.windows.end(),
+                                  [&](std::int64_t w) { return w > 0 && w < c.max_positions; });
   if (!narrow) return {};
   return {
       "sliding windows are not written: llama.cpp lets every layer of this architecture see the "
@@ -181,8 +180,8 @@ std::vector<GgufSource> gguf_tensors(const CheckpointImage& image, GgufType type
                       .from = &weight};
     if (weight.shape.size() > 1)
       source.tensor.type = matrix_type(source.tensor.name, weight.shape.back(), type);
-    const bool rotated = ours.find("q_proj") != std::string::npos ||
-                         ours.find("k_proj") != std::string::npos;
+    const bool rotated =
+        ours.find("q_proj") != std::string::npos || ours.find("k_proj") != std::string::npos;
     if (pairs && rotated) source.paired_rows = config.head_dim;
     out.push_back(std::move(source));
   }

@@ -34,9 +34,10 @@ std::string cut_name(const TokenizerVocabulary& vocabulary, const std::string& t
   }
   std::string patterns;
   for (const std::string& p : vocabulary.patterns) patterns += " '" + printable(p, 200) + "'";
-  throw_user("{}: cuts texts at{}, for which no name of llama.cpp is known; known: the patterns of "
-             "GPT-2, SmolLM, Qwen 2 and Llama 3",
-             tokenizer, patterns);
+  throw_user(
+      "{}: cuts texts at{}, for which no name of llama.cpp is known; known: the patterns of "
+      "GPT-2, SmolLM, Qwen 2 and Llama 3",
+      tokenizer, patterns);
 }
 
 void add_special(const Tokenizer& tokenizer, GgufKeys& keys) {
@@ -55,8 +56,8 @@ void add_tokens(const TokenizerVocabulary& vocabulary, std::int64_t rows, GgufKe
   std::vector<float> scores;
   std::vector<std::int32_t> kinds;
   for (std::size_t id = 0; id < static_cast<std::size_t>(rows); ++id) {
-    VocabularyToken token = id < vocabulary.tokens.size() ? vocabulary.tokens[id]
-                                                          : VocabularyToken{};
+    VocabularyToken token =
+        id < vocabulary.tokens.size() ? vocabulary.tokens[id] : VocabularyToken{};
     // Every text is there once.
     if (token.text.empty()) token = {fmt::format("[unused {}]", id), 0, TokenKind::kUnused};
     texts.push_back(std::move(token.text));

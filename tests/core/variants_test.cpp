@@ -40,7 +40,9 @@ double gelu_gate(double x) {
   return 1 / (1 + std::exp(-2 * std::sqrt(2 / std::numbers::pi) * (x + 0.044715 * x * x * x)));
 }
 
-double gelu(double x) { return x * gelu_gate(x); }
+double gelu(double x) {
+  return x * gelu_gate(x);
+}
 
 double gelu_derivative(double x) {
   const double slope = std::sqrt(2 / std::numbers::pi), s = gelu_gate(x);

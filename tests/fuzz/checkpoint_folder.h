@@ -1,5 +1,5 @@
-// A folder of a checkpoint without a disk, for readers that take a directory, and the reading of all
-// that they find.
+// A folder of a checkpoint without a disk, for readers that take a directory, and the reading of
+// all that they find.
 #pragma once
 
 #include <algorithm>

@@ -1,6 +1,6 @@
-// libFuzzer target: any bytes as the .metadata of a checkpoint of torch.distributed, beside the data
-// files of the one in tests/fixtures, either give arrays, all of whose values can be read, or raise a
-// UserError.
+// libFuzzer target: any bytes as the .metadata of a checkpoint of torch.distributed, beside the
+// data files of the one in tests/fixtures, either give arrays, all of whose values can be read, or
+// raise a UserError.
 #include <cstdint>
 
 #include "launcher/convert/open_image.h"

@@ -26,8 +26,8 @@ namespace {
 constexpr std::size_t kMaxBytes = 65536;
 constexpr unsigned kSecondsPerInput = 10;
 
-std::string input;           // that runs now
-std::string artifact;        // where it is left if it crashes
+std::string input;     // that runs now
+std::string artifact;  // where it is left if it crashes
 
 [[noreturn]] void leave(const char* why) {
   std::FILE* file = std::fopen(artifact.c_str(), "wb");
@@ -39,7 +39,9 @@ std::string artifact;        // where it is left if it crashes
   std::_Exit(1);
 }
 
-void on_signal(int signal) { leave(signal == SIGALRM ? "it takes too long" : "it crashes"); }
+void on_signal(int signal) {
+  leave(signal == SIGALRM ? "it takes too long" : "it crashes");
+}
 
 std::vector<std::string> files_in(int count, char** folders) {
   std::vector<std::filesystem::path> paths;
@@ -96,8 +98,16 @@ class Changes {
         bytes.resize(in);
         return;
       case 4: {  // a number that is large, small, or near what it was
-        constexpr std::uint64_t kNumbers[] = {0, 1, 0x7F, 0xFF, 0x7FFF, 0xFFFF, 0x7FFFFFFF,
-                                              0xFFFFFFFF, 0x7FFFFFFFFFFFFFFF, 0xFFFFFFFFFFFFFFFF};
+        constexpr std::uint64_t kNumbers[] = {0,
+                                              1,
+                                              0x7F,
+                                              0xFF,
+                                              0x7FFF,
+                                              0xFFFF,
+                                              0x7FFFFFFF,
+                                              0xFFFFFFFF,
+                                              0x7FFFFFFFFFFFFFFF,
+                                              0xFFFFFFFFFFFFFFFF};
         const std::uint64_t number = kNumbers[below(std::size(kNumbers))] - below(3);
         const std::size_t width = std::size_t{1} << below(4);
         for (std::size_t i = 0; i < width && in + i < bytes.size(); ++i)

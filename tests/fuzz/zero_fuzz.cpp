@@ -1,6 +1,6 @@
-// libFuzzer target: any two pickles as the files of a rank of DeepSpeed's ZeRO either give arrays, all
-// of whose values can be read, or raise a UserError. The input's first two bytes say how long the
-// first pickle is, that of the model's states.
+// libFuzzer target: any two pickles as the files of a rank of DeepSpeed's ZeRO either give arrays,
+// all of whose values can be read, or raise a UserError. The input's first two bytes say how long
+// the first pickle is, that of the model's states.
 #include <cstdint>
 
 #include "launcher/convert/open_image.h"

@@ -179,9 +179,8 @@ TEST(GgufCommand, WhatLlamaCppWouldComputeOtherwiseIsRefused) {
   refused(R"("model_type":"gemma2","head_dim":8)", "model_type \"gemma2\" is not written as GGUF");
   refused(R"("model_type":"llama","rope_scaling":{"rope_type":"dynamic","factor":2.0})",
           "rope_scaling");
-  refused(
-      R"("model_type":"llama","rope_scaling":{"rope_type":"yarn","factor":2.0,"beta_fast":16})",
-      "beta_fast 32");
+  refused(R"("model_type":"llama","rope_scaling":{"rope_type":"yarn","factor":2.0,"beta_fast":16})",
+          "beta_fast 32");
   EXPECT_EQ(d.run("convert runs/job m --dtype q8_0"), 2);
   EXPECT_NE(d.err().find("allowed with --to gguf"), std::string::npos) << d.err();
 }
