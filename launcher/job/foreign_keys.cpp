@@ -194,42 +194,18 @@ constexpr std::array kAdvice{
     Entry{"flash_attention", "attention is always computed in tiles"},
     Entry{"attn_implementation", "attention is always computed in tiles"},
     Entry{"trust_remote_code", "Thimble runs no code from a model's directory"},
-    Entry{"load_in_8bit",
-          "training on quantised weights is not supported; optimizer.name = \"q_galore\" keeps "
-          "weights in 8 bits"},
-    Entry{"load_in_4bit",
-          "training on quantised weights is not supported; optimizer.name = \"q_galore\" keeps "
-          "weights in 8 bits"},
-    Entry{"quantization_bit",
-          "training on quantised weights is not supported; optimizer.name = \"q_galore\" keeps "
-          "weights in 8 bits"},
-    Entry{"adapter",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"finetuning_type",
-          "all weights are trained; adapters (LoRA) are not supported; freeze in [model] excludes "
-          "tensors"},
-    Entry{"lora",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"lora_r",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"lora_rank",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"lora_alpha",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"lora_dropout",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"lora_target",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
-    Entry{"lora_target_modules",
-          "adapters (LoRA) are not supported; freeze in [model] excludes tensors, name = "
-          "\"galore\" in [optimizer] saves optimizer state"},
+    Entry{"load_in_8bit", "write base = \"int8\" in [adapter]"},
+    Entry{"load_in_4bit", "write base = \"nf4\" in [adapter]"},
+    Entry{"quantization_bit", "write base = \"int8\" or \"nf4\" in [adapter]"},
+    Entry{"adapter", "write type = \"lora\" in [adapter]"},
+    Entry{"finetuning_type", "write type = \"lora\" in [adapter]; without it all weights are trained"},
+    Entry{"lora", "write type = \"lora\" in [adapter]"},
+    Entry{"lora_r", "write r in [adapter]"},
+    Entry{"lora_rank", "write r in [adapter]"},
+    Entry{"lora_alpha", "write lora_alpha in [adapter]"},
+    Entry{"lora_dropout", "write lora_dropout in [adapter]"},
+    Entry{"lora_target", "write target_modules in [adapter]"},
+    Entry{"lora_target_modules", "write target_modules in [adapter]"},
 };
 
 template <typename Table>
