@@ -30,4 +30,26 @@ void elementwise(const ElementwiseArgs& args) {
   });
 }
 
+/// dgate[i], dup[i] = kGrads(dout[i], gate[i], up[i]).
+template <auto kGrads>
+void gated_grad(const SwigluGradArgs& a) {
+  with_float_type(a.dtype, [&](auto* type) {
+    using T = std::remove_pointer_t<decltype(type)>;
+    auto* dg = static_cast<T*>(a.dgate);
+    auto* du = static_cast<T*>(a.dup);
+    const auto* d = static_cast<const T*>(a.dout);
+    const auto* g = static_cast<const T*>(a.gate);
+    const auto* u = static_cast<const T*>(a.up);
+    parallel_for(a.n, 1, [=](std::int64_t begin, std::int64_t end) {
+#pragma omp simd
+      for (std::int64_t i = begin; i < end; ++i) {
+        float of_gate, of_up;
+        kGrads(load(d + i), load(g + i), load(u + i), of_gate, of_up);
+        store(dg + i, of_gate);
+        store(du + i, of_up);
+      }
+    });
+  });
+}
+
 }  // namespace thimble::THIMBLE_ISA
