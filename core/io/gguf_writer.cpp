@@ -155,7 +155,6 @@ void GgufWriter::finish() {
         static_cast<std::size_t>(round_up(end, kTensorAlignment) - end));
     if (!padding.empty()) file_.write_at(end, padding);
   }
-  file_.data_sync();
 }
 
 }  // namespace thimble

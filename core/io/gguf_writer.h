@@ -59,7 +59,7 @@ class GgufWriter {
   /// The next bytes of the tensors. A tensor begins where the one before it is complete.
   void write(std::span<const std::byte> bytes);
 
-  /// Durable on return. All tensors must be complete.
+  /// Ends the file; making it durable is the caller's. All tensors must be complete.
   void finish();
 
  private:

@@ -36,6 +36,8 @@ inline void geglu(const Tensor& out, const Tensor& gate, const Tensor& up) {
   variants_of(out).geglu(
       {.n = out.numel(), .dtype = out.dtype(), .in = {gate.raw(), up.raw()}, .out = out.raw()});
 }
+/// The gradients of geglu() by its inputs, from dout, that by its output. All of one shape and
+/// dtype, f32 or bf16.
 inline void geglu_grad(const Tensor& dgate, const Tensor& dup, const Tensor& dout,
                        const Tensor& gate, const Tensor& up) {
   const OpTimer timer("geglu_grad");

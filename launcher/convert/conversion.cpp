@@ -199,7 +199,8 @@ void write_image(const CheckpointImage& image, ConversionTarget target, const fs
     case ConversionTarget::kMegatron:
       return write_files(megatron_files(image, options), place, options);
     case ConversionTarget::kGguf:
-      return write_gguf_image(image, place, options);
+      return write_files(gguf_files(image, place.filename(), options.gguf_type),
+                         place.parent_path(), options);
   }
 }
 

@@ -67,8 +67,7 @@ std::vector<OutputFile> megatron_files(const CheckpointImage& image, const Write
 /// A GGUF file for llama.cpp with the origin's tokenizer and chat template; weights alone, of which
 /// vectors are fp32 whatever the type. Needs an origin. UserError for what llama.cpp would compute
 /// otherwise.
-void write_gguf_image(const CheckpointImage& image, const std::filesystem::path& file,
-                      const WriteOptions& options);
+std::vector<OutputFile> gguf_files(const CheckpointImage& image, std::string name, GgufType type);
 /// Compares every byte of such a file's tensors with what the image gives. SystemError naming the
 /// tensor that differs.
 void verify_gguf_image(const CheckpointImage& image, const std::filesystem::path& file,

@@ -6,7 +6,7 @@
 #include "launcher/convert/gguf_codes.h"
 #include "launcher/convert/gguf_model.h"
 #include "launcher/convert/gguf_vocabulary.h"
-#include "launcher/convert/image_writers.h"
+#include "launcher/convert/output_files.h"
 
 namespace thimble {
 namespace {
@@ -70,16 +70,18 @@ std::vector<GgufTensor> tensors_of(const std::vector<GgufSource>& sources) {
 
 }  // namespace
 
-void write_gguf_image(const CheckpointImage& image, const fs::path& file,
-                      const WriteOptions& options) {
-  const std::vector<GgufSource> sources = gguf_tensors(image, options.gguf_type);
-  const GgufLayout layout(all_keys(image, options.gguf_type), tensors_of(sources));
-  GgufWriter writer(file, layout);
-  for (const GgufSource& source : sources) {
-    for_bytes(source, options.window_bytes,
-              [&](std::span<const std::byte> bytes) { writer.write(bytes); });
-  }
-  writer.finish();
+std::vector<OutputFile> gguf_files(const CheckpointImage& image, std::string name, GgufType type) {
+  return {{.name = std::move(name),
+           .write = [&image, type](const fs::path& file, std::int64_t window_bytes) {
+             const std::vector<GgufSource> sources = gguf_tensors(image, type);
+             const GgufLayout layout(all_keys(image, type), tensors_of(sources));
+             GgufWriter writer(file, layout);
+             for (const GgufSource& source : sources) {
+               for_bytes(source, window_bytes,
+                         [&](std::span<const std::byte> bytes) { writer.write(bytes); });
+             }
+             writer.finish();
+           }}};
 }
 
 void verify_gguf_image(const CheckpointImage& image, const fs::path& file,
