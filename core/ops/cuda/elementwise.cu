@@ -1,6 +1,6 @@
 // Element-wise ops: one pass over memory each, 16 bytes at a time.
 #include "core/ops/cuda/declare.h"
-#include "core/ops/cuda/launch.cuh"
+#include "core/ops/cuda/elementwise.cuh"
 
 namespace thimble::cuda {
 namespace {
@@ -68,25 +68,6 @@ TH_KERNEL void accumulate_kernel(D* dst, const S* src, std::int64_t n) {
   store_floats<kRun>(dst + run.begin, run.count, x);
 }
 
-// out[i] = kValue(in[0][i], ...); kInputs is the number of floats that kValue takes.
-template <auto kValue, typename T>
-TH_KERNEL void elementwise_kernel(ElementwiseArgs a) {
-  constexpr std::size_t kInputs = input_count(kValue);
-  const Run run = run_of_thread(a.n);
-  float in[3][kRun], out[kRun];
-  for (std::size_t k = 0; k < kInputs; ++k) load_run(static_cast<const T*>(a.in[k]), run, in[k]);
-  for (int i = 0; i < kRun; ++i) {
-    if constexpr (kInputs == 1) {
-      out[i] = kValue(in[0][i]);
-    } else if constexpr (kInputs == 2) {
-      out[i] = kValue(in[0][i], in[1][i]);
-    } else {
-      out[i] = kValue(in[0][i], in[1][i], in[2][i]);
-    }
-  }
-  store_floats<kRun>(static_cast<T*>(a.out) + run.begin, run.count, out);
-}
-
 constexpr int kTile = 32;
 
 // Tiles of 32 x 32, by 256 threads; one column more keeps the banks apart.
@@ -142,31 +123,6 @@ TH_KERNEL void sum_in_order_kernel(D* dst, Pieces pieces, std::int64_t n, bool a
     for (int i = 0; i < kRun; ++i) sum[i] += next[i];
   }
   store_floats<kRun>(dst + run.begin, run.count, sum);
-}
-
-template <typename T>
-TH_KERNEL void swiglu_grad_kernel(SwigluGradArgs a) {
-  const Run run = run_of_thread(a.n);
-  float d[kRun], g[kRun], u[kRun];
-  load_run(static_cast<const T*>(a.dout), run, d);
-  load_run(static_cast<const T*>(a.gate), run, g);
-  load_run(static_cast<const T*>(a.up), run, u);
-  for (int i = 0; i < kRun; ++i) {
-    float of_gate, of_up;
-    swiglu_grads(d[i], g[i], u[i], of_gate, of_up);
-    g[i] = of_gate;
-    u[i] = of_up;
-  }
-  store_floats<kRun>(static_cast<T*>(a.dgate) + run.begin, run.count, g);
-  store_floats<kRun>(static_cast<T*>(a.dup) + run.begin, run.count, u);
-}
-
-template <auto kValue>
-void elementwise(const ElementwiseArgs& a) {
-  with_float_type(a.dtype, [&](auto* type) {
-    gpu::launch_flat(elementwise_kernel<kValue, std::remove_pointer_t<decltype(type)>>,
-                     blocks_of_runs(a.n), kThreads, gpu::compute_stream(), a);
-  });
 }
 
 }  // namespace
@@ -260,10 +216,7 @@ void sum_in_order(const SumInOrderArgs& a) {
 }
 
 void swiglu_grad(const SwigluGradArgs& a) {
-  with_float_type(a.dtype, [&](auto* type) {
-    gpu::launch_flat(swiglu_grad_kernel<std::remove_pointer_t<decltype(type)>>, blocks_of_runs(a.n),
-                     kThreads, gpu::compute_stream(), a);
-  });
+  gated_grad<swiglu_grads>(a);
 }
 
 #define THIMBLE_DEFINE(kernel, ...)          \

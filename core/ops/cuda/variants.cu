@@ -1,5 +1,5 @@
 // The kernels that only some families of models need, and their table.
-#include "core/ops/cuda/launch.cuh"
+#include "core/ops/cuda/elementwise.cuh"
 #include "core/ops/cuda/variants.h"
 #include "core/ops/variant_math.h"
 
@@ -25,33 +25,6 @@ TH_KERNEL void soft_cap_kernel(ScaleArgs a) {
   store_floats<kRun>(static_cast<T*>(a.out) + run.begin, run.count, values);
 }
 
-template <typename T>
-TH_KERNEL void geglu_kernel(ElementwiseArgs a) {
-  const Run run = run_of_thread(a.n);
-  float gate[kRun], up[kRun];
-  load_run(static_cast<const T*>(a.in[0]), run, gate);
-  load_run(static_cast<const T*>(a.in[1]), run, up);
-  for (int i = 0; i < kRun; ++i) gate[i] = geglu_value(gate[i], up[i]);
-  store_floats<kRun>(static_cast<T*>(a.out) + run.begin, run.count, gate);
-}
-
-template <typename T>
-TH_KERNEL void geglu_grad_kernel(SwigluGradArgs a) {
-  const Run run = run_of_thread(a.n);
-  float d[kRun], g[kRun], u[kRun];
-  load_run(static_cast<const T*>(a.dout), run, d);
-  load_run(static_cast<const T*>(a.gate), run, g);
-  load_run(static_cast<const T*>(a.up), run, u);
-  for (int i = 0; i < kRun; ++i) {
-    float of_gate, of_up;
-    geglu_grads(d[i], g[i], u[i], of_gate, of_up);
-    g[i] = of_gate;
-    u[i] = of_up;
-  }
-  store_floats<kRun>(static_cast<T*>(a.dgate) + run.begin, run.count, g);
-  store_floats<kRun>(static_cast<T*>(a.dup) + run.begin, run.count, u);
-}
-
 void scale(const ScaleArgs& a) {
   with_float_type(a.dtype, [&](auto* type) {
     gpu::launch_flat(scale_kernel<std::remove_pointer_t<decltype(type)>>, blocks_of_runs(a.n),
@@ -67,17 +40,11 @@ void soft_cap(const ScaleArgs& a) {
 }
 
 void geglu(const ElementwiseArgs& a) {
-  with_float_type(a.dtype, [&](auto* type) {
-    gpu::launch_flat(geglu_kernel<std::remove_pointer_t<decltype(type)>>, blocks_of_runs(a.n),
-                     kThreads, gpu::compute_stream(), a);
-  });
+  elementwise<geglu_value>(a);
 }
 
 void geglu_grad(const SwigluGradArgs& a) {
-  with_float_type(a.dtype, [&](auto* type) {
-    gpu::launch_flat(geglu_grad_kernel<std::remove_pointer_t<decltype(type)>>, blocks_of_runs(a.n),
-                     kThreads, gpu::compute_stream(), a);
-  });
+  gated_grad<geglu_grads>(a);
 }
 
 }  // namespace
